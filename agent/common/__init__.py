@@ -1,0 +1,1 @@
+"""What every agent shares: errors, ids, configuration, the core contract and its runner."""

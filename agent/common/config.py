@@ -1,0 +1,188 @@
+"""The configuration of a node: frozen dataclasses, read from one YAML file, wrong keys refused by name.
+
+The same file serves the three agents of a node. An unknown key is an error that names the nearest known one;
+a value of the wrong type or out of range is an error that says what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.common.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """Where one node of the cluster can be found."""
+
+    name: str
+    address: str
+    membership_port: int = 7100
+    hydfs_port: int = 7101
+    rainstorm_port: int = 7102
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Paths of the PEM files of this node."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipConfig:
+    """SWIM's knobs (SWIM 4, Lifeguard 3; formulas in docs/architecture.md)."""
+
+    probe_interval_s: float = 0.5
+    ack_timeout_s: float = 0.15
+    indirect_probes: int = 3
+    suspicion_min_probes: float = 3.0
+    suspicion_max_factor: float = 6.0
+    gossip_interval_s: float = 0.1
+    gossip_fanout: int = 3
+    view_batch_s: float = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class HydfsConfig:
+    """The store's knobs."""
+
+    block_size_bytes: int = 8 * 1024 * 1024
+    replicas: int = 3
+    ack: str = "all"
+    ack_timeout_s: float = 1.0
+    group_commit_s: float = 0.002
+    reserve_bytes: int = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RainstormConfig:
+    """The stream engine's knobs."""
+
+    spare_tasks: int = 2
+    task_memory_bytes: int = 1024 * 1024 * 1024
+    epoch_interval_ms: int = 100
+    batch_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Everything one node needs to know."""
+
+    cluster: str
+    name: str
+    data_dir: str
+    tls: TlsConfig
+    gossip_key: str
+    peers: tuple[PeerConfig, ...]
+    voters: tuple[str, ...]
+    introducers: tuple[str, ...]
+    log_level: str = "info"
+    membership: MembershipConfig = field(default_factory=MembershipConfig)
+    hydfs: HydfsConfig = field(default_factory=HydfsConfig)
+    rainstorm: RainstormConfig = field(default_factory=RainstormConfig)
+
+    def peer(self, name: str) -> PeerConfig:
+        """Returns the entry of the node called ``name``.
+
+        Raises:
+            ConfigError: no such node is configured.
+        """
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        raise ConfigError(f"node {name!r} is not among the configured peers", hint="add it to the inventory")
+
+    @property
+    def me(self) -> PeerConfig:
+        """Returns this node's own entry."""
+        return self.peer(self.name)
+
+    def socket_path(self, service: str) -> str:
+        """Returns the path of the Unix socket of a service of this node."""
+        return str(Path(self.data_dir) / "run" / f"{service}.sock")
+
+
+def _refuse(where: str, problem: str, hint: str) -> typing.NoReturn:
+    raise ConfigError(f"{where}: {problem}", hint=hint)
+
+
+def build(kind: type[Any], value: Any, where: str) -> Any:
+    """Returns an instance of the dataclass ``kind`` from plain values.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong type; the message names the place.
+    """
+    if not isinstance(value, dict):
+        _refuse(where, f"expected a mapping, found {type(value).__name__}", "see docs/architecture.md")
+    hints = typing.get_type_hints(kind)
+    known = {entry.name: entry for entry in dataclasses.fields(kind)}
+    for key in value:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            _refuse(
+                where,
+                f"unknown key {key!r}",
+                f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}",
+            )
+    arguments = {}
+    for name, entry in known.items():
+        if name in value:
+            arguments[name] = _convert(hints[name], value[name], f"{where}.{name}")
+        elif entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING:
+            _refuse(where, f"missing key {name!r}", f"add '{name}:'")
+    return kind(**arguments)
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return build(typing.cast("type[Any]", kind), value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            _refuse(where, f"expected a list, found {type(value).__name__}", "write it as [a, b]")
+        inner = typing.get_args(kind)[0]
+        return tuple(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        inner = next(option for option in typing.get_args(kind) if option is not type(None))
+        return _convert(inner, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        _refuse(where, f"expected {kind.__name__}, found {value!r}", "correct the value")
+    if kind in (int, float) and value < 0:
+        _refuse(where, f"must not be negative, found {value!r}", "correct the value")
+    return value
+
+
+def load(path: str) -> NodeConfig:
+    """Reads and checks the configuration of a node.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or does not describe a node.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration at {path}", hint="pass --config FILE") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}", hint="correct the file") from None
+    config: NodeConfig = build(NodeConfig, raw, path)
+    names = [peer.name for peer in config.peers]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{path}: two peers share a name", hint="give each node its own name")
+    for name in (config.name, *config.voters, *config.introducers):
+        config.peer(name)
+    return config

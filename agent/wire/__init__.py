@@ -1,0 +1,1 @@
+"""How agents talk: frames, authenticated connections, a threaded server and a pooled client."""

@@ -1,0 +1,50 @@
+"""Who may connect: mutual TLS 1.3 by the cluster's own authority.
+
+Each node has one certificate whose subject alternative name is the node's name. Both sides verify: a client
+checks that the server is the node that it meant, a server learns from the certificate which node is calling.
+There is no plain mode; only the Unix sockets, which file permissions protect, go without TLS. Operators
+connect with a certificate of the name ``operator``.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from agent.common.config import TlsConfig
+from agent.common.errors import ConfigError
+
+
+def _context(purpose: int, tls: TlsConfig) -> ssl.SSLContext:
+    context = ssl.SSLContext(purpose)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+        context.load_verify_locations(tls.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"TLS files cannot be used ({tls.ca}, {tls.certificate}, {tls.key}): {error}",
+            hint="make the cluster's certificates again (fab local.up does it for a local cluster)",
+        ) from None
+    return context
+
+
+def server_context(tls: TlsConfig) -> ssl.SSLContext:
+    """Returns the context for accepting connections; the peer must show a certificate of the cluster."""
+    return _context(ssl.PROTOCOL_TLS_SERVER, tls)
+
+
+def client_context(tls: TlsConfig) -> ssl.SSLContext:
+    """Returns the context for connecting; the server's certificate must carry the name asked for."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, tls)
+    context.check_hostname = True
+    return context
+
+
+def peer_name(sock: ssl.SSLSocket) -> str:
+    """Returns the node name in the certificate that the peer showed."""
+    certificate = sock.getpeercert() or {}
+    for entry in certificate.get("subjectAltName", ()):
+        if entry[0] == "DNS":
+            return str(entry[1])
+    return "unknown"

@@ -1,0 +1,169 @@
+"""A connection that carries frames over a blocking socket, each step under the caller's deadline.
+
+The payload moves without copies where the transport allows it: ``recv_into`` one buffer of the announced
+size, ``sendfile`` for parts of files, ``sendmsg`` for several buffers. One thread sends and one receives at a
+time; callers see to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.common import clock
+from agent.common.deadline import Deadline
+from agent.common.errors import ConnectionLost, DeadlineExceeded
+from agent.wire.framing import PREFIX, Buffer, Frame, decode_header, decode_prefix, encode_header
+
+# OpenSSL hands out at most one 16 KiB record a call; larger reads only save calls on plain sockets.
+FILE_CHUNK_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """A part of an open file that is sent as a payload; the connection closes ``descriptor`` afterwards."""
+
+    descriptor: int
+    offset: int
+    length: int
+
+
+Payload = Buffer | FileSlice | Sequence[Buffer]
+
+
+def payload_bytes(payload: Payload) -> int:
+    """Returns the number of bytes that sending ``payload`` will take."""
+    if isinstance(payload, FileSlice):
+        return payload.length
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return len(payload)
+    return sum(len(part) for part in payload)
+
+
+class Connection:
+    """Frames over one socket."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self.sock = sock
+        self.peer = peer
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, header: dict[str, Any], payload: Payload, deadline: Deadline) -> None:
+        """Sends one frame.
+
+        Raises:
+            ConnectionLost: the peer is gone.
+            DeadlineExceeded: the peer does not take the bytes in time; the connection is of no more use.
+        """
+        try:
+            head = encode_header(header, payload_bytes(payload))
+            self._arm(deadline, "send")
+            if isinstance(payload, FileSlice):
+                self.sock.sendall(head)
+                self._send_file(payload)
+            elif isinstance(payload, bytes | bytearray | memoryview):
+                self._send_parts([head, payload])
+            else:
+                self._send_parts([head, *payload])
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self.peer} did not take a request in time") from None
+        except (OSError, ssl.SSLError) as error:
+            raise ConnectionLost(f"connection to {self.peer} broke while sending: {error}") from None
+        finally:
+            if isinstance(payload, FileSlice):
+                os.close(payload.descriptor)
+
+    def receive(self, deadline: Deadline | None) -> Frame:
+        """Returns the next frame; without a deadline it waits as long as the peer stays connected.
+
+        Raises:
+            ConnectionLost: the peer closed the connection or it broke.
+            ProtocolError: the peer sent something that is not a frame.
+        """
+        try:
+            prefix = self._receive_exactly(PREFIX.size, deadline)
+            header_bytes, size = decode_prefix(prefix)
+            header = decode_header(self._receive_exactly(header_bytes, deadline))
+            return Frame(header, self._receive_exactly(size, deadline))
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self.peer} did not answer in time") from None
+        except (OSError, ssl.SSLError) as error:
+            raise ConnectionLost(f"connection to {self.peer} broke: {error}") from None
+
+    def close(self) -> None:
+        """Closes the socket; a thread blocked in ``receive`` returns with ConnectionLost."""
+        with contextlib.suppress(OSError):  # the peer may have closed it already
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+    def _arm(self, deadline: Deadline | None, step: str) -> None:
+        if deadline is None:
+            self.sock.settimeout(None)
+        else:
+            self.sock.settimeout(deadline.require(clock.monotonic(), f"{step} to {self.peer}"))
+
+    def _receive_exactly(self, size: int, deadline: Deadline | None) -> bytearray:
+        buffer = bytearray(size)
+        view = memoryview(buffer)
+        got = 0
+        while got < size:
+            self._arm(deadline, "receive")
+            count = self.sock.recv_into(view[got:])
+            if count == 0:
+                raise ConnectionLost(f"{self.peer} closed the connection")
+            got += count
+        return buffer
+
+    def _send_parts(self, parts: list[Buffer]) -> None:
+        if isinstance(self.sock, ssl.SSLSocket):
+            # sendmsg does not exist over TLS: join what is small, so that a request is one record.
+            if sum(len(part) for part in parts) <= 16 * 1024:
+                self.sock.sendall(b"".join(parts))
+            else:
+                for part in parts:
+                    self.sock.sendall(part)
+            return
+        views = [memoryview(part).cast("B") for part in parts if len(part)]
+        while views:
+            sent = self.sock.sendmsg(views)
+            while views and sent >= len(views[0]):
+                sent -= len(views.pop(0))
+            if sent:
+                views[0] = views[0][sent:]
+
+    def _send_file(self, part: FileSlice) -> None:
+        offset, left = part.offset, part.length
+        while left:
+            if isinstance(self.sock, ssl.SSLSocket):
+                chunk = os.pread(part.descriptor, min(left, FILE_CHUNK_BYTES), offset)
+                if not chunk:
+                    raise OSError("file is shorter than announced")
+                self.sock.sendall(chunk)
+                sent = len(chunk)
+            else:
+                sent = self._sendfile_some(part.descriptor, offset, left)
+            offset += sent
+            left -= sent
+
+    def _sendfile_some(self, descriptor: int, offset: int, left: int) -> int:
+        # A socket with a time-out is non-blocking underneath, so an empty send buffer has to be waited for.
+        timeout = self.sock.gettimeout()
+        while True:
+            try:
+                sent = os.sendfile(self.sock.fileno(), descriptor, offset, left)
+            except BlockingIOError:
+                poller = select.poll()
+                poller.register(self.sock, select.POLLOUT)
+                if not poller.poll(None if timeout is None else timeout * 1000):
+                    raise TimeoutError from None
+                continue
+            if sent == 0:
+                raise OSError("file is shorter than announced")
+            return sent
