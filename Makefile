@@ -1,0 +1,66 @@
+# RainStorm: `make help` lists the targets. Each one makes its own environment when it is missing or out of date.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+SEEDS ?= 100
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/all.lock
+STAMP := $(VENV)/.installed
+
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-options \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
+LINTED := agent ops tests $(wildcard experiments) $(wildcard fabfile.py)
+
+.PHONY: help demo test check simulate lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: $(STAMP) ## five nodes, a million rows, a killed task and a killed node; checks the result
+	@exec $(BIN)/python -m ops.demo
+
+test: $(STAMP) ## the whole test suite
+	@exec $(BIN)/python -m pytest tests
+
+check: $(STAMP) ## lint, types, layering, unit tests and a quick simulation: under a minute
+	@echo "check: ruff"
+	@$(BIN)/ruff check --quiet $(LINTED)
+	@echo "check: mypy"
+	@$(BIN)/mypy --no-error-summary
+	@echo "check: layering, unit tests, quick simulation"
+	@exec $(BIN)/python -m pytest -q tests/unit $(wildcard tests/simulation) -m "not simulation or simulation_quick"
+
+simulate: $(STAMP) ## SEEDS=100 schedules of faults through the deterministic simulator
+	@SEEDS=$(SEEDS) exec $(BIN)/python -m pytest -q tests/simulation
+
+lock: $(STAMP) ## bring requirements/*.lock up to date with pyproject.toml (UPGRADE=1: newest versions)
+	@echo "lock: requirements/agent.lock"
+	@CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) $(if $(UPGRADE),--upgrade) \
+		-o requirements/agent.lock pyproject.toml
+	@echo "lock: $(LOCK)"
+	@CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) $(if $(UPGRADE),--upgrade) --extra ops --extra dev \
+		-o $(LOCK) pyproject.toml
+
+clean: ## stop a running local cluster; remove .local, .venv and caches
+	@if [ -d .local ] && [ -x $(BIN)/fab ]; then echo "clean: stopping the local cluster"; $(BIN)/fab local.down; fi
+	@rm -rf .local $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "clean: done"
+
+# The stamp holds the checksum of what was installed: a git checkout changes time stamps without changing a lock.
+$(STAMP): $(LOCK) pyproject.toml
+	@wanted=$$(cat $(LOCK) pyproject.toml | sha256sum); \
+	if [ -x $(BIN)/python ] && [ "$$(cat $@ 2>/dev/null)" = "$$wanted" ]; then touch $@; exit 0; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "RainStorm needs Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }; \
+	echo "environment: creating $(VENV) (once; a minute or two)"; \
+	$(PYTHON) -m venv $(VENV); \
+	$(PIP) install --require-hashes -r $(LOCK); \
+	$(PIP) install --no-deps --no-build-isolation -e .; \
+	echo "$$wanted" > $@; \
+	echo "environment: ready"
