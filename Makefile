@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/all.lock
 STAMP := $(VENV)/.installed
 
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-options \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
 LINTED := agent ops tests $(wildcard experiments) $(wildcard fabfile.py)

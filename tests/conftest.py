@@ -1,0 +1,52 @@
+"""Fixtures and plugins of the whole suite: the leak check, the seed, the settings of hypothesis.
+
+Every source of chance in a test draws from the ``seed`` fixture. The seed is chosen afresh for each run,
+printed in the header and beside each failure, and set again by ``RAINSTORM_SEED=NUMBER``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Generator
+
+import hypothesis
+import pytest
+
+pytest_plugins = ["tests.leaks"]
+
+_SEED = pytest.StashKey[int]()
+
+# Machines under load make single examples slow: the time limit is the test's, not the example's.
+hypothesis.settings.register_profile("rainstorm", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("rainstorm")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Chooses the seed of this run."""
+    given = os.environ.get("RAINSTORM_SEED")
+    if given is not None and not given.isdecimal():
+        raise pytest.UsageError(f"RAINSTORM_SEED must be a whole number, found {given!r}")
+    config.stash[_SEED] = int(given) if given is not None else random.SystemRandom().randrange(1 << 32)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Prints the seed above the tests."""
+    return f"seed: {config.stash[_SEED]} (repeat with RAINSTORM_SEED={config.stash[_SEED]})"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Prints the seed beside each failure."""
+    report = yield
+    if report.failed:
+        report.sections.append(("seed", f"repeat with RAINSTORM_SEED={item.config.stash[_SEED]}"))
+    return report
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of this run, for a ``random.Random`` of the test's own."""
+    return request.config.stash[_SEED]
