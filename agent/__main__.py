@@ -1,0 +1,110 @@
+"""``python -m agent SERVICE --config FILE``: one agent as one process.
+
+It logs to standard error, prints one line ``ready service=… node=…`` when the service answers, and runs until
+SIGTERM or SIGINT asks it to stop or a thread of the service crashes. Exit status: 0 after a stop that was
+asked for, 78 (EX_CONFIG) for a configuration that cannot be used, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Protocol
+
+from agent.common import config as configuration
+from agent.common import logs
+from agent.common.config import NodeConfig
+from agent.common.errors import ConfigError, RainStormError
+
+logger = logging.getLogger("agent.main")
+
+SERVICES = ("membership", "hydfs", "rainstorm")
+EX_CONFIG = 78
+STOP_TIMEOUT_S = 5.0
+
+
+class Service(Protocol):
+    """What every agent is to this module."""
+
+    def start(self) -> None:
+        """Returns when the service answers requests."""
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends all threads of the service."""
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m agent", description="Runs one agent of a node.")
+    parser.add_argument("service", choices=SERVICES)
+    parser.add_argument("--config", required=True, metavar="FILE", help="the node's configuration (YAML)")
+    parser.add_argument("--check-config", action="store_true", help="only check the configuration")
+    return parser.parse_args(arguments)
+
+
+def _build(name: str, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> Service:
+    # Only the service that was asked for is imported: membership must stay small beside the others.
+    module = importlib.import_module(f"agent.{name}.service")
+    service: Service = module.Service(config, on_crash)
+    return service
+
+
+def _complain(error: RainStormError) -> None:
+    print(f"error: [{error.code}] {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def run(name: str, config: NodeConfig) -> int:
+    """Runs a service until a signal or a crash and returns the exit status."""
+    ended = threading.Event()
+    crashes: list[BaseException] = []
+
+    def on_crash(error: BaseException) -> None:
+        crashes.append(error)
+        ended.set()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    service = _build(name, config, on_crash)
+    try:
+        service.start()
+        print(f"ready service={name} node={config.name}", file=sys.stderr, flush=True)
+        ended.wait()
+    finally:
+        service.stop(STOP_TIMEOUT_S)
+    if crashes:
+        logger.error("agent_crashed service=%s error=%r", name, crashes[0])
+        return 1
+    logger.info("agent_stopped service=%s", name)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    options = _parse(arguments)
+    try:
+        config = configuration.load(options.config)
+        if options.check_config:
+            print(f"{options.config}: node {config.name} of cluster {config.cluster}: valid")
+            return 0
+        logs.configure(config.log_level)
+        return run(options.service, config)
+    except ConfigError as error:
+        _complain(error)
+        return EX_CONFIG
+    except RainStormError as error:
+        _complain(error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Deterministic simulation: the cores and the codec of the agents, without sockets, threads or clocks."""

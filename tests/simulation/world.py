@@ -1,0 +1,280 @@
+"""A deterministic world for cores: one heap of events, seeded randomness, nodes that crash and come back.
+
+One thread, one clock: an event is (time, sequence number, action), so equal times keep the order in which
+they were scheduled. Every source of chance is ``random.Random(f"{seed}:{name}")``, so that drawing more from
+one does not shift another (FoundationDB, SIGMOD 2021, section 4; TigerBeetle's VOPR). What happens is hashed
+into a trace: the same seed gives the same hash, in every process.
+
+A subsystem takes part by writing a ``Host``: the shell of its core. ``World.add`` is given a function that
+makes the host; it is called at the first start and again at each restart, and gets the ``Node``: name,
+generation, network, disk, timers. Bytes go out by ``node.send_datagram`` or ``node.send_stream``; durable
+state goes to ``node.disk``. After each call into a host the world asks for ``next_deadline()`` and calls
+``on_timer`` then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tests.simulation.disk import Disk
+from tests.simulation.network import LinkSettings, Network
+
+START_AT = 1000.0
+TRACE_LINES_KEPT = 200
+EVENTS_MAX = 20_000_000
+
+
+class Host(Protocol):
+    """What a subsystem puts on a simulated node: the shell that drives its core."""
+
+    def on_message(self, now: float, sender: str, data: bytes) -> None:
+        """Takes the bytes that ``sender`` sent."""
+
+    def on_timer(self, now: float) -> None:
+        """The deadline has been reached (late after a pause, never early)."""
+
+    def next_deadline(self) -> float | None:
+        """Returns when ``on_timer`` is due, or None."""
+
+    def on_unreachable(self, now: float, target: str) -> None:
+        """A stream to ``target`` was reset."""
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when a rule of the protocol is broken."""
+
+
+class Node:
+    """One simulated machine (or one process of it, named like ``n1/hydfs``)."""
+
+    def __init__(self, world: World, name: str, make: Callable[[Node], Host]) -> None:
+        self.world = world
+        self.name = name
+        self.up = False
+        self.paused = False
+        self.generation = 0
+        self.disk = Disk(self, world.random(f"disk:{name}"))
+        self.host: Host | None = None
+        self._make = make
+        self._wake_at: float | None = None
+        self._backlog: list[Callable[[], None]] = []
+
+    @property
+    def now(self) -> float:
+        """Returns the monotonic time."""
+        return self.world.now
+
+    def random(self, name: str) -> random.Random:
+        """Returns this node's own random stream called ``name``."""
+        return self.world.random(f"{self.name}:{name}")
+
+    def send_datagram(self, target: str, data: bytes) -> None:
+        """Sends bytes that may be lost, doubled or overtaken."""
+        self.world.network.send_datagram(self.name, target, data)
+
+    def send_stream(self, target: str, data: bytes) -> None:
+        """Sends bytes that arrive in order or not at all."""
+        self.world.network.send_stream(self.name, target, data)
+
+    def reconnect(self, target: str) -> None:
+        """Opens a fresh stream to ``target`` after one that broke."""
+        self.world.network.reconnect(self.name, target)
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Calls ``action`` on this node after a delay, unless it has crashed by then."""
+        generation = self.generation
+        self.world.after(delay_s, self._enter, generation, action)
+
+    def start(self) -> None:
+        """Makes the host from what is durable."""
+        assert not self.up, f"{self.name} is up already"
+        self.up, self.paused = True, False
+        self.generation += 1
+        self._wake_at = None
+        self.host = self._make(self)
+        self.arm()
+
+    def crash(self) -> None:
+        """Loses everything that is not durable, at once."""
+        assert self.up, f"{self.name} is down already"
+        self.up, self.host = False, None
+        self.generation += 1
+        self._backlog.clear()
+        self.disk.crash()
+
+    def resume(self) -> None:
+        """Runs on after a pause: what piled up is handled now, in order."""
+        self.paused = False
+        backlog, self._backlog = self._backlog, []
+        for action in backlog:
+            self._enter(self.generation, action)
+        if self.up:
+            self._wake_at = None
+            self.arm()
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Runs ``action`` on this node now, or when its pause ends; ignored while it is down."""
+        self._enter(self.generation, action)
+
+    def arm(self) -> None:
+        """Schedules the host's deadline when it moved forward."""
+        if self.host is None or self.paused:
+            return
+        deadline = self.host.next_deadline()
+        if deadline is None:
+            return
+        deadline = max(deadline, self.world.now)
+        if self._wake_at is None or deadline < self._wake_at:
+            self._wake_at = deadline
+            self.world.at(deadline, self._wake, self.generation, deadline)
+
+    def _wake(self, generation: int, deadline: float) -> None:
+        if not self.up or generation != self.generation or self.paused or self._wake_at != deadline:
+            return
+        self._wake_at = None
+        assert self.host is not None
+        due = self.host.next_deadline()
+        if due is not None and due <= self.world.now:
+            self.host.on_timer(self.world.now)
+            self.host.check_invariants()
+        self.arm()
+
+    def _enter(self, generation: int, action: Callable[[], None]) -> None:
+        if not self.up or generation != self.generation:
+            return
+        if self.paused:
+            self._backlog.append(action)
+            return
+        action()
+        if self.host is not None:
+            self.host.check_invariants()
+            self.arm()
+
+
+class World:
+    """The clock, the heap of events, the nodes and the network between them."""
+
+    def __init__(self, seed: int | str, *, link: LinkSettings | None = None) -> None:
+        self.seed = seed
+        self.now = START_AT
+        self.nodes: dict[str, Node] = {}
+        self.recent: deque[str] = deque(maxlen=TRACE_LINES_KEPT)
+        self.events = 0
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._sequence = 0
+        self._streams: dict[str, random.Random] = {}
+        self._digest = hashlib.sha256()
+        self.network = Network(self, link or LinkSettings())
+
+    def random(self, name: str) -> random.Random:
+        """Returns the random stream called ``name``: the same object each time."""
+        if name not in self._streams:
+            self._streams[name] = random.Random(f"{self.seed}:{name}")
+        return self._streams[name]
+
+    def add(self, name: str, make: Callable[[Node], Host], *, start: bool = True) -> Node:
+        """Adds a node whose host ``make`` builds at each start."""
+        node = self.nodes[name] = Node(self, name, make)
+        if start:
+            self.trace("start", name)
+            node.start()
+        return node
+
+    def at(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
+        """Schedules an action at an absolute time."""
+        self._sequence += 1
+        heapq.heappush(self._heap, (max(time, self.now), self._sequence, action, arguments))
+
+    def after(self, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
+        """Schedules an action after a delay."""
+        self.at(self.now + delay_s, action, *arguments)
+
+    def crash(self, name: str) -> None:
+        """Kills a node as SIGKILL and a power cut would."""
+        self.trace("crash", name)
+        self.nodes[name].crash()
+
+    def restart(self, name: str) -> None:
+        """Starts a node that is down, from what is durable."""
+        self.trace("restart", name)
+        self.nodes[name].start()
+
+    def pause(self, name: str) -> None:
+        """Stops a node as SIGSTOP would: its messages and timers pile up."""
+        self.trace("pause", name)
+        self.nodes[name].paused = True
+
+    def resume(self, name: str) -> None:
+        """Ends a pause."""
+        self.trace("resume", name)
+        self.nodes[name].resume()
+
+    def deliver(self, source: str, target: str, data: bytes) -> None:
+        """Hands bytes to a node (called by the network)."""
+        node = self.nodes[target]
+        self.trace("deliver", source, target, len(data))
+
+        def take() -> None:
+            assert node.host is not None
+            node.host.on_message(self.now, source, data)
+
+        node.call(take)
+
+    def report_unreachable(self, source: str, target: str) -> None:
+        """Tells a node that its stream was reset (called by the network)."""
+        node = self.nodes[source]
+
+        def take() -> None:
+            assert node.host is not None
+            node.host.on_unreachable(self.now, target)
+
+        node.call(take)
+
+    def step(self) -> bool:
+        """Runs the next event; returns False when there is none."""
+        if not self._heap:
+            return False
+        self.now, _, action, arguments = heapq.heappop(self._heap)
+        self.events += 1
+        assert self.events < EVENTS_MAX, f"seed {self.seed}: the world does not come to rest"
+        action(*arguments)
+        return True
+
+    def run(self, duration_s: float) -> None:
+        """Runs everything that is due within ``duration_s`` and sets the clock to its end."""
+        end = self.now + duration_s
+        while self._heap and self._heap[0][0] <= end:
+            self.step()
+        self.now = end
+
+    def wait_for(self, predicate: Callable[[], object], timeout_s: float, what: str) -> float:
+        """Runs until ``predicate()`` is true and returns the simulated seconds it took.
+
+        Raises:
+            AssertionError: it is still false after ``timeout_s``; the message has the seed and recent events.
+        """
+        __tracebackhide__ = True
+        began, end = self.now, self.now + timeout_s
+        while not predicate():
+            if not self._heap or self._heap[0][0] > end:
+                recent = "\n  ".join(list(self.recent)[-40:])
+                raise AssertionError(
+                    f"seed {self.seed}: after {timeout_s:g} simulated s it still does not hold: {what}\n"
+                    f"  {recent}"
+                )
+            self.step()
+        return self.now - began
+
+    def trace(self, *fields: object) -> None:
+        """Adds a line to the trace."""
+        line = f"{self.now:.6f} " + " ".join(map(str, fields))
+        self._digest.update(line.encode() + b"\n")
+        self.recent.append(line)
+
+    def trace_hash(self) -> str:
+        """Returns the SHA-256 of all trace lines so far."""
+        return self._digest.hexdigest()
