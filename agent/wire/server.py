@@ -66,7 +66,8 @@ class Server:
         self, name: str, handlers: dict[str, Handler], *, on_disconnect: Callable[[str], None] | None = None
     ) -> None:
         self.name = name
-        self._handlers = handlers
+        # Every server answers a ping, so that anybody can ask whether the agent behind it is alive.
+        self._handlers: dict[str, Handler] = {"ping": self._ping, **handlers}
         self._on_disconnect = on_disconnect
         self._listeners: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -126,6 +127,9 @@ class Server:
         for path in self._unix_paths:
             if os.path.exists(path):
                 os.unlink(path)
+
+    def _ping(self, request: Request) -> Reply:
+        return Reply({"server": self.name, "pid": os.getpid()})
 
     def _accept_on(self, listener: socket.socket, context: ssl.SSLContext | None, where: str) -> None:
         listener.listen(BACKLOG)
