@@ -6,7 +6,7 @@ for temporary files (``tmp_path`` is pytest's own and is left alone). Pipes and 
 by ``OTHER_FDS_MAX``, because libraries open some of their own at first use.
 
 A fixture of a wider scope than one test may keep what it made during its setup until it is finalised. What
-ends by itself gets the setting ``leak_grace_s`` to do so. Leaked processes are killed after they are reported,
+ends by itself gets the setting ``leak_grace_s`` to do so. Leaked processes are killed after the report,
 so that one red test does not spoil the machine, and each test is measured from its own start, so that only
 the culprit is red.
 """
