@@ -1,7 +1,7 @@
 """The walls of the code: imports point down only, and cores do no input or output.
 
-A module under ``agent/`` is a **core** unless ``SHELLS`` names it, with the reason. To add a shell, add a line
-to that table; a module that stands there without needing to is an error too. The layers, top first::
+A module under ``agent/`` is a **core** unless ``SHELLS`` names it, with the reason. To add a shell, add a
+line to that table; a module that stands there without needing to is an error too. The layers, top first::
 
     agent/__main__                  may import all of agent
     subsystem shells                service, client, journal, store, supervisor ...
@@ -70,13 +70,13 @@ SHELLS = {
 # What a core may not import: the operating system, time, chance, other threads.
 BANNED_IN_CORES = frozenset(
     "asyncio _thread concurrent ctypes datetime fcntl ftplib glob http logging mmap multiprocessing os"
-    " pathlib queue random sched secrets select selectors shutil signal socket socketserver ssl subprocess tempfile"
-    " threading time urllib uuid".split()
+    " pathlib queue random sched secrets select selectors shutil signal socket socketserver ssl subprocess"
+    " tempfile threading time urllib uuid".split()
 )
 BANNED_EVERYWHERE = frozenset("asyncio marshal pickle shelve".split())
 BANNED_CALLS_IN_CORES = frozenset("breakpoint exec eval hash input open print".split())
 # Libraries that compute and do nothing else unless asked to.
-LIBRARIES_IN_CORES = frozenset("cryptography mmh3 msgpack polars pyarrow yaml".split())
+LIBRARIES_IN_CORES = frozenset("cryptography mmh3 msgpack numpy polars pyarrow yaml".split())
 # Single exceptions: (core, module it may import), and why.
 EXEMPT = {
     ("agent.common.config", "pathlib"): "reads the one configuration file before anything runs",
@@ -360,7 +360,7 @@ PLANTED = [
 ALLOWED = [
     ("agent.hydfs.ring", "import bisect\nimport mmh3\nfrom agent.common.core import Tick"),
     ("agent.hydfs.ring", "import random\ndef pick(chance: random.Random) -> float: return chance.random()"),
-    ("agent.hydfs.ring", "from random import Random\ndef pick(given: Random) -> float: return given.random()"),
+    ("agent.hydfs.ring", "from random import Random\ndef pick(rng: Random) -> float: return rng.random()"),
     ("agent.hydfs.ring", "for x in sorted({1, 2}): pass"),
     ("agent.hydfs.store", "import os\nfrom agent.hydfs.ring import Ring\nfrom agent.wire import server"),
     ("agent.hydfs.store", "from agent.membership.client import Client"),
