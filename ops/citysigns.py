@@ -97,7 +97,8 @@ class _Pools:
 
     def __init__(self, seed: int) -> None:
         chance = random.Random(f"citysigns:{seed}")
-        sign = [_Column(SIGN_TYPES, 0.9), _Column(SIZES, 0.8), _Column(SIGN_TEXTS, 0.7), _Column(MATERIALS, 1.2)]
+        sign = [_Column(SIGN_TYPES, 0.9), _Column(SIZES, 0.8), _Column(SIGN_TEXTS, 0.7)]
+        sign.append(_Column(MATERIALS, 1.2))
         post = [_Column(SIGN_POSTS, 1.05), _Column(LOCATIONS, 0.3), _Column(CATEGORIES, 1.0)]
         notes, place = _Column(NOTES, 0.4), [_Column(MOUNTS, 0.8), _Column(STREETS, 0.5)]
         self.sign = _strings([self._piece(sign, chance) for _ in range(POOL_SIZE)])

@@ -39,7 +39,7 @@ def test_smaller_file_begins_the_larger(data: bytes) -> None:
 
 
 def test_every_row_has_thirteen_fields(data: bytes) -> None:
-    """Python's csv module reads back exactly the rows that were asked for, and minimal quoting gives the bytes."""
+    """Python's csv module reads back the rows that were asked for and writes the same bytes."""
     rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline="")))
     assert rows[0] == list(citysigns.COLUMNS)
     assert len(rows) == ROWS + 1
