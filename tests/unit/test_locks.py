@@ -1,4 +1,4 @@
-"""The lock files install the same bytes everywhere: exact versions, hashes, no word of where they came from."""
+"""The lock files install the same bytes everywhere: exact versions, hashes, no word of their origin."""
 
 from __future__ import annotations
 
