@@ -31,7 +31,7 @@ check: $(STAMP) ## lint, types, layering, unit tests and a quick simulation: und
 	@echo "check: ruff"
 	@$(BIN)/ruff check --quiet $(LINTED)
 	@echo "check: mypy"
-	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/mypy --no-error-summary $(LINTED)
 	@echo "check: layering, unit tests, quick simulation"
 	@exec $(BIN)/python -m pytest -q tests/unit $(wildcard tests/simulation) -m "not simulation or simulation_quick"
 
