@@ -1,0 +1,167 @@
+"""Which cluster a command talks to: an Ansible inventory in YAML, read directly.
+
+The choice: ``--inventory FILE``, else the variable RAINSTORM_INVENTORY, else ``inventory/local`` when the
+local cluster is up, else ``inventory/vms``. The same file serves ``ansible-inventory`` and
+``ansible-playbook``: a node is a host, its variables are ``ansible_host`` and the ports, and the paths of the
+operator's TLS files are variables of the group ``all``; relative paths are relative to the inventory file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.common.config import PeerConfig, TlsConfig
+from agent.common.errors import ConfigError, NotFound, NotRunning
+from ops import processes
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LOCAL_FOLDER = REPOSITORY / ".local"
+LOCAL_INVENTORY = REPOSITORY / "inventory" / "local"
+VMS_INVENTORY = REPOSITORY / "inventory" / "vms"
+INVENTORY_VARIABLE = "RAINSTORM_INVENTORY"
+PORTS = ("membership_port", "hydfs_port", "rainstorm_port")
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The nodes of one cluster and the operator's way in."""
+
+    path: Path
+    cluster: str
+    peers: tuple[PeerConfig, ...]
+    tls: TlsConfig
+    local_folder: Path | None = None
+
+    def names(self) -> list[str]:
+        """Returns the names of the nodes in the order of the file."""
+        return [peer.name for peer in self.peers]
+
+    def node(self, wanted: str) -> PeerConfig:
+        """Returns the node that an operator means by ``3``, ``vm3`` or ``vm03``.
+
+        Raises:
+            NotFound: no such node.
+        """
+        for peer in self.peers:
+            if peer.name == wanted:
+                return peer
+        number = re.fullmatch(r"(?:vm)?0*(\d+)", wanted)
+        for peer in self.peers:
+            if number and re.fullmatch(rf"vm0*{number[1]}", peer.name):
+                return peer
+        raise NotFound(
+            f"the inventory {self.path} has no node {wanted!r}; it has {', '.join(self.names())}",
+            hint="list the nodes: fab status",
+        )
+
+
+def find(given: str | None = None) -> Inventory:
+    """Returns the inventory of the cluster that a command should talk to.
+
+    Raises:
+        NotRunning: nothing was named, no local cluster is up and there is no ``inventory/vms``.
+        ConfigError: the file cannot be used.
+    """
+    chosen = given or os.environ.get(INVENTORY_VARIABLE)
+    if chosen:
+        return load(Path(chosen))
+    if LOCAL_INVENTORY.exists() and processes.marked(LOCAL_FOLDER):
+        return load(LOCAL_INVENTORY)
+    if VMS_INVENTORY.exists():
+        return load(VMS_INVENTORY)
+    raise NotRunning(
+        "no cluster was named and no local cluster is up",
+        hint="start one: fab local.up --nodes 5   (or name one: --inventory FILE)",
+    )
+
+
+def load(path: Path) -> Inventory:
+    """Reads an inventory file.
+
+    Raises:
+        ConfigError: it is missing, not YAML, or lacks what a command needs.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no inventory at {path}", hint="name one: --inventory FILE") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the inventory {path} cannot be read: {error}", hint="correct the file") from None
+    group = raw.get("all") if isinstance(raw, dict) else None
+    if not isinstance(group, dict) or not isinstance(group.get("hosts"), dict) or not group["hosts"]:
+        raise ConfigError(f"the inventory {path} lists no hosts", hint="it needs 'all:' with 'hosts:' below")
+    variables = group.get("vars") or {}
+    folder = variables.get("rainstorm_local_folder")
+    return Inventory(
+        path=path,
+        cluster=str(variables.get("rainstorm_cluster", "rainstorm")),
+        peers=tuple(_peer(path, str(name), values or {}) for name, values in group["hosts"].items()),
+        tls=_tls(path, variables),
+        local_folder=Path(folder) if folder else None,
+    )
+
+
+def _peer(path: Path, name: str, values: dict[str, Any]) -> PeerConfig:
+    ports = {}
+    for key in PORTS:
+        port = values.get(key, getattr(PeerConfig("", ""), key))
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+            raise ConfigError(
+                f"{path}: {key} of {name} is not a port: {port!r}", hint="a number from 1 to 65535"
+            )
+        ports[key] = port
+    return PeerConfig(name=name, address=str(values.get("ansible_host", name)), **ports)
+
+
+def _tls(path: Path, variables: dict[str, Any]) -> TlsConfig:
+    found = {}
+    for key in ("ca", "certificate", "key"):
+        value = variables.get(f"rainstorm_operator_{key}")
+        if not value:
+            raise ConfigError(
+                f"{path}: 'rainstorm_operator_{key}' is missing below all/vars",
+                hint="name the operator's PEM file there",
+            )
+        found[key] = str(path.parent / str(value))
+    return TlsConfig(**found)
+
+
+def dump(
+    path: Path, cluster: str, peers: Sequence[PeerConfig], tls: TlsConfig, folder: Path, voters: Sequence[str]
+) -> None:
+    """Writes the inventory of a local cluster, readable by ``ansible-inventory`` as well."""
+    content = {
+        "all": {
+            "vars": {
+                "ansible_connection": "local",
+                "rainstorm_cluster": cluster,
+                "rainstorm_local_folder": str(folder),
+                "rainstorm_operator_ca": tls.ca,
+                "rainstorm_operator_certificate": tls.certificate,
+                "rainstorm_operator_key": tls.key,
+            },
+            "hosts": {
+                peer.name: {
+                    "ansible_host": peer.address,
+                    **{key: getattr(peer, key) for key in PORTS},
+                }
+                for peer in peers
+            },
+            "children": {"voters": {"hosts": dict.fromkeys(voters, None)}},
+        }
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(
+        "# Written by fab local.up; removed by fab local.down --wipe.\n"
+        + yaml.safe_dump(content, sort_keys=False),
+        "utf-8",
+    )
+    fresh.replace(path)

@@ -1,0 +1,332 @@
+"""The local cluster: vm1 ... vmN as plain processes on 127.0.0.1, .2, ..., no root.
+
+Each node is three agents (membership, hydfs, rainstorm), each a process in a session of its own with a log
+file of its own. ``up`` checks everything that can be checked before it changes anything, starts all agents at
+once and returns when each says that it is ready and the agreed view shows every node up. ``down`` works on a
+whole, half-started or half-dead cluster alike, because it finds processes by their mark (``ops.processes``)
+and not by its book-keeping. ``crash``, ``start``, ``pause`` and ``resume`` are a machine's failures in small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psutil
+
+from agent.common import clock
+from agent.common.config import PeerConfig
+from agent.common.deadline import Deadline
+from agent.common.errors import (
+    AlreadyRunning,
+    DeadlineExceeded,
+    Internal,
+    NotFound,
+    NotRunning,
+    PortInUse,
+    RainStormError,
+    Unavailable,
+)
+from agent.membership.client import MembershipClient
+from agent.wire.client import Client
+from ops import inventory, processes
+from ops.layout import Layout
+from ops.processes import MarkedProcess
+
+SERVICES = ("membership", "hydfs", "rainstorm")
+NODES_DEFAULT = 5
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 6.0
+POLL_INTERVAL_S = 0.02
+LOG_TAIL_LINES = 15
+
+
+def default_layout() -> Layout:
+    """Returns the layout of the checkout's own local cluster."""
+    return Layout(inventory.LOCAL_FOLDER, inventory.LOCAL_INVENTORY)
+
+
+class LocalCluster:
+    """Starts, stops and breaks the nodes of one local cluster."""
+
+    def __init__(self, layout: Layout | None = None) -> None:
+        self.layout = layout or default_layout()
+
+    def up(self, nodes: int | None = None, *, fresh: bool = False) -> list[PeerConfig]:
+        """Starts all nodes and returns them when the cluster is ready for work.
+
+        Raises:
+            AlreadyRunning: processes of this cluster exist.
+            PortInUse: an address that an agent needs is taken.
+            DeadlineExceeded: the cluster does not become ready; it is stopped again.
+        """
+        with self._locked():
+            self._refuse_when_running()
+            known = int(self.layout.read_state().get("nodes", 0))
+            count = nodes if nodes is not None else known or NODES_DEFAULT
+            self.layout.check(count, keeps_data=not fresh)
+            peers = self.layout.peers(count)
+            for peer in peers:
+                _refuse_taken_ports(peer)
+            if fresh:
+                self.layout.wipe()
+            self.layout.prepare(count)
+            self.layout.write_state({"nodes": count, "agents": {}})
+            try:
+                self._start_agents(
+                    [peer.name for peer in peers], Deadline(clock.monotonic(), START_TIMEOUT_S)
+                )
+            except BaseException:  # an interrupt, too, must leave nothing running
+                self._stop()
+                raise
+        return list(peers)
+
+    def down(self, *, wipe: bool = False) -> dict[str, Any]:
+        """Stops everything that belongs to the cluster and says what it did."""
+        with self._locked():
+            ended, killed = self._stop()
+            if wipe:
+                self.layout.wipe()
+        return {"ended": ended, "killed": killed, "wiped": wipe}
+
+    def running(self) -> bool:
+        """Tells whether any process of the cluster exists."""
+        return bool(processes.marked(self.layout.folder))
+
+    def processes(self, node: str | None = None) -> list[MarkedProcess]:
+        """Returns the living processes of the cluster or of one node."""
+        return processes.marked(self.layout.folder, node)
+
+    def names(self) -> list[str]:
+        """Returns the names of the cluster's nodes."""
+        return [peer.name for peer in self.layout.peers(int(self.layout.read_state().get("nodes", 0)))]
+
+    def crash(self, node: str) -> int:
+        """Kills every process of a node at once, like a power failure; returns how many.
+
+        Raises:
+            NotRunning: the node has no process.
+        """
+        self._check_node(node)
+        if not self.processes(node):
+            raise NotRunning(f"{node} does not run", hint=f"start it: fab fault.start --vm {node[2:]}")
+        # Stopped first, so that no survivor of the first signals sees its neighbours die.
+        processes.signal_all(self.processes(node), signal.SIGSTOP)
+        return processes.kill_all(lambda: self.processes(node))
+
+    def start(self, node: str) -> None:
+        """Starts a node that is down.
+
+        Raises:
+            AlreadyRunning: it has living processes.
+            PortInUse: an address it needs is taken.
+        """
+        self._check_node(node)
+        with self._locked():
+            if any(_is_agent(each) for each in self.processes(node)):
+                raise AlreadyRunning(f"{node} runs already", hint=f"fab fault.crash --vm {node[2:]}")
+            processes.kill_all(lambda: self.processes(node))  # orphaned tasks of a killed agent
+            peer = next(peer for peer in self.layout.peers(len(self.names())) if peer.name == node)
+            _refuse_taken_ports(peer)
+            self._start_agents([node], Deadline(clock.monotonic(), START_TIMEOUT_S))
+
+    def pause(self, node: str) -> int:
+        """Stops the clock of a node: every process gets SIGSTOP; returns how many."""
+        return self._signal(node, signal.SIGSTOP)
+
+    def resume(self, node: str) -> int:
+        """Lets a paused node go on; returns how many processes it has."""
+        return self._signal(node, signal.SIGCONT)
+
+    def view(self, node: str) -> dict[str, Any]:
+        """Returns the cluster view as a node sees it, through its local socket."""
+        client = Client(None)
+        try:
+            path = str(self.layout.node_folder(node) / "run" / "membership.sock")
+            return dict(MembershipClient(client, path).view())
+        finally:
+            client.close()
+
+    def wait_up(self, names: Sequence[str], timeout_s: float) -> None:
+        """Returns when the view shows every named node up.
+
+        Raises:
+            DeadlineExceeded: some node is still not up after ``timeout_s``.
+        """
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        while True:
+            missing = self._not_up(names)
+            if not missing:
+                return
+            if deadline.expired(clock.monotonic()):
+                raise DeadlineExceeded(
+                    f"after {timeout_s:g} s the view does not show {', '.join(missing)} up\n"
+                    + self._tail(missing[0], "membership"),
+                    hint=f"the logs are in {self.layout.node_folder(missing[0]) / 'logs'}",
+                )
+            _pause(POLL_INTERVAL_S)
+
+    def _not_up(self, names: Sequence[str]) -> list[str]:
+        for asked in self.names():
+            try:
+                nodes = self.view(asked).get("nodes", {})
+            except RainStormError:
+                continue
+            return [name for name in names if nodes.get(name, {}).get("state") != "up"]
+        return list(names)
+
+    def _start_agents(self, names: Sequence[str], deadline: Deadline) -> None:
+        waiting: dict[tuple[str, str], tuple[psutil.Process, int]] = {}
+        state = self.layout.read_state()
+        for service in SERVICES:
+            for name in names:
+                log = self.layout.log_path(name, service)
+                offset = log.stat().st_size if log.exists() else 0
+                config = str(self.layout.config_path(name))
+                command = [sys.executable, "-m", "agent", service, "--config", config]
+                process = processes.start(command, self.layout.folder, name, log, inventory.REPOSITORY)
+                waiting[name, service] = (process, offset)
+                state["agents"].setdefault(name, {})[service] = {
+                    "pid": process.pid,
+                    "started_at": process.create_time(),
+                }
+        self.layout.write_state(state)
+        while waiting:
+            for key, (process, offset) in list(waiting.items()):
+                if self._is_ready(*key, process, offset):
+                    del waiting[key]
+            if waiting and deadline.expired(clock.monotonic()):
+                name, service = next(iter(waiting))
+                raise DeadlineExceeded(
+                    f"{service} of {name} is not ready after {START_TIMEOUT_S:g} s\n"
+                    + self._tail(name, service),
+                    hint=f"read its log: {self.layout.log_path(name, service)}",
+                )
+            _pause(POLL_INTERVAL_S)
+        self.wait_up(names, max(1.0, deadline.remaining(clock.monotonic())))
+
+    def _is_ready(self, node: str, service: str, process: psutil.Process, offset: int) -> bool:
+        log = self.layout.log_path(node, service)
+        with open(log, "rb") as file:
+            file.seek(offset)
+            if any(line.startswith(b"ready service=") for line in file):
+                return True
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            raise Unavailable(
+                f"{service} of {node} ended while starting\n" + self._tail(node, service),
+                hint=f"read its log: {log}",
+            )
+        return False
+
+    def _tail(self, node: str, service: str) -> str:
+        log = self.layout.log_path(node, service)
+        if not log.exists():
+            return f"    (no log at {log})"
+        lines = log.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:]
+        return "\n".join(f"    {service}@{node}: {line}" for line in lines) or "    (its log is empty)"
+
+    def _stop(self) -> tuple[int, int]:
+        try:
+            done = processes.terminate_all(self.processes, _is_agent, STOP_TIMEOUT_S)
+        except TimeoutError as error:
+            raise Internal(str(error), hint="look at them with: ps -o pid,stat,wchan,cmd -p PID") from None
+        processes.reap()
+        state = self.layout.read_state()
+        if state:
+            self.layout.write_state({**state, "agents": {}})
+        return done
+
+    def _signal(self, node: str, number: signal.Signals) -> int:
+        self._check_node(node)
+        sent = processes.signal_all(self.processes(node), number)
+        if not sent:
+            raise NotRunning(f"{node} does not run", hint=f"start it: fab fault.start --vm {node[2:]}")
+        return sent
+
+    def _check_node(self, node: str) -> None:
+        if node not in self.names():
+            raise NotFound(
+                f"the local cluster has no node {node!r}; it has {', '.join(self.names()) or 'no nodes'}",
+                hint="fab status",
+            )
+
+    def _refuse_when_running(self) -> None:
+        found = self.processes()
+        if found:
+            nodes = sorted({each.node for each in found})
+            raise AlreadyRunning(
+                f"the local cluster in {self.layout.folder} runs already "
+                f"({len(found)} processes, nodes {', '.join(nodes)})",
+                hint="look at it: fab status   stop it: fab local.down",
+            )
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.layout.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(self.layout.folder / "lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise AlreadyRunning(
+                    f"another command is starting or stopping the cluster in {self.layout.folder}",
+                    hint="wait for it, then try again",
+                ) from None
+            yield
+
+
+def _is_agent(each: MarkedProcess) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        command = each.process.cmdline()
+        return "agent" in command and any(service in command for service in SERVICES)
+    return False
+
+
+def _refuse_taken_ports(peer: PeerConfig) -> None:
+    wanted = [
+        (peer.membership_port, socket.SOCK_STREAM),
+        (peer.membership_port, socket.SOCK_DGRAM),
+        (peer.hydfs_port, socket.SOCK_STREAM),
+        (peer.rainstorm_port, socket.SOCK_STREAM),
+    ]
+    for port, kind in wanted:
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if kind == socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((peer.address, port))
+            except OSError as error:
+                _refuse_port(peer, port, kind, error)
+
+
+def _refuse_port(peer: PeerConfig, port: int, kind: int, error: OSError) -> None:
+    protocol = "TCP" if kind == socket.SOCK_STREAM else "UDP"
+    if error.errno == errno.EADDRINUSE:
+        raise PortInUse(
+            f"{peer.address}:{port} ({protocol}), which {peer.name} needs, is in use{_holder(port, kind)}",
+            hint=f"stop that process, or find it with: ss -lnp 'sport = :{port}'",
+        ) from None
+    raise Unavailable(
+        f"{peer.name} cannot listen on {peer.address}:{port} ({protocol}): {os.strerror(error.errno or 0)}",
+        hint="on Linux all of 127.0.0.0/8 is local; elsewhere add the address to the loopback interface",
+    ) from None
+
+
+def _holder(port: int, kind: int) -> str:
+    with contextlib.suppress(psutil.Error, OSError):
+        for found in psutil.net_connections("inet4"):
+            listens = kind == socket.SOCK_DGRAM or found.status == psutil.CONN_LISTEN
+            if found.laddr and found.laddr[1] == port and found.type == kind and listens and found.pid:
+                return f" by process {found.pid} ({psutil.Process(found.pid).name()})"
+    return " by another process"
+
+
+def _pause(seconds: float) -> None:
+    threading.Event().wait(seconds)

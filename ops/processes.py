@@ -1,0 +1,142 @@
+"""The processes of a local cluster: started with a mark, found by the mark, stopped for certain.
+
+Every process of a local cluster carries two environment variables, which its children inherit: the folder of
+the cluster and the name of the node. So whatever a node started (agents, tasks, spare tasks, children of user
+functions, orphans of a killed agent) is found by reading ``/proc/*/environ``, also when the book-keeping was
+lost. A process is only ever signalled through ``psutil.Process``, which compares the start time first: a
+recycled process id is never hit.
+
+``start`` uses ``posix_spawn``: it returns only when the child runs its own program, in a session of its own,
+with the mark in place. An interrupt at any moment therefore leaves either no child or a marked one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from agent.common import clock
+from agent.common.deadline import Deadline
+
+FOLDER_VARIABLE = "RAINSTORM_LOCAL_FOLDER"
+NODE_VARIABLE = "RAINSTORM_LOCAL_NODE"
+# A process that forks while we look shows up in the next look; a handful of rounds catches every chain.
+KILL_ROUNDS_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedProcess:
+    """One living process of a local cluster."""
+
+    process: psutil.Process
+    node: str
+
+    @property
+    def pid(self) -> int:
+        """Returns the process id."""
+        return int(self.process.pid)
+
+
+def start(arguments: Sequence[str], folder: Path, node: str, log: Path, extra_path: Path) -> psutil.Process:
+    """Starts a marked process in a session of its own, its output appended to ``log``."""
+    environment = dict(os.environ)
+    environment[FOLDER_VARIABLE] = str(folder)
+    environment[NODE_VARIABLE] = node
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(extra_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
+    log.parent.mkdir(parents=True, exist_ok=True)
+    pid = os.posix_spawn(
+        arguments[0],
+        list(arguments),
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
+    )
+    return psutil.Process(pid)
+
+
+def marked(folder: Path, node: str | None = None) -> list[MarkedProcess]:
+    """Returns the living processes of the cluster in ``folder`` (of one node when named), by process id."""
+    wanted = f"{FOLDER_VARIABLE}={folder}".encode()
+    prefix = f"{NODE_VARIABLE}=".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal() or int(entry) == os.getpid():
+            continue
+        # Not ours to read, or gone meanwhile: not a process of this cluster.
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            variables = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+            if wanted not in variables:
+                continue
+            name = next((v[len(prefix) :].decode() for v in variables if v.startswith(prefix)), "")
+            process = psutil.Process(int(entry))
+            if process.status() != psutil.STATUS_ZOMBIE and (node is None or name == node):
+                found.append(MarkedProcess(process, name))
+    return sorted(found, key=lambda each: each.pid)
+
+
+def signal_all(processes: Iterable[MarkedProcess], number: signal.Signals) -> int:
+    """Sends a signal to each process that still exists; returns how many got it."""
+    sent = 0
+    for each in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.process.send_signal(number)
+            sent += 1
+    return sent
+
+
+def kill_all(find: Callable[[], list[MarkedProcess]], timeout_s: float = 5.0) -> int:
+    """Kills what ``find`` returns until it returns nothing; returns how many processes were killed.
+
+    Raises:
+        TimeoutError: some process does not go away (it hangs in the kernel).
+    """
+    deadline = Deadline(clock.monotonic(), timeout_s)
+    killed: set[int] = set()
+    for _ in range(KILL_ROUNDS_MAX):
+        left = find()
+        if not left:
+            return len(killed)
+        signal_all(left, signal.SIGKILL)
+        killed.update(each.pid for each in left)
+        psutil.wait_procs([each.process for each in left], timeout=deadline.remaining(clock.monotonic()))
+        if deadline.expired(clock.monotonic()):
+            break
+    raise TimeoutError(f"these processes do not end: {', '.join(str(each.pid) for each in find())}")
+
+
+def terminate_all(
+    find: Callable[[], list[MarkedProcess]], first: Callable[[MarkedProcess], bool], timeout_s: float
+) -> tuple[int, int]:
+    """Asks the processes chosen by ``first`` to end, waits, then kills whatever is left.
+
+    Returns:
+        How many ended by themselves and how many had to be killed.
+    """
+    asked = [each for each in find() if first(each)]
+    signal_all(asked, signal.SIGTERM)
+    signal_all(asked, signal.SIGCONT)  # a paused process would never see the request
+    gone, _ = psutil.wait_procs([each.process for each in asked], timeout=timeout_s)
+    return len(gone), kill_all(find)
+
+
+def reap() -> None:
+    """Collects the exit statuses of ended children of this process, so that no zombie stays."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            if child.status() == psutil.STATUS_ZOMBIE:
+                child.wait(timeout=0)

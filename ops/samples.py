@@ -1,0 +1,85 @@
+"""The sample job and its input: what ``fab submit-job`` without arguments and the demo run.
+
+The input is made by ``ops.citysigns`` from a seed, so every machine has the same bytes; it is kept beside the
+local cluster's data, made once, and stored in HyDFS when it is not there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.common.errors import AlreadyExists, JobInvalid, NotFound
+from agent.hydfs.client import HydfsClient
+from ops import citysigns
+from ops.inventory import REPOSITORY
+
+SAMPLE_JOB = REPOSITORY / "jobs" / "sample.yml"
+SAMPLE_ROWS = 200_000
+SEED = 425
+
+
+def load_job(path: Path) -> dict[str, Any]:
+    """Reads a job file.
+
+    Raises:
+        JobInvalid: it cannot be read, is not YAML or is not a mapping.
+    """
+    try:
+        job = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise JobInvalid(f"there is no job file {path}", hint="samples are in jobs/") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise JobInvalid(
+            f"the job file {path} is not YAML: {error}", hint="correct it, submit again"
+        ) from None
+    if not isinstance(job, dict):
+        raise JobInvalid(f"the job file {path} is not a mapping", hint="samples are in jobs/")
+    return job
+
+
+def input_file(folder: Path, rows: int, seed: int) -> Path:
+    """Returns a local file of ``rows`` generated rows, made when it is not there yet."""
+    path = folder / f"input-{rows}-{seed}.csv"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = path.with_suffix(f".{os.getpid()}.new")
+        try:
+            with open(fresh, "wb") as file:
+                for piece in citysigns.generate(rows, seed):
+                    file.write(piece)
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    return path
+
+
+def ensure_stored(client: HydfsClient, name: str, local: Path) -> bool:
+    """Stores a local file under ``name`` unless the name is taken; tells whether it did."""
+    try:
+        client.stat(name)
+        return False
+    except NotFound:
+        pass
+    try:
+        with open(local, "rb") as source:
+            client.put(name, source)
+    except AlreadyExists:
+        return False  # somebody else was faster
+    return True
+
+
+def free_name(client: HydfsClient, wanted: str) -> str:
+    """Returns ``wanted``, or the first ``stem-N.ext`` that no file in HyDFS has."""
+    stem, dot, extension = wanted.rpartition(".")
+    if not dot:
+        stem, extension = wanted, ""
+    taken = {stat.name for stat in client.list(stem)}
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}{dot}{extension}"
+    return name

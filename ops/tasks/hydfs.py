@@ -1,0 +1,195 @@
+"""Files in HyDFS: put, get, append, ls, store, list, delete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from invoke.context import Context
+
+from agent.common import clock
+from agent.common.errors import AlreadyExists, NotFound, UsageError
+from agent.hydfs.client import FileStat, HydfsClient
+from ops import inventory, render
+from ops.connections import Connections, connected
+from ops.errors import command
+
+INVENTORY = {"inventory": "inventory file of the cluster"}
+JSON = {"json": "print one JSON object"}
+# One append is one record; a larger local file is appended as several, each of them atomic.
+APPEND_BYTES_MAX = 4 * 1024 * 1024
+APPEND_TIMEOUT_S = 30.0
+_find = inventory.find
+
+
+@command(
+    positional=("local", "name"),
+    help={"local": "local file, or - for standard input", "name": "its name in HyDFS", **INVENTORY},
+)
+def put(context: Context, local: str, name: str, inventory: str = "") -> None:
+    """files: store a local file under a new name; it appears only when it is whole"""
+    with _reading(local) as source, connected(_find(inventory)) as connections:
+        begun = clock.monotonic()
+        stat = connections.hydfs().put(name, source)
+        took_s = max(clock.monotonic() - begun, 1e-6)
+    print(
+        f"stored {name}: {render.size(stat.length)} in {len(stat.blocks)} blocks, "
+        f"{took_s:.2f} s ({render.size(stat.length / took_s)}/s)"
+    )
+
+
+@command(
+    positional=("name", "local"),
+    help={
+        "name": "name in HyDFS",
+        "local": "local file, or - for standard output",
+        "force": "overwrite it",
+        **INVENTORY,
+    },
+)
+def get(context: Context, name: str, local: str, force: bool = False, inventory: str = "") -> None:
+    """files: fetch a file into a local one; the local one appears only when it is whole"""
+    if local != "-" and os.path.isdir(local):
+        raise UsageError(f"{local} is a folder", hint="name the local file to write")
+    if local != "-" and os.path.exists(local) and not force:
+        raise AlreadyExists(f"the local file {local} exists", hint="choose another name or add --force")
+    with connected(_find(inventory)) as connections:
+        client = connections.hydfs()
+        if local == "-":
+            client.get(name, sys.stdout.buffer)
+            return
+        with _writing(Path(local)) as sink:
+            length = client.get(name, sink)
+    print(f"fetched {name}: {render.size(length)} into {local}")
+
+
+@command(
+    positional=("local", "name"),
+    help={"local": "local file, or - for standard input", "name": "name in HyDFS", **INVENTORY},
+)
+def append(context: Context, local: str, name: str, inventory: str = "") -> None:
+    """files: append a local file's bytes to a file in HyDFS"""
+    with _reading(local) as source, connected(_find(inventory)) as connections:
+        appended, copies = _append(connections.hydfs(), name, source)
+    print(f"appended {render.size(appended)} to {name}" + (f" on {copies} replicas" if copies else ""))
+
+
+@command(positional=("name",), help={"name": "name in HyDFS", **JSON, **INVENTORY})
+def ls(context: Context, name: str, json: bool = False, inventory: str = "") -> None:
+    """files: the blocks of a file, and on which nodes with which ring ids they are"""
+    with connected(_find(inventory)) as connections:
+        stat = connections.hydfs().stat(name)
+        rings = _ring_ids(connections)
+    if json:
+        render.print_json(file=stat, ring_ids=rings)
+        return
+    print(f"{stat.name}   {stat.length:,} bytes   file id {stat.file_id}")
+    rows = [
+        [
+            block.number,
+            block.offset,
+            block.length,
+            block.state,
+            ", ".join(f"{node} ({rings.get(node, '?')})" for node in block.replicas),
+        ]
+        for block in stat.blocks
+    ]
+    render.print_table(("block", "offset", "bytes", "state", "replicas (ring ids)"), rows)
+
+
+@command(help={"vm": "the node: 3, vm3 or vm03", **JSON, **INVENTORY})
+def store(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
+    """files: the blocks that one node keeps"""
+    found = _find(inventory)
+    node = found.node(vm)
+    with connected(found) as connections:
+        blocks = connections.hydfs().store(node.name)
+        ring = _ring_ids(connections).get(node.name, "?")
+    if json:
+        render.print_json(node=node.name, ring_id=ring, blocks=blocks)
+        return
+    print(f"{node.name} (ring id {ring}): {len(blocks)} blocks")
+    if blocks:
+        columns = list(blocks[0])
+        render.print_table(columns, [[block.get(column) for column in columns] for block in blocks])
+
+
+@command(name="list", help={"prefix": "only names that begin so", **JSON, **INVENTORY})
+def list_(context: Context, prefix: str = "", json: bool = False, inventory: str = "") -> None:
+    """files: the names in HyDFS with their sizes"""
+    with connected(_find(inventory)) as connections:
+        found: list[FileStat] = sorted(connections.hydfs().list(prefix), key=lambda each: each.name)
+    if json:
+        render.print_json(files=found)
+        return
+    if not found:
+        render.say("no files" + (f" whose name begins with {prefix!r}" if prefix else ""))
+        return
+    render.print_table(("name", "bytes", "blocks"), [[f.name, f.length, len(f.blocks)] for f in found])
+
+
+@command(positional=("name",), help={"name": "name in HyDFS", **INVENTORY})
+def delete(context: Context, name: str, inventory: str = "") -> None:
+    """files: delete a file; its bytes never come back"""
+    with connected(_find(inventory)) as connections:
+        connections.hydfs().delete(name)
+    print(f"deleted {name}")
+
+
+def _append(client: HydfsClient, name: str, source: BinaryIO) -> tuple[int, int]:
+    writer = f"fab-{uuid.uuid4().hex}"
+    appended, copies, sequence = 0, 0, 0
+    while data := source.read(APPEND_BYTES_MAX):
+        sequence += 1
+        result = client.append(name, data, writer=writer, sequence=sequence, timeout_s=APPEND_TIMEOUT_S)
+        appended += result.length
+        copies = result.copies
+    if not sequence:
+        client.stat(name)  # nothing to append, but a missing file is still an error
+    return appended, copies
+
+
+def _ring_ids(connections: Connections) -> dict[str, str]:
+    members = connections.membership().members()["members"]
+    return {str(member["name"]): str(member["ring_id"]) for member in members}
+
+
+@contextlib.contextmanager
+def _reading(local: str) -> Iterator[BinaryIO]:
+    if local == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(local, "rb")  # noqa: SIM115 - closed below, after the error is told apart
+    except FileNotFoundError:
+        raise NotFound(f"there is no local file {local}", hint="check the path") from None
+    except OSError as error:
+        raise UsageError(
+            f"the local file {local} cannot be read: {error.strerror}", hint="check it"
+        ) from None
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[BinaryIO]:
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise UsageError(
+            f"{path.parent} cannot be written: {error.strerror}", hint="choose another folder"
+        ) from None
+    try:
+        os.chmod(name, 0o644)  # mkstemp's files are for secrets
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

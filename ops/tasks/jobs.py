@@ -1,0 +1,236 @@
+"""Jobs: submit, follow, list, look at one, cancel; their tasks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from invoke.context import Context
+
+from agent.common.errors import JobFailed, NotFound, UsageError
+from agent.rainstorm.client import RainstormClient
+from ops import inventory, progress, render, samples
+from ops.connections import Connections, connected
+from ops.errors import command
+
+INVENTORY = {"inventory": "inventory file of the cluster"}
+JSON = {"json": "print one JSON object"}
+_find = inventory.find
+
+
+@command(
+    help={
+        "job": "job file (default: jobs/sample.yml on an input that is made when it is missing)",
+        "sink": "write the result to this file in HyDFS instead of the job file's",
+        "rate": "read so many lines per second instead of the job file's rate (0: full speed)",
+        "timeout": "give up waiting after so many seconds; the job goes on (0: never)",
+        "detach": "only submit; do not wait for the end",
+        **JSON,
+        **INVENTORY,
+    }
+)
+def submit_job(
+    context: Context,
+    job: str = "",
+    sink: str = "",
+    rate: int = -1,
+    timeout: float = 0.0,
+    detach: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """jobs: run a job file and wait for its end; exit status 1 when the job fails"""
+    spec = samples.load_job(Path(job) if job else samples.SAMPLE_JOB)
+    if rate >= 0:
+        _section(spec, "source")["rate"] = rate
+    if sink:
+        _section(spec, "sink")["file"] = sink
+    with connected(_find(inventory)) as connections:
+        if not job:
+            _provide_sample(connections, spec, choose_sink=not sink)
+        client = connections.rainstorm()
+        job_id = client.submit(spec)
+        render.say(f"submitted {job_id}: {spec.get('name', 'job')}")
+        if detach:
+            if json:
+                render.print_json(job_id=job_id)
+            else:
+                print(job_id)
+            render.say(f"follow it: fab job {job_id}   stop it: fab cancel-job {job_id}")
+            return
+        ended = _wait(client, job_id, timeout or None)
+        _finish(connections, ended, json)
+
+
+@command(help={**JSON, **INVENTORY})
+def jobs(context: Context, json: bool = False, inventory: str = "") -> None:
+    """jobs: all jobs, newest last"""
+    with connected(_find(inventory)) as connections:
+        found = sorted(connections.rainstorm().jobs(), key=lambda each: float(each.get("submitted_at") or 0))
+    if json:
+        render.print_json(jobs=found)
+        return
+    if not found:
+        render.say("no jobs yet; run one: fab submit-job")
+        return
+    rows = [
+        [
+            each["job"],
+            each["name"],
+            each["state"],
+            render.utc(each.get("submitted_at")),
+            render.seconds(each.get("elapsed_s")),
+            each.get("lines_read"),
+            each.get("epochs_committed"),
+            len(each.get("recoveries") or []),
+        ]
+        for each in found
+    ]
+    render.print_table(
+        ("job", "name", "state", "submitted", "elapsed", "lines", "epochs", "recoveries"), rows
+    )
+
+
+@command(
+    positional=("job_id",),
+    help={
+        "job_id": "the job's id or its first letters",
+        "follow": "show progress until it ends",
+        **JSON,
+        **INVENTORY,
+    },
+)
+def job(context: Context, job_id: str, follow: bool = False, json: bool = False, inventory: str = "") -> None:
+    """jobs: one job in detail: progress, tasks, recoveries"""
+    with connected(_find(inventory)) as connections:
+        client = connections.rainstorm()
+        whole_id = _expand(client, job_id)
+        if follow:
+            _finish(connections, _wait(client, whole_id, None), json)
+            return
+        found = client.job(whole_id)
+    if json:
+        render.print_json(**found)
+    else:
+        _print_job(found)
+
+
+@command(positional=("job_id",), help={"job_id": "the job's id or its first letters", **INVENTORY})
+def cancel_job(context: Context, job_id: str, inventory: str = "") -> None:
+    """jobs: stop a job; its tasks end, what was committed stays"""
+    with connected(_find(inventory)) as connections:
+        client = connections.rainstorm()
+        whole_id = _expand(client, job_id)
+        client.cancel(whole_id)
+    print(f"cancelled {whole_id}")
+
+
+@command(help={"vm": "only tasks on this node", **JSON, **INVENTORY})
+def list_tasks(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
+    """jobs: the tasks that run, with node, process id and rate"""
+    found_inventory = _find(inventory)
+    node = found_inventory.node(vm).name if vm else ""
+    with connected(found_inventory) as connections:
+        found = [each for each in connections.rainstorm().tasks() if not node or each["node"] == node]
+    if json:
+        render.print_json(tasks=found)
+        return
+    if not found:
+        render.say("no tasks run" + (f" on {node}" if node else ""))
+        return
+    _print_tasks(found)
+
+
+def _section(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    section = spec.setdefault(name, {})
+    if not isinstance(section, dict):
+        raise UsageError(f"the job file's {name!r} is not a mapping", hint="samples are in jobs/")
+    return section
+
+
+def _provide_sample(connections: Connections, spec: dict[str, Any], *, choose_sink: bool) -> None:
+    store = connections.hydfs()
+    name = str(spec["source"]["file"])
+    local = samples.input_file(inventory.LOCAL_FOLDER, samples.SAMPLE_ROWS, samples.SEED)
+    if samples.ensure_stored(store, name, local):
+        render.say(f"stored the sample input as {name}: {samples.SAMPLE_ROWS:,} rows")
+    if choose_sink:
+        spec["sink"]["file"] = samples.free_name(store, str(spec["sink"]["file"]))
+
+
+def _wait(client: RainstormClient, job_id: str, timeout_s: float | None) -> progress.Job:
+    try:
+        with progress.Progress().shown() as shown:
+            return progress.follow(client, job_id, on_look=shown.update, timeout_s=timeout_s)
+    except KeyboardInterrupt:
+        render.say(f"\ndetached; the job goes on. follow it: fab job {job_id} --follow")
+        render.say(f"stop it: fab cancel-job {job_id}")
+        sys.exit(130)
+
+
+def _finish(connections: Connections, ended: progress.Job, json: bool) -> None:
+    if json:
+        render.print_json(**ended)
+    else:
+        _print_job(ended, with_tasks=False)
+    if ended["state"] != "finished":
+        raise JobFailed(
+            f"job {ended['job']} {ended['state']}: {ended.get('error') or 'no reason given'}",
+            hint=f"fab job {ended['job']}",
+        )
+    if not json:
+        length = connections.hydfs().stat(ended["sink"]).length
+        print(f"result: {ended['sink']} in HyDFS, {render.size(length)}")
+    render.say(
+        f"fetch it: fab get {ended['sink']} result.csv   (or to the screen: fab get {ended['sink']} -)"
+    )
+
+
+def _expand(client: RainstormClient, job_id: str) -> str:
+    known = [str(each["job"]) for each in client.jobs()]
+    if job_id in known:
+        return job_id
+    matching = [each for each in known if each.startswith(job_id)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UsageError(f"{job_id!r} begins {len(matching)} jobs: {', '.join(matching)}", hint="fab jobs")
+    raise NotFound(f"there is no job {job_id!r}", hint="list them: fab jobs")
+
+
+def _print_job(found: progress.Job, *, with_tasks: bool = True) -> None:
+    get = found.get
+    print(f"job {found['job']} ({found['name']}): {found['state']}")
+    if get("error"):
+        print(f"  error       {get('error')}")
+    print(f"  submitted   {render.utc(get('submitted_at'))}   elapsed {render.seconds(get('elapsed_s'))}")
+    print(
+        f"  read        {render.count(get('lines_read') or 0)} lines, "
+        f"{render.size(get('bytes_read') or 0)}   {render.count(get('lines_per_s') or 0)} lines/s"
+    )
+    print(f"  epochs      {get('epochs_committed', 0)} committed, generation {get('generation', '-')}")
+    print(f"  sink        {get('sink') or '-'}   leader {get('leader') or '-'}   term {get('term', '-')}")
+    for each in found.get("recoveries") or []:
+        print(
+            f"  recovery    generation {each['generation']} at {render.utc(each['at'])}, "
+            f"{render.seconds(each.get('seconds'))}: {each['cause']}"
+        )
+    if with_tasks and found.get("tasks"):
+        _print_tasks(found["tasks"])
+
+
+def _print_tasks(found: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            each.get("job"),
+            each["task"],
+            each["operator"],
+            each["node"],
+            str(each["pid"]),
+            each["state"],
+            each.get("lines_per_s"),
+        ]
+        for each in found
+    ]
+    render.print_table(("job", "task", "operator", "node", "pid", "state", "lines/s"), rows)

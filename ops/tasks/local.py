@@ -1,0 +1,45 @@
+"""The local cluster: all nodes as processes on this machine."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from agent.common import clock
+from ops import render
+from ops.errors import command
+from ops.local import LocalCluster
+
+
+@command(
+    help={
+        "nodes": "how many nodes (default: as many as before, else 5)",
+        "fresh": "throw the data of an earlier local cluster away first",
+    }
+)
+def up(context: Context, nodes: int = 0, fresh: bool = False) -> None:
+    """local: start a cluster on 127.0.0.1, .2, ... and wait until it is ready"""
+    begun = clock.monotonic()
+    cluster = LocalCluster()
+    peers = cluster.up(nodes or None, fresh=fresh)
+    took_s = clock.monotonic() - begun
+    print(
+        f"{len(peers)} nodes are up after {took_s:.1f} s: "
+        + ", ".join(f"{p.name} {p.address}" for p in peers)
+    )
+    print(f"data and logs: {cluster.layout.folder}/vm*/")
+    render.say("next: fab status   fab submit-job   fab local.down")
+
+
+@command(help={"wipe": "remove the data, keys and logs too"})
+def down(context: Context, wipe: bool = False) -> None:
+    """local: stop every process of the local cluster; the data stays unless --wipe"""
+    cluster = LocalCluster()
+    if not cluster.running() and not wipe:
+        print("the local cluster does not run: nothing to stop")
+        return
+    done = cluster.down(wipe=wipe)
+    parts = [f"{done['ended']} agents stopped"]
+    if done["killed"]:
+        parts.append(f"{done['killed']} other processes killed")
+    parts.append("data removed" if wipe else f"data kept in {cluster.layout.folder}")
+    print("local cluster: " + ", ".join(parts))
