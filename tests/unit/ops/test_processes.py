@@ -80,8 +80,8 @@ def test_a_recycled_process_id_is_not_signalled(folder: Path) -> None:
         try:
             # What is remembered of the ended process now carries the id of another one.
             remembered = psutil.Process(stranger.pid)
-            remembered._create_time = remembered.create_time() - 100.0
-            remembered._ident = (stranger.pid, remembered._create_time)
+            started_at = remembered.create_time() - 100.0
+            vars(remembered).update(_create_time=started_at, _ident=(stranger.pid, started_at))
             sent = processes.signal_all([processes.MarkedProcess(remembered, "vm1")], signal.SIGKILL)
             assert sent == 0
             assert stranger.poll() is None
