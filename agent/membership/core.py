@@ -1,0 +1,153 @@
+"""The membership core of one node: the failure detector and the proposer of views, joined.
+
+The detector's verdicts feed the proposer; the view's version travels with the detector's datagrams, and a
+node that hears of a newer one reads the register. At most one register operation is under way at a time. The
+register is also read every ``REFRESH_S`` without a reason, which is what finds out that the voters' majority
+is gone or back. A node
+that sees less than a majority of the voters alive proposes nothing: it is the one that is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from agent.common.config import MembershipConfig
+from agent.common.core import Tick
+from agent.common.register import majority
+from agent.membership import view as views
+from agent.membership.events import (
+    AdoptBoot,
+    AnnounceMember,
+    AnnounceView,
+    ChangeView,
+    Contact,
+    Effect,
+    Event,
+    ReadView,
+    RegisterFailed,
+    ViewLearned,
+)
+from agent.membership.proposer import Proposer
+from agent.membership.swim import Swim
+from agent.membership.table import Member, State
+
+if TYPE_CHECKING:
+    import random
+
+REFRESH_S = 2.0
+# Until the register was read once, it is tried again this soon.
+FIRST_READ_RETRY_S = 0.25
+
+
+class MembershipCore:
+    """All rules of membership on one node."""
+
+    def __init__(
+        self,
+        me: Member,
+        contacts: Mapping[str, Contact],
+        voters: Sequence[str],
+        config: MembershipConfig,
+        rng: random.Random,
+    ) -> None:
+        self.swim = Swim(me, contacts, config, rng)
+        self.proposer = Proposer(me.name, config, rng)
+        self.majority = False
+        self._voters = tuple(voters)
+        self._contacts = contacts
+        self._register_works = False
+        self._rng = rng
+        self._busy = False
+        self._was_read = False
+        self._read_at = 0.0
+
+    def handle(self, now: float, event: Event | Tick) -> list[Effect]:
+        """Applies an event and returns what to do."""
+        effects: list[Effect] = []
+        match event:
+            case ViewLearned(view=view):
+                self._busy, self._was_read, self._register_works = False, True, True
+                self._read_at = now + REFRESH_S * self._rng.uniform(0.8, 1.2)
+                effects += self._learn(now, view)
+                self.proposer.due_at = None
+            case RegisterFailed():
+                self._busy, self._register_works = False, False
+                self.proposer.failed(now)
+                self._read_at = now + (REFRESH_S if self._was_read else FIRST_READ_RETRY_S)
+            case _:
+                effects += self.swim.handle(now, event)
+        effects += self._watch_majority(now)
+        news = isinstance(event, ViewLearned) or any(
+            isinstance(e, AnnounceMember | AdoptBoot) for e in effects
+        )
+        if news and self._was_read:
+            self.proposer.reconsider(now, self.members())
+        return effects + self._use_register(now)
+
+    def next_deadline(self) -> float | None:
+        """Returns when the next timer is due."""
+        due = self.swim.next_deadline()
+        if due is None or self._busy:
+            return due
+        due = min(due, self._read_at)
+        return due if self.proposer.due_at is None else min(due, self.proposer.due_at)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when the state breaks a rule."""
+        self.swim.check_invariants()
+        view = self.proposer.view
+        if view is not None and view["leader"]:
+            assert view["nodes"][view["leader"]]["state"] == views.UP, "the leader is not up"
+
+    def members(self) -> dict[str, Member]:
+        """Returns the verdicts by name; a member's own doubts about itself do not count."""
+        return {member.name: member for member in self.swim.table}
+
+    def _sees_majority(self) -> bool:
+        live = {member.name for member in self.swim.table.live()}
+        return sum(voter in live for voter in self._voters) >= majority(self._voters)
+
+    def _watch_majority(self, now: float) -> list[Effect]:
+        before, self.majority = self.majority, self._register_works and self._sees_majority()
+        if self.majority == before or before:
+            return []
+        # What this node came to believe of the others while it was cut off is worth nothing: ask them all
+        # first.
+        self.proposer.settle(now)
+        return self.swim.sync_lost()
+
+    def _learn(self, now: float, view: views.View | None) -> list[Effect]:
+        if view is None or not self.proposer.learn(view):
+            return []
+        effects: list[Effect] = list(self.swim.seed(now, self._strangers(view)))
+        effects += self.swim.spread_view(now, views.version(view))
+        return [*effects, AnnounceView(view)]
+
+    def _strangers(self, view: views.View) -> list[Member]:
+        """Returns records for nodes that the view calls up: if they are gone, probing must find out."""
+        found = []
+        for name in views.up_names(view):
+            contact = self._contacts.get(name)
+            if contact is not None and name != self.swim.me.name:
+                uuid, _, boot = view["nodes"][name]["node_id"].rpartition(":")
+                found.append(Member(name, uuid, int(boot), 0, State.ALIVE, contact.address, contact.port))
+        return found
+
+    def _use_register(self, now: float) -> list[Effect]:
+        if self._busy or self.swim.next_deadline() is None:
+            return []
+        due_at = self.proposer.due_at
+        if due_at is not None and now >= due_at and not self._sees_majority():
+            self.proposer.failed(now)
+        elif due_at is not None and now >= due_at:
+            members = self.members()
+            if views.propose(self.proposer.view, members) is not None:
+                self._busy = True
+                return [ChangeView(members)]
+            self.proposer.due_at = None
+        behind = self.swim.newest_view_heard > views.version(self.proposer.view) and self._register_works
+        if behind or now >= self._read_at:
+            self._busy = True
+            return [ReadView()]
+        return []

@@ -1,0 +1,129 @@
+"""What the membership core is told (events, past tense) and what it asks for (effects, imperative)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.common.errors import RainStormError
+from agent.membership.messages import Datagram
+from agent.membership.table import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """Where a configured node can be found before anything is known of it."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Event: the agent is ready to send and receive."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatagramReceived:
+    """Event: an authenticated datagram came in."""
+
+    sender: str
+    boot: int
+    datagram: Datagram
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHeard:
+    """Event: a peer made an authenticated request over TCP, so both directions work."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContactRefused:
+    """Event: the machine of a member answered that nobody listens on the member's port."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class HintReceived:
+    """Event: another agent lost contact with a member."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """Event: this node is to leave the cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewLearned:
+    """Event: the register was read or changed; ``view`` is None when it was never written."""
+
+    view: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterFailed:
+    """Event: reading or changing the view did not work."""
+
+    error: RainStormError
+
+
+@dataclass(frozen=True, slots=True)
+class SendDatagram:
+    """Effect: send ``datagram`` to the node called ``target``."""
+
+    target: str
+    contact: Contact
+    datagram: Datagram
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceMember:
+    """Effect: tell the log and the watchers that a member's state or life changed."""
+
+    member: Member
+    before: Member | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptBoot:
+    """Effect: another life of this name is known; store ``boot`` as this node's own before sending more."""
+
+    boot: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadView:
+    """Effect: read the view register and report ``ViewLearned`` or ``RegisterFailed``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeView:
+    """Effect: change the register by ``view.propose(current, members)`` and report as for ``ReadView``."""
+
+    members: Mapping[str, Member]
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceView:
+    """Effect: wake whoever waits for a newer view."""
+
+    view: Mapping[str, Any]
+
+
+Event = (
+    Started
+    | DatagramReceived
+    | PeerHeard
+    | ContactRefused
+    | HintReceived
+    | LeaveRequested
+    | ViewLearned
+    | RegisterFailed
+)
+Effect = SendDatagram | AnnounceMember | AdoptBoot | ReadView | ChangeView | AnnounceView

@@ -1,0 +1,49 @@
+"""Local health: how far this node may trust its own verdicts (Lifeguard, arXiv 1707.00788, section IV.A).
+
+The score goes from 0 (healthy) to 7. A probe that succeeds lowers it. A probe that fails raises it by the
+number of helpers that did not even send their negative acknowledgement: their silence says that the fault is
+near. Having to refute raises it, and so does a timer that fires late, which neither SWIM nor Lifeguard looks
+at: a process that was not scheduled cannot tell a dead peer from its own sleep. The probe interval and the
+time-outs are multiplied by score + 1.
+"""
+
+from __future__ import annotations
+
+SCORE_MAX = 7
+# A timer this late means that the machine starves or was suspended: what happened meanwhile says nothing
+# about peers.
+STALL_S = 1.0
+
+
+class LocalHealth:
+    """The score of this node."""
+
+    def __init__(self) -> None:
+        self.score = 0
+
+    @property
+    def multiplier(self) -> int:
+        """Returns the factor for the probe interval and the acknowledgement time-outs."""
+        return self.score + 1
+
+    def probe_succeeded(self) -> None:
+        """Lowers the score."""
+        self._change(-1)
+
+    def probe_failed(self, helpers: int, nacks: int) -> None:
+        """Raises the score by the missing negative acknowledgements (by one when there was nobody to ask)."""
+        self._change(helpers - nacks if helpers else 1)
+
+    def refuted(self) -> None:
+        """Raises the score: others find this node slow."""
+        self._change(1)
+
+    def timer_late(self, lateness_s: float) -> bool:
+        """Takes note of a late timer; returns True for a stall, after which verdicts must be put off."""
+        if lateness_s < STALL_S:
+            return False
+        self._change(1)
+        return True
+
+    def _change(self, delta: int) -> None:
+        self.score = min(SCORE_MAX, max(0, self.score + delta))

@@ -1,0 +1,94 @@
+"""The agreed view as pure functions: what it becomes when this node's verdicts are applied to it.
+
+The view is the value of one replicated register: ``{"version", "term", "leader", "nodes": {name: {"state":
+"up" or "down", "node_id", "since"}}}``. SWIM only proposes; the register's majority decides, so there is one
+sequence of views whatever the detectors believe. ``version`` grows by one with every change; ``term`` with
+every change of leader, and is the fencing token of whatever the leader does. A node that comes back with a
+new boot is another life: if it was the leader, its return is a change of leader too, because the life that
+held the term is over.
+
+``propose`` is idempotent: applied to its own result with the same verdicts it changes nothing. A Paxos round
+that lost a race may have been finished by its rival and is then run again, so a change must not count itself
+twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.membership.table import LIVE, Member, State
+
+UP, DOWN = "up", "down"
+
+View = Mapping[str, Any]
+
+
+def empty() -> dict[str, Any]:
+    """Returns the view of a cluster that has none yet."""
+    return {"version": 0, "term": 0, "leader": "", "nodes": {}}
+
+
+def version(view: View | None) -> int:
+    """Returns the view's version; 0 when there is none."""
+    return int(view["version"]) if view is not None else 0
+
+
+def up_names(view: View) -> list[str]:
+    """Returns the names of the nodes that are up, sorted."""
+    return sorted(name for name, entry in view["nodes"].items() if entry["state"] == UP)
+
+
+def propose(view: View | None, members: Mapping[str, Member]) -> dict[str, Any] | None:
+    """Returns the view with the verdicts of ``members`` applied, or None when nothing changes."""
+    base = view if view is not None else empty()
+    number = int(base["version"]) + 1
+    nodes = {name: dict(entry) for name, entry in base["nodes"].items()}
+    for name in sorted(members):
+        verdict = _verdict(nodes.get(name), members[name])
+        if verdict is not None:
+            nodes[name] = {**verdict, "since": number}
+    if nodes == base["nodes"]:
+        return None
+    changed = {"version": number, "term": base["term"], "leader": base["leader"], "nodes": nodes}
+    return _with_leader(changed, base)
+
+
+def _verdict(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] | None:
+    """Returns the new state and id of a node, or None when they stay as they are."""
+    if member.state is State.ALIVE:
+        if entry is None:
+            return {"state": UP, "node_id": member.node_id}
+        if _is_older(member.node_id, entry["node_id"]):
+            return None
+        wanted = {"state": UP, "node_id": member.node_id}
+        return wanted if (entry["state"], entry["node_id"]) != (UP, member.node_id) else None
+    if member.state in LIVE or entry is None or entry["state"] == DOWN:
+        return None
+    # A death of an earlier life says nothing about the life that the view knows.
+    return (
+        None if _is_older(member.node_id, entry["node_id"]) else {"state": DOWN, "node_id": entry["node_id"]}
+    )
+
+
+def _is_older(node_id: str, known: str) -> bool:
+    """Tells whether ``node_id`` is an earlier life than ``known``; a new disk adopts a later boot than it
+    met.
+    """
+    return _boot(node_id) < _boot(known)
+
+
+def _boot(node_id: str) -> int:
+    return int(node_id.rpartition(":")[2])
+
+
+def _with_leader(view: dict[str, Any], base: View) -> dict[str, Any]:
+    leader = view["leader"]
+    before, after = base["nodes"].get(leader), view["nodes"].get(leader, {})
+    if before is not None and after["state"] == UP and before["node_id"] == after["node_id"]:
+        return view
+    candidates = up_names(view)
+    chosen = candidates[0] if candidates else ""
+    if chosen or leader:
+        view["leader"], view["term"] = chosen, int(view["term"]) + 1
+    return view

@@ -1,0 +1,1 @@
+"""Real agent processes on the loopback addresses."""
