@@ -155,7 +155,10 @@ class Demo:
             RainStormError: a step failed.
         """
         options = self._options
-        self._step(f"starting {options.nodes} nodes on 127.0.0.1 to .{options.nodes}, three agents each")
+        first = self._cluster.layout.first_address
+        self._step(
+            f"starting {options.nodes} nodes, three agents each, on {first} and the addresses after it"
+        )
         self._cluster.up(options.nodes, fresh=True)
         start_s = clock.monotonic() - self._begun
         where = self._cluster.layout.inventory_path
@@ -326,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: Options) -> int:
     begun = clock.monotonic()
     root = inventory.LOCAL_FOLDER
-    cluster = LocalCluster(Layout(root / "demo", root / "demo" / "inventory"))
+    cluster = LocalCluster(Layout(root / "demo", root / "demo" / "inventory", inventory.LOCAL_ADDRESS))
     report_path = root / "demo-report.json"
     with _only_one(cluster.layout.folder):
         report_path.unlink(missing_ok=True)

@@ -22,8 +22,14 @@ from agent.common.errors import ConfigError, NotFound, NotRunning
 from ops import processes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LOCAL_FOLDER = REPOSITORY / ".local"
-LOCAL_INVENTORY = REPOSITORY / "inventory" / "local"
+# Another folder and other addresses keep a second local cluster (of a test, of a second checkout) apart.
+FOLDER_VARIABLE = "RAINSTORM_LOCAL"
+ADDRESS_VARIABLE = "RAINSTORM_LOCAL_ADDRESS"
+LOCAL_FOLDER = Path(os.environ.get(FOLDER_VARIABLE) or REPOSITORY / ".local").absolute()
+LOCAL_INVENTORY = (
+    LOCAL_FOLDER / "inventory" if os.environ.get(FOLDER_VARIABLE) else REPOSITORY / "inventory" / "local"
+)
+LOCAL_ADDRESS = os.environ.get(ADDRESS_VARIABLE) or "127.0.0.1"
 VMS_INVENTORY = REPOSITORY / "inventory" / "vms"
 INVENTORY_VARIABLE = "RAINSTORM_INVENTORY"
 PORTS = ("membership_port", "hydfs_port", "rainstorm_port")

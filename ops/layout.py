@@ -77,7 +77,12 @@ class Layout:
 
     def peers(self, nodes: int) -> tuple[PeerConfig, ...]:
         """Returns the nodes vm1 ... vmN on consecutive loopback addresses."""
-        first = ipaddress.IPv4Address(self.first_address)
+        try:
+            first = ipaddress.IPv4Address(self.first_address)
+        except ValueError:
+            raise ConfigError(
+                f"{self.first_address!r} is not an IPv4 address", hint="a loopback address such as 127.0.0.1"
+            ) from None
         return tuple(PeerConfig(name=f"vm{i + 1}", address=str(first + i)) for i in range(nodes))
 
     def read_state(self) -> dict[str, Any]:

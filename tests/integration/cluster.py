@@ -1,0 +1,94 @@
+"""A local cluster of a test's own: its folder, its addresses, and ``fab`` as a user runs it.
+
+Addresses come from the process id, so that two runs of the suite on one machine, or a run beside a user's
+own cluster, do not meet.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ops.inventory import ADDRESS_VARIABLE, FOLDER_VARIABLE, INVENTORY_VARIABLE, Inventory, load
+from ops.layout import Layout
+from ops.local import LocalCluster
+from tests.support import REPOSITORY
+
+FAB = str(Path(sys.executable).with_name("fab"))
+FAB_TIMEOUT_S = 60
+_numbers = itertools.count()
+
+
+def own_address() -> str:
+    """Returns a loopback address with fifteen free ones behind it, another one at each call."""
+    number = next(_numbers)
+    return f"127.{20 + os.getpid() % 200}.{os.getpid() // 200 % 250}.{1 + number * 16 % 224}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Sandbox:
+    """A folder with a local cluster of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "c"
+        self.cluster = LocalCluster(Layout(self.folder, self.folder / "inventory", own_address()))
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if key != INVENTORY_VARIABLE},
+            FOLDER_VARIABLE: str(self.folder),
+            ADDRESS_VARIABLE: self.cluster.layout.first_address,
+        }
+
+    def inventory(self) -> Inventory:
+        """Returns the inventory of the cluster."""
+        return load(self.cluster.layout.inventory_path)
+
+    def fab(self, *arguments: str, stdin: bytes = b"") -> Ended:
+        """Runs ``fab`` to its end."""
+        done = subprocess.run(
+            [FAB, *arguments],
+            input=stdin,
+            capture_output=True,
+            cwd=REPOSITORY,
+            env=self.environment,
+            timeout=FAB_TIMEOUT_S,
+            check=False,
+        )
+        return Ended(
+            done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        )
+
+    def fab_json(self, *arguments: str) -> dict[str, Any]:
+        """Runs ``fab ... --json``, which must succeed, and returns the object."""
+        ended = self.fab(*arguments, "--json")
+        assert ended.status == 0, ended
+        value = json.loads(ended.out)
+        assert isinstance(value, dict)
+        assert value["schema_version"] == 1
+        return value
+
+    def start(self, program: list[str]) -> subprocess.Popen[bytes]:
+        """Starts a program in the sandbox's environment, its output going to the folder's ``output`` file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "output", "wb") as output:
+            return subprocess.Popen(
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=REPOSITORY,
+                env=self.environment,
+            )
