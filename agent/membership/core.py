@@ -57,6 +57,7 @@ class MembershipCore:
         self._voters = tuple(voters)
         self._contacts = contacts
         self._register_works = False
+        self._had_majority = False
         self._rng = rng
         self._busy = False
         self._was_read = False
@@ -110,7 +111,9 @@ class MembershipCore:
 
     def _watch_majority(self, now: float) -> list[Effect]:
         before, self.majority = self.majority, self._register_works and self._sees_majority()
-        if self.majority == before or before:
+        regained = self.majority and not before and self._had_majority
+        self._had_majority = self._had_majority or self.majority
+        if not regained:
             return []
         # What this node came to believe of the others while it was cut off is worth nothing: ask them all
         # first.

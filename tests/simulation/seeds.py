@@ -1,0 +1,41 @@
+"""Which seeds a simulation test runs: a few in ``make check``, fifty in ``make test``, ``SEEDS=N`` on demand.
+
+@pytest.mark.parametrize("seeds", seed_ranges())
+def test_something(seeds: range) -> None:
+    each(seeds, scenario)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+SEEDS_DEFAULT = 50
+
+
+def seed_ranges(quick: int = 3, full: int = SEEDS_DEFAULT) -> list[Any]:
+    """Returns the parameters of a test: the quick seeds and the others, each with its marker."""
+    last = int(os.environ.get("SEEDS", full))
+    return [
+        pytest.param(range(quick), marks=pytest.mark.simulation_quick, id=f"seeds-0-{quick - 1}"),
+        pytest.param(
+            range(quick, max(quick, last)),
+            marks=[pytest.mark.simulation, pytest.mark.timeout(1800)],
+            id=f"seeds-{quick}-{last - 1}",
+        ),
+    ]
+
+
+def each(seeds: Iterable[int], scenario: Callable[[int], Any]) -> list[Any]:
+    """Runs ``scenario(seed)`` for each seed and returns the results; an error names its seed."""
+    results = []
+    for seed in seeds:
+        try:
+            results.append(scenario(seed))
+        except BaseException as error:
+            error.add_note(f"simulation seed {seed}")
+            raise
+    return results
