@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import random
 
 REFRESH_S = 2.0
-# Until the register was read once, it is tried again this soon.
-FIRST_READ_RETRY_S = 0.25
+# After a failure the register is read again this soon; nothing is proposed before that works.
+RETRY_S = 0.3
 
 
 class MembershipCore:
@@ -75,7 +75,7 @@ class MembershipCore:
             case RegisterFailed():
                 self._busy, self._register_works = False, False
                 self.proposer.failed(now)
-                self._read_at = now + (REFRESH_S if self._was_read else FIRST_READ_RETRY_S)
+                self._read_at = now + RETRY_S * self._rng.uniform(0.8, 1.2)
             case _:
                 effects += self.swim.handle(now, event)
         effects += self._watch_majority(now)
@@ -141,7 +141,7 @@ class MembershipCore:
         if self._busy or self.swim.next_deadline() is None:
             return []
         due_at = self.proposer.due_at
-        if due_at is not None and now >= due_at and not self._sees_majority():
+        if due_at is not None and now >= due_at and not self.majority:
             self.proposer.failed(now)
         elif due_at is not None and now >= due_at:
             members = self.members()
