@@ -1,0 +1,50 @@
+"""Consistent hashing with virtual nodes: which machines a block goes to.
+
+Theory: Karger et al. 1997; virtual nodes as in Dynamo (2007) section 4.2. Each node owns ``VIRTUAL_NODES``
+tokens, the MurmurHash3 of ``name#i``; a block goes to the owners of the first tokens at or after the hash of
+its file id and number, each node once. Placement is decided when a block is opened and recorded in the file's
+register, so a change of the ring never moves a block by itself: the ring only proposes.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Collection, Sequence
+
+from agent.common import ids
+
+# With 64 tokens a node the fullest of ten nodes holds about a quarter more than the mean.
+VIRTUAL_NODES = 64
+
+
+def block_token(file_id: str, number: int) -> int:
+    """Returns the position of a block on the ring."""
+    return ids.token(f"{file_id}:{number}")
+
+
+class Ring:
+    """The tokens of a set of nodes; immutable."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        self.nodes = tuple(sorted(nodes))
+        pairs = sorted(
+            (ids.token(f"{node}#{index}"), node) for node in self.nodes for index in range(VIRTUAL_NODES)
+        )
+        self._tokens = [token for token, _ in pairs]
+        self._owners = [owner for _, owner in pairs]
+
+    def walk(self, token: int) -> list[str]:
+        """Returns every node once, in the order in which the ring meets them from ``token`` on."""
+        found: dict[str, None] = {}
+        start = bisect.bisect_left(self._tokens, token)
+        for step in range(len(self._owners)):
+            found.setdefault(self._owners[(start + step) % len(self._owners)])
+            if len(found) == len(self.nodes):
+                break
+        return list(found)
+
+    def successors(self, token: int, count: int, avoid: Collection[str] = ()) -> list[str]:
+        """Returns up to ``count`` nodes for a block, those in ``avoid`` only when the others are too few."""
+        order = self.walk(token)
+        preferred = [node for node in order if node not in avoid]
+        return (preferred + [node for node in order if node in avoid])[:count]

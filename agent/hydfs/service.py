@@ -1,0 +1,135 @@
+"""The store agent: builds its parts, listens, stops them in order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.common.config import NodeConfig
+from agent.common.errors import RainStormError
+from agent.hydfs.blocks import Blocks
+from agent.hydfs.engine import Engine
+from agent.hydfs.gateway import Gateway
+from agent.hydfs.peers import Peers
+from agent.hydfs.puts import Puts
+from agent.hydfs.store import Store
+from agent.hydfs.views import MembershipView, ViewSource, all_up
+from agent.wire import auth
+from agent.wire import registers as voting
+from agent.wire.client import Address, Client, Target
+from agent.wire.registers import Registers, RegisterStore
+from agent.wire.server import Handler, Server
+
+logger = logging.getLogger("agent.hydfs")
+
+
+class Service:
+    """The store agent of one node."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        on_crash: Callable[[BaseException], None],
+        views: ViewSource | None = None,
+    ) -> None:
+        self.config = config
+        knobs = config.hydfs
+        root = Path(config.data_dir) / "hydfs"
+        self._client = Client(auth.client_context(config.tls))
+        self._followed: MembershipView | None = None
+        if views is None:
+            first = all_up([peer.name for peer in config.peers])
+            self._followed = MembershipView(self._client, config.socket_path("membership"), first)
+        self.views: ViewSource = views or self._followed  # type: ignore[assignment]
+        self._on_crash = on_crash
+        self._store = Store(root, reserve_bytes=knobs.reserve_bytes, on_crash=on_crash)
+        self._voter = RegisterStore(root / "registers.log") if config.name in config.voters else None
+        targets: dict[str, Target] = {
+            peer.name: Address(peer.address, peer.hydfs_port, peer.name) for peer in config.peers
+        }
+        voters = voting.voter_targets(config.voters, lambda name: targets[name])
+        self._registers = Registers(config.name, "file", self._client, voters)
+        self._peers = Peers(config.name, self._client, targets, lambda: int(self.views.current()["version"]))
+        self._stopping = threading.Event()
+        self._server = Server("hydfs", {})
+        self._blocks: Blocks | None = None
+        self._gateway: Gateway | None = None
+
+    def start(self) -> None:
+        """Recovers the store and listens.
+
+        Raises:
+            RainStormError: the disk or the address cannot be used.
+        """
+        config, knobs = self.config, self.config.hydfs
+        self._store.start()
+        self._blocks = blocks = Blocks(
+            self._store,
+            self._peers,
+            self._registers,
+            self.views,
+            replicas=knobs.replicas,
+            block_size_bytes=knobs.block_size_bytes,
+            ack_timeout_s=knobs.ack_timeout_s,
+        )
+        blocks.engine = Engine(blocks.core, blocks.execute, self._on_crash)
+        self._gateway = gateway = Gateway(
+            blocks,
+            self._peers,
+            self._registers,
+            self.views,
+            block_size_bytes=knobs.block_size_bytes,
+            ack=knobs.ack,
+            ack_timeout_s=knobs.ack_timeout_s,
+        )
+        puts = Puts(
+            blocks,
+            self._peers,
+            self._registers,
+            self.views,
+            block_size_bytes=knobs.block_size_bytes,
+            ack=knobs.ack,
+        )
+        handlers: dict[str, Handler] = {**blocks.handlers(), **gateway.handlers(), **puts.handlers()}
+        if self._voter is not None:
+            handlers.update(voting.handlers(self._voter, "file"))
+        self._peers.handlers = handlers
+        self._server = Server("hydfs", handlers)
+        blocks.engine.start()
+        if self._followed is not None:
+            self._followed.start()
+        me = config.me
+        self._server.listen_tls(me.address, me.hydfs_port, auth.server_context(config.tls))
+        self._server.listen_unix(config.socket_path("hydfs"))
+        logger.info("hydfs_started node=%s blocks=%d", config.name, len(self._store.index))
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Stops listening, then the parts below."""
+        self._stopping.set()
+        if self._followed is not None:
+            self._followed.stop()
+        if self._gateway is not None:
+            self._gateway.close()
+        self._server.stop(timeout_s)
+        if self._blocks is not None:
+            if self._blocks.engine is not None:
+                self._blocks.engine.stop(timeout_s)
+            self._blocks.close()
+        self._peers.close()
+        self._registers.close()
+        self._store.stop(timeout_s)
+        self._client.close()
+        if self._voter is not None:
+            with contextlib.suppress(RainStormError):
+                self._voter.close()
+
+    def status(self) -> str:
+        """Returns one line about the agent's state."""
+        states: dict[str, Any] = {}
+        for meta in list(self._store.index.values()):
+            states[meta.state] = states.get(meta.state, 0) + 1
+        return " ".join(f"{state}={count}" for state, count in sorted(states.items())) or "empty"

@@ -1,0 +1,73 @@
+"""Real store agents (and, when asked, membership agents) of a small cluster as processes on loopback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import yaml
+
+from agent.hydfs.client import HydfsClient
+from agent.wire.client import Address, Target
+from tests.integration.agents import Agents, free_port
+from tests.support import REPOSITORY, wait_until
+
+
+class HydfsCluster(Agents):
+    """``Agents`` of the store; each node's membership agent runs beside it when ``membership`` is true."""
+
+    def __init__(self, nodes: int = 5, *, membership: bool = False, **settings: Any) -> None:
+        names = [f"vm{index + 1}" for index in range(nodes)]
+        self.membership: dict[str, subprocess.Popen[bytes]] = {}
+        self._with_membership = membership
+        super().__init__(names, voters=nodes, service="hydfs", **settings)
+
+    def start(self, *names: str) -> None:
+        """Starts the agents and returns when they are ready."""
+        if self._with_membership:
+            for name in names or tuple(self.names):
+                self._start_membership(name)
+        super().start(*names)
+
+    def kill(self, name: str) -> None:
+        """Kills all agents of a node with SIGKILL."""
+        if self._with_membership:
+            process = self.membership.pop(name)
+            process.kill()
+            process.wait(10)
+        super().kill(name)
+
+    def stop(self) -> None:
+        """Ends what still runs."""
+        for process in self.membership.values():
+            process.kill()
+            process.wait(10)
+        super().stop()
+
+    def hydfs(self, name: str, *, local: bool = False) -> HydfsClient:
+        """Returns a client of a node's agent, over TLS or over the node's Unix socket."""
+        socket = str(self.data_dir(name) / "run" / "hydfs.sock")
+        target: Target = socket if local else Address(self.addresses[name], self.store_port, name)
+        return HydfsClient(self.client, target)
+
+    def _start_membership(self, name: str) -> None:
+        socket = self.data_dir(name) / "run" / "membership.sock"
+        socket.unlink(missing_ok=True)
+        with open(self.folder / f"{name}-membership.log", "ab") as log:
+            self.membership[name] = subprocess.Popen(
+                [sys.executable, "-m", "agent", "membership", "--config", str(self.config_path(name))],
+                stderr=log,
+                stdout=log,
+                cwd=REPOSITORY,
+            )
+        wait_until(socket.exists, 10.0, f"membership of {name} listens")
+
+    def _make_files(self) -> None:
+        super()._make_files()
+        self.store_port = free_port(list(self.addresses.values()))
+        for name in self.names:
+            config = yaml.safe_load(self.config_path(name).read_text())
+            for peer in config["peers"]:
+                peer["hydfs_port"] = self.store_port
+            self.config_path(name).write_text(yaml.safe_dump(config))
