@@ -18,31 +18,46 @@ from invoke.tasks import task
 
 from agent.common.errors import RainStormError
 
-# Why an error of each code usually happens, where the message alone does not tell.
+# Why an error of each code usually happens, where its message alone does not tell.
 CAUSES = {
-    "ALREADY_EXISTS": "the name is taken; HyDFS never overwrites a file",
+    "ALREADY_EXISTS": "the name is taken; nothing is ever overwritten without being told to",
     "ALREADY_RUNNING": "it was started before and not stopped",
+    "CONFIG_INVALID": "a file or flag holds a value that cannot be used",
+    "CONFLICT": "what the request relies on has changed meanwhile, or was never so",
     "CONNECTION_LOST": "the agent was stopped or killed while it worked on the request",
+    "CORRUPT": "a disk or a copy damaged the bytes",
     "DEADLINE_EXCEEDED": "an agent is overloaded, paused or cut off",
+    "DISK_FAILED": "the disk of a node returned an error",
     "DISK_FULL": "the data folder of a node has no room left",
+    "FENCED": "a newer writer, job generation or leader has taken over",
+    "FRAME_TOO_LARGE": "one request carries more than an agent accepts",
     "INTERNAL": "a defect of ours; the agent's log has the traceback",
-    "NO_MAJORITY": "more than half of the voters are down or cut off",
-    "NOT_FOUND": "the name was never stored, was deleted, or is misspelt",
+    "JOB_FAILED": "the input, a task or the cluster under it; fab job tells",
+    "JOB_INVALID": "a mistake in the job file; nothing was started",
+    "NAME_INVALID": "names look like logs/web.csv: at most 255 bytes, no '..', no control characters",
+    "NOT_FOUND": "it never existed, was deleted, or is misspelt",
     "NOT_LEADER": "a new leader is being elected",
     "NOT_RUNNING": "nothing was started, or it was stopped",
+    "NO_MAJORITY": "more than half of the voters are down or cut off",
+    "OVERLOADED": "more requests at once than an agent takes",
     "PORT_IN_USE": "another cluster or program on this machine listens there",
+    "PROTOCOL_ERROR": "the agents are not of this release, or something else listens there",
+    "STALE_VIEW": "the cluster is changing just now",
     "UNAVAILABLE": "not enough nodes are up",
     "UNREACHABLE": "the agents are down or cut off from here",
+    "USAGE": "a flag or argument is missing or wrong",
 }
 
 
 def describe(command: str, error: RainStormError) -> str:
     """Returns the three lines: what failed with its code, the likely cause, the next command."""
-    lines = [f"{command} failed [{error.code}]: {error.message}"]
-    if error.code in CAUSES:
-        lines.append(f"  likely cause: {CAUSES[error.code]}")
-    lines.append(f"  next: {error.hint or 'fab status'}")
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"{command} failed [{error.code}]: {error.message}",
+            f"  likely cause: {CAUSES[error.code]}",
+            f"  next: {error.hint or 'fab status'}",
+        ]
+    )
 
 
 def command(

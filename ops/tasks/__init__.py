@@ -6,7 +6,10 @@ from invoke.collection import Collection
 
 from ops.tasks import cluster, faults, hydfs, jobs, local
 
-namespace = Collection(local=Collection.from_module(local), fault=Collection.from_module(faults))
+namespace = Collection(
+    local=Collection(local.up, local.down),
+    fault=Collection(faults.crash, faults.start, faults.pause, faults.resume),
+)
 for module in (cluster, hydfs, jobs):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)

@@ -17,7 +17,7 @@ _find = inventory.find
 
 @command(help=HELP)
 def status(context: Context, json: bool = False, inventory: str = "") -> None:
-    """cluster: nodes, agents, leader, view, majority, jobs; exit status 3 when nothing answers"""
+    """cluster: nodes, agents, leader, view, majority, jobs"""
     with connected(_find(inventory)) as connections:
         found = look(connections)
     if json:
@@ -30,7 +30,7 @@ def status(context: Context, json: bool = False, inventory: str = "") -> None:
 
 @command(help=HELP)
 def members(context: Context, json: bool = False, inventory: str = "") -> None:
-    """cluster: every member as one node sees it, with state and incarnation"""
+    """cluster: the members as one node sees them"""
     with connected(_find(inventory)) as connections:
         found = connections.membership().members()
     if json:

@@ -33,7 +33,7 @@ def kill_task(
     dry_run: bool = False,
     inventory: str = "",
 ) -> None:
-    """faults: SIGKILL one task of a running job; the job recovers by itself"""
+    """faults: SIGKILL one task of a running job"""
     if not (vm or task or pid):
         raise UsageError("which task? name a node, a task or a process", hint="fab kill-task --vm 3")
     found_inventory = _find(inventory)
@@ -65,7 +65,7 @@ def kill_task(
 
 @command(help=VM)
 def crash(context: Context, vm: str) -> None:
-    """faults: SIGKILL every process of a local node, as a power failure would"""
+    """faults: SIGKILL a whole node of the local cluster"""
     cluster, node = _local(vm)
     print(f"{node}: {cluster.crash(node)} processes killed")
     render.say(f"start it again: fab fault.start --vm {vm}")
@@ -73,7 +73,7 @@ def crash(context: Context, vm: str) -> None:
 
 @command(help=VM)
 def start(context: Context, vm: str) -> None:
-    """faults: start a local node that was crashed"""
+    """faults: start a crashed node again"""
     cluster, node = _local(vm)
     cluster.start(node)
     print(f"{node} is up again")
@@ -81,7 +81,7 @@ def start(context: Context, vm: str) -> None:
 
 @command(help=VM)
 def pause(context: Context, vm: str) -> None:
-    """faults: SIGSTOP every process of a local node, as a hung machine"""
+    """faults: hang a whole node of the local cluster"""
     cluster, node = _local(vm)
     print(f"{node}: {cluster.pause(node)} processes paused")
     render.say(f"let it go on: fab fault.resume --vm {vm}")
@@ -89,7 +89,7 @@ def pause(context: Context, vm: str) -> None:
 
 @command(help=VM)
 def resume(context: Context, vm: str) -> None:
-    """faults: let a paused local node go on"""
+    """faults: let a paused node go on"""
     cluster, node = _local(vm)
     print(f"{node}: {cluster.resume(node)} processes resumed")
 

@@ -33,7 +33,7 @@ _find = inventory.find
     help={"local": "local file, or - for standard input", "name": "its name in HyDFS", **INVENTORY},
 )
 def put(context: Context, local: str, name: str, inventory: str = "") -> None:
-    """files: store a local file under a new name; it appears only when it is whole"""
+    """files: store a local file under a new name"""
     with _reading(local) as source, connected(_find(inventory)) as connections:
         begun = clock.monotonic()
         stat = connections.hydfs().put(name, source)
@@ -54,7 +54,7 @@ def put(context: Context, local: str, name: str, inventory: str = "") -> None:
     },
 )
 def get(context: Context, name: str, local: str, force: bool = False, inventory: str = "") -> None:
-    """files: fetch a file into a local one; the local one appears only when it is whole"""
+    """files: fetch a file into a local one"""
     if local != "-" and os.path.isdir(local):
         raise UsageError(f"{local} is a folder", hint="name the local file to write")
     if local != "-" and os.path.exists(local) and not force:
@@ -74,7 +74,7 @@ def get(context: Context, name: str, local: str, force: bool = False, inventory:
     help={"local": "local file, or - for standard input", "name": "name in HyDFS", **INVENTORY},
 )
 def append(context: Context, local: str, name: str, inventory: str = "") -> None:
-    """files: append a local file's bytes to a file in HyDFS"""
+    """files: append a local file's bytes to a file"""
     with _reading(local) as source, connected(_find(inventory)) as connections:
         appended, copies = _append(connections.hydfs(), name, source)
     print(f"appended {render.size(appended)} to {name}" + (f" on {copies} replicas" if copies else ""))
@@ -82,7 +82,7 @@ def append(context: Context, local: str, name: str, inventory: str = "") -> None
 
 @command(positional=("name",), help={"name": "name in HyDFS", **JSON, **INVENTORY})
 def ls(context: Context, name: str, json: bool = False, inventory: str = "") -> None:
-    """files: the blocks of a file, and on which nodes with which ring ids they are"""
+    """files: a file's blocks, their nodes and ring ids"""
     with connected(_find(inventory)) as connections:
         stat = connections.hydfs().stat(name)
         rings = _ring_ids(connections)
@@ -122,7 +122,7 @@ def store(context: Context, vm: str, json: bool = False, inventory: str = "") ->
 
 @command(name="list", help={"prefix": "only names that begin so", **JSON, **INVENTORY})
 def list_(context: Context, prefix: str = "", json: bool = False, inventory: str = "") -> None:
-    """files: the names in HyDFS with their sizes"""
+    """files: all names with their sizes"""
     with connected(_find(inventory)) as connections:
         found: list[FileStat] = sorted(connections.hydfs().list(prefix), key=lambda each: each.name)
     if json:

@@ -40,7 +40,7 @@ def submit_job(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """jobs: run a job file and wait for its end; exit status 1 when the job fails"""
+    """jobs: run a job file and wait for its end"""
     spec = samples.load_job(Path(job) if job else samples.SAMPLE_JOB)
     if rate >= 0:
         _section(spec, "source")["rate"] = rate
@@ -102,7 +102,7 @@ def jobs(context: Context, json: bool = False, inventory: str = "") -> None:
     },
 )
 def job(context: Context, job_id: str, follow: bool = False, json: bool = False, inventory: str = "") -> None:
-    """jobs: one job in detail: progress, tasks, recoveries"""
+    """jobs: one job: progress, tasks, recoveries"""
     with connected(_find(inventory)) as connections:
         client = connections.rainstorm()
         whole_id = _expand(client, job_id)
@@ -118,7 +118,7 @@ def job(context: Context, job_id: str, follow: bool = False, json: bool = False,
 
 @command(positional=("job_id",), help={"job_id": "the job's id or its first letters", **INVENTORY})
 def cancel_job(context: Context, job_id: str, inventory: str = "") -> None:
-    """jobs: stop a job; its tasks end, what was committed stays"""
+    """jobs: stop a job; what was committed stays"""
     with connected(_find(inventory)) as connections:
         client = connections.rainstorm()
         whole_id = _expand(client, job_id)
@@ -128,7 +128,7 @@ def cancel_job(context: Context, job_id: str, inventory: str = "") -> None:
 
 @command(help={"vm": "only tasks on this node", **JSON, **INVENTORY})
 def list_tasks(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
-    """jobs: the tasks that run, with node, process id and rate"""
+    """jobs: the running tasks: node, process id, rate"""
     found_inventory = _find(inventory)
     node = found_inventory.node(vm).name if vm else ""
     with connected(found_inventory) as connections:

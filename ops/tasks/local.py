@@ -17,7 +17,7 @@ from ops.local import LocalCluster
     }
 )
 def up(context: Context, nodes: int = 0, fresh: bool = False) -> None:
-    """local: start a cluster on 127.0.0.1, .2, ... and wait until it is ready"""
+    """local: start a cluster on this machine, wait for it"""
     begun = clock.monotonic()
     cluster = LocalCluster()
     peers = cluster.up(nodes or None, fresh=fresh)
@@ -32,7 +32,7 @@ def up(context: Context, nodes: int = 0, fresh: bool = False) -> None:
 
 @command(help={"wipe": "remove the data, keys and logs too"})
 def down(context: Context, wipe: bool = False) -> None:
-    """local: stop every process of the local cluster; the data stays unless --wipe"""
+    """local: stop it; the data stays unless --wipe"""
     cluster = LocalCluster()
     if not cluster.running() and not wipe:
         print("the local cluster does not run: nothing to stop")

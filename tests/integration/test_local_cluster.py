@@ -47,7 +47,7 @@ def _refused(ended: Ended, code: str, status: int, *words: str) -> None:
     assert ended.status == status, ended
     assert f"[{code}]" in lines[0], ended
     assert lines[-1].startswith("  next: "), ended
-    assert len(lines) <= 3, ended
+    assert len(lines) == 3, ended
     assert "Traceback" not in ended.err
     assert not ended.out
     for word in words:
