@@ -6,8 +6,8 @@ functions, orphans of a killed agent) is found by reading ``/proc/*/environ``, a
 lost. A process is only ever signalled through ``psutil.Process``, which compares the start time first: a
 recycled process id is never hit.
 
-``start`` uses ``posix_spawn``: it returns only when the child runs its own program, in a session of its own,
-with the mark in place. An interrupt at any moment therefore leaves either no child or a marked one.
+``start`` uses ``posix_spawn``: there is no moment at which the child exists without its session and its mark.
+An interrupt at any moment therefore leaves either no child or a marked one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ FOLDER_VARIABLE = "RAINSTORM_LOCAL_FOLDER"
 NODE_VARIABLE = "RAINSTORM_LOCAL_NODE"
 # A process that forks while we look shows up in the next look; a handful of rounds catches every chain.
 KILL_ROUNDS_MAX = 50
+# PF_KTHREAD in the kernel's include/linux/sched.h
+KERNEL_THREAD_FLAG = 0x00200000
+EXEC_LOOKS_MAX = 200
+EXEC_LOOK_INTERVAL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,7 @@ def marked(folder: Path, node: str | None = None) -> list[MarkedProcess]:
             continue
         # Not ours to read, or gone meanwhile: not a process of this cluster.
         with contextlib.suppress(OSError, psutil.NoSuchProcess):
-            variables = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
+            variables = _environment(int(entry))
             if wanted not in variables:
                 continue
             name = next((v[len(prefix) :].decode() for v in variables if v.startswith(prefix)), "")
@@ -87,6 +92,27 @@ def marked(folder: Path, node: str | None = None) -> list[MarkedProcess]:
             if process.status() != psutil.STATUS_ZOMBIE and (node is None or name == node):
                 found.append(MarkedProcess(process, name))
     return sorted(found, key=lambda each: each.pid)
+
+
+def _environment(pid: int) -> list[bytes]:
+    """Returns the variables that a process was started with.
+
+    While the kernel replaces a process's program (``exec``) it shows neither environment nor arguments, for
+    some microseconds. Such a process is looked at again: a cluster's newest child must not be overlooked.
+    """
+    pause = threading.Event()
+    for _ in range(EXEC_LOOKS_MAX):
+        data = Path(f"/proc/{pid}/environ").read_bytes()
+        if data or Path(f"/proc/{pid}/cmdline").read_bytes() or _has_no_program(pid):
+            return data.split(b"\0")
+        pause.wait(EXEC_LOOK_INTERVAL_S)
+    return []
+
+
+def _has_no_program(pid: int) -> bool:
+    """Tells whether this is a zombie or a thread of the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    return fields[0] in ("Z", "X") or bool(int(fields[6]) & KERNEL_THREAD_FLAG)
 
 
 def signal_all(processes: Iterable[MarkedProcess], number: signal.Signals) -> int:
