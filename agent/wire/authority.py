@@ -104,6 +104,21 @@ class Authority:
         (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
+def ephemeral_identity(name: str) -> bytes:
+    """Returns a private key and a self-signed certificate (PEM) that a closed group of processes shares.
+
+    Whoever holds it belongs to the group: it is its own trust anchor and is never written to disk.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        _builder(_name(name), _name(name), key.public_key(), 30)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return _pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+
+
 def _key_usage(*, signs: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,

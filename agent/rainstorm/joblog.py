@@ -1,0 +1,116 @@
+"""The job log: the only durable state of a job, folded from the records of one HyDFS file.
+
+The leader appends records conditionally (each at the offset where it believes the log ends), so that a leader
+that has been replaced fails at its next append. A ``commit`` record is the commit point of an epoch: once it
+is in the log the epoch happened, before that it never did. Bulk data (state, sink output) lies in the agents'
+own logs; records hold references to it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from agent.common.errors import Corrupt
+from agent.wire.framing import Buffer
+
+LENGTH = struct.Struct(">I")
+# Where bytes lie in HyDFS: (file, offset, length).
+Reference = tuple[str, int, int]
+Record = Mapping[str, Any]
+
+
+def encode(records: Iterable[Record]) -> bytes:
+    """Returns records as bytes of a job log."""
+    packed = [msgpack.packb(dict(record), use_bin_type=True) for record in records]
+    return b"".join(LENGTH.pack(len(body)) + body for body in packed)
+
+
+def decode(data: Buffer) -> Iterator[Record]:
+    """Yields the records of a whole job log.
+
+    Raises:
+        Corrupt: the bytes are no sequence of records.
+    """
+    view = memoryview(data)
+    at = 0
+    while at < len(view):
+        if at + LENGTH.size > len(view):
+            raise Corrupt("the job log ends inside a record")
+        (length,) = LENGTH.unpack_from(view, at)
+        at += LENGTH.size
+        if at + length > len(view):
+            raise Corrupt("the job log ends inside a record")
+        yield msgpack.unpackb(view[at : at + length], raw=False, strict_map_key=False)
+        at += length
+
+
+@dataclass(slots=True)
+class JobState:
+    """What the job log says."""
+
+    job: str = ""
+    spec: dict[str, Any] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+    sink: str = ""
+    submitted_at: float = 0.0
+    term: int = 0
+    generation: int = 0
+    placement: dict[str, str] = field(default_factory=dict)
+    epoch: int = 0
+    #: The highest epoch number that may have been used: numbers are never used twice, also after a rollback.
+    epoch_max: int = 0
+    positions: dict[int, int] = field(default_factory=dict)
+    inside: dict[int, bool] = field(default_factory=dict)
+    segments: dict[str, list[Reference]] = field(default_factory=dict)
+    done: tuple[str, ...] = ()
+    unpublished: list[tuple[int, str, list[Reference]]] = field(default_factory=list)
+    published: int = 0
+    records: int = 0
+    bytes: int = 0
+    outcome: str = ""
+    error: dict[str, Any] | None = None
+    finished_at: float = 0.0
+
+    def apply(self, record: Record) -> None:
+        """Folds the next record in."""
+        match record["t"]:
+            case "job":
+                self.job, self.spec, self.header = record["job"], record["spec"], record["header"]
+                self.sink, self.submitted_at = record["sink"], record["at"]
+            case "term":
+                self.term = record["term"]
+            case "generation":
+                self.generation, self.placement = record["g"], dict(record["placement"])
+                self.epoch_max = max(self.epoch_max, record["epoch_max"])
+            case "commit":
+                self._commit(record)
+            case "outcome":
+                self.outcome, self.error, self.finished_at = record["outcome"], record["error"], record["at"]
+
+    def _commit(self, record: Record) -> None:
+        self.epoch = record["e"]
+        self.epoch_max = max(self.epoch_max, self.epoch)
+        self.positions.update(record["positions"])
+        self.done = tuple(record["done"])
+        for task, references in record["base"].items():
+            self.segments[task] = [_reference(found) for found in references]
+        for task, references in record["delta"].items():
+            self.segments.setdefault(task, []).extend(_reference(found) for found in references)
+        for task, references in record["sink"].items():
+            self.unpublished.append((self.epoch, task, [_reference(found) for found in references]))
+        self.records, self.bytes = record["records"], record["bytes"]
+        self.mark_published(record["published"])
+
+    def mark_published(self, epoch: int) -> None:
+        """Notes that the output of all epochs up to ``epoch`` is in the destination file."""
+        self.published = max(self.published, epoch)
+        self.unpublished = [entry for entry in self.unpublished if entry[0] > self.published]
+
+
+def _reference(found: Any) -> Reference:
+    return (str(found[0]), int(found[1]), int(found[2]))

@@ -1,0 +1,30 @@
+"""Which task a key belongs to: keys hash to key groups, key groups are dealt out to tasks.
+
+720 groups have many divisors, so that any usual number of tasks gets equal shares. The hash is MurmurHash3,
+never Python's ``hash``, which differs from process to process.
+"""
+
+from __future__ import annotations
+
+import mmh3
+import numpy as np
+import numpy.typing as npt
+
+KEY_GROUPS = 720
+
+
+def key_group(key: bytes) -> int:
+    """Returns the group of ``key``, 0 <= group < 720."""
+    return mmh3.hash(key, signed=False) % KEY_GROUPS
+
+
+def table(tasks: int) -> npt.NDArray[np.int32]:
+    """Returns the task of each key group: contiguous ranges of nearly equal size."""
+    return (np.arange(KEY_GROUPS) * tasks // KEY_GROUPS).astype(np.int32)
+
+
+def targets(keys: list[bytes], routing: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Returns the task of each key."""
+    hash_of = mmh3.hash
+    groups = np.fromiter((hash_of(key, signed=False) % KEY_GROUPS for key in keys), np.int32, len(keys))
+    return routing[groups]

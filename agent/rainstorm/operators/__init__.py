@@ -1,0 +1,25 @@
+"""What happens to tuples: one operator a file, pure functions on record batches and keyed state."""
+
+from __future__ import annotations
+
+from agent.rainstorm.operators.aggregate import AggregateByKey
+from agent.rainstorm.operators.base import Operator
+from agent.rainstorm.operators.combine import Combine, Project
+from agent.rainstorm.operators.filter import Filter
+from agent.rainstorm.operators.identity import Identity
+from agent.rainstorm.operators.transform import Transform
+from agent.rainstorm.plan import OperatorPlan
+
+REGISTRY: dict[str, type[Operator]] = {
+    "identity": Identity,
+    "filter": Filter,
+    "transform": Transform,
+    "combine": Combine,
+    "project": Project,
+    "aggregate-by-key": AggregateByKey,
+}
+
+
+def build(plan: OperatorPlan) -> Operator:
+    """Returns a fresh operator for a step of a chain."""
+    return REGISTRY[plan.operator](plan.options, plan.columns)

@@ -1,0 +1,76 @@
+"""What people and programs see of a job: plain values from the leader's state (a core)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.rainstorm.jobmachine import JobMachine
+from agent.rainstorm.plan import vertex_of
+
+STATES = {
+    "waiting": "waiting",
+    "logging": "deploying",
+    "deploying": "deploying",
+    "running": "running",
+    "publishing": "running",
+}
+RATE_WINDOW_S = 1.0
+
+
+def describe(machine: JobMachine, now: float, now_wall: float, leader: str) -> dict[str, Any]:
+    """Returns a job's status; instants are wall-clock seconds."""
+    state = machine.state
+    wall = now_wall - now
+    over = machine.phase == "ended"
+    finished_at = state.finished_at or now_wall
+    label = state.outcome if over else STATES[machine.phase]
+    if not over and label == "deploying" and state.generation > 1:
+        label = "recovering"
+    return {
+        "job": state.job,
+        "name": machine.spec.name,
+        "state": label,
+        "error": state.error,
+        "submitted_at": state.submitted_at,
+        "finished_at": state.finished_at or None,
+        "elapsed_s": finished_at - state.submitted_at,
+        "epochs_committed": len(machine.commits) if state.epoch else 0,
+        "epoch": state.epoch,
+        "lines_read": state.records,
+        "lines_total": 0,
+        "bytes_read": state.bytes,
+        "bytes_total": machine.plan.data_end - machine.plan.data_start,
+        "lines_per_s": 0.0 if over else machine.rate(now, RATE_WINDOW_S),
+        "generation": state.generation,
+        "commits": [{**commit, "at": commit["at"] + wall} for commit in machine.commits],
+        "recoveries": [
+            {**found, "at": found["at"] + wall} for found in machine.recoveries if found["generation"] > 1
+        ],
+        "tasks": [] if over else tasks(machine),
+        "sink": state.sink,
+        "leader": leader,
+        "term": machine.term,
+    }
+
+
+def tasks(machine: JobMachine) -> list[dict[str, Any]]:
+    """Returns where each task of a running job runs."""
+    listed = []
+    for task, node in machine.state.placement.items():
+        endpoint: Mapping[str, Any] = machine.endpoints.get(task, {})
+        chain = machine.plan.vertices[vertex_of(task)].operators
+        current = endpoint.get("node") == node and machine.phase in ("running", "publishing")
+        listed.append(
+            {
+                "job": machine.state.job,
+                "task": task,
+                "stage": vertex_of(task),
+                "operator": " → ".join(step.operator for step in chain),
+                "node": node,
+                "pid": endpoint.get("pid") if current else None,
+                "state": "running" if current else "starting",
+                "lines_per_s": 0.0,
+            }
+        )
+    return listed

@@ -1,0 +1,150 @@
+"""The two threads of a node that write for its tasks: segments of epochs, and publications.
+
+Both take their work from a bounded queue in order. Segments of all tasks of a node and epoch leave in one
+append to the node's own file of the job. Publications of one sink must stay in epoch order: after one that
+failed, the later ones of that sink are dropped until the leader sends the failed one again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from agent.common.errors import NotFound, RainStormError
+from agent.rainstorm.host import AppendSegments, OutputPublished, PublishOutput, SegmentsAppended
+from agent.rainstorm.joblog import Reference
+from agent.rainstorm.storage import Storage, pieces
+
+logger = logging.getLogger("agent.rainstorm.writers")
+
+QUEUE_MAX = 1000
+SEGMENT_TIMEOUT_S = 20.0
+PUBLISH_TIMEOUT_S = 20.0
+# An epoch's output is cut into at most this many appends (4 GiB at 1 MiB each).
+PIECES_PER_EPOCH_MAX = 4096
+
+
+def segments_file(job: str, writer: str) -> str:
+    """Returns the name of the file that a node's agent writes a job's segments to."""
+    return f".rainstorm/{job}/segments-{writer}"
+
+
+class Worker:
+    """A named thread that works off a bounded queue."""
+
+    def __init__(self, name: str, work: Callable[[Any], None]) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue(maxsize=QUEUE_MAX)
+        self._work = work
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def put(self, item: Any) -> None:
+        """Queues work; waits while the queue is full, which is the back-pressure that bounds it."""
+        self._queue.put(item)
+
+    def stop(self, timeout_s: float) -> None:
+        """Lets the work under way finish and drops the rest."""
+        self._stopping.set()
+        with contextlib.suppress(queue.Full):  # a busy thread looks at _stopping before its next item
+            self._queue.put_nowait(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            item = self._queue.get()
+            if item is None:
+                return
+            self._work(item)
+
+
+class SegmentWriter:
+    """Makes the segments of epochs durable."""
+
+    def __init__(self, storage: Storage, writer: str, post: Callable[[SegmentsAppended], None]) -> None:
+        self._storage = storage
+        self._writer = writer
+        self._post = post
+        self._sequences: dict[str, int] = {}
+        self._worker = Worker("segment-writer", self._append)
+        self.start, self.stop, self.put = self._worker.start, self._worker.stop, self._worker.put
+
+    def forget(self, job: str) -> None:
+        """Drops what is known of a job that has ended."""
+        self._sequences.pop(segments_file(job, self._writer), None)
+
+    def _append(self, wanted: AppendSegments) -> None:
+        file = segments_file(wanted.job, self._writer)
+        try:
+            offset = self._write(file, b"".join(wanted.parts))
+        except RainStormError as error:
+            # The leader sees a stuck epoch and starts a new generation.
+            logger.warning("segments_lost job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
+            return
+        references: list[list[Reference]] = []
+        for part in wanted.parts:
+            references.append([(file, offset, len(part))] if part else [])
+            offset += len(part)
+        self._post(SegmentsAppended(wanted.job, wanted.generation, wanted.epoch, references))
+
+    def _write(self, file: str, data: bytes) -> int:
+        if file not in self._sequences:
+            self._storage.create_if_missing(file)
+            self._sequences[file] = 0
+        first = -1
+        for piece in pieces(data):
+            self._sequences[file] += 1
+            result = self._storage.append(
+                file, piece, self._writer, self._sequences[file], timeout_s=SEGMENT_TIMEOUT_S
+            )
+            first = result.offset if first < 0 else first
+        return first
+
+
+class Publisher:
+    """Appends committed output to destination files, each epoch of each sink once."""
+
+    def __init__(self, storage: Storage, post: Callable[[OutputPublished], None]) -> None:
+        self._storage = storage
+        self._post = post
+        self._stuck: dict[tuple[str, str], int] = {}
+        self._worker = Worker("publisher", self._publish)
+        self.start, self.stop, self.put = self._worker.start, self._worker.stop, self._worker.put
+
+    def _publish(self, wanted: PublishOutput) -> None:
+        key = (wanted.job, wanted.task)
+        if wanted.epoch > self._stuck.get(key, wanted.epoch):
+            return
+        try:
+            output = wanted.output
+            if output is None:
+                output = b"".join(
+                    bytes(self._storage.read_exactly(file, offset, length))
+                    for file, offset, length in wanted.references
+                )
+            for number, piece in enumerate(pieces(output)):
+                self._storage.append(
+                    wanted.sink,
+                    piece,
+                    f"{wanted.job}/{wanted.task}",
+                    wanted.epoch * PIECES_PER_EPOCH_MAX + number,
+                    timeout_s=PUBLISH_TIMEOUT_S,
+                )
+        except NotFound as error:
+            # Somebody deleted the destination or the job is over: trying again would not help.
+            logger.warning("publication_impossible job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
+            return
+        except RainStormError as error:
+            logger.warning("publication_failed job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
+            self._stuck[key] = wanted.epoch
+            return
+        self._stuck.pop(key, None)
+        self._post(OutputPublished(wanted.job, wanted.epoch, wanted.task))
