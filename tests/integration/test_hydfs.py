@@ -1,0 +1,378 @@
+"""The store on five real nodes: what is acknowledged stays, once and in order, whatever is killed."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from agent.common.errors import (
+    AlreadyExists,
+    Conflict,
+    DiskFull,
+    NameInvalid,
+    NotFound,
+    RainStormError,
+    UsageError,
+)
+from agent.hydfs.client import AppendResult, FileStat, HydfsClient
+from tests.integration.hydfs_cluster import HydfsCluster
+from tests.support import wait_until
+
+pytestmark = pytest.mark.integration
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def cluster() -> Iterator[HydfsCluster]:
+    with HydfsCluster(5, membership=True) as found:
+        found.start()
+        yield found
+
+
+@dataclass
+class Writer:
+    """Appends numbered lines to a file from a thread, with retries, through agents that are up."""
+
+    cluster: HydfsCluster
+    name: str
+    ident: str
+    size: int = 200
+    acked: list[tuple[int, AppendResult]] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"writer-{self.ident}")
+        self._thread.start()
+
+    def line(self, sequence: int) -> bytes:
+        return f"{self.ident}:{sequence}:".encode().ljust(self.size - 1, b".") + b"\n"
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        assert not self.errors, self.errors
+
+    def reach(self, count: int) -> None:
+        target = len(self.acked) + count
+        wait_until(lambda: len(self.acked) >= target or self.errors, 20.0, f"{target} appends of {self.ident}")
+        assert not self.errors, self.errors
+
+    def _run(self) -> None:
+        sequence = 0
+        try:
+            while not self._stopping.is_set():
+                self.acked.append((sequence, self._append(sequence)))
+                sequence += 1
+        except BaseException as error:
+            self.errors.append(error)
+
+    def _append(self, sequence: int) -> AppendResult:
+        last: RainStormError | None = None
+        for attempt in range(20):
+            up = sorted(self.cluster.processes)
+            client = self.cluster.hydfs(up[attempt % len(up)])
+            try:
+                return client.append(
+                    self.name, self.line(sequence), writer=self.ident, sequence=sequence, timeout_s=5.0
+                )
+            except RainStormError as error:
+                if not error.retryable:
+                    raise
+                last = error
+        raise AssertionError(f"append {sequence} of {self.ident} fails for ever: {last!r}")
+
+
+def check_history(client: HydfsClient, writers: list[Writer]) -> None:
+    """H1, H2, H4, H5, H6: every acked line once, at its offset, in its writer's order."""
+    stat = client.stat(writers[0].name)
+    data = bytes(client.read(writers[0].name, 0, stat.length))
+    assert len(data) == stat.length
+    for writer in writers:
+        lines = [line + b"\n" for line in data.split(b"\n") if line.startswith(f"{writer.ident}:".encode())]
+        sent = [writer.line(sequence) for sequence in range(len(lines))]
+        assert lines == sent, f"{writer.ident}: lines lost, doubled or out of order"
+        assert len(lines) >= len(writer.acked)
+        for sequence, result in writer.acked:
+            if result.offset >= 0:
+                line = writer.line(sequence)
+                assert data[result.offset : result.offset + len(line)] == line
+                assert result.length == len(line)
+
+
+def three_copies(client: HydfsClient, name: str, avoid: str = "") -> Callable[[], bool]:
+    def holds() -> bool:
+        stat = client.stat(name)
+        sealed = [block for block in stat.blocks if block.state == "sealed"]
+        return all(len(block.replicas) == 3 and avoid not in block.replicas for block in sealed)
+
+    return holds
+
+
+def copies_equal(cluster: HydfsCluster, stat: FileStat, data: bytes) -> None:
+    """Every replica that the table names has the block's very bytes on its disk."""
+    for block in stat.blocks:
+        wanted = data[block.offset : block.offset + block.length]
+        for node in block.replicas:
+            path = cluster.data_dir(node) / "hydfs" / "blocks" / f"{stat.file_id}.{block.number}"
+            assert path.read_bytes()[: block.length] == wanted, f"block {block.number} on {node}"
+
+
+def test_create_append_read_delete(cluster: HydfsCluster) -> None:
+    one, other = cluster.hydfs("vm1"), cluster.hydfs("vm4", local=True)
+    assert one.create("a/b.csv").length == 0
+    with pytest.raises(AlreadyExists):
+        other.create("a/b.csv")
+    first = one.append("a/b.csv", b"hello ", writer="w", sequence=0)
+    second = other.append("a/b.csv", b"world", writer="w", sequence=5, if_offset=6)
+    assert (first.offset, first.copies, second.offset, second.length) == (0, 3, 6, 5)
+    again = one.append("a/b.csv", b"world", writer="w", sequence=5, if_offset=6)
+    assert (again.offset, again.length, again.duplicate) == (6, 5, True)
+    assert one.append("a/b.csv", b"hello ", writer="w", sequence=0).duplicate
+    with pytest.raises(Conflict) as conflict:
+        one.append("a/b.csv", b"!", writer="v", sequence=0, if_offset=3)
+    assert conflict.value.details["length"] == 11
+    assert bytes(other.read("a/b.csv", 0, 100)) == b"hello world"
+    assert bytes(other.read("a/b.csv", 4, 3)) == b"o w"
+    assert bytes(other.read("a/b.csv", 11, 5)) == b""
+    stat = other.stat("a/b.csv")
+    assert stat.length == 11
+    assert len(set(stat.blocks[0].replicas)) == 3
+    assert [found.name for found in one.list("a/")] == ["a/b.csv"]
+    assert any(block["name"] == "a/b.csv" for block in one.store(stat.blocks[0].replicas[1]))
+    one.delete("a/b.csv")
+    for ask in (lambda: other.stat("a/b.csv"), lambda: other.read("a/b.csv", 0, 1)):
+        with pytest.raises(NotFound):
+            ask()
+    with pytest.raises(NotFound):
+        other.append("a/b.csv", b"late", writer="w", sequence=9)
+    other.create("a/b.csv")
+    assert bytes(one.read("a/b.csv", 0, 100)) == b""
+    assert one.append("a/b.csv", b"new", writer="w", sequence=0).offset == 0
+    assert bytes(one.read("a/b.csv", 0, 100)) == b"new"
+    assert not any(
+        block["file_id"] == stat.file_id for node in cluster.names for block in one.store(node)
+    ) or wait_until(
+        lambda: not any(
+            block["file_id"] == stat.file_id for node in cluster.names for block in one.store(node)
+        ),
+        5.0,
+        "the deleted file's blocks are gone",
+    ) is None
+
+
+def test_bad_input_is_refused(cluster: HydfsCluster) -> None:
+    client = cluster.hydfs("vm2")
+    for name in ("", "../x", "a//b", "nul\0", "x" * 300, "a/./b"):
+        with pytest.raises(NameInvalid):
+            client.put(name, io.BytesIO(b"x"))
+    client.put("taken", io.BytesIO(b"x"))
+    with pytest.raises(AlreadyExists):
+        client.put("taken", io.BytesIO(b"y"))
+    with pytest.raises(NotFound):
+        client.get("missing", io.BytesIO())
+    with pytest.raises(NotFound):
+        client.append("missing", b"x", writer="w", sequence=0)
+    with pytest.raises(UsageError):
+        client.append("taken", b"x" * (2 * MIB + 1), writer="w", sequence=0)
+    with pytest.raises(UsageError):
+        client.append("taken", b"", writer="w", sequence=0)
+    with pytest.raises(UsageError):
+        client.store("vm9")
+
+
+def test_put_then_append_spans_blocks(cluster: HydfsCluster) -> None:
+    client = cluster.hydfs("vm3", local=True)
+    data = random.Random(7).randbytes(20 * MIB + 12345)
+    stat = client.put("big", io.BytesIO(data))
+    assert [block.length for block in stat.blocks] == [8 * MIB, 8 * MIB, 4 * MIB + 12345]
+    piece = random.Random(8).randbytes(2 * MIB)
+    for sequence in range(6):
+        assert client.append("big", piece, writer="w", sequence=sequence).offset == len(data)
+        data += piece
+    sink = io.BytesIO()
+    assert cluster.hydfs("vm5").get("big", sink) == len(data)
+    assert sink.getvalue() == data
+    stat = client.stat("big")
+    assert stat.length == len(data)
+    assert bytes(client.read("big", 8 * MIB - 10, 20, file_id=stat.file_id)) == data[8 * MIB - 10 :][:20]
+    copies_equal(cluster, stat, data)
+    client.put("empty", io.BytesIO(b""))
+    assert client.stat("empty").length == 0
+    assert client.delete_prefix("b") == 1
+
+
+def test_one_of_two_puts_wins_and_a_dead_put_leaves_nothing(cluster: HydfsCluster) -> None:
+    class Held(io.RawIOBase):
+        """A source that shows its first piece and then waits."""
+
+        def __init__(self) -> None:
+            self.shown, self.release = threading.Event(), threading.Event()
+
+        def read(self, size: int = -1) -> bytes:
+            if not self.shown.is_set():
+                self.shown.set()
+                return b"x" * 1000
+            self.release.wait(30)
+            raise OSError("the source broke")
+
+    source = Held()
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            cluster.hydfs("vm1").put("one", source)  # type: ignore[arg-type]
+        except OSError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert source.shown.wait(10)
+
+    def second_is_refused() -> bool:
+        try:
+            cluster.hydfs("vm2").put("one", io.BytesIO(b"second"))
+        except AlreadyExists:
+            return True
+        return False
+
+    assert second_is_refused()
+    with pytest.raises(NotFound):
+        cluster.hydfs("vm2").stat("one")
+    source.release.set()
+    thread.join(20)
+    assert caught
+    assert cluster.hydfs("vm2").put("one", io.BytesIO(b"second")).length == 6
+
+
+@pytest.mark.parametrize("victim", ["coordinator", "replica"])
+def test_kill_during_appends(cluster: HydfsCluster, victim: str) -> None:
+    client = cluster.hydfs("vm1")
+    client.create("log")
+    writers = [Writer(cluster, "log", f"w{index}") for index in range(3)]
+    try:
+        writers[0].reach(30)
+        replicas = client.stat("log").blocks[-1].replicas
+        node = replicas[0] if victim == "coordinator" else replicas[1]
+        cluster.kill(node)
+        for writer in writers:
+            writer.reach(30)
+    finally:
+        for writer in writers:
+            writer.stop()
+    alive = cluster.hydfs(sorted(cluster.processes)[0])
+    check_history(alive, writers)
+    wait_until(three_copies(alive, "log", avoid=node), 20.0, "three copies again, none on the dead node")
+    cluster.start(node)
+    stat = alive.stat("log")
+    data = bytes(alive.read("log", 0, stat.length))
+    copies_equal(cluster, stat, data)
+    check_history(cluster.hydfs(node), writers)
+
+
+def test_hung_coordinator_does_not_stop_appends(cluster: HydfsCluster) -> None:
+    client = cluster.hydfs("vm1")
+    client.create("log")
+    client.append("log", b"first", writer="z", sequence=0)
+    node = client.stat("log").blocks[-1].replicas[0]
+    other = cluster.hydfs(next(name for name in cluster.names if name != node))
+    cluster.processes[node].send_signal(signal.SIGSTOP)
+    try:
+        result = other.append("log", b"second", writer="z", sequence=1, timeout_s=10.0)
+    finally:
+        cluster.processes[node].send_signal(signal.SIGCONT)
+    assert result.offset == 5
+    assert result.copies == 3
+    assert bytes(cluster.hydfs(node).read("log", 0, 100)) == b"firstsecond"
+
+
+def test_all_nodes_killed_at_once_keep_everything(cluster: HydfsCluster) -> None:
+    client = cluster.hydfs("vm1")
+    client.create("log")
+    writer = Writer(cluster, "log", "w")
+    writer.reach(50)
+    writer.stop()
+    client.put("file", io.BytesIO(b"y" * MIB))
+    for name in list(cluster.names):
+        cluster.kill(name)
+    cluster.start()
+    check_history(client, [writer])
+    assert bytes(client.read("file", 0, 2 * MIB)) == b"y" * MIB
+    assert client.append("log", b"more\n", writer="w", sequence=1000, timeout_s=20.0).copies == 3
+
+
+def test_damaged_sealed_block_is_replaced(cluster: HydfsCluster) -> None:
+    client = cluster.hydfs("vm1")
+    stat = client.put("file", io.BytesIO(b"z" * (3 * MIB)))
+    node = stat.blocks[0].replicas[0]
+    path = cluster.data_dir(node) / "hydfs" / "blocks" / f"{stat.file_id}.0"
+    cluster.kill(node)  # a copy is verified when it is first read after a start
+    with open(path, "r+b") as file:
+        file.seek(MIB)
+        file.write(b"\0")
+    cluster.start(node)
+    assert bytes(cluster.hydfs(node).read("file", 0, 3 * MIB)) == b"z" * (3 * MIB)
+    wait_until(lambda: path.exists() and path.read_bytes() == b"z" * (3 * MIB), 10.0, "a good copy is back")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.decode()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_of_one_node(small_disk: Path) -> None:
+    with HydfsCluster(5, hydfs={"reserve_bytes": 8 * MIB}) as cluster:
+        os.symlink(small_disk, cluster.data_dir("vm2"))
+        cluster.start()
+        client = cluster.hydfs("vm1")
+        data = random.Random(3).randbytes(40 * MIB)
+        client.put("big", io.BytesIO(data))
+        client.create("log")
+        piece = b"p" * MIB
+        for sequence in range(40):
+            assert client.append("log", piece, writer="w", sequence=sequence).copies == 3
+        assert client.stat("log").length == 40 * MIB
+        sink = io.BytesIO()
+        client.get("big", sink)
+        assert sink.getvalue() == data
+        assert cluster.processes["vm2"].poll() is None, "a full disk must not stop the agent"
+
+
+def test_full_disk_everywhere_is_one_clear_error(small_disk: Path) -> None:
+    with HydfsCluster(3, hydfs={"reserve_bytes": 8 * MIB}) as cluster:
+        for name in cluster.names:
+            (small_disk / name).mkdir()
+            os.symlink(small_disk / name, cluster.data_dir(name))
+        cluster.start()
+        client = cluster.hydfs("vm1")
+        client.create("log")
+        acked = 0
+        with pytest.raises(DiskFull):
+            for sequence in range(40):
+                client.append("log", b"p" * MIB, writer="w", sequence=sequence)
+                acked += 1
+        with pytest.raises(DiskFull):
+            client.put("big", io.BytesIO(b"q" * (16 * MIB)))
+        assert client.stat("log").length == acked * MIB
+        with pytest.raises(NotFound):
+            client.stat("big")
