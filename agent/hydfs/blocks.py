@@ -20,6 +20,7 @@ from agent.common.errors import (
     Internal,
     NotFound,
     RainStormError,
+    StaleView,
     Unavailable,
 )
 from agent.hydfs import filetable
@@ -68,6 +69,8 @@ logger = logging.getLogger("agent.hydfs.blocks")
 
 Waiter = queue.SimpleQueue[Any]
 PARTS_MAX = 64
+# A newer view that a caller knows of reaches every agent within a fraction of this.
+VIEW_WAIT_S = 0.5
 
 
 class StoreError(RainStormError):
@@ -343,6 +346,8 @@ class Blocks:
     def _open(self, request: Request) -> tuple[int, Any]:
         fields = request.fields
         name, file_id = str(fields["name"]), str(fields["file_id"])
+        if not self.views.reach(int(fields["view"]), VIEW_WAIT_S):
+            raise StaleView(f"{self.peers.me} has not learned view {fields['view']} yet", hint="try again")
         order = self.placement(file_id, int(fields["next"]), list(fields["avoid"]))
         replicas = [self.peers.me, *[node for node in order if node != self.peers.me]][: len(order)]
         if not replicas:

@@ -208,7 +208,7 @@ class Gateway:
         if code in LOST:
             self._peers.suspect(step.node)
         following = route.failed(step, entry, code, cause, failed)
-        if isinstance(following, Stop) and code != "DISK_FULL":
+        if isinstance(following, Stop) and following.code == code:
             raise error
         return following
 

@@ -32,6 +32,7 @@ class Peers:
         self.me = me
         self.names = tuple(targets)
         self.handlers: dict[str, Handler] = {}
+        self.on_suspect: Callable[[str], None] = lambda node: None
         self._client = client
         self._targets = targets
         self._view_version = view_version
@@ -80,7 +81,10 @@ class Peers:
 
     def suspect(self, node: str, cause: str = "") -> None:
         """Remembers for a while that new blocks better avoid ``node``."""
+        known = self._suspects.get(node, 0.0) > clock.monotonic()
         self._suspects[node] = clock.monotonic() + (FULL_S if cause == "DISK_FULL" else SUSPECT_S)
+        if not known and cause != "DISK_FULL" and node != self.me:
+            self.later(self.me, lambda: self.on_suspect(node))
 
     def suspects(self) -> list[str]:
         """Returns the nodes to avoid now."""

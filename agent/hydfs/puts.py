@@ -3,8 +3,8 @@
 A put has no coordinator: nobody sees its blocks before they are whole, so the gateway cuts the stream into
 blocks, sends each to its replicas in parallel (pieces of 1 MiB, one flush at the end) and keeps at most
 ``BUFFERED_BLOCKS`` of them in memory. When a replica fails, the block goes to other nodes. The last step is
-one change of the file's register; a put that ends before it leaves nothing visible, and its reservation can be
-taken over as soon as its gateway no longer knows it.
+one change of the file's register; a put that ends before it leaves nothing visible, and its reservation can
+be taken over as soon as its gateway no longer knows it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from agent.common.errors import RainStormError
 from agent.hydfs.blocks import Blocks
 from agent.hydfs.engine import Engine
 from agent.hydfs.gateway import Gateway
+from agent.hydfs.maintenance import Maintenance
 from agent.hydfs.peers import Peers
 from agent.hydfs.puts import Puts
 from agent.hydfs.store import Store
@@ -54,10 +55,13 @@ class Service:
         voters = voting.voter_targets(config.voters, lambda name: targets[name])
         self._registers = Registers(config.name, "file", self._client, voters)
         self._peers = Peers(config.name, self._client, targets, lambda: int(self.views.current()["version"]))
+        if self._followed is not None:
+            self._peers.on_suspect = self._followed.hint
         self._stopping = threading.Event()
         self._server = Server("hydfs", {})
         self._blocks: Blocks | None = None
         self._gateway: Gateway | None = None
+        self._maintenance: Maintenance | None = None
 
     def start(self) -> None:
         """Recovers the store and listens.
@@ -99,12 +103,17 @@ class Service:
             handlers.update(voting.handlers(self._voter, "file"))
         self._peers.handlers = handlers
         self._server = Server("hydfs", handlers)
+        self._maintenance = Maintenance(
+            blocks, self._store, self._peers, self._registers, self.views, replicas=knobs.replicas
+        )
+        blocks.on_missing_copies = self._maintenance.look_at
         blocks.engine.start()
         if self._followed is not None:
             self._followed.start()
         me = config.me
         self._server.listen_tls(me.address, me.hydfs_port, auth.server_context(config.tls))
         self._server.listen_unix(config.socket_path("hydfs"))
+        self._maintenance.start()
         logger.info("hydfs_started node=%s blocks=%d", config.name, len(self._store.index))
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -114,6 +123,8 @@ class Service:
             self._followed.stop()
         if self._gateway is not None:
             self._gateway.close()
+        if self._maintenance is not None:
+            self._maintenance.stop(timeout_s)
         self._server.stop(timeout_s)
         if self._blocks is not None:
             if self._blocks.engine is not None:

@@ -33,6 +33,9 @@ class ViewSource(Protocol):
     def subscribe(self, callback: Callable[[View], None]) -> None:
         """Calls ``callback`` with every newer view, from a thread of the source."""
 
+    def reach(self, version: int, timeout_s: float) -> bool:
+        """Waits until the view is at least ``version`` and tells whether it is."""
+
 
 def all_up(nodes: Sequence[str]) -> View:
     """Returns version 0: every configured node is taken to be up."""
@@ -54,7 +57,7 @@ class SettableView:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._callbacks: list[Callable[[View], None]] = []
 
     def current(self) -> View:
@@ -66,12 +69,18 @@ class SettableView:
         with self._lock:
             self._callbacks.append(callback)
 
+    def reach(self, version: int, timeout_s: float) -> bool:
+        """Waits until the view is at least ``version`` and tells whether it is."""
+        with self._lock:
+            return self._lock.wait_for(lambda: bool(self._view["version"] >= version), timeout_s)
+
     def set(self, view: View) -> bool:
         """Takes ``view`` when it is newer and tells whether it was."""
         with self._lock:
             if view["version"] <= self._view["version"]:
                 return False
             self._view = view
+            self._lock.notify_all()
             callbacks = list(self._callbacks)
         for callback in callbacks:
             callback(view)

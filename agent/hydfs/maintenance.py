@@ -1,0 +1,267 @@
+"""Repair in the background: one thread that compares this node's copies with the file table.
+
+A pass over the local names runs some seconds after the view changed (a machine that restarts quickly is not
+copied for nothing), at the start, and every half minute; a name whose block lost a copy is looked at at once.
+One block is copied at a time, so repair never takes more than one stream of a node.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from typing import Any
+
+from agent.common import clock
+from agent.common.errors import NotFound, RainStormError
+from agent.hydfs import filetable, repair
+from agent.hydfs.block import SEALED, BlockMeta, DroppedEntry
+from agent.hydfs.blocks import Blocks
+from agent.hydfs.events import BlockDropped, BlockSealed
+from agent.hydfs.filetable import BlockEntry, FileEntry
+from agent.hydfs.node import NodeLost
+from agent.hydfs.peers import Peers
+from agent.hydfs.store import Store
+from agent.hydfs.views import View, ViewSource, up_nodes
+from agent.wire.registers import Registers
+
+logger = logging.getLogger("agent.hydfs.maintenance")
+
+REPAIR_DELAY_S = 3.0
+PASS_INTERVAL_S = 30.0
+RETRY_S = 2.0
+PIECE_BYTES = 1024 * 1024
+NAMES_WAITING_MAX = 10_000
+
+
+class Maintenance:
+    """The repair thread of one agent."""
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        store: Store,
+        peers: Peers,
+        registers: Registers,
+        views: ViewSource,
+        *,
+        replicas: int,
+    ) -> None:
+        self._blocks = blocks
+        self._store = store
+        self._peers = peers
+        self._registers = registers
+        self._views = views
+        self._wanted = replicas
+        self._up = up_nodes(views.current())
+        self._changed = threading.Condition()
+        self._names: dict[str, None] = {}
+        self._pass_at = clock.monotonic()
+        self._everything = True
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="hydfs-repair", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread and listens for views."""
+        self._views.subscribe(self._on_view)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Stops the thread after the block it is copying."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def look_at(self, name: str) -> None:
+        """Has the file looked at soon."""
+        with self._changed:
+            if len(self._names) < NAMES_WAITING_MAX:
+                self._names[name] = None
+            self._changed.notify()
+
+    def _on_view(self, view: View) -> None:
+        up = up_nodes(view)
+        lost = [node for node in self._up if node not in up]
+        changed, self._up = up != self._up, up
+        for node in lost:
+            self._blocks.post(NodeLost(node))
+        if changed:
+            with self._changed:
+                self._pass_at = min(self._pass_at, clock.monotonic() + REPAIR_DELAY_S)
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            names = self._next_names()
+            if names is None:
+                return
+            for name, metas in names.items():
+                if self._stopping:
+                    return
+                self._tend_safely(name, metas)
+
+    def _next_names(self) -> dict[str, list[BlockMeta]] | None:
+        with self._changed:
+            while not self._stopping:
+                now = clock.monotonic()
+                if now >= self._pass_at:
+                    self._pass_at = now + PASS_INTERVAL_S
+                    self._names.clear()
+                    break
+                if self._names:
+                    names, self._names = self._names, {}
+                    return {name: self._local().get(name, []) for name in names}
+                self._changed.wait(self._pass_at - now)
+            if self._stopping:
+                return None
+        return self._all_names()
+
+    def _all_names(self) -> dict[str, list[BlockMeta]]:
+        names: dict[str, list[BlockMeta]] = dict(self._local())
+        if self._everything:  # after a start the disk may have lost blocks that the table says are here
+            try:
+                for name in self._registers.keys("", timeout_s=5.0):
+                    names.setdefault(name, [])
+                self._everything = False
+            except RainStormError as error:
+                logger.debug("names_unknown error=%s", error)
+                self._retry()
+        return names
+
+    def _local(self) -> dict[str, list[BlockMeta]]:
+        found: dict[str, list[BlockMeta]] = defaultdict(list)
+        for meta in list(self._store.index.values()):
+            found[meta.name].append(meta)
+        return found
+
+    def _retry(self) -> None:
+        with self._changed:
+            self._pass_at = min(self._pass_at, clock.monotonic() + RETRY_S)
+
+    def _tend_safely(self, name: str, metas: list[BlockMeta]) -> None:
+        try:
+            self._tend(name, metas)
+        except NotFound:
+            return  # deleted meanwhile: the next pass removes the copies
+        except RainStormError as error:
+            logger.info("repair_postponed name=%s error=%s", name, error)
+            self._retry()
+
+    def _tend(self, name: str, metas: list[BlockMeta]) -> None:
+        entry = filetable.from_value(self._registers.read(name))
+        if entry is None:
+            return
+        up = up_nodes(self._views.current())
+        for meta in repair.strangers(entry, metas):
+            self._drop(meta.key)
+        coordinated = [
+            block.number for block in entry.blocks if self._blocks.core.coordinates((entry.file_id, block.number))
+        ]
+        for action in repair.local_actions(entry, metas, up, self._peers.me, self._wanted, coordinated):
+            self._act(name, entry, action)
+        if entry.state == filetable.LIVE:
+            for push in repair.pushes(entry, up, self._peers.me, self._wanted):
+                self._push(name, entry, push)
+
+    def _act(self, name: str, entry: FileEntry, action: Any) -> None:
+        match action:
+            case repair.Drop(number=number):
+                self._drop((entry.file_id, number))
+            case repair.Certify(block=block):
+                key = (entry.file_id, block.number)
+                self._blocks.certify(key, name, block.length, block.crc)
+                self.look_at(name)
+            case repair.Announce(block=block):
+                if self._store.crc_of((entry.file_id, block.number), block.length) != block.crc:
+                    self._drop((entry.file_id, block.number))
+                else:
+                    self._set_replicas(name, entry, block, add=[self._peers.me])
+            case repair.Pull(block=block):
+                self._pull(name, entry, block)
+            case repair.TakeOver(block=block):
+                self._blocks.take_over(name, entry, block)
+                self.look_at(name)
+
+    def _drop(self, key: tuple[str, int]) -> None:
+        self._blocks.post(BlockDropped(key))
+        self._store.write(DroppedEntry(key))
+
+    def _set_replicas(
+        self,
+        name: str,
+        entry: FileEntry,
+        block: BlockEntry,
+        *,
+        add: list[str] | None = None,
+        drop: tuple[str, ...] = (),
+    ) -> None:
+        change = filetable.set_replicas(name, entry.file_id, block.number, add=add or [], drop=drop)
+        self._registers.change(name, change)
+
+    def _push(self, name: str, entry: FileEntry, push: repair.Push) -> None:
+        key = (entry.file_id, push.block.number)
+        meta = self._store.index.get(key)
+        if meta is None or meta.state != SEALED:
+            return  # our own copy has to be put right first
+        began = clock.monotonic()
+        for target in push.targets:
+            self._send(name, key, push.block, target)
+        self._set_replicas(name, entry, push.block, add=list(push.targets), drop=push.drop)
+        logger.info(
+            "block_copied name=%s number=%d to=%s bytes=%d seconds=%.3f",
+            name,
+            push.block.number,
+            ",".join(push.targets) or "-",
+            push.block.length,
+            clock.monotonic() - began,
+        )
+
+    def _send(self, name: str, key: tuple[str, int], block: BlockEntry, target: str) -> None:
+        for offset in range(0, block.length, PIECE_BYTES):
+            size = min(PIECE_BYTES, block.length - offset)
+            fields = {
+                "name": name,
+                "file_id": key[0],
+                "number": key[1],
+                "sender": f"{self._peers.me}/repair",
+                "offset": offset,
+                "last": offset + size == block.length,
+                "length": block.length,
+                "crc": block.crc,
+            }
+            piece = self._store.slice(key, offset, size)
+            self._peers.call(target, "hydfs.block.store", fields, piece, timeout_s=10.0)
+
+    def _pull(self, name: str, entry: FileEntry, block: BlockEntry) -> None:
+        key = (entry.file_id, block.number)
+        others = [node for node in block.replicas if node != self._peers.me]
+        error: RainStormError = NotFound(f"block {block.number} of {name!r} has no other replica")
+        for node in others:
+            try:
+                self._pull_from(node, name, key, block)
+                return
+            except RainStormError as failure:
+                error = failure
+        raise error
+
+    def _pull_from(self, node: str, name: str, key: tuple[str, int], block: BlockEntry) -> None:
+        part = self._store.receive(key)
+        try:
+            for offset in range(0, block.length, PIECE_BYTES):
+                fields = {
+                    "name": name,
+                    "file_id": key[0],
+                    "number": key[1],
+                    "offset": offset,
+                    "length": min(PIECE_BYTES, block.length - offset),
+                }
+                found = self._peers.call(node, "hydfs.block.read", fields, timeout_s=10.0)
+                part.write(found.payload)
+            part.finish(name, block.length, block.crc)
+        except BaseException:
+            part.abandon()
+            raise
+        self._blocks.post(BlockSealed(key, name, block.length, block.crc))
+        logger.info("block_fetched name=%s number=%d from=%s", name, block.number, node)
