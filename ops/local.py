@@ -60,6 +60,7 @@ class LocalCluster:
 
     def __init__(self, layout: Layout | None = None) -> None:
         self.layout = layout or default_layout()
+        self._children: list[psutil.Process] = []
 
     def up(self, nodes: int | None = None, *, fresh: bool = False) -> list[PeerConfig]:
         """Starts all nodes and returns them when the cluster is ready for work.
@@ -121,7 +122,9 @@ class LocalCluster:
             raise NotRunning(f"{node} does not run", hint=f"start it: fab fault.start --vm {node[2:]}")
         # Stopped first, so that no survivor of the first signals sees its neighbours die.
         processes.signal_all(self.processes(node), signal.SIGSTOP)
-        return processes.kill_all(lambda: self.processes(node))
+        killed = processes.kill_all(lambda: self.processes(node))
+        self._reap()
+        return killed
 
     def start(self, node: str) -> None:
         """Starts a node that is down.
@@ -199,6 +202,7 @@ class LocalCluster:
                 config = str(self.layout.config_path(name))
                 command = [sys.executable, "-m", "agent", service, "--config", config]
                 process = processes.start(command, self.layout.folder, name, log, inventory.REPOSITORY)
+                self._children.append(process)
                 waiting[name, service] = (process, offset)
                 state["agents"].setdefault(name, {})[service] = {
                     "pid": process.pid,
@@ -244,11 +248,21 @@ class LocalCluster:
             done = processes.terminate_all(self.processes, _is_agent, STOP_TIMEOUT_S)
         except TimeoutError as error:
             raise Internal(str(error), hint="look at them with: ps -o pid,stat,wchan,cmd -p PID") from None
-        processes.reap()
+        self._reap()
         state = self.layout.read_state()
         if state:
             self.layout.write_state({**state, "agents": {}})
         return done
+
+    def _reap(self) -> None:
+        """Collects what this process itself started and what has ended, so that no zombie stays."""
+        left = []
+        for child in self._children:
+            try:
+                child.wait(timeout=0)
+            except psutil.TimeoutExpired:
+                left.append(child)
+        self._children = left
 
     def _signal(self, node: str, number: signal.Signals) -> int:
         self._check_node(node)
@@ -315,8 +329,9 @@ def _refuse_taken_ports(peer: PeerConfig) -> None:
 def _refuse_port(peer: PeerConfig, port: int, kind: int, error: OSError) -> None:
     protocol = "TCP" if kind == socket.SOCK_STREAM else "UDP"
     if error.errno == errno.EADDRINUSE:
+        holder = _holder(peer.address, port, kind)
         raise PortInUse(
-            f"{peer.address}:{port} ({protocol}), which {peer.name} needs, is in use{_holder(port, kind)}",
+            f"{peer.address}:{port} ({protocol}), which {peer.name} needs, is in use{holder}",
             hint=f"stop that process, or find it with: ss -lnp 'sport = :{port}'",
         ) from None
     raise Unavailable(
@@ -325,11 +340,12 @@ def _refuse_port(peer: PeerConfig, port: int, kind: int, error: OSError) -> None
     ) from None
 
 
-def _holder(port: int, kind: int) -> str:
+def _holder(address: str, port: int, kind: int) -> str:
     with contextlib.suppress(psutil.Error, OSError):
         for found in psutil.net_connections("inet4"):
             listens = kind == socket.SOCK_DGRAM or found.status == psutil.CONN_LISTEN
-            if found.laddr and found.laddr[1] == port and found.type == kind and listens and found.pid:
+            here = found.laddr and found.laddr[1] == port and found.laddr[0] in (address, "0.0.0.0")
+            if here and found.type == kind and listens and found.pid:
                 return f" by process {found.pid} ({psutil.Process(found.pid).name()})"
     return " by another process"
 

@@ -27,8 +27,7 @@ from agent.common.deadline import Deadline
 
 FOLDER_VARIABLE = "RAINSTORM_LOCAL_FOLDER"
 NODE_VARIABLE = "RAINSTORM_LOCAL_NODE"
-# A process that forks while we look shows up in the next look; a handful of rounds catches every chain.
-KILL_ROUNDS_MAX = 50
+POLL_INTERVAL_S = 0.01
 # PF_KTHREAD in the kernel's include/linux/sched.h
 KERNEL_THREAD_FLAG = 0x00200000
 EXEC_LOOKS_MAX = 200
@@ -75,7 +74,10 @@ def start(arguments: Sequence[str], folder: Path, node: str, log: Path, extra_pa
 
 
 def marked(folder: Path, node: str | None = None) -> list[MarkedProcess]:
-    """Returns the living processes of the cluster in ``folder`` (of one node when named), by process id."""
+    """Returns the living processes of the cluster in ``folder`` (of one node when named), by process id.
+
+    A zombie does not live: it holds nothing, and only its parent can remove it.
+    """
     wanted = f"{FOLDER_VARIABLE}={folder}".encode()
     prefix = f"{NODE_VARIABLE}=".encode()
     found = []
@@ -132,17 +134,16 @@ def kill_all(find: Callable[[], list[MarkedProcess]], timeout_s: float = 5.0) ->
         TimeoutError: some process does not go away (it hangs in the kernel).
     """
     deadline = Deadline(clock.monotonic(), timeout_s)
+    pause = threading.Event()
     killed: set[int] = set()
-    for _ in range(KILL_ROUNDS_MAX):
-        left = find()
-        if not left:
-            return len(killed)
+    # A process that forks while we look shows up in the next look.
+    while left := find():
+        if deadline.expired(clock.monotonic()):
+            raise TimeoutError(f"these processes do not end: {', '.join(str(each.pid) for each in left)}")
         signal_all(left, signal.SIGKILL)
         killed.update(each.pid for each in left)
-        psutil.wait_procs([each.process for each in left], timeout=deadline.remaining(clock.monotonic()))
-        if deadline.expired(clock.monotonic()):
-            break
-    raise TimeoutError(f"these processes do not end: {', '.join(str(each.pid) for each in find())}")
+        pause.wait(POLL_INTERVAL_S)
+    return len(killed)
 
 
 def terminate_all(
@@ -156,13 +157,10 @@ def terminate_all(
     asked = [each for each in find() if first(each)]
     signal_all(asked, signal.SIGTERM)
     signal_all(asked, signal.SIGCONT)  # a paused process would never see the request
-    gone, _ = psutil.wait_procs([each.process for each in asked], timeout=timeout_s)
-    return len(gone), kill_all(find)
-
-
-def reap() -> None:
-    """Collects the exit statuses of ended children of this process, so that no zombie stays."""
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-            if child.status() == psutil.STATUS_ZOMBIE:
-                child.wait(timeout=0)
+    deadline = Deadline(clock.monotonic(), timeout_s)
+    pause = threading.Event()
+    waited_for = {each.pid for each in asked}
+    while waited_for and not deadline.expired(clock.monotonic()):
+        pause.wait(POLL_INTERVAL_S)
+        waited_for &= {each.pid for each in find()}
+    return len(asked) - len(waited_for), kill_all(find)

@@ -227,7 +227,7 @@ def _print_tasks(found: list[dict[str, Any]]) -> None:
             each["task"],
             each["operator"],
             each["node"],
-            str(each["pid"]),
+            str(each["pid"] or "-"),
             each["state"],
             each.get("lines_per_s"),
         ]

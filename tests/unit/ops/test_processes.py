@@ -35,6 +35,8 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     """A cluster's folder; whatever was started for it is gone after the test."""
     yield tmp_path
     processes.kill_all(lambda: processes.marked(tmp_path))
+    for child in psutil.Process().children():
+        child.wait(5)
 
 
 def _start(folder: Path, program: str, node: str = "vm1", says: str = "") -> psutil.Process:
