@@ -99,7 +99,9 @@ def load(path: Path) -> Inventory:
     except FileNotFoundError:
         raise ConfigError(f"no inventory at {path}", hint="name one: --inventory FILE") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the inventory {path} cannot be read: {error}", hint="correct the file") from None
+        raise ConfigError(
+            f"the inventory {path} cannot be read: {one_line(error)}", hint="correct the file"
+        ) from None
     group = raw.get("all") if isinstance(raw, dict) else None
     if not isinstance(group, dict) or not isinstance(group.get("hosts"), dict) or not group["hosts"]:
         raise ConfigError(f"the inventory {path} lists no hosts", hint="it needs 'all:' with 'hosts:' below")
@@ -112,6 +114,11 @@ def load(path: Path) -> Inventory:
         tls=_tls(path, variables),
         local_folder=Path(folder) if folder else None,
     )
+
+
+def one_line(error: Exception) -> str:
+    """Returns what an error says without the line breaks that YAML's errors have."""
+    return " ".join(str(error).split())
 
 
 def _peer(path: Path, name: str, values: dict[str, Any]) -> PeerConfig:

@@ -15,7 +15,7 @@ import yaml
 from agent.common.errors import AlreadyExists, JobInvalid, NotFound
 from agent.hydfs.client import HydfsClient
 from ops import citysigns
-from ops.inventory import REPOSITORY
+from ops.inventory import REPOSITORY, one_line
 
 SAMPLE_JOB = REPOSITORY / "jobs" / "sample.yml"
 SAMPLE_ROWS = 200_000
@@ -34,7 +34,7 @@ def load_job(path: Path) -> dict[str, Any]:
         raise JobInvalid(f"there is no job file {path}", hint="samples are in jobs/") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise JobInvalid(
-            f"the job file {path} is not YAML: {error}", hint="correct it, submit again"
+            f"the job file {path} is not YAML: {one_line(error)}", hint="correct it, submit again"
         ) from None
     if not isinstance(job, dict):
         raise JobInvalid(f"the job file {path} is not a mapping", hint="samples are in jobs/")
