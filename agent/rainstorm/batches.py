@@ -90,7 +90,7 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 
 def to_output(batch: pa.RecordBatch) -> bytes:
-    """Returns the output lines of a batch: lines as they are, columns as CSV with as few quotes as possible."""
+    """Returns the output lines of a batch: lines as they are, columns as CSV with few quotes."""
     if batch.num_rows == 0:
         return b""
     if batch.schema.names == [LINE]:

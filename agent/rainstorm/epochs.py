@@ -62,8 +62,7 @@ class Epoch:
             "delta": delta,
             "sink": sink,
             "done": [task for task in self.tasks if self.acks[task]["done"]],
-            "records": sum(self.acks[task]["records"] for task in self.tasks if task.startswith("0.")),
-            "bytes": sum(self.acks[task]["bytes"] for task in self.tasks if task.startswith("0.")),
+            "counts": {task: [self.acks[task]["records"], self.acks[task]["bytes"]] for task in self.tasks},
             "published": published,
         }
 

@@ -70,8 +70,8 @@ class JobState:
     done: tuple[str, ...] = ()
     unpublished: list[tuple[int, str, list[Reference]]] = field(default_factory=list)
     published: int = 0
-    records: int = 0
-    bytes: int = 0
+    #: What each task has taken in: records and bytes.
+    counts: dict[str, list[int]] = field(default_factory=dict)
     outcome: str = ""
     error: dict[str, Any] | None = None
     finished_at: float = 0.0
@@ -103,8 +103,16 @@ class JobState:
             self.segments.setdefault(task, []).extend(_reference(found) for found in references)
         for task, references in record["sink"].items():
             self.unpublished.append((self.epoch, task, [_reference(found) for found in references]))
-        self.records, self.bytes = record["records"], record["bytes"]
+        self.counts.update(record["counts"])
         self.mark_published(record["published"])
+
+    def records(self) -> int:
+        """Returns how many records the source tasks have read."""
+        return sum(counted[0] for task, counted in self.counts.items() if task.startswith("0."))
+
+    def bytes(self) -> int:
+        """Returns how many bytes the source tasks have read."""
+        return sum(counted[1] for task, counted in self.counts.items() if task.startswith("0."))
 
     def mark_published(self, epoch: int) -> None:
         """Notes that the output of all epochs up to ``epoch`` is in the destination file."""

@@ -65,8 +65,7 @@ class JobMachine:
         self.state = state
         self.term = term
         self.spec: JobSpec = parse(state.spec)
-        header = state.header
-        self.plan = planning.make(self.spec, header["columns"], header["data_start"], header["data_end"])
+        self.plan = planning.make(self.spec, state.header)
         self._tasks = self.plan.tasks()
         self._quoted = self.spec.source.format == "csv"
         self.nodes = list(nodes)
@@ -240,7 +239,8 @@ class JobMachine:
             self._enter("waiting", now)
             return []
         self._previous = dict(self.state.placement)
-        placement = planning.place(self._tasks, self.nodes, self.state.placement)
+        keep = self.state.placement or self.state.header["homes"]
+        placement = planning.place(self._tasks, self.nodes, keep)
         record = {
             "t": "generation",
             "g": self.state.generation + 1,
@@ -273,6 +273,7 @@ class JobMachine:
                 "segments": self.state.segments.get(task, []),
                 "in_place": self._previous.get(task) == node and task not in self._fresh,
                 "positions": self.state.positions if task.startswith("0.") else {},
+                "counts": self.state.counts.get(task, [0, 0]),
             }
         survey = self._quoted and not self.state.inside
         return {
@@ -330,7 +331,7 @@ class JobMachine:
         self._epoch = None
         self._fruitless = 0
         self.phase = "running"
-        about = {"epoch": epoch.number, "generation": epoch.generation, "records": self.state.records}
+        about = {"epoch": epoch.number, "generation": epoch.generation, "records": self.state.records()}
         self.commits.append({**about, "at": now})
         del self.commits[:-HISTORY_MAX]
         if self._failed_at is not None and self.recoveries:

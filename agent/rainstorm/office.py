@@ -112,7 +112,8 @@ class Office:
             raise NotLeader(f"{self._config.name} does not lead", hint="try again in a second")
         job = f"j-{uuid.uuid4().hex[:8]}"
         batch_bytes = self._config.rainstorm.batch_bytes
-        state: JobState = prepare(self._storage, raw, job, batch_bytes, clock.wall())
+        nodes = self._core.usable(job)
+        state: JobState = prepare(self._storage, raw, job, batch_bytes, nodes, clock.wall())
         record = {
             "t": "job",
             "job": job,

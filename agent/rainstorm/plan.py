@@ -16,10 +16,6 @@ from typing import Any
 from agent.common.errors import JobInvalid
 from agent.rainstorm.job import JobSpec, StageSpec
 
-# Several splits a task keep tasks equally busy; one split is never smaller than this.
-SPLITS_PER_TASK = 4
-SPLIT_BYTES_MIN = 1024 * 1024
-
 LINE = "line"
 
 
@@ -78,8 +74,8 @@ def index_of(task: str) -> int:
     return int(task.split(".")[1])
 
 
-def make(spec: JobSpec, columns: Sequence[str], data_start: int, data_end: int) -> Plan:
-    """Returns the plan of a job whose source has the given columns and data bytes.
+def make(spec: JobSpec, header: Mapping[str, Any]) -> Plan:
+    """Returns the plan of a job; ``header`` is what was found out about its source at the submission.
 
     Raises:
         JobInvalid: an operator names a column that does not reach it.
@@ -87,7 +83,7 @@ def make(spec: JobSpec, columns: Sequence[str], data_start: int, data_end: int) 
     vertices: list[VertexPlan] = []
     chain: list[OperatorPlan] = []
     tasks = spec.stages[0].tasks
-    flowing = tuple(columns)
+    flowing = tuple(header["columns"])
     for number, stage in enumerate(spec.stages):
         _check_columns(stage, flowing, number)
         if stage.operator == "aggregate-by-key":
@@ -100,8 +96,8 @@ def make(spec: JobSpec, columns: Sequence[str], data_start: int, data_end: int) 
         chain.append(OperatorPlan(stage.operator, stage.options, flowing))
         flowing = output_columns(stage, flowing)
     vertices.append(VertexPlan(tuple(chain), tasks, "sink"))
-    splits = _splits(data_start, data_end, vertices[0].tasks)
-    return Plan(tuple(vertices), splits, tuple(columns), data_start, data_end)
+    splits = tuple(Split(*numbers) for numbers in header["splits"])
+    return Plan(tuple(vertices), splits, tuple(header["columns"]), header["data_start"], header["data_end"])
 
 
 def output_columns(stage: StageSpec, columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -150,16 +146,6 @@ def _check_columns(stage: StageSpec, columns: tuple[str, ...], number: int) -> N
                 f"job file, stages[{number}]: no column {column!r} reaches operator {stage.operator}",
                 hint=f"columns here: {', '.join(columns)}",
             )
-
-
-def _splits(start: int, end: int, tasks: int) -> tuple[Split, ...]:
-    size = end - start
-    count = max(1, min(SPLITS_PER_TASK * tasks, size // SPLIT_BYTES_MIN))
-    count = max(count, min(tasks, size)) or 1
-    edges = [start + size * number // count for number in range(count + 1)]
-    return tuple(
-        Split(number, edges[number], edges[number + 1], number * tasks // count) for number in range(count)
-    )
 
 
 def place(tasks: Sequence[str], nodes: Sequence[str], keep: Mapping[str, str]) -> dict[str, str]:

@@ -127,6 +127,8 @@ class Restore:
     done: bool = False
     positions: Mapping[int, int] = field(default_factory=dict)
     inside: Mapping[int, bool] = field(default_factory=dict)
+    records: int = 0
+    bytes: int = 0
 
 
 class TaskCore:
@@ -181,6 +183,7 @@ class TaskCore:
             if operator.state is not None:
                 operator.state.roll_back(restore.epoch)
         self._flushed = restore.done
+        self.records, self.bytes = restore.records, restore.bytes
         if self._reader is not None:
             self._reader.seek(restore.positions, restore.inside)
 

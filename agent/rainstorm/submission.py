@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from agent.common.errors import AlreadyExists, JobInvalid, NotFound
@@ -14,6 +15,7 @@ from agent.rainstorm import plan
 from agent.rainstorm.boundaries import BOM, first_end
 from agent.rainstorm.job import JobSpec, parse
 from agent.rainstorm.joblog import JobState
+from agent.rainstorm.locality import Extent, homes, splits
 from agent.rainstorm.plan import LINE
 from agent.rainstorm.storage import Storage
 
@@ -22,8 +24,10 @@ COLUMNS_MAX = 10_000
 JOB_MARK = "{job}"
 
 
-def prepare(storage: Storage, raw: Any, job: str, batch_bytes: int, now_wall: float) -> JobState:
-    """Returns the state of a new job whose destination file has been created.
+def prepare(
+    storage: Storage, raw: Any, job: str, batch_bytes: int, nodes: Sequence[str], now_wall: float
+) -> JobState:
+    """Returns the state of a new job whose destination file has been created; ``nodes`` may get tasks.
 
     Raises:
         JobInvalid: the job file is wrong.
@@ -34,14 +38,24 @@ def prepare(storage: Storage, raw: Any, job: str, batch_bytes: int, now_wall: fl
     spec = parse(raw)
     source = _source(storage, spec)
     columns, data_start = _columns(storage, spec, source)
-    layout = plan.make(spec, columns, data_start, source.length)
+    extents = [
+        Extent(max(block.offset, data_start), block.offset + block.length, block.replicas)
+        for block in source.blocks
+        if block.offset + block.length > data_start
+    ] or [Extent(data_start, data_start, ())]
+    task_nodes = homes(extents, spec.stages[0].tasks, nodes) or [""] * spec.stages[0].tasks
     header = {
-        "columns": list(layout.columns),
+        "columns": columns,
         "data_start": data_start,
         "data_end": source.length,
         "batch_bytes": batch_bytes,
         "file_id": source.file_id,
+        "splits": [
+            [split.index, split.start, split.end, split.task] for split in splits(extents, task_nodes)
+        ],
+        "homes": {f"0.{number}": node for number, node in enumerate(task_nodes)},
     }
+    plan.make(spec, header)  # refuses columns that do not exist
     try:
         storage.client.create(spec.sink.file)
     except AlreadyExists:

@@ -28,6 +28,7 @@ logger = logging.getLogger("agent.rainstorm.supervisor")
 
 HELLO_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 10.0
+REFILL_DELAY_S = 2.0
 # Arrow's own threads gain nothing where every task has its own process.
 TASK_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 DROPPED_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -132,7 +133,6 @@ class TaskSupervisor:
 
     def start(self) -> None:
         """Begins to start spares in the background."""
-        self._refill.set()
         self._thread.start()
 
     def assign(self, key: Key, generation: int, in_place: bool, message: Mapping[str, Any]) -> None:
@@ -215,12 +215,12 @@ class TaskSupervisor:
             process.thread.join(deadline.remaining(clock.monotonic()))
 
     def _keep_spares(self) -> None:
-        while True:
+        while not self._stopping.is_set():
+            self._fill()
             self._refill.wait()
             self._refill.clear()
-            if self._stopping.is_set():
-                return
-            self._fill()
+            # New spares are for the next failure: they must not take the processor from a job that begins.
+            self._stopping.wait(REFILL_DELAY_S)
 
     def _fill(self) -> None:
         # One at a time: a node that starts all its spares at once would starve its own agents.

@@ -166,7 +166,7 @@ class Task:
         self._task = command["task"]
         spec = job.parse(command["spec"])
         header = command["header"]
-        layout = plan.make(spec, header["columns"], header["data_start"], header["data_end"])
+        layout = plan.make(spec, header)
         if self._core is None or not command["in_place"]:
             core = TaskCore(self._task, spec, layout)
             for file, offset, length in command["segments"]:
@@ -200,7 +200,13 @@ class Task:
             self._outputs[target] = connect(host, port, target, hello, self._identity)
         restore = self._restore
         self._core.reset(
-            Restore(command["epoch"], restore["done"], dict(restore["positions"]), dict(command["inside"]))
+            Restore(
+                command["epoch"],
+                restore["done"],
+                dict(restore["positions"]),
+                dict(command["inside"]),
+                *restore["counts"],
+            )
         )
         if self._source is not None:
             self._source.restart_rate()
