@@ -1,0 +1,37 @@
+"""Local health: what raises and lowers the score."""
+
+from __future__ import annotations
+
+from agent.membership.health import LocalHealth
+
+
+def test_missing_nacks_count_and_full_nacks_do_not() -> None:
+    health = LocalHealth()
+    health.probe_failed(helpers=3, nacks=3)
+    assert health.score == 0, "all helpers say that the target is silent: the fault is not here"
+    health.probe_failed(helpers=3, nacks=1)
+    assert health.score == 2
+    health.probe_failed(helpers=0, nacks=0)
+    assert health.score == 3
+    assert health.multiplier == 4
+
+
+def test_success_heals_and_the_score_has_bounds() -> None:
+    health = LocalHealth()
+    health.probe_succeeded()
+    assert health.score == 0
+    for _ in range(20):
+        health.probe_failed(helpers=3, nacks=0)
+    assert health.score == 7
+    for _ in range(3):
+        health.probe_succeeded()
+    assert health.score == 4
+
+
+def test_refuting_and_stalls_raise_it() -> None:
+    health = LocalHealth()
+    health.refuted()
+    assert not health.timer_late(0.9)
+    assert health.score == 1
+    assert health.timer_late(1.0)
+    assert health.score == 2

@@ -1,0 +1,88 @@
+"""The datagram codec: round trips, and garbage of every kind is a ProtocolError and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.common.errors import ProtocolError
+from agent.membership.messages import (
+    COUNTER_MAX,
+    DATAGRAM_BYTES_MAX,
+    Datagram,
+    Kind,
+    Update,
+    decode,
+    encode,
+    split,
+)
+from agent.membership.table import Member, State
+
+names = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=63)
+counters = st.integers(0, COUNTER_MAX)
+members = st.builds(
+    Member,
+    names,
+    st.binary(min_size=16, max_size=16).map(bytes.hex),
+    counters,
+    counters,
+    st.sampled_from(State),
+    names,
+    st.integers(1, 65535),
+)
+updates = st.builds(Update, members, st.just("") | names)
+datagrams = st.builds(
+    Datagram,
+    st.sampled_from(Kind),
+    counters,
+    st.just("") | names,
+    counters,
+    counters,
+    st.lists(updates, max_size=5).map(tuple),
+)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=9) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=30,
+)
+
+
+@given(datagrams)
+def test_round_trip(datagram: Datagram) -> None:
+    assert decode(encode(datagram)) == datagram
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_by_name(data: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        decode(data)
+
+
+@given(plain)
+def test_other_msgpack_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ProtocolError):
+        decode(msgpack.packb(value))
+
+
+@given(datagrams, st.data())
+def test_a_changed_field_is_refused_or_read_as_what_it_says(datagram: Datagram, data: st.DataObject) -> None:
+    fields = msgpack.unpackb(encode(datagram))
+    index = data.draw(st.integers(0, len(fields) - 1))
+    fields[index] = data.draw(plain)
+    with contextlib.suppress(ProtocolError):
+        found = decode(msgpack.packb(fields))
+        assert msgpack.unpackb(encode(found)) == fields
+
+
+@given(st.lists(updates, max_size=60))
+def test_a_table_is_split_into_datagrams_that_fit(entries: list[Update]) -> None:
+    groups = split(entries)
+    assert [entry for group in groups for entry in group] == entries
+    for group in groups:
+        assert (
+            len(encode(Datagram(Kind.SYNC_REPLY, 0, "", COUNTER_MAX, 1 << 32, group))) <= DATAGRAM_BYTES_MAX
+        )

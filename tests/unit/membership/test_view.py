@@ -1,0 +1,102 @@
+"""What the view becomes: joins, evictions, new lives, leaders and terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.membership import view as views
+from agent.membership.table import Member, State
+
+
+def member(name: str, state: State = State.ALIVE, boot: int = 1) -> Member:
+    return Member(name, f"{ord(name[-1]):032x}", boot, 0, state, "10.0.0.1", 7100)
+
+
+def table(*members: Member) -> dict[str, Member]:
+    return {entry.name: entry for entry in members}
+
+
+def changed(view: views.View | None, *members: Member) -> dict[str, Any]:
+    found = views.propose(view, table(*members))
+    assert found is not None
+    return found
+
+
+ABC = (member("a"), member("b"), member("c"))
+
+
+def test_the_first_view() -> None:
+    view = changed(None, *ABC)
+    assert (view["version"], view["term"], view["leader"]) == (1, 1, "a")
+    assert views.up_names(view) == ["a", "b", "c"]
+    assert view["nodes"]["a"] == {"state": "up", "node_id": f"{ord('a'):032x}:1", "since": 1}
+
+
+def test_suspects_neither_join_nor_leave() -> None:
+    view = changed(None, *ABC)
+    assert (
+        views.propose(view, table(member("a"), member("b", State.SUSPECT), member("d", State.SUSPECT)))
+        is None
+    )
+    assert views.propose(None, table(member("a", State.SUSPECT))) is None
+
+
+def test_two_deaths_are_one_change_and_the_leader_stays() -> None:
+    view = changed(changed(None, *ABC), member("b", State.DEAD), member("c", State.LEFT))
+    assert (view["version"], view["term"], view["leader"]) == (2, 1, "a")
+    assert [view["nodes"][name]["state"] for name in "abc"] == ["up", "down", "down"]
+    assert [view["nodes"][name]["since"] for name in "abc"] == [1, 2, 2]
+
+
+def test_a_dead_leader_is_replaced_and_does_not_get_its_place_back() -> None:
+    view = changed(changed(None, *ABC), member("a", State.DEAD))
+    assert (view["term"], view["leader"]) == (2, "b")
+    view = changed(view, member("a", boot=2))
+    assert (view["term"], view["leader"], view["version"]) == (2, "b", 3)
+
+
+def test_a_new_boot_is_a_change_and_of_a_leader_a_new_term() -> None:
+    first = changed(None, *ABC)
+    view = changed(first, member("b", boot=2))
+    assert view["nodes"]["b"]["node_id"].endswith(":2")
+    assert view["term"] == 1
+    view = changed(first, member("a", boot=2))
+    assert (view["term"], view["leader"]) == (2, "a")
+
+
+def test_news_of_an_earlier_life_changes_nothing() -> None:
+    view = changed(None, member("a", boot=5), member("b"))
+    assert views.propose(view, table(member("a", State.DEAD, boot=4))) is None
+    assert views.propose(view, table(member("a", State.ALIVE, boot=4))) is None
+    assert views.propose(view, table(member("a", State.DEAD, boot=5))) is not None
+
+
+def test_without_anybody_up_there_is_no_leader_and_the_term_still_grows() -> None:
+    view = changed(changed(None, member("a")), member("a", State.DEAD))
+    assert (view["leader"], view["term"]) == ("", 2)
+    view = changed(view, member("b"))
+    assert (view["leader"], view["term"]) == ("b", 3)
+
+
+members = st.builds(member, st.sampled_from(["a", "b", "c", "d"]), st.sampled_from(State), st.integers(1, 3))
+
+
+@given(st.lists(st.lists(members, max_size=4), max_size=12))
+def test_versions_terms_and_leaders_over_any_history(history: list[list[Member]]) -> None:
+    view: views.View | None = None
+    for verdicts in history:
+        after = views.propose(view, table(*verdicts))
+        if after is None:
+            continue
+        assert views.propose(after, table(*verdicts)) is None, "applying a change twice is applying it once"
+        assert after["version"] == views.version(view) + 1
+        before = view or views.empty()
+        assert after["term"] - before["term"] in (0, 1)
+        if after["leader"] != before["leader"]:
+            assert after["term"] == before["term"] + 1
+        up = views.up_names(after)
+        assert after["leader"] in up if up else after["leader"] == ""
+        view = after
