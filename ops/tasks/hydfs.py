@@ -25,6 +25,8 @@ JSON = {"json": "print one JSON object"}
 # One append is one record; a larger local file is appended as several, each of them atomic.
 APPEND_BYTES_MAX = 4 * 1024 * 1024
 APPEND_TIMEOUT_S = 30.0
+# Where the stream engine keeps its logs.
+OWN_PREFIX = ".rainstorm/"
 _find = inventory.find
 
 
@@ -120,11 +122,18 @@ def store(context: Context, vm: str, json: bool = False, inventory: str = "") ->
         render.print_table(columns, [[block.get(column) for column in columns] for block in blocks])
 
 
-@command(name="list", help={"prefix": "only names that begin so", **JSON, **INVENTORY})
-def list_(context: Context, prefix: str = "", json: bool = False, inventory: str = "") -> None:
+@command(
+    name="list",
+    help={"prefix": "only names that begin so", "all": "also the engine's own files", **JSON, **INVENTORY},
+)
+def list_(
+    context: Context, prefix: str = "", all: bool = False, json: bool = False, inventory: str = ""
+) -> None:
     """files: all names with their sizes"""
     with connected(_find(inventory)) as connections:
         found: list[FileStat] = sorted(connections.hydfs().list(prefix), key=lambda each: each.name)
+    if not (all or prefix.startswith(".")):
+        found = [each for each in found if not each.name.startswith(OWN_PREFIX)]
     if json:
         render.print_json(files=found)
         return
