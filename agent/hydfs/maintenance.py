@@ -157,7 +157,9 @@ class Maintenance:
         for meta in repair.strangers(entry, metas):
             self._drop(meta.key)
         coordinated = [
-            block.number for block in entry.blocks if self._blocks.core.coordinates((entry.file_id, block.number))
+            block.number
+            for block in entry.blocks
+            if self._blocks.core.coordinates((entry.file_id, block.number))
         ]
         for action in repair.local_actions(entry, metas, up, self._peers.me, self._wanted, coordinated):
             self._act(name, entry, action)

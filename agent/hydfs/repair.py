@@ -2,8 +2,8 @@
 
 Pure functions on a file's entry. The first live holder of a block (in the order of the table) is responsible
 for it, so that exactly one node acts while views agree; when two act, the second finds the work done. Copies
-are only ever made from a holder named by the table, and a copy is only dropped on proof: the table (a majority
-read) says that the file is gone or goes on without this block, or names enough other live holders.
+are only ever made from a holder named by the table, and a copy is only dropped on proof: the table (a
+majority read) says that the file is gone or goes on without this block, or names enough other live holders.
 """
 
 from __future__ import annotations

@@ -23,6 +23,9 @@ class HydfsCluster(Agents):
         self._with_membership = membership
         super().__init__(names, voters=nodes, service="hydfs", **settings)
 
+    def __enter__(self) -> HydfsCluster:
+        return self
+
     def start(self, *names: str) -> None:
         """Starts the agents and returns when they are ready."""
         if self._with_membership:

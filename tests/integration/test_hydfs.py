@@ -65,7 +65,9 @@ class Writer:
 
     def reach(self, count: int) -> None:
         target = len(self.acked) + count
-        wait_until(lambda: len(self.acked) >= target or self.errors, 20.0, f"{target} appends of {self.ident}")
+        wait_until(
+            lambda: len(self.acked) >= target or self.errors, 20.0, f"{target} appends of {self.ident}"
+        )
         assert not self.errors, self.errors
 
     def _run(self) -> None:
@@ -160,15 +162,13 @@ def test_create_append_read_delete(cluster: HydfsCluster) -> None:
     assert bytes(one.read("a/b.csv", 0, 100)) == b""
     assert one.append("a/b.csv", b"new", writer="w", sequence=0).offset == 0
     assert bytes(one.read("a/b.csv", 0, 100)) == b"new"
-    assert not any(
-        block["file_id"] == stat.file_id for node in cluster.names for block in one.store(node)
-    ) or wait_until(
-        lambda: not any(
+
+    def old_blocks_gone() -> bool:
+        return not any(
             block["file_id"] == stat.file_id for node in cluster.names for block in one.store(node)
-        ),
-        5.0,
-        "the deleted file's blocks are gone",
-    ) is None
+        )
+
+    wait_until(old_blocks_gone, 5.0, "the deleted file's blocks are gone")
 
 
 def test_bad_input_is_refused(cluster: HydfsCluster) -> None:
@@ -367,10 +367,15 @@ def test_full_disk_everywhere_is_one_clear_error(small_disk: Path) -> None:
         client = cluster.hydfs("vm1")
         client.create("log")
         acked = 0
-        with pytest.raises(DiskFull):
+
+        def fill() -> None:
+            nonlocal acked
             for sequence in range(40):
                 client.append("log", b"p" * MIB, writer="w", sequence=sequence)
                 acked += 1
+
+        with pytest.raises(DiskFull):
+            fill()
         with pytest.raises(DiskFull):
             client.put("big", io.BytesIO(b"q" * (16 * MIB)))
         assert client.stat("log").length == acked * MIB

@@ -1,0 +1,797 @@
+"""The store on simulated nodes: shells without threads around the agent's own cores and journal format.
+
+``StoreHost`` is a node: ``NodeCore``, ``Takeover``, ``repair`` and a CASPaxos voter. ``ClientHost`` is a client
+with its gateway: ``Route`` and a proposer. Both speak encoded frames over datagrams, so that every message may
+be lost, doubled or overtaken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from agent.common.core import Tick
+from agent.common.errors import NotFound, RainStormError
+from agent.common.register import (
+    Accept,
+    Answer,
+    AnswerReceived,
+    Ask,
+    Change,
+    Failed,
+    Finished,
+    Prepare,
+    Proposal,
+    Read,
+    Slot,
+    VoterFailed,
+    VoterRequest,
+    Wait,
+    answer,
+)
+from agent.hydfs import filetable, repair
+from agent.hydfs.block import (
+    OPEN,
+    PROMISED,
+    SEALED,
+    BlockKey,
+    BlockMeta,
+    DroppedEntry,
+    Entry,
+    PromiseEntry,
+    RecordEntry,
+    SealedEntry,
+    apply,
+    chain,
+    pack_entry,
+    record_from_wire,
+    unpack_entry,
+)
+from agent.hydfs.events import (
+    AnswerAppend,
+    AnswerPromise,
+    AnswerTail,
+    AnswerWrite,
+    AppendRequested,
+    BlockDropped,
+    BlockOpened,
+    BlockSealed,
+    PersistPromise,
+    PersistRecord,
+    PromiseRequested,
+    PromiseWritten,
+    RecordWritten,
+    Refuse,
+    SealBlock,
+    SealFailed,
+    SendWrite,
+    TailRequested,
+    WriteAnswered,
+    WriteReceived,
+)
+from agent.hydfs.filetable import FileEntry
+from agent.hydfs.journal import frame, read_frame
+from agent.hydfs.node import NodeCore
+from agent.hydfs.ring import Ring, block_token
+from agent.hydfs.route import AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
+from agent.hydfs.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.wire import framing
+from tests.simulation.world import Node
+
+BLOCK_BYTES = 400
+ACK_TIMEOUT_S = 0.1
+CALL_TIMEOUT_S = 0.25
+TEND_INTERVAL_S = 1.0
+REPLICAS = 3
+
+Fields = dict[str, Any]
+# (code, fields, payload); an empty code means success.
+Reply = Callable[[str, Fields, bytes], None]
+Settled = Callable[[FileEntry | None, RainStormError | None], None]
+
+
+@dataclass(frozen=True)
+class Bugs:
+    """Rules to break on purpose."""
+
+    forget_promise: bool = False
+    ack_early: bool = False
+    forget_writers: bool = False
+    ack_before_sync: bool = False
+
+
+class Caller:
+    """Calls with time-outs over datagrams, and changes of registers."""
+
+    def __init__(self, node: Node, voters: Sequence[str]) -> None:
+        self.node = node
+        self.voters = list(voters)
+        self._calls = 0
+        self._waiting: dict[int, Reply] = {}
+        self._proposals = 0
+        self._rng = node.random("proposer")
+
+    def on_message(self, now: float, sender: str, data: bytes) -> None:
+        found = framing.decode(data)
+        header, payload = found.header, bytes(found.payload)
+        if "kind" in header:
+            number = header["call"]
+
+            def reply(code: str, fields: Fields, data: bytes = b"") -> None:
+                body = {"reply": number, "code": code, "fields": fields}
+                self.node.send_datagram(sender, framing.encode(framing.Frame(body, data)))
+
+            self.serve(header["kind"], header["fields"], payload, reply)
+        else:
+            waiting = self._waiting.pop(header["reply"], None)
+            if waiting is not None:
+                waiting(header["code"], header["fields"], payload)
+
+    def serve(self, kind: str, fields: Fields, payload: bytes, reply: Reply) -> None:
+        raise NotImplementedError
+
+    def call(
+        self, target: str, kind: str, fields: Fields, payload: bytes, timeout_s: float, done: Reply
+    ) -> None:
+        self._calls += 1
+        number = self.node.generation * 1_000_000 + self._calls
+        self._waiting[number] = done
+        body = {"kind": kind, "call": number, "fields": fields}
+        self.node.send_datagram(target, framing.encode(framing.Frame(body, payload)))
+
+        def expire() -> None:
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None:
+                waiting("DEADLINE_EXCEEDED", {}, b"")
+
+        self.node.after(timeout_s, expire)
+
+    def change(self, name: str, change: Change, done: Settled) -> None:
+        self._proposals += 1
+        proposer = f"{self.node.name}/{self.node.generation}/{self._proposals}"
+        proposal = Proposal(name, change, self.voters, proposer, self._rng)
+
+        def carry_out(effects: Sequence[Any]) -> None:
+            for effect in effects:
+                match effect:
+                    case Ask():
+                        self._ask(effect, lambda event: carry_out(proposal.handle(event)))
+                    case Wait(delay_s=delay_s):
+                        self.node.after(delay_s, lambda: carry_out(proposal.retry()))
+                    case Finished(value=value, error=error):
+                        done(filetable.from_value(value), error)
+                    case Failed(error=error):
+                        done(None, error)
+
+        carry_out(proposal.start())
+
+    def read(self, name: str, done: Settled) -> None:
+        self.change(name, lambda value: value, done)
+
+    def _ask(self, ask: Ask, done: Callable[[AnswerReceived | VoterFailed], None]) -> None:
+        request = ask.request
+        fields: Fields = {"key": request.key, "ask": type(request).__name__}
+        if not isinstance(request, Read):
+            fields["ballot"] = list(request.ballot)
+        if isinstance(request, Accept):
+            fields["value"] = request.value
+
+        def answered(code: str, fields: Fields, payload: bytes) -> None:
+            if code:
+                done(VoterFailed(ask.voter, ask.attempt))
+                return
+            found = Answer(
+                fields["ok"], _ballot(fields["promised"]), _ballot(fields["accepted"]), fields["value"]
+            )
+            done(AnswerReceived(ask.voter, ask.attempt, found))
+
+        self.call(ask.voter, "voter", fields, b"", CALL_TIMEOUT_S, answered)
+
+
+def _ballot(value: Sequence[Any]) -> tuple[int, str]:
+    return (value[0], value[1])
+
+
+class StoreHost(Caller):
+    """One node of the store."""
+
+    def __init__(self, node: Node, names: Sequence[str], bugs: Bugs) -> None:
+        super().__init__(node, names)
+        self.names = list(names)
+        self.bugs = bugs
+        self.index: dict[BlockKey, BlockMeta] = {}
+        self.data: dict[BlockKey, bytearray] = {}
+        self._pending: list[tuple[Entry, Callable[[], None]]] = []
+        self._syncing = False
+        self._opened = 0
+        self._opening: dict[str, list[Callable[[], None]]] = {}
+        self._slots: dict[str, Slot] = {}
+        self._recover()
+        self.core = NodeCore(
+            node.name, self.index.values(), block_size_bytes=BLOCK_BYTES, ack_timeout_s=ACK_TIMEOUT_S
+        )
+        node.after(node.random("tend").uniform(0.5, 1.0) * TEND_INTERVAL_S, self._tend)
+
+    def next_deadline(self) -> float | None:
+        return self.core.next_deadline()
+
+    def on_timer(self, now: float) -> None:
+        self.post(Tick())
+
+    def on_unreachable(self, now: float, target: str) -> None:
+        raise AssertionError("the store sends datagrams only")
+
+    def check_invariants(self) -> None:
+        self.core.check_invariants()
+
+    def post(self, event: Any) -> None:
+        for effect in self.core.handle(self.node.now, event):
+            self._execute(effect)
+        self.node.arm()
+
+    def serve(self, kind: str, fields: Fields, payload: bytes, reply: Reply) -> None:
+        getattr(self, f"_serve_{kind}")(fields, payload, reply)
+
+    def _recover(self) -> None:
+        data = self.node.disk.read("journal")
+        offset = 0
+        while True:
+            body, offset = read_frame(data, offset)
+            if body is None:
+                break
+            self._apply(unpack_entry(body))
+        if offset < len(data):
+            self.node.disk.truncate("journal", offset)
+            for key, meta in self.index.items():
+                if meta.state in (OPEN, PROMISED):
+                    self.index[key] = dataclasses.replace(meta, doubtful=True)
+        for key, promised, accepted, value in msgpack.Unpacker(_Reader(self.node.disk.read("slots"))):
+            self._slots[key] = Slot(_ballot(promised), _ballot(accepted), value)
+
+    def _apply(self, entry: Entry) -> None:
+        if isinstance(entry, RecordEntry):
+            assert entry.data is not None
+            kept = self.data.setdefault(entry.key, bytearray())
+            kept[entry.record.offset :] = entry.data
+        if isinstance(entry, DroppedEntry):
+            self.data.pop(entry.key, None)
+        apply(self.index, entry)
+        if isinstance(entry, SealedEntry):
+            del self.data.setdefault(entry.key, bytearray())[entry.length :]
+
+    def _persist(self, entry: Entry, done: Callable[[], None] = lambda: None) -> None:
+        self.node.disk.append("journal", frame(pack_entry(entry)))
+        self._pending.append((entry, done))
+        if self.bugs.ack_before_sync:
+            self._finish()
+        elif not self._syncing:
+            self._sync()
+
+    def _sync(self) -> None:
+        self._syncing = True
+        count = len(self._pending)
+
+        def synced() -> None:
+            self._syncing = False
+            ready, self._pending = self._pending[:count], self._pending[count:]
+            if self._pending:
+                self._sync()
+            for entry, done in ready:
+                self._apply(entry)
+                done()
+
+        self.node.disk.sync("journal", synced)
+
+    def _finish(self) -> None:
+        ready, self._pending = self._pending, []
+        for entry, done in ready:
+            self._apply(entry)
+            self.node.after(0.0, done)
+
+    def _execute(self, effect: Any) -> None:
+        match effect:
+            case PersistRecord(key=key, record=record):
+                entry = RecordEntry(key, effect.name, effect.session, record, bytes(effect.data))
+                self._persist(entry, lambda: self.post(RecordWritten(key, record.end)))
+            case PersistPromise(key=key, name=name):
+                if self.bugs.forget_promise:
+                    self.node.after(0.0, lambda: self._pretend_promise(key))
+                else:
+                    self._persist(PromiseEntry(key, name), lambda: self.post(PromiseWritten(key)))
+            case SendWrite(peer=peer):
+                self._send_write(peer, effect)
+            case SealBlock():
+                self._seal(effect, lambda error: None)
+            case _:
+                effect.token(effect)
+
+    def _pretend_promise(self, key: BlockKey) -> None:
+        self.post(PromiseWritten(key))
+        copy = self.core.replica._copies.get(key)
+        if copy is not None:
+            copy.state, copy.durable_promise = OPEN, False
+
+    def _send_write(self, peer: str, effect: SendWrite) -> None:
+        fields = {
+            "key": list(effect.key),
+            "name": effect.name,
+            "session": effect.session,
+            "record": effect.record.to_wire(),
+        }
+
+        def answered(code: str, fields: Fields, payload: bytes) -> None:
+            self.post(WriteAnswered(peer, effect.key, effect.record.end, code))
+
+        if self.bugs.ack_early:
+            self.node.after(0.0, lambda: answered("", {}, b""))
+            answered = _ignore
+        self.call(peer, "write", fields, bytes(effect.data), ACK_TIMEOUT_S, answered)
+
+    def _seal(self, effect: SealBlock, done: Callable[[str], None]) -> None:
+        file_id, number = effect.key
+
+        def settled(entry: FileEntry | None, error: RainStormError | None) -> None:
+            if entry is None or error is not None:
+                code = error.code if error is not None else "NOT_FOUND"
+                self.post(SealFailed(effect.key, code, "the file table could not be changed"))
+                done(code)
+                return
+            block = entry.block(number)
+            length, crc = (block.length, block.crc) if block is not None else (0, 0)
+            self._certify(effect.key, effect.name, length, crc)
+            told = block.replicas if block is not None else ()
+            for node in dict.fromkeys((*told, *effect.holders, *effect.failed)):
+                body = {"key": list(effect.key), "name": effect.name, "length": length, "crc": crc}
+                if node != self.node.name:
+                    self.call(node, "certify", body, b"", CALL_TIMEOUT_S, _ignore)
+            done("")
+
+        change = filetable.seal(
+            effect.name, file_id, number, effect.length, effect.crc, effect.holders, effect.writers
+        )
+        self.change(effect.name, change, settled)
+
+    def _certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
+        meta = self.index.get(key)
+        if meta is not None and meta.state == SEALED and (meta.length, meta.crc) == (length, crc):
+            self.post(BlockSealed(key, name, length, crc))
+        elif (
+            meta is not None and 0 < length <= meta.length and chain(bytes(self.data[key][:length]), 0) == crc
+        ):
+            self.post(BlockSealed(key, name, length, crc))
+            self._persist(SealedEntry(key, name, length, crc))
+        else:
+            self.post(BlockDropped(key))
+            if meta is not None:
+                self._persist(DroppedEntry(key))
+
+    def _take_over(self, name: str, entry: FileEntry, number: int, done: Callable[[str], None]) -> None:
+        block = entry.open_block
+        assert block is not None
+        key = (entry.file_id, number)
+        takeover = Takeover(
+            key, name, block.replicas, entry.ack, entry.sealed_length, timeout_s=ACK_TIMEOUT_S
+        )
+
+        def carry_out(effects: Sequence[Any]) -> None:
+            for effect in effects:
+                match effect:
+                    case AskPromise(peer=peer):
+                        ask(peer)
+                    case SealBlock():
+                        self._seal(effect, done)
+                    case GiveUp(code=code):
+                        done(code)
+
+        def ask(peer: str) -> None:
+            def answered(code: str, fields: Fields, payload: bytes) -> None:
+                event: PromiseReceived | PromiseFailed = PromiseFailed(peer)
+                if not code:
+                    writers = {w: (m[0], m[1], m[2]) for w, m in fields["writers"].items()}
+                    event = PromiseReceived(
+                        peer, fields["length"], fields["crc"], writers, fields["doubtful"]
+                    )
+                carry_out(takeover.handle(self.node.now, event))
+
+            body = {"key": list(key), "name": name}
+            self.call(peer, "promise", body, b"", ACK_TIMEOUT_S, answered)
+
+        carry_out(takeover.start(self.node.now))
+        self.node.after(ACK_TIMEOUT_S * 1.01, lambda: carry_out(takeover.handle(self.node.now, None)))
+
+    def _serve_voter(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        key = fields["key"]
+        request: VoterRequest = Read(key)
+        if fields["ask"] == "Prepare":
+            request = Prepare(key, _ballot(fields["ballot"]))
+        elif fields["ask"] == "Accept":
+            request = Accept(key, _ballot(fields["ballot"]), fields["value"])
+        slot, found = answer(self._slots.get(key, Slot()), request)
+        self._slots[key] = slot
+        self.node.disk.append_durably("slots", msgpack.packb([key, slot.promised, slot.accepted, slot.value]))
+        reply(
+            "",
+            {
+                "ok": found.ok,
+                "promised": found.promised,
+                "accepted": found.accepted,
+                "value": found.value,
+            },
+            b"",
+        )
+
+    def _serve_append(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        file_id = fields["file_id"]
+
+        def go(number: int) -> None:
+            def answered(effect: Any) -> None:
+                match effect:
+                    case AnswerAppend():
+                        body = {"offset": effect.offset, "duplicate": effect.duplicate}
+                        reply("", body, b"")
+                    case Refuse(code=code, details=details):
+                        reply(code, dict(details), b"")
+
+            self.post(
+                AppendRequested(
+                    answered,
+                    (file_id, number),
+                    fields["writer"],
+                    fields["sequence"],
+                    fields["if_offset"],
+                    payload,
+                )
+            )
+
+        if fields["number"] is not None:
+            self._after_opening(file_id, lambda: go(fields["number"]))
+        else:
+            self._after_opening(file_id, lambda: self._open(fields, reply, go))
+
+    def _after_opening(self, file_id: str, action: Callable[[], None]) -> None:
+        if file_id in self._opening:
+            self._opening[file_id].append(action)
+        else:
+            action()
+
+    def _open(self, fields: Fields, reply: Reply, go: Callable[[int], None]) -> None:
+        name, file_id = fields["name"], fields["file_id"]
+        self._opening[file_id] = []
+        self._opened += 1
+        me = self.node.name
+        session = f"{me}/{self.node.generation}/{self._opened}"
+        order = Ring(self.names).successors(block_token(file_id, fields["next"]), REPLICAS, fields["avoid"])
+        replicas = [me, *[node for node in order if node != me]][:REPLICAS]
+
+        def settled(entry: FileEntry | None, error: RainStormError | None) -> None:
+            waiting = self._opening.pop(file_id)
+            block = entry.open_block if entry is not None and error is None else None
+            if entry is None or block is None:
+                reply(error.code if error is not None else "NOT_FOUND", {}, b"")
+            else:
+                if block.session == session:
+                    writers = {} if self.bugs.forget_writers else dict(entry.writers or {})
+                    key = (file_id, block.number)
+                    self.post(
+                        BlockOpened(
+                            key, name, session, block.replicas, entry.ack, entry.sealed_length, writers, 0
+                        )
+                    )
+                go(block.number)
+            for action in waiting:
+                self._after_opening(file_id, action)
+
+        self.change(name, filetable.open_next(name, file_id, replicas, 0, session), settled)
+
+    def _serve_tail(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        def answered(effect: Any) -> None:
+            match effect:
+                case AnswerTail(length=length):
+                    reply("", {"length": length}, b"")
+                case Refuse(code=code):
+                    reply(code, {}, b"")
+
+        key = (fields["file_id"], fields["number"])
+        self._after_opening(key[0], lambda: self.post(TailRequested(answered, key)))
+
+    def _serve_write(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        def answered(effect: AnswerWrite) -> None:
+            reply(effect.code, {}, b"")
+
+        record = record_from_wire(fields["record"])
+        self.post(WriteReceived(answered, _key(fields), fields["name"], fields["session"], record, payload))
+
+    def _serve_promise(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        def answered(effect: AnswerPromise) -> None:
+            body = {
+                "length": effect.length,
+                "crc": effect.crc,
+                "writers": {writer: list(mark) for writer, mark in effect.writers.items()},
+                "doubtful": effect.doubtful,
+            }
+            reply("", body, b"")
+
+        self.post(PromiseRequested(answered, _key(fields), fields["name"]))
+
+    def _serve_seal(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        def settled(entry: FileEntry | None, error: RainStormError | None) -> None:
+            if entry is None or error is not None:
+                reply(error.code if error is not None else "NOT_FOUND", {}, b"")
+            elif entry.open_block is None or entry.open_block.number != fields["number"]:
+                reply("", {}, b"")
+            else:
+                self._take_over(fields["name"], entry, fields["number"], lambda code: reply(code, {}, b""))
+
+        self.read(fields["name"], settled)
+
+    def _serve_certify(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        self._certify(_key(fields), fields["name"], fields["length"], fields["crc"])
+        reply("", {}, b"")
+
+    def _serve_read(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        meta = self.index.get(_key(fields))
+        if meta is None or meta.length < fields["length"]:
+            reply("NOT_FOUND", {}, b"")
+        else:
+            reply("", {}, bytes(self.data[meta.key][: fields["length"]]))
+
+    def _serve_store(self, fields: Fields, payload: bytes, reply: Reply) -> None:
+        key = _key(fields)
+        if chain(payload, 0) != fields["crc"]:
+            reply("CORRUPT", {}, b"")
+            return
+        self.post(BlockSealed(key, fields["name"], len(payload), fields["crc"]))
+        # The journal carries a copied block as one record and its certificate.
+        self._adopt(key, fields["name"], payload, fields["crc"], lambda: reply("", {}, b""))
+
+    def _adopt(self, key: BlockKey, name: str, data: bytes, crc: int, done: Callable[[], None]) -> None:
+        record = record_from_wire([0, len(data), crc, "", 0, 0])
+        self._persist(RecordEntry(key, name, "", record, data))
+        self._persist(SealedEntry(key, name, len(data), crc), done)
+
+    def _tend(self) -> None:
+        self.node.after(TEND_INTERVAL_S, self._tend)
+        for name in sorted({meta.name for meta in self.index.values()}):
+            self.read(name, lambda entry, error, name=name: self._tend_file(name, entry))  # type: ignore[misc]
+
+    def _tend_file(self, name: str, entry: FileEntry | None) -> None:
+        if entry is None:
+            return
+        me = self.node.name
+        metas = [meta for meta in self.index.values() if meta.name == name]
+        mine = [b.number for b in entry.blocks if self.core.coordinates((entry.file_id, b.number))]
+        for action in repair.local_actions(entry, metas, self.names, me, REPLICAS, mine):
+            match action:
+                case repair.Drop(number=number):
+                    self.post(BlockDropped((entry.file_id, number)))
+                    self._persist(DroppedEntry((entry.file_id, number)))
+                case repair.Certify(block=block):
+                    self._certify((entry.file_id, block.number), name, block.length, block.crc)
+                case repair.Announce(block=block):
+                    change = filetable.set_replicas(name, entry.file_id, block.number, add=[me])
+                    self.change(name, change, lambda entry, error: None)
+                case repair.TakeOver(block=block):
+                    self._take_over(name, entry, block.number, lambda code: None)
+        for push in repair.pushes(entry, self.names, me, REPLICAS):
+            self._push(name, entry, push)
+
+    def _push(self, name: str, entry: FileEntry, push: repair.Push) -> None:
+        key = (entry.file_id, push.block.number)
+        meta = self.index.get(key)
+        if meta is None or meta.state != SEALED:
+            return
+        fields = {"key": list(key), "name": name, "crc": push.block.crc}
+        for target in push.targets:
+
+            def stored(code: str, found: Fields, payload: bytes, target: str = target) -> None:
+                if not code:
+                    change = filetable.set_replicas(name, key[0], key[1], add=[target])
+                    self.change(name, change, lambda entry, error: None)
+
+            self.call(target, "store", fields, bytes(self.data[key]), CALL_TIMEOUT_S, stored)
+
+
+class _Reader:
+    """Bytes as a file, for msgpack."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, size: int) -> bytes:
+        piece, self._data = self._data[:size], self._data[size:]
+        return piece
+
+
+def _key(fields: Fields) -> BlockKey:
+    return (fields["key"][0], fields["key"][1])
+
+
+def _ignore(code: str, fields: Fields, payload: bytes) -> None:
+    """The answer does not matter."""
+
+
+class ClientHost(Caller):
+    """A client and its gateway."""
+
+    def __init__(self, node: Node, names: Sequence[str]) -> None:
+        super().__init__(node, names)
+        self.names = list(names)
+        self.entries: dict[str, FileEntry] = {}
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def on_timer(self, now: float) -> None:
+        raise AssertionError("a client has no timer")
+
+    def on_unreachable(self, now: float, target: str) -> None:
+        raise AssertionError("a client sends datagrams only")
+
+    def check_invariants(self) -> None:
+        """A client has none."""
+
+    def create(self, name: str, file_id: str, done: Callable[[str], None]) -> None:
+        change = filetable.create(name, file_id, "all")
+        self.change(name, change, lambda entry, error: done(error.code if error is not None else ""))
+
+    def append(
+        self, name: str, data: bytes, writer: str, sequence: int, timeout_s: float, done: Reply
+    ) -> None:
+        def ask(step: AskCoordinator, entry: FileEntry, answered: Reply) -> None:
+            fields = {
+                "name": name,
+                "file_id": entry.file_id,
+                "number": step.number,
+                "next": entry.next_number,
+                "avoid": list(step.avoid),
+                "writer": writer,
+                "sequence": sequence,
+                "if_offset": None,
+            }
+            self.call(step.node, "append", fields, data, 3 * ACK_TIMEOUT_S, answered)
+
+        _Following(self, name, timeout_s, ask, done).start()
+
+    def read_file(self, name: str, timeout_s: float, done: Reply) -> None:
+        """Reads the whole file, linearizably."""
+        until = self.node.now + timeout_s
+
+        def again() -> None:
+            if self.node.now >= until:
+                done("DEADLINE_EXCEEDED", {}, b"")
+            else:
+                self.node.after(0.02, begin)
+
+        def begin() -> None:
+            self.read(name, lambda entry, error: tail(entry) if error is None else again())
+
+        def tail(entry: FileEntry | None) -> None:
+            if entry is None:
+                done("NOT_FOUND", {}, b"")
+            elif entry.open_block is None:
+                fetch(entry, 0, 0, b"")
+            else:
+                _Following(self, name, 2.0, ask_tail, lambda c, f, p: checked(c, f)).start()
+
+        def ask_tail(step: AskCoordinator, entry: FileEntry, answered: Reply) -> None:
+            if step.number is None:
+                answered("", {"length": 0, "session": ""}, b"")
+                return
+            assert entry.open_block is not None
+            session = entry.open_block.session
+
+            def got(code: str, fields: Fields, payload: bytes) -> None:
+                answered(code, {**fields, "session": session}, payload)
+
+            fields = {"file_id": entry.file_id, "number": step.number}
+            self.call(step.node, "tail", fields, b"", CALL_TIMEOUT_S, got)
+
+        def checked(code: str, fields: Fields) -> None:
+            def settled(entry: FileEntry | None, error: RainStormError | None) -> None:
+                if entry is None or error is not None or code:
+                    again()
+                elif entry.open_block is None:
+                    fetch(entry, 0, 0, b"")
+                elif entry.open_block.session == fields["session"]:
+                    fetch(entry, 0, fields["length"], b"")
+                else:
+                    again()
+
+            self.read(name, settled)
+
+        def fetch(entry: FileEntry, index: int, end: int, got: bytes) -> None:
+            if index == len(entry.blocks):
+                done("", {}, got)
+                return
+            block = entry.blocks[index]
+            length = block.length if block.state == SEALED else end
+            if not length:
+                fetch(entry, index + 1, end, got)
+                return
+            node = self.node.random("reads").choice(block.replicas)
+
+            def received(code: str, fields: Fields, payload: bytes) -> None:
+                if code:
+                    again()
+                else:
+                    fetch(entry, index + 1, end, got + payload)
+
+            body = {"key": [entry.file_id, block.number], "length": length}
+            self.call(node, "read", body, b"", CALL_TIMEOUT_S, received)
+
+        begin()
+
+    def serve(self, kind: str, fields: Fields, payload: bytes, reply: Reply) -> None:
+        raise AssertionError(f"nobody asks a client: {kind}")
+
+
+class _Following:
+    """Follows a ``Route`` until an answer or the time limit, as ``agent.hydfs.gateway`` does."""
+
+    def __init__(
+        self,
+        client: ClientHost,
+        name: str,
+        timeout_s: float,
+        ask: Callable[[AskCoordinator, FileEntry, Reply], None],
+        done: Reply,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._until = client.node.now + timeout_s
+        self._ask = ask
+        self._done = done
+        self._route = Route(client.names)
+
+    def start(self) -> None:
+        known = self._client.entries.get(self._name)
+        self._go(self._route.found(known) if known is not None else ReadFile(), known)
+
+    def _go(self, step: Step, entry: FileEntry | None) -> None:
+        if self._client.node.now >= self._until:
+            self._done("DEADLINE_EXCEEDED", {}, b"")
+            return
+        match step:
+            case ReadFile(pause_s=pause_s):
+                self._client.node.after(pause_s, lambda: self._client.read(self._name, self._read))
+            case AskCoordinator():
+                assert entry is not None
+                self._ask(step, entry, lambda c, f, p: self._answered(step, entry, c, f, p))
+            case AskSeal(node=node, number=number):
+                assert entry is not None
+                body = {"name": self._name, "file_id": entry.file_id, "number": number}
+                self._client.call(
+                    node, "seal", body, b"", 4 * ACK_TIMEOUT_S, lambda c, f, p: self._sealed(step, entry, c)
+                )
+            case Stop(code=code):
+                self._done(code, {}, b"")
+
+    def _read(self, entry: FileEntry | None, error: RainStormError | None) -> None:
+        if error is not None and not isinstance(error, NotFound):
+            self._go(ReadFile(0.05), None)
+        elif entry is None:
+            self._done("NOT_FOUND", {}, b"")
+        else:
+            self._client.entries[self._name] = entry
+            self._go(self._route.found(entry), entry)
+
+    def _answered(
+        self, step: AskCoordinator, entry: FileEntry, code: str, fields: Fields, payload: bytes
+    ) -> None:
+        if not code:
+            if step.number is None:
+                self._client.entries.pop(self._name, None)
+            self._done("", fields, payload)
+            return
+        cause, failed = str(fields.get("cause", "")), list(fields.get("failed", ()))
+        self._go(self._route.failed(step, entry, code, cause, failed), entry)
+
+    def _sealed(self, step: AskSeal, entry: FileEntry, code: str) -> None:
+        if code:
+            self._go(self._route.failed(step, entry, code, "", ()), entry)
+        else:
+            self._go(self._route.sealed(), entry)

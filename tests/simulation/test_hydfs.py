@@ -1,0 +1,276 @@
+"""The store's cores under crashes, pauses, partitions, loss and duplicates; every schedule from a seed.
+
+Clients append self-describing lines with retries and read the whole file; afterwards the history is checked:
+H1 nothing acknowledged is lost, in any later read and on every replica; H2 nothing twice; H3 nothing that
+nobody wrote; H4 of any two reads one is a prefix of the other; H5 the answered offset is the line's place;
+H6 a client's lines are in its order, it reads its own, and its reads never go back.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from agent.hydfs.block import SEALED
+from agent.hydfs.filetable import FileEntry
+from tests.simulation.hydfs_host import Bugs, ClientHost, StoreHost
+from tests.simulation.network import LinkSettings
+from tests.simulation.world import World
+
+NODES = ["n1", "n2", "n3", "n4", "n5"]
+CLIENTS = ["c1", "c2", "c3"]
+NAME = "log"
+SEEDS = int(os.environ.get("SEEDS", "20"))
+
+
+@dataclass
+class History:
+    """What the clients saw."""
+
+    acked: list[tuple[float, str, int, int]] = field(default_factory=list)
+    invoked: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    reads: list[tuple[float, float, str, bytes]] = field(default_factory=list)
+    duplicates: int = 0
+
+
+class Load:
+    """One client: appends, and a read now and then."""
+
+    def __init__(self, world: World, name: str, history: History) -> None:
+        self.world = world
+        self.name = name
+        self.history = history
+        self.rng = world.random(f"load:{name}")
+        self.sequence = 0
+        self.stopping = False
+        self.idle = True
+        world.after(0.1 + self.rng.random() * 0.1, self._next)
+
+    @property
+    def host(self) -> ClientHost:
+        host = self.world.nodes[self.name].host
+        assert isinstance(host, ClientHost)
+        return host
+
+    def _next(self) -> None:
+        if self.stopping:
+            self.idle = True
+            return
+        self.idle = False
+        if self.rng.random() < 0.2:
+            self._read()
+            return
+        line = f"{self.name}:{self.sequence}:".encode().ljust(self.rng.randint(10, 60), b".") + b"\n"
+        self.history.invoked[(self.name, self.sequence)] = line
+        self._append(line)
+
+    def _append(self, line: bytes) -> None:
+        def done(code: str, fields: dict[str, Any], payload: bytes) -> None:
+            if code:
+                self.world.after(0.05, self._append, line)  # the outcome is unknown: the same append again
+                return
+            self.history.duplicates += bool(fields["duplicate"])
+            self.history.acked.append((self.world.now, self.name, self.sequence, fields["offset"]))
+            self.sequence += 1
+            self.world.after(self.rng.expovariate(1.0) * 0.02, self._next)
+
+        self.host.append(NAME, line, self.name, self.sequence, 1.0, done)
+
+    def _read(self) -> None:
+        began = self.world.now
+
+        def done(code: str, fields: dict[str, Any], payload: bytes) -> None:
+            if not code:
+                self.history.reads.append((began, self.world.now, self.name, payload))
+            self.world.after(0.01, self._next)
+
+        self.host.read_file(NAME, 1.0, done)
+
+
+class Faults:
+    """Breaks nodes and links at random times; never more than two nodes at once."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rng = world.random("faults")
+        self.kinds = [kind for kind in ("crash", "pause", "cut", "isolate") if self.rng.random() < 0.7]
+        self.active = True
+        world.after(0.3, self._next)
+
+    def _next(self) -> None:
+        if not self.active:
+            return
+        self.world.after(self.rng.uniform(0.05, 0.6), self._next)
+        if self.kinds:
+            self._break(self.rng.choice(self.kinds), self.rng.choice(NODES), self.rng.uniform(0.02, 1.0))
+
+    def _break(self, kind: str, name: str, duration_s: float) -> None:
+        world, node = self.world, self.world.nodes[name]
+        hurt = sum(1 for other in NODES if not world.nodes[other].up or world.nodes[other].paused)
+        if kind == "crash" and node.up and hurt < 2:
+            world.crash(name)
+            world.after(duration_s, world.restart, name)
+        elif kind == "pause" and node.up and not node.paused and hurt < 2:
+            world.pause(name)
+            world.after(duration_s, self._resume, name, node.generation)
+        elif kind == "cut":
+            other = self.rng.choice([other for other in NODES + CLIENTS if other != name])
+            world.network.cut(name, other)
+            world.after(duration_s, world.network.mend, name, other)
+        elif kind == "isolate":
+            world.network.isolate(name, inbound=self.rng.random() < 0.7)
+            world.after(duration_s, world.network.heal)
+
+    def _resume(self, name: str, generation: int) -> None:
+        node = self.world.nodes[name]
+        if node.paused and node.generation == generation:
+            self.world.resume(name)
+
+    def stop(self) -> None:
+        self.active = False
+        self.world.network.heal()
+        for name in NODES:
+            if self.world.nodes[name].paused:
+                self.world.resume(name)
+
+
+def run(seed: int | str, bugs: Bugs | None = None, duration_s: float = 6.0) -> tuple[World, History]:
+    """Runs one schedule to its end, heals everything and checks the history."""
+    rng = World(f"{seed}:settings").random("link")
+    link = LinkSettings(loss=rng.choice([0.0, 0.01, 0.05]), duplicate=rng.choice([0.0, 0.05, 0.2]))
+    world = World(seed, link=link)
+    broken = bugs or Bugs()
+    for name in NODES:
+        world.add(name, lambda node: StoreHost(node, NODES, broken))
+    for name in CLIENTS:
+        world.add(name, lambda node: ClientHost(node, NODES))
+    history = History()
+    created: list[str] = []
+    first = world.nodes["c1"].host
+    assert isinstance(first, ClientHost)
+    first.create(NAME, "f0", created.append)
+    world.wait_for(lambda: created, 30.0, "the file is created")
+    loads = [Load(world, name, history) for name in CLIENTS]
+    faults = Faults(world)
+    world.run(duration_s)
+    faults.stop()
+    world.network.link = LinkSettings()
+    world.run(1.5)
+    for load in loads:
+        load.stopping = True
+    world.wait_for(lambda: all(load.idle for load in loads), 30.0, "every client has its answer")
+    check(world, history)
+    return world, history
+
+
+def check(world: World, history: History) -> None:
+    """Raises AssertionError when the history breaks a promise."""
+    where = f"seed {world.seed}"
+    final = final_read(world, history)
+    for _, writer, sequence, offset in history.acked:
+        line = history.invoked[(writer, sequence)]
+        assert final.count(line) == 1, f"{where}: {writer}:{sequence} is there {final.count(line)} times"
+        if offset >= 0:
+            assert final[offset : offset + len(line)] == line, f"{where}: {writer}:{sequence} is elsewhere"
+    lines = final.splitlines(keepends=True)
+    known = {line: key for key, line in history.invoked.items()}
+    for writer in CLIENTS:
+        order = [known[line][1] for line in lines if known[line][0] == writer]
+        assert order == sorted(order), f"{where}: the lines of {writer} are out of order: {order}"
+    last: dict[str, bytes] = {}
+    for began, ended, reader, data in history.reads:
+        assert final.startswith(data), f"{where}: a read at {ended:.3f} is no prefix of the file"
+        assert len(data) >= len(last.get(reader, b"")), f"{where}: {reader} read less than before"
+        last[reader] = data
+        for acked_at, writer, sequence, _ in history.acked:
+            if acked_at < began:
+                line = history.invoked[(writer, sequence)]
+                assert line in data, f"{where}: a read from {began:.3f} on misses {writer}:{sequence}"
+    check_replicas(world, final)
+
+
+def final_read(world: World, history: History) -> bytes:
+    """Reads the file after everything healed."""
+    found: list[tuple[str, bytes]] = []
+    host = world.nodes["c1"].host
+    assert isinstance(host, ClientHost)
+    host.read_file(NAME, 20.0, lambda code, fields, data: found.append((code, data)))
+    world.wait_for(lambda: found, 30.0, "the final read")
+    assert found[0][0] == "", f"seed {world.seed}: the final read fails with {found[0][0]}"
+    return found[0][1]
+
+
+def check_replicas(world: World, final: bytes) -> None:
+    """Three equal copies of each sealed block, after the repair had its time."""
+    entries: list[FileEntry] = []
+    client = world.nodes["c1"].host
+    assert isinstance(client, ClientHost)
+
+    def whole() -> bool:
+        client.read(NAME, lambda entry, error: entries.append(entry) if entry is not None else None)
+        if not entries:
+            return False
+        return all(len(block.replicas) >= 3 for block in entries[-1].blocks if block.state == SEALED)
+
+    for _ in range(60):
+        if whole():
+            break
+        world.run(0.5)
+    assert whole(), f"seed {world.seed}: copies are missing: {entries[-1].blocks if entries else None}"
+    start = 0
+    for block in entries[-1].blocks:
+        if block.state != SEALED:
+            continue
+        wanted = final[start : start + block.length]
+        start += block.length
+        for name in block.replicas:
+            host = world.nodes[name].host
+            assert isinstance(host, StoreHost)
+            held = bytes(host.data.get(("f0", block.number), b""))
+            assert held == wanted, f"seed {world.seed}: block {block.number} on {name} differs"
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_appends_survive_faults(seed: int) -> None:
+    _, history = run(seed)
+    assert history.acked, f"seed {seed}: nothing was ever acknowledged"
+
+
+@pytest.mark.simulation_quick
+def test_a_few_schedules_with_progress() -> None:
+    acked = duplicates = 0
+    for seed in ("quick-1", "quick-2", "quick-3"):
+        _, history = run(seed, duration_s=3.0)
+        acked += len(history.acked)
+        duplicates += history.duplicates
+    assert acked > 100
+
+
+@pytest.mark.simulation_quick
+def test_same_seed_same_history() -> None:
+    assert run("twin", duration_s=2.0)[0].trace_hash() == run("twin", duration_s=2.0)[0].trace_hash()
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize(
+    "bugs",
+    [
+        Bugs(forget_promise=True),
+        Bugs(ack_early=True),
+        Bugs(forget_writers=True),
+        Bugs(ack_before_sync=True),
+    ],
+    ids=["forget_promise", "ack_early", "forget_writers", "ack_before_sync"],
+)
+def test_broken_rules_are_found(bugs: Bugs) -> None:
+    """The power of the checks: each planted bug is found within 40 schedules."""
+    for seed in range(40):
+        try:
+            run(f"bug-{seed}", bugs)
+        except AssertionError:
+            return
+    pytest.fail(f"{bugs} was not found in 40 schedules")
