@@ -22,6 +22,8 @@ LENGTH = struct.Struct(">I")
 # Where bytes lie in HyDFS: (file, offset, length).
 Reference = tuple[str, int, int]
 Record = Mapping[str, Any]
+# What people can look back at; older history is in the log itself.
+HISTORY_MAX = 500
 
 
 def encode(records: Iterable[Record]) -> bytes:
@@ -72,6 +74,10 @@ class JobState:
     published: int = 0
     #: What each task has taken in: records and bytes.
     counts: dict[str, list[int]] = field(default_factory=dict)
+    #: The last epochs committed, and the generations after the first with the time until their first commit.
+    commits: list[dict[str, Any]] = field(default_factory=list)
+    recoveries: list[dict[str, Any]] = field(default_factory=list)
+    epochs_committed: int = 0
     outcome: str = ""
     error: dict[str, Any] | None = None
     finished_at: float = 0.0
@@ -87,6 +93,10 @@ class JobState:
             case "generation":
                 self.generation, self.placement = record["g"], dict(record["placement"])
                 self.epoch_max = max(self.epoch_max, record["epoch_max"])
+                if self.generation > 1:
+                    about = {"generation": self.generation, "cause": record["cause"], "at": record["at"]}
+                    self.recoveries.append({**about, "seconds": None})
+                    del self.recoveries[:-HISTORY_MAX]
             case "commit":
                 self._commit(record)
             case "outcome":
@@ -105,6 +115,17 @@ class JobState:
             self.unpublished.append((self.epoch, task, [_reference(found) for found in references]))
         self.counts.update(record["counts"])
         self.mark_published(record["published"])
+        self._remember(record)
+
+    def _remember(self, record: Record) -> None:
+        at = record["at"]
+        about = {"epoch": self.epoch, "generation": record["g"], "records": self.records()}
+        self.commits.append({**about, "at": at})
+        del self.commits[:-HISTORY_MAX]
+        self.epochs_committed += 1
+        for recovery in self.recoveries:
+            if recovery["seconds"] is None and recovery["generation"] <= record["g"]:
+                recovery["seconds"] = at - recovery["at"]
 
     def records(self) -> int:
         """Returns how many records the source tasks have read."""

@@ -28,7 +28,6 @@ PUBLISH_TIMEOUT_S = 10.0
 FRUITLESS_RECOVERIES_MAX = 5
 # How often a job that waits for something looks whether it has waited too long.
 TICK_S = 0.5
-HISTORY_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +83,7 @@ class JobMachine:
         self._ticked_at = 0.0
         self._publishing: dict[tuple[int, str], tuple[str, float]] = {}
         self._fruitless = 0
-        self._failed_at: float | None = None
         self._cause = ""
-        self.commits: list[dict[str, Any]] = []
-        self.recoveries: list[dict[str, Any]] = []
         self.endpoints: dict[str, Mapping[str, Any]] = {}
 
     # -- events ---------------------------------------------------------------------------------------
@@ -163,14 +159,14 @@ class JobMachine:
             effects += self._fail(now, f"node {node} is lost", None)
         return effects + self._republish(now, node)
 
-    def appended(self, now: float, token: int) -> list[Effect]:
-        """Records are in the log: the step that waited for them goes on."""
+    def appended(self, now: float, token: int, at: float) -> list[Effect]:
+        """Records are in the log, stamped with wall-clock time ``at``: the step that waited goes on."""
         if token != self._token:
             return []
         what, records = self._pending
         self._pending = ("", ())
         for record in records:
-            self.state.apply(record)
+            self.state.apply({**record, "at": at})
         match what:
             case "generation":
                 return self._deploy(now)
@@ -210,18 +206,9 @@ class JobMachine:
             return self._last_trigger_at + self.spec.epoch_interval_ms / 1000
         return self._ticked_at + TICK_S
 
-    def rate(self, now: float, window_s: float) -> float:
-        """Returns the records committed per second over the last ``window_s`` seconds."""
-        recent = [commit for commit in self.commits if now - commit["at"] <= 2 * window_s]
-        if len(recent) < 2 or recent[-1]["at"] <= recent[0]["at"]:
-            return 0.0
-        grown = float(recent[-1]["records"] - recent[0]["records"])
-        return max(0.0, grown / float(recent[-1]["at"] - recent[0]["at"]))
-
     # -- generations ----------------------------------------------------------------------------------
 
     def _fail(self, now: float, cause: str, error: RainStormError | None) -> list[Effect]:
-        self._failed_at = now if self._failed_at is None else self._failed_at
         self._fruitless += 1
         if self._fruitless > FRUITLESS_RECOVERIES_MAX:
             reason = error or JobFailed(
@@ -233,7 +220,6 @@ class JobMachine:
 
     def _new_generation(self, now: float, cause: str) -> list[Effect]:
         self._cause = cause
-        self._failed_at = now if self._failed_at is None else self._failed_at
         self._epoch = None
         if not self.nodes:
             self._enter("waiting", now)
@@ -254,9 +240,6 @@ class JobMachine:
         self._enter("deploying", now)
         self._prepared = {}
         self._ended_tasks = set()
-        about = {"generation": self.state.generation, "cause": self._cause, "epoch": self.state.epoch}
-        self.recoveries.append({**about, "at": now, "seconds": None})
-        del self.recoveries[:-HISTORY_MAX]
         in_use = self._nodes_in_use()
         if any(node not in self.nodes for node in in_use):
             return self._fail(now, "a node was lost while the generation was logged", None)
@@ -331,12 +314,6 @@ class JobMachine:
         self._epoch = None
         self._fruitless = 0
         self.phase = "running"
-        about = {"epoch": epoch.number, "generation": epoch.generation, "records": self.state.records()}
-        self.commits.append({**about, "at": now})
-        del self.commits[:-HISTORY_MAX]
-        if self._failed_at is not None and self.recoveries:
-            self.recoveries[-1]["seconds"] = now - self._failed_at
-        self._failed_at = None
         effects = self._publish(now, [entry for entry in self.state.unpublished if entry[0] == epoch.number])
         if self.last_epoch_committed():
             return effects + self._publish_rest(now)
@@ -387,7 +364,6 @@ class JobMachine:
             "t": "outcome",
             "outcome": outcome,
             "error": None if error is None else error.to_wire(),
-            "at": None,  # the shell stamps the wall clock, which a core does not have
         }
         return self._log(now, "outcome", [record])
 

@@ -70,10 +70,11 @@ class AgentUnreachable:
 
 @dataclass(frozen=True, slots=True)
 class LogAppended:
-    """Records are durable in a job's log."""
+    """Records are durable in a job's log, stamped with the wall-clock time ``at``."""
 
     job: str
     token: int
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +155,8 @@ class LeaderCore:
                 return self._report(now, node, report)
             case AgentUnreachable(node=node):
                 return self._lose(now, node)
-            case LogAppended(job=job, token=number):
-                return list(self.jobs[job].appended(now, number)) if job in self.jobs else []
+            case LogAppended(job=job, token=number, at=at):
+                return list(self.jobs[job].appended(now, number, at)) if job in self.jobs else []
             case LogRejected():
                 return self._start_over()
             case StatusWanted(token=asked):
@@ -179,7 +180,7 @@ class LeaderCore:
             state = machine.state
             assert state.epoch <= state.epoch_max, f"{job}: committed epoch {state.epoch} was never triggered"
             assert state.published <= state.epoch, f"{job}: published what is not committed"
-            epochs = [commit["epoch"] for commit in machine.commits]
+            epochs = [commit["epoch"] for commit in state.commits]
             assert epochs == sorted(set(epochs)), f"{job}: epochs {epochs} committed out of order"
 
     def usable(self, job: str) -> list[str]:

@@ -150,7 +150,7 @@ class LogWriter:
         if self.logs is None:
             return
         now = clock.wall()
-        records = [{**record, "at": now} if record["t"] == "outcome" else record for record in effect.records]
+        records = [{**record, "at": now} for record in effect.records]
         try:
             self.logs.append(log_file(effect.job), records)
         except (Conflict, NotFound) as error:
@@ -162,7 +162,7 @@ class LogWriter:
             logger.error("log_unavailable job=%s error=%s", effect.job, error)
             self._post(LogRejected(effect.job))
             return
-        self._post(LogAppended(effect.job, effect.token))
+        self._post(LogAppended(effect.job, effect.token, now))
 
     def stop(self) -> None:
         """Cuts a take-over short."""

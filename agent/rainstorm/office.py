@@ -204,15 +204,12 @@ class Office:
                 NotLeader(f"{self._config.name} does not lead", hint="try again", details={"leader": leader})
             )
             return
-        now, now_wall = clock.monotonic(), clock.wall()
-        name = self._config.name
-        answer.set_result(
-            {job: status.describe(machine, now, now_wall, name) for job, machine in effect.jobs.items()}
-        )
+        now, name = clock.wall(), self._config.name
+        answer.set_result({job: status.describe(machine, now, name) for job, machine in effect.jobs.items()})
 
     def _end(self, job: str) -> None:
         machine = self._core.jobs[job]
-        summary = status.describe(machine, clock.monotonic(), clock.wall(), self._config.name)
+        summary = status.describe(machine, clock.wall(), self._config.name)
         logger.info("job_ended job=%s state=%s epochs=%d", job, summary["state"], summary["epoch"])
         with self._changed:
             self._over.add(job)

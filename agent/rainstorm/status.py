@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.rainstorm.jobmachine import JobMachine
@@ -15,13 +15,12 @@ STATES = {
     "running": "running",
     "publishing": "running",
 }
-RATE_WINDOW_S = 1.0
+RATE_WINDOW_S = 2.0
 
 
-def describe(machine: JobMachine, now: float, now_wall: float, leader: str) -> dict[str, Any]:
+def describe(machine: JobMachine, now_wall: float, leader: str) -> dict[str, Any]:
     """Returns a job's status; instants are wall-clock seconds."""
     state = machine.state
-    wall = now_wall - now
     over = machine.phase == "ended"
     finished_at = state.finished_at or now_wall
     label = state.outcome if over else STATES[machine.phase]
@@ -35,23 +34,30 @@ def describe(machine: JobMachine, now: float, now_wall: float, leader: str) -> d
         "submitted_at": state.submitted_at,
         "finished_at": state.finished_at or None,
         "elapsed_s": finished_at - state.submitted_at,
-        "epochs_committed": len(machine.commits) if state.epoch else 0,
+        "epochs_committed": state.epochs_committed,
         "epoch": state.epoch,
         "lines_read": state.records(),
         "lines_total": 0,
         "bytes_read": state.bytes(),
         "bytes_total": machine.plan.data_end - machine.plan.data_start,
-        "lines_per_s": 0.0 if over else machine.rate(now, RATE_WINDOW_S),
+        "lines_per_s": 0.0 if over else _rate(state.commits, now_wall),
         "generation": state.generation,
-        "commits": [{**commit, "at": commit["at"] + wall} for commit in machine.commits],
-        "recoveries": [
-            {**found, "at": found["at"] + wall} for found in machine.recoveries if found["generation"] > 1
-        ],
+        "commits": list(state.commits),
+        "recoveries": list(state.recoveries),
         "tasks": [] if over else tasks(machine),
         "sink": state.sink,
         "leader": leader,
         "term": machine.term,
     }
+
+
+def _rate(commits: Sequence[Mapping[str, Any]], now_wall: float) -> float:
+    """Returns the records committed per second lately."""
+    recent = [commit for commit in commits if now_wall - commit["at"] <= RATE_WINDOW_S]
+    if len(recent) < 2 or recent[-1]["at"] <= recent[0]["at"]:
+        return 0.0
+    grown = float(recent[-1]["records"] - recent[0]["records"])
+    return max(0.0, grown / float(recent[-1]["at"] - recent[0]["at"]))
 
 
 def tasks(machine: JobMachine) -> list[dict[str, Any]]:
