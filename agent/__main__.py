@@ -20,7 +20,7 @@ from typing import Protocol
 from agent.common import config as configuration
 from agent.common import logs
 from agent.common.config import NodeConfig
-from agent.common.errors import ConfigError, RainStormError
+from agent.common.errors import ConfigError, DiskFailed, RainStormError
 
 logger = logging.getLogger("agent.main")
 
@@ -103,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EX_CONFIG
     except RainStormError as error:
         _complain(error)
+        return 1
+    except OSError as error:
+        _complain(DiskFailed(f"{options.service} cannot start: {error}", hint="see the agent's log; df -h"))
         return 1
 
 

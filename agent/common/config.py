@@ -45,11 +45,11 @@ class MembershipConfig:
 
     A crash is in the view after about: first probe by anybody (probe_interval_s / (N - 1) on average) +
     probe_interval_s until it failed (0 when the machine answers "refused") + Smin = suspicion_min_probes *
-    probe_interval_s * max(1, log10 N), given that the others confirm meanwhile + view_batch_s: 1.4 s at N =
-    5.
+    probe_interval_s * max(1, log10 N), given that the others confirm meanwhile + view_batch_s. At N = 5: 1.2
+    s.
     """
 
-    probe_interval_s: float = 0.3
+    probe_interval_s: float = 0.25
     ack_timeout_s: float = 0.1
     indirect_probes: int = 3
     suspicion_min_probes: float = 3.0

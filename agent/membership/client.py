@@ -8,6 +8,7 @@ from agent.wire.client import Client, Target
 
 # A request must outlive the wait that it asks for.
 MARGIN_S = 2.0
+MEMBERS_KEYS = ("members", "view", "majority", "self", "health", "datagrams")
 
 
 class MembershipClient:
@@ -20,13 +21,13 @@ class MembershipClient:
 
     def members(self) -> dict[str, Any]:
         """Returns what that node believes: ``members``, the ``view``, whether it sees a ``majority``,
-        ``self``.
+        ``self``, its local ``health`` score (0 is best) and the traffic of its ``datagrams``.
 
         Raises:
             Unreachable: the agent does not answer.
         """
         fields = self._call("membership.members")
-        return {key: fields[key] for key in ("members", "view", "majority", "self", "health")}
+        return {key: fields[key] for key in MEMBERS_KEYS}
 
     def view(self) -> dict[str, Any]:
         """Returns the newest view that the node knows; version 0 when there is none yet."""

@@ -255,6 +255,11 @@ class Service:
                 "majority": core.majority,
                 "self": self._config.name,
                 "health": core.swim.health.score,
+                "datagrams": {
+                    "sent_bytes": self._transport.sent_bytes,
+                    "received_bytes": self._transport.received_bytes,
+                    "dropped": self._transport.dropped,
+                },
             }
         )
 

@@ -68,6 +68,8 @@ class IdentityStore:
                 raise ValueError("out of range")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise DiskFailed(f"the node's identity {self._path} cannot be read: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise Corrupt(
                 f"{self._path} does not hold a node's identity: {error}",
