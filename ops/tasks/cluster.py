@@ -9,6 +9,7 @@ from invoke.context import Context
 from ops import inventory, render
 from ops.connections import connected
 from ops.errors import command
+from ops.progress import ENDED, line
 from ops.status import SERVICES, ClusterStatus, look
 
 HELP = {"inventory": "inventory file of the cluster", "json": "print one JSON object"}
@@ -77,6 +78,9 @@ def _print_status(found: ClusterStatus) -> None:
         for job in found.jobs:
             states[str(job["state"])] = states.get(str(job["state"]), 0) + 1
         print("jobs: " + (", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "none"))
+        for job in found.jobs:
+            if job["state"] not in ENDED:
+                print(f"  {job['job']}  {job['name']}  {line(job)}")
 
 
 def _known(value: Any) -> Any:

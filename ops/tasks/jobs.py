@@ -122,8 +122,8 @@ def cancel_job(context: Context, job_id: str, inventory: str = "") -> None:
     with connected(_find(inventory)) as connections:
         client = connections.rainstorm()
         whole_id = _expand(client, job_id)
-        client.cancel(whole_id)
-    print(f"cancelled {whole_id}")
+        ended = client.cancel(whole_id)
+    print(f"{whole_id}: {ended['state']}")
 
 
 @command(help={"vm": "only tasks on this node", **JSON, **INVENTORY})
@@ -201,13 +201,16 @@ def _expand(client: RainstormClient, job_id: str) -> str:
 
 def _print_job(found: progress.Job, *, with_tasks: bool = True) -> None:
     get = found.get
+    rate = get("lines_per_s") or 0
+    if found["state"] in progress.ENDED:
+        rate = (get("lines_read") or 0) / (get("elapsed_s") or 1.0)
     print(f"job {found['job']} ({found['name']}): {found['state']}")
     if get("error"):
         print(f"  error       {get('error')}")
     print(f"  submitted   {render.utc(get('submitted_at'))}   elapsed {render.seconds(get('elapsed_s'))}")
     print(
         f"  read        {render.count(get('lines_read') or 0)} lines, "
-        f"{render.size(get('bytes_read') or 0)}   {render.count(get('lines_per_s') or 0)} lines/s"
+        f"{render.size(get('bytes_read') or 0)}   {render.count(rate)} lines/s"
     )
     print(f"  epochs      {get('epochs_committed', 0)} committed, generation {get('generation', '-')}")
     print(f"  sink        {get('sink') or '-'}   leader {get('leader') or '-'}   term {get('term', '-')}")
