@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from agent.common import clock
@@ -46,7 +47,9 @@ class Maintenance:
         views: ViewSource,
         *,
         replicas: int,
+        put_is_alive: Callable[[str], bool],
     ) -> None:
+        self._put_is_alive = put_is_alive
         self._blocks = blocks
         self._store = store
         self._peers = peers
@@ -154,6 +157,9 @@ class Maintenance:
         if entry is None:
             return
         up = up_nodes(self._views.current())
+        if entry.state == filetable.CREATING and self._is_orphan(entry, up):
+            value = self._registers.change(name, filetable.remove(name, entry.file_id))
+            entry = filetable.from_value(value) or entry
         for meta in repair.strangers(entry, metas):
             self._drop(meta.key)
         coordinated = [
@@ -185,6 +191,11 @@ class Maintenance:
             case repair.TakeOver(block=block):
                 self._blocks.take_over(name, entry, block)
                 self.look_at(name)
+
+    def _is_orphan(self, entry: FileEntry, up: list[str]) -> bool:
+        if entry.owner == self._peers.me:
+            return not self._put_is_alive(entry.file_id)
+        return entry.owner not in up
 
     def _drop(self, key: tuple[str, int]) -> None:
         self._blocks.post(BlockDropped(key))

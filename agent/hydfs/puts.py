@@ -98,6 +98,10 @@ class Puts:
             "hydfs.put_alive": self._alive,
         }
 
+    def is_alive(self, file_id: str) -> bool:
+        """Tells whether this agent still works on the put."""
+        return file_id in self._puts
+
     def abandon_idle(self) -> None:
         """Gives up puts whose client has not been heard of for a while."""
         now = clock.monotonic()
@@ -155,7 +159,7 @@ class Puts:
             return True  # it cannot be asked: the view will tell when it is down
 
     def _alive(self, request: Request) -> Reply:
-        return Reply({"alive": str(request.fields["file_id"]) in self._puts})
+        return Reply({"alive": self.is_alive(str(request.fields["file_id"]))})
 
     def _find(self, request: Request) -> _Put:
         put = self._puts.get(str(request.fields["file_id"]))

@@ -104,7 +104,13 @@ class Service:
         self._peers.handlers = handlers
         self._server = Server("hydfs", handlers)
         self._maintenance = Maintenance(
-            blocks, self._store, self._peers, self._registers, self.views, replicas=knobs.replicas
+            blocks,
+            self._store,
+            self._peers,
+            self._registers,
+            self.views,
+            replicas=knobs.replicas,
+            put_is_alive=puts.is_alive,
         )
         blocks.on_missing_copies = self._maintenance.look_at
         blocks.engine.start()

@@ -98,7 +98,11 @@ class Store:
             Corrupt: the journal is damaged before its end.
         """
         self._blocks.mkdir(parents=True, exist_ok=True)
-        self._journal.recover(self._replay)
+        try:
+            self._journal.recover(self._replay)
+        except Corrupt:
+            self._close_files()
+            raise
         self._drop_strangers()
         if self._journal.torn:
             self._doubt()
@@ -109,10 +113,13 @@ class Store:
         self._jobs.put(None)
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+        self._close_files()
+        self._journal.close()
+
+    def _close_files(self) -> None:
         with self._lock:
             while self._files:
                 os.close(self._files.popitem()[1])
-        self._journal.close()
 
     def submit(
         self, entry: Entry, data: Buffer, done: Done, prepare: Callable[[], None] | None = None

@@ -1,8 +1,8 @@
 """The store on simulated nodes: shells without threads around the agent's own cores and journal format.
 
-``StoreHost`` is a node: ``NodeCore``, ``Takeover``, ``repair`` and a CASPaxos voter. ``ClientHost`` is a client
-with its gateway: ``Route`` and a proposer. Both speak encoded frames over datagrams, so that every message may
-be lost, doubled or overtaken.
+``StoreHost`` is a node: ``NodeCore``, ``Takeover``, ``repair`` and a CASPaxos voter. ``ClientHost`` is a
+client with its gateway: ``Route`` and a proposer. Both speak encoded frames over datagrams, so that every
+message may be lost, doubled or overtaken.
 """
 
 from __future__ import annotations
