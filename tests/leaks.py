@@ -100,7 +100,7 @@ class LeakCheck:
         listeners, files, others = _descriptors()
         return Snapshot(
             threads={thread: f"{thread.name!r} (daemon={thread.daemon})" for thread in threading.enumerate()},
-            processes={process: _describe(process) for process in self.processes()},
+            processes={process: words for process in self.processes() if (words := _describe(process))},
             listeners=listeners,
             files=files,
             other_fds=others,
@@ -173,7 +173,7 @@ def _describe(process: psutil.Process) -> str:
         command = " ".join(process.cmdline()) or process.name()
         return f"pid {process.pid} ({process.status()}): {command[:200]}"
     except psutil.NoSuchProcess:
-        return f"pid {process.pid} (just ended)"
+        return ""  # it ended between being listed and being looked at
 
 
 def _descriptors() -> tuple[dict[object, str], dict[object, str], dict[object, str]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from agent.rainstorm.plan import Split
 
-# Several splits a task keep tasks equally busy; one split is never smaller than this.
+# Several splits a task keep tasks equally busy; below this size there are only as many splits as tasks.
 SPLITS_PER_TASK = 4
 SPLIT_BYTES_MIN = 1024 * 1024
 # How much more than its share a task may get for the sake of locality.
@@ -44,7 +44,9 @@ def splits(extents: Sequence[Extent], task_nodes: Sequence[str]) -> list[Split]:
     """Returns the splits of the source with the task that reads each of them."""
     total = sum(extent.end - extent.start for extent in extents)
     tasks = len(task_nodes)
-    parts = [part for extent in extents for part in _cut(extent, max(1, total // (SPLITS_PER_TASK * tasks)))]
+    few = -(-total // tasks)
+    target = max(1, total // (SPLITS_PER_TASK * tasks), min(SPLIT_BYTES_MIN, few))
+    parts = [part for extent in extents for part in _cut(extent, target)]
     load = [0] * tasks
     share = OVERLOAD * total / tasks
     chosen: dict[int, int] = {}
@@ -61,7 +63,6 @@ def splits(extents: Sequence[Extent], task_nodes: Sequence[str]) -> list[Split]:
 
 def _cut(extent: Extent, target: int) -> list[Extent]:
     size = extent.end - extent.start
-    wanted = max(target, SPLIT_BYTES_MIN)
-    count = max(1, -(-size // wanted))
+    count = max(1, -(-size // target))
     edges = [extent.start + size * number // count for number in range(count + 1)]
     return [Extent(begin, end, extent.replicas) for begin, end in itertools.pairwise(edges)]

@@ -32,7 +32,9 @@ class SourceFile:
         self._file = spec.source.file
         self._splits = [split for split in plan.splits if split.task == index_of(task)]
         self._data_start = plan.data_start
-        self._rate = spec.source.rate / plan.vertices[0].tasks
+        # Tasks with more to read get more of the rate, so that all end at about the same time.
+        mine = sum(split.end - split.start for split in self._splits)
+        self._rate = spec.source.rate * mine / max(1, plan.data_end - plan.data_start)
         self._batch_bytes = int(header["batch_bytes"])
         self._file_id = str(header["file_id"])
         self._record_bytes = RECORD_BYTES
