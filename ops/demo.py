@@ -13,14 +13,12 @@ Recovery time = from the moment before the kill to the first epoch that a later 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import fcntl
 import io
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -34,8 +32,7 @@ from ops import demo_report, inventory, processes, progress, reference, render, 
 from ops.connections import Connections, connected
 from ops.demo_report import DemoReport
 from ops.errors import describe
-from ops.layout import Layout
-from ops.local import LocalCluster
+from ops.local import LocalCluster, demo_layout, only_demo
 from ops.memory import MemorySampler
 
 NODES = 5
@@ -272,25 +269,12 @@ def _require_finished(ended: progress.Job) -> None:
         )
 
 
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Holds the right to run the demo.
-
-    Raises:
-        AlreadyRunning: another demo or a local cluster runs.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(folder / "demo.lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning("another demo is running", hint="wait for its end") from None
-        if LocalCluster().running():
-            raise AlreadyRunning(
-                "a local cluster is up; the demo needs its addresses and ports",
-                hint="fab local.down   (its data stays), then make demo",
-            )
-        yield
+def _refuse_beside_a_cluster() -> None:
+    if LocalCluster().running():
+        raise AlreadyRunning(
+            "a local cluster is up; the demo needs its addresses and ports",
+            hint="fab local.down   (its data stays), then make demo",
+        )
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
@@ -325,9 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: Options) -> int:
     begun = clock.monotonic()
     root = inventory.LOCAL_FOLDER
-    cluster = LocalCluster(Layout(root / "demo", root / "demo" / "inventory", inventory.LOCAL_ADDRESS))
+    cluster = LocalCluster(demo_layout())
     report_path = root / "demo-report.json"
-    with _only_one(cluster.layout.folder):
+    with only_demo():
+        _refuse_beside_a_cluster()
         report_path.unlink(missing_ok=True)
         try:
             cluster.down()  # what a killed demo may have left

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
@@ -39,6 +38,7 @@ from agent.membership.client import MembershipClient
 from agent.wire.client import Client
 from ops import inventory, processes
 from ops.layout import Layout
+from ops.locks import exclusive
 from ops.processes import MarkedProcess
 
 SERVICES = ("membership", "hydfs", "rainstorm")
@@ -53,6 +53,19 @@ LOG_TAIL_LINES = 15
 def default_layout() -> Layout:
     """Returns the layout of the checkout's own local cluster."""
     return Layout(inventory.LOCAL_FOLDER, inventory.LOCAL_INVENTORY, inventory.LOCAL_ADDRESS)
+
+
+def demo_layout() -> Layout:
+    """Returns the layout of the demo's cluster, which has a folder of its own and the same addresses."""
+    folder = inventory.LOCAL_FOLDER / "demo"
+    return Layout(folder, folder / "inventory", inventory.LOCAL_ADDRESS)
+
+
+def only_demo() -> contextlib.AbstractContextManager[None]:
+    """Returns the right to use the demo's cluster; entering it raises AlreadyRunning while a demo runs."""
+    return exclusive(
+        inventory.LOCAL_FOLDER / "demo" / "demo.lock", "another demo is running", "wait for its end"
+    )
 
 
 class LocalCluster:
@@ -288,18 +301,12 @@ class LocalCluster:
                 hint="look at it: fab status   stop it: fab local.down",
             )
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.layout.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(self.layout.folder / "lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise AlreadyRunning(
-                    f"another command is starting or stopping the cluster in {self.layout.folder}",
-                    hint="wait for it, then try again",
-                ) from None
-            yield
+    def _locked(self) -> contextlib.AbstractContextManager[None]:
+        return exclusive(
+            self.layout.folder / "lock",
+            f"another command is starting or stopping the cluster in {self.layout.folder}",
+            "wait for it, then try again",
+        )
 
 
 def _is_agent(each: MarkedProcess) -> bool:

@@ -135,13 +135,13 @@ def kill_all(find: Callable[[], list[MarkedProcess]], timeout_s: float = 5.0) ->
     """
     deadline = Deadline(clock.monotonic(), timeout_s)
     pause = threading.Event()
-    killed: set[int] = set()
+    killed: dict[int, MarkedProcess] = {}
     # A process that forks while we look shows up in the next look.
-    while left := find():
+    while left := find() or [each for each in killed.values() if not _has_ended(each)]:
         if deadline.expired(clock.monotonic()):
             raise TimeoutError(f"these processes do not end: {', '.join(str(each.pid) for each in left)}")
         signal_all(left, signal.SIGKILL)
-        killed.update(each.pid for each in left)
+        killed.update((each.pid, each) for each in left)
         pause.wait(POLL_INTERVAL_S)
     return len(killed)
 
@@ -159,8 +159,21 @@ def terminate_all(
     signal_all(asked, signal.SIGCONT)  # a paused process would never see the request
     deadline = Deadline(clock.monotonic(), timeout_s)
     pause = threading.Event()
-    waited_for = {each.pid for each in asked}
+    waited_for = asked
     while waited_for and not deadline.expired(clock.monotonic()):
         pause.wait(POLL_INTERVAL_S)
-        waited_for &= {each.pid for each in find()}
+        waited_for = [each for each in waited_for if not _has_ended(each)]
     return len(asked) - len(waited_for), kill_all(find)
+
+
+def _has_ended(each: MarkedProcess) -> bool:
+    """Tells whether nothing of a process is left but perhaps an exit status that nobody has collected.
+
+    A zombie whose other threads are still ending has not closed its files and sockets yet.
+    """
+    try:
+        if not each.process.is_running():
+            return True
+        return bool(each.process.status() == psutil.STATUS_ZOMBIE and each.process.num_threads() <= 1)
+    except psutil.NoSuchProcess:
+        return True

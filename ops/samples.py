@@ -14,7 +14,6 @@ import yaml
 
 from agent.common.errors import AlreadyExists, JobInvalid, NotFound
 from agent.hydfs.client import HydfsClient
-from ops import citysigns
 from ops.inventory import REPOSITORY, one_line
 
 SAMPLE_JOB = REPOSITORY / "jobs" / "sample.yml"
@@ -45,6 +44,8 @@ def input_file(folder: Path, rows: int, seed: int) -> Path:
     """Returns a local file of ``rows`` generated rows, made when it is not there yet."""
     path = folder / f"input-{rows}-{seed}.csv"
     if not path.exists():
+        from ops import citysigns  # numpy and pyarrow take 150 ms to import, and no other command needs them
+
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = path.with_suffix(f".{os.getpid()}.new")
         try:

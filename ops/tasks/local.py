@@ -5,9 +5,10 @@ from __future__ import annotations
 from invoke.context import Context
 
 from agent.common import clock
+from agent.common.errors import AlreadyRunning
 from ops import render
 from ops.errors import command
-from ops.local import LocalCluster
+from ops.local import LocalCluster, demo_layout, only_demo
 
 
 @command(
@@ -34,6 +35,7 @@ def up(context: Context, nodes: int = 0, fresh: bool = False) -> None:
 def down(context: Context, wipe: bool = False) -> None:
     """local: stop it; the data stays unless --wipe"""
     cluster = LocalCluster()
+    _stop_demo_leftovers()
     if not cluster.running() and not wipe:
         print("the local cluster does not run: nothing to stop")
         return
@@ -43,3 +45,16 @@ def down(context: Context, wipe: bool = False) -> None:
         parts.append(f"{done['killed']} other processes killed")
     parts.append("data removed" if wipe else f"data kept in {cluster.layout.folder}")
     print("local cluster: " + ", ".join(parts))
+
+
+def _stop_demo_leftovers() -> None:
+    """Stops what a demo left that was killed before it could clean up."""
+    demo = LocalCluster(demo_layout())
+    if not demo.running():
+        return
+    try:
+        with only_demo():
+            demo.down()
+        print("stopped what a killed demo had left")
+    except AlreadyRunning:
+        render.say("a demo is running; it stops its own cluster at its end")

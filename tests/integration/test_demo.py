@@ -86,3 +86,17 @@ def test_the_demo_does_not_disturb_a_running_cluster(sandbox: Sandbox) -> None:
     assert "[ALREADY_RUNNING]" in _said(sandbox)
     assert "fab local.down" in _said(sandbox)
     assert before <= {each.pid for each in sandbox.cluster.processes()}
+
+
+def test_what_a_killed_demo_leaves_is_stopped_by_local_down(sandbox: Sandbox) -> None:
+    folder = sandbox.folder / "demo"
+    with sandbox.start(DEMO) as demo:
+        wait_until(lambda: len(processes.marked(folder)) >= 15, 30, "all agents of the demo")
+        assert "a demo is running" in sandbox.fab("local.down").err
+        assert processes.marked(folder)
+        demo.kill()
+        demo.wait(5)
+    assert processes.marked(folder)
+    ended = sandbox.fab("local.down")
+    assert (ended.status, "killed demo" in ended.out) == (0, True)
+    assert processes.marked(folder) == []
