@@ -70,6 +70,8 @@ class MembershipCore:
             case ViewLearned(view=view):
                 self._busy, self._was_read, self._register_works = False, True, True
                 self._read_at = now + REFRESH_S * self._rng.uniform(0.8, 1.2)
+                # Whatever was heard of before, the register is the truth: never read it in a tight loop.
+                self.swim.newest_view_heard = views.version(view)
                 effects += self._learn(now, view)
                 self.proposer.due_at = None
             case RegisterFailed():

@@ -17,9 +17,9 @@ from tests.simulation.network import LinkSettings
 from tests.simulation.seeds import each, seed_ranges
 
 # From the crash to the view of every survivor, without any "refused" answer from the dead machine: the
-# formula in agent/common/config.py gives 1.4 s on average; the worst case adds one pass of the round-robin.
-DETECTION_MEDIAN_S = 2.0
-DETECTION_MAX_S = 3.0
+# formula in agent/common/config.py gives 1.4 s on average without it; the worst case adds one pass of the round-robin.
+DETECTION_MEDIAN_S = 1.7
+DETECTION_MAX_S = 2.5
 
 
 def without(names: list[str], *lost: str) -> list[str]:

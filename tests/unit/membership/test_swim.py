@@ -247,3 +247,18 @@ def test_leaving_is_told_to_all_and_final() -> None:
     assert bench.swim.next_deadline() is None
     bench.hear("n2", Kind.PING, 7, "n1", [Update(member("n1", State.DEAD), "n2")])
     assert bench.state("n1") is State.LEFT
+
+
+def test_a_table_that_differs_is_exchanged_once_gossip_is_quiet() -> None:
+    bench = Bench()
+    bench.run(10.0)
+    other = Datagram(Kind.PING, 5, "n1", 0, bench.swim.table.digest ^ 1)
+    effects = bench.do(events.DatagramReceived("n2", 1, other))
+    told = [update.member.name for update in sent(effects, "n2", Kind.SYNC_REQUEST)[0].updates]
+    assert sorted(told) == NAMES
+    assert not sent(bench.do(events.DatagramReceived("n2", 1, other)), "n2", Kind.SYNC_REQUEST), (
+        "not again at once"
+    )
+    same = Datagram(Kind.PING, 6, "n1", 0, bench.swim.table.digest)
+    bench.run(10.0)
+    assert not sent(bench.do(events.DatagramReceived("n2", 1, same)), "n2", Kind.SYNC_REQUEST)

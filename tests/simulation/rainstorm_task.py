@@ -1,0 +1,447 @@
+"""A simulated task process: mirrors ``agent/rainstorm/task.py`` around the real ``TaskCore``.
+
+The channel between two tasks is a TCP connection of its own: ordered, delayed, with room for a few frames; a
+cut holds its bytes back until it is mended (retransmission), and the end of one process closes it for the
+other behind everything sent before. Batches, barriers and ends travel as the real frames.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from agent.common.errors import ConnectionLost, RainStormError
+from agent.rainstorm import job, plan, state
+from agent.rainstorm.boundaries import quotes
+from agent.rainstorm.channel import decode_batch, encode_batch
+from agent.rainstorm.processor import (
+    BarrierReceived,
+    BatchReceived,
+    Effect,
+    EndReceived,
+    EpochTriggered,
+    RequestEpoch,
+    Restore,
+    SendBarrier,
+    SendBatch,
+    SendEnd,
+    Snapshot,
+    SourceRead,
+    TaskCore,
+)
+from agent.rainstorm.task import FRAMES_IN_A_ROW_MAX, GenerationOver
+from agent.wire.framing import Frame, decode, encode, encode_header
+from tests.simulation.rainstorm_kernel import Pending, Thread, run_thread, sleep
+
+if TYPE_CHECKING:
+    from tests.simulation.rainstorm_node import Agent
+
+CHANNEL_FRAMES_MAX = 6
+RETRANSMIT_S = 0.05
+CONNECT_TIMEOUT_S = 5.0
+RATE_SLICE_S = 0.02
+
+
+class Channel:
+    """A one-way connection between two task processes, seen from both ends."""
+
+    def __init__(self, sender: TaskProcess, receiver: TaskProcess, peer: str) -> None:
+        self.sender = sender
+        self.receiver = receiver
+        self.peer = peer
+        self.arrived: deque[bytes] = deque()
+        self.ended = False
+        self.broken = False
+        self._flying: deque[bytes | None] = deque()
+        self._rng = sender.agent.node.random("channels")
+
+    @property
+    def full(self) -> bool:
+        """Tells whether the sender must wait."""
+        return len(self._flying) + len(self.arrived) >= CHANNEL_FRAMES_MAX
+
+    def send(self, data: bytes | None) -> None:
+        """Sends a frame; None closes the connection behind it."""
+        self._flying.append(data)
+        if len(self._flying) == 1:
+            self._fly()
+
+    def take(self) -> bytes | None:
+        """Returns the next frame that has come in, or None."""
+        if self.arrived:
+            self.sender.wake()
+            return self.arrived.popleft()
+        if self.ended:
+            raise ConnectionLost(f"task {self.peer} closed its channel")
+        return None
+
+    def close(self, end: TaskProcess) -> None:
+        """Closes the connection from one end."""
+        if end is self.sender:
+            self.send(None)
+        elif not self.broken:
+            self.broken = True
+            self.sender.wake()
+
+    def _fly(self) -> None:
+        world = self.sender.agent.node.world
+        world.after(0.0002 + self._rng.expovariate(1.0) * 0.0006, self._land)
+
+    def _land(self) -> None:
+        node, other = self.sender.agent.node, self.receiver.agent.node
+        world = node.world
+        if self.broken:
+            self._flying.clear()
+            return
+        if world.network.is_cut(node.name, other.name) or not self.receiver.node_lives():
+            if self.receiver.node_lives():  # a dead machine takes nothing any more
+                world.after(RETRANSMIT_S, self._land)
+            return
+        data = self._flying.popleft()
+        if data is None:
+            self.ended = True
+        else:
+            self.arrived.append(data)
+        self.receiver.wake()
+        if self._flying:
+            self._fly()
+
+
+class TaskProcess:
+    """One process, as its agent (``TaskProcess`` of the supervisor) and as itself (``Task``)."""
+
+    def __init__(self, agent: Agent, pid: int) -> None:
+        self.agent = agent
+        self.pid = pid
+        self.key: tuple[str, str] | None = None
+        self.generation_assigned = 0
+        self.alive = True
+        self._node_generation = agent.node.generation
+        self._commands: deque[Mapping[str, Any]] = deque()
+        self._task = ""
+        self._generation = 0
+        self._identity: Any = None
+        self.core: TaskCore | None = None
+        self._inputs: dict[str, Channel] = {}
+        self._outputs: dict[str, Channel] = {}
+        self._knocking: deque[tuple[Channel, str, int, Any, Callable[[bool], None]]] = deque()
+        self._restore: Mapping[str, Any] = {}
+        self._running = False
+        self._source: tuple[str, str, int] | None = None
+        self._splits: list[plan.Split] = []
+        self._data_start = 0
+        self._rate = 0.0
+        self._record_bytes = 100.0
+        self._next_at = 0.0
+        self._idle: Pending | None = None
+        self._say_clear_at = self._hear_clear_at = 0.0
+        self._rng = agent.node.random("tasks")
+        run_thread(self._run(), self.lives)
+
+    def node_lives(self) -> bool:
+        """Tells whether the machine is still in the same life."""
+        return self.agent.node.up and self.agent.node.generation == self._node_generation
+
+    def lives(self) -> bool:
+        """Tells whether the process runs."""
+        return self.alive and self.node_lives()
+
+    # -- the agent's end --------------------------------------------------------------------------------
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends a command to the process, in order."""
+        node = self.agent.node
+        header = decode(encode(Frame(dict(message)))).header
+        at = self._hear_clear_at = max(self._hear_clear_at, node.now + self._rng.uniform(0.00005, 0.0005))
+        node.after(at - node.now, lambda: self._hear(header))
+
+    def kill(self) -> None:
+        """Ends the process as SIGKILL does: its connections close, its agent hears it."""
+        if not self.alive:
+            return
+        self.alive = False
+        for channel in [*self._inputs.values(), *self._outputs.values()]:
+            channel.close(self)
+        for _, _, _, _, answer in self._knocking:
+            answer(False)
+        node = self.agent.node
+        delay_s = max(0.0, self._say_clear_at - node.now) + 0.001
+        node.after(delay_s, lambda: self.agent.supervisor.ended(self, "killed by signal 9"))
+
+    def _hear(self, command: Mapping[str, Any]) -> None:
+        self._commands.append(command)
+        self.wake()
+
+    def _say(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        node = self.agent.node
+        data = encode(Frame(header, payload))
+        at = self._say_clear_at = max(self._say_clear_at, node.now + self._rng.uniform(0.00005, 0.0005))
+        node.after(at - node.now, lambda: self.agent.heard(self, decode(data)))
+
+    # -- the loop ---------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Ends the process's wait, if it waits."""
+        idle, self._idle = self._idle, None
+        if idle is not None and self.lives():
+            self.agent.node.after(0.00001, idle.settle)
+
+    def _wait(self) -> Pending:
+        self._idle = Pending()
+        return self._idle
+
+    def _run(self) -> Thread:
+        yield sleep(self.agent.node, self._rng.uniform(0.15, 0.35))
+        while True:
+            try:
+                yield from self._step()
+            except GenerationOver:
+                continue
+            except ConnectionLost:
+                self._halt()
+            except RainStormError as error:
+                self._halt()
+                self._say(
+                    {
+                        "t": "error",
+                        "generation": self._generation,
+                        "task": self._task,
+                        "error": error.to_wire(),
+                    }
+                )
+
+    def _step(self) -> Thread:
+        while self._commands:
+            yield from self._obey(self._commands.popleft())
+        while self._knocking:
+            self._accept(*self._knocking.popleft())
+        worked = False
+        for peer in sorted(self._inputs):
+            worked = (yield from self._take_from(peer)) or worked
+        if self._running and not self._commands:
+            worked = (yield from self._read_source()) or worked
+        if self._commands or self._knocking:
+            return
+        yield sleep(self.agent.node, 0.0002) if worked else self._wait()
+
+    def _halt(self) -> None:
+        self._running = False
+        for channel in [*self._inputs.values(), *self._outputs.values()]:
+            channel.close(self)
+        self._inputs, self._outputs = {}, {}
+
+    # -- commands ---------------------------------------------------------------------------------------
+
+    def _obey(self, command: Mapping[str, Any]) -> Thread:
+        match command["type"]:
+            case "assign":
+                yield from self._assign(command)
+            case "start":
+                yield from self._start(command)
+            case "trigger" if self._running and self.core is not None:
+                yield from self._do(self.core.handle(EpochTriggered(command["epoch"], command["committed"])))
+
+    def _assign(self, command: Mapping[str, Any]) -> Thread:
+        self._halt()
+        self._generation, self._task = command["generation"], command["task"]
+        spec = job.parse(command["spec"])
+        header = command["header"]
+        layout = plan.make(spec, header)
+        if self.core is None or not command["in_place"]:
+            core = self.agent.parts.task(self._task, spec, layout)
+            for file, offset, length in command["segments"]:
+                data = yield from self.agent.storage.read_exactly(file, offset, length)
+                core.load(state.decode_changes(data))
+                self.agent.watch.restored(file, offset)
+            self.core = core
+        else:
+            self.agent.watch.hit("in-place reset")
+        if self.core.is_source and self._source is None:
+            self._source = (spec.source.file, str(header["file_id"]), int(header["batch_bytes"]))
+            self._splits = [split for split in layout.splits if split.task == plan.index_of(self._task)]
+            self._data_start = layout.data_start
+            self._rate = spec.source.rate / layout.vertices[0].tasks
+        self._identity = (command["job"], command["identity"])
+        self._restore = command
+        counted: dict[int, int] = {}
+        if command["survey"] and self._source is not None:
+            counted = yield from self._count_quotes()
+        self._say(
+            {
+                "t": "prepared",
+                "generation": self._generation,
+                "task": self._task,
+                "host": self.agent.node.name,
+                "port": self.pid,
+                "quotes": counted,
+            }
+        )
+
+    def _start(self, command: Mapping[str, Any]) -> Thread:
+        if command["generation"] != self._generation or self.core is None:
+            return
+        for target in self.core.outputs:
+            self._outputs[target] = yield from self._connect(target, command["endpoints"][target][1])
+        restore = self._restore
+        self.core.reset(
+            Restore(
+                command["epoch"],
+                restore["done"],
+                dict(restore["positions"]),
+                dict(command["inside"]),
+                *restore["counts"],
+            )
+        )
+        self._next_at = self.agent.node.now
+        self._running = True
+        yield from self._do(self.core.start())
+
+    # -- channels ---------------------------------------------------------------------------------------
+
+    def _connect(self, target: str, port: int) -> Thread:
+        node = self.agent.node
+        other = self.agent.watch.processes[port]
+        answered = Pending()
+        channel = Channel(self, other, self._task)
+
+        def knock() -> None:
+            cut = node.world.network.is_cut(node.name, other.agent.node.name)
+            if other.lives() and not cut:
+                other.knocked(channel, self._task, self._generation, self._identity, answer)
+            elif not cut:
+                answer(False)
+
+        def answer(accepted: bool) -> None:
+            error = None if accepted else ConnectionLost(f"cannot connect to task {target}")
+            node.world.after(0.0005, answered.settle, None, error)
+
+        node.world.after(0.0005, knock)
+        node.after(CONNECT_TIMEOUT_S, lambda: answered.settle(None, ConnectionLost("no answer")))
+        yield answered
+        return channel
+
+    def knocked(
+        self, channel: Channel, peer: str, generation: int, identity: Any, answer: Callable[[bool], None]
+    ) -> None:
+        """Somebody connects."""
+        self._knocking.append((channel, peer, generation, identity, answer))
+        self.wake()
+
+    def _accept(
+        self, channel: Channel, peer: str, generation: int, identity: Any, answer: Callable[[bool], None]
+    ) -> None:
+        # Another generation's certificate fails the handshake; the hello is checked besides.
+        if self.core is None or identity != self._identity:
+            answer(False)
+            return
+        if generation != self._generation or peer not in self.core.inputs:
+            channel.close(self)
+        else:
+            self._inputs[peer] = channel
+        answer(True)
+
+    def _take_from(self, peer: str) -> Thread:
+        for _ in range(FRAMES_IN_A_ROW_MAX):
+            if not self._running or peer not in self._inputs or self.core is None or self.core.blocked(peer):
+                return False
+            data = self._inputs[peer].take()
+            if data is None:
+                return False
+            frame = decode(data)
+            match frame.header["t"]:
+                case "batch":
+                    yield from self._do(self.core.handle(BatchReceived(peer, decode_batch(frame.payload))))
+                case "barrier":
+                    yield from self._do(self.core.handle(BarrierReceived(peer, frame.header["epoch"])))
+                case "end":
+                    yield from self._do(self.core.handle(EndReceived(peer)))
+        return True
+
+    # -- the source -------------------------------------------------------------------------------------
+
+    def _read_source(self) -> Thread:
+        if self._source is None or self.core is None:
+            return False
+        node = self.agent.node
+        file, file_id, batch_bytes = self._source
+        size = batch_bytes
+        if self._rate:
+            if self._next_at > node.now:
+                node.after(self._next_at - node.now, self.wake)
+                return False
+            size = max(1, min(batch_bytes, int(self._rate * RATE_SLICE_S * self._record_bytes)))
+        request = self.core.next_read(size)
+        if request is None:
+            return False
+        data = yield from self.agent.storage.read_exactly(file, request.offset, request.size, file_id)
+        before = self.core.records
+        effects = self.core.handle(SourceRead(request, data))
+        records = self.core.records - before
+        if self._rate and records:
+            self._record_bytes = 0.9 * self._record_bytes + 0.1 * len(data) / records
+            self._next_at = max(self._next_at, node.now - 1.0) + records / self._rate
+        yield from self._do(effects)
+        return True
+
+    def _count_quotes(self) -> Thread:
+        assert self._source is not None
+        found: dict[int, int] = {}
+        for split in self._splits:
+            begin = split.start if split.start == self._data_start else split.start - 1
+            end = max(begin, split.end - 1)
+            data = b""
+            if end > begin:
+                data = yield from self.agent.storage.read_exactly(
+                    self._source[0], begin, end - begin, self._source[1]
+                )
+            found[split.index] = quotes(data)
+        return found
+
+    # -- effects ----------------------------------------------------------------------------------------
+
+    def _do(self, effects: list[Effect]) -> Thread:
+        for effect in effects:
+            match effect:
+                case SendBatch(target=target, batch=batch):
+                    payload = encode_batch(batch).to_pybytes()
+                    yield from self._send(target, encode_header({"t": "batch"}, len(payload)) + payload)
+                case SendBarrier(epoch=epoch):
+                    yield from self._send_all({"t": "barrier", "epoch": epoch})
+                case SendEnd():
+                    yield from self._send_all({"t": "end"})
+                case RequestEpoch(done=done):
+                    about = {"generation": self._generation, "task": self._task}
+                    self._say({"t": "epoch-wanted", **about, "done": done})
+                case Snapshot():
+                    self._hand_over(effect)
+
+    def _hand_over(self, snapshot: Snapshot) -> None:
+        changes = state.encode_changes(snapshot.changes) if snapshot.changes else b""
+        header = {
+            "t": "snapshot",
+            "generation": self._generation,
+            "task": self._task,
+            "epoch": snapshot.epoch,
+            "state_bytes": len(changes),
+            "base": snapshot.base,
+            "positions": dict(snapshot.positions),
+            "done": snapshot.done,
+            "records": snapshot.records,
+            "bytes": snapshot.bytes,
+        }
+        self._say(header, changes + snapshot.output)
+
+    def _send_all(self, header: dict[str, Any]) -> Thread:
+        for target in list(self._outputs):
+            yield from self._send(target, encode_header(header, 0))
+
+    def _send(self, target: str, data: bytes) -> Thread:
+        channel = self._outputs[target]
+        while channel.full and not channel.broken:
+            yield self._wait()
+            if any(command["type"] == "assign" for command in self._commands):
+                raise GenerationOver
+        if channel.broken:
+            raise ConnectionLost(f"channel to task {target} broke")
+        channel.send(data)
