@@ -12,27 +12,24 @@ import threading
 import uuid
 from typing import Any
 
-from agent.common import clock, errors
+from agent.common import clock
 from agent.common.errors import (
     Corrupt,
     DeadlineExceeded,
     Fenced,
     Internal,
-    NotFound,
     RainStormError,
     StaleView,
     Unavailable,
 )
 from agent.hydfs import filetable
 from agent.hydfs.block import (
-    SEALED,
-    BlockKey,
     DroppedEntry,
     PromiseEntry,
     RecordEntry,
-    SealedEntry,
     record_from_wire,
 )
+from agent.hydfs.codes import code_of, error_of
 from agent.hydfs.engine import Engine
 from agent.hydfs.events import (
     AnswerAppend,
@@ -42,7 +39,6 @@ from agent.hydfs.events import (
     AppendRequested,
     BlockDropped,
     BlockOpened,
-    BlockSealed,
     PersistPromise,
     PersistRecord,
     PromiseRequested,
@@ -50,17 +46,17 @@ from agent.hydfs.events import (
     RecordWritten,
     Refuse,
     SealBlock,
-    SealFailed,
     SendWrite,
     TailRequested,
     WriteAnswered,
     WriteReceived,
 )
-from agent.hydfs.node import NodeCore, SealRequested
+from agent.hydfs.incoming import Incoming
+from agent.hydfs.node import NodeCore
 from agent.hydfs.peers import Peers
 from agent.hydfs.ring import Ring, block_token
-from agent.hydfs.store import Part, Store
-from agent.hydfs.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.sealing import Sealing
+from agent.hydfs.store import Store
 from agent.hydfs.views import ViewSource, up_nodes
 from agent.wire.registers import Registers
 from agent.wire.server import Handler, Reply, Request
@@ -68,26 +64,8 @@ from agent.wire.server import Handler, Reply, Request
 logger = logging.getLogger("agent.hydfs.blocks")
 
 Waiter = queue.SimpleQueue[Any]
-PARTS_MAX = 64
 # A newer view that a caller knows of reaches every agent within a fraction of this.
 VIEW_WAIT_S = 0.5
-
-
-class StoreError(RainStormError):
-    """An answer between store agents whose code is not an error a client may see."""
-
-
-def error_of(code: str, message: str, details: dict[str, Any] | None = None) -> RainStormError:
-    """Returns an exception with this code, also for the codes that only store agents use."""
-    error = errors.from_wire({"code": code, "message": message, "details": details or {}})
-    if error.code != code:
-        error = StoreError(message, details={"store_code": code, **(details or {})})
-    return error
-
-
-def code_of(error: RainStormError) -> str:
-    """Returns the code that ``error_of`` was given."""
-    return str(error.details.get("store_code") or error.code)
 
 
 class Blocks:
@@ -112,13 +90,15 @@ class Blocks:
             peers.me, store.index.values(), block_size_bytes=block_size_bytes, ack_timeout_s=ack_timeout_s
         )
         self.engine: Engine | None = None
-        self.on_missing_copies: Any = lambda name: None
+        self.sealing = Sealing(
+            store, peers, registers, self.post, replicas=replicas, ack_timeout_s=ack_timeout_s
+        )
+        self.incoming = Incoming(store, self.post)
         self._replicas = replicas
         self._ack_timeout = ack_timeout_s
         self._process = uuid.uuid4().hex[:12]
         self._opened = 0
         self._locks: dict[str, threading.Lock] = {}
-        self._parts: dict[tuple[str, BlockKey], tuple[Part, float]] = {}
         self._lock = threading.Lock()
 
     def handlers(self) -> dict[str, Handler]:
@@ -131,7 +111,7 @@ class Blocks:
             "hydfs.block.seal": self._seal,
             "hydfs.block.certify": self._certify,
             "hydfs.block.read": self._read,
-            "hydfs.block.store": self._store,
+            "hydfs.block.store": self.incoming.take,
             "hydfs.block.drop": self._drop,
         }
         return {kind: self._only_nodes(handler) for kind, handler in found.items()}
@@ -167,93 +147,11 @@ class Blocks:
         avoid = [*self.peers.suspects(), *avoid]
         return Ring(nodes).successors(block_token(file_id, number), self._replicas, avoid)
 
-    def seal_in_table(self, effect: SealBlock) -> filetable.FileEntry | None:
-        """Makes a block final in the file table and tells its replicas; returns the file, None if gone."""
-        file_id, number = effect.key
-        for node in effect.failed:
-            self.peers.suspect(node)
-        change = filetable.seal(
-            effect.name, file_id, number, effect.length, effect.crc, effect.holders, effect.writers
-        )
-        try:
-            entry = filetable.from_value(self.registers.change(effect.name, change))
-        except NotFound:
-            self.post(SealFailed(effect.key, "NOT_FOUND", f"file {effect.name!r} was deleted"))
-            return None
-        except RainStormError as error:
-            self.post(SealFailed(effect.key, error.code, error.message))
-            raise
-        assert entry is not None
-        block = entry.block(number)
-        length, crc = (block.length, block.crc) if block is not None else (0, 0)
-        logger.info(
-            "block_sealed name=%s number=%d length=%d failed=%s",
-            effect.name,
-            number,
-            length,
-            ",".join(effect.failed) or "-",
-        )
-        fields = {"name": effect.name, "file_id": file_id, "number": number, "length": length, "crc": crc}
-        self.certify(effect.key, effect.name, length, crc)
-        holders = block.replicas if block is not None else effect.holders
-        for node in dict.fromkeys((*holders, *effect.holders, *effect.failed)):
-            if node != self.peers.me:
-                self.peers.tell(node, "hydfs.block.certify", fields)
-        if block is not None and len(block.replicas) < self._replicas:
-            self.on_missing_copies(effect.name)
-        return entry
-
     def _seal_own(self, effect: SealBlock) -> None:
         try:
-            self.seal_in_table(effect)
+            self.sealing.seal_in_table(effect)
         except RainStormError as error:
             logger.warning("seal_failed name=%s number=%d error=%s", effect.name, effect.key[1], error)
-
-    def certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
-        """Makes this node's copy agree with the file table: final, shortened, or dropped."""
-        meta = self.store.index.get(key)
-        if meta is not None and meta.state == SEALED and (meta.length, meta.crc) == (length, crc):
-            self.post(BlockSealed(key, name, length, crc))
-            return
-        good = length > 0 and meta is not None and meta.length >= length
-        if good and self.store.crc_of(key, length) == crc:
-            self.post(BlockSealed(key, name, length, crc))
-            self.store.write(SealedEntry(key, name, length, crc))
-        elif meta is not None:
-            self.post(BlockDropped(key))
-            self.store.write(DroppedEntry(key))
-        else:
-            self.post(BlockDropped(key))
-
-    def take_over(self, name: str, entry: filetable.FileEntry, block: filetable.BlockEntry) -> None:
-        """Seals a block that somebody else coordinates or coordinated.
-
-        Raises:
-            Unavailable: too few replicas answer.
-        """
-        key = (entry.file_id, block.number)
-        takeover = Takeover(
-            key, name, block.replicas, entry.ack, entry.sealed_length, timeout_s=self._ack_timeout
-        )
-        inbox: Waiter = queue.SimpleQueue()
-        effects = takeover.start(clock.monotonic())
-        while True:
-            for effect in effects:
-                match effect:
-                    case AskPromise(peer=peer):
-                        self._ask_later(peer, key, name, inbox)
-                    case SealBlock():
-                        self.seal_in_table(effect)
-                        return
-                    case GiveUp(code=code, message=message):
-                        raise error_of(code, message)
-            deadline = takeover.next_deadline()
-            assert deadline is not None
-            try:
-                event = inbox.get(timeout=max(0.0, deadline - clock.monotonic()))
-            except queue.Empty:
-                event = None
-            effects = takeover.handle(clock.monotonic(), event)
 
     def _only_nodes(self, handler: Handler) -> Handler:
         def checked(request: Request) -> Reply:
@@ -283,18 +181,6 @@ class Blocks:
             code = code_of(error)
             self.peers.suspect(effect.peer, code)
         self.post(WriteAnswered(effect.peer, effect.key, effect.record.end, code))
-
-    def _ask_later(self, peer: str, key: BlockKey, name: str, inbox: Waiter) -> None:
-        self.peers.later(peer, lambda: inbox.put(self._ask_promise(peer, key, name)))
-
-    def _ask_promise(self, peer: str, key: BlockKey, name: str) -> PromiseReceived | PromiseFailed:
-        fields = {"file_id": key[0], "number": key[1], "name": name}
-        try:
-            found = self.peers.call(peer, "hydfs.block.promise", fields, timeout_s=self._ack_timeout).fields
-        except RainStormError:
-            return PromiseFailed(peer)
-        writers = {writer: (mark[0], mark[1], mark[2]) for writer, mark in found["writers"].items()}
-        return PromiseReceived(peer, found["length"], found["crc"], writers, found["doubtful"])
 
     def _wait(self, waiter: Waiter, request: Request, what: str) -> Any:
         try:
@@ -433,13 +319,13 @@ class Blocks:
         entry = filetable.from_value(self.registers.read(name))
         block = entry.open_block if entry is not None and entry.file_id == file_id else None
         if entry is not None and block is not None and block.number == number:
-            self.take_over(name, entry, block)
+            self.sealing.take_over(name, entry, block)
         return Reply()
 
     def _certify(self, request: Request) -> Reply:
         fields = request.fields
         key = (str(fields["file_id"]), int(fields["number"]))
-        self.certify(key, str(fields["name"]), int(fields["length"]), int(fields["crc"]))
+        self.sealing.certify(key, str(fields["name"]), int(fields["length"]), int(fields["crc"]))
         return Reply()
 
     def _read(self, request: Request) -> Reply:
@@ -449,52 +335,8 @@ class Blocks:
             return Reply(payload=self.store.slice(key, int(fields["offset"]), int(fields["length"])))
         except Corrupt:
             self.post(BlockDropped(key))
-            self.on_missing_copies(str(fields.get("name", "")))
+            self.sealing.on_missing_copies(str(fields.get("name", "")))
             raise
-
-    def _store(self, request: Request) -> Reply:
-        fields = request.fields
-        key = (str(fields["file_id"]), int(fields["number"]))
-        offset, name = int(fields["offset"]), str(fields["name"])
-        slot = (str(fields["sender"]), key)
-        with self._lock:
-            part, _ = self._parts.pop(slot, (None, 0.0))
-        if offset == 0:
-            if part is not None:
-                part.abandon()
-            self._abandon_old_parts()
-            part = self.store.receive(key)
-        if part is None or part.length != offset:
-            if part is not None:
-                part.abandon()
-            raise Fenced(f"block {key[1]} of {name!r}: a piece is missing before {offset}")
-        part.write(request.payload)
-        if fields["last"]:
-            part.finish(name, int(fields["length"]), int(fields["crc"]))
-            self.post(BlockSealed(key, name, part.length, part.crc))
-        else:
-            with self._lock:
-                self._parts[slot] = (part, clock.monotonic())
-        return Reply()
-
-    def _abandon_old_parts(self) -> None:
-        now = clock.monotonic()
-        with self._lock:
-            old = [slot for slot, (_, at) in self._parts.items() if now - at > 60.0]
-            parts = [self._parts.pop(slot)[0] for slot in old]
-            full = len(self._parts) >= PARTS_MAX
-        for part in parts:
-            part.abandon()
-        if full:
-            raise Unavailable(f"{PARTS_MAX} blocks are on their way to this node already")
-
-    def close(self) -> None:
-        """Gives up the blocks that are on their way in."""
-        with self._lock:
-            parts = [part for part, _ in self._parts.values()]
-            self._parts.clear()
-        for part in parts:
-            part.abandon()
 
     def _drop(self, request: Request) -> Reply:
         """Drops the copies of a file that the table no longer knows under this id."""
@@ -506,6 +348,3 @@ class Blocks:
             self.post(BlockDropped(key))
             self.store.write(DroppedEntry(key))
         return Reply()
-
-
-__all__ = ["Blocks", "SealRequested", "code_of", "error_of"]

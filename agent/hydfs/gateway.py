@@ -3,25 +3,17 @@
 The agent that a client talks to is the client's gateway: it reads the file's register, finds the coordinator
 (``route.py`` decides, whatever has failed) and passes the payload on. Reads of sealed blocks are served from
 this node's own copy when there is one.
-
-A read of the open end asks its coordinator first and the register afterwards: when the register (a majority
-read) still names that block as the open one, nobody had sealed it when the coordinator answered, so the
-answer was the newest. That makes lengths and reads linearizable without leases.
 """
 
 from __future__ import annotations
 
-import threading
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     Conflict,
-    DeadlineExceeded,
     NotFound,
     RainStormError,
     Unavailable,
@@ -30,17 +22,18 @@ from agent.common.errors import (
 from agent.common.ids import check_file_name, ring_id
 from agent.hydfs import filetable
 from agent.hydfs.block import SEALED
-from agent.hydfs.blocks import Blocks, code_of, error_of
+from agent.hydfs.blocks import Blocks
+from agent.hydfs.codes import code_of
+from agent.hydfs.files import Files, describe
 from agent.hydfs.filetable import BlockEntry, FileEntry
 from agent.hydfs.peers import Peers
 from agent.hydfs.ring import block_token
-from agent.hydfs.route import LOST, AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
-from agent.hydfs.views import ViewSource, up_nodes
+from agent.hydfs.route import LOST, AskCoordinator, AskSeal
+from agent.hydfs.views import ViewSource
 from agent.wire.client import Response
 from agent.wire.registers import Registers
 from agent.wire.server import Handler, Reply, Request
 
-ENTRIES_MAX = 4096
 # One reply carries at most this much; a client that wants more asks again.
 READ_BYTES_MAX = 4 * 1024 * 1024
 LIST_MAX = 10_000
@@ -63,13 +56,10 @@ class Gateway:
         self._blocks = blocks
         self._peers = peers
         self._registers = registers
-        self._views = views
         self._record_max = block_size_bytes // 4
         self._ack = ack
         self._ack_timeout = ack_timeout_s
-        self._entries: OrderedDict[str, FileEntry] = OrderedDict()
-        self._lock = threading.Lock()
-        self._pause = threading.Event()
+        self.files = Files(peers, registers, views, ack_timeout_s=ack_timeout_s)
 
     def handlers(self) -> dict[str, Handler]:
         """Returns the request handlers."""
@@ -87,34 +77,14 @@ class Gateway:
 
     def close(self) -> None:
         """Wakes requests that wait for another try."""
-        self._pause.set()
-
-    def entry(self, name: str, deadline: Deadline) -> FileEntry:
-        """Returns what the file table says, by a majority read.
-
-        Raises:
-            NotFound: there is no such file.
-        """
-        timeout_s = deadline.require(clock.monotonic(), f"file {name!r}")
-        try:
-            found = filetable.live(name, self._registers.read(name, timeout_s=timeout_s))
-        except NotFound:
-            self._forget(name)
-            raise
-        self._remember(name, found)
-        return found
-
-    def stat(self, name: str, deadline: Deadline) -> dict[str, Any]:
-        """Returns the file's length and blocks; the length is linearizable."""
-        entry, length = self._settle(name, deadline)
-        return describe(name, entry, length)
+        self.files.close()
 
     def _create(self, request: Request) -> Reply:
         name = check_file_name(str(request.fields["name"]))
         change = filetable.create(name, uuid.uuid4().hex, self._ack)
         timeout_s = request.deadline.remaining(clock.monotonic())
         entry = filetable.live(name, self._registers.change(name, change, timeout_s=timeout_s))
-        self._remember(name, entry)
+        self.files.remember(name, entry)
         return Reply({"stat": describe(name, entry, 0)})
 
     def _append(self, request: Request) -> Reply:
@@ -139,10 +109,10 @@ class Gateway:
             )
             opened = filetable.from_value(found.fields.get("value"))
             if opened is not None:
-                self._remember(name, opened)
+                self.files.remember(name, opened)
             return found
 
-        found = self._follow(name, request.deadline, ask)
+        found = self.files.follow(name, request.deadline, ask)
         keys = ("offset", "length", "copies", "duplicate")
         return Reply({key: found.fields[key] for key in keys})
 
@@ -159,96 +129,9 @@ class Gateway:
                 hint="split it into several appends, or put a new file",
             )
 
-    def _follow(
-        self,
-        name: str,
-        deadline: Deadline,
-        ask: Callable[[AskCoordinator, FileEntry], Response],
-    ) -> Response:
-        route = Route(up_nodes(self._views.current()))
-        entry = self._known(name)
-        fresh = entry is None
-        if entry is None:
-            entry = self.entry(name, deadline)
-        step = route.found(entry)
-        last: RainStormError | None = None
-        while True:
-            if deadline.expired(clock.monotonic()):
-                raise self._too_late(name, last)
-            try:
-                match step:
-                    case ReadFile(pause_s=pause_s):
-                        if pause_s and self._pause.wait(min(pause_s, deadline.remaining(clock.monotonic()))):
-                            raise Unavailable("the agent is stopping")
-                        route.nodes = up_nodes(self._views.current())
-                        entry = self.entry(name, deadline)
-                        fresh = True
-                        step = route.found(entry)
-                    case AskCoordinator():
-                        return ask(step, entry)
-                    case AskSeal():
-                        self._ask_seal(name, entry, step)
-                        step = route.sealed()
-                    case Stop(code=code, message=message):
-                        raise last if last is not None and code_of(last) == code else error_of(code, message)
-            except RainStormError as error:
-                if not isinstance(step, AskCoordinator | AskSeal):
-                    raise
-                last = error
-                if isinstance(error, NotFound) and not fresh:
-                    step = ReadFile()
-                    continue
-                step = self._next_step(route, step, entry, error)
-
-    def _next_step(
-        self, route: Route, step: AskCoordinator | AskSeal, entry: FileEntry, error: RainStormError
-    ) -> Step:
-        code = code_of(error)
-        cause, failed = str(error.details.get("cause", "")), list(error.details.get("failed", ()))
-        if code in LOST:
-            self._peers.suspect(step.node)
-        following = route.failed(step, entry, code, cause, failed)
-        if isinstance(following, Stop) and following.code == code:
-            raise error
-        return following
-
-    def _ask_seal(self, name: str, entry: FileEntry, step: AskSeal) -> None:
-        body = {"name": name, "file_id": entry.file_id, "number": step.number}
-        self._peers.call(step.node, "hydfs.block.seal", body, timeout_s=3.0 * self._ack_timeout)
-
-    def _too_late(self, name: str, last: RainStormError | None) -> RainStormError:
-        why = f"; the last try said: {last.message}" if last is not None else ""
-        return DeadlineExceeded(f"{name!r}: no replica could do it in time{why}", hint="fab status")
-
-    def _settle(self, name: str, deadline: Deadline) -> tuple[FileEntry, int]:
-        """Returns the file and its committed length, both of one moment."""
-        while True:
-            entry = self._known(name) or self.entry(name, deadline)
-            tail = 0
-            if entry.open_block is not None:
-                entry, tail = self._ask_tail(name, entry, deadline)
-            now = self.entry(name, deadline)
-            if same_end(entry, now):
-                return now, now.sealed_length + tail
-            if now.open_block is None:
-                return now, now.sealed_length
-
-    def _ask_tail(self, name: str, entry: FileEntry, deadline: Deadline) -> tuple[FileEntry, int]:
-        seen = [entry]
-
-        def ask(step: AskCoordinator, found: FileEntry) -> Response:
-            seen[0] = found
-            if step.number is None:
-                return Response({"length": 0}, b"")  # nothing is open: the file table knows the length
-            body = {"file_id": found.file_id, "number": step.number}
-            return self._peers.call(step.node, "hydfs.block.tail", body, timeout_s=self._ack_timeout)
-
-        answer = self._follow(name, deadline, ask)
-        return seen[0], int(answer.fields["length"])
-
     def _stat(self, request: Request) -> Reply:
         name = check_file_name(str(request.fields["name"]))
-        return Reply({"stat": self.stat(name, request.deadline)})
+        return Reply({"stat": self.files.stat(name, request.deadline)})
 
     def _read(self, request: Request) -> Reply:
         fields = request.fields
@@ -261,14 +144,14 @@ class Gateway:
             raise UsageError("offset and length of a read must not be negative")
         file_id = fields.get("file_id")
         while True:
-            entry = self._known(name)
+            entry = self.files.known(name)
             if file_id is None or entry is None or entry.file_id != file_id:
-                entry = self.entry(name, request.deadline)
+                entry = self.files.entry(name, request.deadline)
             if file_id is not None and entry.file_id != file_id:
                 raise NotFound(f"file {name!r} was deleted", details={"file_id": entry.file_id})
             end = entry.sealed_length
             if offset >= end:
-                entry, end = self._settle(name, request.deadline)
+                entry, end = self.files.settle(name, request.deadline)
             if offset >= end or length == 0:
                 return Reply({"end": offset >= end, "file_id": entry.file_id})
             piece = self._read_block(name, entry, offset, min(length, READ_BYTES_MAX), end, request.deadline)
@@ -311,7 +194,7 @@ class Gateway:
                 last = error
                 if code_of(error) in LOST:
                     self._peers.suspect(node)
-        now = self.entry(name, deadline)
+        now = self.files.entry(name, deadline)
         found_block = now.block(block.number) if now.file_id == entry.file_id else None
         if found_block != block:
             return None
@@ -324,7 +207,7 @@ class Gateway:
         stats = []
         for name in self._names(prefix, request.deadline):
             try:
-                stats.append(self.stat(name, request.deadline))
+                stats.append(self.files.stat(name, request.deadline))
             except NotFound:
                 continue
         return Reply({"files": stats})
@@ -355,7 +238,7 @@ class Gateway:
     def delete(self, name: str, deadline: Deadline) -> None:
         """Deletes a file; its open block is sealed first, so that no append is acknowledged afterwards."""
         while True:
-            entry = self.entry(name, deadline)
+            entry = self.files.entry(name, deadline)
             if entry.open_block is not None:
                 self._seal_open(name, entry, deadline)
             try:
@@ -364,7 +247,7 @@ class Gateway:
                 break
             except Conflict:
                 continue
-        self._forget(name)
+        self.files.forget(name)
         for node in dict.fromkeys(node for block in entry.blocks for node in block.replicas):
             self._peers.tell(node, "hydfs.block.drop", {"name": name, "file_id": entry.file_id})
 
@@ -374,7 +257,7 @@ class Gateway:
         last: RainStormError | None = None
         for node in block.replicas:
             try:
-                self._ask_seal(name, entry, AskSeal(node, block.number))
+                self.files.ask_seal(name, entry, AskSeal(node, block.number))
                 return
             except RainStormError as error:
                 last = error
@@ -403,50 +286,3 @@ class Gateway:
             )
         ]
         return Reply({"blocks": found})
-
-    def _known(self, name: str) -> FileEntry | None:
-        with self._lock:
-            return self._entries.get(name)
-
-    def _remember(self, name: str, entry: FileEntry) -> None:
-        with self._lock:
-            self._entries[name] = entry
-            self._entries.move_to_end(name)
-            if len(self._entries) > ENTRIES_MAX:
-                self._entries.popitem(last=False)
-
-    def _forget(self, name: str) -> None:
-        with self._lock:
-            self._entries.pop(name, None)
-
-
-def same_end(one: FileEntry, other: FileEntry) -> bool:
-    """Tells whether both have the same open block, or none and the same chain."""
-    if one.file_id != other.file_id or (one.open_block is None) != (other.open_block is None):
-        return False
-    if one.open_block is None or other.open_block is None:
-        return one.next_number == other.next_number
-    return one.open_block.session == other.open_block.session
-
-
-def describe(name: str, entry: FileEntry, length: int) -> dict[str, Any]:
-    """Returns the file as plain values for a client."""
-    blocks = []
-    start = 0
-    for block in entry.blocks:
-        size = block.length if block.state == SEALED else length - start
-        blocks.append(
-            {
-                "number": block.number,
-                "offset": start,
-                "length": size,
-                "replicas": list(block.replicas),
-                "state": block.state,
-                "ring_id": f"{block_token(entry.file_id, block.number):08x}",
-            }
-        )
-        start += size
-    return {"name": name, "file_id": entry.file_id, "length": length, "blocks": blocks}
-
-
-__all__ = ["Gateway", "describe"]

@@ -179,7 +179,7 @@ class Maintenance:
                 self._drop((entry.file_id, number))
             case repair.Certify(block=block):
                 key = (entry.file_id, block.number)
-                self._blocks.certify(key, name, block.length, block.crc)
+                self._blocks.sealing.certify(key, name, block.length, block.crc)
                 self.look_at(name)
             case repair.Announce(block=block):
                 if self._store.crc_of((entry.file_id, block.number), block.length) != block.crc:
@@ -189,7 +189,7 @@ class Maintenance:
             case repair.Pull(block=block):
                 self._pull(name, entry, block)
             case repair.TakeOver(block=block):
-                self._blocks.take_over(name, entry, block)
+                self._blocks.sealing.take_over(name, entry, block)
                 self.look_at(name)
 
     def _is_orphan(self, entry: FileEntry, up: list[str]) -> bool:

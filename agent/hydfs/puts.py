@@ -31,9 +31,10 @@ from agent.common.errors import (
 from agent.common.ids import check_file_name
 from agent.hydfs import filetable
 from agent.hydfs.block import SEALED, chain
-from agent.hydfs.blocks import Blocks, code_of
+from agent.hydfs.blocks import Blocks
+from agent.hydfs.codes import code_of
+from agent.hydfs.files import describe
 from agent.hydfs.filetable import BlockEntry
-from agent.hydfs.gateway import describe
 from agent.hydfs.peers import Peers
 from agent.hydfs.views import ViewSource, up_nodes
 from agent.wire.framing import Buffer

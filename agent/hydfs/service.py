@@ -112,7 +112,7 @@ class Service:
             replicas=knobs.replicas,
             put_is_alive=puts.is_alive,
         )
-        blocks.on_missing_copies = self._maintenance.look_at
+        blocks.sealing.on_missing_copies = self._maintenance.look_at
         blocks.engine.start()
         if self._followed is not None:
             self._followed.start()
@@ -135,7 +135,7 @@ class Service:
         if self._blocks is not None:
             if self._blocks.engine is not None:
                 self._blocks.engine.stop(timeout_s)
-            self._blocks.close()
+            self._blocks.incoming.close()
         self._peers.close()
         self._registers.close()
         self._store.stop(timeout_s)
