@@ -3,7 +3,8 @@
 All columns are binary: bytes come out as they went in, also where they are not valid UTF-8. In format
 ``lines`` a record keeps its line feed, so that writing lines is writing the column's data buffer without
 touching a single record. CSV rows with too few fields are filled up with empty ones and rows with too many
-are cut, as Python's csv module with DictReader has it.
+are cut. Arrow parses runs whose rows all have the right width; it refuses any other run, which Python's csv
+module then reads: both understand quotes, line ends and blank lines alike.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from agent.rainstorm.boundaries import BOM
 from agent.rainstorm.plan import LINE
 
 
@@ -39,8 +41,7 @@ class CsvParser:
     def __init__(self, columns: Sequence[str], needed: Sequence[str] | None) -> None:
         self._columns = list(columns)
         self._needed = list(columns) if needed is None else list(needed)
-        self._odd: list[str] = []
-        self._parse = pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=self._keep_odd)
+        self._parse = pacsv.ParseOptions(newlines_in_values=True)
         self._convert = pacsv.ConvertOptions(
             include_columns=self._needed,
             column_types={column: pa.binary() for column in columns},
@@ -48,36 +49,34 @@ class CsvParser:
         )
 
     def parse(self, data: bytes | bytearray | memoryview) -> pa.RecordBatch:
-        """Returns the records of ``data`` with the needed columns."""
-        self._odd = []
+        """Returns the records of ``data`` with the needed columns, in order."""
+        if bytes(data[: len(BOM)]) == BOM:
+            data = b"\n" + data  # Arrow drops a mark at the start of any run; only that of the file is no data
         read = pacsv.ReadOptions(
             use_threads=False, column_names=self._columns, block_size=max(len(data) + 1, 1024)
         )
-        table = pacsv.read_csv(
-            pa.BufferReader(pa.py_buffer(data)),
-            read_options=read,
-            parse_options=self._parse,
-            convert_options=self._convert,
-        )
-        if self._odd:
-            table = pa.concat_tables([table, self._repaired()])
+        try:
+            table = pacsv.read_csv(
+                pa.BufferReader(pa.py_buffer(data)),
+                read_options=read,
+                parse_options=self._parse,
+                convert_options=self._convert,
+            )
+        except pa.ArrowInvalid:
+            # Arrow could hand out odd rows one by one, but not those that are not valid UTF-8.
+            return self._parse_odd(bytes(data))
         return _one_batch(table)
 
-    def _keep_odd(self, row: pacsv.InvalidRow) -> str:
-        self._odd.append(row.text)
-        return "skip"
-
-    def _repaired(self) -> pa.Table:
+    def _parse_odd(self, data: bytes) -> pa.RecordBatch:
+        csv.field_size_limit(max(csv.field_size_limit(), len(data)))
+        text = io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")
         width = len(self._columns)
-        text = io.StringIO("\n".join(self._odd), newline="")
-        rows = [(fields + [""] * width)[:width] for fields in csv.reader(text)]
-        places = [self._columns.index(column) for column in self._needed]
-        return pa.table(
-            {
-                column: pa.array([row[place].encode("utf-8") for row in rows], pa.binary())
-                for column, place in zip(self._needed, places, strict=True)
-            }
-        )
+        rows = [(fields + [""] * width)[:width] for fields in csv.reader(text) if fields]
+        columns = [
+            pa.array([row[place].encode("utf-8", "surrogateescape") for row in rows], pa.binary())
+            for place in (self._columns.index(column) for column in self._needed)
+        ]
+        return pa.RecordBatch.from_arrays(columns, names=self._needed)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
