@@ -16,7 +16,8 @@ from typing import Any
 from agent.common.errors import JobInvalid
 from agent.rainstorm.job import JobSpec, StageSpec
 
-LINE = "line"
+# The only column of format lines; no column of a CSV file may be taken for it.
+LINE = "\0line"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from agent.rainstorm.operators.base import Operator
+from agent.rainstorm.plan import LINE
 from agent.rainstorm.state import KeyedState
 
 Number = int | Decimal
@@ -57,7 +58,7 @@ class AggregateByKey(Operator):
         super().__init__(options, columns)
         self.state = KeyedState()
         self._emit = options.get("emit", "final")
-        self._names = [str(options.get("key", "line")), str(options.get("function", "count"))]
+        self._names = [str(options.get("key", LINE)), str(options.get("function", "count"))]
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Adds the partials; returns results only when every tuple's is asked for."""
@@ -88,6 +89,6 @@ class AggregateByKey(Operator):
         return [self._rows([key for key, _ in items], [text_of(value) for _, value in items])]
 
     def _rows(self, keys: list[bytes], values: list[bytes]) -> pa.RecordBatch:
-        bare = [key.rstrip(b"\r\n") for key in keys] if self._names[0] == "line" else keys
+        bare = [key.rstrip(b"\r\n") for key in keys] if self._names[0] == LINE else keys
         columns = [pa.array(bare, pa.binary()), pa.array(values, pa.binary())]
         return pa.RecordBatch.from_arrays(columns, names=self._names)
