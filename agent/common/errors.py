@@ -117,6 +117,12 @@ class NotLeader(RainStormError):
     retryable = True
 
 
+class Forbidden(RainStormError):
+    """The caller may not ask for this."""
+
+    code = "FORBIDDEN"
+
+
 class NotFound(RainStormError):
     """The named thing does not exist."""
 

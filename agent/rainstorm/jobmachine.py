@@ -26,6 +26,8 @@ DEPLOY_TIMEOUT_S = 20.0
 PUBLISH_TIMEOUT_S = 10.0
 # Recoveries in a row without a single commit between them: then the job itself is at fault.
 FRUITLESS_RECOVERIES_MAX = 5
+# Committed output that waits for the destination file lies in the memory of agents.
+UNPUBLISHED_BYTES_MAX = 64 * 1024 * 1024
 # How often a job that waits for something looks whether it has waited too long.
 TICK_S = 0.5
 
@@ -286,6 +288,10 @@ class JobMachine:
 
     # -- epochs ---------------------------------------------------------------------------------------
 
+    def _unpublished_bytes(self) -> int:
+        pieces = (reference for _, _, references in self.state.unpublished for reference in references)
+        return sum(length for _, _, length in pieces)
+
     def _watch_epoch(self, now: float) -> list[Effect]:
         epoch = self._epoch
         if epoch is None:
@@ -300,6 +306,8 @@ class JobMachine:
         due = self._wanted or now >= self._last_trigger_at + self.spec.epoch_interval_ms / 1000
         if self._epoch is not None or not due or self.phase != "running":
             return []
+        if self._unpublished_bytes() > UNPUBLISHED_BYTES_MAX:
+            return []  # sources stop when their epoch is full, so a slow destination slows them down
         self._wanted = False
         self._last_trigger_at = now
         self.state.epoch_max += 1

@@ -20,6 +20,8 @@ from agent.rainstorm.jobmachine import AppendLog, JobEnded, JobMachine, Tell
 
 # A node that did not answer is left out of placement for this long, or until it reports by itself.
 SHUN_S = 3.0
+# Ended jobs that are kept with all their detail; the index has a summary of every one.
+ENDED_KEPT_MAX = 50
 # A killed agent refuses connections at once: asking often finds it long before its silence would.
 PING_S = 0.2
 
@@ -228,6 +230,9 @@ class LeaderCore:
         return [*keeps, *effects]
 
     def _add(self, now: float, state: JobState, cause: str) -> list[Effect]:
+        ended = [job for job, machine in self.jobs.items() if machine.phase == "ended"]
+        for job in ended[:-ENDED_KEPT_MAX]:
+            del self.jobs[job]
         machine = JobMachine(state, self.term, self.usable(state.job))
         self.jobs[state.job] = machine
         return list(machine.begin(now, cause))

@@ -45,6 +45,8 @@ logger = logging.getLogger("agent.rainstorm.office")
 
 STATUS_TIMEOUT_S = 5.0
 CANCEL_TIMEOUT_S = 30.0
+# What the index keeps of an ended job's history.
+SUMMARY_COMMITS_MAX = 100
 
 
 class Office:
@@ -215,7 +217,7 @@ class Office:
             self._over.add(job)
             self._changed.notify_all()
         self._identities = {key: pem for key, pem in self._identities.items() if key[0] != job}
-        short = {**summary, "commits": summary["commits"][-20:]}
+        short = {**summary, "commits": summary["commits"][-SUMMARY_COMMITS_MAX:]}
         self._log_thread.put(lambda: self._close(job, short))
 
     def _close(self, job: str, summary: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.common import clock
 from agent.common.config import NodeConfig
-from agent.common.errors import NotFound, NotLeader, RainStormError
+from agent.common.errors import Forbidden, NotFound, NotLeader, RainStormError
 from agent.hydfs.client import HydfsClient
 from agent.membership.client import MembershipClient
 from agent.rainstorm.links import ReportLink, address_of
@@ -117,11 +117,18 @@ class Service:
 
         return handle
 
+    def _require_node(self, request: Request) -> None:
+        """Refuses what only nodes may say; operators have certificates of the same authority."""
+        if all(request.peer != peer.name for peer in self._config.peers):
+            raise Forbidden(f"{request.peer!r} is no node of the cluster", hint="use fab")
+
     def _command(self, request: Request) -> Reply:
+        self._require_node(request)
         self._host.command(request.fields["message"])
         return Reply()
 
     def _report(self, request: Request) -> Reply:
+        self._require_node(request)
         self._office.report(request.peer, request.fields["report"])
         return Reply()
 
@@ -148,6 +155,7 @@ class Service:
         raise NotFound(f"no running task fits {asked or 'that'}", hint="see what runs where: fab list-tasks")
 
     def _kill_local(self, request: Request) -> Reply:
+        self._require_node(request)
         # A process id alone is never trusted: only processes that this agent runs for a task can be killed.
         (job, task), process = self._host.supervisor.find(request.fields["task"], request.fields["pid"])
         os.kill(process.pid, signal.SIGKILL)
