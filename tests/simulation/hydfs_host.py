@@ -1,8 +1,6 @@
-"""The store on simulated nodes: shells without threads around the agent's own cores and journal format.
+"""A store agent on a simulated node: ``NodeCore``, ``Takeover``, ``repair``, the journal format and a voter.
 
-``StoreHost`` is a node: ``NodeCore``, ``Takeover``, ``repair`` and a CASPaxos voter. ``ClientHost`` is a
-client with its gateway: ``Route`` and a proposer. Both speak encoded frames over datagrams, so that every
-message may be lost, doubled or overtaken.
+The shell around them has no thread; every message may be lost, doubled or overtaken.
 """
 
 from __future__ import annotations
@@ -15,22 +13,13 @@ from typing import Any
 import msgpack
 
 from agent.common.core import Tick
-from agent.common.errors import NotFound, RainStormError
+from agent.common.errors import RainStormError
 from agent.common.register import (
     Accept,
-    Answer,
-    AnswerReceived,
-    Ask,
-    Change,
-    Failed,
-    Finished,
     Prepare,
-    Proposal,
     Read,
     Slot,
-    VoterFailed,
     VoterRequest,
-    Wait,
     answer,
 )
 from agent.hydfs import filetable, repair
@@ -77,21 +66,20 @@ from agent.hydfs.filetable import FileEntry
 from agent.hydfs.journal import frame, read_frame
 from agent.hydfs.node import NodeCore
 from agent.hydfs.ring import Ring, block_token
-from agent.hydfs.route import AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
 from agent.hydfs.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
-from agent.wire import framing
+from tests.simulation.hydfs_rpc import (
+    ACK_TIMEOUT_S,
+    BLOCK_BYTES,
+    CALL_TIMEOUT_S,
+    REPLICAS,
+    TEND_INTERVAL_S,
+    Caller,
+    Fields,
+    Reply,
+    ballot,
+    ignore,
+)
 from tests.simulation.world import Node
-
-BLOCK_BYTES = 400
-ACK_TIMEOUT_S = 0.1
-CALL_TIMEOUT_S = 0.25
-TEND_INTERVAL_S = 1.0
-REPLICAS = 3
-
-Fields = dict[str, Any]
-# (code, fields, payload); an empty code means success.
-Reply = Callable[[str, Fields, bytes], None]
-Settled = Callable[[FileEntry | None, RainStormError | None], None]
 
 
 @dataclass(frozen=True)
@@ -102,98 +90,6 @@ class Bugs:
     ack_early: bool = False
     forget_writers: bool = False
     ack_before_sync: bool = False
-
-
-class Caller:
-    """Calls with time-outs over datagrams, and changes of registers."""
-
-    def __init__(self, node: Node, voters: Sequence[str]) -> None:
-        self.node = node
-        self.voters = list(voters)
-        self._calls = 0
-        self._waiting: dict[int, Reply] = {}
-        self._proposals = 0
-        self._rng = node.random("proposer")
-
-    def on_message(self, now: float, sender: str, data: bytes) -> None:
-        found = framing.decode(data)
-        header, payload = found.header, bytes(found.payload)
-        if "kind" in header:
-            number = header["call"]
-
-            def reply(code: str, fields: Fields, data: bytes = b"") -> None:
-                body = {"reply": number, "code": code, "fields": fields}
-                self.node.send_datagram(sender, framing.encode(framing.Frame(body, data)))
-
-            self.serve(header["kind"], header["fields"], payload, reply)
-        else:
-            waiting = self._waiting.pop(header["reply"], None)
-            if waiting is not None:
-                waiting(header["code"], header["fields"], payload)
-
-    def serve(self, kind: str, fields: Fields, payload: bytes, reply: Reply) -> None:
-        raise NotImplementedError
-
-    def call(
-        self, target: str, kind: str, fields: Fields, payload: bytes, timeout_s: float, done: Reply
-    ) -> None:
-        self._calls += 1
-        number = self.node.generation * 1_000_000 + self._calls
-        self._waiting[number] = done
-        body = {"kind": kind, "call": number, "fields": fields}
-        self.node.send_datagram(target, framing.encode(framing.Frame(body, payload)))
-
-        def expire() -> None:
-            waiting = self._waiting.pop(number, None)
-            if waiting is not None:
-                waiting("DEADLINE_EXCEEDED", {}, b"")
-
-        self.node.after(timeout_s, expire)
-
-    def change(self, name: str, change: Change, done: Settled) -> None:
-        self._proposals += 1
-        proposer = f"{self.node.name}/{self.node.generation}/{self._proposals}"
-        proposal = Proposal(name, change, self.voters, proposer, self._rng)
-
-        def carry_out(effects: Sequence[Any]) -> None:
-            for effect in effects:
-                match effect:
-                    case Ask():
-                        self._ask(effect, lambda event: carry_out(proposal.handle(event)))
-                    case Wait(delay_s=delay_s):
-                        self.node.after(delay_s, lambda: carry_out(proposal.retry()))
-                    case Finished(value=value, error=error):
-                        done(filetable.from_value(value), error)
-                    case Failed(error=error):
-                        done(None, error)
-
-        carry_out(proposal.start())
-
-    def read(self, name: str, done: Settled) -> None:
-        self.change(name, lambda value: value, done)
-
-    def _ask(self, ask: Ask, done: Callable[[AnswerReceived | VoterFailed], None]) -> None:
-        request = ask.request
-        fields: Fields = {"key": request.key, "ask": type(request).__name__}
-        if not isinstance(request, Read):
-            fields["ballot"] = list(request.ballot)
-        if isinstance(request, Accept):
-            fields["value"] = request.value
-
-        def answered(code: str, fields: Fields, payload: bytes) -> None:
-            if code:
-                done(VoterFailed(ask.voter, ask.attempt))
-                return
-            found = Answer(
-                fields["ok"], _ballot(fields["promised"]), _ballot(fields["accepted"]), fields["value"]
-            )
-            done(AnswerReceived(ask.voter, ask.attempt, found))
-
-        self.call(ask.voter, "voter", fields, b"", CALL_TIMEOUT_S, answered)
-
-
-def _ballot(value: Sequence[Any]) -> tuple[int, str]:
-    return (value[0], value[1])
 
 
 class StoreHost(Caller):
@@ -250,7 +146,7 @@ class StoreHost(Caller):
                 if meta.state in (OPEN, PROMISED):
                     self.index[key] = dataclasses.replace(meta, doubtful=True)
         for key, promised, accepted, value in msgpack.Unpacker(_Reader(self.node.disk.read("slots"))):
-            self._slots[key] = Slot(_ballot(promised), _ballot(accepted), value)
+            self._slots[key] = Slot(ballot(promised), ballot(accepted), value)
 
     def _apply(self, entry: Entry) -> None:
         if isinstance(entry, RecordEntry):
@@ -328,7 +224,7 @@ class StoreHost(Caller):
 
         if self.bugs.ack_early:
             self.node.after(0.0, lambda: answered("", {}, b""))
-            answered = _ignore
+            answered = ignore
         self.call(peer, "write", fields, bytes(effect.data), ACK_TIMEOUT_S, answered)
 
     def _seal(self, effect: SealBlock, done: Callable[[str], None]) -> None:
@@ -347,7 +243,7 @@ class StoreHost(Caller):
             for node in dict.fromkeys((*told, *effect.holders, *effect.failed)):
                 body = {"key": list(effect.key), "name": effect.name, "length": length, "crc": crc}
                 if node != self.node.name:
-                    self.call(node, "certify", body, b"", CALL_TIMEOUT_S, _ignore)
+                    self.call(node, "certify", body, b"", CALL_TIMEOUT_S, ignore)
             done("")
 
         change = filetable.seal(
@@ -407,9 +303,9 @@ class StoreHost(Caller):
         key = fields["key"]
         request: VoterRequest = Read(key)
         if fields["ask"] == "Prepare":
-            request = Prepare(key, _ballot(fields["ballot"]))
+            request = Prepare(key, ballot(fields["ballot"]))
         elif fields["ask"] == "Accept":
-            request = Accept(key, _ballot(fields["ballot"]), fields["value"])
+            request = Accept(key, ballot(fields["ballot"]), fields["value"])
         slot, found = answer(self._slots.get(key, Slot()), request)
         self._slots[key] = slot
         self.node.disk.append_durably("slots", msgpack.packb([key, slot.promised, slot.accepted, slot.value]))
@@ -608,190 +504,3 @@ class _Reader:
 
 def _key(fields: Fields) -> BlockKey:
     return (fields["key"][0], fields["key"][1])
-
-
-def _ignore(code: str, fields: Fields, payload: bytes) -> None:
-    """The answer does not matter."""
-
-
-class ClientHost(Caller):
-    """A client and its gateway."""
-
-    def __init__(self, node: Node, names: Sequence[str]) -> None:
-        super().__init__(node, names)
-        self.names = list(names)
-        self.entries: dict[str, FileEntry] = {}
-
-    def next_deadline(self) -> float | None:
-        return None
-
-    def on_timer(self, now: float) -> None:
-        raise AssertionError("a client has no timer")
-
-    def on_unreachable(self, now: float, target: str) -> None:
-        raise AssertionError("a client sends datagrams only")
-
-    def check_invariants(self) -> None:
-        """A client has none."""
-
-    def create(self, name: str, file_id: str, done: Callable[[str], None]) -> None:
-        change = filetable.create(name, file_id, "all")
-        self.change(name, change, lambda entry, error: done(error.code if error is not None else ""))
-
-    def append(
-        self, name: str, data: bytes, writer: str, sequence: int, timeout_s: float, done: Reply
-    ) -> None:
-        def ask(step: AskCoordinator, entry: FileEntry, answered: Reply) -> None:
-            fields = {
-                "name": name,
-                "file_id": entry.file_id,
-                "number": step.number,
-                "next": entry.next_number,
-                "avoid": list(step.avoid),
-                "writer": writer,
-                "sequence": sequence,
-                "if_offset": None,
-            }
-            self.call(step.node, "append", fields, data, 3 * ACK_TIMEOUT_S, answered)
-
-        _Following(self, name, timeout_s, ask, done).start()
-
-    def read_file(self, name: str, timeout_s: float, done: Reply) -> None:
-        """Reads the whole file, linearizably."""
-        until = self.node.now + timeout_s
-
-        def again() -> None:
-            if self.node.now >= until:
-                done("DEADLINE_EXCEEDED", {}, b"")
-            else:
-                self.node.after(0.02, begin)
-
-        def begin() -> None:
-            self.read(name, lambda entry, error: tail(entry) if error is None else again())
-
-        def tail(entry: FileEntry | None) -> None:
-            if entry is None:
-                done("NOT_FOUND", {}, b"")
-            elif entry.open_block is None:
-                fetch(entry, 0, 0, b"")
-            else:
-                _Following(self, name, 2.0, ask_tail, lambda c, f, p: checked(c, f)).start()
-
-        def ask_tail(step: AskCoordinator, entry: FileEntry, answered: Reply) -> None:
-            if step.number is None:
-                answered("", {"length": 0, "session": ""}, b"")
-                return
-            assert entry.open_block is not None
-            session = entry.open_block.session
-
-            def got(code: str, fields: Fields, payload: bytes) -> None:
-                answered(code, {**fields, "session": session}, payload)
-
-            fields = {"file_id": entry.file_id, "number": step.number}
-            self.call(step.node, "tail", fields, b"", CALL_TIMEOUT_S, got)
-
-        def checked(code: str, fields: Fields) -> None:
-            def settled(entry: FileEntry | None, error: RainStormError | None) -> None:
-                if entry is None or error is not None or code:
-                    again()
-                elif entry.open_block is None:
-                    fetch(entry, 0, 0, b"")
-                elif entry.open_block.session == fields["session"]:
-                    fetch(entry, 0, fields["length"], b"")
-                else:
-                    again()
-
-            self.read(name, settled)
-
-        def fetch(entry: FileEntry, index: int, end: int, got: bytes) -> None:
-            if index == len(entry.blocks):
-                done("", {}, got)
-                return
-            block = entry.blocks[index]
-            length = block.length if block.state == SEALED else end
-            if not length:
-                fetch(entry, index + 1, end, got)
-                return
-            node = self.node.random("reads").choice(block.replicas)
-
-            def received(code: str, fields: Fields, payload: bytes) -> None:
-                if code:
-                    again()
-                else:
-                    fetch(entry, index + 1, end, got + payload)
-
-            body = {"key": [entry.file_id, block.number], "length": length}
-            self.call(node, "read", body, b"", CALL_TIMEOUT_S, received)
-
-        begin()
-
-    def serve(self, kind: str, fields: Fields, payload: bytes, reply: Reply) -> None:
-        raise AssertionError(f"nobody asks a client: {kind}")
-
-
-class _Following:
-    """Follows a ``Route`` until an answer or the time limit, as ``agent.hydfs.gateway`` does."""
-
-    def __init__(
-        self,
-        client: ClientHost,
-        name: str,
-        timeout_s: float,
-        ask: Callable[[AskCoordinator, FileEntry, Reply], None],
-        done: Reply,
-    ) -> None:
-        self._client = client
-        self._name = name
-        self._until = client.node.now + timeout_s
-        self._ask = ask
-        self._done = done
-        self._route = Route(client.names)
-
-    def start(self) -> None:
-        known = self._client.entries.get(self._name)
-        self._go(self._route.found(known) if known is not None else ReadFile(), known)
-
-    def _go(self, step: Step, entry: FileEntry | None) -> None:
-        if self._client.node.now >= self._until:
-            self._done("DEADLINE_EXCEEDED", {}, b"")
-            return
-        match step:
-            case ReadFile(pause_s=pause_s):
-                self._client.node.after(pause_s, lambda: self._client.read(self._name, self._read))
-            case AskCoordinator():
-                assert entry is not None
-                self._ask(step, entry, lambda c, f, p: self._answered(step, entry, c, f, p))
-            case AskSeal(node=node, number=number):
-                assert entry is not None
-                body = {"name": self._name, "file_id": entry.file_id, "number": number}
-                self._client.call(
-                    node, "seal", body, b"", 4 * ACK_TIMEOUT_S, lambda c, f, p: self._sealed(step, entry, c)
-                )
-            case Stop(code=code):
-                self._done(code, {}, b"")
-
-    def _read(self, entry: FileEntry | None, error: RainStormError | None) -> None:
-        if error is not None and not isinstance(error, NotFound):
-            self._go(ReadFile(0.05), None)
-        elif entry is None:
-            self._done("NOT_FOUND", {}, b"")
-        else:
-            self._client.entries[self._name] = entry
-            self._go(self._route.found(entry), entry)
-
-    def _answered(
-        self, step: AskCoordinator, entry: FileEntry, code: str, fields: Fields, payload: bytes
-    ) -> None:
-        if not code:
-            if step.number is None:
-                self._client.entries.pop(self._name, None)
-            self._done("", fields, payload)
-            return
-        cause, failed = str(fields.get("cause", "")), list(fields.get("failed", ()))
-        self._go(self._route.failed(step, entry, code, cause, failed), entry)
-
-    def _sealed(self, step: AskSeal, entry: FileEntry, code: str) -> None:
-        if code:
-            self._go(self._route.failed(step, entry, code, "", ()), entry)
-        else:
-            self._go(self._route.sealed(), entry)
