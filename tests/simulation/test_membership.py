@@ -17,7 +17,7 @@ from tests.simulation.network import LinkSettings
 from tests.simulation.seeds import each, seed_ranges
 
 # From the crash to the view of every survivor, without any "refused" answer from the dead machine: the
-# formula in agent/common/config.py gives 1.4 s on average without it; the worst case adds one pass of the round-robin.
+# formula in agent/common/config.py gives 1.4 s then; the worst case adds one pass of the round-robin.
 DETECTION_MEDIAN_S = 1.7
 DETECTION_MAX_S = 2.5
 
