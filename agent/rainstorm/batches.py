@@ -51,7 +51,7 @@ class CsvParser:
     def parse(self, data: bytes | bytearray | memoryview) -> pa.RecordBatch:
         """Returns the records of ``data`` with the needed columns, in order."""
         if bytes(data[: len(BOM)]) == BOM:
-            data = b"\n" + data  # Arrow drops a mark at the start of any run; only that of the file is no data
+            data = b"\n" + data  # Arrow would drop it; only the mark at the start of the file is no data
         read = pacsv.ReadOptions(
             use_threads=False, column_names=self._columns, block_size=max(len(data) + 1, 1024)
         )

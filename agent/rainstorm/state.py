@@ -81,9 +81,11 @@ class KeyedState:
 
 
 def encode_changes(changes: Sequence[tuple[bytes, Value]]) -> bytes:
-    """Returns keys and values as the bytes of one state segment; decimals travel as text."""
+    """Returns keys and values as the bytes of one state segment; decimals and huge integers travel as
+    text.
+    """
     keys = [key for key, _ in changes]
-    values = [value if isinstance(value, int) else str(value) for _, value in changes]
+    values = [value if _fits(value) else str(value) for _, value in changes]
     packed: bytes = msgpack.packb([keys, values], use_bin_type=True)
     return packed
 
@@ -93,3 +95,7 @@ def decode_changes(data: Buffer) -> dict[bytes, Value]:
     keys, values = msgpack.unpackb(data, raw=False)
     exact = (value if isinstance(value, int) else Decimal(value) for value in values)
     return dict(zip(keys, exact, strict=True))
+
+
+def _fits(value: Value) -> bool:
+    return isinstance(value, int) and value.bit_length() < 64  # msgpack knows no longer integers

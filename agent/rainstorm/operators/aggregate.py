@@ -12,7 +12,7 @@ which differs from run to run, cannot change the result.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +22,8 @@ from agent.rainstorm.plan import LINE
 from agent.rainstorm.state import KeyedState
 
 Number = int | Decimal
+# Decimal's usual 28 digits would round, and then the order of additions shows.
+EXACT = Context(prec=1000)
 
 
 def number(text: bytes) -> Number:
@@ -51,6 +53,13 @@ def text_of(value: Number) -> bytes:
     return (str(value) if isinstance(value, int) else f"{value:f}").encode()
 
 
+def add(one: Number, other: Number) -> Number:
+    """Returns the exact sum."""
+    if isinstance(one, int) and isinstance(other, int):
+        return one + other
+    return EXACT.add(one, other)
+
+
 class AggregateByKey(Operator):
     """Options: ``key``, ``function`` count or sum, ``value`` (the column of a sum), ``emit``."""
 
@@ -67,7 +76,7 @@ class AggregateByKey(Operator):
         results: list[bytes] = []
         keys = batch.column(0).to_pylist()
         for key, partial in zip(keys, batch.column(1).to_pylist(), strict=True):
-            value = (state.get(key) or 0) + number(partial)
+            value = add(state.get(key) or 0, number(partial))
             state.set(key, value)
             if self._emit == "tuple":
                 results.append(text_of(value))

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agent.rainstorm.operators.aggregate import Number, number, text_of
+from agent.rainstorm.operators.aggregate import Number, add, number, text_of
 from agent.rainstorm.operators.base import Operator
 from agent.rainstorm.plan import LINE
 
@@ -53,7 +53,7 @@ class Combine(_ByKey):
         else:
             values = self._column(batch, self._value).to_pylist()
             for key, value in zip(keys.to_pylist(), values, strict=True):
-                partial[key] = partial.get(key, 0) + number(value)
+                partial[key] = add(partial.get(key, 0), number(value))
         return self.end_epoch() if len(partial) >= KEYS_MAX else []
 
     def end_epoch(self) -> list[pa.RecordBatch]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 Row = tuple[bytes, ...]
 
 # The bytes that CSV gives a meaning to, and some that it does not.
-CSV_PIECES = (b"a", b"7", b",", b'"', b'""', b"\n", b"\r\n", b"\r", b" ", b"\xff", b"\xc3\xa9", b"\xef\xbb\xbf")
+MARK = b"\xef\xbb\xbf"
+CSV_PIECES = (b"a", b"7", b",", b'"', b'""', b"\n", b"\r\n", b"\r", b" ", b"\xff", b"\xc3\xa9", MARK)
 
 
 def batch(names: Sequence[str], *rows: Sequence[bytes]) -> pa.RecordBatch:
@@ -53,8 +54,8 @@ def _field() -> st.SearchStrategy[bytes]:
 
 
 def csv_texts(*, width: int | None = None) -> st.SearchStrategy[bytes]:
-    """Returns RFC 4180 texts: quoted commas, line ends and quotes, empty fields, blank lines, LF and CRLF, with
-    and without a last line end; rows have ``width`` fields, or one to four.
+    """Returns RFC 4180 texts: quoted commas, line ends and quotes, empty fields, blank lines, LF and CRLF,
+    with and without a last line end; rows have ``width`` fields, or one to four.
     """
     counts: dict[str, Any] = (
         {"min_size": 1, "max_size": 4} if width is None else {"min_size": width, "max_size": width}

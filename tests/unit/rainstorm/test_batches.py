@@ -21,8 +21,8 @@ AB = ("a", "b")
 @example(b"\n\n")
 @example(b"\xff\n\xfe")
 def test_lines_come_out_as_they_went_in(data: bytes) -> None:
-    """A row is a line with its line feed, whatever its bytes; writing the rows gives the input again, plus the
-    line feed that the last line may lack.
+    """A row is a line with its line feed, whatever its bytes; writing the rows gives the input again,
+    plus the line feed that the last line may lack.
     """
     found = from_lines(data)
     whole = data if not data or data.endswith(b"\n") else data + b"\n"
@@ -70,7 +70,7 @@ def test_regular_csv_parses_as_the_csv_module_has_it(data: bytes) -> None:
 
 @given(csv_texts(), st.sampled_from([("c",), ("b", "a"), ("a", "b", "c")]))
 def test_only_the_needed_columns_come_in_the_order_asked(data: bytes, needed: tuple[str, ...]) -> None:
-    """Regular and irregular runs give the same columns, so that they can be told apart by nobody downstream."""
+    """Regular and irregular runs give the same columns, so nobody downstream can tell."""
     found = CsvParser(("a", "b", "c"), needed).parse(data or b"\n")
     places = ["abc".index(name) for name in needed]
     assert found.schema == pa.schema([(name, pa.binary()) for name in needed])
@@ -106,7 +106,8 @@ def test_columns_written_are_read_back_unchanged(rows: list[list[bytes]]) -> Non
 def test_quotes_are_as_few_as_the_csv_module_writes(fields: list[bytes]) -> None:
     """The bytes are those of csv.writer with QUOTE_MINIMAL and LF, so that outputs compare as text."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\r\n").writerow([one.decode("utf-8", "surrogateescape") for one in fields])
+    words = [one.decode("utf-8", "surrogateescape") for one in fields]
+    csv.writer(text, lineterminator="\r\n").writerow(words)
     written = text.getvalue().removesuffix("\r\n") + "\n"
     assert csv_line(fields) == written.encode("utf-8", "surrogateescape")
 
@@ -118,7 +119,7 @@ def test_a_lone_empty_field_is_not_a_blank_line() -> None:
 
 @pytest.mark.parametrize("names", [["line"], ["line", "n"]])
 def test_a_csv_column_called_line_is_a_column(names: list[str]) -> None:
-    """Only the column that format lines makes is written raw; a transit table may well have a column ``line``."""
+    """Only the column that format lines makes is written raw."""
     rows = [[b"U2"] * len(names), [b"a,b"] * len(names)]
     assert csv_rows(to_output(batch(names, *rows))) == [tuple(row) for row in rows]
     assert LINE not in names
