@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
-from agent.membership import messages
 from agent.membership.events import (
     AdoptBoot,
     AnnounceMember,
@@ -36,12 +35,12 @@ from agent.membership.events import (
     HintReceived,
     LeaveRequested,
     PeerHeard,
-    SendDatagram,
     Started,
 )
 from agent.membership.gossip import GossipQueue
 from agent.membership.health import LocalHealth
 from agent.membership.messages import Datagram, Kind, Update
+from agent.membership.outbox import Outbox
 from agent.membership.probing import Probe, Relay, RoundRobin
 from agent.membership.suspicion import Suspicion
 from agent.membership.table import LIVE, Member, State, Table
@@ -68,7 +67,6 @@ class Swim:
         self.me = me
         self.table = Table()
         self.health = LocalHealth()
-        self.view_version = 0
         self.newest_view_heard = 0
         self.heard_at: dict[str, float] = {}
         self.leaving = False
@@ -87,12 +85,12 @@ class Swim:
         self._lost_at = 0.0
         self._gossip_at = 0.0
         self._sync_allowed_at = 0.0
-        self._effects: list[Effect] = []
+        self._out = Outbox(me.name, self.table, self._gossip, self._suspicions, self._contacts)
         self.table.put(me)
 
     def handle(self, now: float, event: SwimEvent) -> list[Effect]:
         """Applies an event and everything that is due, and returns what to do."""
-        self._effects = []
+        self._out.effects = []
         due = self.next_deadline()
         if due is not None and now - due > LATE_S:
             self._forgive_lateness(now, now - due)
@@ -112,7 +110,7 @@ class Swim:
             case Tick():
                 pass
         self._run_timers(now)
-        return self._effects
+        return self._out.effects
 
     def next_deadline(self) -> float | None:
         """Returns when the next timer is due; None before the start and after leaving."""
@@ -139,27 +137,27 @@ class Swim:
 
     def seed(self, now: float, members: Sequence[Member]) -> list[Effect]:
         """Adds members that the view names and nobody has told of yet, so that they are probed."""
-        self._effects = []
+        self._out.effects = []
         for member in members:
             if self.table.get(member.name) is None:
                 self._set(now, member)
-        return self._effects
+        return self._out.effects
 
     def spread_view(self, now: float, version: int) -> list[Effect]:
         """Takes note of the newest view and tells a few members at once that it exists."""
-        self._effects = []
-        if version > self.view_version:
-            self.view_version = version
+        self._out.effects = []
+        if version > self._out.view_version:
+            self._out.view_version = version
             self.newest_view_heard = max(version, self.newest_view_heard)
             self._send_gossip()
-        return self._effects
+        return self._out.effects
 
     def sync_lost(self) -> list[Effect]:
         """Asks every member that is believed dead, and every unknown contact, for its table at once."""
-        self._effects = []
+        self._out.effects = []
         for name in self._lost():
             self._sync(name)
-        return self._effects
+        return self._out.effects
 
     def _start(self, now: float) -> None:
         self._round_at = now + self._rng.uniform(0, self._config.probe_interval_s)
@@ -175,7 +173,7 @@ class Swim:
         self.table.put(self.me)
         self._gossip.add(Update(self.me))
         for member in self._others():
-            self._send(member.name, Kind.GOSSIP)
+            self._out.send(member.name, Kind.GOSSIP)
         self._probes.clear()
         self._relays.clear()
         self._round_at = None
@@ -195,7 +193,7 @@ class Swim:
             return
         match datagram.kind:
             case Kind.PING if datagram.target == self.me.name:
-                self._send(name, Kind.ACK, datagram.sequence)
+                self._out.send(name, Kind.ACK, datagram.sequence)
                 self._compare_digest(now, name, datagram.digest)
             case Kind.ACK:
                 self._acknowledged(now, datagram.sequence)
@@ -204,7 +202,7 @@ class Swim:
             case Kind.INDIRECT_PING:
                 self._relay(now, name, datagram)
             case Kind.SYNC_REQUEST:
-                self._send_table(name, Kind.SYNC_REPLY)
+                self._out.send_table(name, Kind.SYNC_REPLY)
             case _:
                 pass
 
@@ -216,7 +214,7 @@ class Swim:
         relay = self._relays.pop(sequence, None)
         if relay is not None:
             self._proved_at[relay.target] = now
-            self._send(relay.requester, Kind.ACK, relay.their_sequence)
+            self._out.send(relay.requester, Kind.ACK, relay.their_sequence)
 
     def _relay(self, now: float, requester: str, datagram: Datagram) -> None:
         if self.table.get(datagram.target) is None or datagram.target == self.me.name:
@@ -229,7 +227,7 @@ class Swim:
             now + NACK_AFTER * self._config.ack_timeout_s,
             now + 2 * self._config.probe_interval_s,
         )
-        self._send(datagram.target, Kind.PING, self._sequence, datagram.target)
+        self._out.send(datagram.target, Kind.PING, self._sequence, datagram.target)
 
     def _compare_digest(self, now: float, name: str, digest: int) -> None:
         if digest != self.table.digest and not len(self._gossip) and now >= self._sync_allowed_at:
@@ -280,7 +278,7 @@ class Swim:
             if member.boot >= self.me.boot and not self.leaving:
                 # My disk is new or went back in time: the cluster remembers a later life of this name.
                 self.me = replace(self.me, boot=member.boot + 1, incarnation=0)
-                self._effects.append(AdoptBoot(self.me.boot))
+                self._out.effects.append(AdoptBoot(self.me.boot))
                 self._announce_me()
         elif member.precedence > self.me.precedence and not self.leaving:
             self.me = replace(self.me, incarnation=member.incarnation + 1)
@@ -305,7 +303,7 @@ class Swim:
             self._drop_probes(member.name)
         self._gossip.add(Update(member, accuser))
         if before is None or (before.state, before.node_id) != (member.state, member.node_id):
-            self._effects.append(AnnounceMember(member, before))
+            self._out.effects.append(AnnounceMember(member, before))
 
     def _accuse(self, now: float, name: str) -> None:
         current = self.table.get(name)
@@ -353,7 +351,7 @@ class Swim:
                 del self._relays[sequence]
             else:
                 relay.nacked = True
-                self._send(relay.requester, Kind.NACK, relay.their_sequence)
+                self._out.send(relay.requester, Kind.NACK, relay.their_sequence)
         if now >= self._round_at:
             self._round_at = now + self._config.probe_interval_s * self.health.multiplier
             name = self._round_robin.next([member.name for member in self._others()])
@@ -382,7 +380,7 @@ class Swim:
             now + self._config.ack_timeout_s * scale,
             now + self._config.probe_interval_s * scale,
         )
-        self._send(name, Kind.PING, self._sequence, name)
+        self._out.send(name, Kind.PING, self._sequence, name)
 
     def _advance_probe(self, now: float, probe: Probe) -> None:
         if probe.indirect:
@@ -395,8 +393,8 @@ class Swim:
         helpers = self._rng.sample(able, min(len(able), self._config.indirect_probes))
         probe.helpers = len(helpers)
         for helper in helpers:
-            self._send(helper, Kind.INDIRECT_PING, probe.sequence, probe.target)
-        self._send(probe.target, Kind.PING, probe.sequence, probe.target)
+            self._out.send(helper, Kind.INDIRECT_PING, probe.sequence, probe.target)
+        self._out.send(probe.target, Kind.PING, probe.sequence, probe.target)
 
     def _drop_probes(self, name: str) -> None:
         for sequence in [key for key, probe in self._probes.items() if probe.target == name]:
@@ -412,39 +410,7 @@ class Swim:
     def _send_gossip(self) -> None:
         others = [member.name for member in self._others()]
         for name in self._rng.sample(others, min(len(others), self._config.gossip_fanout)):
-            self._send(name, Kind.GOSSIP)
+            self._out.send(name, Kind.GOSSIP)
 
     def _sync(self, name: str) -> None:
-        self._send_table(name, Kind.SYNC_REQUEST)
-
-    def _send_table(self, name: str, kind: Kind) -> None:
-        groups = messages.split([self._record(member) for member in self.table])
-        self._emit(name, Datagram(kind, updates=groups[0]))
-        for group in groups[1:]:
-            self._emit(name, Datagram(Kind.SYNC_REPLY, updates=group))
-
-    def _send(self, name: str, kind: Kind, sequence: int = 0, target: str = "") -> None:
-        room = messages.DATAGRAM_BYTES_MAX - messages.OVERHEAD_BYTES
-        updates: tuple[Update, ...] = ()
-        # The buddy rule: whoever is doubted hears it with the very ping or answer, so that it can refute at
-        # once.
-        for subject in dict.fromkeys((name, target)):
-            doubted = self.table.get(subject)
-            if doubted is not None and doubted.state is not State.ALIVE:
-                updates += (self._record(doubted),)
-                room -= messages.update_bytes(updates[-1])
-        updates += self._gossip.take(len(self.table.live()), room)
-        self._emit(name, Datagram(kind, sequence, target, updates=updates))
-
-    def _record(self, member: Member) -> Update:
-        suspicion = self._suspicions.get(member.name)
-        if suspicion is not None:
-            return Update(member, suspicion.accusers[0])
-        return Update(member, self.me.name if member.state is State.DEAD else "")
-
-    def _emit(self, name: str, datagram: Datagram) -> None:
-        member = self.table.get(name)
-        contact = Contact(member.address, member.port) if member is not None else self._contacts.get(name)
-        if contact is not None:
-            full = replace(datagram, view_version=self.view_version, digest=self.table.digest)
-            self._effects.append(SendDatagram(name, contact, full))
+        self._out.send_table(name, Kind.SYNC_REQUEST)
