@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from agent.common.config import NodeConfig
-from agent.common.errors import RainStormError
+from agent.common.errors import AlreadyRunning
 from agent.hydfs.blocks import Blocks
 from agent.hydfs.engine import Engine
 from agent.hydfs.gateway import Gateway
@@ -40,6 +41,7 @@ class Service:
         self.config = config
         knobs = config.hydfs
         root = Path(config.data_dir) / "hydfs"
+        self._lock = _lock(root, config.name)
         self._client = Client(auth.client_context(config.tls))
         self._followed: MembershipView | None = None
         if views is None:
@@ -141,8 +143,8 @@ class Service:
         self._store.stop(timeout_s)
         self._client.close()
         if self._voter is not None:
-            with contextlib.suppress(RainStormError):
-                self._voter.close()
+            self._voter.close()
+        os.close(self._lock)
 
     def status(self) -> str:
         """Returns one line about the agent's state."""
@@ -150,3 +152,17 @@ class Service:
         for meta in list(self._store.index.values()):
             states[meta.state] = states.get(meta.state, 0) + 1
         return " ".join(f"{state}={count}" for state, count in sorted(states.items())) or "empty"
+
+
+def _lock(root: Path, node: str) -> int:
+    # Recovery cuts torn tails, so a second agent on the same folder must be refused before it reads anything.
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AlreadyRunning(
+            f"a store agent of {node} already uses {root}", hint="stop it first, or see: fab status"
+        ) from None
+    return descriptor

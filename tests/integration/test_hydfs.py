@@ -7,8 +7,9 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from agent.common.errors import (
 )
 from agent.hydfs.client import AppendResult, FileStat, HydfsClient
 from tests.integration.hydfs_cluster import HydfsCluster
-from tests.support import wait_until
+from tests.support import REPOSITORY, wait_until
 
 pytestmark = pytest.mark.integration
 MIB = 1024 * 1024
@@ -112,11 +113,10 @@ def check_history(client: HydfsClient, writers: list[Writer]) -> None:
                 assert result.length == len(line)
 
 
-def three_copies(client: HydfsClient, name: str, avoid: str = "") -> Callable[[], bool]:
+def three_copies(client: HydfsClient, name: str, dead: Sequence[str]) -> Callable[[], bool]:
     def holds() -> bool:
-        stat = client.stat(name)
-        sealed = [block for block in stat.blocks if block.state == "sealed"]
-        return all(len(block.replicas) == 3 and avoid not in block.replicas for block in sealed)
+        sealed = [block for block in client.stat(name).blocks if block.state == "sealed"]
+        return all(len(block.replicas) == 3 and not set(dead) & set(block.replicas) for block in sealed)
 
     return holds
 
@@ -255,16 +255,17 @@ def test_one_of_two_puts_wins_and_a_dead_put_leaves_nothing(cluster: HydfsCluste
     assert cluster.hydfs("vm2").put("one", io.BytesIO(b"second")).length == 6
 
 
-@pytest.mark.parametrize("victim", ["coordinator", "replica"])
-def test_kill_during_appends(cluster: HydfsCluster, victim: str) -> None:
+@pytest.mark.parametrize("victims", [(0,), (1,), (0, 2)], ids=["coordinator", "replica", "both"])
+def test_kill_during_appends(cluster: HydfsCluster, victims: tuple[int, ...]) -> None:
     client = cluster.hydfs("vm1")
     client.create("log")
     writers = [Writer(cluster, "log", f"w{index}") for index in range(3)]
     try:
         writers[0].reach(30)
         replicas = client.stat("log").blocks[-1].replicas
-        node = replicas[0] if victim == "coordinator" else replicas[1]
-        cluster.kill(node)
+        nodes = [replicas[index] for index in victims]
+        for node in nodes:
+            cluster.kill(node)
         for writer in writers:
             writer.reach(30)
     finally:
@@ -272,12 +273,12 @@ def test_kill_during_appends(cluster: HydfsCluster, victim: str) -> None:
             writer.stop()
     alive = cluster.hydfs(sorted(cluster.processes)[0])
     check_history(alive, writers)
-    wait_until(three_copies(alive, "log", avoid=node), 20.0, "three copies again, none on the dead node")
-    cluster.start(node)
+    wait_until(three_copies(alive, "log", nodes), 20.0, "three copies again, none on a dead node")
+    cluster.start(*nodes)
     stat = alive.stat("log")
     data = bytes(alive.read("log", 0, stat.length))
     copies_equal(cluster, stat, data)
-    check_history(cluster.hydfs(node), writers)
+    check_history(cluster.hydfs(nodes[0]), writers)
 
 
 def test_hung_coordinator_does_not_stop_appends(cluster: HydfsCluster) -> None:
@@ -323,6 +324,20 @@ def test_damaged_sealed_block_is_replaced(cluster: HydfsCluster) -> None:
     cluster.start(node)
     assert bytes(cluster.hydfs(node).read("file", 0, 3 * MIB)) == b"z" * (3 * MIB)
     wait_until(lambda: path.exists() and path.read_bytes() == b"z" * (3 * MIB), 10.0, "a good copy is back")
+
+
+def test_a_second_agent_on_the_same_folder_is_refused(cluster: HydfsCluster) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "agent", "hydfs", "--config", str(cluster.config_path("vm1"))],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "ALREADY_RUNNING" in second.stderr
+    cluster.hydfs("vm1").create("still-works")
 
 
 @pytest.fixture
