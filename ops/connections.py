@@ -9,7 +9,7 @@ nodes together cost one short time-out and not the command.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from agent.common.config import PeerConfig
@@ -21,7 +21,7 @@ from agent.wire.auth import client_context
 from agent.wire.client import Address, Client
 from ops.inventory import Inventory
 
-PING_TIMEOUT_S = 0.8
+PING_TIMEOUT_S = 0.5
 PING_THREADS_MAX = 32
 
 
@@ -70,9 +70,9 @@ class Connections:
             self._gateways[service] = answering[0]
         return self._gateways[service]
 
-    def prefer(self, node: str) -> None:
-        """Makes ``node`` the gateway for every service."""
-        for service in ("membership", "hydfs", "rainstorm"):
+    def prefer(self, node: str, services: Sequence[str] = ("membership", "hydfs", "rainstorm")) -> None:
+        """Makes ``node`` the gateway for some services."""
+        for service in services:
             self._gateways[service] = node
 
     def membership(self) -> MembershipClient:

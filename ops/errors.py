@@ -30,6 +30,7 @@ CAUSES = {
     "DISK_FAILED": "the disk of a node returned an error",
     "DISK_FULL": "the data folder of a node has no room left",
     "FENCED": "a newer writer, job generation or leader has taken over",
+    "FORBIDDEN": "the certificate used here does not allow it",
     "FRAME_TOO_LARGE": "one request carries more than an agent accepts",
     "INTERNAL": "a defect of ours; the agent's log has the traceback",
     "JOB_FAILED": "the input, a task or the cluster under it; fab job tells",
@@ -54,7 +55,7 @@ def describe(command: str, error: RainStormError) -> str:
     return "\n".join(
         [
             f"{command} failed [{error.code}]: {error.message}",
-            f"  likely cause: {CAUSES[error.code]}",
+            f"  likely cause: {CAUSES.get(error.code, 'not known; the logs of the agents may tell')}",
             f"  next: {error.hint or 'fab status'}",
         ]
     )

@@ -6,17 +6,22 @@ with the reason in ``problems``; a cluster of which nothing answers is an error.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.common import clock
+from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, Unreachable
 from ops.connections import Connections
 
 SERVICES = ("membership", "hydfs", "rainstorm")
 # Ten nodes with three agents each, all hung, must still fit into one time-out.
 THREADS_MAX = 48
+# A leader that hangs is replaced after a few seconds; a look does not wait for that.
+QUESTION_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +69,50 @@ def look(connections: Connections) -> ClusterStatus:
                 f"(asked {', '.join(names)}; inventory {connections.inventory.path})",
                 hint="start it: fab local.up   (or name another one: --inventory FILE)",
             )
-        problems: list[str] = []
-        members_later = pool.submit(_ask, lambda: connections.membership().members(), problems)
-        jobs_later = pool.submit(_ask, lambda: connections.rainstorm().jobs(), problems)
-        members, jobs = members_later.result(), jobs_later.result()
-    return _combine(connections, services, members or {}, jobs, problems)
+    for service in SERVICES:
+        for name in names:
+            if services[name][service]:
+                connections.prefer(name, [service])
+                break
+    members = _Question("members", lambda: connections.membership().members())
+    jobs = _Question("jobs", lambda: connections.rainstorm().jobs())
+    deadline = Deadline(clock.monotonic(), QUESTION_TIMEOUT_S)
+    problems: list[str] = []
+    return _combine(
+        connections,
+        services,
+        members.answer(deadline, problems) or {},
+        jobs.answer(deadline, problems),
+        problems,
+    )
 
 
-def _ask(question: Callable[[], Any], problems: list[str]) -> Any:
-    try:
-        return question()
-    except RainStormError as error:
-        problems.append(f"[{error.code}] {error.message}")
-        return None
+class _Question:
+    """One request that must not hold up the others: its thread is left behind when it takes too long."""
+
+    def __init__(self, about: str, ask: Callable[[], Any]) -> None:
+        self._about = about
+        self._ask = ask
+        self._answer: Any = None
+        self._problem = ""
+        self._thread = threading.Thread(target=self._run, name=f"status-{about}", daemon=True)
+        self._thread.start()
+
+    def answer(self, deadline: Deadline, problems: list[str]) -> Any:
+        """Returns the answer, or None with a line added to ``problems``."""
+        self._thread.join(deadline.remaining(clock.monotonic()))
+        if self._thread.is_alive():
+            problems.append(f"{self._about}: no answer within {QUESTION_TIMEOUT_S:g} s")
+            return None
+        if self._problem:
+            problems.append(self._problem)
+        return self._answer
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._ask()
+        except RainStormError as error:
+            self._problem = f"{self._about}: [{error.code}] {error.message}"
 
 
 def _combine(

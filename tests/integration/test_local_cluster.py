@@ -154,6 +154,8 @@ def test_crash_pause_and_down_of_a_half_dead_cluster(sandbox: Sandbox) -> None:
 
     assert sandbox.fab("fault.pause", "--vm", "2").status == 0
     assert all(each.process.status() == "stopped" for each in cluster.processes("vm2"))
+    found = sandbox.fab_json("status")["status"]
+    assert found["nodes"][1]["services"] == dict.fromkeys(SERVICES, False)
     assert sandbox.fab("fault.resume", "--vm", "2").status == 0
     wait_until(lambda: _state(sandbox, "vm2") == "up", 15, "the view shows vm2 up")
 
