@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
+from agent.common.core import Tick
 from agent.common.errors import DeadlineExceeded, RainStormError, Unreachable, from_wire
 from agent.wire import framing
 from tests.simulation.world import Node
@@ -106,6 +107,16 @@ class Runner:
         if not self._awake:
             self._awake = True
             self._node.after(self._rng.uniform(0.00001, 0.0002), self._drain)
+
+    def tick(self) -> None:
+        """Mirrors the time-out of an empty inbox."""
+        self._inbox.append(Tick())
+        self._drain()
+
+    def next_deadline(self) -> float | None:
+        """Returns when ``tick`` is due; what waits in the inbox comes first."""
+        deadline: float | None = self.core.next_deadline()
+        return None if self._awake else deadline
 
     def _drain(self) -> None:
         while self._inbox:

@@ -128,12 +128,14 @@ class Store:
 
         def take_effect() -> None:
             outcome: tuple[Any, BaseException | None]
+            before = len(self.files[name].data) if name in self.files else 0
             try:
                 outcome = (action(), None)
             except RainStormError as error:
                 outcome = (None, error)
             if lost:
-                self.on_lost_answer(name)
+                if name in self.files and len(self.files[name].data) > before:
+                    self.on_lost_answer(name)
                 outcome = (None, DeadlineExceeded(f"no answer about {name}"))
             if node.generation == generation:
                 delay_s = back + (rng.uniform(0.05, min(timeout_s, 1.0)) if lost else 0.0)

@@ -1,0 +1,300 @@
+"""A simulated rainstorm agent: mirrors ``service``, ``taskhost``, ``supervisor`` and ``writers``.
+
+The cores are the real ones; commands and reports go as frames over the simulated network.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent.common.errors import NotFound, RainStormError
+from agent.rainstorm.host import (
+    AppendSegments,
+    AssignTask,
+    CommandReceived,
+    HostCore,
+    KillTask,
+    OutputPublished,
+    PublishOutput,
+    Report,
+    SegmentsAppended,
+    TaskGone,
+    TaskPrepared,
+    TaskSnapshot,
+    TaskWantsEpoch,
+    TellTask,
+)
+from agent.rainstorm.joblog import Reference
+from agent.rainstorm.leader import LeaderCore
+from agent.rainstorm.processor import TaskCore
+from agent.rainstorm.storage import pieces
+from agent.rainstorm.taskhost import SNAPSHOT_FIELDS
+from agent.rainstorm.writers import (
+    PIECES_PER_EPOCH_MAX,
+    PUBLISH_TIMEOUT_S,
+    SEGMENT_TIMEOUT_S,
+    segments_file,
+)
+from agent.wire.framing import Frame
+from tests.simulation.rainstorm_kernel import Rpc, Runner, Thread, Worker
+from tests.simulation.rainstorm_office import Office, ReportLink
+from tests.simulation.rainstorm_store import SimulatedStorage, Store
+from tests.simulation.rainstorm_task import TaskProcess
+from tests.simulation.world import Node
+
+if TYPE_CHECKING:
+    from tests.simulation.rainstorm_watch import Watch
+
+REFILL_DELAY_S = 2.0
+SPINS_MAX = 50
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Which cores and shells a simulation is made of; planted bugs put broken ones here."""
+
+    host: Callable[[str], HostCore] = HostCore
+    leader: Callable[[str], LeaderCore] = LeaderCore
+    task: Callable[..., TaskCore] = TaskCore
+    publication_sequence: Callable[[PublishOutput, int], int] = (
+        lambda wanted, number: wanted.epoch * PIECES_PER_EPOCH_MAX + number
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What a seed chooses for all agents."""
+
+    spare_tasks: int = 1
+    piece_bytes: int = 1 << 20
+
+
+class Supervisor:
+    """Mirrors ``TaskSupervisor``."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._spares: deque[TaskProcess] = deque()
+        self.tasks: dict[Key, TaskProcess] = {}
+        self._refill()
+
+    def assign(self, key: Key, generation: int, in_place: bool, message: Mapping[str, Any]) -> None:
+        """Mirrors ``TaskSupervisor.assign``."""
+        process = self.tasks.get(key)
+        if process is not None and (not in_place or not process.alive):
+            process.kill()
+            process = None
+        if process is None:
+            message = {**message, "in_place": False}
+            process = self._spares.popleft() if self._spares else self._spawn()
+            process.key = key
+            self.tasks[key] = process
+            self._agent.node.after(REFILL_DELAY_S, self._refill)
+        process.generation_assigned = generation
+        process.send(message)
+
+    def tell(self, key: Key, message: Mapping[str, Any]) -> None:
+        """Mirrors ``TaskSupervisor.tell``."""
+        if key in self.tasks:
+            self.tasks[key].send(message)
+
+    def kill(self, key: Key) -> None:
+        """Mirrors ``TaskSupervisor.kill``."""
+        process = self.tasks.pop(key, None)
+        if process is not None:
+            process.key = None
+            process.kill()
+
+    def ended(self, process: TaskProcess, cause: str) -> None:
+        """Mirrors ``TaskSupervisor.ended``."""
+        key = process.key
+        if process in self._spares:
+            self._spares.remove(process)
+        if key is not None and self.tasks.get(key) is process:
+            del self.tasks[key]
+            self._agent.host.post(TaskGone(*key, process.generation_assigned, cause, None))
+
+    def _refill(self) -> None:
+        while len(self._spares) < self._agent.sizes.spare_tasks:
+            self._spares.append(self._spawn())
+
+    def _spawn(self) -> TaskProcess:
+        watch = self._agent.watch
+        process = TaskProcess(self._agent, len(watch.processes))
+        watch.processes.append(process)
+        return process
+
+
+class SegmentWriter:
+    """Mirrors ``writers.SegmentWriter``."""
+
+    def __init__(self, agent: Agent, writer: str) -> None:
+        self._agent = agent
+        self._writer = writer
+        self._sequences: dict[str, int] = {}
+        self.put = Worker(self._append).put
+
+    def _append(self, wanted: AppendSegments) -> Thread:
+        file = segments_file(wanted.job, self._writer)
+        try:
+            offset = yield from self._write(file, b"".join(wanted.parts))
+        except RainStormError:
+            return
+        references: list[list[Reference]] = []
+        for part in wanted.parts:
+            references.append([(file, offset, len(part))] if part else [])
+            offset += len(part)
+        self._agent.host.post(SegmentsAppended(wanted.job, wanted.generation, wanted.epoch, references))
+
+    def _write(self, file: str, data: bytes) -> Thread:
+        storage = self._agent.storage
+        if file not in self._sequences:
+            yield from storage.create_if_missing(file)
+            self._sequences[file] = 0
+        first = -1
+        for piece in pieces(data, self._agent.sizes.piece_bytes):
+            self._sequences[file] += 1
+            result = yield from storage.append(
+                file, piece, self._writer, self._sequences[file], timeout_s=SEGMENT_TIMEOUT_S
+            )
+            first = result.offset if first < 0 else first
+        return first
+
+
+class Publisher:
+    """Mirrors ``writers.Publisher``."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._stuck: dict[tuple[str, str], int] = {}
+        self.put = Worker(self._publish).put
+
+    def _publish(self, wanted: PublishOutput) -> Thread:
+        storage, key = self._agent.storage, (wanted.job, wanted.task)
+        if wanted.epoch > self._stuck.get(key, wanted.epoch):
+            return
+        try:
+            output = wanted.output
+            if output is None:
+                output = b""
+                for file, offset, length in wanted.references:
+                    output += yield from storage.read_exactly(file, offset, length)
+            for number, piece in enumerate(pieces(output, self._agent.sizes.piece_bytes)):
+                yield from storage.append(
+                    wanted.sink,
+                    piece,
+                    f"{wanted.job}/{wanted.task}",
+                    self._agent.parts.publication_sequence(wanted, number),
+                    timeout_s=PUBLISH_TIMEOUT_S,
+                )
+        except NotFound:
+            return
+        except RainStormError:
+            self._stuck[key] = wanted.epoch
+            return
+        self._stuck.pop(key, None)
+        self._agent.host.post(OutputPublished(wanted.job, wanted.epoch, wanted.task))
+
+
+class Agent:
+    """One node's rainstorm agent; the ``Host`` of a simulated node."""
+
+    def __init__(self, node: Node, store: Store, watch: Watch, parts: Parts, sizes: Sizes) -> None:
+        self.node = node
+        self.watch = watch
+        self.parts = parts
+        self.sizes = sizes
+        self.storage = SimulatedStorage(store, node)
+        self.view: Mapping[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
+        self.rpc = Rpc(node, self._serve)
+        self.reports = ReportLink(self)
+        self.office = Office(self)
+        self.host_core = parts.host(node.name)
+        self.host = Runner(node, self.host_core, self._execute)
+        boot = f"{node.random('boots').getrandbits(32):08x}"
+        self._segments = SegmentWriter(self, f"{node.name}-{boot}")
+        self._publisher = Publisher(self)
+        self.supervisor = Supervisor(self)
+        self._ticks = 0
+        self._ticked_at = 0.0
+
+    # -- the node ---------------------------------------------------------------------------------------
+
+    def on_message(self, now: float, sender: str, data: bytes) -> None:
+        self.rpc.on_message(sender, data)
+
+    def on_timer(self, now: float) -> None:
+        self._ticks = self._ticks + 1 if now == self._ticked_at else 0
+        self._ticked_at = now
+        assert self._ticks < SPINS_MAX, f"{self.node.name}: the leader core spins: its deadline never moves"
+        self.office.runner.tick()
+
+    def next_deadline(self) -> float | None:
+        return self.office.runner.next_deadline()
+
+    def on_unreachable(self, now: float, target: str) -> None:
+        raise AssertionError("agents talk by requests only")
+
+    def check_invariants(self) -> None:
+        self.host_core.check_invariants()
+        self.office.core.check_invariants()
+
+    def see_view(self, view: Mapping[str, Any]) -> None:
+        """Mirrors the watcher thread of ``service``."""
+        if view["version"] > self.view["version"]:
+            self.view = view
+            self.office.see_view(view)
+
+    def _serve(self, sender: str, header: Mapping[str, Any]) -> dict[str, Any]:
+        match header["type"]:
+            case "rainstorm.command":
+                message = header["message"]
+                if message["term"] < self.host_core.term:
+                    self.watch.hit("zombie command refused")
+                self.host.post(CommandReceived(message))
+            case "rainstorm.report":
+                self.office.report(sender, header["report"])
+        return {}
+
+    # -- tasks ------------------------------------------------------------------------------------------
+
+    def _execute(self, effect: Any) -> None:
+        match effect:
+            case AssignTask(job=job, task=task, generation=generation, in_place=in_place, message=message):
+                self.supervisor.assign((job, task), generation, in_place, message)
+            case TellTask(job=job, task=task, message=message):
+                self.supervisor.tell((job, task), message)
+            case KillTask(job=job, task=task):
+                self.supervisor.kill((job, task))
+            case AppendSegments():
+                self._segments.put(effect)
+            case PublishOutput():
+                self._publisher.put(effect)
+            case Report(message=message):
+                self.reports.put(message)
+
+    def heard(self, process: TaskProcess, frame: Frame) -> None:
+        """Mirrors ``TaskHost._hear``."""
+        if process.key is None:
+            return
+        job, task = process.key
+        header = frame.header
+        generation = header["generation"]
+        match header["t"]:
+            case "prepared":
+                endpoint = (header["host"], header["port"], process.pid)
+                self.host.post(TaskPrepared(job, task, generation, *endpoint, header["quotes"]))
+            case "snapshot":
+                split = header["state_bytes"]
+                fields = {name: header[name] for name in SNAPSHOT_FIELDS}
+                parts = bytes(frame.payload[:split]), bytes(frame.payload[split:])
+                self.host.post(TaskSnapshot(job, task, generation, header["epoch"], fields, *parts))
+            case "epoch-wanted":
+                self.host.post(TaskWantsEpoch(job, task, generation, header["done"]))
+            case "error":
+                error = header["error"]
+                self.host.post(TaskGone(job, task, generation, str(error["message"]), error))

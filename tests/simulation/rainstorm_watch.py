@@ -1,0 +1,196 @@
+"""What must always hold of the stream engine, checked while it happens (R1-R10 of the reliability study).
+
+``Watch`` sees every append at the instant at which it takes effect, whoever made it. From the job logs it
+knows what is committed; nothing else may reach a destination file, in another order or twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from agent.rainstorm.joblog import decode
+from agent.rainstorm.jobmachine import JobMachine
+from agent.rainstorm.leadership import log_file
+from agent.rainstorm.writers import PIECES_PER_EPOCH_MAX
+from tests.simulation.rainstorm_jobs import Workload, whole_records
+from tests.simulation.rainstorm_store import Store
+
+if TYPE_CHECKING:
+    from tests.simulation.rainstorm_task import TaskProcess
+
+
+class JobRecord:
+    """What the log of one job says so far, and what of it has been published."""
+
+    def __init__(self, job: str, workload: Workload) -> None:
+        self.job = job
+        self.workload = workload
+        self.sink = str(workload.raw["sink"]["file"])
+        self.term = 0
+        self.generation = 0
+        self.epoch = 0
+        self.outcome = ""
+        self.error: Any = None
+        self.commits = 0
+        self.output: dict[tuple[int, str], bytes] = {}
+        self.published: dict[tuple[int, str], bytes] = {}
+        self.seen = b""
+
+
+class Watch:
+    """The checks and the reachability counters of one run."""
+
+    def __init__(self, store: Store, *, end_to_end_only: bool = False) -> None:
+        self.hits: Counter[str] = Counter()
+        self.processes: list[TaskProcess] = []
+        self.jobs: dict[str, JobRecord] = {}
+        self._store = store
+        self._bases: dict[tuple[str, int], bool] = {}
+        self._end_to_end_only = end_to_end_only
+        self._by_log: dict[str, JobRecord] = {}
+        self._by_sink: dict[str, JobRecord] = {}
+        store.on_append = self._appended
+        store.on_lost_answer = self._lost
+
+    def add(self, job: str, workload: Workload) -> None:
+        """Watches a job."""
+        record = self.jobs[job] = JobRecord(job, workload)
+        self._by_log[log_file(job)] = record
+        self._by_sink[record.sink] = record
+
+    def hit(self, what: str) -> None:
+        """Counts that a situation was reached."""
+        self.hits[what] += 1
+
+    def restored(self, file: str, offset: int) -> None:
+        """A task loaded a segment."""
+        self.hit("fresh restore from segments")
+        if (file, offset) in self._bases:
+            self.hit("base snapshot restored")
+
+    def ended(self, job: str, machine: JobMachine) -> None:
+        """A leader ended a job: its log must say so."""
+        assert self.jobs[job].outcome == machine.state.outcome, f"{job} ended before its log says so"
+
+    def _lost(self, name: str) -> None:
+        if name in self._by_log:
+            self.hit("commit outcome unknown")
+
+    def _appended(self, name: str, writer: str, sequence: int, data: bytes) -> None:
+        if name in self._by_log:
+            self._logged(self._by_log[name], writer, data)
+        elif name in self._by_sink and not self._end_to_end_only:
+            self._published(self._by_sink[name], writer, sequence, data)
+
+    def _logged(self, job: JobRecord, writer: str, data: bytes) -> None:
+        term = int(writer.split("-")[2])
+        assert term >= job.term, f"R6: {writer} wrote to the log of {job.job} in term {job.term}"
+        for record in decode(data):
+            match record["t"]:
+                case "term":
+                    job.term = record["term"]
+                case "generation":
+                    assert record["g"] == job.generation + 1, f"generation {record['g']}: {job.generation}"
+                    job.generation = record["g"]
+                case "commit":
+                    self._committed(job, record)
+                case "outcome":
+                    assert not job.outcome, f"{job.job} ended twice"
+                    job.outcome, job.error = record["outcome"], record["error"]
+
+    def _committed(self, job: JobRecord, record: Any) -> None:
+        epoch = record["e"]
+        assert not job.outcome, f"R5: epoch {epoch} committed after the end of {job.job}"
+        assert epoch > job.epoch, f"R5: epoch {epoch} committed after {job.epoch}"
+        assert record["g"] == job.generation, f"R6: generation {record['g']} committed, not {job.generation}"
+        job.epoch = epoch
+        job.commits += 1
+        for task, references in record["sink"].items():
+            parts = [self._segment(*reference) for reference in references]
+            job.output[epoch, task] = b"".join(parts)
+        for references in record["base"].values():
+            self._bases.update({(file, offset): True for file, offset, _ in references})
+        for references in [*record["base"].values(), *record["delta"].values()]:
+            for reference in references:
+                self._segment(*reference)
+
+    def _segment(self, file: str, offset: int, length: int) -> bytes:
+        data = self._store.read(file, offset, length)
+        assert len(data) == length, f"a commit refers to bytes that {file} does not have"
+        return data
+
+    def _published(self, job: JobRecord, writer: str, sequence: int, data: bytes) -> None:
+        task = writer.split("/")[1]
+        key = (sequence // PIECES_PER_EPOCH_MAX, task)
+        assert key in job.output, f"R2: {key} of {job.job} published, which is not committed"
+        done = job.published.get(key, b"")
+        wanted = job.output[key][len(done) : len(done) + len(data)]
+        assert data == wanted, f"R5: {key} of {job.job} published with other content than was committed"
+        job.published[key] = done + data
+        for earlier, output in job.output.items():
+            if earlier[1] == task and earlier[0] < key[0]:
+                assert job.published.get(earlier) == output, f"R4: {key} published before {earlier}"
+
+    # -- the reader and the end -------------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Reads all destinations as a client would (R2)."""
+        for job in self.jobs.values():
+            data = bytes(self._store.files[job.sink].data)
+            assert data.startswith(job.seen), f"R2: output of {job.job} vanished"
+            if len(data) > len(job.seen):
+                job.seen = data
+                self._check_output(job, data)
+
+    def check_end(self) -> None:
+        """Checks the whole output of all jobs (R1, R4)."""
+        for job in self.jobs.values():
+            assert job.outcome == "finished", f"R9: {job.job} is {job.outcome or 'not over'}: {job.error}"
+            self.poll()
+            found = whole_records(job.workload.raw, job.seen)
+            if job.workload.kind == "epoch":
+                found = _last_values(found)
+            assert found == job.workload.expected, (
+                f"R1: {job.job} ({job.workload.kind}): "
+                f"missing {_some(job.workload.expected - found)}, extra {_some(found - job.workload.expected)}"
+            )
+
+    def _check_output(self, job: JobRecord, data: bytes) -> None:
+        found = whole_records(job.workload.raw, data)
+        if job.workload.kind == "epoch":
+            limits = dict(_split(record) for record in job.workload.expected)
+            for record, times in found.items():
+                key, value = _split(record)
+                assert times == 1, f"R2: {record!r} {times} times in {job.job}"
+                assert 1 <= value <= limits[key], f"R2: {record!r} in {job.job}, at most {limits[key]}"
+            return
+        extra = found - job.workload.expected
+        assert not extra, f"R2: a reader of {job.job} ({job.workload.kind}) sees {_some(extra)}"
+        if job.workload.kind == "tuple":
+            self._check_running(job, data)
+
+    def _check_running(self, job: JobRecord, data: bytes) -> None:
+        counts: Counter[str] = Counter()
+        for line in data.decode("utf-8", "surrogateescape").split("\n")[:-1]:
+            key, _, value = line.rpartition(",")
+            if '"' not in key or key.startswith('"'):
+                counts[key] += 1
+                assert int(value) == counts[key], f"R4: {key!r} counts {value} after {counts[key] - 1}"
+
+
+def _split(record: str) -> tuple[str, int]:
+    key, _, value = record.rpartition(",")
+    return key, int(value)
+
+
+def _last_values(found: Counter[str]) -> Counter[str]:
+    last: dict[str, int] = {}
+    for record in found:
+        key, value = _split(record)
+        last[key] = max(value, last.get(key, 0))
+    return Counter([f"{key},{value}" for key, value in last.items()])
+
+
+def _some(records: Counter[str]) -> str:
+    return f"{sum(records.values())}: {dict(records.most_common(4))}"
