@@ -20,7 +20,7 @@ from agent.hydfs.block import SEALED, BlockMeta, DroppedEntry
 from agent.hydfs.blocks import Blocks
 from agent.hydfs.events import BlockDropped, BlockSealed
 from agent.hydfs.filetable import BlockEntry, FileEntry
-from agent.hydfs.node import NodeLost
+from agent.hydfs.node import NodeLost, SealRequested
 from agent.hydfs.peers import Peers
 from agent.hydfs.store import Store
 from agent.hydfs.views import View, ViewSource, up_nodes
@@ -169,6 +169,14 @@ class Maintenance:
         ]
         for action in repair.local_actions(entry, metas, up, self._peers.me, self._wanted, coordinated):
             self._act(name, entry, action)
+        thin = entry.open_block
+        if (
+            thin is not None
+            and thin.number in coordinated
+            and len(thin.replicas) < min(self._wanted, len(up))
+        ):
+            # Opened while fewer nodes were up: the next block gets all its copies, and so will this one.
+            self._blocks.post(SealRequested((entry.file_id, thin.number)))
         if entry.state == filetable.LIVE:
             for push in repair.pushes(entry, up, self._peers.me, self._wanted):
                 self._push(name, entry, push)

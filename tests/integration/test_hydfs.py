@@ -326,6 +326,20 @@ def test_damaged_sealed_block_is_replaced(cluster: HydfsCluster) -> None:
     wait_until(lambda: path.exists() and path.read_bytes() == b"z" * (3 * MIB), 10.0, "a good copy is back")
 
 
+def test_copies_grow_with_the_cluster() -> None:
+    with HydfsCluster(3, membership=True) as cluster:
+        cluster.start("vm1", "vm2")
+        client = cluster.hydfs("vm1")
+        client.create("log")
+        assert client.append("log", b"two copies", writer="w", sequence=0, timeout_s=20.0).copies == 2
+        cluster.start("vm3")
+        wait_until(
+            lambda: all(len(block.replicas) == 3 for block in client.stat("log").blocks), 20.0, "a third copy"
+        )
+        assert client.append("log", b"!", writer="w", sequence=1).copies == 3
+        assert bytes(cluster.hydfs("vm3").read("log", 0, 100)) == b"two copies!"
+
+
 def test_a_second_agent_on_the_same_folder_is_refused(cluster: HydfsCluster) -> None:
     second = subprocess.run(
         [sys.executable, "-m", "agent", "hydfs", "--config", str(cluster.config_path("vm1"))],
