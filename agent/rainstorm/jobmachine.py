@@ -203,8 +203,10 @@ class JobMachine:
         if self.phase in ("ended", "logging"):
             return None
         if self.phase == "running":
-            if self._epoch is not None:
+            if self._epoch is not None and not self._epoch.committing:
                 return self._epoch.triggered_at + self._epoch_timeout_s()
+            if self._epoch is not None:  # the store may take its time: nothing can be done meanwhile
+                return self._ticked_at + TICK_S
             return self._last_trigger_at + self.spec.epoch_interval_ms / 1000
         return self._ticked_at + TICK_S
 

@@ -248,7 +248,7 @@ class LeaderCore:
     def _report(self, now: float, node: str, report: Mapping[str, Any]) -> list[Effect]:
         effects: list[Effect] = []
         if self._shunned.pop(node, None) is not None:
-            effects += self._renew_nodes(now)
+            effects += self._welcome(now, [node])
         machine = self.jobs.get(report["job"])
         if machine is None or not self.leading:
             return effects
@@ -280,6 +280,11 @@ class LeaderCore:
             machine.nodes = usable
         return effects
 
+    def _welcome(self, now: float, nodes: Sequence[str]) -> list[Effect]:
+        # What they were told to stop meanwhile did not reach them.
+        up = [node for node in nodes if self.view["nodes"].get(node, {}).get("state") == "up"]
+        return [*(self._keep(node) for node in up), *self._renew_nodes(now)]
+
     def _renew_nodes(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         for job, machine in self.jobs.items():
@@ -294,7 +299,7 @@ class LeaderCore:
         for node in over:
             del self._shunned[node]
         if over:
-            effects += self._renew_nodes(now)
+            effects += self._welcome(now, over)
         if now >= self._ping_at:
             self._ping_at = now + PING_S
             ping = {"type": "ping", "term": self.term}
