@@ -298,7 +298,7 @@ class JobMachine:
         epoch = self._epoch
         if epoch is None:
             return self._trigger_if_due(now)
-        if epoch.committing or now - epoch.triggered_at < self._epoch_timeout_s():
+        if epoch.committing or now < epoch.triggered_at + self._epoch_timeout_s():
             return []
         missing = epoch.missing()
         self._fresh.update(missing)
