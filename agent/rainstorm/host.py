@@ -172,6 +172,7 @@ class _Job:
 
     generation: int
     tasks: list[str]
+    started: bool = False
     prepared: dict[str, TaskPrepared] = field(default_factory=dict)
     open: dict[int, dict[str, TaskSnapshot]] = field(default_factory=dict)
     output: dict[tuple[int, str], bytes] = field(default_factory=dict)
@@ -245,6 +246,10 @@ class HostCore:
                 return self._stop(job) if self._known(job, generation) else []
         if not self._current(job, generation):
             return []
+        if kind == "start":
+            if self.jobs[job].started:  # a repetition: it must not throw back tasks that are under way
+                return []
+            self.jobs[job].started = True
         return [TellTask(job, task, message) for task in self.jobs[job].tasks]
 
     def _publication(self, job: str, message: Mapping[str, Any]) -> PublishOutput:
