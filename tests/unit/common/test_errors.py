@@ -1,0 +1,36 @@
+"""Errors survive the wire with their code, and every code belongs to one class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.common.errors import Conflict, Internal, RainStormError, from_wire
+
+
+def _tree(root: type[RainStormError]) -> Iterator[type[RainStormError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)
+
+
+def test_codes_are_unique() -> None:
+    """A program that branches on a code must know which error it means."""
+    kinds = [kind for kind in _tree(RainStormError) if kind is not RainStormError]
+    codes = [kind.code for kind in kinds]
+    assert len(set(codes)) == len(codes)
+    assert all(code == code.upper() for code in codes)
+    assert all(1 <= kind.exit_status <= 5 for kind in kinds)
+
+
+def test_an_error_is_the_same_behind_the_wire() -> None:
+    """Class, message, hint and details arrive."""
+    sent = Conflict("the file has 3 bytes", hint="read it again", details={"length": 3})
+    found = from_wire(sent.to_wire())
+    assert type(found) is Conflict
+    assert (found.message, found.hint, found.details) == (sent.message, sent.hint, sent.details)
+
+
+def test_an_unknown_code_becomes_internal() -> None:
+    """A newer peer's errors are still errors."""
+    assert type(from_wire({"code": "FROM_THE_FUTURE", "message": "?"})) is Internal
+    assert type(from_wire({})) is Internal

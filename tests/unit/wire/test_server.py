@@ -1,0 +1,220 @@
+"""Server and client on real sockets: who gets in, what comes back, what happens when one side misbehaves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.common.config import TlsConfig
+from agent.common.deadline import Deadline
+from agent.common.errors import (
+    ConfigError,
+    ConnectionLost,
+    DeadlineExceeded,
+    Internal,
+    NotFound,
+    PortInUse,
+    ProtocolError,
+    Unreachable,
+)
+from agent.wire import auth
+from agent.wire.authority import Authority
+from agent.wire.client import Address, Client
+from agent.wire.connection import Connection, FileSlice
+from agent.wire.server import Reply, Request, Server
+from tests.support import wait_until
+
+
+def _tls(folder: Path, name: str, authority: str = "ca") -> TlsConfig:
+    issuer = Authority(folder / authority)
+    issuer.create("test")
+    issuer.issue(name, folder / authority)
+    return TlsConfig(
+        str(folder / authority / "ca.pem"),
+        str(folder / authority / f"{name}.pem"),
+        str(folder / authority / f"{name}.key"),
+    )
+
+
+def _answer(request: Request) -> Reply:
+    match request.fields.get("want"):
+        case "missing":
+            raise NotFound("no such thing", hint="look elsewhere", details={"name": "x"})
+        case "defect":
+            raise ZeroDivisionError
+        case "file":
+            descriptor = os.open(str(request.fields["path"]), os.O_RDONLY)
+            return Reply({}, FileSlice(descriptor, 2, 1_000_000))
+        case "hang":
+            threading.Event().wait(2)
+    return Reply({"peer": request.peer}, request.payload)
+
+
+class Place:
+    """One server on TLS and on a Unix socket, and a client of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.left: list[str] = []
+        self.server = Server("test", {"echo": _answer}, on_disconnect=self.left.append)
+        self.context = auth.server_context(_tls(folder, "vm1"))
+        self.port = self.server.listen_tls("127.0.0.1", 0, self.context)
+        self.unix = str(folder / "run" / "test.sock")
+        self.server.listen_unix(self.unix)
+        self.address = Address("127.0.0.1", self.port, "vm1")
+        self.client = Client(auth.client_context(_tls(folder, "vm2")))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A running server."""
+    found = Place(tmp_path)
+    yield found
+    found.client.close()
+    found.server.stop()
+
+
+def test_both_sides_know_each_other_by_certificate(place: Place) -> None:
+    """The server learns the caller's name from its certificate, not from what it says."""
+    assert place.client.call(place.address, "echo", {"peer": "vm9"}).fields["peer"] == "vm2"
+    assert place.client.call(place.unix, "echo").fields["peer"] == "local"
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_537, 3_000_000])
+def test_payloads_of_any_size_come_back(place: Place, size: int) -> None:
+    """On TLS and on the Unix socket."""
+    payload = os.urandom(size)
+    for target in (place.address, place.unix):
+        assert bytes(place.client.call(target, "echo", payload=payload).payload) == payload
+        parts = [payload[: size // 3], payload[size // 3 :]]
+        assert bytes(place.client.call(target, "echo", payload=parts).payload) == payload
+
+
+def test_a_part_of_a_file_is_sent_from_the_file(place: Place, tmp_path: Path) -> None:
+    """A file slice arrives byte for byte, and its descriptor is closed."""
+    data = os.urandom(1_000_002)
+    (tmp_path / "data").write_bytes(data)
+    for target in (place.address, place.unix):
+        reply = place.client.call(target, "echo", {"want": "file", "path": str(tmp_path / "data")})
+        assert bytes(reply.payload) == data[2:]
+
+
+def test_errors_come_back_as_themselves_and_the_connection_stays(place: Place) -> None:
+    """A refused request, an unknown one and a defect each have their code."""
+    with pytest.raises(NotFound, match="no such thing") as refused:
+        place.client.call(place.address, "echo", {"want": "missing"})
+    assert (refused.value.hint, refused.value.details) == ("look elsewhere", {"name": "x"})
+    with pytest.raises(ProtocolError, match="unknown-kind"):
+        place.client.call(place.address, "unknown-kind")
+    with pytest.raises(Internal):
+        place.client.call(place.address, "echo", {"want": "defect"})
+    assert place.client.call(place.address, "echo").fields["ok"]
+
+
+def test_a_foreign_certificate_is_turned_away(place: Place) -> None:
+    """A certificate of another authority opens no connection, in neither direction."""
+    stranger = Client(auth.client_context(_tls(place.folder, "vm3", "other")))
+    with pytest.raises(Unreachable):
+        stranger.call(place.address, "echo")
+    mixed = _tls(place.folder, "vm3", "other")
+    knows_ca = TlsConfig(str(place.folder / "ca" / "ca.pem"), mixed.certificate, mixed.key)
+    pretender = Client(auth.client_context(knows_ca))
+    with pytest.raises(Unreachable):
+        pretender.call(place.address, "echo")
+
+
+def test_a_node_that_is_not_the_one_meant_is_refused(place: Place) -> None:
+    """The name in the server's certificate must be the one asked for."""
+    with pytest.raises(Unreachable, match="vm7"):
+        place.client.call(Address("127.0.0.1", place.port, "vm7"), "echo")
+
+
+def test_a_time_limit_is_kept_and_the_next_request_is_answered(place: Place) -> None:
+    """A hung handler costs its caller the time limit, not the connection of others."""
+    with pytest.raises(DeadlineExceeded):
+        place.client.call(place.address, "echo", {"want": "hang"}, timeout_s=0.1)
+    assert place.client.call(place.address, "echo").fields["ok"]
+
+
+def test_a_restarted_server_is_found_again(place: Place) -> None:
+    """An idle connection that died meanwhile is replaced without the caller noticing."""
+    place.client.call(place.address, "echo")
+    place.server.stop()
+    with pytest.raises((Unreachable, ConnectionLost)):
+        place.client.call(place.address, "echo")
+    again = Server("test", {"echo": _answer})
+    again.listen_tls("127.0.0.1", place.port, place.context)
+    try:
+        assert place.client.call(place.address, "echo").fields["ok"]
+    finally:
+        again.stop()
+
+
+def test_a_taken_port_is_named(place: Place) -> None:
+    """The error says which address and how to find who has it."""
+    with pytest.raises(PortInUse, match=str(place.port)) as refused:
+        Server("second", {}).listen_tls("127.0.0.1", place.port, place.context)
+    assert "ss -ltnp" in refused.value.hint
+
+
+def test_the_server_hears_when_a_peer_leaves(place: Place) -> None:
+    """The kernel's word is passed on with the name of the peer."""
+    place.client.call(place.address, "echo")
+    place.client.close()
+    wait_until(lambda: place.left == ["vm2"], 5, "the disconnect is noticed")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n" * 10,
+        struct.pack(">II", 2**31, 0),
+        struct.pack(">II", 2, 0) + b"\xc1\xc1",
+        b"\0",
+    ],
+    ids=["http", "oversize", "no msgpack", "one byte"],
+)
+def test_garbage_closes_its_own_connection_only(place: Place, data: bytes) -> None:
+    """A peer that speaks something else is dropped; others do not notice."""
+    with socket.socket(socket.AF_UNIX) as rogue:
+        rogue.connect(place.unix)
+        rogue.sendall(data)
+        rogue.shutdown(socket.SHUT_WR)
+        rogue.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):  # a reset is a close as well
+            assert rogue.recv(1) == b""
+    assert place.client.call(place.unix, "echo").fields["ok"]
+
+
+def test_another_protocol_version_is_refused_by_name(place: Place) -> None:
+    """Both versions are in the error, so that one knows which node to upgrade."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(place.unix)
+        connection = Connection(sock, "server")
+        limit = Deadline(0.0, 1e12)
+        connection.send({"type": "hello", "version": 99}, b"", limit)
+        error = connection.receive(limit).header["error"]
+    assert error["code"] == "PROTOCOL_ERROR"
+    assert "99" in error["message"]
+
+
+def test_unreadable_certificates_are_a_configuration_error(tmp_path: Path) -> None:
+    """The files are named."""
+    tls = _tls(tmp_path, "vm1")
+    Path(tls.key).write_text("no key")
+    with pytest.raises(ConfigError, match=r"vm1\.key"):
+        auth.server_context(tls)
+
+
+def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
+    """No moment at which another user could read them."""
+    tls = _tls(tmp_path, "vm1")
+    assert os.stat(tls.key).st_mode & 0o777 == 0o600
+    assert os.stat(tmp_path / "ca" / "ca.key").st_mode & 0o777 == 0o600
