@@ -16,6 +16,7 @@ from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyExists, Conflict, RainStormError, Unavailable
 from agent.hydfs.client import AppendResult, HydfsClient
+from agent.rainstorm.boundaries import last_end
 
 READ_BYTES_MAX = 4 * 1024 * 1024
 # Half of what one append may hold with the default block size.
@@ -110,14 +111,16 @@ class Storage:
 
 
 def pieces(data: bytes, size_max: int = APPEND_BYTES_MAX) -> Iterator[bytes]:
-    """Yields ``data`` in parts of at most ``size_max`` bytes, cut behind line feeds where there is one.
+    """Yields ``data`` in parts of at most ``size_max`` bytes, cut behind the end of a record if there is one.
 
-    The cut depends on the bytes alone, so that a repeated publication has the same parts.
+    Other tasks append between the parts, and a CSV record may hold line feeds: first choice is a line feed
+    outside quotes. The cut depends on the bytes alone, so that a repeated publication has the same parts.
     """
     begin = 0
     while begin < len(data):
         end = min(len(data), begin + size_max)
         if end < len(data):
-            end = data.rfind(b"\n", begin, end) + 1 or end
+            record_end = begin + last_end(data[begin:end], quoted=True)
+            end = record_end if record_end > begin else data.rfind(b"\n", begin, end) + 1 or end
         yield data[begin:end]
         begin = end
