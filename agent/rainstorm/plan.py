@@ -141,6 +141,11 @@ def _check_columns(stage: StageSpec, columns: tuple[str, ...], number: int) -> N
     named = [options[key] for key in ("column", "key", "value") if key in options]
     if stage.operator == "transform":
         named += options["select"]
+    if stage.operator == "filter" and "column" not in options and columns != (LINE,):
+        raise JobInvalid(
+            f"job file, stages[{number}]: after an aggregation there are no lines to filter",
+            hint="filter first, or read the source as format csv and name a column",
+        )
     for column in named:
         if column not in columns:
             raise JobInvalid(
