@@ -123,6 +123,16 @@ def _csv_field(field: bytes | int | str) -> bytes:
     return field
 
 
+def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """Returns the first column called ``name``; a job may well select one twice."""
+    return batch.column(batch.schema.names.index(name))
+
+
+def bare(line: bytes) -> bytes:
+    """Returns a line without its line end, LF or CRLF: what filters and keys see of it."""
+    return line.removesuffix(b"\n").removesuffix(b"\r")
+
+
 def take_rows(batch: pa.RecordBatch, mask: pa.BooleanArray) -> pa.RecordBatch:
     """Returns the rows for which ``mask`` is true."""
     return batch.filter(mask) if pc.any(mask).as_py() else batch.slice(0, 0)

@@ -98,6 +98,5 @@ class AggregateByKey(Operator):
         return [self._rows([key for key, _ in items], [text_of(value) for _, value in items])]
 
     def _rows(self, keys: list[bytes], values: list[bytes]) -> pa.RecordBatch:
-        bare = [key.rstrip(b"\r\n") for key in keys] if self._names[0] == LINE else keys
-        columns = [pa.array(bare, pa.binary()), pa.array(values, pa.binary())]
+        columns = [pa.array(keys, pa.binary()), pa.array(values, pa.binary())]
         return pa.RecordBatch.from_arrays(columns, names=self._names)

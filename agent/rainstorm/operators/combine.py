@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from agent.rainstorm.batches import bare, column_of
 from agent.rainstorm.operators.aggregate import Number, add, number, text_of
 from agent.rainstorm.operators.base import Operator
 from agent.rainstorm.plan import LINE
@@ -29,8 +30,8 @@ class _ByKey(Operator):
         self._key = str(options.get("key", LINE))
         self._value = str(options["value"]) if options.get("function") == "sum" else None
 
-    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
-        return batch.column(batch.schema.get_field_index(name))
+    def _keys(self, keys: list[bytes]) -> list[bytes]:
+        return [bare(key) for key in keys] if self._key == LINE else keys
 
 
 class Combine(_ByKey):
@@ -43,15 +44,14 @@ class Combine(_ByKey):
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Adds a batch; returns rows only when there are too many keys to hold."""
         partial = self._partial
-        keys = self._column(batch, self._key)
+        keys = column_of(batch, self._key)
         if self._value is None:
             counted = pc.value_counts(keys)
-            for key, count in zip(
-                counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True
-            ):
+            found = self._keys(counted.field("values").to_pylist())
+            for key, count in zip(found, counted.field("counts").to_pylist(), strict=True):
                 partial[key] = partial.get(key, 0) + count
         else:
-            values = self._column(batch, self._value).to_pylist()
+            values = column_of(batch, self._value).to_pylist()
             for key, value in zip(keys.to_pylist(), values, strict=True):
                 partial[key] = add(partial.get(key, 0), number(value))
         return self.end_epoch() if len(partial) >= KEYS_MAX else []
@@ -79,9 +79,11 @@ class Project(_ByKey):
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Returns one row a tuple."""
-        keys = self._column(batch, self._key)
+        keys = column_of(batch, self._key)
+        if self._key == LINE:
+            keys = pa.array(self._keys(keys.to_pylist()), pa.binary())
         if self._value is None:
             values = pa.array([b"1"] * len(keys), pa.binary())
         else:
-            values = self._column(batch, self._value)
+            values = column_of(batch, self._value)
         return [pa.RecordBatch.from_arrays([keys, values], names=["key", "partial"])]

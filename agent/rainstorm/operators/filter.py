@@ -9,9 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agent.rainstorm.batches import take_rows
+from agent.rainstorm.batches import bare, column_of, take_rows
 from agent.rainstorm.operators.base import Operator
 from agent.rainstorm.plan import LINE
+
+LINE_END = re.compile("[\\r\\n]")
 
 
 class Filter(Operator):
@@ -25,11 +27,11 @@ class Filter(Operator):
         super().__init__(options, columns)
         self._column = str(options.get("column", LINE))
         self._invert = bool(options.get("invert", False))
-        self._pattern = re.compile(options["matches"].encode()) if "matches" in options else None
+        self._pattern = re.compile(options["matches"]) if "matches" in options else None
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Returns the tuples that pass."""
-        values = batch.column(batch.schema.get_field_index(self._column))
+        values = column_of(batch, self._column)
         mask = self._test(values)
         kept = take_rows(batch, pc.invert(mask) if self._invert else mask)
         return [kept] if kept.num_rows else []
@@ -38,16 +40,16 @@ class Filter(Operator):
         options = self.options
         if "equals" in options:
             wanted = options["equals"].encode()
-            if self._column == LINE:  # a line keeps its line end; CRLF and LF files are meant alike
-                return pc.is_in(values, pa.array([wanted + b"\n", wanted + b"\r\n"], pa.binary()))
+            if self._column == LINE:  # a line carries its line end along
+                ends = [b"\r\n"] if wanted.endswith(b"\r") else [b"\n", b"\r\n"]
+                return pc.is_in(values, pa.array([wanted + end for end in ends], pa.binary()))
             return pc.equal(values, pa.scalar(wanted, pa.binary()))
-        if "contains" in options:
+        if "contains" in options and not (self._column == LINE and LINE_END.search(options["contains"])):
             return pc.match_substring(values, options["contains"].encode())
-        assert self._pattern is not None
+        found = values.to_pylist() if self._column != LINE else map(bare, values.to_pylist())
+        if self._pattern is None:
+            part = options["contains"].encode()
+            return pa.array([part in value for value in found], pa.bool_())
         search = self._pattern.search
-        return pa.array([search(_bare(value)) is not None for value in values.to_pylist()], pa.bool_())
-
-
-def _bare(line: bytes) -> bytes:
-    # `$` must see the end of the text, not the line end that a line carries along.
-    return line.rstrip(b"\r\n")
+        texts = (value.decode("utf-8", "surrogateescape") for value in found)
+        return pa.array([search(text) is not None for text in texts], pa.bool_())

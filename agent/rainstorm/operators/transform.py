@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from agent.rainstorm.batches import column_of
 from agent.rainstorm.operators.base import Operator
 
 
@@ -12,4 +13,5 @@ class Transform(Operator):
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Returns the tuples with the selected columns only."""
-        return [batch.select(list(self.options["select"]))]
+        names = list(self.options["select"])
+        return [pa.RecordBatch.from_arrays([column_of(batch, name) for name in names], names=names)]
