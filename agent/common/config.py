@@ -67,7 +67,6 @@ class HydfsConfig:
     replicas: int = 3
     ack: str = "all"
     ack_timeout_s: float = 1.0
-    group_commit_s: float = 0.002
     reserve_bytes: int = 16 * 1024 * 1024
 
 
