@@ -133,14 +133,15 @@ class JobMachine:
     def published(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
         """Output of an epoch is in the destination file."""
         key = (int(report["epoch"]), str(report["task"]))
-        if self._publishing.pop(key, None) is None:
+        if all(entry[:2] != key for entry in self.state.unpublished):
             return []
+        self._publishing.pop(key, None)
         self.state.unpublished = [entry for entry in self.state.unpublished if entry[:2] != key]
         first_left = min((entry[0] for entry in self.state.unpublished), default=self.state.epoch + 1)
         self.state.published = max(self.state.published, first_left - 1)
         if self.phase == "publishing" and not self.state.unpublished:
             return self._end(now, "finished", None)
-        return []
+        return self._publish(now) + self._trigger_if_due(now)
 
     def task_failed(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
         """A task died or reported an error."""
@@ -207,7 +208,8 @@ class JobMachine:
                 return self._epoch.triggered_at + self._epoch_timeout_s()
             if self._epoch is not None:  # the store may take its time: nothing can be done meanwhile
                 return self._ticked_at + TICK_S
-            return self._last_trigger_at + self.spec.epoch_interval_ms / 1000
+            if not self._output_waits():
+                return self._last_trigger_at + self.spec.epoch_interval_ms / 1000
         return self._ticked_at + TICK_S
 
     # -- generations ----------------------------------------------------------------------------------
@@ -290,9 +292,9 @@ class JobMachine:
 
     # -- epochs ---------------------------------------------------------------------------------------
 
-    def _unpublished_bytes(self) -> int:
+    def _output_waits(self) -> bool:
         pieces = (reference for _, _, references in self.state.unpublished for reference in references)
-        return sum(length for _, _, length in pieces)
+        return sum(length for _, _, length in pieces) > UNPUBLISHED_BYTES_MAX
 
     def _watch_epoch(self, now: float) -> list[Effect]:
         epoch = self._epoch
@@ -308,7 +310,7 @@ class JobMachine:
         due = self._wanted or now >= self._last_trigger_at + self.spec.epoch_interval_ms / 1000
         if self._epoch is not None or not due or self.phase != "running":
             return []
-        if self._unpublished_bytes() > UNPUBLISHED_BYTES_MAX:
+        if self._output_waits():
             return []  # sources stop when their epoch is full, so a slow destination slows them down
         self._wanted = False
         self._last_trigger_at = now
@@ -324,7 +326,7 @@ class JobMachine:
         self._epoch = None
         self._fruitless = 0
         self.phase = "running"
-        effects = self._publish(now, [entry for entry in self.state.unpublished if entry[0] == epoch.number])
+        effects = self._publish(now)
         if self.last_epoch_committed():
             return effects + self._publish_rest(now)
         # All tasks may have ended while this epoch was under way.
@@ -337,14 +339,17 @@ class JobMachine:
 
     # -- publication ----------------------------------------------------------------------------------
 
-    def _publish(self, now: float, entries: Sequence[tuple[int, str, list[Reference]]]) -> list[Effect]:
+    def _publish(self, now: float) -> list[Effect]:
+        # The next epoch of a task only after the one before is in the file, whoever put it there: the store
+        # takes an older sequence of the same writer for a repetition and drops it.
         effects: list[Effect] = []
-        for epoch, task, references in entries:
+        busy = {task for _, task in self._publishing}
+        for epoch, task, references in self.state.unpublished:
+            if task in busy or not self.nodes:
+                continue
+            busy.add(task)
             node = self.state.placement.get(task, "")
-            if node not in self.nodes:
-                if not self.nodes:
-                    continue
-                node = self.nodes[0]
+            node = node if node in self.nodes else self.nodes[0]
             self._publishing[epoch, task] = (node, now)
             command = {"epoch": epoch, "task": task, "references": references, "sink": self.state.sink}
             effects.append(Tell(node, {**self._command("publish"), **command}))
@@ -354,18 +359,17 @@ class JobMachine:
         self._enter("publishing", now)
         if not self.state.unpublished:
             return self._end(now, "finished", None)
-        started = [entry for entry in self.state.unpublished if entry[:2] not in self._publishing]
-        return self._publish(now, started)
+        return self._publish(now)
 
     def _republish(self, now: float, node: str) -> list[Effect]:
-        # In order and all of them: an epoch may follow another one of the same sink only.
-        lost = {key for key, (home, _) in self._publishing.items() if home == node}
-        return self._publish(now, [entry for entry in self.state.unpublished if entry[:2] in lost])
+        self._publishing = {key: told for key, told in self._publishing.items() if told[0] != node}
+        return self._publish(now)
 
     def _retry_publications(self, now: float) -> list[Effect]:
-        late = any(now - since > PUBLISH_TIMEOUT_S for _, since in self._publishing.values())
-        untold = any(entry[:2] not in self._publishing for entry in self.state.unpublished)
-        return self._publish(now, self.state.unpublished) if late or untold else []
+        self._publishing = {
+            key: told for key, told in self._publishing.items() if now - told[1] <= PUBLISH_TIMEOUT_S
+        }
+        return self._publish(now)
 
     # -- ends -----------------------------------------------------------------------------------------
 
