@@ -39,6 +39,7 @@ def small_limits(rng: random.Random) -> Iterator[None]:
         small(processor, "EPOCH_BYTES_MAX", rng.choice([100, 1000, 100_000]))
         small(processor, "BASE_KEYS_MIN", rng.choice([3, 10, 4096]))
         small(combine, "KEYS_MAX", rng.choice([3, 100_000]))
+        small(jobmachine, "UNPUBLISHED_BYTES_MAX", rng.choice([20, 1000, 1 << 26]))
         # Here a job may meet more faults in a row than any budget allows for.
         small(jobmachine, "FRUITLESS_RECOVERIES_MAX", 1_000_000)
         yield
