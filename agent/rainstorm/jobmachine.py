@@ -20,7 +20,7 @@ from agent.common.errors import JobFailed, RainStormError, from_wire
 from agent.rainstorm import plan as planning
 from agent.rainstorm.epochs import EPOCH_TIMEOUT_S, Epoch
 from agent.rainstorm.job import JobSpec, parse
-from agent.rainstorm.joblog import JobState, Record, Reference
+from agent.rainstorm.joblog import JobState, Record
 
 DEPLOY_TIMEOUT_S = 20.0
 PUBLISH_TIMEOUT_S = 10.0
@@ -247,11 +247,11 @@ class JobMachine:
         self._prepared = {}
         self._ended_tasks = set()
         in_use = self._nodes_in_use()
-        if any(node not in self.nodes for node in in_use):
-            return self._fail(now, "a node was lost while the generation was logged", None)
-        effects: list[Effect] = [Tell(node, self._deployment(node)) for node in in_use]
         left = [node for node in dict.fromkeys(self._previous.values()) if node not in in_use]
-        return effects + [Tell(node, self._command("stop")) for node in left if node in self.nodes]
+        stops: list[Effect] = [Tell(node, self._command("stop")) for node in left if node in self.nodes]
+        if any(node not in self.nodes for node in in_use):
+            return stops + self._fail(now, "a node was lost while the generation was logged", None)
+        return [*(Tell(node, self._deployment(node)) for node in in_use), *stops]
 
     def _deployment(self, node: str) -> Mapping[str, Any]:
         tasks = {}
