@@ -8,6 +8,8 @@ at a time, numbers that only grow; after a lost answer the same call is made aga
 from __future__ import annotations
 
 import builtins
+import mmap
+import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -41,6 +43,15 @@ class FileStat:
     file_id: str
     length: int
     blocks: tuple[BlockStat, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalBlock:
+    """A sealed block on the disk of this machine, as memory: bytes [start, start + length) of its file."""
+
+    start: int
+    length: int
+    memory: mmap.mmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +158,24 @@ class HydfsClient:
             pieces.append(found.payload)
             got += len(found.payload)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def map_block(self, name: str, offset: int, file_id: str, *, timeout_s: float = 5.0) -> LocalBlock | None:
+        """Returns the sealed block that holds byte ``offset``, mapped into memory; None when it is elsewhere.
+
+        Works through the Unix socket of the same machine only.
+        """
+        fields = {"name": name, "offset": offset, "file_id": file_id}
+        try:
+            found = self._client.call(self._target, "hydfs.open_block", fields, timeout_s=timeout_s)
+        except NotFound:
+            return None
+        assert found.descriptor is not None
+        try:
+            length = int(found.fields["length"])
+            memory = mmap.mmap(found.descriptor, length, access=mmap.ACCESS_READ)
+        finally:
+            os.close(found.descriptor)
+        return LocalBlock(int(found.fields["start"]), length, memory)
 
     def stat(self, name: str, *, timeout_s: float = 10.0) -> FileStat:
         """Returns the file with its linearizable length.

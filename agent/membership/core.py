@@ -30,7 +30,7 @@ from agent.membership.events import (
 )
 from agent.membership.proposer import Proposer
 from agent.membership.swim import Swim
-from agent.membership.table import Member, State
+from agent.membership.table import LIVE, Member, State
 
 if TYPE_CHECKING:
     import random
@@ -108,8 +108,9 @@ class MembershipCore:
         return {member.name: member for member in self.swim.table}
 
     def _sees_majority(self) -> bool:
-        live = {member.name for member in self.swim.table.live()}
-        return sum(voter in live for voter in self._voters) >= majority(self._voters)
+        found = [self.swim.table.get(voter) for voter in self._voters]
+        live = sum(member is not None and member.state in LIVE for member in found)
+        return live >= majority(self._voters)
 
     def _watch_majority(self, now: float) -> list[Effect]:
         before, self.majority = self.majority, self._register_works and self._sees_majority()

@@ -56,7 +56,7 @@ class Outbox:
             if doubted is not None and doubted.state is not State.ALIVE:
                 updates += (self._record(doubted),)
                 room -= messages.update_bytes(updates[-1])
-        updates += self._gossip.take(len(self._table.live()), room)
+        updates += self._gossip.take(self._table.live_count, room)
         self._emit(name, Datagram(kind, sequence, target, updates=updates))
 
     def _record(self, member: Member) -> Update:

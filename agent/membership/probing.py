@@ -1,13 +1,14 @@
 """Bookkeeping of probes: the order of targets, the probes under way, and those made for others.
 
-Targets come in round-robin order over a list that is shuffled after each pass (SWIM section 4.3): this bounds
-the time until a given member is probed, which choosing at random would not. A probe has two stages: a direct
+Targets come in round-robin order over a list that is shuffled for each pass (SWIM section 4.3): this bounds
+the time until a given member is probed, which choosing at random would not. The list is shuffled as it is
+used up, so that a probe costs the same in a group of any size. A probe has two stages: a direct
 ping, and after the acknowledgement time-out indirect pings through helpers until the probe ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,16 +58,18 @@ class RoundRobin:
         self._rng = rng
         self._order: list[str] = []
 
-    def next(self, names: Sequence[str]) -> str | None:
-        """Returns the next of ``names``; a name that is new waits for the next pass at most."""
-        if not names:
-            return None
-        allowed = dict.fromkeys(names)
+    def next(self, names: Callable[[], Sequence[str]], allowed: Callable[[str], bool]) -> str | None:
+        """Returns the next name that is ``allowed``; a name that is new waits for the next pass at most.
+
+        ``names`` is asked for all of them when a pass begins.
+        """
         for _ in range(2):
-            while self._order:
-                name = self._order.pop()
-                if name in allowed:
+            order = self._order
+            while order:
+                index = int(self._rng.random() * len(order))
+                order[index], order[-1] = order[-1], order[index]
+                name = order.pop()
+                if allowed(name):
                     return name
-            self._order = list(allowed)
-            self._rng.shuffle(self._order)
+            self._order = list(names())
         return None

@@ -62,10 +62,15 @@ class Swim:
     """The failure detector of one node."""
 
     def __init__(
-        self, me: Member, contacts: Mapping[str, Contact], config: MembershipConfig, rng: random.Random
+        self,
+        me: Member,
+        contacts: Mapping[str, Contact],
+        config: MembershipConfig,
+        rng: random.Random,
+        table: Table | None = None,
     ) -> None:
         self.me = me
-        self.table = Table()
+        self.table = table if table is not None else Table()
         self.health = LocalHealth()
         self.newest_view_heard = 0
         self.heard_at: dict[str, float] = {}
@@ -297,7 +302,7 @@ class Swim:
         self._suspicions.pop(member.name, None)
         if member.state is State.SUSPECT:
             self._suspicions[member.name] = Suspicion.begin(
-                now, member, accuser, self._config, len(self.table.live())
+                now, member, accuser, self._config, self.table.live_count
             )
         if member.state not in LIVE:
             self._drop_probes(member.name)
@@ -354,12 +359,12 @@ class Swim:
                 self._out.send(relay.requester, Kind.NACK, relay.their_sequence)
         if now >= self._round_at:
             self._round_at = now + self._config.probe_interval_s * self.health.multiplier
-            name = self._round_robin.next([member.name for member in self._others()])
+            name = self._round_robin.next(self._other_names, self._is_other)
             if name is not None:
                 self._probe(now, name)
         if now >= self._lost_at:
             self._lost_at = now + LOST_PROBE_INTERVAL_S
-            lost = self._lost_robin.next(self._lost())
+            lost = self._lost_robin.next(self._lost, self._is_lost)
             if lost is not None:
                 self._sync(lost)
         if len(self._gossip) and now >= self._gossip_at:
@@ -389,8 +394,12 @@ class Swim:
             self._accuse(now, probe.target)
             return
         probe.indirect = True
-        able = [m.name for m in self._others() if m.name != probe.target and m.state is State.ALIVE]
-        helpers = self._rng.sample(able, min(len(able), self._config.indirect_probes))
+        outside = (self.me.name, probe.target)
+        helpers = self.table.sample(
+            self._rng,
+            self._config.indirect_probes,
+            lambda member: member.state is State.ALIVE and member.name not in outside,
+        )
         probe.helpers = len(helpers)
         for helper in helpers:
             self._out.send(helper, Kind.INDIRECT_PING, probe.sequence, probe.target)
@@ -405,12 +414,25 @@ class Swim:
 
     def _lost(self) -> list[str]:
         unknown = [name for name in self._contacts if self.table.get(name) is None]
-        return unknown + [member.name for member in self.table if member.state is State.DEAD]
+        return unknown + self.table.dead_names()
+
+    def _is_lost(self, name: str) -> bool:
+        member = self.table.get(name)
+        return name in self._contacts if member is None else member.state is State.DEAD
+
+    def _other_names(self) -> list[str]:
+        return [member.name for member in self._others()]
+
+    def _is_other(self, name: str) -> bool:
+        member = self.table.get(name)
+        return member is not None and self._is_live_other(member)
 
     def _send_gossip(self) -> None:
-        others = [member.name for member in self._others()]
-        for name in self._rng.sample(others, min(len(others), self._config.gossip_fanout)):
+        for name in self.table.sample(self._rng, self._config.gossip_fanout, self._is_live_other):
             self._out.send(name, Kind.GOSSIP)
+
+    def _is_live_other(self, member: Member) -> bool:
+        return member.state in LIVE and member.name != self.me.name
 
     def _sync(self, name: str) -> None:
         self._out.send_table(name, Kind.SYNC_REQUEST)

@@ -10,9 +10,13 @@ record: equal tables have equal digests, and a change costs one checksum, not a 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
 
 
 class State(IntEnum):
@@ -30,6 +34,8 @@ class State(IntEnum):
 
 
 LIVE = (State.ALIVE, State.SUSPECT)
+# Drawing at random and discarding is quicker than listing the whole table as long as most names will do.
+DRAWS_PER_NAME = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +70,16 @@ class Member:
 
 
 class Table:
-    """The records of all nodes that were ever heard of."""
+    """The records of all nodes that were ever heard of.
+
+    Nothing that happens on every datagram walks over all records: counts and the names of the dead are kept.
+    """
 
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
+        self._names: list[str] = []
+        self._dead: dict[str, None] = {}
+        self.live_count = 0
         self.digest = 0
 
     def get(self, name: str) -> Member | None:
@@ -77,10 +89,18 @@ class Table:
     def put(self, member: Member) -> None:
         """Stores a record in place of the older one."""
         before = self._members.get(member.name)
-        if before is not None:
-            self.digest ^= _checksum(before)
+        if before is None:
+            self._names.append(member.name)
+        else:
+            self.digest ^= checksum(before)
+            self.live_count -= before.state in LIVE
         self._members[member.name] = member
-        self.digest ^= _checksum(member)
+        self.digest ^= checksum(member)
+        self.live_count += member.state in LIVE
+        if member.state is State.DEAD:
+            self._dead[member.name] = None
+        else:
+            self._dead.pop(member.name, None)
 
     def supersedes(self, member: Member) -> bool:
         """Tells whether ``member`` takes precedence over what is stored."""
@@ -91,6 +111,23 @@ class Table:
         """Returns the records that are alive or suspect, in the order in which they were first heard of."""
         return [member for member in self if member.state in LIVE]
 
+    def dead_names(self) -> list[str]:
+        """Returns the names that are believed dead, in the order in which they died."""
+        return list(self._dead)
+
+    def sample(self, rng: random.Random, count: int, wanted: Callable[[Member], bool]) -> list[str]:
+        """Returns up to ``count`` different names at random, of records for which ``wanted`` holds."""
+        chosen: dict[str, None] = {}
+        for _ in range(DRAWS_PER_NAME * count):
+            name = self._names[int(rng.random() * len(self._names))]
+            if name not in chosen and wanted(self._members[name]):
+                chosen[name] = None
+                if len(chosen) == count:
+                    return list(chosen)
+        # Few will do: list them all, so that none is missed by bad luck.
+        able = [name for name in self._names if name not in chosen and wanted(self._members[name])]
+        return [*chosen, *rng.sample(able, min(len(able), count - len(chosen)))]
+
     def __iter__(self) -> Iterator[Member]:
         # A copy made in one step: other threads look at the table while the core changes it.
         return iter(list(self._members.values()))
@@ -99,5 +136,6 @@ class Table:
         return len(self._members)
 
 
-def _checksum(member: Member) -> int:
+def checksum(member: Member) -> int:
+    """Returns what a record adds to the digest."""
     return zlib.crc32(f"{member.name}\0{member.uuid}\0{member.precedence}".encode())

@@ -97,6 +97,8 @@ class JobMachine:
             return [JobEnded(self.state.job)]
         if self.last_epoch_committed():
             return self._publish_rest(now)
+        # The leader before may have triggered one epoch more than the log knows of.
+        self.state.epoch_max += 1 if self.state.generation else 0
         return self._new_generation(now, cause)
 
     def prepared(self, now: float, node: str, report: Mapping[str, Any]) -> list[Effect]:
@@ -160,7 +162,7 @@ class JobMachine:
         if self.phase in ("deploying", "running") and node in self._nodes_in_use():
             self._fresh.update(task for task, home in self.state.placement.items() if home == node)
             effects += self._fail(now, f"node {node} is lost", None)
-        return effects + self._republish(now, node)
+        return effects if self.phase == "ended" else effects + self._republish(now, node)
 
     def appended(self, now: float, token: int, at: float) -> list[Effect]:
         """Records are in the log, stamped with wall-clock time ``at``: the step that waited goes on."""
@@ -173,7 +175,7 @@ class JobMachine:
         match what:
             case "generation":
                 return self._deploy(now)
-            case "commit":
+            case "commit" if self._epoch is not None:  # None: its generation ended meanwhile
                 return self._committed(now)
             case "outcome":
                 return self._ended()
@@ -181,7 +183,8 @@ class JobMachine:
 
     def cancel(self, now: float) -> list[Effect]:
         """Ends the job on request; what is committed stays."""
-        return [] if self.phase == "ended" else self._end(now, "cancelled", None)
+        over = self.phase == "ended" or self._pending[0] == "outcome"
+        return [] if over else self._end(now, "cancelled", None)
 
     def tick(self, now: float) -> list[Effect]:
         """Looks at what is due."""
@@ -383,7 +386,9 @@ class JobMachine:
 
     def _ended(self) -> list[Effect]:
         self.phase = "ended"
-        nodes = [node for node in dict.fromkeys(self.state.placement.values()) if node in self.nodes]
+        # The last generation may not have been deployed: then the tasks are where the one before put them.
+        homes = dict.fromkeys([*self.state.placement.values(), *self._previous.values()])
+        nodes = [node for node in homes if node in self.nodes]
         return [*(Tell(node, self._command("stop")) for node in nodes), JobEnded(self.state.job)]
 
     # -- helpers --------------------------------------------------------------------------------------
@@ -392,9 +397,8 @@ class JobMachine:
         # A later step replaces an earlier one that still waits: a failure overtakes a commit. The commit may
         # be in the log all the same, so the records stay pending to be applied when the append of the later
         # step is confirmed.
-        waiting = self._pending[1] if self._pending[0] == "commit" else ()
         self._token += 1
-        self._pending = (what, [*waiting, *records])
+        self._pending = (what, [*self._pending[1], *records])
         if what != "commit":
             self._enter("logging", now)
         return [AppendLog(self.state.job, self._token, records)]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.common import clock
+from agent.hydfs.client import LocalBlock
 from agent.rainstorm.boundaries import quotes
 from agent.rainstorm.job import JobSpec
 from agent.rainstorm.plan import Plan, index_of
@@ -20,6 +21,8 @@ RATE_SLICE_S = 0.02
 SURVEY_BYTES = 4 * 1024 * 1024
 # The first guess of a record's size, until some have been seen.
 RECORD_BYTES = 100.0
+# A block that is not on this machine is not asked for again before this much of it was read.
+ELSEWHERE_BYTES = 4 * 1024 * 1024
 
 
 class SourceFile:
@@ -39,6 +42,8 @@ class SourceFile:
         self._file_id = str(header["file_id"])
         self._record_bytes = RECORD_BYTES
         self._next_at = 0.0
+        self._block: LocalBlock | None = None
+        self._elsewhere = -ELSEWHERE_BYTES
 
     def restart_rate(self) -> None:
         """Starts the rate anew; what was not read during a recovery is not made up for."""
@@ -54,7 +59,7 @@ class SourceFile:
             return self._batch_bytes
         return max(1, min(self._batch_bytes, int(self._rate * RATE_SLICE_S * self._record_bytes)))
 
-    def read(self, request: ReadRequest) -> bytearray:
+    def read(self, request: ReadRequest) -> bytes | bytearray:
         """Returns the bytes asked for.
 
         Raises:
@@ -62,8 +67,28 @@ class SourceFile:
         """
         return self._read(request.offset, request.size)
 
-    def _read(self, offset: int, size: int) -> bytearray:
+    def _read(self, offset: int, size: int) -> bytes | bytearray:
+        block = self._local_block(offset)
+        if block is None:
+            return self._ask(offset, size)
+        begin = offset - block.start
+        data = block.memory[begin : begin + size]
+        return data if len(data) == size else data + self._ask(offset + len(data), size - len(data))
+
+    def _ask(self, offset: int, size: int) -> bytearray:
         return self._storage.read_exactly(self._file, offset, size, file_id=self._file_id)
+
+    def _local_block(self, offset: int) -> LocalBlock | None:
+        """Returns the block around ``offset`` when this machine has it; one is kept at a time."""
+        block = self._block
+        if block is not None and block.start <= offset < block.start + block.length:
+            return block
+        if self._elsewhere <= offset < self._elsewhere + ELSEWHERE_BYTES:
+            return None
+        self._block = self._storage.client.map_block(self._file, offset, self._file_id)
+        if self._block is None:
+            self._elsewhere = offset
+        return self._block
 
     def count(self, records: int, size: int) -> None:
         """Notes what a read brought, for the rate."""

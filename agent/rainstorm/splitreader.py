@@ -17,6 +17,8 @@ from agent.rainstorm.plan import Split
 
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 READ_BYTES_MIN = 512
+# The last record of a split ends behind it; most records end within this.
+OVERRUN_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,9 @@ class SplitReader:
         split = self._current()
         if split is None:
             return None
-        size = max(size, READ_BYTES_MIN, self._grown)
         # To find the first record of a split one must see the byte before it.
         offset = self._position.get(split.index, split.start - 1)
+        size = max(min(size, split.end - offset + OVERRUN_BYTES), READ_BYTES_MIN, self._grown)
         return ReadRequest(split.index, offset, min(size, self._data_end - offset))
 
     def take(self, request: ReadRequest, data: bytes | bytearray) -> tuple[int, int]:

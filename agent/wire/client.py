@@ -50,10 +50,11 @@ Target = Address | str
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A successful answer."""
+    """A successful answer; whoever asked for an open file closes ``descriptor``."""
 
     fields: dict[str, Any]
     payload: Buffer
+    descriptor: int | None = None
 
 
 class _Pool:
@@ -162,7 +163,7 @@ class Client:
             connection.close()
         if "error" in frame.header:
             raise from_wire(frame.header["error"])
-        return Response(frame.header, frame.payload)
+        return Response(frame.header, frame.payload, frame.descriptor)
 
     def _connect(self, target: Target, deadline: Deadline) -> Connection:
         left = min(CONNECT_TIMEOUT_S, deadline.require(clock.monotonic(), f"connect to {target}"))

@@ -55,8 +55,12 @@ class Connection:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def send(self, header: dict[str, Any], payload: Payload, deadline: Deadline) -> None:
-        """Sends one frame.
+    def send(
+        self, header: dict[str, Any], payload: Payload, deadline: Deadline, descriptor: int | None = None
+    ) -> None:
+        """Sends one frame, on a Unix socket together with an open file if one is given.
+
+        The files (``descriptor``, that of a ``FileSlice``) are closed whatever happens.
 
         Raises:
             ConnectionLost: the peer is gone.
@@ -65,6 +69,10 @@ class Connection:
         try:
             head = encode_header(header, payload_bytes(payload))
             self._arm(deadline, "send")
+            if descriptor is not None:
+                # The file goes with the first byte; a head this small is taken whole or not at all.
+                socket.send_fds(self.sock, [head[:1]], [descriptor])
+                head = head[1:]
             if isinstance(payload, FileSlice):
                 self.sock.sendall(head)
                 self._send_file(payload)
@@ -79,6 +87,8 @@ class Connection:
         finally:
             if isinstance(payload, FileSlice):
                 os.close(payload.descriptor)
+            if descriptor is not None:
+                os.close(descriptor)
 
     def receive(self, deadline: Deadline | None) -> Frame:
         """Returns the next frame; without a deadline it waits as long as the peer stays connected.
@@ -88,10 +98,16 @@ class Connection:
             ProtocolError: the peer sent something that is not a frame.
         """
         try:
-            prefix = self._receive_exactly(PREFIX.size, deadline)
-            header_bytes, size = decode_prefix(prefix)
-            header = decode_header(self._receive_exactly(header_bytes, deadline))
-            return Frame(header, self._receive_exactly(size, deadline))
+            first, descriptor = self._receive_first(deadline)
+            try:
+                prefix = first + self._receive_exactly(PREFIX.size - len(first), deadline)
+                header_bytes, size = decode_prefix(prefix)
+                header = decode_header(self._receive_exactly(header_bytes, deadline))
+                return Frame(header, self._receive_exactly(size, deadline), descriptor)
+            except BaseException:
+                if descriptor is not None:
+                    os.close(descriptor)
+                raise
         except TimeoutError:
             raise DeadlineExceeded(f"{self.peer} did not answer in time") from None
         except (OSError, ssl.SSLError) as error:
@@ -108,6 +124,16 @@ class Connection:
             self.sock.settimeout(None)
         else:
             self.sock.settimeout(deadline.require(clock.monotonic(), f"{step} to {self.peer}"))
+
+    def _receive_first(self, deadline: Deadline | None) -> tuple[bytes, int | None]:
+        """Returns the first bytes of a frame and the open file that came with them."""
+        if self.sock.family != socket.AF_UNIX:
+            return b"", None
+        self._arm(deadline, "receive")
+        data, descriptors, _, _ = socket.recv_fds(self.sock, PREFIX.size, 1)
+        if not data:
+            raise ConnectionLost(f"{self.peer} closed the connection")
+        return data, descriptors[0] if descriptors else None
 
     def _receive_exactly(self, size: int, deadline: Deadline | None) -> bytearray:
         buffer = bytearray(size)

@@ -27,10 +27,14 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message: ``header`` holds plain values, ``payload`` raw bytes."""
+    """One message: ``header`` holds plain values, ``payload`` raw bytes.
+
+    On a Unix socket an open file may come along; whoever gets the frame closes ``descriptor``.
+    """
 
     header: dict[str, Any]
     payload: Buffer = field(default=b"")
+    descriptor: int | None = None
 
 
 def encode_header(header: dict[str, Any], payload_bytes: int) -> bytes:

@@ -50,10 +50,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a handler returns."""
+    """What a handler returns; ``descriptor`` hands an open file to a caller on the Unix socket."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     payload: Payload = b""
+    descriptor: int | None = None
 
 
 Handler = Callable[[Request], Reply]
@@ -206,6 +207,8 @@ class Server:
 
     def _answer(self, connection: Connection) -> None:
         frame = connection.receive(None)
+        if frame.descriptor is not None:
+            os.close(frame.descriptor)  # no request brings a file
         kind = str(frame.header.get("type", ""))
         timeout_s = min(float(frame.header.get("timeout_s", REQUEST_TIMEOUT_S_MAX)), REQUEST_TIMEOUT_S_MAX)
         deadline = Deadline(clock.monotonic(), timeout_s)
@@ -223,4 +226,5 @@ class Server:
             logger.exception("handler_failed server=%s type=%s peer=%s", self.name, kind, connection.peer)
             header = {"error": Internal(f"{self.name}: {kind} failed: {error!r}").to_wire()}
         # The reply may go out a little after the request's deadline: the caller decides what it is worth.
-        connection.send(header, reply.payload, Deadline(clock.monotonic(), max(5.0, timeout_s)))
+        limit = Deadline(clock.monotonic(), max(5.0, timeout_s))
+        connection.send(header, reply.payload, limit, reply.descriptor)
