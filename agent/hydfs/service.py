@@ -23,7 +23,8 @@ from agent.hydfs.views import MembershipView, ViewSource, all_up
 from agent.wire import auth
 from agent.wire import registers as voting
 from agent.wire.client import Address, Client, Target
-from agent.wire.registers import Registers, RegisterStore
+from agent.wire.register_store import RegisterStore
+from agent.wire.registers import Registers
 from agent.wire.server import Handler, Server
 
 logger = logging.getLogger("agent.hydfs")

@@ -28,7 +28,8 @@ from agent.membership.table import Member, State
 from agent.membership.transport import Transport
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target
-from agent.wire.registers import Registers, RegisterStore, handlers, voter_targets
+from agent.wire.register_store import RegisterStore
+from agent.wire.registers import Registers, handlers, voter_targets
 from agent.wire.server import Handler, Reply, Request, Server
 
 logger = logging.getLogger("agent.membership")

@@ -17,7 +17,8 @@ from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, NoMajority
 from agent.common.register import Accept, Prepare, Read, Slot
 from agent.wire import registers
 from agent.wire.client import Client, Target
-from agent.wire.registers import Registers, RegisterStore, handlers
+from agent.wire.register_store import RegisterStore
+from agent.wire.registers import Registers, handlers
 from agent.wire.server import Server
 from tests.support import REPOSITORY
 
@@ -104,7 +105,7 @@ WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
 from agent.common.register import Accept
-from agent.wire.registers import RegisterStore
+from agent.wire.register_store import RegisterStore
 store = RegisterStore(Path(sys.argv[1]))
 for counter in range(1, 1_000_000):
     assert store.apply(Accept("file", (counter, "p"), "x" * (counter % 300))).ok
