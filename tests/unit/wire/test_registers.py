@@ -15,7 +15,7 @@ import pytest
 
 from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, NoMajority
 from agent.common.register import Accept, Prepare, Read, Slot
-from agent.wire import registers
+from agent.wire import register_store
 from agent.wire.client import Client, Target
 from agent.wire.register_store import RegisterStore
 from agent.wire.registers import Registers, handlers
@@ -77,7 +77,7 @@ def test_a_flipped_bit_before_good_records_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_log_is_rewritten_and_keeps_what_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registers, "REWRITE_BYTES_MIN", 4096)
+    monkeypatch.setattr(register_store, "REWRITE_BYTES_MIN", 4096)
     path = tmp_path / "registers.log"
     store = RegisterStore(path)
     for index in range(1, 240):
