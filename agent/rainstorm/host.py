@@ -266,7 +266,9 @@ class HostCore:
         fresh = _Job(generation, wanted)
         effects: list[Effect] = []
         if before is not None:
-            fresh.output = before.output  # committed epochs may still have to be published from here
+            # Committed epochs may still have to be published from here; the others never happened.
+            committed = max((detail["epoch"] for detail in message["tasks"].values()), default=0)
+            fresh.output = {key: kept for key, kept in before.output.items() if key[0] <= committed}
             effects += [KillTask(job, task) for task in before.tasks if task not in wanted]
         self.jobs[job] = fresh
         shared = {key: message[key] for key in SHARED}
