@@ -114,12 +114,12 @@ class SplitReader:
         if request.offset + len(data) >= self._data_end:
             self._position[split.index] = max(split.end, self._data_end)
             return 0, 0
-        self._grown = 2 * max(request.size, READ_BYTES_MIN)
-        if self._grown > RECORD_BYTES_MAX:
+        if request.size >= RECORD_BYTES_MAX:
             raise JobFailed(
                 f"a record that begins near byte {request.offset} is longer than {RECORD_BYTES_MAX} bytes",
                 hint="is a closing quote missing in the file? read it as 'format: lines' to find out",
             )
+        self._grown = min(2 * max(request.size, READ_BYTES_MIN), RECORD_BYTES_MAX)
         return 0, 0
 
     def _current(self) -> Split | None:
