@@ -5,9 +5,7 @@ The shell around them has no thread; every message may be lost, doubled or overt
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgpack
@@ -25,20 +23,14 @@ from agent.common.register import (
 from agent.hydfs import filetable, repair
 from agent.hydfs.block import (
     OPEN,
-    PROMISED,
     SEALED,
     BlockKey,
-    BlockMeta,
     DroppedEntry,
-    Entry,
     PromiseEntry,
     RecordEntry,
     SealedEntry,
-    apply,
     chain,
-    pack_entry,
     record_from_wire,
-    unpack_entry,
 )
 from agent.hydfs.events import (
     AnswerAppend,
@@ -63,10 +55,10 @@ from agent.hydfs.events import (
     WriteReceived,
 )
 from agent.hydfs.filetable import FileEntry
-from agent.hydfs.journal import frame, read_frame
 from agent.hydfs.node import NodeCore
 from agent.hydfs.ring import Ring, block_token
 from agent.hydfs.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from tests.simulation.hydfs_disk import Bugs, StoreDisk
 from tests.simulation.hydfs_rpc import (
     ACK_TIMEOUT_S,
     BLOCK_BYTES,
@@ -82,16 +74,6 @@ from tests.simulation.hydfs_rpc import (
 from tests.simulation.world import Node
 
 
-@dataclass(frozen=True)
-class Bugs:
-    """Rules to break on purpose."""
-
-    forget_promise: bool = False
-    ack_early: bool = False
-    forget_writers: bool = False
-    ack_before_sync: bool = False
-
-
 class StoreHost(Caller):
     """One node of the store."""
 
@@ -99,14 +81,10 @@ class StoreHost(Caller):
         super().__init__(node, names)
         self.names = list(names)
         self.bugs = bugs
-        self.index: dict[BlockKey, BlockMeta] = {}
-        self.data: dict[BlockKey, bytearray] = {}
-        self._pending: list[tuple[Entry, Callable[[], None]]] = []
-        self._syncing = False
+        self.disk = StoreDisk(node, bugs)
+        self.index, self.data = self.disk.index, self.disk.data
         self._opened = 0
         self._opening: dict[str, list[Callable[[], None]]] = {}
-        self._slots: dict[str, Slot] = {}
-        self._recover()
         self.core = NodeCore(
             node.name, self.index.values(), block_size_bytes=BLOCK_BYTES, ack_timeout_s=ACK_TIMEOUT_S
         )
@@ -132,72 +110,16 @@ class StoreHost(Caller):
     def serve(self, kind: str, fields: Fields, payload: bytes, reply: Reply) -> None:
         getattr(self, f"_serve_{kind}")(fields, payload, reply)
 
-    def _recover(self) -> None:
-        data = self.node.disk.read("journal")
-        offset = 0
-        while True:
-            body, offset = read_frame(data, offset)
-            if body is None:
-                break
-            self._apply(unpack_entry(body))
-        if offset < len(data):
-            self.node.disk.truncate("journal", offset)
-            for key, meta in self.index.items():
-                if meta.state in (OPEN, PROMISED):
-                    self.index[key] = dataclasses.replace(meta, doubtful=True)
-        for key, promised, accepted, value in msgpack.Unpacker(_Reader(self.node.disk.read("slots"))):
-            self._slots[key] = Slot(ballot(promised), ballot(accepted), value)
-
-    def _apply(self, entry: Entry) -> None:
-        if isinstance(entry, RecordEntry):
-            assert entry.data is not None
-            kept = self.data.setdefault(entry.key, bytearray())
-            kept[entry.record.offset :] = entry.data
-        if isinstance(entry, DroppedEntry):
-            self.data.pop(entry.key, None)
-        apply(self.index, entry)
-        if isinstance(entry, SealedEntry):
-            del self.data.setdefault(entry.key, bytearray())[entry.length :]
-
-    def _persist(self, entry: Entry, done: Callable[[], None] = lambda: None) -> None:
-        self.node.disk.append("journal", frame(pack_entry(entry)))
-        self._pending.append((entry, done))
-        if self.bugs.ack_before_sync:
-            self._finish()
-        elif not self._syncing:
-            self._sync()
-
-    def _sync(self) -> None:
-        self._syncing = True
-        count = len(self._pending)
-
-        def synced() -> None:
-            self._syncing = False
-            ready, self._pending = self._pending[:count], self._pending[count:]
-            if self._pending:
-                self._sync()
-            for entry, done in ready:
-                self._apply(entry)
-                done()
-
-        self.node.disk.sync("journal", synced)
-
-    def _finish(self) -> None:
-        ready, self._pending = self._pending, []
-        for entry, done in ready:
-            self._apply(entry)
-            self.node.after(0.0, done)
-
     def _execute(self, effect: Any) -> None:
         match effect:
             case PersistRecord(key=key, record=record):
                 entry = RecordEntry(key, effect.name, effect.session, record, bytes(effect.data))
-                self._persist(entry, lambda: self.post(RecordWritten(key, record.end)))
+                self.disk.persist(entry, lambda: self.post(RecordWritten(key, record.end)))
             case PersistPromise(key=key, name=name):
                 if self.bugs.forget_promise:
                     self.node.after(0.0, lambda: self._pretend_promise(key))
                 else:
-                    self._persist(PromiseEntry(key, name), lambda: self.post(PromiseWritten(key)))
+                    self.disk.persist(PromiseEntry(key, name), lambda: self.post(PromiseWritten(key)))
             case SendWrite(peer=peer):
                 self._send_write(peer, effect)
             case SealBlock():
@@ -259,11 +181,11 @@ class StoreHost(Caller):
             meta is not None and 0 < length <= meta.length and chain(bytes(self.data[key][:length]), 0) == crc
         ):
             self.post(BlockSealed(key, name, length, crc))
-            self._persist(SealedEntry(key, name, length, crc))
+            self.disk.persist(SealedEntry(key, name, length, crc))
         else:
             self.post(BlockDropped(key))
             if meta is not None:
-                self._persist(DroppedEntry(key))
+                self.disk.persist(DroppedEntry(key))
 
     def _take_over(self, name: str, entry: FileEntry, number: int, done: Callable[[str], None]) -> None:
         block = entry.open_block
@@ -306,8 +228,8 @@ class StoreHost(Caller):
             request = Prepare(key, ballot(fields["ballot"]))
         elif fields["ask"] == "Accept":
             request = Accept(key, ballot(fields["ballot"]), fields["value"])
-        slot, found = answer(self._slots.get(key, Slot()), request)
-        self._slots[key] = slot
+        slot, found = answer(self.disk.slots.get(key, Slot()), request)
+        self.disk.slots[key] = slot
         self.node.disk.append_durably("slots", msgpack.packb([key, slot.promised, slot.accepted, slot.value]))
         reply(
             "",
@@ -446,8 +368,8 @@ class StoreHost(Caller):
 
     def _adopt(self, key: BlockKey, name: str, data: bytes, crc: int, done: Callable[[], None]) -> None:
         record = record_from_wire([0, len(data), crc, "", 0, 0])
-        self._persist(RecordEntry(key, name, "", record, data))
-        self._persist(SealedEntry(key, name, len(data), crc), done)
+        self.disk.persist(RecordEntry(key, name, "", record, data))
+        self.disk.persist(SealedEntry(key, name, len(data), crc), done)
 
     def _tend(self) -> None:
         self.node.after(TEND_INTERVAL_S, self._tend)
@@ -464,7 +386,7 @@ class StoreHost(Caller):
             match action:
                 case repair.Drop(number=number):
                     self.post(BlockDropped((entry.file_id, number)))
-                    self._persist(DroppedEntry((entry.file_id, number)))
+                    self.disk.persist(DroppedEntry((entry.file_id, number)))
                 case repair.Certify(block=block):
                     self._certify((entry.file_id, block.number), name, block.length, block.crc)
                 case repair.Announce(block=block):
@@ -489,17 +411,6 @@ class StoreHost(Caller):
                     self.change(name, change, lambda entry, error: None)
 
             self.call(target, "store", fields, bytes(self.data[key]), CALL_TIMEOUT_S, stored)
-
-
-class _Reader:
-    """Bytes as a file, for msgpack."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read(self, size: int) -> bytes:
-        piece, self._data = self._data[:size], self._data[size:]
-        return piece
 
 
 def _key(fields: Fields) -> BlockKey:

@@ -17,7 +17,8 @@ import pytest
 from agent.hydfs.block import SEALED
 from agent.hydfs.filetable import FileEntry
 from tests.simulation.hydfs_client import ClientHost
-from tests.simulation.hydfs_host import Bugs, StoreHost
+from tests.simulation.hydfs_disk import Bugs
+from tests.simulation.hydfs_host import StoreHost
 from tests.simulation.network import LinkSettings
 from tests.simulation.world import World
 
