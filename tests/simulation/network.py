@@ -1,11 +1,14 @@
-"""The simulated network: bytes on links with delay, loss, duplicates, reordering and cuts.
+"""The simulated network: bytes on links with delay, loss, duplicates, reordering, clogs and cuts.
 
 Two services. ``send_datagram`` is UDP: it may be lost, doubled, and overtaken by later ones. ``send_stream``
 is TCP: bytes arrive once and in order, or the stream breaks. A stream breaks when its target is down (the
 sender is told after one delay, as by a reset) or when a message meets a cut link (nobody is told: the
 sender's own time-out must notice); later messages are then dropped until the sender calls ``reconnect``.
 
-Cuts are one-way: ``cut("a", "b")`` stops what a sends to b. A partition is a set of cuts between groups.
+Cuts are one-way: ``cut("a", "b")`` stops what a sends to b. A partition is a set of cuts between groups;
+partial ones leave a node that sees both halves (``bridge``) or give every node another majority to see
+(``majorities_ring``), as Jepsen's nemesis does. A **clog** holds everything on a link back until it ends and
+then lets it go in order: as long as it lasts nobody can tell it from a cut.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ class LinkSettings:
     delay_mean_s: float = 0.0008
     loss: float = 0.0
     duplicate: float = 0.0
+    # This share of the datagrams takes an extra time of up to ``reorder_s``, so that many others overtake it.
+    reorder: float = 0.0
+    reorder_s: float = 0.2
 
 
 class Network:
@@ -39,6 +45,7 @@ class Network:
         self._world = world
         self._rng = world.random("network")
         self._cuts: set[tuple[str, str]] = set()
+        self._clogged_until: dict[tuple[str, str], float] = {}
         self._stream_clear_at: dict[tuple[str, str], float] = {}
         self._broken: set[tuple[str, str]] = set()
 
@@ -50,7 +57,9 @@ class Network:
         for _ in range(copies):
             lost = self._rng.random() < link.loss
             delay = self._delay(link)
-            if not lost and not self.is_cut(source, target):
+            if link.reorder and self._rng.random() < link.reorder:
+                delay += self._rng.random() * link.reorder_s
+            if not lost and (source, target) not in self._cuts:
                 self._world.after(delay, self._deliver_datagram, source, target, data)
 
     def send_stream(self, source: str, target: str, data: bytes) -> None:
@@ -91,6 +100,25 @@ class Network:
                         for target in other:
                             self.cut(source, target)
 
+    def bridge(self, names: Sequence[str], middle: str) -> None:
+        """Cuts the nodes into two halves that only ``middle`` can reach both of."""
+        others = [name for name in names if name != middle]
+        self.partition(others[: len(others) // 2], others[len(others) // 2 :])
+
+    def majorities_ring(self, names: Sequence[str]) -> None:
+        """Lets each node reach only its neighbours on a ring: a majority for each, and everywhere another."""
+        reach = (len(names) // 2 + 1) // 2
+        for index, source in enumerate(names):
+            for other, target in enumerate(names):
+                distance = min((index - other) % len(names), (other - index) % len(names))
+                if distance > reach:
+                    self.cut(source, target)
+
+    def clog(self, source: str, target: str, duration_s: float) -> None:
+        """Holds back everything between two nodes, in this direction, for a time."""
+        self._world.trace("clog", source, target, duration_s)
+        self._clogged_until[source, target] = self._world.now + duration_s
+
     def isolate(self, name: str, *, inbound: bool = True, outbound: bool = True) -> None:
         """Cuts one node off from all others, in one or both directions."""
         for other in self._world.nodes:
@@ -101,9 +129,10 @@ class Network:
                     self.cut(name, other)
 
     def heal(self) -> None:
-        """Mends every cut."""
+        """Mends every cut and ends every clog; what a clog holds comes when it would have come."""
         self._world.trace("heal")
         self._cuts.clear()
+        self._clogged_until.clear()
 
     def is_cut(self, source: str, target: str) -> bool:
         """Tells whether traffic from ``source`` to ``target`` is stopped."""
@@ -113,7 +142,10 @@ class Network:
         return link.delay_min_s + self._rng.expovariate(1.0) * link.delay_mean_s
 
     def _deliver_datagram(self, source: str, target: str, data: bytes) -> None:
-        if not self.is_cut(source, target):  # a cut also stops what is under way
+        until = self._clogged_until.get((source, target))
+        if until is not None and until > self._world.now:
+            self._world.at(until, self._deliver_datagram, source, target, data)
+        elif (source, target) not in self._cuts:  # a cut also stops what is under way
             self.delivered_bytes += len(data)
             self._world.deliver(source, target, data)
 
@@ -122,7 +154,11 @@ class Network:
         peer = self._world.nodes[target]
         if pair in self._broken:
             return
-        if self.is_cut(source, target):
+        until = self._clogged_until.get(pair)
+        if until is not None and until > self._world.now:
+            self._stream_clear_at[pair] = max(until, self._stream_clear_at.get(pair, 0.0))
+            self._world.at(until, self._deliver_stream, source, target, generation, data)
+        elif self.is_cut(source, target):
             self._broken.add(pair)
         elif not peer.up or peer.generation != generation:
             self._broken.add(pair)

@@ -10,6 +10,10 @@ makes the host; it is called at the first start and again at each restart, and g
 generation, network, disk, timers. Bytes go out by ``node.send_datagram`` or ``node.send_stream``; durable
 state goes to ``node.disk``. After each call into a host the world asks for ``next_deadline()`` and calls
 ``on_timer`` then.
+
+A node can crash, be paused, be slow (each call into its host takes time, so that messages and timers queue
+up) and have its wall clock set; its monotonic clock never jumps. A host that raises ``DiskFailed`` or
+``DiskFull`` has stopped its agent: the node crashes. Moments worth reaching are counted by ``World.hit``.
 """
 
 from __future__ import annotations
@@ -17,16 +21,21 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from agent.common.errors import DiskFailed, DiskFull
 from tests.simulation.disk import Disk
 from tests.simulation.network import LinkSettings, Network
 
 START_AT = 1000.0
 TRACE_LINES_KEPT = 200
+TRACE_BATCH = 1000
 EVENTS_MAX = 20_000_000
+# What a call into the host of a slow node takes, times its slowness.
+PROCESSING_S = 0.0004
+WALL_EPOCH_S = 1_700_000_000.0
 
 
 class Host(Protocol):
@@ -57,16 +66,24 @@ class Node:
         self.up = False
         self.paused = False
         self.generation = 0
+        self.slowness = 1.0
+        self.wall_offset_s = 0.0
         self.disk = Disk(self, world.random(f"disk:{name}"))
         self.host: Host | None = None
         self._make = make
         self._wake_at: float | None = None
+        self._busy_until = 0.0
         self._backlog: list[Callable[[], None]] = []
 
     @property
     def now(self) -> float:
         """Returns the monotonic time."""
         return self.world.now
+
+    @property
+    def wall_time(self) -> float:
+        """Returns this node's idea of the wall-clock time."""
+        return WALL_EPOCH_S + self.world.now + self.wall_offset_s
 
     def random(self, name: str) -> random.Random:
         """Returns this node's own random stream called ``name``."""
@@ -95,7 +112,12 @@ class Node:
         self.up, self.paused = True, False
         self.generation += 1
         self._wake_at = None
-        self.host = self._make(self)
+        self._busy_until = 0.0
+        try:
+            self.host = self._make(self)
+        except (DiskFailed, DiskFull) as error:
+            self._stop(error)
+            return
         self.arm()
 
     def crash(self) -> None:
@@ -135,24 +157,58 @@ class Node:
     def _wake(self, generation: int, deadline: float) -> None:
         if not self.up or generation != self.generation or self.paused or self._wake_at != deadline:
             return
+        if self._busy_until > self.world.now:
+            self._wake_at = self._busy_until
+            self.world.at(self._wake_at, self._wake, generation, self._wake_at)
+            return
         self._wake_at = None
         assert self.host is not None
         due = self.host.next_deadline()
         if due is not None and due <= self.world.now:
-            self.host.on_timer(self.world.now)
-            self.host.check_invariants()
-        self.arm()
+            if self.slowness > 1.0:
+                self._busy_until = self.world.now + PROCESSING_S * self.slowness
+            self._run(self._tick)
+        else:
+            self.arm()
+
+    def _tick(self) -> None:
+        assert self.host is not None
+        self.host.on_timer(self.world.now)
 
     def _enter(self, generation: int, action: Callable[[], None]) -> None:
         if not self.up or generation != self.generation:
             return
         if self.paused:
             self._backlog.append(action)
+        elif self.slowness > 1.0 or self._busy_until > self.world.now:
+            self._busy_until = max(self._busy_until, self.world.now) + PROCESSING_S * self.slowness
+            self.world.at(self._busy_until, self._finish, generation, action)
+        else:
+            self._run(action)
+
+    def _finish(self, generation: int, action: Callable[[], None]) -> None:
+        if not self.up or generation != self.generation:
             return
-        action()
-        if self.host is not None:
+        if self.paused:
+            self._backlog.append(action)
+        else:
+            self._run(action)
+
+    def _run(self, action: Callable[[], None]) -> None:
+        generation = self.generation
+        try:
+            action()
+        except (DiskFailed, DiskFull) as error:
+            self._stop(error)
+            return
+        if self.host is not None and generation == self.generation:
             self.host.check_invariants()
             self.arm()
+
+    def _stop(self, error: Exception) -> None:
+        """Ends the agent, which has reported a failed disk: it must not go on."""
+        self.world.hit(f"agent stopped: {type(error).__name__}")
+        self.world.crash(self.name)
 
 
 class World:
@@ -162,12 +218,14 @@ class World:
         self.seed = seed
         self.now = START_AT
         self.nodes: dict[str, Node] = {}
-        self.recent: deque[str] = deque(maxlen=TRACE_LINES_KEPT)
+        self.recent: deque[tuple[object, ...]] = deque(maxlen=TRACE_LINES_KEPT)
         self.events = 0
+        self.hits: Counter[str] = Counter()
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._streams: dict[str, random.Random] = {}
         self._digest = hashlib.sha256()
+        self._untraced: list[tuple[object, ...]] = []
         self.network = Network(self, link or LinkSettings())
 
     def random(self, name: str) -> random.Random:
@@ -212,6 +270,20 @@ class World:
         """Ends a pause."""
         self.trace("resume", name)
         self.nodes[name].resume()
+
+    def slow(self, name: str, slowness: float) -> None:
+        """Makes every call into a node's host take ``slowness`` times as long; 1 ends it."""
+        self.trace("slow", name, slowness)
+        self.nodes[name].slowness = slowness
+
+    def jump(self, name: str, offset_s: float) -> None:
+        """Sets a node's wall clock forward or back."""
+        self.trace("jump", name, offset_s)
+        self.nodes[name].wall_offset_s += offset_s
+
+    def hit(self, moment: str) -> None:
+        """Counts a moment that a batch of seeds is to reach."""
+        self.hits[moment] += 1
 
     def deliver(self, source: str, target: str, data: bytes) -> None:
         """Hands bytes to a node (called by the network)."""
@@ -261,7 +333,7 @@ class World:
         began, end = self.now, self.now + timeout_s
         while not predicate():
             if not self._heap or self._heap[0][0] > end:
-                recent = "\n  ".join(list(self.recent)[-40:])
+                recent = "\n  ".join(self.recent_lines(40))
                 raise AssertionError(
                     f"seed {self.seed}: after {timeout_s:g} simulated s it still does not hold: {what}\n"
                     f"  {recent}"
@@ -270,11 +342,23 @@ class World:
         return self.now - began
 
     def trace(self, *fields: object) -> None:
-        """Adds a line to the trace."""
-        line = f"{self.now:.6f} " + " ".join(map(str, fields))
-        self._digest.update(line.encode() + b"\n")
+        """Adds a line to the trace; the fields are plain values."""
+        line = (self.now, *fields)
+        self._untraced.append(line)
         self.recent.append(line)
+        if len(self._untraced) >= TRACE_BATCH:
+            self._digest_trace()
+
+    def recent_lines(self, count: int) -> list[str]:
+        """Returns the last lines of the trace as text."""
+        return [f"{line[0]:.6f} " + " ".join(map(str, line[1:])) for line in list(self.recent)[-count:]]
 
     def trace_hash(self) -> str:
-        """Returns the SHA-256 of all trace lines so far."""
+        """Returns the SHA-256 of all trace lines so far; asking does not change it."""
+        self._digest_trace()
         return self._digest.hexdigest()
+
+    def _digest_trace(self) -> None:
+        # One line is one line whatever the batches, so that asking in between does not matter.
+        self._digest.update("".join([f"{line!r}\n" for line in self._untraced]).encode())
+        self._untraced.clear()
