@@ -31,6 +31,7 @@ class Channel:
         self.broken = False
         self._flying: deque[bytes | None] = deque()
         self._rng = sender.agent.node.random("channels")
+        self._delay_s = self._rng.choice([0.0006, 0.0006, 0.01])
 
     @property
     def full(self) -> bool:
@@ -62,7 +63,7 @@ class Channel:
 
     def _fly(self) -> None:
         world = self.sender.agent.node.world
-        world.after(0.0002 + self._rng.expovariate(1.0) * 0.0006, self._land)
+        world.after(0.0002 + self._rng.expovariate(1.0) * self._delay_s, self._land)
 
     def _land(self) -> None:
         node, other = self.sender.agent.node, self.receiver.agent.node

@@ -48,7 +48,7 @@ class Faults:
             return
         for _ in range(rng.randint(1, 7)):
             strike: Callable[[], None] = getattr(self, f"_do_{rng.choice(sorted(chosen))}")
-            cluster.world.after(rng.uniform(0.05, FAULTS_S * 0.7), self._strike, strike)
+            cluster.world.after(rng.uniform(0.05, FAULTS_S * 0.5), self._strike, strike)
 
     def heal(self) -> None:
         """Ends all faults."""

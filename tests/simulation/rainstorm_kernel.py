@@ -93,8 +93,15 @@ class Worker:
 class Runner:
     """Mirrors ``CoreRunner``: events wait in an inbox, the core takes them one after the other."""
 
-    def __init__(self, node: Node, core: Any, execute: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        core: Any,
+        execute: Callable[[Any], None],
+        observe: Callable[[Any, list[Any]], None] | None = None,
+    ) -> None:
         self.core = core
+        self._observe = observe
         self._node = node
         self._execute = execute
         self._rng = node.random("runner")
@@ -120,7 +127,11 @@ class Runner:
 
     def _drain(self) -> None:
         while self._inbox:
-            for effect in self.core.handle(self._node.now, self._inbox.popleft()):
+            event = self._inbox.popleft()
+            effects = self.core.handle(self._node.now, event)
+            if self._observe is not None:
+                self._observe(event, effects)
+            for effect in effects:
                 self._execute(effect)
             self.core.check_invariants()
         self._awake = False

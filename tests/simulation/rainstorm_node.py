@@ -214,7 +214,8 @@ class Agent:
         self.reports = ReportLink(self)
         self.office = Office(self)
         self.host_core = parts.host(node.name)
-        self.host = Runner(node, self.host_core, self._execute)
+        self.host = Runner(node, self.host_core, self._execute, self._observe)
+        self._term = 0
         boot = f"{node.random('boots').getrandbits(32):08x}"
         self._segments = SegmentWriter(self, f"{node.name}-{boot}")
         self._publisher = Publisher(self)
@@ -249,12 +250,20 @@ class Agent:
             self.view = view
             self.office.see_view(view)
 
+    def _observe(self, event: Any, effects: list[Any]) -> None:
+        if isinstance(event, CommandReceived):
+            term = event.message["term"]
+            if term < self._term:
+                self.watch.hit("zombie command refused")
+                assert not effects, f"R6: {self.node.name} obeys {event.message} after term {self._term}"
+            self._term = max(self._term, term)
+
     def _serve(self, sender: str, header: Mapping[str, Any]) -> dict[str, Any]:
         match header["type"]:
             case "rainstorm.command":
                 message = header["message"]
-                if message["term"] < self.host_core.term:
-                    self.watch.hit("zombie command refused")
+                if message["type"] == "trigger":
+                    self.watch.triggered(message["job"], message["generation"], message["epoch"])
                 self.host.post(CommandReceived(message))
             case "rainstorm.report":
                 self.office.report(sender, header["report"])

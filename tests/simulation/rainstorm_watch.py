@@ -46,6 +46,7 @@ class Watch:
         self.processes: list[TaskProcess] = []
         self.jobs: dict[str, JobRecord] = {}
         self._store = store
+        self._generations: dict[tuple[str, int], int] = {}
         self._bases: dict[tuple[str, int], bool] = {}
         self._end_to_end_only = end_to_end_only
         self._by_log: dict[str, JobRecord] = {}
@@ -68,6 +69,13 @@ class Watch:
         self.hit("fresh restore from segments")
         if (file, offset) in self._bases:
             self.hit("base snapshot restored")
+
+    def triggered(self, job: str, generation: int, epoch: int) -> None:
+        """An agent was told to end an epoch: a number belongs to one generation for ever."""
+        if self._end_to_end_only:
+            return
+        first = self._generations.setdefault((job, epoch), generation)
+        assert first == generation, f"R5: epoch {epoch} of {job} in generations {first} and {generation}"
 
     def ended(self, job: str, machine: JobMachine) -> None:
         """A leader ended a job: its log must say so."""

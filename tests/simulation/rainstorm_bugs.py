@@ -1,0 +1,192 @@
+"""Bugs planted on purpose: each must be found by the checks, or the checks are worth nothing.
+
+A bug is a context in which the simulation runs with a part broken. ``SEEDS_MAX`` says how many seeds may be
+needed; how many are needed is printed by the test.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from agent.rainstorm.host import HostCore, TaskSnapshot
+from agent.rainstorm.jobmachine import Effect, JobMachine, Tell
+from agent.rainstorm.leader import LeaderCore
+from agent.rainstorm.processor import Restore, TaskCore
+from agent.rainstorm.state import KeyedState
+from tests.simulation.rainstorm_node import Parts
+
+SEEDS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """A broken part: cores to use instead of the real ones, or methods to replace."""
+
+    name: str
+    parts: Parts
+    patches: tuple[tuple[type, str, Callable[..., Any]], ...] = ()
+    # Some rules are kept twice over: then only the output of a run with both broken tells.
+    end_to_end_only: bool = False
+    faults: tuple[str, ...] | None = None
+
+    @contextmanager
+    def planted(self) -> Iterator[Parts]:
+        """Runs with the bug in place."""
+        for owner, name, method in self.patches:
+            assert hasattr(owner, name), f"{owner.__name__}.{name} does not exist any more"
+        patchers = [mock.patch.object(owner, name, method) for owner, name, method in self.patches]
+        for patcher in patchers:
+            patcher.start()
+        try:
+            yield self.parts
+        finally:
+            for patcher in patchers:
+                patcher.stop()
+
+
+class NoBlocking(TaskCore):
+    """Takes from channels that have delivered their barrier."""
+
+    def blocked(self, channel: str) -> bool:
+        return False
+
+
+class ForgetsToFlush(TaskCore):
+    """Believes after a reset that what it flushed before is safe."""
+
+    def reset(self, restore: Restore) -> None:
+        super().reset(replace(restore, done=restore.done or self._flushed))
+
+
+class ForgetsPositions(TaskCore):
+    """Begins its splits anew after a reset."""
+
+    def reset(self, restore: Restore) -> None:
+        super().reset(replace(restore, positions={}))
+
+
+class TakesOldSnapshots(HostCore):
+    """Counts a snapshot of an older generation as one of the present."""
+
+    def _snapshot(self, event: TaskSnapshot) -> list[Any]:
+        if event.job in self.jobs and event.task in self.jobs[event.job].tasks:
+            event = replace(event, generation=self.jobs[event.job].generation)
+        return super()._snapshot(event)
+
+
+class ObeysOldTerms(HostCore):
+    """Does what a deposed leader says."""
+
+    def _command(self, message: Mapping[str, Any]) -> list[Any]:
+        self.term = 0
+        return super()._command(message)
+
+
+class StartsAgain(HostCore):
+    """Obeys a start command that comes twice."""
+
+    def _command(self, message: Mapping[str, Any]) -> list[Any]:
+        for job in self.jobs.values():
+            job.started = False
+        return super()._command(message)
+
+
+def _forget_undo(self: KeyedState, epoch: int) -> None:
+    self._open = {}
+    self._undo.clear()
+
+
+_new_generation = JobMachine._new_generation
+
+
+def _reuse_epochs(self: JobMachine, now: float, cause: str) -> Any:
+    self.state.epoch_max = self.state.epoch
+    return _new_generation(self, now, cause)
+
+
+_acknowledged = JobMachine.acknowledged
+
+
+def _publish_early(self: JobMachine, now: float, report: Mapping[str, Any]) -> list[Effect]:
+    effects = _acknowledged(self, now, report)
+    epoch = self._epoch
+    if epoch is not None and epoch.committing:
+        for task, found in epoch.acks.items():
+            if found["sink"]:
+                command = {
+                    "epoch": epoch.number,
+                    "task": task,
+                    "references": found["sink"],
+                    "sink": self.state.sink,
+                }
+                node = self.state.placement[task]
+                effects.append(Tell(node, {**self._command("publish"), **command}))
+    return effects
+
+
+_deployment = JobMachine._deployment
+
+
+def _always_in_place(self: JobMachine, node: str) -> Mapping[str, Any]:
+    deployment = _deployment(self, node)
+    tasks = {
+        task: {**detail, "in_place": task not in self._fresh} for task, detail in deployment["tasks"].items()
+    }
+    return {**deployment, "tasks": tasks}
+
+
+def _publish_all(self: JobMachine, now: float) -> list[Effect]:
+    # What the engine did before the simulator was there: later epochs without waiting for earlier ones.
+    effects: list[Effect] = []
+    for epoch, task, references in reversed(self.state.unpublished):
+        if (epoch, task) not in self._publishing and self.nodes:
+            node = self.state.placement.get(task, "")
+            node = node if node in self.nodes else self.nodes[0]
+            self._publishing[epoch, task] = (node, now)
+            command = {"epoch": epoch, "task": task, "references": references, "sink": self.state.sink}
+            effects.append(Tell(node, {**self._command("publish"), **command}))
+    return effects
+
+
+def _keep_everything(self: LeaderCore, node: str) -> Tell:
+    return Tell(node, {"type": "keep", "term": self.term, "jobs": dict.fromkeys(self.jobs, 0)})
+
+
+def _say_nothing(self: LeaderCore, now: float, nodes: Any) -> list[Any]:
+    return list(self._renew_nodes(now))
+
+
+_counter = itertools.count(1)
+
+BUGS = (
+    Bug("no alignment blocking", Parts(task=NoBlocking)),
+    Bug("rollback forgets undo", Parts(), ((KeyedState, "roll_back", _forget_undo),)),
+    Bug(
+        "host ignores the generation of snapshots, numbers are reused",
+        Parts(host=TakesOldSnapshots),
+        ((JobMachine, "_new_generation", _reuse_epochs),),
+        end_to_end_only=True,
+    ),
+    Bug("leader reuses epoch numbers after a rollback", Parts(), ((JobMachine, "_new_generation", _reuse_epochs),)),
+    Bug("publish before commit", Parts(), ((JobMachine, "acknowledged", _publish_early),)),
+    Bug("flush forgotten after a reset", Parts(task=ForgetsToFlush)),
+    Bug("positions not restored", Parts(task=ForgetsPositions)),
+    Bug(
+        "in place where the task was not, nodes keep everything",
+        Parts(),
+        ((JobMachine, "_deployment", _always_in_place), (LeaderCore, "_keep", _keep_everything)),
+    ),
+    Bug(
+        "publication with a new sequence each time",
+        Parts(publication_sequence=lambda wanted, number: next(_counter)),
+    ),
+    Bug("host obeys old terms", Parts(host=ObeysOldTerms)),
+    Bug("start obeyed twice", Parts(host=StartsAgain)),
+    Bug("publication out of order", Parts(), ((JobMachine, "_publish", _publish_all),)),
+    Bug("a node that returns is not told what to stop", Parts(), ((LeaderCore, "_welcome", _say_nothing),)),
+)
