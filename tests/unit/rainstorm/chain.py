@@ -92,7 +92,7 @@ class Chain:
         for _ in range(STEPS_MAX):
             if all(self.done.values()):
                 return b"".join(self.output)
-            if failures and self.random.random() < 0.03:
+            if failures and self.random.random() < 0.06:
                 failures -= 1
                 self.failures += 1
                 self.restart([task for task in self.cores if self.random.random() < 0.3])

@@ -73,11 +73,6 @@ def records(data: bytes, csv: bool) -> list[Row] | list[bytes]:
     return parts[:-1] if not parts[-1] else parts
 
 
-@pytest.fixture(autouse=True)
-def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitreader, "READ_BYTES_MIN", 1)
-
-
 @settings(max_examples=120)
 @given(
     csv_texts(), st.integers(0, 5), CUTS, SEEDS, st.booleans(), st.sampled_from([[1], [1, 2, 7], [30, 400]])

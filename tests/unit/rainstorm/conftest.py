@@ -1,0 +1,13 @@
+"""What all unit tests of the engine share."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.rainstorm import splitreader
+
+
+@pytest.fixture(autouse=True)
+def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Inputs of a few bytes must take several reads, or nothing can happen between them.
+    monkeypatch.setattr(splitreader, "READ_BYTES_MIN", 1)
