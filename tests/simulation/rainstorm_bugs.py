@@ -37,7 +37,7 @@ class Bug:
     @contextmanager
     def planted(self) -> Iterator[Parts]:
         """Runs with the bug in place."""
-        for owner, name, method in self.patches:
+        for owner, name, _ in self.patches:
             assert hasattr(owner, name), f"{owner.__name__}.{name} does not exist any more"
         patchers = [mock.patch.object(owner, name, method) for owner, name, method in self.patches]
         for patcher in patchers:
@@ -129,6 +129,10 @@ def _publish_early(self: JobMachine, now: float, report: Mapping[str, Any]) -> l
     return effects
 
 
+def _take_old_acknowledgements(self: JobMachine, now: float, report: Mapping[str, Any]) -> list[Effect]:
+    return _acknowledged(self, now, {**report, "generation": self.state.generation})
+
+
 _deployment = JobMachine._deployment
 
 
@@ -164,15 +168,23 @@ def _say_nothing(self: LeaderCore, now: float, nodes: Any) -> list[Any]:
 _counter = itertools.count(1)
 
 BUGS = (
-    Bug("no alignment blocking", Parts(task=NoBlocking)),
+    Bug("no alignment blocking", Parts(task=NoBlocking), faults=("kill_task",)),
     Bug("rollback forgets undo", Parts(), ((KeyedState, "roll_back", _forget_undo),)),
     Bug(
-        "host ignores the generation of snapshots, numbers are reused",
+        "host and leader ignore the generation of snapshots, numbers are reused",
         Parts(host=TakesOldSnapshots),
-        ((JobMachine, "_new_generation", _reuse_epochs),),
+        (
+            (JobMachine, "_new_generation", _reuse_epochs),
+            (JobMachine, "acknowledged", _take_old_acknowledgements),
+        ),
         end_to_end_only=True,
+        faults=("bad_network", "kill_task", "kill_task_with_ack"),
     ),
-    Bug("leader reuses epoch numbers after a rollback", Parts(), ((JobMachine, "_new_generation", _reuse_epochs),)),
+    Bug(
+        "leader reuses epoch numbers after a rollback",
+        Parts(),
+        ((JobMachine, "_new_generation", _reuse_epochs),),
+    ),
     Bug("publish before commit", Parts(), ((JobMachine, "acknowledged", _publish_early),)),
     Bug("flush forgotten after a reset", Parts(task=ForgetsToFlush)),
     Bug("positions not restored", Parts(task=ForgetsPositions)),
@@ -186,7 +198,7 @@ BUGS = (
         Parts(publication_sequence=lambda wanted, number: next(_counter)),
     ),
     Bug("host obeys old terms", Parts(host=ObeysOldTerms)),
-    Bug("start obeyed twice", Parts(host=StartsAgain)),
+    Bug("start obeyed twice", Parts(host=StartsAgain), faults=("bad_network", "kill_task")),
     Bug("publication out of order", Parts(), ((JobMachine, "_publish", _publish_all),)),
     Bug("a node that returns is not told what to stop", Parts(), ((LeaderCore, "_welcome", _say_nothing),)),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from unittest import mock
 
 from agent.rainstorm import jobmachine, locality, processor, splitreader
@@ -160,7 +161,7 @@ class Cluster:
             self.watch.add(job, workload)
             office = self.agent(first).office
             run_thread(office.submit(state), lambda: True)
-            self.world.wait_for(lambda job=job: job in office.core.jobs, 5.0, f"{job} is submitted")
+            self.world.wait_for(partial(office.core.jobs.__contains__, job), 5.0, f"{job} is submitted")
 
     def _poll(self) -> None:
         self.watch.poll()

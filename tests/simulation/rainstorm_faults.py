@@ -6,7 +6,7 @@ An **ambush** waits for a moment that chance would rarely hit, such as a commit 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.simulation.network import LinkSettings
@@ -36,7 +36,7 @@ class Result:
 class Faults:
     """Strikes at a cluster until it is told to heal."""
 
-    def __init__(self, cluster: Cluster, rng: random.Random, kinds: list[str] | None = None) -> None:
+    def __init__(self, cluster: Cluster, rng: random.Random, kinds: Sequence[str] | None = None) -> None:
         self._cluster = cluster
         self._rng = rng
         self._over = False
@@ -44,7 +44,7 @@ class Faults:
         known = [name.removeprefix("_do_") for name in dir(self) if name.startswith("_do_")]
         calm = rng.random() < 0.1
         chosen = rng.sample(known, rng.randint(1, len(known))) if kinds is None else kinds
-        if calm and kinds is None:
+        if not chosen or (calm and kinds is None):
             return
         for _ in range(rng.randint(1, 7)):
             strike: Callable[[], None] = getattr(self, f"_do_{rng.choice(sorted(chosen))}")
@@ -219,7 +219,9 @@ class Faults:
     def _do_slow_store(self) -> None:
         store, rng = self._cluster.store, self._rng
         store.faults = StoreFaults(
-            delay_mean_s=rng.choice([0.002, 0.02]), slow=rng.choice([0.0, 0.05]), slow_s=rng.choice([0.5, 8.0])
+            delay_mean_s=rng.choice([0.002, 0.02]),
+            slow=rng.choice([0.0, 0.05]),
+            slow_s=rng.choice([0.5, 8.0]),
         )
         self._later(rng.uniform(0.5, 3.0), lambda: setattr(store, "faults", StoreFaults()))
 
@@ -243,7 +245,7 @@ def run(
     parts: Parts | None = None,
     *,
     jobs: tuple[str, ...] = KINDS,
-    faults: list[str] | None = None,
+    faults: Sequence[str] | None = None,
     end_to_end_only: bool = False,
 ) -> Result:
     """Runs one seed: jobs under faults, then healing, convergence and the checks of the end."""

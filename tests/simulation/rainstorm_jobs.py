@@ -97,7 +97,9 @@ def generate(rng: random.Random, kind: str, source: str, sink: str, records: int
 
 def expected(raw: dict[str, Any], data: bytes) -> Counter[str]:
     """Returns what the reference program makes of the input; of ``emit: epoch`` the final values."""
-    stages = [{**stage, "emit": "final"} if stage.get("emit") == "epoch" else stage for stage in raw["stages"]]
+    stages = [
+        {**stage, "emit": "final"} if stage.get("emit") == "epoch" else stage for stage in raw["stages"]
+    ]
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()

@@ -60,8 +60,8 @@ class Parts:
     host: Callable[[str], HostCore] = HostCore
     leader: Callable[[str], LeaderCore] = LeaderCore
     task: Callable[..., TaskCore] = TaskCore
-    publication_sequence: Callable[[PublishOutput, int], int] = (
-        lambda wanted, number: wanted.epoch * PIECES_PER_EPOCH_MAX + number
+    publication_sequence: Callable[[PublishOutput, int], int] = lambda wanted, number: (
+        wanted.epoch * PIECES_PER_EPOCH_MAX + number
     )
 
 

@@ -8,6 +8,7 @@ place long after its caller gave up. ``SimulatedStorage`` mirrors ``agent/rainst
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,7 +105,7 @@ class Store:
         edges = [0, size // 3, 2 * size // 3, size]
         blocks = tuple(
             BlockStat(number, begin, end - begin, tuple((nodes * 2)[number : number + 3]), "sealed")
-            for number, (begin, end) in enumerate(zip(edges, edges[1:], strict=False))
+            for number, (begin, end) in enumerate(itertools.pairwise(edges))
         )
         return FileStat(name, file.file_id, size, blocks)
 

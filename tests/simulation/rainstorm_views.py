@@ -1,8 +1,8 @@
 """A stand-in for the membership agents: the agreed view, which each node learns at its own time.
 
 A node that is dead, paused or cut off for longer than its detection time is down in the next version of the
-view; when it led, another one leads in the next term. A node that is cut off, paused or *lagging* learns of it
-late and goes on as before for a while.
+view; when it led, another one leads in the next term. A node that is cut off, paused or *lagging* learns of
+it late and goes on as before for a while.
 """
 
 from __future__ import annotations

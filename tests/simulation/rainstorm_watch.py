@@ -159,9 +159,9 @@ class Watch:
             found = whole_records(job.workload.raw, job.seen)
             if job.workload.kind == "epoch":
                 found = _last_values(found)
+            missing, extra = job.workload.expected - found, found - job.workload.expected
             assert found == job.workload.expected, (
-                f"R1: {job.job} ({job.workload.kind}): "
-                f"missing {_some(job.workload.expected - found)}, extra {_some(found - job.workload.expected)}"
+                f"R1: {job.job} ({job.workload.kind}): missing {_some(missing)}, extra {_some(extra)}"
             )
 
     def _check_output(self, job: JobRecord, data: bytes) -> None:
