@@ -24,8 +24,9 @@ def describe(machine: JobMachine, now_wall: float, leader: str) -> dict[str, Any
     over = machine.phase == "ended"
     finished_at = state.finished_at or now_wall
     label = state.outcome if over else STATES[machine.phase]
-    if not over and label == "deploying" and state.generation > 1:
-        label = "recovering"
+    next_one = 1 if machine.phase == "logging" else 0
+    if not over and label == "deploying" and state.generation + next_one > 1:
+        label = "running" if machine.last_epoch_committed() else "recovering"
     return {
         "job": state.job,
         "name": machine.spec.name,
