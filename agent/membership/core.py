@@ -28,8 +28,8 @@ from agent.membership.events import (
     RegisterFailed,
     ViewLearned,
 )
+from agent.membership.monitor import Monitor
 from agent.membership.proposer import Proposer
-from agent.membership.swim import Swim
 from agent.membership.table import LIVE, Member, State
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class MembershipCore:
         config: MembershipConfig,
         rng: random.Random,
     ) -> None:
-        self.swim = Swim(me, contacts, config, rng)
+        self.monitor = Monitor(me, contacts, config, rng)
         self.proposer = Proposer(me.name, config, rng)
         self.majority = False
         self._voters = tuple(voters)
@@ -71,7 +71,7 @@ class MembershipCore:
                 self._busy, self._was_read, self._register_works = False, True, True
                 self._read_at = now + REFRESH_S * self._rng.uniform(0.8, 1.2)
                 # Whatever was heard of before, the register is the truth: never read it in a tight loop.
-                self.swim.newest_view_heard = views.version(view)
+                self.monitor.newest_view_heard = views.version(view)
                 effects += self._learn(now, view)
                 self.proposer.due_at = None
             case RegisterFailed():
@@ -79,7 +79,7 @@ class MembershipCore:
                 self.proposer.failed(now)
                 self._read_at = now + RETRY_S * self._rng.uniform(0.8, 1.2)
             case _:
-                effects += self.swim.handle(now, event)
+                effects += self.monitor.handle(now, event)
         effects += self._watch_majority(now)
         news = isinstance(event, ViewLearned) or any(
             isinstance(e, AnnounceMember | AdoptBoot) for e in effects
@@ -90,7 +90,7 @@ class MembershipCore:
 
     def next_deadline(self) -> float | None:
         """Returns when the next timer is due."""
-        due = self.swim.next_deadline()
+        due = self.monitor.next_deadline()
         if due is None or self._busy:
             return due
         due = min(due, self._read_at)
@@ -98,17 +98,17 @@ class MembershipCore:
 
     def check_invariants(self) -> None:
         """Raises AssertionError when the state breaks a rule."""
-        self.swim.check_invariants()
+        self.monitor.check_invariants()
         view = self.proposer.view
         if view is not None and view["leader"]:
             assert view["nodes"][view["leader"]]["state"] == views.UP, "the leader is not up"
 
     def members(self) -> dict[str, Member]:
         """Returns the verdicts by name; a member's own doubts about itself do not count."""
-        return {member.name: member for member in self.swim.table}
+        return {member.name: member for member in self.monitor.table}
 
     def _sees_majority(self) -> bool:
-        found = [self.swim.table.get(voter) for voter in self._voters]
+        found = [self.monitor.table.get(voter) for voter in self._voters]
         live = sum(member is not None and member.state in LIVE for member in found)
         return live >= majority(self._voters)
 
@@ -121,13 +121,13 @@ class MembershipCore:
         # What this node came to believe of the others while it was cut off is worth nothing: ask them all
         # first.
         self.proposer.settle(now)
-        return self.swim.sync_lost()
+        return self.monitor.sync_lost()
 
     def _learn(self, now: float, view: views.View | None) -> list[Effect]:
         if view is None or not self.proposer.learn(view):
             return []
-        effects: list[Effect] = list(self.swim.seed(now, self._strangers(view)))
-        effects += self.swim.spread_view(now, views.version(view))
+        effects: list[Effect] = list(self.monitor.seed(now, self._strangers(view)))
+        effects += self.monitor.spread_view(now, views.version(view))
         return [*effects, AnnounceView(view)]
 
     def _strangers(self, view: views.View) -> list[Member]:
@@ -135,13 +135,13 @@ class MembershipCore:
         found = []
         for name in views.up_names(view):
             contact = self._contacts.get(name)
-            if contact is not None and name != self.swim.me.name:
+            if contact is not None and name != self.monitor.me.name:
                 uuid, _, boot = view["nodes"][name]["node_id"].rpartition(":")
                 found.append(Member(name, uuid, int(boot), 0, State.ALIVE, contact.address, contact.port))
         return found
 
     def _use_register(self, now: float) -> list[Effect]:
-        if self._busy or self.swim.next_deadline() is None:
+        if self._busy or self.monitor.next_deadline() is None:
             return []
         due_at = self.proposer.due_at
         if due_at is not None and now >= due_at and not self.majority:
@@ -152,7 +152,7 @@ class MembershipCore:
                 self._busy = True
                 return [ChangeView(members)]
             self.proposer.due_at = None
-        behind = self.swim.newest_view_heard > views.version(self.proposer.view) and self._register_works
+        behind = self.monitor.newest_view_heard > views.version(self.proposer.view) and self._register_works
         if behind or now >= self._read_at:
             self._busy = True
             return [ReadView()]

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.membership.messages import Datagram
+from agent.membership.settings import DetectorKind, Settings
 from agent.membership.table import Member
 
 
@@ -35,9 +36,10 @@ class DatagramReceived:
 
 @dataclass(frozen=True, slots=True)
 class PeerHeard:
-    """Event: a peer made an authenticated request over TCP, so both directions work."""
+    """Event: a peer made an authenticated request over TCP to any agent of this node, ``age_s`` ago."""
 
     name: str
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,19 @@ class HintReceived:
 @dataclass(frozen=True, slots=True)
 class LeaveRequested:
     """Event: this node is to leave the cluster."""
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRequested:
+    """Event: this node, which has left, is to be a member again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchRequested:
+    """Event: the whole cluster is to detect failures in another way."""
+
+    detector: DetectorKind
+    suspicion: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +99,18 @@ class SendDatagram:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceMember:
-    """Effect: tell the log and the watchers that a member's state or life changed."""
+    """Effect: tell the log and the watchers that a member's state, life or services changed."""
 
     member: Member
     before: Member | None
+    accuser: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceSettings:
+    """Effect: tell the log and the watchers that the cluster now detects failures in another way."""
+
+    settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +146,9 @@ Event = (
     | ContactRefused
     | HintReceived
     | LeaveRequested
+    | JoinRequested
+    | SwitchRequested
     | ViewLearned
     | RegisterFailed
 )
-Effect = SendDatagram | AnnounceMember | AdoptBoot | ReadView | ChangeView | AnnounceView
+Effect = SendDatagram | AnnounceMember | AnnounceSettings | AdoptBoot | ReadView | ChangeView | AnnounceView

@@ -1,9 +1,9 @@
 """The queue of updates that ride on datagrams, each a limited number of times (SWIM section 4.1).
 
 An update is sent ``4 * ceil(log10(N + 1))`` times, least-sent first, then it is dropped: epidemic spread
-needs O(log N) repetitions. A newer record of a name replaces the older ones. Accusations of the same
-suspicion by different accusers are separate entries, because each one is a confirmation that shortens the
-suspicion.
+needs O(log N) repetitions. A newer record of a name replaces the older ones. Accusations by
+different accusers are separate entries: each one is a confirmation that shortens the suspicion, or one more
+report for an eviction.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from agent.common.errors import FrameTooLarge
 from agent.membership.messages import DATAGRAM_BYTES_MAX, OVERHEAD_BYTES, Update, update_bytes
 from agent.membership.table import State
 
@@ -42,15 +43,24 @@ class GossipQueue:
         return len(self._entries)
 
     def add(self, update: Update) -> None:
-        """Queues an update in place of every older one about the same member."""
-        name = update.member.name
+        """Queues an update in place of every older one about the same member.
+
+        Raises:
+            FrameTooLarge: it would never fit into a datagram, so nobody would ever hear of it.
+        """
+        name, size = update.member.name, update_bytes(update)
+        if size > ROOM_BYTES:
+            raise FrameTooLarge(
+                f"the record of {name!r} takes {size} bytes, a datagram has room for {ROOM_BYTES}",
+                hint="give the node a shorter name",
+            )
         for key in [key for key in self._entries if key[0] == name]:
             if self._entries[key].update.member.precedence < update.member.precedence:
                 del self._entries[key]
-        # One accusation an accuser; of every other state there is one entry.
-        accuser = update.accuser if update.member.state is State.SUSPECT else ""
+        # One entry an accuser; of a record that nobody is accused by there is one.
+        accuser = update.accuser if update.member.state in (State.SUSPECT, State.DEAD) else ""
         self._order += 1
-        self._entries[name, accuser] = _Entry(update, update_bytes(update), self._order)
+        self._entries[name, accuser] = _Entry(update, size, self._order)
 
     def take(self, members: int, room_bytes: int = ROOM_BYTES) -> tuple[Update, ...]:
         """Returns the updates for one datagram, least-sent and newest first, and counts them as sent."""

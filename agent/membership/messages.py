@@ -1,9 +1,10 @@
 """Datagrams between membership agents, and their msgpack codec.
 
-A datagram is one array: format version, kind, sequence, target, view version, table digest, updates. Every
-kind carries updates (piggy-backed gossip, SWIM section 4.1), the version of the newest view the sender knows,
-and the digest of its member table. The decoder checks every type and range and raises ``ProtocolError`` for
-anything else: bytes that pass authentication may still come from another release.
+A datagram is one array: format version, kind, sequence, target, view version, table digest, updates,
+settings, heartbeats. Every kind carries updates (piggy-backed gossip, SWIM section 4.1), the version of the
+newest view the sender knows, the digest of its member table, and the cluster's settings once they were ever
+changed. The decoder checks every type and range and raises ``ProtocolError`` for anything else: bytes that
+pass authentication may still come from another release.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from typing import Any
 
 import msgpack
 
-from agent.common.errors import ProtocolError
+from agent.common.errors import FrameTooLarge, ProtocolError
+from agent.membership.settings import DetectorKind, Settings
 from agent.membership.table import Member, State
 
-FORMAT = 1
+FORMAT = 2
 # Fits any path's MTU with room for IP, UDP and the seal; a longer one would be dropped silently somewhere.
 DATAGRAM_BYTES_MAX = 1200
-# Kind, sequence, digest, view version and the longest target name.
-OVERHEAD_BYTES = 100
+# Kind, sequence, digest, view version, settings and the longest target name.
+OVERHEAD_BYTES = 120
+# Heartbeat counters leave room for gossip.
+BEATS_BYTES_MAX = 700
 NAME_BYTES_MAX = 63
 COUNTER_MAX = 1 << 62
+BEAT_COUNTER_END = 1 << 32
 
 
 class Kind(IntEnum):
@@ -37,6 +42,8 @@ class Kind(IntEnum):
     GOSSIP = 5
     SYNC_REQUEST = 6
     SYNC_REPLY = 7
+    HEARTBEAT = 8
+    REFUSAL = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,19 @@ class Update:
 
     member: Member
     accuser: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The newest heartbeat counter known of one life of a node."""
+
+    name: str
+    boot: int
+    counter: int
+
+    def newer_than(self, other: Beat) -> bool:
+        """Tells whether this one shows progress."""
+        return (self.boot, self.counter) > (other.boot, other.counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +77,17 @@ class Datagram:
     view_version: int = 0
     digest: int = 0
     updates: tuple[Update, ...] = ()
+    settings: Settings | None = None
+    beats: tuple[Beat, ...] = ()
 
 
 def encode(datagram: Datagram) -> bytes:
-    """Returns the bytes of a datagram."""
+    """Returns the bytes of a datagram.
+
+    Raises:
+        FrameTooLarge: some path would drop it silently.
+    """
+    settings = datagram.settings
     packed: bytes = msgpack.packb(
         [
             FORMAT,
@@ -70,15 +97,26 @@ def encode(datagram: Datagram) -> bytes:
             datagram.view_version,
             datagram.digest,
             [_fields(update) for update in datagram.updates],
+            None if settings is None else [settings.version, int(settings.detector), settings.suspicion],
+            [[beat.name, beat.boot, beat.counter] for beat in datagram.beats],
         ],
         use_bin_type=True,
     )
+    if len(packed) > DATAGRAM_BYTES_MAX:
+        raise FrameTooLarge(
+            f"a {datagram.kind.name} datagram takes {len(packed)} bytes, the limit is {DATAGRAM_BYTES_MAX}"
+        )
     return packed
 
 
 def update_bytes(update: Update) -> int:
     """Returns how much room an update takes in a datagram."""
     return len(msgpack.packb(_fields(update), use_bin_type=True))
+
+
+def beat_bytes(name: str) -> int:
+    """Returns how much room the counter of ``name`` takes at most (boot and counter below 2^32)."""
+    return len(name.encode()) + 13
 
 
 def split(updates: Sequence[Update]) -> list[tuple[Update, ...]]:
@@ -108,13 +146,52 @@ def decode(data: bytes) -> Datagram:
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"datagram is not msgpack: {error}") from None
     match found:
-        case [int(version), int(kind), int(sequence), str(target), int(view), int(digest), list(updates)]:
-            if version != FORMAT or not Kind.PING <= kind <= Kind.SYNC_REPLY:
-                raise ProtocolError(f"datagram of format {version}, kind {kind} is unknown")
+        case [int(version), *_] if version != FORMAT:
+            raise ProtocolError(f"datagram of format {version}: another release sent it")
+        case [
+            int(),
+            int(kind),
+            int(sequence),
+            str(target),
+            int(view),
+            int(digest),
+            list(updates),
+            settings,
+            list(beats),
+        ]:
+            if not Kind.PING <= kind <= Kind.REFUSAL:
+                raise ProtocolError(f"datagram of kind {kind} is unknown")
             _check_counters(sequence, view, digest)
             _check_name(target, may_be_empty=True)
-            return Datagram(Kind(kind), sequence, target, view, digest, tuple(map(_update, updates)))
+            return Datagram(
+                Kind(kind),
+                sequence,
+                target,
+                view,
+                digest,
+                tuple([_update(update) for update in updates]),
+                None if settings is None else _settings(settings),
+                tuple([_beat(beat) for beat in beats]),
+            )
     raise ProtocolError("datagram does not have the fields of this format")
+
+
+def _settings(fields: Any) -> Settings:
+    match fields:
+        case [int(version), int(detector), bool(suspicion)] if detector in tuple(DetectorKind):
+            _check_counters(version)
+            return Settings(version, DetectorKind(detector), suspicion)
+    raise ProtocolError("settings do not have the fields of this format")
+
+
+def _beat(fields: Any) -> Beat:
+    match fields:
+        case [str(name), int(boot), int(counter)]:
+            _check_name(name)
+            if not 0 <= boot < BEAT_COUNTER_END or not 0 <= counter < BEAT_COUNTER_END:
+                raise ProtocolError(f"heartbeat of {name!r} is out of range")
+            return Beat(name, boot, counter)
+    raise ProtocolError("heartbeat does not have the fields of this format")
 
 
 def _fields(update: Update) -> list[Any]:
@@ -127,6 +204,7 @@ def _fields(update: Update) -> list[Any]:
         int(member.state),
         member.address,
         member.port,
+        member.services,
         update.accuser,
     ]
 
@@ -141,15 +219,17 @@ def _update(fields: Any) -> Update:
             int(state),
             str(address),
             int(port),
+            int(services),
             str(by),
         ]:
             _check_counters(boot, incarnation)
             _check_name(name)
             _check_name(address)
             _check_name(by, may_be_empty=True)
-            if len(uuid) != 16 or not 0 <= state <= 3 or not 0 < port < 65536:
+            if len(uuid) != 16 or not 0 <= state <= 3 or not 0 < port < 65536 or not 0 <= services < 256:
                 raise ProtocolError(f"update about {name!r} is out of range")
-            return Update(Member(name, uuid.hex(), boot, incarnation, State(state), address, port), by)
+            member = Member(name, uuid.hex(), boot, incarnation, State(state), address, port, int(services))
+            return Update(member, by)
     raise ProtocolError("update does not have the fields of this format")
 
 

@@ -120,7 +120,7 @@ class Service:
         core = self._core
         if core is None:
             return "starting"
-        live = len(core.swim.table.live())
+        live = len(core.monitor.table.live())
         return f"{live} live, view {self._view['version']}, majority {'yes' if core.majority else 'no'}"
 
     # What comes in from other threads
@@ -176,7 +176,7 @@ class Service:
             case events.AdoptBoot(boot=boot):
                 assert self._core is not None
                 logger.warning("boot_adopted boot=%d reason=a_later_life_of_this_name_is_known", boot)
-                self._identities.write(Identity(self._core.swim.me.uuid, boot))
+                self._identities.write(Identity(self._core.monitor.me.uuid, boot))
                 self._transport.set_boot(boot)
 
     def _work(self) -> None:
@@ -236,7 +236,7 @@ class Service:
         core = self._core
         assert core is not None
         now = clock.monotonic()
-        heard_at = core.swim.heard_at
+        heard_at = core.monitor.heard_at
         listed = [
             {
                 "name": member.name,
@@ -255,7 +255,7 @@ class Service:
                 "view": dict(self._view),
                 "majority": core.majority,
                 "self": self._config.name,
-                "health": core.swim.health.score,
+                "health": core.monitor.health.score,
                 "datagrams": {
                     "sent_bytes": self._transport.sent_bytes,
                     "received_bytes": self._transport.received_bytes,

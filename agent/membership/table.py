@@ -34,6 +34,8 @@ class State(IntEnum):
 
 
 LIVE = (State.ALIVE, State.SUSPECT)
+# The other agents of a node; their places here are their bits in a record, so append only.
+SERVICES = ("hydfs", "rainstorm", "logs")
 # Drawing at random and discarding is quicker than listing the whole table as long as most names will do.
 DRAWS_PER_NAME = 8
 
@@ -49,6 +51,9 @@ class Member:
     state: State
     address: str
     port: int
+    # Which services of the node live, a bit for each of SERVICES. Only the node itself changes it, together
+    # with its incarnation, so records of equal precedence are equal.
+    services: int = 0
 
     @property
     def node_id(self) -> str:
@@ -59,6 +64,10 @@ class Member:
     def precedence(self) -> tuple[int, int, int]:
         """Returns the sort key that decides which of two records of a name is kept."""
         return (self.boot, self.incarnation, int(self.state))
+
+    def lives(self, service: str) -> bool:
+        """Tells whether a service of the node lives, as far as its membership agent knows."""
+        return bool(self.services >> SERVICES.index(service) & 1)
 
     def with_state(self, state: State) -> Member:
         """Returns the same record in another state."""
@@ -80,6 +89,7 @@ class Table:
         self._names: list[str] = []
         self._dead: dict[str, None] = {}
         self.live_count = 0
+        self.suspect_count = 0
         self.digest = 0
 
     def get(self, name: str) -> Member | None:
@@ -94,9 +104,11 @@ class Table:
         else:
             self.digest ^= checksum(before)
             self.live_count -= before.state in LIVE
+            self.suspect_count -= before.state is State.SUSPECT
         self._members[member.name] = member
         self.digest ^= checksum(member)
         self.live_count += member.state in LIVE
+        self.suspect_count += member.state is State.SUSPECT
         if member.state is State.DEAD:
             self._dead[member.name] = None
         else:

@@ -206,6 +206,11 @@ class MembershipHost:
                 self._node.disk.write_durably("boots", b"x" * boot)
                 self._sealer = Sealer(KEY, self._node.name, boot, self._node.random("session").randbytes(16))
 
+    @property
+    def register_busy(self) -> bool:
+        """Tells whether a register operation is under way."""
+        return self._operation is not None and not self._operation.over
+
     # The register
 
     def _begin(self, operation: Operation) -> None:
@@ -355,7 +360,7 @@ class Cluster:
         if any(self.up(name) != sorted(names) for name in watching):
             return False
         alive = [
-            sorted(m.name for m in self.host(name).core.swim.table if m.state is State.ALIVE)
+            sorted(m.name for m in self.host(name).core.monitor.table if m.state is State.ALIVE)
             for name in watching
         ]
         return all(found == sorted(names) for found in alive)
@@ -366,7 +371,7 @@ class Cluster:
 
     def believed_dead(self, name: str, observers: Sequence[str]) -> bool:
         """Tells whether all observers hold ``name`` for dead."""
-        found = [self.host(observer).core.swim.table.get(name) for observer in observers]
+        found = [self.host(observer).core.monitor.table.get(name) for observer in observers]
         return all(member is not None and member.state is State.DEAD for member in found)
 
     def deaths(self, observers: Sequence[str], since: float = 0.0) -> list[Sighting]:

@@ -88,9 +88,9 @@ def test_the_register_is_read_again_without_a_reason() -> None:
 def test_when_the_voters_are_believed_dead_there_is_no_majority_and_nothing_is_proposed() -> None:
     bench = Bench()
     bench.form()
-    bench.core.swim.health.score = 0
+    bench.core.monitor.health.score = 0
     for name in ("n3", "n4", "n5"):
-        bench.core.swim._set(bench.now, member(name, State.DEAD), "n1")
+        bench.core.monitor.roster.put(bench.now, member(name, State.DEAD), "n1")
     bench.do(Tick())
     assert not bench.core.majority, "the register was not asked, and still: most voters are gone"
     effects = bench.run(30.0)
@@ -100,7 +100,7 @@ def test_when_the_voters_are_believed_dead_there_is_no_majority_and_nothing_is_p
 def test_after_a_failure_the_others_may_refute_before_anything_is_proposed() -> None:
     bench = Bench()
     bench.form()
-    bench.core.swim._set(bench.now, member("n5", State.DEAD), "n1")
+    bench.core.monitor.roster.put(bench.now, member("n5", State.DEAD), "n1")
     bench.hear("n2", view_version=2)
     bench.do(FAILED)
     assert not bench.core.majority

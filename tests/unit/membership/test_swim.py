@@ -12,7 +12,7 @@ from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership import events
 from agent.membership.messages import Datagram, Kind, Update
-from agent.membership.swim import Swim
+from agent.membership.monitor import Monitor
 from agent.membership.table import Member, State
 
 CONFIG = MembershipConfig()
@@ -31,28 +31,28 @@ class Bench:
     def __init__(self, *, known: Sequence[str] = NAMES) -> None:
         self.now = START
         contacts = {name: events.Contact(f"10.0.0.{name[1:]}", 7100) for name in NAMES}
-        self.swim = Swim(member("n1"), contacts, CONFIG, random.Random(1))
+        self.monitor = Monitor(member("n1"), contacts, CONFIG, random.Random(1))
         self.do(events.Started())
         self.hear("n2", Kind.SYNC_REPLY, updates=[Update(member(name)) for name in known if name != "n1"])
         self.run(4 * CONFIG.gossip_interval_s)
 
     def do(self, event: events.Started | events.HintReceived | Tick | object) -> list[events.Effect]:
-        effects = self.swim.handle(self.now, event)  # type: ignore[arg-type]
-        self.swim.check_invariants()
+        effects = self.monitor.handle(self.now, event)  # type: ignore[arg-type]
+        self.monitor.check_invariants()
         return effects
 
     def hear(
         self, sender: str, kind: Kind, sequence: int = 0, target: str = "", updates: Sequence[Update] = ()
     ) -> list[events.Effect]:
         boot = max([1, *(u.member.boot for u in updates if u.member.name == sender)])
-        datagram = Datagram(kind, sequence, target, 0, self.swim.table.digest, tuple(updates))
+        datagram = Datagram(kind, sequence, target, 0, self.monitor.table.digest, tuple(updates))
         return self.do(events.DatagramReceived(sender, boot, datagram))
 
     def run(self, duration_s: float, *, silent: Sequence[str] = ()) -> list[events.Effect]:
         """Runs the timers; all but the silent answer pings and, as helpers, say that nothing came."""
         end = self.now + duration_s
         found: list[events.Effect] = []
-        while (due := self.swim.next_deadline()) is not None and due <= end:
+        while (due := self.monitor.next_deadline()) is not None and due <= end:
             self.now = max(self.now, due)
             effects = self.do(Tick())
             found += effects
@@ -68,7 +68,7 @@ class Bench:
         return found
 
     def state(self, name: str) -> State:
-        found = self.swim.table.get(name)
+        found = self.monitor.table.get(name)
         assert found is not None
         return found.state
 
@@ -89,7 +89,7 @@ def test_every_member_is_probed_once_in_a_pass() -> None:
     assert len(pings) == 20
     counts = [pings.count(name) for name in NAMES[1:]]
     assert min(counts) >= 4, counts
-    assert bench.swim.health.score == 0
+    assert bench.monitor.health.score == 0
 
 
 def test_silence_leads_to_helpers_suspicion_and_death() -> None:
@@ -100,7 +100,7 @@ def test_silence_leads_to_helpers_suspicion_and_death() -> None:
     assert sorted(helpers) == ["n2", "n4", "n5"]
     bench.run(CONFIG.probe_interval_s, silent=["n3"])
     assert bench.state("n3") is State.SUSPECT
-    assert bench.swim.health.score == 0, "the helpers said that they got no answer either"
+    assert bench.monitor.health.score == 0, "the helpers said that they got no answer either"
     shortest = CONFIG.suspicion_min_probes * CONFIG.probe_interval_s
     bench.run(3 * shortest, silent=["n3"])
     assert bench.state("n3") is State.SUSPECT, "alone this node waits much longer"
@@ -136,14 +136,14 @@ def test_a_node_refutes_what_is_said_of_it(state: State) -> None:
     effects = bench.hear("n2", Kind.PING, 7, "n1", [Update(member("n1", state, 4), "n2")])
     answer = sent(effects, "n2", Kind.ACK)[0]
     assert Update(member("n1", incarnation=5)) in answer.updates
-    assert bench.swim.health.score == 1
+    assert bench.monitor.health.score == 1
 
 
 def test_a_later_life_of_the_own_name_is_outdone() -> None:
     bench = Bench()
     effects = bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n1", State.DEAD, 3, boot=8))])
     assert of(events.AdoptBoot, effects) == [events.AdoptBoot(9)]
-    assert bench.swim.me.boot == 9
+    assert bench.monitor.me.boot == 9
 
 
 def test_one_node_cannot_bury_others_by_gossip() -> None:
@@ -201,8 +201,8 @@ def test_a_member_whose_requests_arrive_is_not_declared_dead() -> None:
 def test_missing_nacks_are_this_nodes_own_fault() -> None:
     bench = Bench()
     bench.run(2 * CONFIG.probe_interval_s, silent=NAMES)
-    assert bench.swim.health.score >= 3
-    rounds = bench.swim.health.multiplier
+    assert bench.monitor.health.score >= 3
+    rounds = bench.monitor.health.multiplier
     assert rounds >= 4, "a node that hears nobody slows its own accusations down"
 
 
@@ -244,7 +244,7 @@ def test_leaving_is_told_to_all_and_final() -> None:
     effects = bench.do(events.LeaveRequested())
     for name in NAMES[1:]:
         assert Update(member("n1", State.LEFT)) in sent(effects, name, Kind.GOSSIP)[0].updates
-    assert bench.swim.next_deadline() is None
+    assert bench.monitor.next_deadline() is None
     bench.hear("n2", Kind.PING, 7, "n1", [Update(member("n1", State.DEAD), "n2")])
     assert bench.state("n1") is State.LEFT
 
@@ -252,13 +252,13 @@ def test_leaving_is_told_to_all_and_final() -> None:
 def test_a_table_that_differs_is_exchanged_once_gossip_is_quiet() -> None:
     bench = Bench()
     bench.run(10.0)
-    other = Datagram(Kind.PING, 5, "n1", 0, bench.swim.table.digest ^ 1)
+    other = Datagram(Kind.PING, 5, "n1", 0, bench.monitor.table.digest ^ 1)
     effects = bench.do(events.DatagramReceived("n2", 1, other))
     told = [update.member.name for update in sent(effects, "n2", Kind.SYNC_REQUEST)[0].updates]
     assert sorted(told) == NAMES
     assert not sent(bench.do(events.DatagramReceived("n2", 1, other)), "n2", Kind.SYNC_REQUEST), (
         "not again at once"
     )
-    same = Datagram(Kind.PING, 6, "n1", 0, bench.swim.table.digest)
+    same = Datagram(Kind.PING, 6, "n1", 0, bench.monitor.table.digest)
     bench.run(10.0)
     assert not sent(bench.do(events.DatagramReceived("n2", 1, same)), "n2", Kind.SYNC_REQUEST)

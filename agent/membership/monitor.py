@@ -1,0 +1,361 @@
+"""One node's watch over all others: beliefs (``roster``), the detector in charge, and the exchange of tables.
+
+Whatever detects failures, the monitor sees to it that tables converge and partitions heal: tables with
+different digests are exchanged whole, so a lost update never stays lost; dead members and unknown contacts
+are asked for theirs for ever, one a second. A dead member that does not answer that is one more independent
+report for its eviction.
+
+A timer that fires late puts off all verdicts (``health``): a process that was not scheduled cannot tell a
+dead peer from its own sleep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agent.common.config import MembershipConfig
+from agent.common.core import Tick
+from agent.membership import settings as choices
+from agent.membership.detector import Detector
+from agent.membership.events import (
+    AnnounceSettings,
+    Contact,
+    ContactRefused,
+    DatagramReceived,
+    Effect,
+    HintReceived,
+    JoinRequested,
+    LeaveRequested,
+    PeerHeard,
+    Started,
+    SwitchRequested,
+)
+from agent.membership.health import LocalHealth
+from agent.membership.heartbeat import Heartbeat
+from agent.membership.messages import Kind
+from agent.membership.outbox import Outbox
+from agent.membership.probing import RoundRobin
+from agent.membership.roster import Roster
+from agent.membership.settings import DetectorKind, Settings
+from agent.membership.swim import Swim
+from agent.membership.table import Member, State, Table
+
+if TYPE_CHECKING:
+    import random
+
+LOST_PROBE_INTERVAL_S = 1.0
+SYNC_INTERVAL_S = 1.0
+# A timer later than this gives every pending verdict one more acknowledgement time-out.
+LATE_S = 0.05
+
+MonitorEvent = (
+    Started
+    | DatagramReceived
+    | PeerHeard
+    | ContactRefused
+    | HintReceived
+    | LeaveRequested
+    | JoinRequested
+    | SwitchRequested
+    | Tick
+)
+
+
+class Monitor:
+    """Watches all other members for one node."""
+
+    def __init__(
+        self,
+        me: Member,
+        contacts: Mapping[str, Contact],
+        config: MembershipConfig,
+        rng: random.Random,
+        table: Table | None = None,
+    ) -> None:
+        self.health = LocalHealth()
+        self.table = table if table is not None else Table()
+        self.roster = Roster(me, config, choices.initial(config), self.health, self.table)
+        self.newest_view_heard = 0
+        self.heard_at: dict[str, float] = {}
+        self._contacts = {name: contact for name, contact in contacts.items() if name != me.name}
+        self._config = config
+        self._rng = rng
+        self._out = Outbox(self.roster, self._contacts)
+        parts = (self.roster, self._out, self.health, config, rng)
+        self._detectors: dict[DetectorKind, Detector] = {
+            DetectorKind.SWIM: Swim(*parts),
+            DetectorKind.HEARTBEAT: Heartbeat(*parts),
+        }
+        self._lost_robin = RoundRobin(rng)
+        self._running = False
+        self._lost_at = 0.0
+        self._gossip_at = 0.0
+        self._sync_allowed_at = 0.0
+        # When a dead member that was asked for its table counts as silent.
+        self._silent_at: dict[str, float] = {}
+        self._due: float | None = None
+        self._due_is_known = False
+
+    @property
+    def me(self) -> Member:
+        """Returns this node's own record."""
+        return self.roster.me
+
+    @property
+    def leaving(self) -> bool:
+        """Tells whether this node has left."""
+        return self.roster.leaving
+
+    @property
+    def settings(self) -> Settings:
+        """Returns which detector is in charge, and whether it suspects first."""
+        return self.roster.settings
+
+    def handle(self, now: float, event: MonitorEvent) -> list[Effect]:
+        """Applies an event and everything that is due, and returns what to do."""
+        due = self.next_deadline()
+        self._begin()
+        if due is not None and now - due > LATE_S:
+            self._forgive_lateness(now, now - due)
+        match event:
+            case Tick():
+                pass
+            case DatagramReceived():
+                self._receive(now, event)
+            case Started():
+                self._start(now)
+            case PeerHeard(name=name, age_s=age_s):
+                self.heard_at[name] = max(now - age_s, self.heard_at.get(name, 0.0))
+                self.roster.prove(name, now - age_s)
+            case ContactRefused(name=name) if self._running:
+                self.roster.accuse(now, name)
+            case HintReceived(name=name):
+                self._detector.check(now, name)
+            case LeaveRequested():
+                self._leave(now)
+            case JoinRequested():
+                self._join(now)
+            case SwitchRequested(detector=detector, suspicion=suspicion):
+                self._adopt(now, self.settings.changed(detector, suspicion))
+            case _:
+                pass
+        if self._running and self._is_due(now):
+            self._run_timers(now)
+        self._settle(now)
+        return self.roster.effects
+
+    def next_deadline(self) -> float | None:
+        """Returns when the next timer is due; None before the start and after leaving."""
+        if not self._due_is_known:
+            self._due, self._due_is_known = self._find_deadline(), True
+        return self._due
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when the state breaks a rule."""
+        self.roster.check_invariants()
+        for detector in self._detectors.values():
+            detector.check_invariants()
+
+    def seed(self, now: float, members: Sequence[Member]) -> list[Effect]:
+        """Adds members that the view names and nobody has told of yet, so that they are looked for."""
+        self._begin()
+        for member in members:
+            if self.table.get(member.name) is None:
+                self.roster.put(now, member)
+        return self.roster.effects
+
+    def spread_view(self, now: float, version: int) -> list[Effect]:
+        """Takes note of the newest view and tells a few members at once that it exists."""
+        self._begin()
+        if version > self._out.view_version:
+            self._out.view_version = version
+            self.newest_view_heard = max(version, self.newest_view_heard)
+            self._send_gossip()
+        return self.roster.effects
+
+    def sync_lost(self) -> list[Effect]:
+        """Asks every member that is believed dead, and every unknown contact, for its table at once."""
+        self._begin()
+        for name in self._lost():
+            self._sync(name)
+        return self.roster.effects
+
+    def set_services(self, services: int) -> list[Effect]:
+        """Spreads which services of this node live."""
+        self._begin()
+        if services != self.me.services:
+            self.roster.me = replace(self.me, services=services, incarnation=self.me.incarnation + 1)
+            self.roster.announce_me()
+            if self._running:
+                self._send_gossip()
+        return self.roster.effects
+
+    @property
+    def _detector(self) -> Detector:
+        return self._detectors[self.settings.detector]
+
+    def _begin(self) -> None:
+        self.roster.effects = []
+        self._due_is_known = False
+
+    def _is_due(self, now: float) -> bool:
+        due = self._find_deadline()
+        return due is not None and due <= now
+
+    def _find_deadline(self) -> float | None:
+        if not self._running:
+            return None
+        due = self._lost_at
+        for other in (self.roster.next_deadline(), *(d.next_deadline() for d in self._detectors.values())):
+            if other is not None and other < due:
+                due = other
+        if len(self.roster.gossip):
+            due = min(due, self._gossip_at)
+        return min(due, *self._silent_at.values()) if self._silent_at else due
+
+    # Start, leave, join, switch
+
+    def _start(self, now: float) -> None:
+        self._running = True
+        self._detector.start(now)
+        self._lost_at = now + self._config.probe_interval_s
+        for name in self._contacts:
+            self._sync(name)
+
+    def _leave(self, now: float) -> None:
+        if self.leaving:
+            return
+        self.roster.leaving = True
+        self.roster.me = self.me.with_state(State.LEFT)
+        self.roster.announce_me()
+        for member in self.table.live():
+            if member.name != self.me.name:
+                self._out.send(member.name, Kind.GOSSIP)
+        for detector in self._detectors.values():
+            detector.stop()
+        self._silent_at.clear()
+        self._running = False
+
+    def _join(self, now: float) -> None:
+        if not self.leaving:
+            return
+        self.roster.leaving = False
+        self.roster.me = replace(self.me, state=State.ALIVE, incarnation=self.me.incarnation + 1)
+        self.roster.announce_me()
+        self._start(now)
+        self.roster.urgent = True
+
+    def _adopt(self, now: float, chosen: Settings) -> None:
+        if chosen <= self.settings:
+            return
+        if chosen.detector is not self.settings.detector and self._running:
+            self._detector.stop()
+            self._detectors[chosen.detector].start(now)
+        self.roster.settings = chosen
+        self.roster.effects.append(AnnounceSettings(chosen))
+        self.roster.urgent = True
+
+    # What comes in
+
+    def _receive(self, now: float, event: DatagramReceived) -> None:
+        name, datagram = event.sender, event.datagram
+        known = self.table.get(name)
+        if name == self.me.name or (known is not None and event.boot < known.boot):
+            return
+        self.heard_at[name] = now
+        self.newest_view_heard = max(self.newest_view_heard, datagram.view_version)
+        for update in datagram.updates:
+            self.roster.merge(now, update)
+        if datagram.settings is not None:
+            self._adopt(now, datagram.settings)
+        if not self._running:
+            return
+        for detector in self._detectors.values():
+            detector.receive(now, name, datagram)
+        if datagram.kind is Kind.SYNC_REQUEST:
+            self._out.send_table(name, Kind.SYNC_REPLY)
+        elif datagram.kind in (Kind.PING, Kind.HEARTBEAT):
+            self._compare_digest(now, name, datagram.digest)
+
+    def _compare_digest(self, now: float, name: str, digest: int) -> None:
+        if digest != self.table.digest and not len(self.roster.gossip) and now >= self._sync_allowed_at:
+            self._sync_allowed_at = now + SYNC_INTERVAL_S
+            self._sync(name)
+
+    def _settle(self, now: float) -> None:
+        """Does what changed beliefs ask for."""
+        roster = self.roster
+        while roster.buried or roster.doubted:
+            buried, roster.buried = roster.buried, []
+            for name in buried:
+                for detector in self._detectors.values():
+                    detector.forget(name)
+                self._ask_dead(now, name)
+            doubted, roster.doubted = roster.doubted, []
+            for name in doubted:
+                self._detector.check(now, name)
+        if roster.urgent:
+            roster.urgent = False
+            if self._running:
+                self._send_gossip()
+
+    # Timers and what goes out
+
+    def _forgive_lateness(self, now: float, lateness_s: float) -> None:
+        stalled = self.health.timer_late(lateness_s)
+        grace_s = self._config.probe_interval_s if stalled else self._config.ack_timeout_s
+        for detector in self._detectors.values():
+            detector.forgive(now, grace_s, stalled)
+        self.roster.forgive(now, grace_s)
+        self._silent_at = {name: max(at, now + 2 * grace_s) for name, at in self._silent_at.items()}
+
+    def _run_timers(self, now: float) -> None:
+        self.roster.expire(now)
+        for detector in self._detectors.values():
+            detector.run_timers(now)
+        for name in [name for name, at in self._silent_at.items() if at <= now]:
+            asked_at = self._silent_at.pop(name) - self._config.probe_interval_s
+            member = self.table.get(name)
+            if member is not None and member.state is State.DEAD and self.heard_at.get(name, 0.0) < asked_at:
+                self.roster.accuse(now, name)
+        if now >= self._lost_at:
+            self._lost_at = now + LOST_PROBE_INTERVAL_S
+            lost = self._lost_robin.next(self._lost, self._is_lost)
+            if lost is not None:
+                self._sync(lost)
+                self._await_silence(now, lost)
+        if len(self.roster.gossip) and now >= self._gossip_at:
+            self._gossip_at = now + self._config.gossip_interval_s
+            self._send_gossip()
+
+    def _ask_dead(self, now: float, name: str) -> None:
+        member = self.table.get(name)
+        if self._running and member is not None and member.state is State.DEAD:
+            if self.me.name not in self.roster.reporters(name):
+                self._sync(name)
+            self._await_silence(now, name)
+
+    def _await_silence(self, now: float, name: str) -> None:
+        member = self.table.get(name)
+        if member is not None and member.state is State.DEAD:
+            if self.me.name in self.roster.reporters(name):
+                self._silent_at.pop(name, None)
+            else:
+                self._silent_at.setdefault(name, now + self._config.probe_interval_s)
+
+    def _lost(self) -> list[str]:
+        unknown = [name for name in self._contacts if self.table.get(name) is None]
+        return unknown + self.table.dead_names()
+
+    def _is_lost(self, name: str) -> bool:
+        member = self.table.get(name)
+        return name in self._contacts if member is None else member.state is State.DEAD
+
+    def _send_gossip(self) -> None:
+        for name in self.roster.sample_others(self._rng, self._config.gossip_fanout):
+            self._out.send(name, Kind.GOSSIP)
+
+    def _sync(self, name: str) -> None:
+        self._out.send_table(name, Kind.SYNC_REQUEST)
