@@ -1,26 +1,20 @@
 """The durable slots of a voter, in memory and in one append-only log.
 
-A record is length, CRC32 and msgpack [key, promised, accepted, value]. A change is written and
-``fdatasync``-ed before it is answered: a promise that a crash forgets could elect two values. The log is
-rewritten when it has grown to many times what it holds. A torn record at the end was never answered and is
-cut off; a bad record before the end means that the disk lies, and the agent refuses to start.
+A change is written and ``fdatasync``-ed before it is answered: a promise that a crash forgets could elect
+two values. The log is rewritten when it has grown to many times what it holds. When it turns out damaged
+(``register_log``) the agent refuses to start.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import threading
-import zlib
 from pathlib import Path
-from typing import Any
 
-import msgpack
-
-from agent.common.errors import Corrupt, DiskFailed
+from agent.common.errors import DiskFailed
 from agent.common.register import Answer, Slot, VoterRequest, answer
+from agent.wire import register_log
 
-RECORD = struct.Struct(">II")
 REWRITE_BYTES_MIN = 4 * 1024 * 1024
 
 
@@ -74,7 +68,7 @@ class RegisterStore:
         return descriptor
 
     def _append(self, key: str, slot: Slot) -> None:
-        record = _pack(key, slot)
+        record = register_log.pack(key, slot)
         try:
             written = os.write(self._file, record)
             if written != len(record):
@@ -89,7 +83,7 @@ class RegisterStore:
 
     def _rewrite(self, key: str, slot: Slot) -> None:
         fresh = self._path.with_suffix(".new")
-        data = b"".join(_pack(name, kept) for name, kept in {**self._slots, key: slot}.items())
+        data = b"".join(register_log.pack(name, kept) for name, kept in {**self._slots, key: slot}.items())
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -102,37 +96,8 @@ class RegisterStore:
 
     def _load(self) -> int:
         data = self._path.read_bytes()
-        offset = 0
-        while offset < len(data):
-            end, record = _unpack(data, offset)
-            if record is None:
-                if any(
-                    _unpack(data, start)[1] for start in range(offset + 1, min(len(data), offset + 65536))
-                ):
-                    raise Corrupt(
-                        f"register log {self._path} is damaged at byte {offset}, with good records behind it",
-                        hint="replace this node's disk and let it join as a new node",
-                    )
-                with open(self._path, "r+b") as file:
-                    file.truncate(offset)
-                break
-            key, promised, accepted, value = record
-            self._slots[key] = Slot((promised[0], promised[1]), (accepted[0], accepted[1]), value)
-            offset = end
-        return offset
-
-
-def _pack(key: str, slot: Slot) -> bytes:
-    body: bytes = msgpack.packb([key, slot.promised, slot.accepted, slot.value], use_bin_type=True)
-    return RECORD.pack(len(body), zlib.crc32(body)) + body
-
-
-def _unpack(data: bytes, offset: int) -> tuple[int, list[Any] | None]:
-    start = offset + RECORD.size
-    if start > len(data):
-        return offset, None
-    length, crc = RECORD.unpack_from(data, offset)
-    body = data[start : start + length]
-    if length < 4 or len(body) != length or zlib.crc32(body) != crc:
-        return offset, None
-    return start + length, msgpack.unpackb(body, raw=False, strict_map_key=False)
+        self._slots, size = register_log.replay(data, str(self._path))
+        if size < len(data):
+            with open(self._path, "r+b") as file:
+                file.truncate(size)
+        return size
