@@ -114,6 +114,11 @@ class Disk:
         """Makes the next sync of any file fail."""
         self._fail_syncs += 1
 
+    def mend(self) -> None:
+        """Ends all faults that are still to strike; what they did stays."""
+        self.full = False
+        self._fail_syncs = 0
+
     def flip_bit(self, name: str, offset: int | None = None) -> int:
         """Flips a bit of chance in the durable part of a file; returns the byte's offset, -1 if it is empty."""
         durable = self._durable_bytes.get(name, 0)

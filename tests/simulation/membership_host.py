@@ -16,20 +16,15 @@ from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.common.errors import NoMajority, RainStormError
 from agent.common.register import (
-    Accept,
     Answer,
     AnswerReceived,
     Ask,
     Failed,
     Finished,
-    Prepare,
     Proposal,
     Read,
-    Slot,
     VoterFailed,
-    VoterRequest,
     Wait,
-    answer,
     settled,
 )
 from agent.membership import events, messages
@@ -40,64 +35,13 @@ from agent.membership.table import Member, State
 from agent.wire import framing
 from agent.wire.registers import to_fields
 from tests.simulation.network import LinkSettings
+from tests.simulation.voter import Voter, answer_of
 from tests.simulation.world import Node, World
 
 KEY = bytes(range(32))
 PORT = 7100
 VOTER_TIMEOUT_S = 1.0
 OPERATION_TIMEOUT_S = 3.0
-
-
-class SimulatedVoter:
-    """The durable slots of one voter and the answers it gives."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._slots: dict[str, Slot] = {}
-        data, offset = node.disk.read("registers"), 0
-        while offset < len(data):
-            header, size = framing.decode_prefix(data[offset : offset + 8])
-            fields = framing.decode(data[offset : offset + 8 + header + size]).header
-            promised, accepted = fields["promised"], fields["accepted"]
-            self._slots[fields["key"]] = Slot(
-                (promised[0], promised[1]), (accepted[0], accepted[1]), fields["value"]
-            )
-            offset += 8 + header + size
-
-    def apply(self, request: VoterRequest) -> Answer:
-        """Answers a request; what changed is durable by then, as in ``RegisterStore``."""
-        slot = self._slots.get(request.key, Slot())
-        changed, reply = answer(slot, request)
-        if changed != slot:
-            self._slots[request.key] = changed
-            fields = {
-                "key": request.key,
-                "promised": changed.promised,
-                "accepted": changed.accepted,
-                "value": changed.value,
-            }
-            self._node.disk.append_durably("registers", framing.encode(framing.Frame(fields)))
-        return reply
-
-    def answer_frame(self, header: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the reply to a request frame."""
-        key = str(header["key"])
-        request: VoterRequest
-        match header["type"]:
-            case "prepare":
-                request = Prepare(key, (header["ballot"][0], header["ballot"][1]))
-            case "accept":
-                request = Accept(key, (header["ballot"][0], header["ballot"][1]), header["value"])
-            case _:
-                request = Read(key)
-        found = self.apply(request)
-        return {
-            "reply": header["id"],
-            "ok": found.ok,
-            "promised": found.promised,
-            "accepted": found.accepted,
-            "value": found.value,
-        }
 
 
 class Operation:
@@ -127,14 +71,17 @@ class MembershipHost:
         self._cluster = cluster
         index = cluster.names.index(node.name)
         boot = len(node.disk.read("boots")) + 1
+        if boot == 1:  # a new disk is another identity
+            node.disk.write_durably("uuid", f"{index + 1:016x}{node.generation:016x}".encode())
+        uuid = node.disk.read("uuid").decode()
         node.disk.append_durably("boots", b"x")
         contacts = {name: events.Contact(f"10.0.0.{i + 1}", PORT) for i, name in enumerate(cluster.names)}
         contact = contacts[node.name]
-        me = Member(node.name, f"{index + 1:032x}", boot, 0, State.ALIVE, contact.address, contact.port)
+        me = Member(node.name, uuid, boot, 0, State.ALIVE, contact.address, contact.port)
         self.boot = boot
         self.core = MembershipCore(me, contacts, cluster.voters, cluster.config, node.random("swim"))
         self.register_works = True
-        self._voter = SimulatedVoter(node)
+        self._voter = Voter(node)
         self._session = node.random("session").randbytes(16)
         self._sealer = Sealer(KEY, node.name, boot, self._session)
         self._opener = Opener(KEY)
@@ -144,6 +91,8 @@ class MembershipHost:
         self._next_id = 0
         self._counter = 0
         self.dropped = 0
+        # A node that receives no datagrams while its streams work: a broken firewall rule.
+        self.deaf = False
         node.after(0.0, lambda: self.post(events.Started()))
 
     def post(self, event: Any) -> None:
@@ -152,6 +101,9 @@ class MembershipHost:
             self._execute(effect)
 
     def on_message(self, now: float, sender: str, data: bytes) -> None:
+        if data[:1] == b"D" and self.deaf:
+            self.dropped += 1
+            return
         if data[:1] == b"D":
             try:
                 opened = self._opener.open(data[1:])
@@ -199,8 +151,12 @@ class MembershipHost:
                 assert self._operation is not None
                 for voter in self._cluster.voters:
                     self._ask(Ask(voter, 0, Read("view")), self._operation)
-            case events.ChangeView(members=members):
-                self._begin_change(lambda current: views.propose(current, members) or current)
+            case events.ChangeView(members=members, reporters=reporters):
+                self._begin_change(lambda current: views.propose(current, members, reporters) or current)
+            case events.AnnounceSettings() | events.AnnounceConflict():
+                self._node.world.trace(self._node.name, effect)
+            case events.GiveUp(error=error):
+                raise AssertionError(f"{self._node.name} gives up: {error}")
             case events.AdoptBoot(boot=boot):
                 self.boot = boot
                 self._node.disk.write_durably("boots", b"x" * boot)
@@ -258,8 +214,7 @@ class MembershipHost:
         voter, attempt, operation = self._asks.pop(header["reply"], ("", 0, None))
         if operation is None or operation.over:
             return
-        promised, accepted = header["promised"], header["accepted"]
-        found = Answer(header["ok"], (promised[0], promised[1]), (accepted[0], accepted[1]), header["value"])
+        found = answer_of(header)
         if operation.proposal is not None:
             self._carry_out(operation, operation.proposal.handle(AnswerReceived(voter, attempt, found)))
             return

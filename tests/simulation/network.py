@@ -138,6 +138,10 @@ class Network:
         """Tells whether traffic from ``source`` to ``target`` is stopped."""
         return (source, target) in self._cuts
 
+    def cuts(self) -> frozenset[tuple[str, str]]:
+        """Returns the pairs (source, target) that are cut."""
+        return frozenset(self._cuts)
+
     def _delay(self, link: LinkSettings) -> float:
         return link.delay_min_s + self._rng.expovariate(1.0) * link.delay_mean_s
 

@@ -27,8 +27,8 @@ from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership import messages
 from agent.membership.events import AnnounceMember, DatagramReceived, SendDatagram, Started
+from agent.membership.monitor import Monitor
 from agent.membership.seal import TAG_BYTES, TAIL
-from agent.membership.swim import Swim
 from agent.membership.table import Member, State, Table, checksum
 
 # Format, length of the name, and the name itself come before the tail of a sealed datagram.
@@ -96,8 +96,7 @@ class Peer:
     """One simulated node."""
 
     name: str
-    index: int
-    swim: Swim
+    monitor: Monitor
     wake_at: float = math.inf
     up: bool = True
     sent_bytes: int = 0
@@ -124,12 +123,12 @@ class Group:
         for member in members.values():
             digest ^= checksum(member)
         self.peers: dict[str, Peer] = {}
-        for index, name in enumerate(names):
+        for name in names:
             rng = random.Random(f"{seed}:{name}")
-            swim = Swim(members[name], {}, config, rng, SharedTable(members, names, digest))
-            self.peers[name] = Peer(name, index, swim)
+            monitor = Monitor(members[name], {}, config, rng, SharedTable(members, names, digest))
+            self.peers[name] = Peer(name, monitor)
         for peer in self.peers.values():
-            self._carry_out(peer, peer.swim.handle(self.now, Started()))
+            self._carry_out(peer, peer.monitor.handle(self.now, Started()))
 
     def crash(self, name: str) -> None:
         """Silences a node at once."""
@@ -148,7 +147,7 @@ class Group:
                 if peer.wake_at != self.now:
                     continue
                 peer.wake_at = math.inf
-                due = peer.swim.next_deadline()
+                due = peer.monitor.next_deadline()
                 if due is not None and due > self.now:
                     self._arm(peer, due)
                     continue
@@ -156,7 +155,7 @@ class Group:
             else:
                 event = DatagramReceived(sender, 1, datagram)
             self.events += 1
-            self._carry_out(peer, peer.swim.handle(self.now, event))
+            self._carry_out(peer, peer.monitor.handle(self.now, event))
         self.now = end
 
     def _arm(self, peer: Peer, due: float | None) -> None:
@@ -171,7 +170,7 @@ class Group:
                 self._send(peer, effect)
             elif type(effect) is AnnounceMember and effect.member.state is State.DEAD:
                 self.deaths.setdefault(effect.member.name, {})[peer.name] = self.now
-        self._arm(peer, peer.swim.next_deadline())
+        self._arm(peer, peer.monitor.next_deadline())
 
     def _send(self, peer: Peer, effect: SendDatagram) -> None:
         data = messages.encode(effect.datagram)

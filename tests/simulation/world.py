@@ -13,7 +13,7 @@ state goes to ``node.disk``. After each call into a host the world asks for ``ne
 
 A node can crash, be paused, be slow (each call into its host takes time, so that messages and timers queue
 up) and have its wall clock set; its monotonic clock never jumps. A host that raises ``DiskFailed`` or
-``DiskFull`` has stopped its agent: the node crashes. Moments worth reaching are counted by ``World.hit``.
+``DiskFull``, or ``Corrupt`` at its start, has stopped its agent: the node crashes. Moments worth reaching are counted by ``World.hit``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from agent.common.errors import DiskFailed, DiskFull
+from agent.common.errors import Corrupt, DiskFailed, DiskFull
 from tests.simulation.disk import Disk
 from tests.simulation.network import LinkSettings, Network
 
@@ -115,7 +115,7 @@ class Node:
         self._busy_until = 0.0
         try:
             self.host = self._make(self)
-        except (DiskFailed, DiskFull) as error:
+        except (Corrupt, DiskFailed, DiskFull) as error:
             self._stop(error)
             return
         self.arm()
@@ -137,6 +137,13 @@ class Node:
         if self.up:
             self._wake_at = None
             self.arm()
+
+    def receive(self, source: str, data: bytes) -> None:
+        """Takes the bytes that ``source`` sent, now or when the node gets to it."""
+        host = self.host
+        if host is None or not self.up:
+            return
+        self._enter(self.generation, lambda: host.on_message(self.world.now, source, data))
 
     def call(self, action: Callable[[], None]) -> None:
         """Runs ``action`` on this node now, or when its pause ends; ignored while it is down."""
@@ -287,14 +294,8 @@ class World:
 
     def deliver(self, source: str, target: str, data: bytes) -> None:
         """Hands bytes to a node (called by the network)."""
-        node = self.nodes[target]
         self.trace("deliver", source, target, len(data))
-
-        def take() -> None:
-            assert node.host is not None
-            node.host.on_message(self.now, source, data)
-
-        node.call(take)
+        self.nodes[target].receive(source, data)
 
     def report_unreachable(self, source: str, target: str) -> None:
         """Tells a node that its stream was reset (called by the network)."""
@@ -319,8 +320,12 @@ class World:
     def run(self, duration_s: float) -> None:
         """Runs everything that is due within ``duration_s`` and sets the clock to its end."""
         end = self.now + duration_s
-        while self._heap and self._heap[0][0] <= end:
-            self.step()
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= end:
+            self.now, _, action, arguments = pop(heap)
+            self.events += 1
+            action(*arguments)
+        assert self.events < EVENTS_MAX, f"seed {self.seed}: the world does not come to rest"
         self.now = end
 
     def wait_for(self, predicate: Callable[[], object], timeout_s: float, what: str) -> float:

@@ -1,0 +1,268 @@
+"""Membership and view under a schedule of faults, then healed, then examined.
+
+Checked all the time (safety):
+
+- M1 one view for each version, one leader for each term, terms never go back;
+- M2 nobody is believed dead or evicted whom no fault touched, except in the table of a node that was itself
+  cut off;
+- M3 nobody else raises a node's incarnation or boot: no record is newer than the node it speaks of;
+- M4 lives never go back: the boots in the view, and what one life of an observer believes, only grow.
+
+After the faults (liveness, each within a bound): M5 all agree on a view of all; M6 it is calm then: no deaths,
+no new views, little traffic; M7 a node that now crashes is dead everywhere and out of the view in time, and
+nobody else is; M8 it comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.membership import events
+from agent.membership import view as views
+from agent.membership.table import Member, State
+from tests.simulation.membership_host import Cluster, MembershipHost, Sighting
+from tests.simulation.schedule import Faults, Schedule, Step, draw
+
+FAULTS_S = 12.0
+# Verdicts, refutations and views in flight may outlive the fault that caused them by this much.
+GRACE_S = 12.0
+CONVERGED_S = 30.0
+CALM_S = 3.0
+CALM_BYTES_PER_S = 3000.0
+DETECTED_S = 4.0
+BACK_S = 10.0
+# Kinds of fault that only membership knows: a wrong hint, a port that answers "refused", an orderly leave.
+EXTRA = {"hint": 2, "refuse": 2, "leave": 1}
+# Moments that a batch of seeds must reach, or the swarm does not test what it says.
+MOMENTS = (
+    "suspected",
+    "refuted",
+    "dead",
+    "left",
+    "later life seen",
+    "evicted",
+    "admitted again",
+    "new life in the view",
+    "leader changed",
+    "no majority",
+    "leader crashed",
+    "crash with a register operation in flight",
+    "pause with a register operation in flight",
+    "cut off with a register operation in flight",
+    "boot adopted",
+    "agent stopped: DiskFailed",
+    "agent stopped: DiskFull",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one run was like."""
+
+    trace: str
+    hits: Mapping[str, int]
+    simulated_s: float
+
+
+class SwarmCluster(Cluster):
+    """A cluster that checks M2-M4 whenever a node believes something new."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.faults: Faults | None = None
+        self.exam = ""
+        self._own: dict[str, tuple[int, int]] = {}
+        self._believed: dict[tuple[str, int, str], int] = {}
+        super().__init__(schedule.seed, schedule.nodes, schedule.voters, link=schedule.link)
+
+    def saw(self, sighting: Sighting) -> None:
+        """Checks and counts a change of state that a node saw."""
+        super().saw(sighting)
+        member, observer = sighting.member, sighting.observer
+        self._note_own(member.name)
+        own = self._own.get(member.name, (0, 0))
+        assert (member.boot, member.incarnation) <= own, f"M3: {observer} believes {member}, it is at {own}"
+        key = (observer, self.world.nodes[observer].generation, member.name)
+        assert member.boot >= self._believed.get(key, 0), f"M4: {observer} went back to {member}"
+        self._believed[key] = member.boot
+        self._count(member)
+        if member.state is State.DEAD:
+            excused = self._is_touched(member.name) or self._is_cut_off(observer)
+            assert excused, f"M2: {observer} holds {member.name} for dead, whom no fault touched"
+
+    def learned(self, view: Mapping[str, Any] | None) -> None:
+        """Checks and counts a view that a node learned."""
+        fresh = view is not None and view["version"] not in self.views
+        super().learned(view)
+        if view is None or not fresh:
+            return
+        before = self.views.get(view["version"] - 1)
+        for name, entry in view["nodes"].items():
+            self._note_own(name)
+            boot = int(entry["node_id"].rpartition(":")[2])
+            assert boot <= self._own.get(name, (0, 0))[0], f"M3: the view has a life {entry} of {name}"
+            known = before["nodes"].get(name) if before is not None else None
+            if known is not None and boot < int(known["node_id"].rpartition(":")[2]):
+                raise AssertionError(f"M4: the view went back to an earlier life of {name}: {known}, {entry}")
+            self._count_entry(known, entry)
+            if entry["state"] == views.DOWN and (known is None or known["state"] == views.UP):
+                assert self._is_touched(name), f"M2: {name} was evicted, whom no fault touched"
+        if before is not None and view["leader"] != before["leader"] and before["leader"]:
+            self.world.hit("leader changed")
+
+    def note_lives(self) -> None:
+        """Takes note of how far every running node has raised its boot and incarnation."""
+        for name in self.names:
+            self._note_own(name)
+
+    def _note_own(self, name: str) -> None:
+        node = self.world.nodes.get(name)
+        host = node.host if node is not None else None
+        if isinstance(host, MembershipHost):
+            me = host.core.monitor.me
+            self._own[name] = max(self._own.get(name, (0, 0)), (me.boot, me.incarnation))
+
+    def _is_touched(self, name: str) -> bool:
+        if name == self.exam:
+            return True
+        until = self.faults.touched_until.get(name) if self.faults is not None else None
+        return until is not None and self.world.now <= until + GRACE_S
+
+    def _is_cut_off(self, name: str) -> bool:
+        until = self.faults.cut_off_until.get(name) if self.faults is not None else None
+        return until is not None and self.world.now <= until + GRACE_S
+
+    def _count(self, member: Member) -> None:
+        match member.state:
+            case State.SUSPECT:
+                self.world.hit("suspected")
+            case State.DEAD:
+                self.world.hit("dead")
+            case State.LEFT:
+                self.world.hit("left")
+            case State.ALIVE if member.incarnation > 0:
+                self.world.hit("refuted")
+            case State.ALIVE if member.boot > 1:
+                self.world.hit("later life seen")
+
+    def _count_entry(self, known: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> None:
+        if known is None:
+            return
+        if (known["state"], entry["state"]) == (views.UP, views.DOWN):
+            self.world.hit("evicted")
+        elif (known["state"], entry["state"]) == (views.DOWN, views.UP):
+            self.world.hit("admitted again")
+        elif known["node_id"] != entry["node_id"]:
+            self.world.hit("new life in the view")
+
+
+class MembershipFaults(Faults):
+    """Faults that count what they strike."""
+
+    def __init__(self, cluster: SwarmCluster, schedule: Schedule) -> None:
+        super().__init__(cluster.world, schedule, durable=cluster.voters, other=self._strike)
+        self._cluster = cluster
+
+    def _apply(self, step: Step) -> None:
+        cluster = self._cluster
+        cluster.note_lives()
+        if not self.over:
+            self._count(step)
+        super()._apply(step)
+
+    def _count(self, step: Step) -> None:
+        cluster, world = self._cluster, self._cluster.world
+        hosts = [cluster.host(name) for name in step.names if world.nodes[name].up]
+        busy = any(host.register_busy for host in hosts)
+        if step.kind in ("crash", "pause") and busy:
+            world.hit(f"{step.kind} with a register operation in flight")
+        if step.kind in ("isolate", "deafen", "silence", "partition") and busy:
+            world.hit("cut off with a register operation in flight")
+        if step.kind == "crash" and hosts:
+            view = hosts[0].core.proposer.view
+            if view is not None and view["leader"] == step.names[0]:
+                world.hit("leader crashed")
+        running = [cluster.host(name) for name in cluster.running()]
+        if any(not host.core.majority for host in running):
+            world.hit("no majority")
+        if any(host.boot > world.nodes[name].generation for name in cluster.running()
+               for host in [cluster.host(name)]):
+            world.hit("boot adopted")
+
+    def _strike(self, step: Step) -> None:
+        cluster, name = self._cluster, step.names[0]
+        node = cluster.world.nodes[name]
+        if not node.up:
+            return
+        host = cluster.host(name)
+        match step.kind:
+            case "hint":
+                node.call(lambda: host.post(events.HintReceived(step.names[1])))
+            case "refuse":
+                node.call(lambda: host.post(events.ContactRefused(step.names[1])))
+            case "leave":
+                self.touch([name], step)
+                node.call(lambda: host.post(events.LeaveRequested()))
+                cluster.world.after(0.2, self._end_life, name, node.generation, step)
+
+    def _end_life(self, name: str, generation: int, step: Step) -> None:
+        node = self._cluster.world.nodes[name]
+        if not self.over and node.up and node.generation == generation:
+            self._do_crash(Step(step.at_s, "crash", (name,), step.duration_s))
+
+
+def schedule_of(seed: int | str) -> Schedule:
+    """Returns the schedule of a seed."""
+    return draw(seed, FAULTS_S * 0.8, extra=EXTRA)
+
+
+def run(schedule: Schedule) -> Result:
+    """Runs one schedule to its end.
+
+    Raises:
+        AssertionError: a check failed; the message begins with its number.
+    """
+    cluster = SwarmCluster(schedule)
+    world = cluster.world
+    cluster.form()
+    cluster.faults = faults = MembershipFaults(cluster, schedule)
+    world.run(FAULTS_S)
+    cluster.note_lives()
+    # A node that left stays away until somebody starts it again: the operator does, here.
+    faults.heal()
+    for name in cluster.names:
+        if cluster.host(name).core.monitor.leaving:
+            world.crash(name)
+            world.restart(name)
+    world.wait_for(lambda: cluster.agree_on(cluster.names), CONVERGED_S, "M5: all agree on a view of all")
+    check_calm(cluster)
+    examine(cluster, world.random("exam").choice(cluster.names))
+    return Result(world.trace_hash(), dict(world.hits), world.now)
+
+
+def check_calm(cluster: SwarmCluster) -> None:
+    """M6: nothing more happens in a healed cluster."""
+    world = cluster.world
+    world.run(2.0)  # what is still to be said
+    newest, deaths, sent = max(cluster.views), len(cluster.deaths(cluster.names)), world.network.delivered_bytes
+    world.run(CALM_S)
+    assert max(cluster.views) == newest, "M6: the view changes without a cause"
+    assert len(cluster.deaths(cluster.names)) == deaths, "M6: somebody dies without a cause"
+    rate = (world.network.delivered_bytes - sent) / CALM_S / len(cluster.names)
+    assert rate <= CALM_BYTES_PER_S, f"M6: {rate:.0f} B/s a node in a calm cluster"
+
+
+def examine(cluster: SwarmCluster, victim: str) -> None:
+    """M7 and M8: a crash is found in time, and the node comes back."""
+    world = cluster.world
+    rest = [name for name in cluster.names if name != victim]
+    cluster.exam = victim
+    cluster.note_lives()
+    world.crash(victim)
+    world.wait_for(lambda: cluster.believed_dead(victim, rest), DETECTED_S, "M7: the crash is known to all")
+    voters_left = sum(voter in rest for voter in cluster.voters)
+    if voters_left > len(cluster.voters) // 2:
+        world.wait_for(lambda: cluster.agree_on(rest), DETECTED_S, "M7: the crashed node is out of the view")
+    world.restart(victim)
+    world.wait_for(lambda: cluster.agree_on(cluster.names), BACK_S, "M8: the crashed node is back")

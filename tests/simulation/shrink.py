@@ -1,0 +1,97 @@
+"""Makes a failing schedule short: delta debugging over its steps (Zeller and Hildebrandt, TSE 2002).
+
+Steps are left out in ever smaller groups as long as the run still breaks the same check; then durations and
+settings are made plain. What is left is printed as Python that replays it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from tests.simulation.network import LinkSettings
+from tests.simulation.schedule import Schedule, Step
+
+RUNS_MAX = 150
+
+
+def kind_of(error: BaseException) -> str:
+    """Returns what broke, without the names and numbers that differ from run to run."""
+    text = str(error).split("\n")[0]
+    text = re.sub(r"seed [^:]*: ", "", text)
+    return f"{type(error).__name__}: " + re.sub(r"\bn\d+\b|\d+(\.\d+)?", "#", text.partition("{")[0])[:60]
+
+
+class Shrinker:
+    """Shrinks one schedule by running it again and again."""
+
+    def __init__(self, run: Callable[[Schedule], object], runs_max: int = RUNS_MAX) -> None:
+        self.runs = 0
+        self._run = run
+        self._runs_max = runs_max
+        self._wanted = ""
+
+    def failure(self, schedule: Schedule) -> str | None:
+        """Returns what the schedule breaks, or None."""
+        self.runs += 1
+        try:
+            self._run(schedule)
+        except AssertionError as error:
+            return kind_of(error)
+        return None
+
+    def shrink(self, schedule: Schedule) -> Schedule:
+        """Returns a shorter schedule that breaks the same check; the very one when it does not fail again."""
+        found = self.failure(schedule)
+        if found is None:
+            return schedule
+        self._wanted = found
+        schedule = self._drop_steps(schedule)
+        for simpler in self._simpler(schedule):
+            candidate = simpler(schedule)
+            if candidate != schedule and self._still_fails(candidate):
+                schedule = candidate
+        return self._drop_steps(schedule)
+
+    def _still_fails(self, schedule: Schedule) -> bool:
+        return self.runs < self._runs_max and self.failure(schedule) == self._wanted
+
+    def _drop_steps(self, schedule: Schedule) -> Schedule:
+        size = max(1, len(schedule.steps) // 2)
+        while schedule.steps:
+            start, dropped = 0, False
+            while start < len(schedule.steps):
+                kept = schedule.steps[:start] + schedule.steps[start + size :]
+                candidate = replace(schedule, steps=kept)
+                if self._still_fails(candidate):
+                    schedule, dropped = candidate, True
+                else:
+                    start += size
+            if size == 1 and not dropped:
+                break
+            size = max(1, size // 2)
+        return schedule
+
+    def _simpler(self, schedule: Schedule) -> Iterator[Callable[[Schedule], Schedule]]:
+        yield lambda found: replace(found, link=LinkSettings())
+        for index, step in enumerate(schedule.steps):
+            yield lambda found, i=index, s=step: _put(found, i, replace(s, at_s=float(round(s.at_s))))
+            for duration_s in (0.3, 1.0, 2.0):
+                if duration_s < step.duration_s:
+                    yield lambda found, i=index, d=duration_s: _put(
+                        found, i, replace(found.steps[i], duration_s=d)
+                    )
+
+
+def _put(schedule: Schedule, index: int, step: Step) -> Schedule:
+    steps = [*schedule.steps[:index], step, *schedule.steps[index + 1 :]]
+    return replace(schedule, steps=tuple(sorted(steps, key=lambda found: found.at_s)))
+
+
+def as_python(schedule: Schedule) -> str:
+    """Returns the schedule as Python, a step a line."""
+    steps = "".join(f"        {step!r},\n" for step in schedule.steps)
+    link = "" if schedule.link == LinkSettings() else f"    link={schedule.link!r},\n"
+    head = f"    seed={schedule.seed!r},\n    nodes={schedule.nodes},\n    voters={schedule.voters},\n"
+    return f"Schedule(\n{head}{link}    steps=(\n{steps}    ),\n)"

@@ -1,0 +1,67 @@
+"""A simulated voter: its durable slots and the answers it gives.
+
+It mirrors ``RegisterStore`` and recovers with the very code of it: a torn end is cut off, and a damaged log
+keeps the agent from starting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.common.register import Accept, Answer, Prepare, Read, Slot, VoterRequest, answer
+from agent.wire import register_log
+from tests.simulation.world import Node
+
+FILE = "registers"
+
+
+class Voter:
+    """The durable slots of one voter."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        data = node.disk.read(FILE)
+        self._slots, size = register_log.replay(data, f"{node.name}/{FILE}")
+        if size < len(data):
+            node.world.hit("torn register log")
+            node.disk.truncate(FILE, size)
+
+    def apply(self, request: VoterRequest) -> Answer:
+        """Answers a request; what changed is durable by then.
+
+        Raises:
+            DiskFailed, DiskFull: it could not be made durable; the agent must stop.
+        """
+        slot = self._slots.get(request.key, Slot())
+        changed, reply = answer(slot, request)
+        if changed != slot:
+            self._node.disk.append_durably(FILE, register_log.pack(request.key, changed))
+            self._slots[request.key] = changed
+        return reply
+
+    def answer_frame(self, header: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the reply to a request frame."""
+        key = str(header["key"])
+        request: VoterRequest
+        match header["type"]:
+            case "prepare":
+                request = Prepare(key, (header["ballot"][0], header["ballot"][1]))
+            case "accept":
+                request = Accept(key, (header["ballot"][0], header["ballot"][1]), header["value"])
+            case _:
+                request = Read(key)
+        found = self.apply(request)
+        return {
+            "reply": header["id"],
+            "ok": found.ok,
+            "promised": found.promised,
+            "accepted": found.accepted,
+            "value": found.value,
+        }
+
+
+def answer_of(header: Mapping[str, Any]) -> Answer:
+    """Returns the answer that a reply frame holds."""
+    promised, accepted = header["promised"], header["accepted"]
+    return Answer(header["ok"], (promised[0], promised[1]), (accepted[0], accepted[1]), header["value"])
