@@ -9,11 +9,12 @@ record: equal tables have equal digests, and a change costs one checksum, not a 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+import mmh3
 
 if TYPE_CHECKING:
     import random
@@ -150,4 +151,5 @@ class Table:
 
 def checksum(member: Member) -> int:
     """Returns what a record adds to the digest."""
-    return zlib.crc32(f"{member.name}\0{member.uuid}\0{member.precedence}".encode())
+    # Not a CRC: those are linear, so that two records with the same difference would cancel each other out.
+    return mmh3.hash(f"{member.name}\0{member.uuid}\0{member.precedence}", signed=False)

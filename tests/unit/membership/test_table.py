@@ -75,3 +75,13 @@ def test_live_members_are_the_alive_and_the_suspect() -> None:
         table.put(record(1, 0, state, f"n{index}"))
     assert [member.name for member in table.live()] == ["n0", "n1"]
     assert len(table) == 4
+
+
+def test_equal_changes_of_two_records_do_not_cancel_out_in_the_digest() -> None:
+    # Found by the swarm: one node suspected two others, both had refuted; a CRC called the tables equal, and
+    # nobody ever told it.
+    behind, ahead = Table(), Table()
+    for name in ("n1", "n3"):
+        behind.put(Member(name, "0" * 32, 1, 0, State.SUSPECT, "10.0.0.1", 7100))
+        ahead.put(Member(name, "0" * 32, 1, 1, State.ALIVE, "10.0.0.1", 7100))
+    assert behind.digest != ahead.digest
