@@ -158,7 +158,8 @@ def _publish_all(self: JobMachine, now: float) -> list[Effect]:
 
 
 def _keep_everything(self: LeaderCore, node: str) -> Tell:
-    return Tell(node, {"type": "keep", "term": self.term, "jobs": dict.fromkeys(self.jobs, 0)})
+    jobs = {job: 0 for job, machine in self.jobs.items() if machine.phase != "ended"}
+    return Tell(node, {"type": "keep", "term": self.term, "jobs": jobs})
 
 
 def _say_nothing(self: LeaderCore, now: float, nodes: Any) -> list[Any]:
