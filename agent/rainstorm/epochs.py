@@ -66,6 +66,7 @@ class Epoch:
             "published": published,
         }
 
-    def complete_and_last(self) -> bool:
-        """Tells whether every task had ended when it acknowledged: nothing can come after this epoch."""
-        return all(self.acks[task]["done"] for task in self.tasks)
+    def files(self) -> list[str]:
+        """Returns the segment files that the epoch was written to."""
+        references = [found for ack in self.acks.values() for found in (*ack["state"], *ack["sink"])]
+        return [str(file) for file, _, _ in references]

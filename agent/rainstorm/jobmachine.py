@@ -21,6 +21,7 @@ from agent.rainstorm import plan as planning
 from agent.rainstorm.epochs import EPOCH_TIMEOUT_S, Epoch
 from agent.rainstorm.job import JobSpec, parse
 from agent.rainstorm.joblog import JobState, Record
+from agent.rainstorm.segments import SegmentFiles
 
 DEPLOY_TIMEOUT_S = 20.0
 PUBLISH_TIMEOUT_S = 10.0
@@ -56,7 +57,14 @@ class JobEnded:
     job: str
 
 
-Effect = Tell | AppendLog | JobEnded
+@dataclass(frozen=True, slots=True)
+class DeleteFiles:
+    """Effect: remove segment files that nobody needs any more."""
+
+    names: Sequence[str]
+
+
+Effect = Tell | AppendLog | JobEnded | DeleteFiles
 
 
 class JobMachine:
@@ -83,6 +91,7 @@ class JobMachine:
         self._last_trigger_at = 0.0
         self._phase_at = 0.0
         self._ticked_at = 0.0
+        self._segment_files = SegmentFiles()
         self._publishing: dict[tuple[int, str], tuple[str, float]] = {}
         self._fruitless = 0
         self._cause = ""
@@ -335,6 +344,10 @@ class JobMachine:
         # All tasks may have ended while this epoch was under way.
         self._wanted = self._wanted or len(self._ended_tasks) == len(self._tasks)
         return effects + self._trigger_if_due(now)
+
+    def _drop_segments(self, epoch: Epoch) -> list[Effect]:
+        unused = self._segment_files.unused(self.state, epoch.files())
+        return [DeleteFiles(unused)] if unused else []
 
     def last_epoch_committed(self) -> bool:
         """Tells whether all tasks had ended in the last committed epoch."""

@@ -16,7 +16,7 @@ from typing import Any
 from agent.common.core import Tick
 from agent.common.ids import token
 from agent.rainstorm.joblog import JobState
-from agent.rainstorm.jobmachine import AppendLog, JobEnded, JobMachine, Tell
+from agent.rainstorm.jobmachine import AppendLog, DeleteFiles, JobEnded, JobMachine, Tell
 
 # A node that did not answer is left out of placement for this long, or until it reports by itself.
 SHUN_S = 3.0
@@ -126,7 +126,7 @@ Event = (
     | StatusWanted
     | Tick
 )
-Effect = Tell | AppendLog | JobEnded | TakeOver | StepDown | ReplyStatus
+Effect = Tell | AppendLog | JobEnded | DeleteFiles | TakeOver | StepDown | ReplyStatus
 
 
 class LeaderCore:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,7 +20,7 @@ from agent.common.errors import NotFound, NotLeader, RainStormError
 from agent.common.runner import CoreRunner
 from agent.rainstorm import status
 from agent.rainstorm.joblog import JobState
-from agent.rainstorm.jobmachine import AppendLog, JobEnded, Tell
+from agent.rainstorm.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
 from agent.rainstorm.leader import (
     AgentUnreachable,
     CancelRequested,
@@ -196,6 +196,8 @@ class Office:
                 self._answer(effect)
             case JobEnded(job=job):
                 self._end(job)
+            case DeleteFiles(names=names):
+                self._log_thread.put(lambda: self._delete(names))
 
     def _answer(self, effect: ReplyStatus) -> None:
         with self._lock:
@@ -228,6 +230,14 @@ class Office:
         except RainStormError as error:
             # The job's own log has its outcome; the next leader enters it into the index.
             logger.warning("index_not_written job=%s error=%s", job, error)
+
+    def _delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            try:
+                self._storage.client.delete(name)
+            except RainStormError as error:
+                # What is left goes with the job's other segments when the job ends.
+                logger.info("segments_not_deleted name=%s error=%s", name, error)
 
     def _with_identity(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         """Adds to a deployment the certificate that the tasks of this generation share."""

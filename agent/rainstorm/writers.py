@@ -12,11 +12,13 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import NotFound, RainStormError
 from agent.rainstorm.host import AppendSegments, OutputPublished, PublishOutput, SegmentsAppended
 from agent.rainstorm.joblog import Reference
+from agent.rainstorm.segments import SEGMENT_FILE_BYTES, segment_file
 from agent.rainstorm.storage import Storage, pieces
 
 logger = logging.getLogger("agent.rainstorm.writers")
@@ -26,11 +28,17 @@ SEGMENT_TIMEOUT_S = 20.0
 PUBLISH_TIMEOUT_S = 20.0
 # An epoch's output is cut into at most this many appends (4 GiB at 1 MiB each).
 PIECES_PER_EPOCH_MAX = 4096
+# Jobs whose open file is remembered.
+JOBS_MAX = 100
 
 
-def segments_file(job: str, writer: str) -> str:
-    """Returns the name of the file that a node's agent writes a job's segments to."""
-    return f".rainstorm/{job}/segments-{writer}"
+@dataclass(slots=True)
+class _OpenFile:
+    """The file that a job's segments go to now."""
+
+    name: str
+    size: int = 0
+    sequence: int = 0
 
 
 class Worker:
@@ -69,25 +77,30 @@ class Worker:
 class SegmentWriter:
     """Makes the segments of epochs durable."""
 
-    def __init__(self, storage: Storage, writer: str, post: Callable[[SegmentsAppended], None]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        writer: str,
+        post: Callable[[SegmentsAppended], None],
+        file_bytes: int = SEGMENT_FILE_BYTES,
+    ) -> None:
         self._storage = storage
         self._writer = writer
         self._post = post
-        self._sequences: dict[str, int] = {}
+        self._file_bytes = file_bytes
+        self._open: dict[str, _OpenFile] = {}
+        self._files = 0
         self._worker = Worker("segment-writer", self._append)
         self.start, self.stop, self.put = self._worker.start, self._worker.stop, self._worker.put
 
-    def forget(self, job: str) -> None:
-        """Drops what is known of a job that has ended."""
-        self._sequences.pop(segments_file(job, self._writer), None)
-
     def _append(self, wanted: AppendSegments) -> None:
-        file = segments_file(wanted.job, self._writer)
         try:
-            offset = self._write(file, b"".join(wanted.parts))
+            file, offset = self._write(wanted.job, b"".join(wanted.parts))
         except RainStormError as error:
-            # The leader sees a stuck epoch and starts a new generation.
+            # The leader sees a stuck epoch and starts a new generation. Where the file ends is not known any
+            # more, so the next epoch goes to a new one.
             logger.warning("segments_lost job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
+            self._open.pop(wanted.job, None)
             return
         references: list[list[Reference]] = []
         for part in wanted.parts:
@@ -95,18 +108,28 @@ class SegmentWriter:
             offset += len(part)
         self._post(SegmentsAppended(wanted.job, wanted.generation, wanted.epoch, references))
 
-    def _write(self, file: str, data: bytes) -> int:
-        if file not in self._sequences:
-            self._storage.create_if_missing(file)
-            self._sequences[file] = 0
-        first = -1
+    def _write(self, job: str, data: bytes) -> tuple[str, int]:
+        """Appends ``data`` to one file and returns the file and where it begins there."""
+        current = self._open.get(job)
+        if current is None or current.size >= self._file_bytes:
+            current = self._next_file(job)
+        begin = current.size
         for piece in pieces(data):
-            self._sequences[file] += 1
-            result = self._storage.append(
-                file, piece, self._writer, self._sequences[file], timeout_s=SEGMENT_TIMEOUT_S
+            current.sequence += 1
+            self._storage.append(
+                current.name, piece, self._writer, current.sequence, timeout_s=SEGMENT_TIMEOUT_S
             )
-            first = result.offset if first < 0 else first
-        return first
+            current.size += len(piece)
+        return current.name, begin
+
+    def _next_file(self, job: str) -> _OpenFile:
+        self._files += 1
+        fresh = _OpenFile(segment_file(job, self._writer, self._files))
+        self._storage.create_if_missing(fresh.name)
+        if len(self._open) >= JOBS_MAX and job not in self._open:
+            del self._open[next(iter(self._open))]  # the oldest; should it go on, it gets a new file
+        self._open[job] = fresh
+        return fresh
 
 
 class Publisher:

@@ -1,0 +1,43 @@
+"""Which segment files of a job are still needed (a core).
+
+Agents write the state and output of epochs to numbered files of their own and begin a new one when it has
+become large. A file may go when no committed state and no unpublished output lies in it any more and its
+writer has begun a later one; so what a job keeps in HyDFS is bounded by its state, not by how long it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.rainstorm.joblog import JobState
+
+# Large enough that files are rare, small enough that a long job's garbage does not matter.
+SEGMENT_FILE_BYTES = 64 * 1024 * 1024
+
+
+def segment_file(job: str, writer: str, number: int) -> str:
+    """Returns the name of the ``number``-th segment file that a writer made for a job."""
+    return f".rainstorm/{job}/segments-{writer}-{number:06d}"
+
+
+class SegmentFiles:
+    """The segment files that a leader has seen in acknowledgements."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, None] = {}
+
+    def unused(self, state: JobState, written: Iterable[str]) -> list[str]:
+        """Returns the files that nobody needs any more, each once; ``written`` were used in the last epoch.
+        """
+        needed = dict.fromkeys(file for references in state.segments.values() for file, _, _ in references)
+        for _, _, references in state.unpublished:
+            needed.update(dict.fromkeys(file for file, _, _ in references))
+        self._files.update(dict.fromkeys([*needed, *written]))
+        newest: dict[str, str] = {}
+        for file in sorted(self._files):
+            newest[file.rpartition("-")[0]] = file
+        kept = {**needed, **dict.fromkeys(newest.values())}
+        over = [file for file in self._files if file not in kept]
+        for file in over:
+            del self._files[file]
+        return over
