@@ -16,7 +16,7 @@ def ack(**changed: Any) -> dict[str, Any]:
 
 
 def test_an_epoch_is_complete_when_all_tasks_have_answered() -> None:
-    """In any order, from any number of agents, repeated or not; tasks that are not of the job do not count."""
+    """In any order, from any number of agents, repeated or not; tasks of other jobs do not count."""
     epoch = Epoch(7, 2, 0.0, TASKS)
     assert epoch.missing() == TASKS
     assert not epoch.acknowledge({"0.1": ack()})

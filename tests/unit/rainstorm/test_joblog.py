@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.common.errors import Corrupt
@@ -43,6 +43,7 @@ def folded(*records: dict[str, Any]) -> JobState:
     return state
 
 
+@settings(max_examples=40)
 @given(RECORDS)
 def test_records_survive_the_log(records: list[dict[str, Any]]) -> None:
     """Whatever a record holds; appends of several records are the same as one of all."""
@@ -52,6 +53,7 @@ def test_records_survive_the_log(records: list[dict[str, Any]]) -> None:
     assert list(decode(memoryview(bytearray(data)))) == records
 
 
+@settings(max_examples=40)
 @given(RECORDS.filter(len), st.data())
 def test_a_torn_log_is_noticed(records: list[dict[str, Any]], draws: st.DataObject) -> None:
     """Cut between records it is a shorter log; cut anywhere else it is corrupt, never something else."""

@@ -224,7 +224,7 @@ def check(raw: dict[str, Any], data: bytes, cuts: list[int], seed: int) -> None:
 
 CUTS = st.lists(st.integers(1, 120), max_size=5)
 SEEDS = st.integers(0, 1 << 30)
-CHAINS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CHAINS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 CSV_STAGES = [
     [{"operator": "identity", "tasks": 2}],

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.common.errors import JobInvalid
@@ -162,6 +162,7 @@ def extents(draw: st.DrawFn) -> list[Extent]:
     return found
 
 
+@settings(max_examples=60)
 @given(extents(), st.integers(1, 6), st.sampled_from([1, 5, 20]), st.data())
 def test_splits_cover_the_source_once(
     parts: list[Extent], tasks: int, smallest: int, draws: st.DataObject

@@ -250,7 +250,7 @@ def test_a_bad_value_fails_the_job_and_names_the_task() -> None:
         counter().handle(BatchReceived("0.0", partials((b"a", b"x"))))
 
 
-FAULTS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FAULTS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @FAULTS

@@ -73,7 +73,7 @@ def records(data: bytes, csv: bool) -> list[Row] | list[bytes]:
     return parts[:-1] if not parts[-1] else parts
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(
     csv_texts(), st.integers(0, 5), CUTS, SEEDS, st.booleans(), st.sampled_from([[1], [1, 2, 7], [30, 400]])
 )
@@ -103,6 +103,7 @@ def test_every_record_is_read_once_and_in_order(
     assert [record for _, piece in resumed + rest for record in records(piece, csv)] == whole
 
 
+@settings(max_examples=60)
 @given(csv_texts(), CUTS, st.booleans())
 def test_each_record_belongs_to_the_split_of_its_first_byte(data: bytes, cuts: list[int], csv: bool) -> None:
     """So no two tasks read the same record, however the splits are dealt out among them."""
@@ -155,6 +156,7 @@ class SmallFile(SourceFile):
         return bytearray(self.data[offset : offset + size])
 
 
+@settings(max_examples=40)
 @given(csv_texts(), st.integers(0, 4), CUTS, st.integers(1, 4))
 def test_the_survey_tells_which_splits_begin_inside_quotes(
     data: bytes, start: int, cuts: list[int], tasks: int
@@ -194,6 +196,7 @@ def test_record_ends_are_line_feeds_outside_quotes(data: bytes, draws: st.DataOb
     assert quotes(data) == quotes(bytearray(data)) == quotes(memoryview(data)) == data.count(b'"')
 
 
+@settings(max_examples=50)
 @given(csv_texts(width=2), CUTS, SEEDS)
 def test_runs_parse_like_the_whole_file(data: bytes, cuts: list[int], seed: int) -> None:
     """Parsing run by run gives the rows of the whole file, for lines their bytes."""

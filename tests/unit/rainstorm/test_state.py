@@ -79,7 +79,7 @@ class StateMachine(RuleBasedStateMachine):
 
 
 TestKeyedState = StateMachine.TestCase
-TestKeyedState.settings = settings(max_examples=60, stateful_step_count=25)
+TestKeyedState.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 def test_a_key_that_is_new_is_gone_after_a_rollback() -> None:
