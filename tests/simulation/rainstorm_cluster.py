@@ -71,7 +71,7 @@ class Cluster:
         self.store = Store(self.world)
         self.watch = Watch(self.store, end_to_end_only=end_to_end_only)
         self.names = [f"n{number + 1}" for number in range(rng.choice([3, 4, 5]))]
-        sizes = Sizes(rng.choice([0, 1, 2]), rng.choice([64, 1 << 20]))
+        sizes = Sizes(rng.choice([0, 1, 2]), rng.choice([64, 1 << 20]), rng.choice([200, 2000, 1 << 26]))
         boots: dict[str, int] = {}
 
         def make(node: Node) -> Agent:

@@ -30,13 +30,13 @@ from agent.rainstorm.host import (
 from agent.rainstorm.joblog import Reference
 from agent.rainstorm.leader import LeaderCore
 from agent.rainstorm.processor import TaskCore
+from agent.rainstorm.segments import segment_file
 from agent.rainstorm.storage import pieces
 from agent.rainstorm.taskhost import SNAPSHOT_FIELDS
 from agent.rainstorm.writers import (
     PIECES_PER_EPOCH_MAX,
     PUBLISH_TIMEOUT_S,
     SEGMENT_TIMEOUT_S,
-    segments_file,
 )
 from agent.wire.framing import Frame
 from tests.simulation.rainstorm_kernel import Rpc, Runner, Thread, Worker
@@ -71,6 +71,7 @@ class Sizes:
 
     spare_tasks: int = 1
     piece_bytes: int = 1 << 20
+    segment_file_bytes: int = 1 << 26
 
 
 class Supervisor:
@@ -129,20 +130,28 @@ class Supervisor:
         return process
 
 
+@dataclass(slots=True)
+class _OpenFile:
+    name: str
+    size: int = 0
+    sequence: int = 0
+
+
 class SegmentWriter:
     """Mirrors ``writers.SegmentWriter``."""
 
     def __init__(self, agent: Agent, writer: str) -> None:
         self._agent = agent
         self._writer = writer
-        self._sequences: dict[str, int] = {}
+        self._open: dict[str, _OpenFile] = {}
+        self._files = 0
         self.put = Worker(self._append).put
 
     def _append(self, wanted: AppendSegments) -> Thread:
-        file = segments_file(wanted.job, self._writer)
         try:
-            offset = yield from self._write(file, b"".join(wanted.parts))
+            file, offset = yield from self._write(wanted.job, b"".join(wanted.parts))
         except RainStormError:
+            self._open.pop(wanted.job, None)
             return
         references: list[list[Reference]] = []
         for part in wanted.parts:
@@ -150,19 +159,22 @@ class SegmentWriter:
             offset += len(part)
         self._agent.host.post(SegmentsAppended(wanted.job, wanted.generation, wanted.epoch, references))
 
-    def _write(self, file: str, data: bytes) -> Thread:
+    def _write(self, job: str, data: bytes) -> Thread:
         storage = self._agent.storage
-        if file not in self._sequences:
-            yield from storage.create_if_missing(file)
-            self._sequences[file] = 0
-        first = -1
+        current = self._open.get(job)
+        if current is None or current.size >= self._agent.sizes.segment_file_bytes:
+            self._files += 1
+            current = _OpenFile(segment_file(job, self._writer, self._files))
+            yield from storage.create_if_missing(current.name)
+            self._open[job] = current
+        begin = current.size
         for piece in pieces(data, self._agent.sizes.piece_bytes):
-            self._sequences[file] += 1
-            result = yield from storage.append(
-                file, piece, self._writer, self._sequences[file], timeout_s=SEGMENT_TIMEOUT_S
+            current.sequence += 1
+            yield from storage.append(
+                current.name, piece, self._writer, current.sequence, timeout_s=SEGMENT_TIMEOUT_S
             )
-            first = result.offset if first < 0 else first
-        return first
+            current.size += len(piece)
+        return current.name, begin
 
 
 class Publisher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent.common.errors import (
@@ -15,7 +16,7 @@ from agent.common.errors import (
     RainStormError,
 )
 from agent.rainstorm.joblog import JobState, Record, decode, encode
-from agent.rainstorm.jobmachine import AppendLog, JobEnded, Tell
+from agent.rainstorm.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
 from agent.rainstorm.leader import (
     AgentUnreachable,
     JobSubmitted,
@@ -235,6 +236,8 @@ class Office:
             case JobEnded(job=job):
                 self._agent.watch.ended(job, self.core.jobs[job])
                 self._log_thread.put(self._close(job))
+            case DeleteFiles(names=names):
+                self._log_thread.put(self._delete(names))
 
     def _take_over(self, term: int) -> Thread:
         while True:
@@ -273,6 +276,15 @@ class Office:
             yield from self.logs.close_job(job, {"job": job})
         except RainStormError:
             self._agent.watch.hit("index not written")
+
+    def _delete(self, names: Sequence[str]) -> Thread:
+        for name in names:
+            try:
+                yield from self._agent.storage.direct(name, partial(self._agent.storage.store.delete, name))
+            except RainStormError:
+                self._agent.watch.hit("segment file not deleted")
+            else:
+                self._agent.watch.hit("segment file deleted")
 
     def _with_identity(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         if message["type"] != "deploy":

@@ -109,6 +109,11 @@ class Store:
         )
         return FileStat(name, file.file_id, size, blocks)
 
+    def delete(self, name: str) -> None:
+        """Deletes a file."""
+        self.open(name)
+        del self.files[name]
+
     def delete_prefix(self, prefix: str) -> None:
         """Deletes files."""
         for name in [name for name in self.files if name.startswith(prefix)]:
