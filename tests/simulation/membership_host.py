@@ -159,6 +159,7 @@ class MembershipHost:
                 raise AssertionError(f"{self._node.name} gives up: {error}")
             case events.AdoptBoot(boot=boot):
                 self.boot = boot
+                self._node.world.hit("boot adopted")
                 self._node.disk.write_durably("boots", b"x" * boot)
                 self._sealer = Sealer(KEY, self._node.name, boot, self._node.random("session").randbytes(16))
 

@@ -15,12 +15,15 @@ nobody else is; M8 it comes back.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from agent.common.config import MembershipConfig
 from agent.membership import events
 from agent.membership import view as views
+from agent.membership.settings import DetectorKind
 from agent.membership.table import Member, State
 from tests.simulation.membership_host import Cluster, MembershipHost, Sighting
 from tests.simulation.schedule import Faults, Schedule, Step, draw
@@ -30,11 +33,15 @@ FAULTS_S = 12.0
 GRACE_S = 12.0
 CONVERGED_S = 30.0
 CALM_S = 3.0
-CALM_BYTES_PER_S = 3000.0
+# Received by a node; heartbeats carry everybody's counters, several times a probe interval.
+CALM_BYTES_PER_S = {"swim": 3000.0, "heartbeat": 6000.0}
 DETECTED_S = 4.0
 BACK_S = 10.0
 # Kinds of fault that only membership knows: a wrong hint, a port that answers "refused", an orderly leave.
-EXTRA = {"hint": 2, "refuse": 2, "leave": 1}
+# The last two wait for a moment that chance would rarely hit.
+EXTRA = {"hint": 2, "refuse": 2, "leave": 1, "switch": 1, "crash_busy": 1, "pause_busy": 1}
+HEARTBEAT_SHARE = 0.25
+AMBUSH_S, AMBUSH_STEP_S = 3.0, 0.001
 # Moments that a batch of seeds must reach, or the swarm does not test what it says.
 MOMENTS = (
     "suspected",
@@ -74,7 +81,9 @@ class SwarmCluster(Cluster):
         self.exam = ""
         self._own: dict[str, tuple[int, int]] = {}
         self._believed: dict[tuple[str, int, str], int] = {}
-        super().__init__(schedule.seed, schedule.nodes, schedule.voters, link=schedule.link)
+        config = MembershipConfig(detector=schedule.variant or "swim")
+        super().__init__(schedule.seed, schedule.nodes, schedule.voters, config=config, link=schedule.link)
+        self.world.on_crash = self._note_own
 
     def saw(self, sighting: Sighting) -> None:
         """Checks and counts a change of state that a node saw."""
@@ -110,11 +119,6 @@ class SwarmCluster(Cluster):
                 assert self._is_touched(name), f"M2: {name} was evicted, whom no fault touched"
         if before is not None and view["leader"] != before["leader"] and before["leader"]:
             self.world.hit("leader changed")
-
-    def note_lives(self) -> None:
-        """Takes note of how far every running node has raised its boot and incarnation."""
-        for name in self.names:
-            self._note_own(name)
 
     def _note_own(self, name: str) -> None:
         node = self.world.nodes.get(name)
@@ -165,8 +169,6 @@ class MembershipFaults(Faults):
         self._cluster = cluster
 
     def _apply(self, step: Step) -> None:
-        cluster = self._cluster
-        cluster.note_lives()
         if not self.over:
             self._count(step)
         super()._apply(step)
@@ -175,8 +177,6 @@ class MembershipFaults(Faults):
         cluster, world = self._cluster, self._cluster.world
         hosts = [cluster.host(name) for name in step.names if world.nodes[name].up]
         busy = any(host.register_busy for host in hosts)
-        if step.kind in ("crash", "pause") and busy:
-            world.hit(f"{step.kind} with a register operation in flight")
         if step.kind in ("isolate", "deafen", "silence", "partition") and busy:
             world.hit("cut off with a register operation in flight")
         if step.kind == "crash" and hosts:
@@ -186,9 +186,6 @@ class MembershipFaults(Faults):
         running = [cluster.host(name) for name in cluster.running()]
         if any(not host.core.majority for host in running):
             world.hit("no majority")
-        if any(host.boot > world.nodes[name].generation for name in cluster.running()
-               for host in [cluster.host(name)]):
-            world.hit("boot adopted")
 
     def _strike(self, step: Step) -> None:
         cluster, name = self._cluster, step.names[0]
@@ -197,6 +194,12 @@ class MembershipFaults(Faults):
             return
         host = cluster.host(name)
         match step.kind:
+            case "switch":
+                kind = host.core.monitor.settings.detector
+                other = DetectorKind.SWIM if kind is DetectorKind.HEARTBEAT else DetectorKind.HEARTBEAT
+                node.call(lambda: host.post(events.SwitchRequested(other, True)))
+            case "crash_busy" | "pause_busy":
+                self._ambush(step, cluster.world.now + AMBUSH_S)
             case "hint":
                 node.call(lambda: host.post(events.HintReceived(step.names[1])))
             case "refuse":
@@ -206,6 +209,20 @@ class MembershipFaults(Faults):
                 node.call(lambda: host.post(events.LeaveRequested()))
                 cluster.world.after(0.2, self._end_life, name, node.generation, step)
 
+    def _ambush(self, step: Step, until: float) -> None:
+        world, name = self._cluster.world, step.names[0]
+        node = world.nodes[name]
+        if self.over or not node.up or node.paused or world.now > until:
+            return
+        if not self._cluster.host(name).register_busy:
+            world.after(AMBUSH_STEP_S, self._ambush, step, until)
+        elif step.kind == "crash_busy":
+            world.hit("crash with a register operation in flight")
+            self._do_crash(step)
+        else:
+            world.hit("pause with a register operation in flight")
+            self._do_pause(step)
+
     def _end_life(self, name: str, generation: int, step: Step) -> None:
         node = self._cluster.world.nodes[name]
         if not self.over and node.up and node.generation == generation:
@@ -214,7 +231,10 @@ class MembershipFaults(Faults):
 
 def schedule_of(seed: int | str) -> Schedule:
     """Returns the schedule of a seed."""
-    return draw(seed, FAULTS_S * 0.8, extra=EXTRA)
+    schedule = draw(seed, FAULTS_S * 0.8, extra=EXTRA)
+    if random.Random(f"{seed}:variant").random() < HEARTBEAT_SHARE:
+        return replace(schedule, variant="heartbeat")
+    return schedule
 
 
 def run(schedule: Schedule) -> Result:
@@ -228,7 +248,6 @@ def run(schedule: Schedule) -> Result:
     cluster.form()
     cluster.faults = faults = MembershipFaults(cluster, schedule)
     world.run(FAULTS_S)
-    cluster.note_lives()
     # A node that left stays away until somebody starts it again: the operator does, here.
     faults.heal()
     for name in cluster.names:
@@ -250,7 +269,8 @@ def check_calm(cluster: SwarmCluster) -> None:
     assert max(cluster.views) == newest, "M6: the view changes without a cause"
     assert len(cluster.deaths(cluster.names)) == deaths, "M6: somebody dies without a cause"
     rate = (world.network.delivered_bytes - sent) / CALM_S / len(cluster.names)
-    assert rate <= CALM_BYTES_PER_S, f"M6: {rate:.0f} B/s a node in a calm cluster"
+    detector = cluster.host(cluster.names[0]).core.monitor.settings.detector.label
+    assert rate <= CALM_BYTES_PER_S[detector], f"M6: {rate:.0f} B/s a node in a calm cluster"
 
 
 def examine(cluster: SwarmCluster, victim: str) -> None:
@@ -258,7 +278,6 @@ def examine(cluster: SwarmCluster, victim: str) -> None:
     world = cluster.world
     rest = [name for name in cluster.names if name != victim]
     cluster.exam = victim
-    cluster.note_lives()
     world.crash(victim)
     world.wait_for(lambda: cluster.believed_dead(victim, rest), DETECTED_S, "M7: the crash is known to all")
     voters_left = sum(voter in rest for voter in cluster.voters)

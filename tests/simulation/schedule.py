@@ -41,6 +41,7 @@ class Schedule:
     voters: int = 5
     link: LinkSettings = LinkSettings()
     steps: tuple[Step, ...] = ()
+    variant: str = ""
 
     def names(self) -> list[str]:
         """Returns the names of the nodes."""

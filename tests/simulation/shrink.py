@@ -94,4 +94,5 @@ def as_python(schedule: Schedule) -> str:
     steps = "".join(f"        {step!r},\n" for step in schedule.steps)
     link = "" if schedule.link == LinkSettings() else f"    link={schedule.link!r},\n"
     head = f"    seed={schedule.seed!r},\n    nodes={schedule.nodes},\n    voters={schedule.voters},\n"
+    head += f"    variant={schedule.variant!r},\n" if schedule.variant else ""
     return f"Schedule(\n{head}{link}    steps=(\n{steps}    ),\n)"

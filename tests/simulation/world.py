@@ -228,6 +228,8 @@ class World:
         self.recent: deque[tuple[object, ...]] = deque(maxlen=TRACE_LINES_KEPT)
         self.events = 0
         self.hits: Counter[str] = Counter()
+        # Called with a node's name just before it loses what it holds in memory.
+        self.on_crash: Callable[[str], None] = lambda name: None
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self._streams: dict[str, random.Random] = {}
@@ -261,6 +263,7 @@ class World:
     def crash(self, name: str) -> None:
         """Kills a node as SIGKILL and a power cut would."""
         self.trace("crash", name)
+        self.on_crash(name)
         self.nodes[name].crash()
 
     def restart(self, name: str) -> None:
