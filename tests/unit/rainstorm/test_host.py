@@ -191,6 +191,9 @@ def test_words_of_an_older_generation_are_ignored(node: Node) -> None:
     assert node.prepared("0.0", 1) == node.prepared("1.0", 1) == []
     assert node.event(TaskGone(JOB, "0.0", 1, "killed", None)) == []
     assert node.core.jobs[JOB].open == {}
+    node.snapshot("0.0", 5, generation=2)
+    node.snapshot("1.0", 5, generation=2, state=b"s")
+    assert node.event(SegmentsAppended(JOB, 1, 5, [[], [], [("f", 0, 1)], []])) == []
     assert node.snapshot("0.0", 6, generation=2) == []
     (report,) = reports(node.snapshot("1.0", 6, generation=2))
     assert report["generation"] == 2

@@ -177,6 +177,17 @@ def test_a_commit_under_way_when_a_task_fails_counts(cluster: Cluster) -> None:
     check_output(cluster)
 
 
+def test_a_step_waits_for_its_own_append(cluster: Cluster) -> None:
+    """The confirmation of an overtaken commit does not start a generation that is not in the log yet."""
+    into_phase(cluster, "committing")
+    cluster.kill_task("1.0")
+    commit, generation = cluster.held_appends
+    assert cluster.tell_leader(LogAppended(JOB, commit.token, 0.0)) == []
+    assert cluster.leader.jobs[JOB].phase == "logging"
+    cluster.tell_leader(LogAppended(JOB, generation.token, 0.0))
+    assert cluster.leader.jobs[JOB].phase == "deploying"
+
+
 def test_a_commit_under_way_when_the_last_node_goes() -> None:
     """A job that waits for a node still learns that its commit is in the log."""
     cluster = Cluster(["n1"])
@@ -579,11 +590,33 @@ def test_a_task_is_put_back_in_place_only_where_it_was(cluster: Cluster) -> None
     for node in cluster.names:
         if node != first:
             cluster.lose(node)
+    deploys = [
+        tell.message for tell in cluster.told if tell.message["type"] == "deploy" and tell.node == first
+    ]
+    assert deploys[-1]["tasks"]["0.1"]["in_place"] is False
     cluster.settle()
     assert cluster.home("0.1") == first
     process = cluster.tasks[first, JOB, "0.1"]
     assert not process.in_place
     assert process.message["epoch"] == cluster.state().epoch
+
+
+def test_a_new_leader_puts_moved_tasks_nowhere_in_place(cluster: Cluster) -> None:
+    """It knows from the log alone who had which task: only those stay in place."""
+    running(cluster)
+    gone = cluster.home("0.1")
+    before = dict(cluster.state().placement)
+    cluster.silent.add(gone)
+    cluster.restart_leader(**{gone: "down"})
+    details = {
+        (task, tell.node): detail["in_place"]
+        for tell in cluster.told
+        if tell.message["type"] == "deploy"
+        for task, detail in tell.message["tasks"].items()
+    }
+    assert {task for task, _ in details} == set(before)
+    assert all(in_place == (before[task] == node) for (task, node), in_place in details.items())
+    assert set(details.values()) == {True, False}
 
 
 def test_two_jobs_do_not_touch_each_other(cluster: Cluster) -> None:
