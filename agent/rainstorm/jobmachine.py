@@ -20,7 +20,7 @@ from agent.common.errors import JobFailed, RainStormError, from_wire
 from agent.rainstorm import plan as planning
 from agent.rainstorm.epochs import EPOCH_TIMEOUT_S, Epoch
 from agent.rainstorm.job import JobSpec, parse
-from agent.rainstorm.joblog import JobState, Record
+from agent.rainstorm.joblog import JobState, Record, Reference
 from agent.rainstorm.segments import SegmentFiles
 
 DEPLOY_TIMEOUT_S = 20.0
@@ -92,6 +92,8 @@ class JobMachine:
         self._phase_at = 0.0
         self._ticked_at = 0.0
         self._segment_files = SegmentFiles()
+        self._published_logged = state.published
+        self._confirmed: list[tuple[int, str, list[Reference]]] = []
         self._publishing: dict[tuple[int, str], tuple[str, float]] = {}
         self._fruitless = 0
         self._cause = ""
@@ -147,6 +149,7 @@ class JobMachine:
         if all(entry[:2] != key for entry in self.state.unpublished):
             return []
         self._publishing.pop(key, None)
+        self._confirmed += [entry for entry in self.state.unpublished if entry[:2] == key]
         self.state.unpublished = [entry for entry in self.state.unpublished if entry[:2] != key]
         first_left = min((entry[0] for entry in self.state.unpublished), default=self.state.epoch + 1)
         self.state.published = max(self.state.published, first_left - 1)
@@ -181,6 +184,8 @@ class JobMachine:
         self._pending = ("", ())
         for record in records:
             self.state.apply({**record, "at": at})
+            if record["t"] == "commit":
+                self._published_logged = record["published"]
         match what:
             case "generation":
                 return self._deploy(now)
@@ -338,7 +343,7 @@ class JobMachine:
         self._epoch = None
         self._fruitless = 0
         self.phase = "running"
-        effects = self._publish(now)
+        effects = self._drop_segments(epoch) + self._publish(now)
         if self.last_epoch_committed():
             return effects + self._publish_rest(now)
         # All tasks may have ended while this epoch was under way.
@@ -346,7 +351,9 @@ class JobMachine:
         return effects + self._trigger_if_due(now)
 
     def _drop_segments(self, epoch: Epoch) -> list[Effect]:
-        unused = self._segment_files.unused(self.state, epoch.files())
+        # A leader that takes over publishes again what the log does not call published, so it must be there.
+        self._confirmed = [entry for entry in self._confirmed if entry[0] > self._published_logged]
+        unused = self._segment_files.unused(self.state, epoch.files(), self._confirmed)
         return [DeleteFiles(unused)] if unused else []
 
     def last_epoch_committed(self) -> bool:

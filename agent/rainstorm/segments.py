@@ -7,12 +7,14 @@ writer has begun a later one; so what a job keeps in HyDFS is bounded by its sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from agent.rainstorm.joblog import JobState
+from agent.rainstorm.joblog import JobState, Reference
 
 # Large enough that files are rare, small enough that a long job's garbage does not matter.
 SEGMENT_FILE_BYTES = 64 * 1024 * 1024
+# The output of one task and epoch: epoch, task, where it lies.
+Output = tuple[int, str, list[Reference]]
 
 
 def segment_file(job: str, writer: str, number: int) -> str:
@@ -26,11 +28,16 @@ class SegmentFiles:
     def __init__(self) -> None:
         self._files: dict[str, None] = {}
 
-    def unused(self, state: JobState, written: Iterable[str]) -> list[str]:
-        """Returns the files that nobody needs any more, each once; ``written`` were used in the last epoch.
+    def unused(self, state: JobState, written: Iterable[str], confirmed: Sequence[Output] = ()) -> list[str]:
+        """Returns the files that nobody needs any more, each once.
+
+        Args:
+            state: what is committed.
+            written: the files that the last epoch was written to.
+            confirmed: output that is published, but not yet according to the log.
         """
         needed = dict.fromkeys(file for references in state.segments.values() for file, _, _ in references)
-        for _, _, references in state.unpublished:
+        for _, _, references in (*state.unpublished, *confirmed):
             needed.update(dict.fromkeys(file for file, _, _ in references))
         self._files.update(dict.fromkeys([*needed, *written]))
         newest: dict[str, str] = {}
