@@ -159,6 +159,14 @@ class Faults:
             lambda: self._crash(self._cluster.views.leader),
         )
 
+    def _do_crash_leader_after_deletion(self) -> None:
+        hits = self._cluster.watch.hits
+        before = hits["segment file deleted"]
+        self._ambush(
+            lambda: hits["segment file deleted"] > before,
+            lambda: self._crash(self._cluster.views.leader),
+        )
+
     def _do_crash_sink_before_publication(self) -> None:
         def homes() -> list[str]:
             found = [(m, entry) for m in self._cluster.machines() for entry in m.state.unpublished]

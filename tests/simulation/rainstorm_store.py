@@ -56,6 +56,7 @@ class Store:
         self.faults = StoreFaults()
         self.cut: dict[str, bool] = {}
         self.on_append: Callable[[str, str, int, bytes], None] = lambda name, writer, sequence, data: None
+        self.on_delete: Callable[[str], None] = lambda name: None
         self.on_lost_answer: Callable[[str], None] = lambda name: None
         self._world = world
         self._rng = world.random("store")
@@ -112,6 +113,7 @@ class Store:
     def delete(self, name: str) -> None:
         """Deletes a file."""
         self.open(name)
+        self.on_delete(name)
         del self.files[name]
 
     def delete_prefix(self, prefix: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from agent.rainstorm.joblog import decode
+from agent.rainstorm.joblog import JobState, decode
 from agent.rainstorm.jobmachine import JobMachine
 from agent.rainstorm.leadership import log_file
 from agent.rainstorm.writers import PIECES_PER_EPOCH_MAX
@@ -36,6 +36,8 @@ class JobRecord:
         self.output: dict[tuple[int, str], bytes] = {}
         self.published: dict[tuple[int, str], bytes] = {}
         self.seen = b""
+        #: What a leader that takes over would know.
+        self.state = JobState()
 
 
 class Watch:
@@ -53,6 +55,7 @@ class Watch:
         self._by_sink: dict[str, JobRecord] = {}
         store.on_append = self._appended
         store.on_lost_answer = self._lost
+        store.on_delete = self._deleted
 
     def add(self, job: str, workload: Workload) -> None:
         """Watches a job."""
@@ -91,10 +94,19 @@ class Watch:
         elif name in self._by_sink and not self._end_to_end_only:
             self._published(self._by_sink[name], writer, sequence, data)
 
+    def _deleted(self, name: str) -> None:
+        for job in self.jobs.values():
+            references = [found for files in job.state.segments.values() for found in files]
+            for _, _, found in job.state.unpublished:
+                references += found
+            needed = any(file == name for file, _, _ in references) and not job.outcome
+            assert not needed, f"R9: {name} deleted, which the next leader of {job.job} would need"
+
     def _logged(self, job: JobRecord, writer: str, data: bytes) -> None:
         term = int(writer.split("-")[2])
         assert term >= job.term, f"R6: {writer} wrote to the log of {job.job} in term {job.term}"
         for record in decode(data):
+            job.state.apply(record)
             match record["t"]:
                 case "term":
                     job.term = record["term"]

@@ -36,6 +36,7 @@ REACHED = (
     "in-place reset",
     "fresh restore from segments",
     "base snapshot restored",
+    "segment file deleted",
     "node lost during deployment",
     "double failure during recovery",
 )
