@@ -607,7 +607,8 @@ def test_a_new_leader_puts_moved_tasks_nowhere_in_place(cluster: Cluster) -> Non
     gone = cluster.home("0.1")
     before = dict(cluster.state().placement)
     cluster.silent.add(gone)
-    cluster.restart_leader(**{gone: "down"})
+    down: Any = {gone: "down"}
+    cluster.restart_leader(**down)
     details = {
         (task, tell.node): detail["in_place"]
         for tell in cluster.told
