@@ -29,6 +29,7 @@ CAUSES = {
     "DEADLINE_EXCEEDED": "an agent is overloaded, paused or cut off",
     "DISK_FAILED": "the disk of a node returned an error",
     "DISK_FULL": "the data folder of a node has no room left",
+    "DUPLICATE_ID": "a machine or data folder was cloned together with its identity",
     "FENCED": "a newer writer, job generation or leader has taken over",
     "FORBIDDEN": "the certificate used here does not allow it",
     "FRAME_TOO_LARGE": "one request carries more than an agent accepts",

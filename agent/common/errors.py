@@ -147,6 +147,12 @@ class Conflict(RainStormError):
     code = "CONFLICT"
 
 
+class DuplicateIdentity(RainStormError):
+    """Another node of the cluster has the same identity and was there first."""
+
+    code = "DUPLICATE_ID"
+
+
 class DiskFull(RainStormError):
     """The data folder of a node has no room left."""
 

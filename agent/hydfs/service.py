@@ -20,6 +20,7 @@ from agent.hydfs.peers import Peers
 from agent.hydfs.puts import Puts
 from agent.hydfs.store import Store
 from agent.hydfs.views import MembershipView, ViewSource, all_up
+from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire import registers as voting
 from agent.wire.client import Address, Client, Target
@@ -62,6 +63,9 @@ class Service:
             self._peers.on_suspect = self._followed.hint
         self._stopping = threading.Event()
         self._server = Server("hydfs", {})
+        self._attachment = Attachment(
+            config.socket_path("membership"), "hydfs", lambda: self._server.heard_at
+        )
         self._blocks: Blocks | None = None
         self._gateway: Gateway | None = None
         self._maintenance: Maintenance | None = None
@@ -119,6 +123,7 @@ class Service:
         blocks.engine.start()
         if self._followed is not None:
             self._followed.start()
+            self._attachment.start()
         me = config.me
         self._server.listen_tls(me.address, me.hydfs_port, auth.server_context(config.tls))
         self._server.listen_unix(config.socket_path("hydfs"))
@@ -128,6 +133,7 @@ class Service:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stops listening, then the parts below."""
         self._stopping.set()
+        self._attachment.stop(timeout_s)
         if self._followed is not None:
             self._followed.stop()
         if self._gateway is not None:

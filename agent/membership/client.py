@@ -8,7 +8,7 @@ from agent.wire.client import Client, Target
 
 # A request must outlive the wait that it asks for.
 MARGIN_S = 2.0
-MEMBERS_KEYS = ("members", "view", "majority", "self", "health", "datagrams")
+MEMBERS_KEYS = ("members", "view", "majority", "self", "left", "health", "settings", "datagrams")
 
 
 class MembershipClient:
@@ -19,14 +19,15 @@ class MembershipClient:
         self._target = target
         self._timeout_s = timeout_s
 
-    def members(self) -> dict[str, Any]:
+    def members(self, *, probe: bool = False) -> dict[str, Any]:
         """Returns what that node believes: ``members``, the ``view``, whether it sees a ``majority``,
-        ``self``, its local ``health`` score (0 is best) and the traffic of its ``datagrams``.
+        ``self``, whether it has ``left``, its local ``health`` score (0 is best), the cluster's ``settings``
+        and the traffic of its ``datagrams``. With ``probe`` it also tries to reach each member by TCP.
 
         Raises:
             Unreachable: the agent does not answer.
         """
-        fields = self._call("membership.members")
+        fields = self._call("membership.members", {"probe": probe})
         return {key: fields[key] for key in MEMBERS_KEYS}
 
     def view(self) -> dict[str, Any]:
@@ -49,9 +50,57 @@ class MembershipClient:
         """
         self._call("membership.hint", {"name": name})
 
+    def why(self, name: str) -> dict[str, Any]:
+        """Returns what the node remembers of another one: its ``story``, ``reporters`` and ``state``.
+
+        Raises:
+            NotFound: no such node is known.
+        """
+        return self._call("membership.why", {"name": name})
+
+    def events(self, since: int, timeout_s: float) -> dict[str, Any]:
+        """Returns the ``events`` after number ``since`` as soon as there are any, or none after the wait;
+        ``last`` is the newest number and ``missed`` tells whether older ones are gone already.
+        """
+        fields = {"since": since, "wait_s": timeout_s}
+        found = self._client.call(
+            self._target, "membership.events", fields, timeout_s=timeout_s + MARGIN_S
+        ).fields
+        return {key: found[key] for key in ("events", "last", "missed")}
+
     def leave(self) -> None:
-        """Makes the node leave the cluster; it comes back when its agent is started again."""
+        """Makes the node leave the cluster until it is told to join again or its agent is started anew."""
         self._call("membership.leave")
+
+    def join(self) -> None:
+        """Makes a node that has left a member again."""
+        self._call("membership.join")
+
+    def switch(self, detector: str | None, suspicion: bool | None) -> dict[str, Any]:
+        """Makes the whole cluster detect failures in another way and returns the new settings.
+
+        Raises:
+            UsageError: there is no such detector.
+        """
+        wanted = {"detector": detector, "suspicion": suspicion}
+        fields = {key: value for key, value in wanted.items() if value is not None}
+        return dict(self._call("membership.switch", fields)["settings"])
+
+    def drop(self, percent: float | None = None, seed: int | None = None) -> float:
+        """Makes the node throw away a share of the datagrams that come in, and returns the share in force.
+
+        Raises:
+            UsageError: it is not from 0 to 100.
+        """
+        fields = {} if percent is None else {"percent": percent, "seed": seed}
+        return float(self._call("membership.drop", fields)["percent"])
+
+    def keys(self, operation: str, *, key: str = "", fingerprint: str = "") -> list[str]:
+        """Changes the node's ring of gossip keys (``list``, ``install``, ``use``, ``remove``) and returns the
+        fingerprints in it, that of the key which seals first.
+        """
+        fields = {"operation": operation, "key": key, "fingerprint": fingerprint}
+        return [str(mark) for mark in self._call("membership.keys", fields)["fingerprints"]]
 
     def _call(self, kind: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
         return self._client.call(self._target, kind, fields, timeout_s=self._timeout_s).fields

@@ -1,6 +1,6 @@
-"""The membership core of one node: the failure detector and the proposer of views, joined.
+"""The membership core of one node: the monitor of the others and the proposer of views, joined.
 
-The detector's verdicts feed the proposer; the view's version travels with the detector's datagrams, and a
+The monitor's verdicts feed the proposer; the view's version travels with the monitor's datagrams, and a
 node that hears of a newer one reads the register. At most one register operation is under way at a time. The
 register is also read every ``REFRESH_S`` without a reason, which is what finds out that the voters' majority
 is gone or back. A node
@@ -26,10 +26,13 @@ from agent.membership.events import (
     Event,
     ReadView,
     RegisterFailed,
+    ServiceAttached,
+    ServiceDetached,
     ViewLearned,
 )
 from agent.membership.monitor import Monitor
 from agent.membership.proposer import Proposer
+from agent.membership.services import LocalServices
 from agent.membership.table import LIVE, Member, State
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ class MembershipCore:
         self.majority = False
         self._voters = tuple(voters)
         self._contacts = contacts
+        self._services = LocalServices()
         self._register_works = False
         self._had_majority = False
         self._rng = rng
@@ -66,7 +70,12 @@ class MembershipCore:
     def handle(self, now: float, event: Event | Tick) -> list[Effect]:
         """Applies an event and returns what to do."""
         effects: list[Effect] = []
+        reports = self.monitor.roster.reports
         match event:
+            case ServiceAttached(service=service, connection=connection):
+                self._services.attach(now, service, connection)
+            case ServiceDetached(connection=connection):
+                self._services.detach(connection)
             case ViewLearned(view=view):
                 self._busy, self._was_read, self._register_works = False, True, True
                 self._read_at = now + REFRESH_S * self._rng.uniform(0.8, 1.2)
@@ -80,18 +89,27 @@ class MembershipCore:
                 self._read_at = now + RETRY_S * self._rng.uniform(0.8, 1.2)
             case _:
                 effects += self.monitor.handle(now, event)
+        self._services.expire(now)
+        if self._services.mask != self.monitor.me.services:
+            effects += self.monitor.set_services(self._services.mask)
         effects += self._watch_majority(now)
-        news = isinstance(event, ViewLearned) or any(
-            isinstance(e, AnnounceMember | AdoptBoot) for e in effects
+        news = (
+            reports != self.monitor.roster.reports
+            or isinstance(event, ViewLearned)
+            or any(isinstance(e, AnnounceMember | AdoptBoot) for e in effects)
         )
         if news and self._was_read:
-            self.proposer.reconsider(now, self.members())
+            self.proposer.reconsider(now, self._verdicts(), self.monitor.roster.all_reporters())
         return effects + self._use_register(now)
 
     def next_deadline(self) -> float | None:
         """Returns when the next timer is due."""
-        due = self.monitor.next_deadline()
-        if due is None or self._busy:
+        due, hung_at = self.monitor.next_deadline(), self._services.next_deadline()
+        if due is None:
+            return hung_at
+        if hung_at is not None:
+            due = min(due, hung_at)
+        if self._busy:
             return due
         due = min(due, self._read_at)
         return due if self.proposer.due_at is None else min(due, self.proposer.due_at)
@@ -106,6 +124,19 @@ class MembershipCore:
     def members(self) -> dict[str, Member]:
         """Returns the verdicts by name; a member's own doubts about itself do not count."""
         return {member.name: member for member in self.monitor.table}
+
+    def _verdicts(self) -> dict[str, Member]:
+        """Returns what this node would have the view say; who was evicted is let in again by others only.
+
+        They must have heard of it: a node that others cannot hear, or that hears nobody, would else come and
+        go for ever.
+        """
+        members, view, me = self.members(), self.proposer.view, self.monitor.me
+        entry = view["nodes"].get(me.name) if view is not None else None
+        evicted = entry is not None and entry["state"] == views.DOWN and entry["node_id"] == me.node_id
+        if evicted and view is not None and views.up_names(view):
+            del members[me.name]
+        return members
 
     def _sees_majority(self) -> bool:
         found = [self.monitor.table.get(voter) for voter in self._voters]
@@ -126,6 +157,11 @@ class MembershipCore:
     def _learn(self, now: float, view: views.View | None) -> list[Effect]:
         if view is None or not self.proposer.learn(view):
             return []
+        self.monitor.roster.agreed = {
+            name: view["nodes"][name]["node_id"].rpartition(":")[0] for name in views.up_names(view)
+        }
+        mine = view["nodes"].get(self.monitor.me.name)
+        self.monitor.agreed_boot = int(mine["node_id"].rpartition(":")[2]) if mine is not None else 0
         effects: list[Effect] = list(self.monitor.seed(now, self._strangers(view)))
         effects += self.monitor.spread_view(now, views.version(view))
         return [*effects, AnnounceView(view)]
@@ -147,10 +183,10 @@ class MembershipCore:
         if due_at is not None and now >= due_at and not self.majority:
             self.proposer.failed(now)
         elif due_at is not None and now >= due_at:
-            members = self.members()
-            if views.propose(self.proposer.view, members) is not None:
+            members, reporters = self._verdicts(), self.monitor.roster.all_reporters()
+            if views.propose(self.proposer.view, members, reporters) is not None:
                 self._busy = True
-                return [ChangeView(members)]
+                return [ChangeView(members, reporters)]
             self.proposer.due_at = None
         behind = self.monitor.newest_view_heard > views.version(self.proposer.view) and self._register_works
         if behind or now >= self._read_at:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,29 @@ class SwitchRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceAttached:
+    """Event: a service of this node says over its local connection that it lives."""
+
+    service: str
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDetached:
+    """Event: a local connection is closed; the process at its other end may be gone."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImpostorHeard:
+    """Event: a datagram in the name of a configured node came from another address than the node's."""
+
+    name: str
+    contact: Contact
+
+
+@dataclass(frozen=True, slots=True)
 class ViewLearned:
     """Event: the register was read or changed; ``view`` is None when it was never written."""
 
@@ -114,6 +137,22 @@ class AnnounceSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AnnounceConflict:
+    """Effect: tell the log and the watchers that two nodes claim one identity; ``refused`` is the second."""
+
+    refused: str
+    address: str
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Effect: end this agent: another node with its identity was there first."""
+
+    error: RainStormError
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptBoot:
     """Effect: another life of this name is known; store ``boot`` as this node's own before sending more."""
 
@@ -127,9 +166,12 @@ class ReadView:
 
 @dataclass(frozen=True, slots=True)
 class ChangeView:
-    """Effect: change the register by ``view.propose(current, members)`` and report as for ``ReadView``."""
+    """Effect: change the register by ``view.propose(current, members, reporters)``; report as for
+    ``ReadView``.
+    """
 
     members: Mapping[str, Member]
+    reporters: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +190,20 @@ Event = (
     | LeaveRequested
     | JoinRequested
     | SwitchRequested
+    | ServiceAttached
+    | ServiceDetached
+    | ImpostorHeard
     | ViewLearned
     | RegisterFailed
 )
-Effect = SendDatagram | AnnounceMember | AnnounceSettings | AdoptBoot | ReadView | ChangeView | AnnounceView
+Effect = (
+    SendDatagram
+    | AnnounceMember
+    | AnnounceSettings
+    | AnnounceConflict
+    | GiveUp
+    | AdoptBoot
+    | ReadView
+    | ChangeView
+    | AnnounceView
+)

@@ -17,15 +17,19 @@ from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
+from agent.common.errors import DuplicateIdentity
 from agent.membership import settings as choices
 from agent.membership.detector import Detector
 from agent.membership.events import (
+    AnnounceMember,
     AnnounceSettings,
     Contact,
     ContactRefused,
     DatagramReceived,
     Effect,
+    GiveUp,
     HintReceived,
+    ImpostorHeard,
     JoinRequested,
     LeaveRequested,
     PeerHeard,
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
 
 LOST_PROBE_INTERVAL_S = 1.0
 SYNC_INTERVAL_S = 1.0
+REFUSAL_INTERVAL_S = 0.5
 # A timer later than this gives every pending verdict one more acknowledgement time-out.
 LATE_S = 0.05
 
@@ -59,6 +64,7 @@ MonitorEvent = (
     | LeaveRequested
     | JoinRequested
     | SwitchRequested
+    | ImpostorHeard
     | Tick
 )
 
@@ -79,6 +85,7 @@ class Monitor:
         self.roster = Roster(me, config, choices.initial(config), self.health, self.table)
         self.newest_view_heard = 0
         self.heard_at: dict[str, float] = {}
+        self.datagram_at: dict[str, float] = {}
         self._contacts = {name: contact for name, contact in contacts.items() if name != me.name}
         self._config = config
         self._rng = rng
@@ -93,6 +100,8 @@ class Monitor:
         self._lost_at = 0.0
         self._gossip_at = 0.0
         self._sync_allowed_at = 0.0
+        self._refusal_allowed_at = 0.0
+        self.agreed_boot = 0
         # When a dead member that was asked for its table counts as silent.
         self._silent_at: dict[str, float] = {}
         self._due: float | None = None
@@ -137,6 +146,8 @@ class Monitor:
                 self._leave(now)
             case JoinRequested():
                 self._join(now)
+            case ImpostorHeard(name=name, contact=contact):
+                self._hear_impostor(now, name, contact)
             case SwitchRequested(detector=detector, suspicion=suspicion):
                 self._adopt(now, self.settings.changed(detector, suspicion))
             case _:
@@ -186,8 +197,10 @@ class Monitor:
         """Spreads which services of this node live."""
         self._begin()
         if services != self.me.services:
-            self.roster.me = replace(self.me, services=services, incarnation=self.me.incarnation + 1)
+            before = self.me
+            self.roster.me = replace(before, services=services, incarnation=before.incarnation + 1)
             self.roster.announce_me()
+            self.roster.effects.append(AnnounceMember(self.me, before))
             if self._running:
                 self._send_gossip()
         return self.roster.effects
@@ -264,7 +277,7 @@ class Monitor:
         known = self.table.get(name)
         if name == self.me.name or (known is not None and event.boot < known.boot):
             return
-        self.heard_at[name] = now
+        self.heard_at[name] = self.datagram_at[name] = now
         self.newest_view_heard = max(self.newest_view_heard, datagram.view_version)
         for update in datagram.updates:
             self.roster.merge(now, update)
@@ -272,12 +285,30 @@ class Monitor:
             self._adopt(now, datagram.settings)
         if not self._running:
             return
+        if datagram.kind is Kind.REFUSAL:
+            self._hear_refusal(name)
         for detector in self._detectors.values():
             detector.receive(now, name, datagram)
         if datagram.kind is Kind.SYNC_REQUEST:
             self._out.send_table(name, Kind.SYNC_REPLY)
         elif datagram.kind in (Kind.PING, Kind.HEARTBEAT):
             self._compare_digest(now, name, datagram.digest)
+
+    def _hear_impostor(self, now: float, name: str, contact: Contact) -> None:
+        known = self.table.get(name)
+        if known is not None and now >= self._refusal_allowed_at:
+            impostor = replace(known, address=contact.address, port=contact.port)
+            self.roster.refuse(now, impostor, name)
+
+    def _hear_refusal(self, sender: str) -> None:
+        # Who is in the agreed view was there first, whatever a node says that has just started.
+        if self.roster.agreed.get(self.me.name) != self.me.uuid or self.agreed_boot != self.me.boot:
+            error = DuplicateIdentity(
+                f"{sender} refuses this node: another one with the identity {self.me.uuid} or the name "
+                f"{self.me.name!r} is a member of the cluster",
+                hint="a cloned machine? remove membership/identity.json in its data folder, start it again",
+            )
+            self.roster.effects.append(GiveUp(error))
 
     def _compare_digest(self, now: float, name: str, digest: int) -> None:
         if digest != self.table.digest and not len(self.roster.gossip) and now >= self._sync_allowed_at:
@@ -296,6 +327,11 @@ class Monitor:
             doubted, roster.doubted = roster.doubted, []
             for name in doubted:
                 self._detector.check(now, name)
+        for member in roster.refused:
+            if now >= self._refusal_allowed_at:
+                self._out.refuse(member)
+                self._refusal_allowed_at = now + REFUSAL_INTERVAL_S
+        roster.refused.clear()
         if roster.urgent:
             roster.urgent = False
             if self._running:

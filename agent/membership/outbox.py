@@ -48,6 +48,11 @@ class Outbox:
         updates += self._roster.gossip.take(self._roster.table.live_count, room)
         self._emit(name, Datagram(kind, sequence, target, updates=updates, beats=beats))
 
+    def refuse(self, member: Member) -> None:
+        """Tells a node that claims the identity of another one that it cannot be a member."""
+        contact = Contact(member.address, member.port)
+        self._roster.effects.append(SendDatagram(member.name, contact, Datagram(Kind.REFUSAL)))
+
     def _record(self, member: Member) -> Update:
         reporters = self._roster.reporters(member.name)
         if member.state in (State.SUSPECT, State.DEAD) and reporters:

@@ -8,7 +8,7 @@ that; the turns only keep them out of each other's way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
@@ -45,9 +45,11 @@ class Proposer:
         self.view = view
         return True
 
-    def reconsider(self, now: float, members: Mapping[str, Member]) -> None:
+    def reconsider(
+        self, now: float, members: Mapping[str, Member], reporters: Mapping[str, Sequence[str]]
+    ) -> None:
         """Starts waiting for this node's turn when the verdicts ask for a change, and stops when not."""
-        if views.propose(self.view, members) is None:
+        if views.propose(self.view, members, reporters) is None:
             self.due_at = None
         elif self.due_at is None:
             batch_s = self._config.view_batch_s if self.view is not None else FIRST_VIEW_S

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
 from agent.membership import story
-from agent.membership.events import AdoptBoot, AnnounceMember, Effect
+from agent.membership.events import AdoptBoot, AnnounceConflict, AnnounceMember, Effect
 from agent.membership.gossip import GossipQueue
 from agent.membership.health import LocalHealth
 from agent.membership.messages import Update
@@ -60,6 +60,10 @@ class Roster:
         self.doubted: list[str] = []
         self.buried: list[str] = []
         self.urgent = False
+        self.reports = 0
+        # The disk of each node that is up in the agreed view; decides who of two with one identity is second.
+        self.agreed: Mapping[str, str] = {}
+        self.refused: list[Member] = []
         self._config = config
         self._health = health
         self._reporters: dict[str, dict[str, None]] = {}
@@ -111,6 +115,8 @@ class Roster:
             self._hear_about_me(now, member, update.accuser)
             return
         current = self.table.get(member.name)
+        if (current is None or current.uuid != member.uuid) and self._is_second(now, member):
+            return
         if member.state in (State.ALIVE, State.LEFT) or current is None:
             if self.table.supersedes(member):
                 self.put(now, member, update.accuser)
@@ -126,6 +132,22 @@ class Roster:
                 self.doubted.append(member.name)
         elif current.same_life(member):
             self._hear_report(now, current, update.accuser)
+
+    def _is_second(self, now: float, member: Member) -> bool:
+        """Tells whether another live node with the disk of ``member`` came first; the second is refused."""
+        holder = next((m for m in self.table if m.uuid == member.uuid and m.name != member.name), None)
+        if holder is None or holder.state not in LIVE or member.state not in LIVE:
+            return False
+        if self.agreed.get(member.name) == member.uuid != self.agreed.get(holder.name):
+            return False
+        self.refuse(now, member, holder.name)
+        return True
+
+    def refuse(self, now: float, member: Member, holder: str) -> None:
+        """Takes note of a node that claims the identity of another one."""
+        self.refused.append(member)
+        self.story.add(now, "refused", member, holder)
+        self.effects.append(AnnounceConflict(member.name, member.address, holder))
 
     def _hear_report(self, now: float, current: Member, accuser: str) -> None:
         if current.state not in (State.SUSPECT, State.DEAD) or accuser == self.me.name:
@@ -186,6 +208,8 @@ class Roster:
         if member.state in (State.SUSPECT, State.DEAD) and accuser != self.me.name:
             self._report(now, member, accuser)
         self.gossip.add(Update(member, accuser))
+        if before is not None and before.services != member.services:
+            self.urgent = True  # passed on at once: a crashed service is to be known within milliseconds
         if before is None or (before.state, before.node_id, before.services) != (
             member.state,
             member.node_id,
@@ -236,5 +260,6 @@ class Roster:
         if not accuser or accuser in known or len(known) >= REPORTERS_MAX:
             return False
         known[accuser] = None
+        self.reports += 1
         self.story.add(now, "accused", member, accuser)
         return True

@@ -1,13 +1,16 @@
 """Sealed datagrams: AES-256-GCM, the sender authenticated, replays dropped.
 
-Layout: format (1 byte), name length (1), name, boot (8), session (16), counter (8), then ciphertext and tag.
-All before the ciphertext is authenticated as associated data. Each session (one run of one agent) has a key
-of its own, made from the cluster's gossip key by HMAC-SHA256 over name, boot and the random session; so the
-counter can be the nonce, and no two datagrams of the cluster ever share key and nonce. A receiver keeps a
-window of 64 counters for each sender (as RFC 4303, section 3.4.3) and knows only the newest boot of each.
+Layout: format (1 byte), name length (1), name, boot (8), session (16), counter (8), mark of the key (4), then
+ciphertext and tag. All before the ciphertext is authenticated as associated data. Each session (one run of
+one agent) has keys of its own, made from the keys of the cluster's ring by HMAC-SHA256 over name, boot and
+the random session; so the counter can be the nonce, and no two datagrams of the cluster ever share key and
+nonce. A receiver keeps a window of 64 counters for each sender (as RFC 4303, section 3.4.3), whatever key
+they are sealed with, and knows only the newest boot of each.
 
-What this does not give: whoever holds the gossip key can speak for any node. Requests that change anything go
-over TLS.
+What this does not give: the key is shared, so whoever holds it can seal in the name of any node. The receiver
+also compares the address that a datagram came from with the configured one of the name (``transport``), so
+such a forger must be able to send from the victim's address. Requests that change anything go over TLS, where
+each node has a key of its own.
 """
 
 from __future__ import annotations
@@ -15,17 +18,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agent.common.errors import ProtocolError
+from agent.membership.keyring import FINGERPRINT_BYTES, key_id
 
-FORMAT = 1
+FORMAT = 2
 SESSION_BYTES = 16
 TAG_BYTES = 16
-TAIL = struct.Struct(f">Q{SESSION_BYTES}sQ")
+TAIL = struct.Struct(f">Q{SESSION_BYTES}sQ{FINGERPRINT_BYTES}s")
 NONCE = struct.Struct(">IQ")
 WINDOW = 64
 # Beyond the nodes of any cluster: a bound on what a holder of the key can make a receiver remember.
@@ -58,7 +63,7 @@ class ReplayWindow:
 class _Session:
     boot: int
     session: bytes
-    cipher: AESGCM
+    ciphers: dict[bytes, AESGCM]
     window: ReplayWindow
 
 
@@ -83,23 +88,34 @@ class Sealer:
         self._name = name.encode()
         self._boot = boot
         self._session = session
-        self._cipher = _cipher(key, self._name, boot, session)
         self._counter = 0
+        self.use(key)
+
+    def use(self, key: bytes) -> None:
+        """Seals with this key from now on."""
+        # One assignment, because another thread may be sealing.
+        self._key = key_id(key), _cipher(key, self._name, self._boot, self._session)
 
     def seal(self, data: bytes) -> bytes:
         """Returns ``data`` sealed under the next counter."""
         self._counter += 1
-        tail = TAIL.pack(self._boot, self._session, self._counter)
+        mark, cipher = self._key
+        tail = TAIL.pack(self._boot, self._session, self._counter, mark)
         header = bytes((FORMAT, len(self._name))) + self._name + tail
-        return header + self._cipher.encrypt(NONCE.pack(0, self._counter), data, header)
+        return header + cipher.encrypt(NONCE.pack(0, self._counter), data, header)
 
 
 class Opener:
     """Opens what other nodes sent."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, *keys: bytes) -> None:
+        self._keys: dict[bytes, bytes] = {}
         self._sessions: dict[bytes, _Session] = {}
+        self.replace_keys(keys)
+
+    def replace_keys(self, keys: Sequence[bytes]) -> None:
+        """Opens with these keys from now on."""
+        self._keys = {key_id(key): key for key in keys}
 
     def open(self, packet: bytes) -> Opened:
         """Returns what a sealed datagram holds.
@@ -114,24 +130,26 @@ class Opener:
         if len(packet) < end + TAG_BYTES:
             raise ProtocolError("truncated datagram")
         name = packet[2:start]
-        boot, session, counter = TAIL.unpack_from(packet, start)
+        boot, session, counter, mark = TAIL.unpack_from(packet, start)
+        key = self._keys.get(mark)
+        if key is None:
+            raise ProtocolError("datagram is not sealed with a key of the ring")
         known = self._sessions.get(name)
         if known is not None and boot < known.boot:
             raise ProtocolError("datagram of an earlier boot of its sender")
         fresh = known is None or (known.boot, known.session) != (boot, session)
-        if known is None or fresh:
-            entry = _Session(boot, session, _cipher(self._key, name, boot, session), ReplayWindow())
-        else:
-            entry = known
+        entry = _Session(boot, session, {}, ReplayWindow()) if known is None or fresh else known
+        cipher = entry.ciphers.get(mark) or _cipher(key, name, boot, session)
         try:
-            data = entry.cipher.decrypt(NONCE.pack(0, counter), packet[end:], packet[:end])
+            data = cipher.decrypt(NONCE.pack(0, counter), packet[end:], packet[:end])
         except InvalidTag:
-            raise ProtocolError("datagram is not sealed with the cluster's key") from None
+            raise ProtocolError("datagram is not sealed with the key that it names") from None
         if known is not None and fresh and boot == known.boot:
             raise ProtocolError("two sessions of one boot: a replay, or two nodes of one name")
         if fresh and len(self._sessions) >= SENDERS_MAX and name not in self._sessions:
             raise ProtocolError("too many senders")
         if not entry.window.accept(counter):
             raise ProtocolError("replayed datagram")
+        entry.ciphers[mark] = cipher
         self._sessions[name] = entry
         return Opened(name.decode("utf-8", "replace"), boot, data)

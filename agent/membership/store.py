@@ -1,4 +1,6 @@
-"""Who this node is, on disk: a UUID for the disk and a counter of boots.
+"""What a membership agent keeps on disk: who the node is, and its ring of gossip keys.
+
+The identity is a UUID for the disk and a counter of boots.
 
 The node id ``<uuid>:<boot>`` names one life of a node. The counter is raised and made durable before the
 agent says a word, so no two lives share an id, and whatever was promised to an earlier life is known to be
@@ -13,7 +15,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.common.errors import ConfigError, Corrupt, DiskFailed
+from agent.common.errors import ConfigError, Corrupt, DiskFailed, UsageError
+from agent.membership.keyring import KeyRing, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +47,7 @@ class IdentityStore:
 
     def write(self, identity: Identity) -> None:
         """Stores an identity durably, in place of the earlier one."""
-        fresh = self._path.with_suffix(".new")
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(fresh, "w", encoding="utf-8") as file:
-                json.dump({"uuid": identity.uuid, "boot": identity.boot}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(fresh, self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise DiskFailed(f"the node's identity {self._path} cannot be written: {error}") from error
+        _replace(self._path, json.dumps({"uuid": identity.uuid, "boot": identity.boot}))
 
     def _read(self) -> Identity | None:
         try:
@@ -78,18 +67,54 @@ class IdentityStore:
         return identity
 
 
-def read_key(path: str) -> bytes:
-    """Returns the cluster's gossip key: 32 bytes, written as 64 hexadecimal digits.
+class KeyStore:
+    """The file with this node's key ring: one key in hexadecimal digits a line, the primary first.
 
-    Raises:
-        ConfigError: the file is missing or holds something else.
+    Until the first rotation there is none, and the key that the node was configured with is the whole ring.
+    Afterwards the configured key counts for nothing: it may be the one that was rotated out.
     """
+
+    def __init__(self, path: Path, configured: Path) -> None:
+        self._path = path
+        self._configured = configured
+
+    def load(self) -> KeyRing:
+        """Returns the ring.
+
+        Raises:
+            ConfigError: a file is missing or holds something else.
+        """
+        path = self._path if self._path.exists() else self._configured
+        try:
+            keys = tuple(parse(line) for line in path.read_text("ascii").split())
+        except (OSError, ValueError, UsageError) as error:
+            raise ConfigError(
+                f"the gossip key {path} cannot be used: {error}", hint="make one with: openssl rand -hex 32"
+            ) from None
+        if not keys:
+            raise ConfigError(f"the gossip key {path} is empty", hint="make one with: openssl rand -hex 32")
+        return KeyRing(keys)
+
+    def save(self, ring: KeyRing) -> None:
+        """Stores the ring durably, readable by its owner only, in place of the earlier one."""
+        _replace(self._path, "".join(f"{key.hex()}\n" for key in ring.keys))
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
     try:
-        key = bytes.fromhex(Path(path).read_text("ascii").strip())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the gossip key {path} cannot be used: {error}", hint="make one with: openssl rand -hex 32"
-        ) from None
-    if len(key) != 32:
-        raise ConfigError(f"the gossip key {path} has {len(key)} bytes instead of 32")
-    return key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(fresh, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise DiskFailed(f"the node's own file {path} cannot be written: {error}") from error

@@ -60,7 +60,10 @@ class Swim:
             case Kind.ACK:
                 self._acknowledged(now, datagram.sequence)
             case Kind.NACK if datagram.sequence in self._probes:
-                self._probes[datagram.sequence].nacks += 1
+                probe = self._probes[datagram.sequence]
+                probe.nacks += 1
+                if probe.nacks == probe.helpers:
+                    probe.ends_at = now  # nobody reaches it: there is nothing more to wait for
             case Kind.INDIRECT_PING:
                 self._relay(now, sender, datagram)
             case _:

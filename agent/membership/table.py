@@ -70,6 +70,10 @@ class Member:
         """Tells whether a service of the node lives, as far as its membership agent knows."""
         return bool(self.services >> SERVICES.index(service) & 1)
 
+    def living_services(self) -> list[str]:
+        """Returns the names of the services of the node that live."""
+        return [name for name in SERVICES if self.lives(name)]
+
     def with_state(self, state: State) -> Member:
         """Returns the same record in another state."""
         return replace(self, state=state)

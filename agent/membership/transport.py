@@ -2,7 +2,8 @@
 
 What does not open is dropped and counted. With ``IP_RECVERR`` Linux reports "port unreachable" answers
 together with the address that was sent to, so a peer whose process is gone is noticed with the first datagram
-to it.
+to it. A datagram in the name of a configured node must come from that node's address. For experiments a share
+of what comes in can be thrown away.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import contextlib
 import errno
 import logging
 import os
+import random
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from agent.common.errors import PortInUse, ProtocolError, RainStormError
 from agent.membership import messages
 from agent.membership.events import Contact
+from agent.membership.keyring import KeyRing
 from agent.membership.messages import Datagram
 from agent.membership.seal import SESSION_BYTES, Opener, Sealer
 
@@ -34,20 +37,27 @@ class Transport:
     def __init__(
         self,
         name: str,
-        key: bytes,
+        ring: KeyRing,
+        addresses: Mapping[str, str],
         on_datagram: Callable[[str, int, Datagram], None],
         on_refused: Callable[[str, int], None],
+        on_impostor: Callable[[str, str, int], None],
         on_crash: Callable[[BaseException], None],
     ) -> None:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.dropped = 0
         self._name = name
-        self._key = key
+        self.discarded = 0
+        self.drop_percent = 0.0
+        self._ring = ring
+        self._addresses = addresses
+        self._rng = random.Random()
+        self._on_impostor = on_impostor
         self._on_datagram = on_datagram
         self._on_refused = on_refused
         self._on_crash = on_crash
-        self._opener = Opener(key)
+        self._opener = Opener(*ring.keys)
         self._sealer: Sealer | None = None
         self._socket: socket.socket | None = None
         self._stopping = threading.Event()
@@ -79,7 +89,19 @@ class Transport:
 
     def set_boot(self, boot: int) -> None:
         """Speaks as this life of the node from now on."""
-        self._sealer = Sealer(self._key, self._name, boot, os.urandom(SESSION_BYTES))
+        self._sealer = Sealer(self._ring.primary, self._name, boot, os.urandom(SESSION_BYTES))
+
+    def set_ring(self, ring: KeyRing) -> None:
+        """Opens with the keys of this ring and seals with its primary from now on."""
+        self._ring = ring
+        self._opener.replace_keys(ring.keys)
+        if self._sealer is not None:
+            self._sealer.use(ring.primary)
+
+    def set_drop(self, percent: float, seed: int | None) -> None:
+        """Throws away this share of the datagrams that come in, chosen by a seeded random."""
+        self._rng = random.Random(seed)
+        self.drop_percent = percent
 
     def send(self, contact: Contact, datagram: Datagram) -> None:
         """Sends a datagram; what the network refuses is as good as lost."""
@@ -120,7 +142,7 @@ class Transport:
     def _receive(self) -> None:
         assert self._socket is not None
         try:
-            packet, _ = self._socket.recvfrom(RECEIVE_BYTES)
+            packet, source = self._socket.recvfrom(RECEIVE_BYTES)
         except OSError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
                 raise
@@ -129,8 +151,14 @@ class Transport:
         self.received_bytes += len(packet)
         if self._stopping.is_set():
             return
+        if self.drop_percent and self._rng.random() * 100 < self.drop_percent:
+            self.discarded += 1
+            return
         try:
             opened = self._opener.open(packet)
+            if self._addresses.get(opened.sender, source[0]) != source[0]:
+                self._on_impostor(opened.sender, source[0], source[1])
+                raise ProtocolError(f"datagram in the name of {opened.sender} from {source[0]}")
             self._on_datagram(opened.sender, opened.boot, messages.decode(opened.data))
         except RainStormError as error:
             self.dropped += 1

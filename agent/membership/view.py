@@ -7,6 +7,10 @@ every change of leader, and is the fencing token of whatever the leader does. A 
 new boot is another life: if it was the leader, its return is a change of leader too, because the life that
 held the term is over.
 
+A death evicts a node only with enough reporters: nodes that found it silent by themselves. In a cluster of
+five or more two are asked for, so that one node whose network is broken cannot evict others, whatever it
+believes. A node whose disk is already up under another name does not join.
+
 ``propose`` is idempotent: applied to its own result with the same verdicts it changes nothing. A Paxos round
 that lost a race may have been finished by its rival and is then run again, so a change must not count itself
 twice.
@@ -14,12 +18,13 @@ twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.membership.table import LIVE, Member, State
 
 UP, DOWN = "up", "down"
+REPORTERS_FROM_NODES = 5
 
 View = Mapping[str, Any]
 
@@ -39,13 +44,29 @@ def up_names(view: View) -> list[str]:
     return sorted(name for name, entry in view["nodes"].items() if entry["state"] == UP)
 
 
-def propose(view: View | None, members: Mapping[str, Member]) -> dict[str, Any] | None:
-    """Returns the view with the verdicts of ``members`` applied, or None when nothing changes."""
+def reporters_needed(view: View | None) -> int:
+    """Returns how many nodes must have found a node silent before it is evicted from this view."""
+    return 2 if view is not None and len(up_names(view)) >= REPORTERS_FROM_NODES else 1
+
+
+def propose(
+    view: View | None, members: Mapping[str, Member], reporters: Mapping[str, Sequence[str]]
+) -> dict[str, Any] | None:
+    """Returns the view with the verdicts of ``members`` applied, or None when nothing changes.
+
+    ``reporters`` names, for each member that is believed dead, the nodes that found it silent by themselves.
+    """
     base = view if view is not None else empty()
     number = int(base["version"]) + 1
     nodes = {name: dict(entry) for name, entry in base["nodes"].items()}
+    needed = reporters_needed(view)
     for name in sorted(members):
-        verdict = _verdict(nodes.get(name), members[name])
+        member = members[name]
+        if member.state is State.DEAD and len(reporters.get(name, ())) < needed:
+            continue
+        if member.state is State.ALIVE and _is_taken(nodes, member):
+            continue
+        verdict = _verdict(nodes.get(name), member)
         if verdict is not None:
             nodes[name] = {**verdict, "since": number}
     if nodes == base["nodes"]:
@@ -68,6 +89,14 @@ def _verdict(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] 
     # A death of an earlier life says nothing about the life that the view knows.
     return (
         None if _is_older(member.node_id, entry["node_id"]) else {"state": DOWN, "node_id": entry["node_id"]}
+    )
+
+
+def _is_taken(nodes: Mapping[str, Mapping[str, Any]], member: Member) -> bool:
+    """Tells whether a node of another name is up with the same disk."""
+    return any(
+        name != member.name and entry["state"] == UP and entry["node_id"].startswith(f"{member.uuid}:")
+        for name, entry in nodes.items()
     )
 
 

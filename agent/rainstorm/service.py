@@ -16,6 +16,7 @@ from agent.common import clock
 from agent.common.config import NodeConfig
 from agent.common.errors import Forbidden, NotFound, NotLeader, RainStormError
 from agent.hydfs.client import HydfsClient
+from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient
 from agent.rainstorm.links import ReportLink, address_of
 from agent.rainstorm.office import Office
@@ -46,6 +47,9 @@ class Service:
         self._office = Office(config, self._client, storage, on_crash)
         self._host = TaskHost(config, storage, self._reports, on_crash)
         self._server = Server(f"rainstorm-{config.name}", self._handlers())
+        self._attachment = Attachment(
+            config.socket_path("membership"), "rainstorm", lambda: self._server.heard_at
+        )
         self._watcher = threading.Thread(target=self._watch_view, name="view-watch", daemon=True)
 
     def start(self) -> None:
@@ -61,10 +65,12 @@ class Service:
         self._server.listen_tls(me.address, me.rainstorm_port, auth.server_context(self._config.tls))
         self._server.listen_unix(self._config.socket_path("rainstorm"))
         self._watcher.start()
+        self._attachment.start()
 
     def stop(self, timeout_s: float) -> None:
         """Ends all tasks and threads."""
         self._stopping.set()
+        self._attachment.stop(timeout_s)
         self._server.stop(timeout_s)
         self._host.stop(timeout_s)
         self._office.stop(timeout_s)

@@ -33,6 +33,8 @@ CONNECTIONS_MAX = 256
 HANDSHAKE_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S_MAX = 120.0
 BACKLOG = 128
+# The name of whoever calls over the Unix socket.
+LOCAL = "local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Request:
     payload: Buffer
     peer: str
     deadline: Deadline
+    # Which connection it came by: a number that is never used twice.
+    connection: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,15 @@ class Server:
     """Listens on a TLS address and, when asked, on a Unix socket."""
 
     def __init__(
-        self, name: str, handlers: dict[str, Handler], *, on_disconnect: Callable[[str], None] | None = None
+        self,
+        name: str,
+        handlers: dict[str, Handler],
+        *,
+        on_disconnect: Callable[[str, int], None] | None = None,
     ) -> None:
         self.name = name
+        # When each authenticated peer made its last request, on the monotonic clock.
+        self.heard_at: dict[str, float] = {}
         # Every server answers a ping, so that anybody can ask whether the agent behind it is alive.
         self._handlers: dict[str, Handler] = {"ping": self._ping, **handlers}
         self._on_disconnect = on_disconnect
@@ -170,7 +180,7 @@ class Server:
             connection = self._handshake(key, sock, context)
             peer = connection.peer
             while not self._stopping.is_set():
-                self._answer(connection)
+                self._answer(key, connection)
         except ConnectionLost:
             pass  # the usual end of a connection
         except (OSError, ssl.SSLError, RainStormError) as error:
@@ -181,11 +191,11 @@ class Server:
                 connection, _ = self._connections.pop(key)
             connection.close()
             if peer and self._on_disconnect is not None and not self._stopping.is_set():
-                self._on_disconnect(peer)
+                self._on_disconnect(peer, key)
 
     def _handshake(self, key: int, sock: socket.socket, context: ssl.SSLContext | None) -> Connection:
         deadline = Deadline(clock.monotonic(), HANDSHAKE_TIMEOUT_S)
-        peer = "local"
+        peer = LOCAL
         if context is not None:
             sock.settimeout(HANDSHAKE_TIMEOUT_S)
             sock = context.wrap_socket(sock, server_side=True)
@@ -205,7 +215,7 @@ class Server:
         connection.send({"ok": True, "version": PROTOCOL_VERSION}, b"", deadline)
         return connection
 
-    def _answer(self, connection: Connection) -> None:
+    def _answer(self, key: int, connection: Connection) -> None:
         frame = connection.receive(None)
         if frame.descriptor is not None:
             os.close(frame.descriptor)  # no request brings a file
@@ -218,7 +228,9 @@ class Server:
             handler = self._handlers.get(kind)
             if handler is None:
                 raise ProtocolError(f"{self.name} does not know requests of type {kind!r}")
-            reply = handler(Request(kind, frame.header, frame.payload, connection.peer, deadline))
+            if connection.peer != LOCAL:
+                self.heard_at[connection.peer] = clock.monotonic()
+            reply = handler(Request(kind, frame.header, frame.payload, connection.peer, deadline, key))
             header = {"ok": True, **reply.fields}
         except RainStormError as error:
             header = {"error": error.to_wire()}

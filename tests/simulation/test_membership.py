@@ -12,6 +12,9 @@ import statistics
 
 import pytest
 
+from agent.common.config import MembershipConfig
+from agent.membership import events
+from agent.membership.settings import DetectorKind, Settings
 from tests.simulation.membership_host import Cluster
 from tests.simulation.network import LinkSettings
 from tests.simulation.seeds import each, seed_ranges
@@ -164,6 +167,88 @@ def cut_one_way(seed: int) -> None:
 @pytest.mark.parametrize("seeds", seed_ranges())
 def test_a_one_way_cut_removes_that_node_and_nobody_else(seeds: range) -> None:
     each(seeds, cut_one_way)
+
+
+def deafen_one(seed: int) -> None:
+    cluster = Cluster(seed)
+    world = cluster.world
+    cluster.form()
+    victim = world.random("faults").choice(cluster.names)
+    rest = without(cluster.names, victim)
+    cluster.host(victim).deaf = True
+    world.run(60.0)
+    assert cluster.ever_down() <= {victim}, "a node that hears nobody evicted others"
+    assert {s.member.name for s in cluster.deaths(rest)} <= {victim}
+    cluster.host(victim).deaf = False
+    world.wait_for(lambda: cluster.agree_on(cluster.names), 15.0, f"{victim} is well again")
+
+
+@pytest.mark.parametrize("seeds", seed_ranges(full=20))
+def test_a_node_that_hears_no_datagrams_evicts_nobody(seeds: range) -> None:
+    each(seeds, deafen_one)
+
+
+VARIANTS = [("swim", True), ("swim", False), ("heartbeat", True), ("heartbeat", False)]
+
+
+def kill_under(seed: int, detector: str, suspicion: bool) -> float:
+    cluster = Cluster(seed, 10, config=MembershipConfig(detector=detector, suspicion=suspicion))
+    world = cluster.world
+    cluster.form()
+    world.run(world.random("faults").uniform(1.0, 3.0))
+    count = 1 + seed % 5
+    victims = world.random("faults").sample(cluster.names, count)
+    while sum(victim in cluster.voters for victim in victims) > 2:
+        victims = world.random("faults").sample(cluster.names, count)
+    rest = without(cluster.names, *victims)
+    for victim in victims:
+        world.crash(victim)
+    began = world.now
+    world.wait_for(
+        lambda: all(cluster.believed_dead(victim, rest) for victim in victims), 4.0, "all are believed dead"
+    )
+    took = world.now - began
+    world.wait_for(lambda: cluster.agree_on(rest), 6.0, "all are out of the view")
+    assert {sighting.member.name for sighting in cluster.deaths(rest)} == set(victims)
+    return took
+
+
+@pytest.mark.parametrize(("detector", "suspicion"), VARIANTS)
+@pytest.mark.parametrize("seeds", seed_ranges(quick=3, full=15))
+def test_every_variant_finds_up_to_five_dead_in_time(seeds: range, detector: str, suspicion: bool) -> None:
+    times = each(seeds, lambda seed: kill_under(seed, detector, suspicion))
+    if times:
+        found = f"median {statistics.median(times):.2f} s, max {max(times):.2f} s"
+        print(f"{detector} suspicion={suspicion}: {found}")
+
+
+def settings_of(cluster: Cluster) -> set[Settings]:
+    return {cluster.host(name).core.monitor.settings for name in cluster.running()}
+
+
+def switch_all(seed: int) -> None:
+    cluster = Cluster(seed)
+    world = cluster.world
+    cluster.form()
+    absent = cluster.names[seed % 5]
+    world.crash(absent)
+    rest = without(cluster.names, absent)
+    for detector, suspicion in [(DetectorKind.HEARTBEAT, True), (DetectorKind.SWIM, False)]:
+        cluster.host(rest[seed % 4]).post(events.SwitchRequested(detector, suspicion))
+        world.wait_for(lambda: len(settings_of(cluster)) == 1, 2.0, "all nodes follow")
+        (found,) = settings_of(cluster)
+        assert (found.detector, found.suspicion) == (detector, suspicion)
+        world.run(5.0)
+    world.restart(absent)
+    world.wait_for(lambda: cluster.agree_on(cluster.names), 8.0, "the absent one is back")
+    settings = cluster.host(absent).core.monitor.settings
+    assert (settings.version, settings.detector, settings.suspicion) == (2, DetectorKind.SWIM, False)
+    assert {sighting.member.name for sighting in cluster.deaths(rest)} <= {absent}
+
+
+@pytest.mark.parametrize("seeds", seed_ranges(full=15))
+def test_a_switch_reaches_all_and_those_who_join_later_without_a_false_death(seeds: range) -> None:
+    each(seeds, switch_all)
 
 
 def lose_datagrams(seed: int) -> None:

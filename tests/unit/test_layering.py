@@ -10,8 +10,9 @@ line to that table; a module that stands there without needing to is an error to
     wire cores                      framing, codec, messages
     common                          cores and the shells that all share (clock, runner, logs)
 
-Of another subsystem a shell may import the cores and the ``client``, never its other shells. ``ops`` and
-``experiments`` see only clients, the wire and a few modules of ``common``.
+Of another subsystem a shell may import the cores, the ``client`` and membership's ``attachment`` (by which a
+service says that it lives), never its other shells. ``ops`` and ``experiments`` see only clients, the wire
+and a few modules of ``common``.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ SHELLS = {
     "agent.wire.register_store": "fsynced promises of a voter",
     "agent.wire.registers": "proposers that wait for the network",
     "agent.wire.server": "the threads that accept and answer",
+    "agent.membership.attachment": "a thread that keeps a local connection open",
     "agent.membership.client": "calls over the wire",
+    "agent.membership.eventlog": "followers wait in it",
+    "agent.membership.requests": "handlers that wait for the core and for peers",
     "agent.membership.service": "the process's threads",
-    "agent.membership.store": "identity and view on disk",
+    "agent.membership.store": "identity and keys on disk",
     "agent.membership.transport": "the datagram socket",
     "agent.hydfs.blocks": "what store agents do for each other: waits for disk and peers",
     "agent.hydfs.client": "calls over the wire",
@@ -219,7 +223,7 @@ def broken_walls(name: str, target: str) -> Iterator[str]:
             yield "what all share knows no subsystem"
         elif not is_shell(name):
             yield "the cores of two subsystems never meet"
-        elif is_shell(target) and not target.endswith(".client"):
+        elif is_shell(target) and not target.endswith((".client", ".attachment")):
             yield "of another subsystem's shells only the client may be used"
 
 

@@ -24,7 +24,7 @@ def member(name: str, state: State = State.ALIVE, boot: int = 1) -> Member:
     return Member(name, f"{NAMES.index(name) + 1:032x}", boot, 0, state, f"10.0.0.{name[1:]}", 7100)
 
 
-VIEW = views.propose(None, {name: member(name) for name in NAMES})
+VIEW = views.propose(None, {name: member(name) for name in NAMES}, {})
 
 
 class Bench:
@@ -100,7 +100,7 @@ def test_when_the_voters_are_believed_dead_there_is_no_majority_and_nothing_is_p
 def test_after_a_failure_the_others_may_refute_before_anything_is_proposed() -> None:
     bench = Bench()
     bench.form()
-    bench.core.monitor.roster.put(bench.now, member("n5", State.DEAD), "n1")
+    bench.core.monitor.roster.put(bench.now, member("n5", State.DEAD), "n2")
     bench.hear("n2", view_version=2)
     bench.do(FAILED)
     assert not bench.core.majority

@@ -1,4 +1,4 @@
-"""The node's identity on disk, and the gossip key."""
+"""The node's identity and its ring of gossip keys, on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agent.common.errors import ConfigError, Corrupt, DiskFailed
-from agent.membership.store import Identity, IdentityStore, read_key
+from agent.membership.keyring import KeyRing
+from agent.membership.store import Identity, IdentityStore, KeyStore
 
 
 def test_each_life_has_its_own_boot_and_the_disk_keeps_its_uuid(tmp_path: Path) -> None:
@@ -47,13 +48,24 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path)
         IdentityStore(tmp_path / "new" / "identity.json").begin_life()
 
 
-def test_the_gossip_key(tmp_path: Path) -> None:
+def test_the_configured_gossip_key_is_the_ring_until_another_one_is_stored(tmp_path: Path) -> None:
+    configured, stored = tmp_path / "gossip.key", tmp_path / "membership" / "gossip.keys"
+    configured.write_text("ab" * 32 + "\n")
+    store = KeyStore(stored, configured)
+    assert store.load().keys == (b"\xab" * 32,)
+    ring = store.load().install(b"\xcd" * 32)
+    store.save(ring)
+    assert stored.stat().st_mode & 0o777 == 0o600
+    assert store.load() == ring
+    store.save(KeyRing((b"\xcd" * 32,)))
+    assert store.load().keys == (b"\xcd" * 32,), "the configured key counts for nothing any more"
+
+
+def test_a_key_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "gossip.key"
-    path.write_text("ab" * 32 + "\n")
-    assert read_key(str(path)) == b"\xab" * 32
-    for content in ("", "ab" * 31, "zz" * 32):
+    for content in ("", "ab" * 31, "zz" * 32, "\xff"):
         path.write_text(content)
         with pytest.raises(ConfigError, match="gossip key"):
-            read_key(str(path))
+            KeyStore(tmp_path / "none", path).load()
     with pytest.raises(ConfigError, match="cannot be used"):
-        read_key(str(tmp_path / "missing"))
+        KeyStore(tmp_path / "none", tmp_path / "missing").load()

@@ -19,8 +19,12 @@ def table(*members: Member) -> dict[str, Member]:
     return {entry.name: entry for entry in members}
 
 
+def propose(view: views.View | None, *members: Member) -> dict[str, Any] | None:
+    return views.propose(view, table(*members), {entry.name: ("x", "y") for entry in members})
+
+
 def changed(view: views.View | None, *members: Member) -> dict[str, Any]:
-    found = views.propose(view, table(*members))
+    found = propose(view, *members)
     assert found is not None
     return found
 
@@ -37,11 +41,8 @@ def test_the_first_view() -> None:
 
 def test_suspects_neither_join_nor_leave() -> None:
     view = changed(None, *ABC)
-    assert (
-        views.propose(view, table(member("a"), member("b", State.SUSPECT), member("d", State.SUSPECT)))
-        is None
-    )
-    assert views.propose(None, table(member("a", State.SUSPECT))) is None
+    assert propose(view, member("a"), member("b", State.SUSPECT), member("d", State.SUSPECT)) is None
+    assert propose(None, member("a", State.SUSPECT)) is None
 
 
 def test_two_deaths_are_one_change_and_the_leader_stays() -> None:
@@ -69,9 +70,9 @@ def test_a_new_boot_is_a_change_and_of_a_leader_a_new_term() -> None:
 
 def test_news_of_an_earlier_life_changes_nothing() -> None:
     view = changed(None, member("a", boot=5), member("b"))
-    assert views.propose(view, table(member("a", State.DEAD, boot=4))) is None
-    assert views.propose(view, table(member("a", State.ALIVE, boot=4))) is None
-    assert views.propose(view, table(member("a", State.DEAD, boot=5))) is not None
+    assert propose(view, member("a", State.DEAD, boot=4)) is None
+    assert propose(view, member("a", State.ALIVE, boot=4)) is None
+    assert propose(view, member("a", State.DEAD, boot=5)) is not None
 
 
 def test_without_anybody_up_there_is_no_leader_and_the_term_still_grows() -> None:
@@ -88,10 +89,10 @@ members = st.builds(member, st.sampled_from(["a", "b", "c", "d"]), st.sampled_fr
 def test_versions_terms_and_leaders_over_any_history(history: list[list[Member]]) -> None:
     view: views.View | None = None
     for verdicts in history:
-        after = views.propose(view, table(*verdicts))
+        after = propose(view, *verdicts)
         if after is None:
             continue
-        assert views.propose(after, table(*verdicts)) is None, "applying a change twice is applying it once"
+        assert propose(after, *verdicts) is None, "applying a change twice is applying it once"
         assert after["version"] == views.version(view) + 1
         before = view or views.empty()
         assert after["term"] - before["term"] in (0, 1)

@@ -64,7 +64,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.left: list[str] = []
-        self.server = Server("test", {"echo": _answer}, on_disconnect=self.left.append)
+        self.server = Server("test", {"echo": _answer}, on_disconnect=lambda peer, _: self.left.append(peer))
         self.context = auth.server_context(_tls(folder, "vm1"))
         self.port = self.server.listen_tls("127.0.0.1", 0, self.context)
         self.unix = str(folder / "run" / "test.sock")

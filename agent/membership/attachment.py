@@ -1,0 +1,76 @@
+"""The local connection by which another agent of this node tells the membership agent that it lives.
+
+A thread renews the word over one connection that stays open. When the process dies the kernel closes that
+connection, which the membership agent notices at once; when the process hangs, the renewals stay away. With
+each renewal go the peers whose authenticated requests this agent has just answered: any traffic is a sign of
+life.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+from agent.common import clock
+from agent.common.errors import RainStormError
+from agent.wire.client import Client
+
+logger = logging.getLogger("agent.membership.attachment")
+
+RENEWAL_INTERVAL_S = 0.5
+RETRY_S = 0.2
+# Shorter, and an answer that is late on a busy machine would look like a crash.
+RENEWAL_TIMEOUT_S = 5.0
+
+
+class Attachment:
+    """Keeps one service attached to its node's membership agent."""
+
+    def __init__(
+        self, socket_path: str, service: str, heard_at: Callable[[], Mapping[str, float]] | None = None
+    ) -> None:
+        self._socket_path = socket_path
+        self._service = service
+        self._heard_at = heard_at
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{service}-attachment", daemon=True)
+
+    def start(self) -> None:
+        """Starts to attach; while the membership agent is away it is tried again and again."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Closes the connection: the service is known to be gone from now on."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        client = Client(None)
+        attached = True
+        try:
+            while not self._stopping.is_set():
+                fields = {"service": self._service, "heard": self._fresh()}
+                try:
+                    client.call(self._socket_path, "membership.attach", fields, timeout_s=RENEWAL_TIMEOUT_S)
+                except RainStormError as error:
+                    if attached:
+                        logger.info("detached service=%s error=%s", self._service, error)
+                    attached = False
+                    self._stopping.wait(RETRY_S)
+                    continue
+                attached = True
+                self._stopping.wait(RENEWAL_INTERVAL_S)
+        finally:
+            client.close()
+
+    def _fresh(self) -> list[tuple[str, float]]:
+        if self._heard_at is None:
+            return []
+        now = clock.monotonic()
+        return [
+            (name, round(now - at, 3))
+            for name, at in list(self._heard_at().items())
+            if now - at <= 2 * RENEWAL_INTERVAL_S
+        ]
