@@ -1,7 +1,7 @@
 """Bugs planted on purpose: each must be found by the checks, or the checks are worth nothing.
 
-A bug is a context in which the simulation runs with a part broken. ``SEEDS_MAX`` says how many seeds may be
-needed; how many are needed is printed by the test.
+A bug is a context in which the simulation runs with a part broken. Where two rules guard the same thing, both
+are broken and only what comes out is looked at. Some bugs get the faults that can show them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from agent.rainstorm.leader import LeaderCore
 from agent.rainstorm.processor import Restore, TaskCore
 from agent.rainstorm.state import KeyedState
 from tests.simulation.rainstorm_node import Parts
-
-SEEDS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +191,8 @@ BUGS = (
         "in place where the task was not, nodes keep everything",
         Parts(),
         ((JobMachine, "_deployment", _always_in_place), (LeaderCore, "_keep", _keep_everything)),
+        end_to_end_only=True,
+        faults=("isolate", "pause_node", "pause_leader", "crash_node"),
     ),
     Bug(
         "publication with a new sequence each time",
