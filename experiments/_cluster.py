@@ -1,0 +1,378 @@
+"""A cluster of membership agents alone, on loopback addresses and in a temporary folder of its own.
+
+The other two agents of a node are left out: they send no failure detection traffic, and a quiet machine
+measures better. Failures are those of a machine in small: SIGSTOP makes a node silent (its address still
+takes datagrams, nothing answers "refused"), SIGKILL lets it crash.
+
+What the agents see is read from their event streams, one follower thread a node. Events carry the observer's
+own time stamp. All agents run on this machine, so its wall clock is turned into the monotonic one with the
+offset between the two, and a run during which that offset moves is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import ipaddress
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+import yaml
+
+from agent.common import clock
+from agent.common.deadline import Deadline
+from agent.common.errors import DeadlineExceeded, RainStormError, Unavailable, UsageError
+from agent.membership.client import MembershipClient
+from agent.wire.client import Client
+from ops import inventory, processes
+from ops.layout import Layout
+
+READY_TIMEOUT_S = 30.0
+CALM_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 3.0
+POLL_INTERVAL_S = 0.02
+LONG_POLL_S = 0.5
+CLOCK_STEP_S_MAX = 0.005
+ADDRESSES_EACH = 16
+_cancelled = threading.Event()
+
+
+class Cancelled(RainStormError):
+    """Another thread of the experiment has failed or was interrupted."""
+
+    code = "CANCELLED"
+
+
+def pause(seconds: float) -> None:
+    """Lets time pass: an experiment's own schedule, never a wait for something to happen.
+
+    Raises:
+        Cancelled: the experiment is over for all of its threads.
+    """
+    if _cancelled.wait(seconds):
+        raise Cancelled("the experiment was cancelled")
+
+
+def cancel() -> None:
+    """Ends every ``pause`` of every thread, so that each cleans up what it has started."""
+    _cancelled.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to detect failures."""
+
+    detector: str
+    suspicion: bool
+
+    def __str__(self) -> str:
+        return f"{self.detector}{'+suspicion' if self.suspicion else ''}"
+
+
+VARIANTS = tuple(Variant(d, s) for d in ("swim", "heartbeat") for s in (True, False))
+
+
+def variant_named(name: str) -> Variant:
+    """Returns the variant that ``str`` writes as ``name``.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for variant in VARIANTS:
+        if str(variant) == name:
+            return variant
+    raise UsageError(f"no variant {name!r}", hint=f"known: {', '.join(map(str, VARIANTS))}")
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options about the agents: their number, the variants, knobs of their configuration."""
+    parser.add_argument(
+        "--variants", nargs="+", default=[str(v) for v in VARIANTS], metavar="VARIANT", help="%(default)s"
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KNOB=VALUE",
+        help="a knob of the membership section of the configuration, such as probe_interval_s=0.5",
+    )
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the knobs that were set; the agents refuse what they do not know."""
+    pairs = [text.partition("=") for text in options.settings]
+    return {knob.strip(): yaml.safe_load(value) for knob, _, value in pairs}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one node saw happen to another, on the machine's monotonic clock."""
+
+    at: float
+    observer: str
+    kind: str
+    name: str
+    by: str
+
+
+class MembershipCluster:
+    """Starts N membership agents, breaks them, and collects what they see."""
+
+    def __init__(self, nodes: int, *, slot: int = 0, settings: Mapping[str, Any] | None = None) -> None:
+        self.seen: list[Seen] = []
+        self.lost_events = 0
+        self._changed = threading.Condition()
+        self._folder = Path(tempfile.mkdtemp(prefix="rs-exp-"))
+        overrides = {"membership": dict(settings)} if settings else {}
+        self._layout = Layout(self._folder, self._folder / "inventory", _own_address(slot), overrides)
+        self._nodes = nodes
+        self.names = [peer.name for peer in self._layout.peers(nodes)]
+        self._client = Client(None)
+        self._agents: dict[str, psutil.Process] = {}
+        self._lives: dict[str, int] = {}
+        self._stopping = threading.Event()
+        self._followers: list[threading.Thread] = []
+        self._offset_s = clock.wall() - clock.monotonic()
+
+    def __enter__(self) -> MembershipCluster:
+        try:
+            self._layout.prepare(self._nodes)
+            self.start(self.names)
+            self._followers = [
+                threading.Thread(target=self._follow, args=(name,), name=f"follow-{name}", daemon=True)
+                for name in self.names
+            ]
+            for thread in self._followers:
+                thread.start()
+        except BaseException:  # an interrupt, too, must leave nothing running
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops every process and thread and removes the folder."""
+        self._stopping.set()
+        try:
+            processes.terminate_all(lambda: processes.marked(self._folder), lambda each: True, STOP_TIMEOUT_S)
+        finally:
+            for process in self._agents.values():
+                with contextlib.suppress(psutil.Error):
+                    process.wait(timeout=0)  # collects the exit status
+            for thread in self._followers:
+                if thread.ident is not None:
+                    thread.join(2 * LONG_POLL_S + STOP_TIMEOUT_S)
+            self._client.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # The agents
+
+    def start(self, names: Iterable[str]) -> None:
+        """Starts agents and returns when each of them answers requests.
+
+        Raises:
+            Unavailable: an agent ended.
+            DeadlineExceeded: an agent is not ready in time.
+        """
+        for name in names:
+            self._lives[name] = self._lives.get(name, 0) + 1
+            config = str(self._layout.config_path(name))
+            command = [sys.executable, "-m", "agent", "membership", "--config", config]
+            log = self._layout.log_path(name, "membership")
+            self._agents[name] = processes.start(command, self._folder, name, log, inventory.REPOSITORY)
+        for name in names:
+            self._await(functools.partial(self._answers, name), READY_TIMEOUT_S, f"{name} answers requests")
+
+    def process(self, name: str) -> psutil.Process:
+        """Returns the process of a node's agent."""
+        return self._agents[name]
+
+    def spin(self, name: str, processor: int) -> psutil.Process:
+        """Starts a busy loop on one processor, which ends with the cluster at the latest."""
+        command = [sys.executable, "-c", "while True: pass"]
+        log = self._layout.log_path(name, "spin")
+        loop = processes.start(command, self._folder, name, log, inventory.REPOSITORY)
+        loop.cpu_affinity([processor])
+        return loop
+
+    def members(self, name: str) -> dict[str, Any]:
+        """Returns what a node believes."""
+        return self._ask(name).members()
+
+    def switch(self, variant: Variant) -> None:
+        """Makes all nodes detect failures in this way and returns when they do."""
+
+        def chosen() -> bool:
+            found = [self.members(name)["settings"] for name in self.names]
+            return all(Variant(each["detector"], each["suspicion"]) == variant for each in found)
+
+        if not chosen():
+            self._ask(self.names[0]).switch(variant.detector, variant.suspicion)
+            self._await(chosen, CALM_TIMEOUT_S, f"all nodes use {variant}")
+
+    def drop(self, percent: float, seed: int) -> None:
+        """Makes every node throw away this share of the datagrams that reach it."""
+        for index, name in enumerate(self.names):
+            self._ask(name).drop(percent, seed + index)
+
+    def signal(self, names: Iterable[str], number: signal.Signals) -> None:
+        """Sends a signal to the agents of these nodes, one right after the other."""
+        for name in names:
+            self._agents[name].send_signal(number)
+
+    def recover(self, names: Sequence[str]) -> None:
+        """Lets stopped nodes go on and starts killed ones again."""
+        killed = []
+        for name in names:
+            process = self._agents[name]
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                process.send_signal(signal.SIGCONT)
+            else:
+                process.wait(timeout=STOP_TIMEOUT_S)
+                killed.append(name)
+        self.start(killed)
+
+    def wait_calm(self) -> float:
+        """Returns how long it took until every node held all others for alive and itself for healthy.
+
+        Raises:
+            DeadlineExceeded: they do not within ``CALM_TIMEOUT_S``.
+        """
+        began = clock.monotonic()
+        self._await(self._is_calm, CALM_TIMEOUT_S, "all nodes are alive in all lists")
+        return clock.monotonic() - began
+
+    def _is_calm(self) -> bool:
+        for name in self.names:
+            found = self.members(name)
+            alive = [member for member in found["members"] if member["state"] == "alive"]
+            if len(alive) < self._nodes or found["health"] > 0:
+                return False
+        return True
+
+    def _answers(self, name: str) -> bool:
+        process = self._agents[name]
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            log = self._layout.log_path(name, "membership")
+            tail = "\n    ".join(log.read_text("utf-8", "replace").splitlines()[-8:])
+            raise Unavailable(f"the membership agent of {name} ended while it started\n    {tail}")
+        try:
+            self.members(name)
+        except RainStormError:
+            return False
+        return True
+
+    def _ask(self, name: str, timeout_s: float = 5.0) -> MembershipClient:
+        path = str(self._layout.node_folder(name) / "run" / "membership.sock")
+        return MembershipClient(self._client, path, timeout_s=timeout_s)
+
+    def _await(self, holds: Callable[[], bool], timeout_s: float, what: str) -> None:
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        while not holds():
+            if deadline.expired(clock.monotonic()):
+                raise DeadlineExceeded(
+                    f"after {timeout_s:g} s it still does not hold: {what}",
+                    hint="the machine may be overloaded; look at it with: uptime",
+                )
+            pause(POLL_INTERVAL_S)
+
+    # What they see
+
+    def forget(self) -> None:
+        """Throws away what was seen so far."""
+        self.check_clock()
+        with self._changed:
+            self.seen.clear()
+
+    def await_seen(self, holds: Callable[[list[Seen]], bool], timeout_s: float) -> bool:
+        """Returns True as soon as what was seen makes ``holds`` true, False after ``timeout_s``."""
+        with self._changed:
+            return self._changed.wait_for(lambda: holds(self.seen), timeout_s)
+
+    def snapshot(self) -> list[Seen]:
+        """Returns what was seen since the last ``forget``, in the order in which it happened."""
+        self.check_clock()
+        with self._changed:
+            return sorted(self.seen, key=lambda each: each.at)
+
+    def check_clock(self) -> None:
+        """Raises Unavailable when somebody has set the wall clock, which the events' time stamps rely on."""
+        step_s = clock.wall() - clock.monotonic() - self._offset_s
+        if abs(step_s) > CLOCK_STEP_S_MAX:
+            raise Unavailable(
+                f"the wall clock was set by {step_s * 1000:+.1f} ms during the experiment",
+                hint="run it again when the machine's clock is in step",
+            )
+
+    def _follow(self, name: str) -> None:
+        last: int | None = None
+        life = self._lives[name]
+        while not self._stopping.is_set():
+            if life != self._lives[name]:  # a new life counts from one again
+                life, last = self._lives[name], 0
+            try:
+                client = self._ask(name)
+                if last is None:
+                    last = int(client.events(0, 0.0)["last"])
+                found = client.events(last, LONG_POLL_S)
+            except RainStormError:  # it is stopped, killed or starting
+                self._stopping.wait(0.1)
+                continue
+            last = int(found["last"])
+            events = [
+                Seen(e["wall_at"] - self._offset_s, name, e["kind"], e["name"], str(e.get("by") or ""))
+                for e in found["events"]
+                if "name" in e
+            ]
+            with self._changed:
+                self.lost_events += bool(found["missed"])
+                self.seen += events
+                self._changed.notify_all()
+
+
+def false_deaths(seen: Sequence[Seen], guilty: Iterable[str] = ()) -> tuple[int, int]:
+    """Counts deaths of nodes that live, in what was seen in order of time.
+
+    A death lasts from when the first observer holds a node for dead until none does: what ten observers
+    learn from one another is one death and ten reports.
+
+    Returns:
+        The deaths and the reports of nodes that are not ``guilty``.
+    """
+    excused = frozenset(guilty)
+    holders: dict[str, set[str]] = {}
+    deaths = reports = 0
+    for each in seen:
+        if each.name in excused:
+            continue
+        held = holders.setdefault(each.name, set())
+        if each.kind == "dead" and each.observer not in held:
+            reports += 1
+            deaths += not held
+            held.add(each.observer)
+        elif each.kind in ("join", "refute"):
+            held.discard(each.observer)
+    return deaths, reports
+
+
+def _own_address(slot: int) -> str:
+    """Returns a loopback address with fifteen free ones behind it; tests and local clusters use others."""
+    number = os.getpid() * 4 + slot
+    first = ipaddress.IPv4Address("127.225.0.1")
+    return str(first + ADDRESSES_EACH * (number % 100_000))
