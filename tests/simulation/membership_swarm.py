@@ -16,7 +16,7 @@ nobody else is; M8 it comes back.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from agent.membership import view as views
 from agent.membership.settings import DetectorKind
 from agent.membership.table import Member, State
 from tests.simulation.membership_host import Cluster, MembershipHost, Sighting
-from tests.simulation.schedule import Faults, Schedule, Step, draw
+from tests.simulation.schedule import KINDS, Faults, Schedule, Step, draw
 
 FAULTS_S = 12.0
 # Verdicts, refutations and views in flight may outlive the fault that caused them by this much.
@@ -38,8 +38,16 @@ CALM_BYTES_PER_S = {"swim": 3000.0, "heartbeat": 6000.0}
 DETECTED_S = 4.0
 BACK_S = 10.0
 # Kinds of fault that only membership knows: a wrong hint, a port that answers "refused", an orderly leave.
-# The last two wait for a moment that chance would rarely hit.
-EXTRA = {"hint": 2, "refuse": 2, "leave": 1, "switch": 1, "crash_busy": 1, "pause_busy": 1}
+# The last ones wait for a moment that chance would rarely hit.
+EXTRA = {
+    "hint": 2,
+    "refuse": 2,
+    "leave": 1,
+    "switch": 1,
+    "crash_busy": 1,
+    "pause_busy": 1,
+    "pause_suspecting": 1,
+}
 HEARTBEAT_SHARE = 0.25
 AMBUSH_S, AMBUSH_STEP_S = 3.0, 0.001
 # Moments that a batch of seeds must reach, or the swarm does not test what it says.
@@ -57,6 +65,7 @@ MOMENTS = (
     "leader crashed",
     "crash with a register operation in flight",
     "pause with a register operation in flight",
+    "pause with a suspicion under way",
     "cut off with a register operation in flight",
     "boot adopted",
     "agent stopped: DiskFailed",
@@ -116,7 +125,8 @@ class SwarmCluster(Cluster):
                 raise AssertionError(f"M4: the view went back to an earlier life of {name}: {known}, {entry}")
             self._count_entry(known, entry)
             if entry["state"] == views.DOWN and (known is None or known["state"] == views.UP):
-                assert self._is_touched(name), f"M2: {name} was evicted, whom no fault touched"
+                excused = self._is_touched(name) or self._rules_alone()
+                assert excused, f"M2: {name} was evicted, whom no fault touched"
         if before is not None and view["leader"] != before["leader"] and before["leader"]:
             self.world.hit("leader changed")
 
@@ -136,6 +146,10 @@ class SwarmCluster(Cluster):
     def _is_cut_off(self, name: str) -> bool:
         until = self.faults.cut_off_until.get(name) if self.faults is not None else None
         return until is not None and self.world.now <= until + GRACE_S
+
+    def _rules_alone(self) -> bool:
+        """Tells whether the only voter is cut off: what it believes is the view, for want of another one."""
+        return len(self.voters) == 1 and self._is_cut_off(self.voters[0])
 
     def _count(self, member: Member) -> None:
         match member.state:
@@ -198,7 +212,7 @@ class MembershipFaults(Faults):
                 kind = host.core.monitor.settings.detector
                 other = DetectorKind.SWIM if kind is DetectorKind.HEARTBEAT else DetectorKind.HEARTBEAT
                 node.call(lambda: host.post(events.SwitchRequested(other, True)))
-            case "crash_busy" | "pause_busy":
+            case "crash_busy" | "pause_busy" | "pause_suspecting":
                 self._ambush(step, cluster.world.now + AMBUSH_S)
             case "hint":
                 node.call(lambda: host.post(events.HintReceived(step.names[1])))
@@ -214,13 +228,15 @@ class MembershipFaults(Faults):
         node = world.nodes[name]
         if self.over or not node.up or node.paused or world.now > until:
             return
-        if not self._cluster.host(name).register_busy:
+        host = self._cluster.host(name)
+        suspecting = step.kind == "pause_suspecting"
+        if not (host.core.monitor.roster.suspicions if suspecting else host.register_busy):
             world.after(AMBUSH_STEP_S, self._ambush, step, until)
         elif step.kind == "crash_busy":
             world.hit("crash with a register operation in flight")
             self._do_crash(step)
         else:
-            world.hit("pause with a register operation in flight")
+            world.hit(f"pause with a {'suspicion under way' if suspecting else 'register operation in flight'}")
             self._do_pause(step)
 
     def _end_life(self, name: str, generation: int, step: Step) -> None:
@@ -229,9 +245,11 @@ class MembershipFaults(Faults):
             self._do_crash(Step(step.at_s, "crash", (name,), step.duration_s))
 
 
-def schedule_of(seed: int | str) -> Schedule:
-    """Returns the schedule of a seed."""
-    schedule = draw(seed, FAULTS_S * 0.8, extra=EXTRA)
+def schedule_of(seed: int | str, only: Sequence[str] = ()) -> Schedule:
+    """Returns the schedule of a seed, of ``only`` some kinds of fault when they are named."""
+    kinds = [kind for kind in KINDS if not only or kind in only]
+    extra = {kind: count for kind, count in EXTRA.items() if not only or kind in only}
+    schedule = draw(seed, FAULTS_S * 0.8, kinds=kinds, extra=extra)
     if random.Random(f"{seed}:variant").random() < HEARTBEAT_SHARE:
         return replace(schedule, variant="heartbeat")
     return schedule

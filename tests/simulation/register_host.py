@@ -30,10 +30,11 @@ from tests.simulation.world import Node
 KEY = "list"
 VOTER_TIMEOUT_S = 0.3
 OPERATION_TIMEOUT_S = 1.5
-THINK_MEAN_S = 0.1
+# A busy client leaves no time between its operations, so that it meets the others.
+THINK_MEAN_S = (0.1, 0.002)
 READ_SHARE = 0.4
 RETRY_SHARE = 0.5
-SUBMISSIONS_MAX = 60
+SUBMISSIONS_MAX = 100
 
 
 @dataclass(slots=True)
@@ -86,6 +87,7 @@ class ClientHost:
         self._answers: list[Answer] = []
         self._failures = 0
         self._asks: dict[int, tuple[str, int, Invocation]] = {}
+        self._think_mean_s = self._rng.choice(THINK_MEAN_S)
         self._next_id = 0
         self._counter = 0
         self._number = 0
@@ -96,8 +98,13 @@ class ClientHost:
         """Tells whether no operation is under way."""
         return self._invocation is None
 
+    @property
+    def promised(self) -> bool:
+        """Tells whether it waits for promises, or has them and nothing accepted yet."""
+        return self._proposal is not None and self._proposal._phase == "prepare"
+
     def _later(self) -> None:
-        self._node.after(self._rng.expovariate(1.0) * THINK_MEAN_S, self._begin)
+        self._node.after(self._rng.expovariate(1.0) * self._think_mean_s, self._begin)
 
     def _begin(self) -> None:
         if self.stopping or len(self._history) >= SUBMISSIONS_MAX:

@@ -10,6 +10,7 @@ was ever acknowledged.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -23,12 +24,16 @@ FAULTS_S = 4.0
 ANSWERED_S = 20.0
 DURATION_S = 1.5
 # A flipped bit in a voter's log, found at the restart that follows: that voter is lost.
-EXTRA = {"flip": 1}
+# And a voter that crashes, and is back at once, while two clients wait for its promise.
+EXTRA = {"flip": 1, "bounce": 1}
+BOUNCE_S = 0.0001
+AMBUSH_S, AMBUSH_STEP_S = 1.0, 0.002
 MOMENTS = (
     "lost a race",
     "outcome unknown",
     "the same append again",
     "quorum read",
+    "voter crashed under two proposals",
     "read by a round",
     "torn register log",
     "agent stopped: Corrupt",
@@ -37,10 +42,14 @@ MOMENTS = (
 )
 
 
-def schedule_of(seed: int | str) -> Schedule:
-    """Returns the schedule of a seed: of its nodes the first are the voters, the others clients."""
-    kinds = [kind for kind in KINDS if kind not in ("slow", "jump")]
-    schedule = draw(f"register:{seed}", FAULTS_S * 0.9, sizes=(4, 6, 6, 8), kinds=kinds, extra=EXTRA)
+def schedule_of(seed: int | str, only: Sequence[str] = ()) -> Schedule:
+    """Returns the schedule of a seed, of ``only`` some kinds of fault when they are named.
+
+    Of its nodes the first are the voters, the others clients.
+    """
+    kinds = [kind for kind in KINDS if kind not in ("slow", "jump") and (not only or kind in only)]
+    extra = {kind: count for kind, count in EXTRA.items() if not only or kind in only}
+    schedule = draw(f"register:{seed}", FAULTS_S * 0.9, sizes=(4, 6, 6, 8), kinds=kinds, extra=extra)
     steps = tuple(replace(step, duration_s=min(DURATION_S, step.duration_s)) for step in schedule.steps)
     return replace(schedule, steps=steps)
 
@@ -51,7 +60,24 @@ class RegisterFaults(Faults):
     def __init__(self, world: World, schedule: Schedule) -> None:
         self._voters = schedule.names()[: schedule.voters]
         self._flipped: dict[str, None] = {}
-        super().__init__(world, schedule, durable=self._voters, other=self._flip)
+        super().__init__(world, schedule, durable=self._voters, other=self._strike)
+
+    def _strike(self, step: Step) -> None:
+        if step.kind == "flip":
+            self._flip(step)
+        else:
+            voter = self._voters[self._names.index(step.names[0]) % len(self._voters)]
+            self._ambush(replace(step, names=(voter,), duration_s=BOUNCE_S), self._world.now + AMBUSH_S)
+
+    def _ambush(self, step: Step, until: float) -> None:
+        if self.over or self._world.now > until:
+            return
+        hosts = [node.host for node in self._world.nodes.values() if isinstance(node.host, ClientHost)]
+        waiting = sum(host.promised for host in hosts)
+        if waiting >= 2 and self._world.nodes[step.names[0]].up:
+            self._world.hit("voter crashed under two proposals")
+            self._do_crash(step)
+        self._world.after(AMBUSH_STEP_S, self._ambush, step, until)
 
     def _flip(self, step: Step) -> None:
         name = step.names[0]

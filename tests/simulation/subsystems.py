@@ -10,7 +10,6 @@ from tests.simulation import membership_swarm, register_swarm, test_hydfs, test_
 from tests.simulation import rainstorm_faults as rainstorm
 from tests.simulation.schedule import Schedule
 
-
 # Shorter than in its own test, so that there are more seeds in the same time.
 HYDFS_S = 3.5
 

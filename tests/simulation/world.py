@@ -129,12 +129,18 @@ class Node:
         self.disk.crash()
 
     def resume(self) -> None:
-        """Runs on after a pause: what piled up is handled now, in order."""
+        """Runs on after a pause: what piled up is handled now, in order; timers before it or after it."""
         self.paused = False
+        generation = self.generation
         backlog, self._backlog = self._backlog, []
+        # Which thread runs first is for the operating system to say.
+        if self.host is not None and self.world.random(f"resume:{self.name}").random() < 0.5:
+            due = self.host.next_deadline()
+            if due is not None and due <= self.world.now:
+                self._run(self._tick)
         for action in backlog:
-            self._enter(self.generation, action)
-        if self.up:
+            self._enter(generation, action)
+        if self.up and generation == self.generation:
             self._wake_at = None
             self.arm()
 

@@ -1,0 +1,390 @@
+"""Rules of membership and of the view, each broken on purpose: the checks must find every one.
+
+A bug replaces attributes of the real classes and modules while the seeds run. It names the rule it breaks and
+the schedules that are to find it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from agent.common import register
+from agent.common.register import Accept, Answer, Prepare, Proposal, Slot, VoterRequest
+from agent.membership import events, gossip, suspicion, table
+from agent.membership import view as views
+from agent.membership.messages import Update
+from agent.membership.monitor import Monitor
+from agent.membership.roster import Roster
+from agent.membership.suspicion import Suspicion
+from agent.membership.table import Member, Table
+from agent.wire import register_log
+from tests.simulation import membership_host, membership_swarm, register_host, register_swarm, voter
+from tests.simulation.membership_host import MembershipHost
+
+MEMBERSHIP, REGISTER = "membership", "register"
+SEEDS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedBug:
+    """A broken rule: what to put in place of which attributes, and which schedules are to find it."""
+
+    name: str
+    rule: str
+    scenario: str
+    patches: tuple[tuple[Any, str, Any], ...]
+    # Only these kinds of fault, where the moment is rare among all of them.
+    kinds: tuple[str, ...] = ()
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Runs with the bug in place."""
+        with ExitStack() as stack:
+            for owner, name, broken in self.patches:
+                assert hasattr(owner, name), f"{owner.__name__}.{name} does not exist any more"
+                stack.enter_context(mock.patch.object(owner, name, broken))
+            yield
+
+    def run(self, seed: int) -> None:
+        """Runs one seed with the bug in place.
+
+        Raises:
+            AssertionError: a check has found it.
+        """
+        with self.planted():
+            if self.scenario == MEMBERSHIP:
+                membership_swarm.run(membership_swarm.schedule_of(seed, self.kinds))
+            else:
+                register_swarm.run(register_swarm.schedule_of(seed, self.kinds))
+
+
+# The detector and its beliefs
+
+
+def _refute_in_place(self: Roster, now: float, member: Member, accuser: str) -> None:
+    if member.precedence > self.me.precedence and not self.leaving:
+        self.announce_me()
+
+
+def _bury_by_hearsay(self: Roster, now: float, member: Member, current: Member, accuser: str) -> None:
+    self.put(now, member, accuser)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Does not do what it should."""
+
+
+def _no_names(self: Monitor) -> list[str]:
+    return []
+
+
+def _no_gossip(self: gossip.GossipQueue, members: int, room_bytes: int = 0) -> tuple[Update, ...]:
+    return ()
+
+
+def _at_once(self: Suspicion) -> float:
+    return self.started_at
+
+
+def _never_shrinks(shortest: float, longest: float, wanted: int, confirmations: int) -> float:
+    return longest * 2
+
+
+def _state_first(self: Member) -> tuple[int, int, int]:
+    return (self.boot, int(self.state), self.incarnation)
+
+
+def _alive_wins(self: Member) -> tuple[int, int, int]:
+    return (self.boot, self.incarnation, -int(self.state))
+
+
+def _no_boots(self: Member) -> tuple[int, int, int]:
+    return (0, self.incarnation, int(self.state))
+
+
+def _believe_any_life(self: Table, member: Member) -> bool:
+    current = self.get(member.name)
+    return current is None or member != current
+
+
+def _linear_checksum(member: Member) -> int:
+    return zlib.crc32(f"{member.name}\0{member.uuid}\0{member.precedence}".encode())
+
+
+def _keep_old_boot(self: MembershipHost, effect: events.Effect) -> None:
+    if not isinstance(effect, events.AdoptBoot):
+        _execute(self, effect)
+
+
+_execute = MembershipHost._execute
+
+# The register
+
+
+def _accept_below_promise(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
+    if isinstance(request, Accept):
+        return Slot(request.ballot, request.ballot, request.value), Answer(
+            True, request.ballot, request.ballot, request.value
+        )
+    return register.answer(slot, request)
+
+
+def _promise_anything(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
+    if isinstance(request, Prepare):
+        return slot, Answer(True, request.ballot, slot.accepted, slot.value)
+    return register.answer(slot, request)
+
+
+def _forget_promises(self: voter.Voter, request: VoterRequest) -> Answer:
+    slot = self._slots.get(request.key, Slot())
+    changed, reply = register.answer(slot, request)
+    self._slots[request.key] = changed
+    if isinstance(request, Accept) and changed != slot:
+        self._node.disk.append_durably(voter.FILE, register_log.pack(request.key, changed))
+    return reply
+
+
+def _answer_before_sync(self: voter.Voter, request: VoterRequest) -> Answer:
+    slot = self._slots.get(request.key, Slot())
+    changed, reply = register.answer(slot, request)
+    if changed != slot:
+        self._node.disk.append(voter.FILE, register_log.pack(request.key, changed))
+        self._slots[request.key] = changed
+    return reply
+
+
+def _first_answer(answers: Sequence[Answer], voters: Sequence[str]) -> Answer | None:
+    return answers[0] if answers else None
+
+
+def _newest_answer(answers: Sequence[Answer], voters: Sequence[str]) -> Answer | None:
+    needed = register.majority(voters)
+    return max(answers, key=lambda found: found.accepted) if len(answers) >= needed else None
+
+
+def _less_than_majority(voters: Sequence[str]) -> int:
+    return max(1, len(voters) // 2)
+
+
+def _any_accepted(self: Proposal) -> list[Any]:
+    self._value = self._change(min(self._answers.values(), key=lambda found: found.accepted).value)
+    return self._ask("accept", lambda ballot: Accept(self._key, ballot, self._value))
+
+
+# The view
+
+
+def _keep_term(view: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    changed = _with_leader(view, base)
+    return {**changed, "term": max(1, base["term"])}
+
+
+_with_leader = views._with_leader
+
+
+def _leader_for_ever(view: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    return view if base["leader"] else _with_leader(view, base)
+
+
+def _decide_alone(self: MembershipHost, change: Callable[[Any], Any]) -> None:
+    operation = membership_host.Operation(None)
+    self._begin(operation)
+    value = change(self.core.proposer.view)
+    self._cluster.learned(value)
+    self._node.after(0.001, lambda: self._end(operation, events.ViewLearned(value)))
+
+
+def _evict_suspects(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] | None:
+    if entry is not None and entry["state"] == views.UP and member.state is table.State.SUSPECT:
+        return {"state": views.DOWN, "node_id": entry["node_id"]}
+    return _verdict(entry, member)
+
+
+def _never_readmit(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] | None:
+    if entry is not None and entry["state"] == views.DOWN:
+        return None
+    return _verdict(entry, member)
+
+
+_verdict = views._verdict
+
+
+BUGS: tuple[PlantedBug, ...] = (
+    PlantedBug(
+        "refutes without raising its incarnation",
+        "a suspect refutes with a higher incarnation",
+        MEMBERSHIP,
+        ((Roster, "_hear_about_me", _refute_in_place),),
+    ),
+    PlantedBug(
+        "a suspicion beats a newer incarnation",
+        "the incarnation counts before the state",
+        MEMBERSHIP,
+        ((Member, "precedence", property(_state_first)),),
+    ),
+    PlantedBug(
+        "alive beats dead of the same incarnation",
+        "alive < suspect < dead",
+        MEMBERSHIP,
+        ((Member, "precedence", property(_alive_wins)),),
+    ),
+    PlantedBug(
+        "the boot counts for nothing",
+        "a later life beats every earlier one",
+        MEMBERSHIP,
+        ((Member, "precedence", property(_no_boots)),),
+    ),
+    PlantedBug(
+        "any other record is taken over",
+        "tables keep the record of higher precedence",
+        MEMBERSHIP,
+        ((Table, "supersedes", _believe_any_life),),
+    ),
+    PlantedBug(
+        "dead by hearsay at once",
+        "a death that is heard of needs a suspicion of one's own",
+        MEMBERSHIP,
+        ((Roster, "_hear_death", _bury_by_hearsay),),
+    ),
+    PlantedBug(
+        "no lateness guard",
+        "a node that did not run passes no verdicts",
+        MEMBERSHIP,
+        ((Monitor, "_forgive_lateness", _nothing),),
+        ("refuse", "pause_suspecting", "slow"),
+    ),
+    PlantedBug(
+        "suspicion never expires",
+        "a suspect that does not refute is dead",
+        MEMBERSHIP,
+        ((Roster, "expire", _nothing), (Suspicion, "deadline", property(lambda self: 1e12))),
+    ),
+    PlantedBug(
+        "suspicion expires at once",
+        "a suspect has time to refute",
+        MEMBERSHIP,
+        ((Suspicion, "deadline", property(_at_once)),),
+    ),
+    PlantedBug(
+        "suspicion does not shrink",
+        "confirmations shorten a suspicion",
+        MEMBERSHIP,
+        ((suspicion, "timeout_s", _never_shrinks),),
+    ),
+    PlantedBug(
+        "nothing is gossiped",
+        "an update rides on 4 log N datagrams",
+        MEMBERSHIP,
+        ((gossip.GossipQueue, "take", _no_gossip),),
+    ),
+    PlantedBug(
+        "tables are never compared",
+        "different digests lead to an exchange",
+        MEMBERSHIP,
+        ((Monitor, "_compare_digest", _nothing),),
+    ),
+    PlantedBug(
+        "digest of linear checksums",
+        "different tables have different digests",
+        MEMBERSHIP,
+        ((table, "checksum", _linear_checksum),),
+    ),
+    PlantedBug(
+        "the dead are never asked again",
+        "partitions heal by themselves",
+        MEMBERSHIP,
+        ((Monitor, "_lost", _no_names),),
+    ),
+    PlantedBug(
+        "a later boot is adopted in words only",
+        "an adopted boot is what a node speaks under",
+        MEMBERSHIP,
+        ((MembershipHost, "_execute", _keep_old_boot),),
+    ),
+    PlantedBug(
+        "a new leader without a new term",
+        "one leader for each term",
+        MEMBERSHIP,
+        ((views, "_with_leader", _keep_term),),
+    ),
+    PlantedBug(
+        "a dead leader stays",
+        "the leader is up",
+        MEMBERSHIP,
+        ((views, "_with_leader", _leader_for_ever),),
+    ),
+    PlantedBug(
+        "eviction without a majority",
+        "the voters decide",
+        MEMBERSHIP,
+        ((MembershipHost, "_begin_change", _decide_alone),),
+    ),
+    PlantedBug(
+        "suspects are evicted",
+        "only the dead are evicted",
+        MEMBERSHIP,
+        ((views, "_verdict", _evict_suspects),),
+    ),
+    PlantedBug(
+        "who is down stays down",
+        "a node that is back is admitted",
+        MEMBERSHIP,
+        ((views, "_verdict", _never_readmit),),
+    ),
+    PlantedBug(
+        "accepts below its promise",
+        "a promise binds",
+        REGISTER,
+        ((voter, "answer", _accept_below_promise),),
+    ),
+    PlantedBug(
+        "promises nothing",
+        "a promise is remembered",
+        REGISTER,
+        ((voter, "answer", _promise_anything),),
+    ),
+    PlantedBug(
+        "promise not durable",
+        "a promise outlives a crash",
+        REGISTER,
+        ((voter.Voter, "apply", _forget_promises),),
+        ("bounce",),
+    ),
+    PlantedBug(
+        "answers before the sync",
+        "what was accepted outlives a crash",
+        REGISTER,
+        ((voter.Voter, "apply", _answer_before_sync),),
+    ),
+    PlantedBug(
+        "read of one voter",
+        "a read needs a majority",
+        REGISTER,
+        ((register_host, "settled", _first_answer),),
+    ),
+    PlantedBug(
+        "read of a minority's value",
+        "a value counts when a majority holds it",
+        REGISTER,
+        ((register_host, "settled", _newest_answer),),
+    ),
+    PlantedBug(
+        "half the voters are enough",
+        "two majorities have a voter in common",
+        REGISTER,
+        ((register, "majority", _less_than_majority),),
+    ),
+    PlantedBug(
+        "not the newest accepted value",
+        "a change begins with the newest accepted value",
+        REGISTER,
+        ((Proposal, "_prepared", _any_accepted),),
+    ),
+)
+# These are quick to find, one of each kind: part of every `make test`.
+QUICK = ("refutes without raising its incarnation", "a new leader without a new term", "accepts below its promise")
