@@ -116,6 +116,7 @@ class Requests:
                 "health": monitor.health.score,
                 "settings": monitor.settings.plain(),
                 "datagrams": {
+                    "sent": transport.sent,
                     "sent_bytes": transport.sent_bytes,
                     "received_bytes": transport.received_bytes,
                     "dropped": transport.dropped,
@@ -139,7 +140,8 @@ class Requests:
             "incarnation": member.incarnation,
             "services": {name: self._state_of(member, name) for name in SERVICES},
             "last_heard_s": 0.0 if mine else None if heard_at is None else round(now - heard_at, 3),
-            "udp": mine or (datagram_at is not None and now - datagram_at <= UDP_FRESH_S),
+            "udp": mine
+            or (member.state in LIVE and datagram_at is not None and now - datagram_at <= UDP_FRESH_S),
             "tcp": True if mine else tcp.get(member.name),
             "reporters": list(reporters),
             "ring_id": ids.ring_id(member.name),

@@ -44,6 +44,7 @@ class Transport:
         on_impostor: Callable[[str, str, int], None],
         on_crash: Callable[[BaseException], None],
     ) -> None:
+        self.sent = 0
         self.sent_bytes = 0
         self.received_bytes = 0
         self.dropped = 0
@@ -117,6 +118,7 @@ class Transport:
                 self._socket.sendto(packet, (contact.address, contact.port))
         except OSError as error:
             logger.debug("send_failed target=%s:%s error=%s", contact.address, contact.port, error)
+        self.sent += 1
         self.sent_bytes += len(packet)
 
     def stop(self, timeout_s: float) -> None:
