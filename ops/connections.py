@@ -75,9 +75,10 @@ class Connections:
         for service in services:
             self._gateways[service] = node
 
-    def membership(self) -> MembershipClient:
-        """Returns a client of a membership agent that answers."""
-        return MembershipClient(self.client, self.address(self.gateway("membership"), "membership"))
+    def membership(self, node: str = "", *, timeout_s: float = 5.0) -> MembershipClient:
+        """Returns a client of the membership agent of ``node``, or of any that answers."""
+        address = self.address(node or self.gateway("membership"), "membership")
+        return MembershipClient(self.client, address, timeout_s=timeout_s)
 
     def hydfs(self) -> HydfsClient:
         """Returns a client of a store agent that answers."""

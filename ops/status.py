@@ -63,6 +63,9 @@ def look(connections: Connections) -> ClusterStatus:
             for name in names
         }
         services = {name: {service: pings[name, service].result() for service in SERVICES} for name in names}
+        problems = list(
+            pool.map(lambda name: _dropping(connections, name) if services[name]["membership"] else "", names)
+        )
         if not any(answered for each in services.values() for answered in each.values()):
             raise Unreachable(
                 f"nothing of the cluster {connections.inventory.cluster!r} answers "
@@ -77,14 +80,24 @@ def look(connections: Connections) -> ClusterStatus:
     members = _Question("members", lambda: connections.membership().members())
     jobs = _Question("jobs", lambda: connections.rainstorm().jobs())
     deadline = Deadline(clock.monotonic(), QUESTION_TIMEOUT_S)
-    problems: list[str] = []
     return _combine(
         connections,
         services,
         members.answer(deadline, problems) or {},
         jobs.answer(deadline, problems),
-        problems,
+        [problem for problem in problems if problem],
     )
+
+
+def _dropping(connections: Connections, name: str) -> str:
+    """Returns what there is to say about a node that throws datagrams away on purpose."""
+    try:
+        percent = connections.membership(name, timeout_s=QUESTION_TIMEOUT_S).drop()
+    except RainStormError:
+        return ""  # it does not answer, which the table shows
+    if not percent:
+        return ""
+    return f"{name} throws away {percent:g} % of its datagrams; stop it: fab drop --percent 0 --vm {name}"
 
 
 class _Question:

@@ -1,16 +1,32 @@
-"""The tasks of ``fab``: daily ones at the top, the local cluster below ``local``, faults below ``fault``."""
+"""The tasks of ``fab``: daily ones at the top, the local cluster below ``local``, faults below
+``fault``, gossip keys below ``keys``."""
 
 from __future__ import annotations
 
 from invoke.collection import Collection
 
-from ops.tasks import cluster, faults, hydfs, jobs, local
+from ops.tasks import cluster, faults, hydfs, jobs, local, membership
 
 namespace = Collection(
     local=Collection(local.up, local.down),
+    keys=Collection(membership.rotate_keys, membership.list_keys),
     fault=Collection(faults.crash, faults.start, faults.pause, faults.resume),
 )
 for module in (cluster, hydfs, jobs):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-namespace.add_task(faults.kill_task)
+for task in (
+    membership.members,
+    membership.list_mem,
+    membership.list_self,
+    membership.list_mem_ids,
+    membership.display_suspects,
+    membership.display_protocol,
+    membership.switch,
+    membership.why,
+    membership.join,
+    membership.leave,
+    membership.drop,
+    faults.kill_task,
+):
+    namespace.add_task(task)

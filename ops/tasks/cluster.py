@@ -1,4 +1,4 @@
-"""Questions about the cluster as a whole: status, members, ring ids."""
+"""The cluster as a whole at one glance."""
 
 from __future__ import annotations
 
@@ -27,31 +27,6 @@ def status(context: Context, json: bool = False, inventory: str = "") -> None:
         _print_status(found)
     for problem in found.problems:
         render.say(problem)
-
-
-@command(help=HELP)
-def members(context: Context, json: bool = False, inventory: str = "") -> None:
-    """cluster: the members as one node sees them"""
-    with connected(_find(inventory)) as connections:
-        found = connections.membership().members()
-    if json:
-        render.print_json(**found)
-        return
-    columns = ("name", "address", "state", "incarnation", "last_heard_s", "ring_id", "node_id")
-    render.print_table(columns, [[each.get(key) for key in columns] for each in found["members"]])
-    render.say(f"as seen by {found['self']}")
-
-
-@command(help=HELP)
-def list_mem_ids(context: Context, json: bool = False, inventory: str = "") -> None:
-    """cluster: members sorted by their id on the hash ring"""
-    with connected(_find(inventory)) as connections:
-        found = sorted(connections.membership().members()["members"], key=lambda each: str(each["ring_id"]))
-    if json:
-        render.print_json(members=found)
-        return
-    columns = ("ring_id", "name", "address", "state")
-    render.print_table(columns, [[each.get(key) for key in columns] for each in found])
 
 
 def _print_status(found: ClusterStatus) -> None:

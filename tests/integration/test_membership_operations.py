@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.common.errors import Conflict, NotFound, UsageError
+from agent.common.errors import Conflict, NotFound, Unavailable, UsageError
 from agent.membership.client import MembershipClient
+from ops.keyrotation import rotate
 from tests.integration.agents import Agents
 from tests.support import REPOSITORY, wait_until
 
@@ -197,6 +198,19 @@ def test_the_gossip_key_is_rotated_under_load_without_a_death(alone: Agents) -> 
     alone.start("n3")
     wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), FORM_TIMEOUT_S, "n3 is back")
     assert member(alone, "n3").keys("list") == [new], "the ring survives a restart"
+
+
+def test_a_rotation_needs_every_node_and_leaves_the_old_key_when_one_is_missing(alone: Agents) -> None:
+    clients = {name: member(alone, name) for name in NAMES}
+    old = clients["n1"].keys("list")
+    done = rotate(clients, secrets.token_hex(32))
+    assert list(done.removed) == old
+    assert all(client.keys("list") == [done.fingerprint] for client in clients.values())
+    alone.kill("n4")
+    with pytest.raises(Unavailable, match="no rotation without n4") as caught:
+        rotate(clients, secrets.token_hex(32))
+    assert caught.value.exit_status == 1
+    assert all(clients[name].keys("list") == [done.fingerprint] for name in WITHOUT_N4)
 
 
 def test_why_tells_who_accused_whom_and_events_can_be_followed(alone: Agents) -> None:

@@ -1,0 +1,296 @@
+"""Who is a member, why, and how failures are found: questions and switches for the running cluster."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import secrets
+from typing import Any
+
+from invoke.context import Context
+
+from agent.common.errors import RainStormError, UsageError
+from agent.membership.client import MembershipClient
+from agent.wire.authority import write_private
+from ops import inventory, keyrotation, render
+from ops.connections import Connections, connected
+from ops.errors import command
+from ops.status import SERVICES
+
+INVENTORY = {"inventory": "inventory file of the cluster"}
+JSON = {"json": "print one JSON object", **INVENTORY}
+VM = {"vm": "the node: 3, vm3 or vm03"}
+SEEN_BY = {"vm": "the node to ask (default: any that answers)"}
+EVENTS_WAIT_S = 30.0
+_find = inventory.find
+
+
+@command(
+    help={**JSON, **SEEN_BY, "watch": "go on and print each change (with --json: one object a line)"},
+)
+def members(
+    context: Context, vm: str = "", json: bool = False, watch: bool = False, inventory: str = ""
+) -> None:
+    """cluster: members with state, services and reachability, as one node sees them"""
+    with connected(_find(inventory)) as connections:
+        client = _client(connections, vm)
+        last = client.events(0, 0.0)["last"] if watch else 0
+        found = client.members(probe=True)
+        if json and not watch:
+            render.print_json(**found)
+            return
+        if not json:
+            _print_members(found)
+        if watch:
+            _follow(client, last, json)
+
+
+@command(help={**JSON, **SEEN_BY})
+def list_mem(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
+    """cluster: the membership list of one node"""
+    with connected(_find(inventory)) as connections:
+        found = _client(connections, vm).members()
+    columns = ("name", "address", "port", "node_id", "state", "incarnation")
+    _print_rows(columns, found["members"], json, "members")
+
+
+@command(help={**JSON, **VM})
+def list_self(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
+    """cluster: what a node says of itself"""
+    with connected(_find(inventory)) as connections:
+        found = _client(connections, vm).members()
+    mine = [each for each in found["members"] if each["name"] == found["self"]]
+    _print_rows(
+        ("name", "address", "port", "node_id", "ring_id", "state", "incarnation"), mine, json, "members"
+    )
+
+
+@command(help={**JSON, **SEEN_BY})
+def list_mem_ids(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
+    """cluster: members sorted by their id on the hash ring"""
+    with connected(_find(inventory)) as connections:
+        found = _client(connections, vm).members()["members"]
+    ordered = sorted(found, key=lambda each: str(each["ring_id"]))
+    _print_rows(("ring_id", "name", "address", "state"), ordered, json, "members")
+
+
+@command(help={**JSON, **SEEN_BY})
+def display_suspects(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
+    """cluster: members that are suspected, and by whom"""
+    with connected(_find(inventory)) as connections:
+        found = _client(connections, vm).members()["members"]
+    suspects = [each for each in found if each["state"] == "suspect"]
+    if not suspects and not json:
+        render.say("nobody is suspected")
+        return
+    _print_rows(("name", "address", "incarnation", "last_heard_s", "reporters"), suspects, json, "suspects")
+
+
+@command(help={**JSON, **SEEN_BY})
+def display_protocol(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
+    """cluster: how failures are detected, for example <swim, suspect>"""
+    with connected(_find(inventory)) as connections:
+        found = _client(connections, vm).members()["settings"]
+    if json:
+        render.print_json(**found)
+    else:
+        print(_protocol(found))
+
+
+@command(
+    help={
+        **JSON,
+        "detector": "swim or heartbeat (default: as it is)",
+        "suspicion": "on or off (default: as it is)",
+    }
+)
+def switch(
+    context: Context, detector: str = "", suspicion: str = "", json: bool = False, inventory: str = ""
+) -> None:
+    """cluster: detect failures in another way, on all nodes, while they run"""
+    if not detector and not suspicion:
+        raise UsageError("switch to what?", hint="fab switch --detector heartbeat --suspicion off")
+    if suspicion not in ("", "on", "off"):
+        raise UsageError(f"suspicion is on or off, not {suspicion!r}", hint="fab switch --suspicion on")
+    wanted = {"on": True, "off": False}.get(suspicion)
+    with connected(_find(inventory)) as connections:
+        found = connections.membership().switch(detector or None, wanted)
+    if json:
+        render.print_json(**found)
+    else:
+        print(f"{_protocol(found)} from version {found['version']} on")
+
+
+@command(help={**JSON, "node": "the node to explain: 3, vm3 or vm03"})
+def why(context: Context, node: str, json: bool = False, inventory: str = "") -> None:
+    """cluster: who accused a node and when, as all nodes remember it"""
+    with connected(_find(inventory)) as connections:
+        name = connections.inventory.node(node).name
+        found, silent = [], []
+        for observer in connections.inventory.names():
+            try:
+                found.append(connections.membership(observer).why(name))
+            except RainStormError as error:
+                silent.append(f"{observer}: [{error.code}] {error.message}")
+    if json:
+        keys = ("observer", "state", "last_heard_s", "reporters", "story")
+        render.print_json(name=name, observers=[{key: each[key] for key in keys} for each in found])
+    else:
+        rows = sorted(
+            (entry["wall_at"], each["observer"], entry["what"], entry["by"], entry["incarnation"])
+            for each in found
+            for entry in each["story"]
+        )
+        render.print_table(
+            ("when", "seen by", "what", "said by", "incarnation"),
+            [(_clock(at), *rest) for at, *rest in rows],
+            title=f"{name}: what happened",
+        )
+        columns = ("observer", "state", "last_heard_s", "reporters")
+        _print_rows(columns, found, False, "observers")
+    for line in silent:
+        render.say(line)
+
+
+@command(help={**INVENTORY, **VM})
+def leave(context: Context, vm: str, inventory: str = "") -> None:
+    """cluster: make a node leave; its agents go on running"""
+    with connected(_find(inventory)) as connections:
+        node = connections.inventory.node(vm).name
+        connections.membership(node).leave()
+    print(f"{node} has left")
+    render.say(f"let it join again: fab join --vm {vm}")
+
+
+@command(help={**INVENTORY, **VM})
+def join(context: Context, vm: str, inventory: str = "") -> None:
+    """cluster: make a node that has left a member again"""
+    with connected(_find(inventory)) as connections:
+        node = connections.inventory.node(vm).name
+        connections.membership(node).join()
+    print(f"{node} joins")
+
+
+@command(
+    help={
+        **INVENTORY,
+        "percent": "share of the incoming datagrams to throw away, 0 to 100",
+        "vm": "only on this node (default: all)",
+        "seed": "seed of the random choice",
+    }
+)
+def drop(context: Context, percent: float, vm: str = "", seed: int = 0, inventory: str = "") -> None:
+    """faults: throw away a share of the datagrams between membership agents"""
+    try:
+        share = float(percent)
+    except ValueError:
+        raise UsageError(f"{percent!r} is no number", hint="fab drop --percent 5") from None
+    with connected(_find(inventory)) as connections:
+        names = [connections.inventory.node(vm).name] if vm else connections.inventory.names()
+        for name in names:
+            connections.membership(name).drop(share, seed)
+            print(f"{name} throws away {share:g} % of its incoming datagrams")
+
+
+@command(help=JSON, name="rotate")
+def rotate_keys(context: Context, json: bool = False, inventory: str = "") -> None:
+    """keys: replace the gossip key on all nodes without losing a datagram"""
+    with connected(_find(inventory)) as connections:
+        clients = {name: connections.membership(name) for name in connections.inventory.names()}
+        key = secrets.token_hex(32)
+        done = keyrotation.rotate(clients, key)
+        folder = connections.inventory.local_folder
+    if folder is not None:  # what nodes that are added later are configured with
+        write_private(folder / "gossip.key", f"{key}\n".encode())
+    if json:
+        render.print_json(fingerprint=done.fingerprint, removed=list(done.removed), nodes=list(done.nodes))
+    else:
+        print(f"key {done.fingerprint} in use on {len(done.nodes)} nodes; removed: {', '.join(done.removed)}")
+
+
+@command(help=JSON, name="list")
+def list_keys(context: Context, json: bool = False, inventory: str = "") -> None:
+    """keys: fingerprints of each node's gossip keys, the one in use first"""
+    with connected(_find(inventory)) as connections:
+        clients = {name: connections.membership(name) for name in connections.inventory.names()}
+        rings = keyrotation.rings_of(clients)
+    rows: list[dict[str, Any]] = [
+        {"name": name, "in_use": None, "others": None}
+        if isinstance(ring, RainStormError)
+        else {"name": name, "in_use": ring[0], "others": ring[1:]}
+        for name, ring in rings.items()
+    ]
+    _print_rows(("name", "in_use", "others"), rows, json, "keys")
+
+
+def _client(connections: Connections, vm: str) -> MembershipClient:
+    return connections.membership(connections.inventory.node(vm).name if vm else "")
+
+
+def _protocol(settings: dict[str, Any]) -> str:
+    return f"<{settings['detector']}, {'suspect' if settings['suspicion'] else 'nosuspect'}>"
+
+
+def _print_rows(columns: tuple[str, ...], rows: list[dict[str, Any]], json: bool, key: str) -> None:
+    if json:
+        render.print_json(**{key: [{column: row.get(column) for column in columns} for row in rows]})
+        return
+    cells = [[_text(column, row.get(column)) for column in columns] for row in rows]
+    render.print_table([column.replace("_", " ") for column in columns], cells)
+
+
+def _cell(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _text(column: str, value: Any) -> Any:
+    return str(value) if column == "port" else _cell(value)
+
+
+def _print_members(found: dict[str, Any]) -> None:
+    services = [
+        name
+        for name in found["members"][0]["services"]
+        if name in SERVICES or any(each["services"][name] == "up" for each in found["members"])
+    ]
+    columns = ("name", "address", "state", "incarnation", *services, "udp", "tcp", "last heard s", "node id")
+    rows = [
+        [
+            each["name"],
+            each["address"],
+            each["state"],
+            each["incarnation"],
+            *(each["services"][name] for name in services),
+            each["udp"],
+            each["tcp"],
+            each["last_heard_s"],
+            each["node_id"],
+        ]
+        for each in found["members"]
+    ]
+    render.print_table(columns, rows)
+    majority = "yes" if found["majority"] else "no"
+    percent = found["datagrams"]["drop_percent"]
+    dropping = f", throws away {percent:g} % of its datagrams" if percent else ""
+    render.say(
+        f"as seen by {found['self']}: view {found['view']['version']}, majority {majority}, "
+        f"{_protocol(found['settings'])}, local health {found['health']} of 7 (0 is best){dropping}"
+    )
+
+
+def _follow(client: MembershipClient, last: int, json: bool) -> None:
+    while True:
+        found = client.events(last, EVENTS_WAIT_S)
+        if found["missed"]:
+            render.say("some events were missed: they came faster than they could be told")
+        last = found["last"]
+        for event in found["events"]:
+            if json:
+                print(jsonlib.dumps(event, ensure_ascii=False), flush=True)
+                continue
+            rest = {key: value for key, value in event.items() if key not in ("sequence", "wall_at", "kind")}
+            said = " ".join(f"{key}={_cell(value)}" for key, value in rest.items() if value not in ("", None))
+            print(f"{_clock(event['wall_at'])} {event['kind']} {said}", flush=True)
+
+
+def _clock(wall_at: float) -> str:
+    return f"{render.utc(wall_at)[:-1]}.{int(wall_at % 1 * 1000):03d}Z"

@@ -1,0 +1,107 @@
+"""What ``fab`` says of the membership of a running cluster, and the switches it offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.common.config import RainstormConfig
+from ops.status import SERVICES
+from tests.integration.cluster import Sandbox
+from tests.support import wait_until
+
+pytestmark = pytest.mark.integration
+
+NAMES = ["vm1", "vm2", "vm3"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    place = Sandbox(tmp_path_factory.mktemp("membership"))
+    try:
+        place.cluster.up(len(NAMES))
+        whole = len(NAMES) * (len(SERVICES) + RainstormConfig().spare_tasks)
+        wait_until(lambda: len(place.cluster.processes()) >= whole, 20, "all agents and spare tasks run")
+        yield place
+    finally:
+        place.cluster.down()
+
+
+def services_up(running: Sandbox) -> bool:
+    found = running.fab_json("members")["members"]
+    return all((m["services"]["hydfs"], m["services"]["rainstorm"]) == ("up", "up") for m in found)
+
+
+def test_members_show_services_and_reachability(running: Sandbox) -> None:
+    wait_until(lambda: services_up(running), 15, "all services are known")
+    found = running.fab_json("members", "--vm", "2")
+    assert found["self"] == "vm2"
+    assert found["majority"] is True
+    assert [m["name"] for m in found["members"]] == NAMES
+    assert all((m["state"], m["udp"], m["tcp"]) == ("alive", True, True) for m in found["members"])
+    ended = running.fab("members")
+    assert ended.status == 0
+    assert ended.out.splitlines()[0].split()[:6] == [
+        "name",
+        "address",
+        "state",
+        "incarnation",
+        "hydfs",
+        "rainstorm",
+    ]
+    assert "<swim, suspect>" in ended.err
+
+
+def test_lists(running: Sandbox) -> None:
+    assert [m["name"] for m in running.fab_json("list-self", "--vm", "3")["members"]] == ["vm3"]
+    assert sorted(m["name"] for m in running.fab_json("list-mem")["members"]) == NAMES
+    ring = [m["ring_id"] for m in running.fab_json("list-mem-ids")["members"]]
+    assert ring == sorted(ring)
+    assert running.fab_json("display-suspects")["suspects"] == []
+    assert running.fab("display-suspects").err.startswith("nobody is suspected")
+    why = running.fab_json("why", "--node", "2")
+    assert [each["observer"] for each in why["observers"]] == NAMES
+    assert any(entry["what"] == "join" for entry in why["observers"][0]["story"])
+
+
+def test_switches(running: Sandbox) -> None:
+    assert running.fab("switch", "--detector", "heartbeat").out.startswith("<heartbeat, suspect>")
+    wait_until(
+        lambda: running.fab("display-protocol", "--vm", "3").out == "<heartbeat, suspect>\n",
+        10,
+        "vm3 follows",
+    )
+    assert running.fab("switch", "--detector", "swim").status == 0
+    for arguments in (["switch"], ["switch", "--suspicion", "maybe"], ["switch", "--detector", "phi"]):
+        ended = running.fab(*arguments)
+        assert (ended.status, "[USAGE]" in ended.err) == (2, True), ended
+    assert running.fab("drop", "--percent", "5", "--vm", "3").status == 0
+    assert "vm3 throws away 5 %" in running.fab("status").err
+    assert running.fab("drop", "--percent", "0").status == 0
+    assert "throws away" not in running.fab("status").err
+    assert running.fab("drop", "--percent", "101").status == 2
+
+
+def test_leave_and_join(running: Sandbox) -> None:
+    assert running.fab("leave", "--vm", "3").status == 0
+    wait_until(
+        lambda: [n["state"] for n in running.fab_json("status")["status"]["nodes"]] == ["up", "up", "down"],
+        10,
+        "vm3 is out of the view",
+    )
+    assert running.fab("join", "--vm", "3").status == 0
+    wait_until(
+        lambda: [n["state"] for n in running.fab_json("status")["status"]["nodes"]] == ["up"] * 3,
+        10,
+        "vm3 is back",
+    )
+
+
+def test_keys(running: Sandbox) -> None:
+    before = running.fab_json("keys.list")["keys"]
+    done = running.fab_json("keys.rotate")
+    assert done["nodes"] == NAMES
+    assert done["removed"] == [before[0]["in_use"]]
+    assert {entry["in_use"] for entry in running.fab_json("keys.list")["keys"]} == {done["fingerprint"]}
+    assert running.cluster.layout.folder.joinpath("gossip.key").stat().st_mode & 0o777 == 0o600
