@@ -15,6 +15,7 @@ the local health score, which stretches the limit, before anybody is accused.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
@@ -123,16 +124,23 @@ class Heartbeat:
         return [m for m in self._roster.table if m.state in LIVE and m.name != self._roster.me.name]
 
     def _choose(self) -> tuple[Beat, ...]:
+        """Returns this node's own counter, those that moved last, and a random choice of the others."""
         mine = Beat(self._roster.me.name, self._roster.me.boot, self._counter)
-        chosen, room = [mine], BEATS_BYTES_MAX - beat_bytes(mine.name)
         names = list(self._beats)
-        if len(names) * beat_bytes(mine.name) > BEATS_BYTES_MAX:
-            newest = names[-int(room / beat_bytes(mine.name) / 2) :]
-            others = names[: -len(newest)]
-            names = [*self._rng.sample(others, min(len(others), len(newest))), *newest]
-        for name in reversed(names):
-            room -= beat_bytes(name)
-            if room < 0:
-                break
-            chosen.append(self._beats[name])
-        return tuple(chosen)
+        newest, left = _fitting(reversed(names), BEATS_BYTES_MAX // 2)
+        others = names[: len(names) - len(newest)]
+        room = left + BEATS_BYTES_MAX - BEATS_BYTES_MAX // 2 - beat_bytes(mine.name)
+        count = min(len(others), room // beat_bytes(""))
+        rest, _ = _fitting(self._rng.sample(others, count), room)
+        return (mine, *(self._beats[name] for name in (*newest, *rest)))
+
+
+def _fitting(names: Iterable[str], room_bytes: int) -> tuple[list[str], int]:
+    """Returns as many of the names, from the first on, as have room, and the room that is left."""
+    chosen = []
+    for name in names:
+        if beat_bytes(name) > room_bytes:
+            break
+        room_bytes -= beat_bytes(name)
+        chosen.append(name)
+    return chosen, room_bytes

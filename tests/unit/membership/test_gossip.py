@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.common.errors import FrameTooLarge
 from agent.membership.gossip import GossipQueue, transmit_limit
 from agent.membership.messages import DATAGRAM_BYTES_MAX, Datagram, Kind, Update, encode
 from agent.membership.table import Member, State
@@ -50,3 +51,8 @@ def test_a_datagram_full_of_gossip_stays_within_its_size() -> None:
         )
         seen += [entry.member.name for entry in taken]
     assert len(set(seen)) == 100, "the least-sent go first, so that each has its turn"
+
+
+def test_a_record_that_fits_into_no_datagram_is_an_error_and_not_silence() -> None:
+    with pytest.raises(FrameTooLarge, match="has room for"):
+        GossipQueue().add(update("n" * 2000))

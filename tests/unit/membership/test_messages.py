@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.common.errors import ProtocolError
+from agent.common.errors import FrameTooLarge, ProtocolError
 from agent.membership.messages import (
     COUNTER_MAX,
     DATAGRAM_BYTES_MAX,
+    Beat,
     Datagram,
     Kind,
     Update,
@@ -20,6 +21,7 @@ from agent.membership.messages import (
     encode,
     split,
 )
+from agent.membership.settings import DetectorKind, Settings
 from agent.membership.table import Member, State
 
 names = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=63)
@@ -33,7 +35,10 @@ members = st.builds(
     st.sampled_from(State),
     names,
     st.integers(1, 65535),
+    st.integers(0, 255),
 )
+beats = st.builds(Beat, names, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+settings = st.builds(Settings, counters, st.sampled_from(DetectorKind), st.booleans())
 updates = st.builds(Update, members, st.just("") | names)
 datagrams = st.builds(
     Datagram,
@@ -42,7 +47,9 @@ datagrams = st.builds(
     st.just("") | names,
     counters,
     counters,
-    st.lists(updates, max_size=5).map(tuple),
+    st.lists(updates, max_size=3).map(tuple),
+    st.none() | settings,
+    st.lists(beats, max_size=4).map(tuple),
 )
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
@@ -86,3 +93,17 @@ def test_a_table_is_split_into_datagrams_that_fit(entries: list[Update]) -> None
         assert (
             len(encode(Datagram(Kind.SYNC_REPLY, 0, "", COUNTER_MAX, 1 << 32, group))) <= DATAGRAM_BYTES_MAX
         )
+
+
+@given(datagrams)
+def test_another_format_is_refused_by_its_number(datagram: Datagram) -> None:
+    fields = msgpack.unpackb(encode(datagram))
+    fields[0] = 1
+    with pytest.raises(ProtocolError, match="format 1: another release"):
+        decode(msgpack.packb(fields))
+
+
+def test_a_datagram_that_some_path_would_drop_is_an_error_at_the_sender() -> None:
+    member = Member("n" * 63, "ab" * 16, 1, 0, State.ALIVE, "a" * 63, 7100)
+    with pytest.raises(FrameTooLarge, match="GOSSIP datagram takes"):
+        encode(Datagram(Kind.GOSSIP, updates=(Update(member),) * 10))

@@ -38,7 +38,7 @@ def test_every_flipped_bit_is_noticed() -> None:
 
 
 def test_another_key_does_not_open() -> None:
-    with pytest.raises(ProtocolError, match="not sealed"):
+    with pytest.raises(ProtocolError, match="key of the ring"):
         Opener(KEY).open(sealer(key=bytes(32)).seal(b"hello"))
 
 
@@ -87,3 +87,30 @@ def test_the_window_never_accepts_twice_and_always_accepts_the_new(counters: lis
         assert window.accept(counter) == expected
         if expected:
             accepted.add(counter)
+
+
+def test_all_keys_of_the_ring_open_and_none_else() -> None:
+    old, new = KEY, bytes(32)
+    source, opener = sealer(), Opener(old, new)
+    first = source.seal(b"1")
+    source.use(new)
+    second = source.seal(b"2")
+    assert [opener.open(packet).data for packet in (second, first)] == [b"2", b"1"]
+    for packet in (first, second):
+        with pytest.raises(ProtocolError, match="replayed"):
+            opener.open(packet)
+    opener.replace_keys([new])
+    source.use(old)
+    with pytest.raises(ProtocolError, match="key of the ring"):
+        opener.open(source.seal(b"3"))
+    source.use(new)
+    assert opener.open(source.seal(b"4")).data == b"4"
+
+
+def test_a_packet_under_another_name_boot_or_key_mark_does_not_open() -> None:
+    packet = sealer(name="n1").seal(b"hello")
+    assert packet[2:4] == b"n1"
+    for start, forged in ((2, b"n2"), (4, (2).to_bytes(8, "big"))):
+        changed = packet[:start] + forged + packet[start + len(forged) :]
+        with pytest.raises(ProtocolError, match="not sealed"):
+            Opener(KEY).open(changed)

@@ -82,6 +82,27 @@ def test_without_anybody_up_there_is_no_leader_and_the_term_still_grows() -> Non
     assert (view["leader"], view["term"]) == ("b", 3)
 
 
+def test_in_a_cluster_of_five_one_reporter_evicts_nobody() -> None:
+    five = changed(None, *(member(name) for name in "abcde"))
+    dead = table(member("c", State.DEAD))
+    for reporters in ({}, {"c": ("a",)}, {"b": ("a", "d")}):
+        assert views.propose(five, dead, reporters) is None
+    after = views.propose(five, dead, {"c": ("a", "d")})
+    assert after is not None
+    assert views.up_names(after) == ["a", "b", "d", "e"]
+    found = views.propose(after, table(member("d", State.DEAD)), {"d": ("a",)})
+    assert found is not None, "four nodes are too few to ask for two reporters"
+    assert views.propose(five, table(member("c", State.LEFT)), {}) is not None, "who leaves needs no reporter"
+
+
+def test_a_disk_that_is_up_under_another_name_does_not_join() -> None:
+    view = changed(None, *ABC)
+    clone = Member("z", member("a").uuid, 9, 0, State.ALIVE, "10.0.0.2", 7100)
+    assert propose(view, clone) is None
+    view = changed(view, member("a", State.DEAD))
+    assert propose(view, clone) is not None, "a renamed machine may come back once its old name is down"
+
+
 members = st.builds(member, st.sampled_from(["a", "b", "c", "d"]), st.sampled_from(State), st.integers(1, 3))
 
 
