@@ -96,6 +96,16 @@ class OutputPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicationRefused:
+    """The destination file does not exist any more; trying again would not help."""
+
+    job: str
+    epoch: int
+    task: str
+    error: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class AssignTask:
     """Effect: have a process run a task from a committed epoch, in place where it may be kept."""
 
@@ -201,6 +211,9 @@ class HostCore:
                 if job in self.jobs:
                     self.jobs[job].output.pop((epoch, task), None)
                 return [self._report("published", job, 0, {"epoch": epoch, "task": task})]
+            case PublicationRefused(job=job, epoch=epoch, task=task, error=error):
+                detail = {"epoch": epoch, "task": task, "error": error}
+                return [self._report("publication-refused", job, 0, detail)]
             case TaskWantsEpoch(job=job, task=task, generation=generation, done=done):
                 return [self._report("epoch-wanted", job, generation, {"task": task, "done": done})]
             case TaskGone(job=job, task=task, generation=generation):

@@ -20,15 +20,13 @@ from agent.common.errors import JobFailed, RainStormError, from_wire
 from agent.rainstorm import plan as planning
 from agent.rainstorm.epochs import EPOCH_TIMEOUT_S, Epoch
 from agent.rainstorm.job import JobSpec, parse
-from agent.rainstorm.joblog import JobState, Record, Reference
+from agent.rainstorm.joblog import JobState, Record
+from agent.rainstorm.publication import Publication
 from agent.rainstorm.segments import SegmentFiles
 
 DEPLOY_TIMEOUT_S = 20.0
-PUBLISH_TIMEOUT_S = 10.0
 # Recoveries in a row without a single commit between them: then the job itself is at fault.
 FRUITLESS_RECOVERIES_MAX = 5
-# Committed output that waits for the destination file lies in the memory of agents.
-UNPUBLISHED_BYTES_MAX = 64 * 1024 * 1024
 # How often a job that waits for something looks whether it has waited too long.
 TICK_S = 0.5
 
@@ -92,11 +90,10 @@ class JobMachine:
         self._phase_at = 0.0
         self._ticked_at = 0.0
         self._segment_files = SegmentFiles()
-        self._published_logged = state.published
-        self._confirmed: list[tuple[int, str, list[Reference]]] = []
-        self._publishing: dict[tuple[int, str], tuple[str, float]] = {}
+        self._publication = Publication(state)
         self._fruitless = 0
         self._cause = ""
+        self._ending: tuple[str, RainStormError | None] = ("finished", None)
         self.endpoints: dict[str, Mapping[str, Any]] = {}
 
     # -- events ---------------------------------------------------------------------------------------
@@ -107,7 +104,7 @@ class JobMachine:
             self.phase = "ended"
             return [JobEnded(self.state.job)]
         if self.last_epoch_committed():
-            return self._publish_rest(now)
+            return self._end(now, "finished", None)
         # The leader before may have triggered one epoch more than the log knows of.
         self.state.epoch_max += 1 if self.state.generation else 0
         return self._new_generation(now, cause)
@@ -145,17 +142,18 @@ class JobMachine:
 
     def published(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
         """Output of an epoch is in the destination file."""
-        key = (int(report["epoch"]), str(report["task"]))
-        if all(entry[:2] != key for entry in self.state.unpublished):
+        if not self._publication.confirm(int(report["epoch"]), str(report["task"])):
             return []
-        self._publishing.pop(key, None)
-        self._confirmed += [entry for entry in self.state.unpublished if entry[:2] == key]
-        self.state.unpublished = [entry for entry in self.state.unpublished if entry[:2] != key]
-        first_left = min((entry[0] for entry in self.state.unpublished), default=self.state.epoch + 1)
-        self.state.published = max(self.state.published, first_left - 1)
-        if self.phase == "publishing" and not self.state.unpublished:
-            return self._end(now, "finished", None)
+        if self.phase == "publishing":
+            return self._end_when_published(now)
         return self._publish(now) + self._trigger_if_due(now)
+
+    def publication_refused(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+        """The destination can never take the output: it was deleted."""
+        known = self._publication.under_way(int(report["epoch"]), str(report["task"]))
+        if not known or self._pending[0] == "outcome":
+            return []
+        return self._log_outcome(now, "failed", from_wire(report["error"]))
 
     def task_failed(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
         """A task died or reported an error."""
@@ -174,7 +172,8 @@ class JobMachine:
         if self.phase in ("deploying", "running") and node in self._nodes_in_use():
             self._fresh.update(task for task, home in self.state.placement.items() if home == node)
             effects += self._fail(now, f"node {node} is lost", None)
-        return effects if self.phase == "ended" else effects + self._republish(now, node)
+        self._publication.lose(node)
+        return effects if self.phase == "ended" else effects + self._publish(now)
 
     def appended(self, now: float, token: int, at: float) -> list[Effect]:
         """Records are in the log, stamped with wall-clock time ``at``: the step that waited goes on."""
@@ -185,20 +184,22 @@ class JobMachine:
         for record in records:
             self.state.apply({**record, "at": at})
             if record["t"] == "commit":
-                self._published_logged = record["published"]
-        match what:
-            case "generation":
-                return self._deploy(now)
-            case "commit" if self._epoch is not None:  # None: its generation ended meanwhile
-                return self._committed(now)
-            case "outcome":
-                return self._ended()
-        return []
+                self._publication.log(record["published"])
+        if what == "outcome":
+            return self._ended()
+        if self.phase == "publishing":
+            return self._end_when_published(now)
+        if what == "generation":
+            return self._deploy(now)
+        return self._committed(now) if self._epoch is not None else []  # None: its generation ended meanwhile
 
     def cancel(self, now: float) -> list[Effect]:
-        """Ends the job on request; what is committed stays."""
-        over = self.phase == "ended" or self._pending[0] == "outcome"
-        return [] if over else self._end(now, "cancelled", None)
+        """Ends the job on request; what is committed stays and is published, unless it is asked for twice."""
+        if self.phase == "ended" or self._pending[0] == "outcome":
+            return []
+        if self.phase == "publishing":
+            return self._log_outcome(now, "cancelled", None)
+        return self._end(now, "cancelled", None)
 
     def tick(self, now: float) -> list[Effect]:
         """Looks at what is due."""
@@ -225,7 +226,7 @@ class JobMachine:
                 return self._epoch.triggered_at + self._epoch_timeout_s()
             if self._epoch is not None:  # the store may take its time: nothing can be done meanwhile
                 return self._ticked_at + TICK_S
-            if not self._output_waits():
+            if not self._publication.backlog():
                 return self._last_trigger_at + self.spec.epoch_interval_ms / 1000
         return self._ticked_at + TICK_S
 
@@ -309,10 +310,6 @@ class JobMachine:
 
     # -- epochs ---------------------------------------------------------------------------------------
 
-    def _output_waits(self) -> bool:
-        pieces = (reference for _, _, references in self.state.unpublished for reference in references)
-        return sum(length for _, _, length in pieces) > UNPUBLISHED_BYTES_MAX
-
     def _watch_epoch(self, now: float) -> list[Effect]:
         epoch = self._epoch
         if epoch is None:
@@ -327,7 +324,7 @@ class JobMachine:
         due = self._wanted or now >= self._last_trigger_at + self.spec.epoch_interval_ms / 1000
         if self._epoch is not None or not due or self.phase != "running":
             return []
-        if self._output_waits():
+        if self._publication.backlog():
             return []  # sources stop when their epoch is full, so a slow destination slows them down
         self._wanted = False
         self._last_trigger_at = now
@@ -345,15 +342,14 @@ class JobMachine:
         self.phase = "running"
         effects = self._drop_segments(epoch) + self._publish(now)
         if self.last_epoch_committed():
-            return effects + self._publish_rest(now)
+            return effects + self._end(now, "finished", None)
         # All tasks may have ended while this epoch was under way.
         self._wanted = self._wanted or len(self._ended_tasks) == len(self._tasks)
         return effects + self._trigger_if_due(now)
 
     def _drop_segments(self, epoch: Epoch) -> list[Effect]:
-        # A leader that takes over publishes again what the log does not call published, so it must be there.
-        self._confirmed = [entry for entry in self._confirmed if entry[0] > self._published_logged]
-        unused = self._segment_files.unused(self.state, epoch.files(), self._confirmed)
+        kept = self._publication.confirmed_only()
+        unused = self._segment_files.unused(self.state, epoch.files(), kept)
         return [DeleteFiles(unused)] if unused else []
 
     def last_epoch_committed(self) -> bool:
@@ -363,40 +359,29 @@ class JobMachine:
     # -- publication ----------------------------------------------------------------------------------
 
     def _publish(self, now: float) -> list[Effect]:
-        # The next epoch of a task only after the one before is in the file, whoever put it there: the store
-        # takes an older sequence of the same writer for a repetition and drops it.
-        effects: list[Effect] = []
-        busy = {task for _, task in self._publishing}
-        for epoch, task, references in self.state.unpublished:
-            if task in busy or not self.nodes:
-                continue
-            busy.add(task)
-            node = self.state.placement.get(task, "")
-            node = node if node in self.nodes else self.nodes[0]
-            self._publishing[epoch, task] = (node, now)
-            command = {"epoch": epoch, "task": task, "references": references, "sink": self.state.sink}
-            effects.append(Tell(node, {**self._command("publish"), **command}))
-        return effects
-
-    def _publish_rest(self, now: float) -> list[Effect]:
-        self._enter("publishing", now)
-        if not self.state.unpublished:
-            return self._end(now, "finished", None)
-        return self._publish(now)
-
-    def _republish(self, now: float, node: str) -> list[Effect]:
-        self._publishing = {key: told for key, told in self._publishing.items() if told[0] != node}
-        return self._publish(now)
+        command = {**self._command("publish"), "sink": self.state.sink}
+        given = self._publication.next(now, self.nodes)
+        return [Tell(node, {**command, **detail}) for node, detail in given]
 
     def _retry_publications(self, now: float) -> list[Effect]:
-        self._publishing = {
-            key: told for key, told in self._publishing.items() if now - told[1] <= PUBLISH_TIMEOUT_S
-        }
+        self._publication.expire(now)
         return self._publish(now)
 
     # -- ends -----------------------------------------------------------------------------------------
 
     def _end(self, now: float, outcome: str, error: RainStormError | None) -> list[Effect]:
+        """Ends the job once all committed output is in the destination: what is committed happened."""
+        self._ending = (outcome, error)
+        self._epoch = None
+        self._enter("publishing", now)
+        return self._end_when_published(now)
+
+    def _end_when_published(self, now: float) -> list[Effect]:
+        if self._pending[0] == "commit" or not self._publication.done:
+            return self._publish(now)
+        return self._log_outcome(now, *self._ending)
+
+    def _log_outcome(self, now: float, outcome: str, error: RainStormError | None) -> list[Effect]:
         record = {
             "t": "outcome",
             "outcome": outcome,

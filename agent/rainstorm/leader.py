@@ -150,7 +150,8 @@ class LeaderCore:
             case TookOver(term=term, states=states):
                 return self._took_over(now, term, states)
             case JobSubmitted(state=state):
-                return self._add(now, state, "submitted") if self.leading else []
+                known = state.job in self.jobs  # a take-over meanwhile may have found it in the log
+                return self._add(now, state, "submitted") if self.leading and not known else []
             case CancelRequested(job=job):
                 return list(self.jobs[job].cancel(now)) if job in self.jobs else []
             case ReportReceived(node=node, report=report):
@@ -261,6 +262,8 @@ class LeaderCore:
                 effects += machine.epoch_wanted(now, report)
             case "published":
                 effects += machine.published(now, report)
+            case "publication-refused":
+                effects += machine.publication_refused(now, report)
             case "task-failed":
                 effects += machine.task_failed(now, report)
         return effects

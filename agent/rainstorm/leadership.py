@@ -85,20 +85,26 @@ class JobLogs:
 
         Raises:
             Conflict: another leader has written.
+            RainStormError: the outcome is unknown, and so is where the file ends: only a take-over can tell.
         """
         with self._lock:
-            length, sequence = self._files[file]
+            if file not in self._files:
+                raise Fenced(f"{file} has to be taken over again", hint="try again in a second")
+            length, sequence = self._files.pop(file)
             data = encode(records)
-            result = self._storage.append(
+            self._storage.append(
                 file, data, self._writer, sequence + 1, if_offset=length, timeout_s=APPEND_TIMEOUT_S
             )
-            self._files[file] = (result.offset + len(data), sequence + 1)
+            self._files[file] = (length + len(data), sequence + 1)
 
     def close_job(self, job: str, summary: Mapping[str, Any]) -> None:
         """Notes in the index how a job ended and removes what nobody needs any more."""
         self.append(INDEX, [{"t": "ended", "job": job, "summary": summary}])
         self.ended[job] = summary
-        self._storage.client.delete_prefix(f".rainstorm/{job}/segments-")
+        try:
+            self._storage.client.delete_prefix(f".rainstorm/{job}/segments-")
+        except RainStormError as error:
+            logger.warning("segments_left job=%s error=%s", job, error)
 
     def _fence(self, file: str) -> list[Record]:
         mark = encode([{"t": "term", "term": self._term, "node": self._name}])

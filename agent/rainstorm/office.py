@@ -16,7 +16,7 @@ from typing import Any
 
 from agent.common import clock
 from agent.common.config import NodeConfig
-from agent.common.errors import NotFound, NotLeader, RainStormError
+from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStormError
 from agent.common.runner import CoreRunner
 from agent.rainstorm import status
 from agent.rainstorm.joblog import JobState
@@ -26,6 +26,7 @@ from agent.rainstorm.leader import (
     CancelRequested,
     JobSubmitted,
     LeaderCore,
+    LogRejected,
     ReplyStatus,
     ReportReceived,
     StatusWanted,
@@ -126,8 +127,12 @@ class Office:
         }
         try:
             logs.open_job(state, record)
+        except (Conflict, Fenced):
+            self._storage.client.delete(state.sink)  # it never began: another node leads
+            self._runner.post(LogRejected(job))
+            raise
         except RainStormError:
-            self._storage.client.delete(state.sink)
+            self._runner.post(LogRejected(job))  # whether it began is for the take-over to find out
             raise
         logger.info("job_submitted job=%s name=%s", job, state.spec.get("name", "job"))
         self._runner.post(JobSubmitted(state))
@@ -228,8 +233,9 @@ class Office:
         try:
             self._log_writer.logs.close_job(job, summary)
         except RainStormError as error:
-            # The job's own log has its outcome; the next leader enters it into the index.
+            # The job's own log has its outcome; taking over again enters it into the index.
             logger.warning("index_not_written job=%s error=%s", job, error)
+            self._runner.post(LogRejected(job))
 
     def _delete(self, names: Sequence[str]) -> None:
         for name in names:

@@ -92,6 +92,8 @@ def _columns(storage: Storage, spec: JobSpec, source: FileStat) -> tuple[list[st
     start = len(BOM) if head.startswith(BOM) else 0
     if spec.source.format == "lines":
         return [LINE], start
+    while head[start:].startswith((b"\n", b"\r\n")):
+        start = head.index(b"\n", start) + 1  # blank lines are no records, so the header comes after them
     end = first_end(head, start, quoted=True)
     if end < 0:
         if len(head) < source.length:
@@ -100,7 +102,11 @@ def _columns(storage: Storage, spec: JobSpec, source: FileStat) -> tuple[list[st
                 hint="is it CSV? read it as 'format: lines'",
             )
         end = len(head)
-    first = next(csv.reader(io.StringIO(head[start:end].decode("utf-8", "replace"), newline="")), [])
+    text = io.StringIO(head[start:end].decode("utf-8", "replace"), newline="")
+    try:
+        first = next(csv.reader(text), [])
+    except csv.Error as error:
+        raise JobInvalid(f"the first record of {source.name!r} is no CSV: {error}") from None
     if len(first) > COLUMNS_MAX:
         raise JobInvalid(f"{source.name!r} has {len(first)} columns; the limit is {COLUMNS_MAX}")
     if spec.source.header:

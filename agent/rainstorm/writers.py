@@ -1,8 +1,8 @@
 """The two threads of a node that write for its tasks: segments of epochs, and publications.
 
 Both take their work from a bounded queue in order. Segments of all tasks of a node and epoch leave in one
-append to the node's own file of the job. Publications of one sink must stay in epoch order: after one that
-failed, the later ones of that sink are dropped until the leader sends the failed one again.
+append to the node's own file of the job. Publications come one at a time for each sink task, in epoch order:
+the leader sees to that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import NotFound, RainStormError
-from agent.rainstorm.host import AppendSegments, OutputPublished, PublishOutput, SegmentsAppended
+from agent.rainstorm.host import (
+    AppendSegments,
+    OutputPublished,
+    PublicationRefused,
+    PublishOutput,
+    SegmentsAppended,
+)
 from agent.rainstorm.joblog import Reference
 from agent.rainstorm.segments import SEGMENT_FILE_BYTES, segment_file
 from agent.rainstorm.storage import Storage, pieces
@@ -135,39 +141,37 @@ class SegmentWriter:
 class Publisher:
     """Appends committed output to destination files, each epoch of each sink once."""
 
-    def __init__(self, storage: Storage, post: Callable[[OutputPublished], None]) -> None:
+    def __init__(
+        self, storage: Storage, post: Callable[[OutputPublished | PublicationRefused], None]
+    ) -> None:
         self._storage = storage
         self._post = post
-        self._stuck: dict[tuple[str, str], int] = {}
         self._worker = Worker("publisher", self._publish)
         self.start, self.stop, self.put = self._worker.start, self._worker.stop, self._worker.put
 
     def _publish(self, wanted: PublishOutput) -> None:
-        key = (wanted.job, wanted.task)
-        if wanted.epoch > self._stuck.get(key, wanted.epoch):
-            return
         try:
-            output = wanted.output
-            if output is None:
-                output = b"".join(
-                    bytes(self._storage.read_exactly(file, offset, length))
-                    for file, offset, length in wanted.references
-                )
+            output = self._output(wanted)
             for number, piece in enumerate(pieces(output)):
-                self._storage.append(
-                    wanted.sink,
-                    piece,
-                    f"{wanted.job}/{wanted.task}",
-                    wanted.epoch * PIECES_PER_EPOCH_MAX + number,
-                    timeout_s=PUBLISH_TIMEOUT_S,
-                )
-        except NotFound as error:
-            # Somebody deleted the destination or the job is over: trying again would not help.
-            logger.warning("publication_impossible job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
-            return
+                self._append(wanted, piece, wanted.epoch * PIECES_PER_EPOCH_MAX + number)
         except RainStormError as error:
+            # The leader asks again, here or elsewhere; what is in the file already is not added twice.
             logger.warning("publication_failed job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
-            self._stuck[key] = wanted.epoch
             return
-        self._stuck.pop(key, None)
         self._post(OutputPublished(wanted.job, wanted.epoch, wanted.task))
+
+    def _output(self, wanted: PublishOutput) -> bytes:
+        if wanted.output is not None:
+            return wanted.output
+        parts = [
+            self._storage.read_exactly(file, offset, length) for file, offset, length in wanted.references
+        ]
+        return b"".join(parts)
+
+    def _append(self, wanted: PublishOutput, piece: bytes, sequence: int) -> None:
+        writer = f"{wanted.job}/{wanted.task}"
+        try:
+            self._storage.append(wanted.sink, piece, writer, sequence, timeout_s=PUBLISH_TIMEOUT_S)
+        except NotFound as error:
+            self._post(PublicationRefused(wanted.job, wanted.epoch, wanted.task, error.to_wire()))
+            raise

@@ -318,3 +318,15 @@ def test_a_cancelled_job_ends_and_a_second_job_runs_beside_a_first(engine: Engin
     assert engine.output(engine.finish(quick)).count(b"\n") == 3000
     assert [job["state"] for job in engine.jobs.jobs()] == ["finished", "cancelled"]
     wait_until(lambda: engine.jobs.tasks() == [], 10, "no task is left")
+
+
+def test_a_job_whose_destination_is_deleted_fails_and_says_so(engine: Engine) -> None:
+    """There is nowhere to publish to, so the job ends instead of waiting for ever."""
+    source = engine.store(b"".join(b"%d\n" % number for number in range(3000)))
+    job = engine.jobs.submit(_spec(source, {"operator": "identity", "tasks": 2}, rate=500))
+    engine.wait_for_epochs(job, 3)
+    engine.files.delete(f"out-{job}")
+    ended = engine.jobs.wait(job, JOB_TIMEOUT_S)
+    assert ended["state"] == "failed"
+    assert ended["error"]["code"] == "NOT_FOUND"
+    assert f"out-{job}" in ended["error"]["message"]

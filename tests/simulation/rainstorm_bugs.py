@@ -7,16 +7,17 @@ are broken and only what comes out is looked at. Some bugs get the faults that c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from agent.rainstorm.host import HostCore, TaskSnapshot
+from agent.rainstorm.host import HostCore
 from agent.rainstorm.jobmachine import Effect, JobMachine, Tell
 from agent.rainstorm.leader import LeaderCore
 from agent.rainstorm.processor import Restore, TaskCore
+from agent.rainstorm.publication import Publication
 from agent.rainstorm.state import KeyedState
 from tests.simulation.rainstorm_node import Parts
 
@@ -66,15 +67,6 @@ class ForgetsPositions(TaskCore):
 
     def reset(self, restore: Restore) -> None:
         super().reset(replace(restore, positions={}))
-
-
-class TakesOldSnapshots(HostCore):
-    """Counts a snapshot of an older generation as one of the present."""
-
-    def _snapshot(self, event: TaskSnapshot) -> list[Any]:
-        if event.job in self.jobs and event.task in self.jobs[event.job].tasks:
-            event = replace(event, generation=self.jobs[event.job].generation)
-        return super()._snapshot(event)
 
 
 class ObeysOldTerms(HostCore):
@@ -127,10 +119,6 @@ def _publish_early(self: JobMachine, now: float, report: Mapping[str, Any]) -> l
     return effects
 
 
-def _take_old_acknowledgements(self: JobMachine, now: float, report: Mapping[str, Any]) -> list[Effect]:
-    return _acknowledged(self, now, {**report, "generation": self.state.generation})
-
-
 _deployment = JobMachine._deployment
 
 
@@ -142,17 +130,18 @@ def _always_in_place(self: JobMachine, node: str) -> Mapping[str, Any]:
     return {**deployment, "tasks": tasks}
 
 
-def _publish_all(self: JobMachine, now: float) -> list[Effect]:
+def _publish_all(
+    self: Publication, now: float, nodes: Sequence[str]
+) -> list[tuple[str, Mapping[str, Any]]]:
     # What the engine did before the simulator was there: later epochs without waiting for earlier ones.
-    effects: list[Effect] = []
-    for epoch, task, references in reversed(self.state.unpublished):
-        if (epoch, task) not in self._publishing and self.nodes:
-            node = self.state.placement.get(task, "")
-            node = node if node in self.nodes else self.nodes[0]
-            self._publishing[epoch, task] = (node, now)
-            command = {"epoch": epoch, "task": task, "references": references, "sink": self.state.sink}
-            effects.append(Tell(node, {**self._command("publish"), **command}))
-    return effects
+    given: list[tuple[str, Mapping[str, Any]]] = []
+    for epoch, task, references in reversed(self._state.unpublished):
+        if (epoch, task) not in self._told and nodes:
+            node = self._state.placement.get(task, "")
+            node = node if node in nodes else nodes[0]
+            self._told[epoch, task] = (node, now)
+            given.append((node, {"epoch": epoch, "task": task, "references": references}))
+    return given
 
 
 def _keep_everything(self: LeaderCore, node: str) -> Tell:
@@ -169,16 +158,6 @@ _counter = itertools.count(1)
 BUGS = (
     Bug("no alignment blocking", Parts(task=NoBlocking), faults=("kill_task",)),
     Bug("rollback forgets undo", Parts(), ((KeyedState, "roll_back", _forget_undo),)),
-    Bug(
-        "host and leader ignore the generation of snapshots, numbers are reused",
-        Parts(host=TakesOldSnapshots),
-        (
-            (JobMachine, "_new_generation", _reuse_epochs),
-            (JobMachine, "acknowledged", _take_old_acknowledgements),
-        ),
-        end_to_end_only=True,
-        faults=("bad_network", "kill_task", "kill_task_with_ack"),
-    ),
     Bug(
         "leader reuses epoch numbers after a rollback",
         Parts(),
@@ -200,6 +179,6 @@ BUGS = (
     ),
     Bug("host obeys old terms", Parts(host=ObeysOldTerms)),
     Bug("start obeyed twice", Parts(host=StartsAgain), faults=("bad_network", "kill_task")),
-    Bug("publication out of order", Parts(), ((JobMachine, "_publish", _publish_all),)),
+    Bug("publication out of order", Parts(), ((Publication, "next", _publish_all),)),
     Bug("a node that returns is not told what to stop", Parts(), ((LeaderCore, "_welcome", _say_nothing),)),
 )

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from unittest import mock
 
-from agent.rainstorm import jobmachine, locality, processor, splitreader, storage
+from agent.rainstorm import jobmachine, locality, processor, publication, splitreader, storage
 from agent.rainstorm.jobmachine import JobMachine
 from agent.rainstorm.operators import combine
 from tests.simulation import rainstorm_node, rainstorm_office
@@ -41,13 +41,13 @@ def small_limits(rng: random.Random) -> Iterator[None]:
         small(processor, "EPOCH_BYTES_MAX", rng.choice([100, 1000, 100_000]))
         small(processor, "BASE_KEYS_MIN", rng.choice([3, 10, 4096]))
         small(combine, "KEYS_MAX", rng.choice([3, 100_000]))
-        small(jobmachine, "UNPUBLISHED_BYTES_MAX", rng.choice([20, 1000, 1 << 26]))
+        small(publication, "UNPUBLISHED_BYTES_MAX", rng.choice([20, 1000, 1 << 26]))
         # Short patience makes outcomes unknown that the real one would wait for.
         small(rainstorm_office, "APPEND_TIMEOUT_S", rng.choice([0.3, 2.0, 30.0]))
         small(rainstorm_node, "SEGMENT_TIMEOUT_S", rng.choice([0.3, 20.0]))
         small(rainstorm_node, "PUBLISH_TIMEOUT_S", rng.choice([0.3, 20.0]))
         small(storage, "READ_TIMEOUT_S", rng.choice([0.5, 15.0]))
-        small(jobmachine, "PUBLISH_TIMEOUT_S", rng.choice([0.5, 10.0]))
+        small(publication, "PUBLISH_TIMEOUT_S", rng.choice([0.5, 10.0]))
         small(jobmachine, "EPOCH_TIMEOUT_S", rng.choice([0.5, 5.0]))
         small(jobmachine, "DEPLOY_TIMEOUT_S", rng.choice([2.0, 20.0]))
         # Here a job may meet more faults in a row than any budget allows for.

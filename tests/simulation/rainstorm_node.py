@@ -18,6 +18,7 @@ from agent.rainstorm.host import (
     HostCore,
     KillTask,
     OutputPublished,
+    PublicationRefused,
     PublishOutput,
     Report,
     SegmentsAppended,
@@ -182,13 +183,10 @@ class Publisher:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._stuck: dict[tuple[str, str], int] = {}
         self.put = Worker(self._publish).put
 
     def _publish(self, wanted: PublishOutput) -> Thread:
-        storage, key = self._agent.storage, (wanted.job, wanted.task)
-        if wanted.epoch > self._stuck.get(key, wanted.epoch):
-            return
+        storage = self._agent.storage
         try:
             output = wanted.output
             if output is None:
@@ -196,20 +194,24 @@ class Publisher:
                 for file, offset, length in wanted.references:
                     output += yield from storage.read_exactly(file, offset, length)
             for number, piece in enumerate(pieces(output, self._agent.sizes.piece_bytes)):
-                yield from storage.append(
-                    wanted.sink,
-                    piece,
-                    f"{wanted.job}/{wanted.task}",
-                    self._agent.parts.publication_sequence(wanted, number),
-                    timeout_s=PUBLISH_TIMEOUT_S,
-                )
-        except NotFound:
-            return
+                yield from self._append(wanted, piece, number)
         except RainStormError:
-            self._stuck[key] = wanted.epoch
             return
-        self._stuck.pop(key, None)
         self._agent.host.post(OutputPublished(wanted.job, wanted.epoch, wanted.task))
+
+    def _append(self, wanted: PublishOutput, piece: bytes, number: int) -> Thread:
+        try:
+            yield from self._agent.storage.append(
+                wanted.sink,
+                piece,
+                f"{wanted.job}/{wanted.task}",
+                self._agent.parts.publication_sequence(wanted, number),
+                timeout_s=PUBLISH_TIMEOUT_S,
+            )
+        except NotFound as error:
+            refused = PublicationRefused(wanted.job, wanted.epoch, wanted.task, error.to_wire())
+            self._agent.host.post(refused)
+            raise
 
 
 class Agent:

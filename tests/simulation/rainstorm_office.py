@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -154,12 +155,14 @@ class JobLogs:
         while self._lock[0] is not me:
             yield sleep(self._node, 0.0005)
         try:
-            length, sequence = self._files[file]
+            if file not in self._files:
+                raise Fenced(f"{file} has to be taken over again")
+            length, sequence = self._files.pop(file)
             data = encode(records)
-            result = yield from self._storage.append(
+            yield from self._storage.append(
                 file, data, self._writer, sequence + 1, if_offset=length, timeout_s=APPEND_TIMEOUT_S
             )
-            self._files[file] = (result.offset + len(data), sequence + 1)
+            self._files[file] = (length + len(data), sequence + 1)
         finally:
             self._lock.remove(me)
 
@@ -168,7 +171,8 @@ class JobLogs:
         yield from self.append(INDEX, [{"t": "ended", "job": job, "summary": summary}])
         self.ended[job] = summary
         prefix = f".rainstorm/{job}/segments-"
-        yield from self._storage.direct(prefix, lambda: self._storage.store.delete_prefix(prefix))
+        with suppress(RainStormError):
+            yield from self._storage.direct(prefix, lambda: self._storage.store.delete_prefix(prefix))
 
     def _fence(self, file: str) -> Thread:
         mark = encode([{"t": "term", "term": self._term, "node": self._name}])
@@ -276,6 +280,7 @@ class Office:
             yield from self.logs.close_job(job, {"job": job})
         except RainStormError:
             self._agent.watch.hit("index not written")
+            self.runner.post(LogRejected(job))
 
     def _delete(self, names: Sequence[str]) -> Thread:
         for name in names:

@@ -22,7 +22,7 @@ from tests.simulation.seeds import each, seed_ranges
 from tests.support import REPOSITORY
 
 QUICK_SEEDS = 25
-FULL_SEEDS = 400
+FULL_SEEDS = 200
 # How many seeds may pass until a planted bug is found.
 BUG_SEEDS_MAX = 1000
 # What must have happened at least once in the full batch, or the batch proves less than it seems to.

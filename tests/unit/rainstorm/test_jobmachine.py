@@ -11,7 +11,6 @@ from agent.rainstorm.host import TaskGone
 from agent.rainstorm.jobmachine import (
     DEPLOY_TIMEOUT_S,
     FRUITLESS_RECOVERIES_MAX,
-    PUBLISH_TIMEOUT_S,
     JobEnded,
 )
 from agent.rainstorm.leader import (
@@ -24,6 +23,7 @@ from agent.rainstorm.leader import (
     StepDown,
     TakeOver,
 )
+from agent.rainstorm.publication import PUBLISH_TIMEOUT_S
 from tests.unit.rainstorm.cluster import JOB, Cluster, new_job
 
 
