@@ -95,7 +95,7 @@ class Engine:
 
     def bystander(self, job: dict[str, Any]) -> str:
         """Returns a node with tasks of the job that does not lead."""
-        return next(task["node"] for task in job["tasks"] if task["node"] != job["leader"])
+        return str(next(task["node"] for task in job["tasks"] if task["node"] != job["leader"]))
 
     def prefer(self, *avoid: str) -> None:
         """Talks to a node from now on that will not be harmed."""
