@@ -24,6 +24,8 @@ Reference = tuple[str, int, int]
 Record = Mapping[str, Any]
 # What people can look back at; older history is in the log itself.
 HISTORY_MAX = 500
+# How much the last epoch counts in a task's rate: a step in the load shows within a second.
+RATE_WEIGHT = 0.3
 
 
 def encode(records: Iterable[Record]) -> bytes:
@@ -74,6 +76,8 @@ class JobState:
     published: int = 0
     #: What each task has taken in: records and bytes.
     counts: dict[str, list[int]] = field(default_factory=dict)
+    #: Records a second that each task took in, over the last epochs.
+    rates: dict[str, float] = field(default_factory=dict)
     #: The last epochs committed, and the generations after the first with the time until their first commit.
     commits: list[dict[str, Any]] = field(default_factory=list)
     recoveries: list[dict[str, Any]] = field(default_factory=list)
@@ -113,9 +117,19 @@ class JobState:
             self.segments.setdefault(task, []).extend(_reference(found) for found in references)
         for task, references in record["sink"].items():
             self.unpublished.append((self.epoch, task, [_reference(found) for found in references]))
+        self._measure(record)
         self.counts.update(record["counts"])
         self.mark_published(record["published"])
         self._remember(record)
+
+    def _measure(self, record: Record) -> None:
+        took_s = record["at"] - self.commits[-1]["at"] if self.commits else 0.0
+        if took_s <= 0.0:
+            return
+        for task, counted in record["counts"].items():
+            grown = counted[0] - self.counts.get(task, [0, 0])[0]
+            before = self.rates.get(task, grown / took_s)
+            self.rates[task] = (1 - RATE_WEIGHT) * before + RATE_WEIGHT * grown / took_s
 
     def _remember(self, record: Record) -> None:
         at = record["at"]

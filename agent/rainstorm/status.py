@@ -77,7 +77,7 @@ def tasks(machine: JobMachine) -> list[dict[str, Any]]:
                 "node": node,
                 "pid": endpoint.get("pid") if current else None,
                 "state": "running" if current else "starting",
-                "lines_per_s": 0.0,
+                "lines_per_s": machine.state.rates.get(task, 0.0),
             }
         )
     return listed

@@ -170,3 +170,14 @@ def test_history_is_bounded() -> None:
         state.apply(generation(number + 1, epoch_max=number))
     assert len(state.commits) == len(state.recoveries) == HISTORY_MAX
     assert state.commits[-1]["epoch"] == state.epochs_committed == HISTORY_MAX + 19
+
+
+def test_rates_follow_what_each_task_took_in() -> None:
+    """The first rate is what was measured, a step shows at once and settles within some epochs."""
+    state = folded(commit(1, counts={"0.0": [100, 0]}))
+    assert state.rates == {}
+    state.apply(commit(2, counts={"0.0": [150, 0]}))
+    assert state.rates == {"0.0": pytest.approx(50.0)}
+    for epoch in range(3, 20):
+        state.apply(commit(epoch, counts={"0.0": [150 + 200 * (epoch - 2), 0]}))
+    assert state.rates["0.0"] == pytest.approx(200.0, rel=0.01)
