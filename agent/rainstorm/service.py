@@ -1,4 +1,4 @@
-"""The rainstorm agent of a node: its tasks, and the leader's desk when the view gives it the lead.
+"""The rainstorm agent of a node: its tasks, and the dispatcher of all jobs when the view gives it the lead.
 
 Any node answers any client: what only the leader knows is passed on to the leader.
 """
@@ -18,8 +18,8 @@ from agent.common.errors import Forbidden, NotFound, NotLeader, RainStormError
 from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient
+from agent.rainstorm.dispatcher import Dispatcher
 from agent.rainstorm.links import ReportLink, address_of
-from agent.rainstorm.office import Office
 from agent.rainstorm.storage import Storage
 from agent.rainstorm.taskhost import TaskHost
 from agent.wire import auth
@@ -44,7 +44,7 @@ class Service:
         storage = Storage(hydfs, self._stopping)
         self._membership = MembershipClient(self._client, config.socket_path("membership"))
         self._reports = ReportLink(config, self._client, lambda: str(self._view["leader"]))
-        self._office = Office(config, self._client, storage, on_crash)
+        self._dispatcher = Dispatcher(config, self._client, storage, on_crash)
         self._host = TaskHost(config, storage, self._reports, on_crash)
         self._server = Server(f"rainstorm-{config.name}", self._handlers())
         self._attachment = Attachment(
@@ -60,7 +60,7 @@ class Service:
         """
         me = self._config.me
         self._reports.start()
-        self._office.start()
+        self._dispatcher.start()
         self._host.start()
         self._server.listen_tls(me.address, me.rainstorm_port, auth.server_context(self._config.tls))
         self._server.listen_unix(self._config.socket_path("rainstorm"))
@@ -73,7 +73,7 @@ class Service:
         self._attachment.stop(timeout_s)
         self._server.stop(timeout_s)
         self._host.stop(timeout_s)
-        self._office.stop(timeout_s)
+        self._dispatcher.stop(timeout_s)
         self._reports.stop(timeout_s)
         self._client.close()
         self._watcher.join(timeout_s)
@@ -92,18 +92,20 @@ class Service:
                 continue
             if view["version"] > self._view["version"]:
                 self._view = view
-                self._office.see_view(view)
+                self._dispatcher.see_view(view)
 
     def _handlers(self) -> dict[str, Handler]:
         return {
             "rainstorm.command": self._command,
             "rainstorm.report": self._report,
             "rainstorm.kill-local": self._kill_local,
-            "rainstorm.submit": self._led(lambda r: {"job": self._office.submit(r.fields["job"])}),
-            "rainstorm.jobs": self._led(lambda r: {"jobs": self._office.jobs()}),
-            "rainstorm.job": self._led(lambda r: {"status": self._office.job(str(r.fields["job"]))}),
+            "rainstorm.submit": self._led(lambda r: {"job": self._dispatcher.submit(r.fields["job"])}),
+            "rainstorm.jobs": self._led(lambda r: {"jobs": self._dispatcher.jobs()}),
+            "rainstorm.job": self._led(lambda r: {"status": self._dispatcher.job(str(r.fields["job"]))}),
             "rainstorm.wait": self._led(self._wait),
-            "rainstorm.cancel": self._led(lambda r: {"status": self._office.cancel(str(r.fields["job"]))}),
+            "rainstorm.cancel": self._led(
+                lambda r: {"status": self._dispatcher.cancel(str(r.fields["job"]))}
+            ),
             "rainstorm.kill": self._led(self._kill),
         }
 
@@ -135,18 +137,18 @@ class Service:
 
     def _report(self, request: Request) -> Reply:
         self._require_node(request)
-        self._office.report(request.peer, request.fields["report"])
+        self._dispatcher.report(request.peer, request.fields["report"])
         return Reply()
 
     def _wait(self, request: Request) -> dict[str, Any]:
         left = request.deadline.remaining(clock.monotonic())
         wait_s = min(float(request.fields["wait_s"]), max(0.0, left - 1.0))
-        return {"status": self._office.wait(str(request.fields["job"]), wait_s)}
+        return {"status": self._dispatcher.wait(str(request.fields["job"]), wait_s)}
 
     def _kill(self, request: Request) -> dict[str, Any]:
         """Kills the first task that fits the node, task and pid given."""
         node, task, pid = (request.fields.get(key) for key in ("node", "task", "pid"))
-        for job in self._office.jobs():
+        for job in self._dispatcher.jobs():
             for found in job["tasks"]:
                 fits = (node or found["node"], task or found["task"], pid or found["pid"])
                 if found["pid"] and fits == (found["node"], found["task"], found["pid"]):

@@ -15,7 +15,7 @@ from unittest import mock
 from agent.rainstorm import jobmachine, locality, processor, publication, splitreader, storage
 from agent.rainstorm.jobmachine import JobMachine
 from agent.rainstorm.operators import combine
-from tests.simulation import rainstorm_node, rainstorm_office
+from tests.simulation import rainstorm_dispatcher, rainstorm_node
 from tests.simulation.rainstorm_jobs import KINDS, generate, make_state
 from tests.simulation.rainstorm_kernel import run_thread
 from tests.simulation.rainstorm_node import Agent, Parts, Sizes
@@ -43,7 +43,7 @@ def small_limits(rng: random.Random) -> Iterator[None]:
         small(combine, "KEYS_MAX", rng.choice([3, 100_000]))
         small(publication, "UNPUBLISHED_BYTES_MAX", rng.choice([20, 1000, 1 << 26]))
         # Short patience makes outcomes unknown that the real one would wait for.
-        small(rainstorm_office, "APPEND_TIMEOUT_S", rng.choice([0.3, 2.0, 30.0]))
+        small(rainstorm_dispatcher, "APPEND_TIMEOUT_S", rng.choice([0.3, 2.0, 30.0]))
         small(rainstorm_node, "SEGMENT_TIMEOUT_S", rng.choice([0.3, 20.0]))
         small(rainstorm_node, "PUBLISH_TIMEOUT_S", rng.choice([0.3, 20.0]))
         small(storage, "READ_TIMEOUT_S", rng.choice([0.5, 15.0]))
@@ -97,7 +97,9 @@ class Cluster:
     def machines(self) -> list[JobMachine]:
         """Returns the unfinished jobs at the leader."""
         leader = self.leader()
-        return [] if leader is None else [m for m in leader.office.core.jobs.values() if m.phase != "ended"]
+        return (
+            [] if leader is None else [m for m in leader.dispatcher.core.jobs.values() if m.phase != "ended"]
+        )
 
     def tasks(self) -> list[TaskProcess]:
         """Returns the assigned task processes of all nodes that are up."""
@@ -131,7 +133,7 @@ class Cluster:
         assert process.key is not None
         job, task = process.key
         leader = self.leader()
-        machine = None if leader is None else leader.office.core.jobs.get(job)
+        machine = None if leader is None else leader.dispatcher.core.jobs.get(job)
         if machine is not None:
             epoch = machine._epoch
             if epoch is not None and task in epoch.acks:
@@ -162,15 +164,15 @@ class Cluster:
 
     def _submit(self, rng: random.Random, kinds: tuple[str, ...]) -> None:
         first = self.views.leader
-        self.world.wait_for(lambda: self.agent(first).office.core.leading, 5.0, f"{first} leads")
+        self.world.wait_for(lambda: self.agent(first).dispatcher.core.leading, 5.0, f"{first} leads")
         for number in range(rng.choice([1, 1, 2])):
             workload = generate(rng, rng.choice(kinds), f"in{number}", f"out{number}", rng.randint(0, 240))
             job = f"j-{number}"
             state = make_state(self.store, workload, job, self.names, rng.choice([64, 256]))
             self.watch.add(job, workload)
-            office = self.agent(first).office
-            run_thread(office.submit(state), lambda: True)
-            self.world.wait_for(partial(office.core.jobs.__contains__, job), 5.0, f"{job} is submitted")
+            dispatcher = self.agent(first).dispatcher
+            run_thread(dispatcher.submit(state), lambda: True)
+            self.world.wait_for(partial(dispatcher.core.jobs.__contains__, job), 5.0, f"{job} is submitted")
 
     def _poll(self) -> None:
         self.watch.poll()

@@ -40,8 +40,8 @@ from agent.rainstorm.writers import (
     SEGMENT_TIMEOUT_S,
 )
 from agent.wire.framing import Frame
+from tests.simulation.rainstorm_dispatcher import Dispatcher, ReportLink
 from tests.simulation.rainstorm_kernel import Rpc, Runner, Thread, Worker
-from tests.simulation.rainstorm_office import Office, ReportLink
 from tests.simulation.rainstorm_store import SimulatedStorage, Store
 from tests.simulation.rainstorm_task import TaskProcess
 from tests.simulation.world import Node
@@ -226,7 +226,7 @@ class Agent:
         self.view: Mapping[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
         self.rpc = Rpc(node, self._serve)
         self.reports = ReportLink(self)
-        self.office = Office(self)
+        self.dispatcher = Dispatcher(self)
         self.host_core = parts.host(node.name)
         self.host = Runner(node, self.host_core, self._execute, self._observe)
         self._term = 0
@@ -246,23 +246,23 @@ class Agent:
         self._ticks = self._ticks + 1 if now == self._ticked_at else 0
         self._ticked_at = now
         assert self._ticks < SPINS_MAX, f"{self.node.name}: the leader core spins: its deadline never moves"
-        self.office.runner.tick()
+        self.dispatcher.runner.tick()
 
     def next_deadline(self) -> float | None:
-        return self.office.runner.next_deadline()
+        return self.dispatcher.runner.next_deadline()
 
     def on_unreachable(self, now: float, target: str) -> None:
         raise AssertionError("agents talk by requests only")
 
     def check_invariants(self) -> None:
         self.host_core.check_invariants()
-        self.office.core.check_invariants()
+        self.dispatcher.core.check_invariants()
 
     def see_view(self, view: Mapping[str, Any]) -> None:
         """Mirrors the watcher thread of ``service``."""
         if view["version"] > self.view["version"]:
             self.view = view
-            self.office.see_view(view)
+            self.dispatcher.see_view(view)
 
     def _observe(self, event: Any, effects: list[Any]) -> None:
         if isinstance(event, CommandReceived):
@@ -280,7 +280,7 @@ class Agent:
                     self.watch.triggered(message["job"], message["generation"], message["epoch"])
                 self.host.post(CommandReceived(message))
             case "rainstorm.report":
-                self.office.report(sender, header["report"])
+                self.dispatcher.report(sender, header["report"])
         return {}
 
     # -- tasks ------------------------------------------------------------------------------------------

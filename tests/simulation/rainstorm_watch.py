@@ -10,8 +10,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from agent.rainstorm.joblog import JobState, decode
+from agent.rainstorm.joblogs import log_file
 from agent.rainstorm.jobmachine import JobMachine
-from agent.rainstorm.leadership import log_file
 from agent.rainstorm.writers import PIECES_PER_EPOCH_MAX
 from tests.simulation.rainstorm_jobs import Workload, whole_records
 from tests.simulation.rainstorm_store import Store

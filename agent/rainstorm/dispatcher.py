@@ -1,4 +1,4 @@
-"""The leader's desk on one node: drives the leader core and carries out its effects.
+"""The dispatcher of a node: takes jobs in, drives the leader core and carries out its effects.
 
 It exists on every node and does nothing until the view says that this node leads. Effects that take time go
 to their own threads: commands to the links, appends and take-overs to the log thread, the index entry of an
@@ -20,6 +20,7 @@ from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStorm
 from agent.common.runner import CoreRunner
 from agent.rainstorm import status
 from agent.rainstorm.joblog import JobState
+from agent.rainstorm.joblogs import LogWriter
 from agent.rainstorm.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
 from agent.rainstorm.leader import (
     AgentUnreachable,
@@ -34,7 +35,6 @@ from agent.rainstorm.leader import (
     TakeOver,
     ViewChanged,
 )
-from agent.rainstorm.leadership import LogWriter
 from agent.rainstorm.links import AgentLink, address_of
 from agent.rainstorm.storage import Storage
 from agent.rainstorm.submission import prepare
@@ -42,7 +42,7 @@ from agent.rainstorm.writers import Worker
 from agent.wire.authority import ephemeral_identity
 from agent.wire.client import Client
 
-logger = logging.getLogger("agent.rainstorm.office")
+logger = logging.getLogger("agent.rainstorm.dispatcher")
 
 STATUS_TIMEOUT_S = 5.0
 CANCEL_TIMEOUT_S = 30.0
@@ -50,7 +50,7 @@ CANCEL_TIMEOUT_S = 30.0
 SUMMARY_COMMITS_MAX = 100
 
 
-class Office:
+class Dispatcher:
     """Leads while the view says so."""
 
     def __init__(

@@ -21,7 +21,7 @@ from agent.rainstorm.jobmachine import AppendLog
 from agent.rainstorm.leader import LogAppended, LogRejected, TookOver
 from agent.rainstorm.storage import Storage
 
-logger = logging.getLogger("agent.rainstorm.leadership")
+logger = logging.getLogger("agent.rainstorm.joblogs")
 
 INDEX = ".rainstorm/index"
 APPEND_TIMEOUT_S = 30.0

@@ -1,4 +1,4 @@
-"""The leader's desk in the simulator: mirrors ``office``, ``leadership`` and ``links``."""
+"""The dispatcher in the simulator: mirrors ``dispatcher``, ``joblogs`` and ``links``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from agent.common.errors import (
     RainStormError,
 )
 from agent.rainstorm.joblog import JobState, Record, decode, encode
+from agent.rainstorm.joblogs import APPEND_TIMEOUT_S, INDEX, TAKE_OVER_RETRY_S, log_file
 from agent.rainstorm.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
 from agent.rainstorm.leader import (
     AgentUnreachable,
@@ -29,7 +30,6 @@ from agent.rainstorm.leader import (
     TookOver,
     ViewChanged,
 )
-from agent.rainstorm.leadership import APPEND_TIMEOUT_S, INDEX, TAKE_OVER_RETRY_S, log_file
 from agent.rainstorm.links import (
     COMMAND_TIMEOUT_S,
     COMMAND_TRIES,
@@ -76,7 +76,7 @@ class AgentLink:
 
     def _fail(self) -> None:
         self._worker.queue.clear()
-        self._agent.office.runner.post(AgentUnreachable(self._node))
+        self._agent.dispatcher.runner.post(AgentUnreachable(self._node))
 
 
 class ReportLink:
@@ -109,7 +109,7 @@ class ReportLink:
 
 
 class JobLogs:
-    """Mirrors ``leadership.JobLogs``."""
+    """Mirrors ``joblogs.JobLogs``."""
 
     def __init__(self, agent: Agent, term: int) -> None:
         self._storage = agent.storage
@@ -191,8 +191,8 @@ class JobLogs:
             return [*records, {"t": "term", "term": self._term, "node": self._name}]
 
 
-class Office:
-    """Mirrors ``office.Office`` and ``leadership.LogWriter``."""
+class Dispatcher:
+    """Mirrors ``dispatcher.Dispatcher`` and ``joblogs.LogWriter``."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -213,7 +213,7 @@ class Office:
         self.runner.post(ReportReceived(node, report))
 
     def submit(self, state: JobState) -> Thread:
-        """Mirrors ``Office.submit`` behind ``prepare``."""
+        """Mirrors ``Dispatcher.submit`` behind ``prepare``."""
         if self.logs is None or not self.core.leading:
             raise NotLeader("no leader yet")
         record = {
