@@ -16,10 +16,10 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
 LINTED := agent ops tests $(wildcard experiments) $(wildcard fabfile.py)
 
-.PHONY: help demo test check simulate lock clean
+.PHONY: help demo test check simulate simulate-power lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 demo: $(STAMP) ## five nodes, a million rows, a killed task and a killed node; checks the result
 	@exec $(BIN)/python -m ops.demo
@@ -36,7 +36,10 @@ check: $(STAMP) ## lint, types, layering, unit tests and a quick simulation: und
 	@exec $(BIN)/python -m pytest -q tests/unit $(wildcard tests/simulation) -m "not simulation or simulation_quick"
 
 simulate: $(STAMP) ## SEEDS=100 schedules of faults through the deterministic simulator
-	@SEEDS=$(SEEDS) exec $(BIN)/python -m pytest -q tests/simulation
+	@exec $(BIN)/python -m tests.simulation.run --seeds $(SEEDS)
+
+simulate-power: $(STAMP) ## plant bugs, one after the other: the simulator must find each
+	@exec $(BIN)/python -m tests.simulation.power
 
 lock: $(STAMP) ## bring requirements/*.lock up to date with pyproject.toml (UPGRADE=1: newest versions)
 	@echo "lock: requirements/agent.lock"

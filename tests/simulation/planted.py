@@ -27,7 +27,6 @@ from tests.simulation import membership_host, membership_swarm, register_host, r
 from tests.simulation.membership_host import MembershipHost
 
 MEMBERSHIP, REGISTER = "membership", "register"
-SEEDS_MAX = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +56,14 @@ class PlantedBug:
             AssertionError: a check has found it.
         """
         with self.planted():
-            if self.scenario == MEMBERSHIP:
-                membership_swarm.run(membership_swarm.schedule_of(seed, self.kinds))
-            else:
-                register_swarm.run(register_swarm.schedule_of(seed, self.kinds))
+            self.run_without(seed)
+
+    def run_without(self, seed: int) -> None:
+        """Runs the same seed as it is."""
+        if self.scenario == MEMBERSHIP:
+            membership_swarm.run(membership_swarm.schedule_of(seed, self.kinds))
+        else:
+            register_swarm.run(register_swarm.schedule_of(seed, self.kinds))
 
 
 # The detector and its beliefs
