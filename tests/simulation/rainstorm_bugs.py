@@ -130,9 +130,7 @@ def _always_in_place(self: JobMachine, node: str) -> Mapping[str, Any]:
     return {**deployment, "tasks": tasks}
 
 
-def _publish_all(
-    self: Publication, now: float, nodes: Sequence[str]
-) -> list[tuple[str, Mapping[str, Any]]]:
+def _publish_all(self: Publication, now: float, nodes: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
     # What the engine did before the simulator was there: later epochs without waiting for earlier ones.
     given: list[tuple[str, Mapping[str, Any]]] = []
     for epoch, task, references in reversed(self._state.unpublished):
