@@ -8,6 +8,15 @@ accepted by a majority. Promises and acceptances must be durable before they are
 Two uses: the cluster **view** (one register) and the **file table** of HyDFS (one register for each file
 name).
 
+**Changing the voters.** The value itself may say who votes (``groups_of``): one group of voters, or two while
+one voter is being replaced; every phase then needs a majority of each group. A replacement is two changes:
+first the value names the old and the new group, and only when that value is known to be chosen does a second
+change drop the old group. A proposer that finds a value with other groups than it asked starts again with
+those. So a proposer that still asks the old group meets the value that names the new one, because a majority
+of the old group accepted it. (The same as Raft's joint consensus, here inside the register; CASPaxos section
+2.3 does it by growing quorums.) Going to the new group in one step would not do: a majority of the old group
+and one of the new need not meet.
+
 Why a refused change still runs its second phase: the value seen in the first phase may have been accepted by
 a minority only. An error such as ALREADY_EXISTS must not rest on a value that could vanish, so the proposer
 first has that same value accepted.
@@ -16,7 +25,7 @@ first has that same value accepted.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +156,8 @@ class Failed:
 
 Effect = Ask | Wait | Finished | Failed
 Change = Callable[[Any], Any]
+# The groups of voters of each of which a majority is needed: one, or two while a voter is replaced.
+Groups = tuple[tuple[str, ...], ...]
 
 
 class Proposal:
@@ -160,10 +171,16 @@ class Proposal:
         proposer: str,
         rng: random.Random,
         counter: int = 1,
+        groups_of: Callable[[Any], Groups] | None = None,
     ) -> None:
+        """Prepares a change that asks ``voters`` first.
+
+        ``groups_of`` tells which groups of voters a value names; without it they never change.
+        """
         self._key = key
         self._change = change
-        self._voters = tuple(voters)
+        self._groups: Groups = (tuple(voters),)
+        self._groups_of = groups_of
         self._proposer = proposer
         self._rng = rng
         self._counter = counter
@@ -194,7 +211,7 @@ class Proposal:
         if not found.ok:
             return self._lost_race()
         self._answers[event.voter] = found
-        if len(self._answers) < majority(self._voters):
+        if not all(_reach(self._answers, group) for group in self._groups):
             return []
         return (
             self._prepared() if self._phase == "prepare" else self._done(Finished(self._value, self._error))
@@ -213,15 +230,29 @@ class Proposal:
         self._answers = {}
         self._failed = set()
         ballot = (self._counter, self._proposer)
-        return [Ask(voter, self._attempt, request(ballot)) for voter in self._voters]
+        voters = dict.fromkeys(voter for group in self._groups for voter in group)
+        return [Ask(voter, self._attempt, request(ballot)) for voter in voters]
 
     def _prepared(self) -> list[Effect]:
         newest = max(self._answers.values(), key=lambda found: found.accepted)
+        named = self._named(newest.value)
+        if not set(named) <= set(self._groups):
+            return self._ask_again(named)
         try:
             self._value = self._change(newest.value)
         except RainStormError as error:
             self._value, self._error = newest.value, error
+        needed = tuple(dict.fromkeys((*named, *self._named(self._value))))
+        if not set(needed) <= set(self._groups):
+            return self._ask_again(needed)
         return self._ask("accept", lambda ballot: Accept(self._key, ballot, self._value))
+
+    def _named(self, value: Any) -> Groups:
+        return self._groups if self._groups_of is None else self._groups_of(value)
+
+    def _ask_again(self, groups: Groups) -> list[Effect]:
+        self._groups, self._error = groups, None
+        return self._ask("prepare", lambda ballot: Prepare(self._key, ballot))
 
     def _lost_race(self) -> list[Effect]:
         self._attempt += 1  # answers to the lost ballot no longer count
@@ -229,21 +260,23 @@ class Proposal:
 
     def _count_failure(self, voter: str) -> list[Effect]:
         self._failed.add(voter)
-        if len(self._voters) - len(self._failed) >= majority(self._voters):
-            return []
-        return self._done(
-            Failed(
-                NoMajority(
-                    f"only {len(self._voters) - len(self._failed)} of the {len(self._voters)} voters answer; "
-                    f"{majority(self._voters)} are needed",
+        for group in self._groups:
+            left = sum(voter not in self._failed for voter in group)
+            if left < majority(group):
+                error = NoMajority(
+                    f"only {left} of the {len(group)} voters answer; {majority(group)} are needed",
                     hint="see which voters are down with: fab status",
                 )
-            )
-        )
+                return self._done(Failed(error))
+        return []
 
     def _done(self, effect: Effect) -> list[Effect]:
         self._phase = "done"
         return [effect]
+
+
+def _reach(answers: Mapping[str, Answer], group: Sequence[str]) -> bool:
+    return sum(voter in answers for voter in group) >= majority(group)
 
 
 def settled(answers: Sequence[Answer], voters: Sequence[str]) -> Answer | None:

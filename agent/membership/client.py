@@ -8,7 +8,9 @@ from agent.wire.client import Client, Target
 
 # A request must outlive the wait that it asks for.
 MARGIN_S = 2.0
-MEMBERS_KEYS = ("members", "view", "majority", "self", "left", "health", "settings", "datagrams")
+# Two changes of the register, each with its own time limit.
+VOTERS_TIMEOUT_S = 8.0
+MEMBERS_KEYS = ("members", "view", "majority", "self", "left", "health", "settings", "voters", "datagrams")
 
 
 class MembershipClient:
@@ -21,8 +23,9 @@ class MembershipClient:
 
     def members(self, *, probe: bool = False) -> dict[str, Any]:
         """Returns what that node believes: ``members``, the ``view``, whether it sees a ``majority``,
-        ``self``, whether it has ``left``, its local ``health`` score (0 is best), the cluster's ``settings``
-        and the traffic of its ``datagrams``. With ``probe`` it also tries to reach each member by TCP.
+        ``self``, whether it has ``left``, its local ``health`` score (0 is best), the cluster's ``settings``,
+        the groups of ``voters`` (two while one is replaced) and the traffic of its ``datagrams``. With
+        ``probe`` it also tries to reach each member by TCP.
 
         Raises:
             Unreachable: the agent does not answer.
@@ -94,6 +97,18 @@ class MembershipClient:
         """
         fields = {} if percent is None else {"percent": percent, "seed": seed}
         return float(self._call("membership.drop", fields)["percent"])
+
+    def replace_voter(self, old: str, new: str) -> dict[str, Any]:
+        """Makes ``new`` a voter of the view in place of ``old`` and returns the view; with two empty names it
+        finishes a replacement that was interrupted.
+
+        Raises:
+            NoMajority: too few voters answer; it can be tried again.
+            Conflict, NotFound: ``new`` is not up or votes already, ``old`` does not vote.
+        """
+        fields = {"old": old, "new": new}
+        found = self._client.call(self._target, "membership.voters", fields, timeout_s=VOTERS_TIMEOUT_S)
+        return dict(found.fields["view"])
 
     def keys(self, operation: str, *, key: str = "", fingerprint: str = "") -> list[str]:
         """Changes the node's ring of gossip keys (``list``, ``install``, ``use``, ``remove``) and returns the

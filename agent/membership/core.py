@@ -139,9 +139,11 @@ class MembershipCore:
         return members
 
     def _sees_majority(self) -> bool:
-        found = [self.monitor.table.get(voter) for voter in self._voters]
-        live = sum(member is not None and member.state in LIVE for member in found)
-        return live >= majority(self._voters)
+        for group in views.groups(self.proposer.view, self._voters):
+            found = [self.monitor.table.get(voter) for voter in group]
+            if sum(member is not None and member.state in LIVE for member in found) < majority(group):
+                return False
+        return True
 
     def _watch_majority(self, now: float) -> list[Effect]:
         before, self.majority = self.majority, self._register_works and self._sees_majority()

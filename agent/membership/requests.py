@@ -22,7 +22,7 @@ from agent.membership.keyring import KeyRing, parse
 from agent.membership.settings import detector_named
 from agent.membership.table import LIVE, SERVICES, Member
 from agent.membership.transport import Transport
-from agent.membership.view import View
+from agent.membership.view import View, groups
 from agent.wire.client import Client, Target
 from agent.wire.server import LOCAL, Handler, Reply, Request
 
@@ -60,6 +60,9 @@ class Agent(Protocol):
     def note_peer(self, name: str, age_s: float = 0.0) -> None:
         """Takes note that a peer made an authenticated request to an agent of this node."""
 
+    def replace_voter(self, old: str, new: str) -> View:
+        """Makes ``new`` a voter in place of ``old``, or with two empty names finishes what was begun."""
+
     def change_ring(self, change: Callable[[KeyRing], KeyRing]) -> KeyRing:
         """Changes the ring of gossip keys, durably before it is used."""
 
@@ -84,6 +87,7 @@ class Requests:
             "membership.join": self._ordered(self._join),
             "membership.switch": self._ordered(self._switch),
             "membership.drop": self._ordered(self._drop),
+            "membership.voters": self._ordered(self._voters),
             "membership.keys": self._ordered(self._keys),
         }
 
@@ -111,6 +115,7 @@ class Requests:
                 "members": [self._describe(member, now, tcp) for member in found],
                 "view": dict(service.view),
                 "majority": core.majority,
+                "voters": [list(group) for group in groups(service.view, service.config.voters)],
                 "self": service.config.name,
                 "left": monitor.leaving,
                 "health": monitor.health.score,
@@ -258,6 +263,12 @@ class Requests:
             seed = request.fields.get("seed")
             transport.set_drop(float(percent), None if seed is None else int(seed))
         return Reply({"percent": transport.drop_percent, "discarded": transport.discarded})
+
+    def _voters(self, request: Request) -> Reply:
+        old, new = str(request.fields.get("old", "")), str(request.fields.get("new", ""))
+        if bool(old) != bool(new):
+            raise UsageError("a voter is replaced by another one", hint="fab voters --replace vm2 --by vm6")
+        return Reply({"view": dict(self._service.replace_voter(old, new))})
 
     def _keys(self, request: Request) -> Reply:
         service, fields = self._service, request.fields

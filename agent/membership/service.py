@@ -27,7 +27,7 @@ from agent.membership.keyring import KeyRing
 from agent.membership.messages import Datagram
 from agent.membership.requests import Requests
 from agent.membership.settings import Settings
-from agent.membership.store import Identity, IdentityStore, KeyStore
+from agent.membership.store import Identity, IdentityStore, KeyStore, VoterStore
 from agent.membership.table import Member, State
 from agent.membership.transport import Transport
 from agent.wire import auth
@@ -64,6 +64,7 @@ class Service:
             peer.name: events.Contact(peer.address, peer.membership_port) for peer in config.peers
         }
         self._by_contact = {contact: name for name, contact in self._contacts.items()}
+        self._voters = VoterStore(folder / "voters.json")
         self._identities = IdentityStore(folder / "identity.json")
         self.transport = Transport(
             config.name,
@@ -99,12 +100,19 @@ class Service:
         me = self.config.me
         self.transport.bind(me.address, me.membership_port)
         folder = Path(self.config.data_dir) / "membership"
-        if self.config.name in self.config.voters:
-            self._store = RegisterStore(folder / "registers.log")
+        # Every node can be made a voter while the cluster runs.
+        self._store = RegisterStore(folder / "registers.log")
         identity = self._identities.begin_life()
         self.transport.set_boot(identity.boot)
-        targets = voter_targets(self.config.voters, self.target)
-        self._registers = Registers(self.config.name, REGISTER, self.client, targets)
+        targets = voter_targets(self._voters.load() or self.config.voters, self.target)
+        self._registers = Registers(
+            self.config.name,
+            REGISTER,
+            self.client,
+            targets,
+            groups_of=lambda view: views.groups(view, self.config.voters),
+            target=self.target,
+        )
         member = Member(me.name, identity.uuid, identity.boot, 0, State.ALIVE, me.address, me.membership_port)
         self._core = MembershipCore(
             member, self._contacts, self.config.voters, self.config.membership, random.Random()
@@ -172,6 +180,27 @@ class Service:
             self._runner.post(event)
         except Overloaded as error:  # as good as a lost datagram
             logger.warning("event_dropped error=%s", error)
+
+    def replace_voter(self, old: str, new: str) -> views.View:
+        """Makes ``new`` a voter in place of ``old``, or with two empty names finishes what was begun.
+
+        Raises:
+            NoMajority: too few voters answer; how far it went shows in the view, and it can be run again.
+            Conflict, NotFound: it cannot be done.
+        """
+        assert self._registers is not None
+        registers, configured = self._registers, self.config.voters
+
+        def begin(view: views.View | None) -> Any:
+            return views.replace_voter(view, old, new, configured) if old else view
+
+        # The second change may only follow when the first one is known to be chosen.
+        chosen = registers.change(REGISTER, begin, timeout_s=REGISTER_TIMEOUT_S)
+        view = registers.change(
+            REGISTER, lambda view: views.finish_replacement(view, chosen), timeout_s=REGISTER_TIMEOUT_S
+        )
+        logger.info("voters_changed old=%s new=%s voters=%s", old, new, ",".join(view.get("voters", ())))
+        return dict(view)
 
     # What comes in from other threads
 
@@ -256,6 +285,8 @@ class Service:
             view["leader"],
             ",".join(up),
         )
+        if "voters" in view and "voters_before" not in view:
+            self._voters.save(view["voters"])
         with self.changed:
             self.view = view
             self.changed.notify_all()
@@ -299,8 +330,7 @@ class Service:
 
     def _handlers(self) -> dict[str, Handler]:
         own = Requests(self).handlers()
-        if self.config.name in self.config.voters:
-            own.update({f"{REGISTER}.{kind}": self._vote for kind in ("prepare", "accept", "read", "keys")})
+        own.update({f"{REGISTER}.{kind}": self._vote for kind in ("prepare", "accept", "read", "keys")})
         return {kind: self._noting(handler) for kind, handler in own.items()}
 
     def _noting(self, handler: Handler) -> Handler:

@@ -1,4 +1,4 @@
-"""What a membership agent keeps on disk: who the node is, and its ring of gossip keys.
+"""What a membership agent keeps on disk: who the node is, its ring of gossip keys, the voters.
 
 The identity is a UUID for the disk and a counter of boots.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +99,32 @@ class KeyStore:
     def save(self, ring: KeyRing) -> None:
         """Stores the ring durably, readable by its owner only, in place of the earlier one."""
         _replace(self._path, "".join(f"{key.hex()}\n" for key in ring.keys))
+
+
+class VoterStore:
+    """The file with the names of the voters once they are no longer those of the configuration.
+
+    Only where to ask first: the view itself says who votes. Without it a node whose configured voters are all
+    gone would ask nobody else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[str, ...] = ()
+
+    def load(self) -> tuple[str, ...]:
+        """Returns the names, or none when they are not known here."""
+        try:
+            self._known = tuple(str(name) for name in json.loads(self._path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            self._known = ()
+        return self._known
+
+    def save(self, names: Sequence[str]) -> None:
+        """Stores the names durably when they are new."""
+        if tuple(names) != self._known:
+            _replace(self._path, json.dumps(list(names)))
+            self._known = tuple(names)
 
 
 def _replace(path: Path, text: str) -> None:

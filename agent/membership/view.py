@@ -1,11 +1,12 @@
 """The agreed view as pure functions: what it becomes when this node's verdicts are applied to it.
 
 The view is the value of one replicated register: ``{"version", "term", "leader", "nodes": {name: {"state":
-"up" or "down", "node_id", "since"}}}``. SWIM only proposes; the register's majority decides, so there is one
-sequence of views whatever the detectors believe. ``version`` grows by one with every change; ``term`` with
-every change of leader, and is the fencing token of whatever the leader does. A node that comes back with a
-new boot is another life: if it was the leader, its return is a change of leader too, because the life that
-held the term is over.
+"up" or "down", "node_id", "since"}}}``. Detectors only propose; the register's majority decides, so there is
+one sequence of views whatever they believe. ``version`` grows by one with every change; ``term`` with every
+change of leader, and is the fencing token of whatever the leader does. A node that comes back with a new boot
+is another life: if it was the leader, its return is a change of leader too, because the life that held the
+term is over. Who votes is configured, until the first replacement of a voter writes it into the view
+(``voters``, and ``voters_before`` while both groups decide).
 
 A death evicts a node only with enough reporters: nodes that found it silent by themselves. In a cluster of
 five or more two are asked for, so that one node whose network is broken cannot evict others, whatever it
@@ -21,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.common.errors import Conflict, NotFound
+from agent.common.register import Groups
 from agent.membership.table import LIVE, Member, State
 
 UP, DOWN = "up", "down"
@@ -71,8 +74,55 @@ def propose(
             nodes[name] = {**verdict, "since": number}
     if nodes == base["nodes"]:
         return None
-    changed = {"version": number, "term": base["term"], "leader": base["leader"], "nodes": nodes}
+    changed = {**base, "version": number, "nodes": nodes}
     return _with_leader(changed, base)
+
+
+def groups(view: View | None, configured: Sequence[str]) -> Groups:
+    """Returns the groups of voters of each of which a majority decides about this view."""
+    now = tuple(view.get("voters") or configured) if view is not None else tuple(configured)
+    before = tuple(view.get("voters_before") or ()) if view is not None else ()
+    return (before, now) if before else (now,)
+
+
+def replace_voter(view: View | None, old: str, new: str, configured: Sequence[str]) -> dict[str, Any]:
+    """Returns the view in which majorities of both the voters so far and those with ``new`` for ``old``
+    decide; the same view when that is so already.
+
+    Raises:
+        Conflict: another replacement is not finished, or ``new`` is not up or votes already.
+        NotFound: ``old`` does not vote.
+    """
+    *before, now = groups(view, configured)
+    if view is None:
+        raise Conflict("there is no view yet", hint="wait until the cluster has formed: fab status")
+    wanted = tuple(new if voter == old else voter for voter in now)
+    if before:
+        if new in now and old in before[0] and old not in now:
+            return dict(view)
+        raise Conflict("a replacement of a voter is not finished", hint="finish it: fab voters --finish")
+    if old not in now:
+        raise NotFound(f"{old} is no voter", hint="see who votes: fab voters")
+    if new in now:
+        raise Conflict(f"{new} votes already", hint="see who votes: fab voters")
+    if new not in up_names(view):
+        raise Conflict(f"{new} is not up", hint="start it first; see: fab members")
+    return {**view, "version": version(view) + 1, "voters": list(wanted), "voters_before": list(now)}
+
+
+def finish_replacement(view: View | None, chosen: View | None) -> dict[str, Any] | None:
+    """Returns the view in which the new voters decide alone; the same view when other voters decide by now.
+
+    Safe only when ``chosen``, in which both groups decide, is known to have been chosen: see
+    ``agent.common.register``.
+    """
+    if view is None or chosen is None:
+        return None if view is None else dict(view)
+    pair = (view.get("voters_before"), view.get("voters"))
+    if not pair[0] or pair != (chosen.get("voters_before"), chosen.get("voters")):
+        return dict(view)
+    rest = {key: value for key, value in view.items() if key != "voters_before"}
+    return {**rest, "version": version(view) + 1}
 
 
 def _verdict(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] | None:

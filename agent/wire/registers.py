@@ -23,6 +23,7 @@ from agent.common.register import (
     Change,
     Failed,
     Finished,
+    Groups,
     Prepare,
     Proposal,
     Read,
@@ -78,7 +79,22 @@ def handlers(store: RegisterStore, prefix: str) -> dict[str, Handler]:
 class Registers:
     """Changes and reads registers on a set of voters; safe for use by many threads."""
 
-    def __init__(self, name: str, prefix: str, client: Client, voters: dict[str, Target]) -> None:
+    def __init__(
+        self,
+        name: str,
+        prefix: str,
+        client: Client,
+        voters: dict[str, Target],
+        *,
+        groups_of: Callable[[Any], Groups] | None = None,
+        target: Callable[[str], Target] | None = None,
+    ) -> None:
+        """Prepares to use the registers on ``voters``.
+
+        Where a value itself says who votes, ``groups_of`` reads that and ``target`` tells where a voter is.
+        """
+        self._groups_of = groups_of
+        self._target = target
         self._name = name
         self._prefix = prefix
         self._client = client
@@ -99,7 +115,10 @@ class Registers:
         """
         # A proposer's ballots must be its own: the suffix keeps two threads of one node apart.
         proposer = f"{self._name}/{threading.get_ident()}"
-        proposal = Proposal(key, change, list(self._voters), proposer, self._rng, self._counters.get(key, 0))
+        counter = self._counters.get(key, 0)
+        proposal = Proposal(
+            key, change, list(self._voters), proposer, self._rng, counter, groups_of=self._groups_of
+        )
         deadline = Deadline(clock.monotonic(), timeout_s)
         inbox: queue.SimpleQueue[AnswerReceived | VoterFailed] = queue.SimpleQueue()
         effects = proposal.start()
@@ -119,6 +138,7 @@ class Registers:
                         if len(self._counters) > 10_000:
                             self._counters.clear()  # only a hint that saves a lost first round
                         self._counters[key] = proposal.counter
+                        self._follow(value)
                         if refusal is not None:
                             raise refusal
                         return value
@@ -133,16 +153,19 @@ class Registers:
         """
         inbox: queue.SimpleQueue[AnswerReceived | VoterFailed] = queue.SimpleQueue()
         deadline = Deadline(clock.monotonic(), timeout_s)
-        for voter in self._voters:
+        voters = list(self._voters)
+        for voter in voters:
             self._submit(Ask(voter, 0, Read(key)), inbox, deadline)
         answers: list[Answer] = []
-        for _ in self._voters:
+        for _ in voters:
             event = self._receive(inbox, deadline, key)
             if isinstance(event, AnswerReceived):
                 answers.append(event.answer)
-            found = settled(answers, list(self._voters))
-            if found is not None:
+            found = settled(answers, voters)
+            if found is not None and self._is_by(found.value, voters):
                 return found.value
+            if found is not None:
+                break  # other voters decide by now: ask those
         return self.change(
             key, lambda value: value, timeout_s=deadline.require(clock.monotonic(), f"read {key}")
         )
@@ -175,6 +198,23 @@ class Registers:
         """Ends the worker threads."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
+    def _is_by(self, value: Any, voters: Sequence[str]) -> bool:
+        return self._groups_of is None or self._groups_of(value) == (tuple(voters),)
+
+    def _follow(self, value: Any) -> None:
+        """Asks the voters that the newest value names first, next time."""
+        if self._groups_of is not None and self._target is not None:
+            groups = self._groups_of(value)
+            if len(groups) == 1 and groups[0] != tuple(self._voters):
+                self._voters = {name: self._target(name) for name in groups[0]}
+
+    def _where(self, voter: str) -> Target:
+        found = self._voters.get(voter)
+        if found is None:
+            assert self._target is not None, f"nobody knows where the voter {voter} is"
+            found = self._target(voter)
+        return found
+
     def _next(
         self,
         proposal: Proposal,
@@ -205,7 +245,7 @@ class Registers:
         timeout_s = min(VOTER_TIMEOUT_S, deadline.remaining(clock.monotonic()))
         try:
             found = self._client.call(
-                self._voters[ask.voter], kind, to_fields(ask.request), timeout_s=timeout_s
+                self._where(ask.voter), kind, to_fields(ask.request), timeout_s=timeout_s
             ).fields
         except RainStormError:
             return VoterFailed(ask.voter, ask.attempt)

@@ -27,6 +27,7 @@ for task in (
     membership.join,
     membership.leave,
     membership.drop,
+    membership.voters,
     faults.kill_task,
 ):
     namespace.add_task(task)

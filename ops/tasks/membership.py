@@ -172,6 +172,42 @@ def join(context: Context, vm: str, inventory: str = "") -> None:
 
 @command(
     help={
+        **JSON,
+        "replace": "the voter to replace: 3, vm3 or vm03",
+        "by": "the node that votes in its place",
+        "finish": "finish a replacement that was interrupted",
+    }
+)
+def voters(
+    context: Context,
+    replace: str = "",
+    by: str = "",
+    finish: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """cluster: who votes about the view; replace one voter"""
+    if bool(replace) != bool(by):
+        raise UsageError("replace whom by whom?", hint="fab voters --replace vm2 --by vm6")
+    with connected(_find(inventory)) as connections:
+        node, client = connections.inventory.node, connections.membership()
+        if replace or finish:
+            old, new = (node(replace).name, node(by).name) if replace else ("", "")
+            changed = client.replace_voter(old, new)
+            names = changed.get("voters")
+            found = [names] if names else client.members()["voters"]
+        else:
+            found = client.members()["voters"]
+    if json:
+        render.print_json(voters=found[-1], before=found[0] if len(found) > 1 else None)
+        return
+    print(f"voters: {', '.join(found[-1])}")
+    if len(found) > 1:
+        render.say(f"together with {', '.join(found[0])}: a replacement is not finished: fab voters --finish")
+
+
+@command(
+    help={
         **INVENTORY,
         "percent": "share of the incoming datagrams to throw away, 0 to 100",
         "vm": "only on this node (default: all)",

@@ -213,6 +213,27 @@ def test_a_rotation_needs_every_node_and_leaves_the_old_key_when_one_is_missing(
     assert all(clients[name].keys("list") == [done.fingerprint] for name in WITHOUT_N4)
 
 
+def test_a_voter_is_replaced_while_the_cluster_runs(alone: Agents) -> None:
+    with pytest.raises(Conflict, match="votes already"):
+        member(alone, "n5").replace_voter("n1", "n2")
+    found = member(alone, "n5").replace_voter("n1", "n4")
+    assert found["voters"] == ["n4", "n2", "n3"]
+    wait_until(
+        lambda: all(member(alone, name).members()["voters"] == [["n4", "n2", "n3"]] for name in NAMES),
+        5.0,
+        "all know the new voters",
+    )
+    # Of the first voters one is left now: those would have no majority.
+    alone.kill("n1")
+    alone.kill("n2")
+    rest = ["n3", "n4", "n5"]
+    wait_until(lambda: all(up(alone, name) == rest for name in rest), 8.0, "both are out of the view")
+    alone.kill("n5")
+    alone.start("n5", "n1")  # n5 finds the voters without n1 and n2, by what it stored
+    rest = ["n1", "n3", "n4", "n5"]
+    wait_until(lambda: all(up(alone, name) == rest for name in rest), FORM_TIMEOUT_S, "two are back")
+
+
 def test_why_tells_who_accused_whom_and_events_can_be_followed(alone: Agents) -> None:
     last = member(alone, "n1").events(0, 0.0)["last"]
     alone.kill("n5")

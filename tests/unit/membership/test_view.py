@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.common.errors import Conflict, NotFound
 from agent.membership import view as views
 from agent.membership.table import Member, State
 
@@ -101,6 +103,37 @@ def test_a_disk_that_is_up_under_another_name_does_not_join() -> None:
     assert propose(view, clone) is None
     view = changed(view, member("a", State.DEAD))
     assert propose(view, clone) is not None, "a renamed machine may come back once its old name is down"
+
+
+def test_a_voter_is_replaced_through_a_view_in_which_both_groups_decide() -> None:
+    view = changed(None, *(member(name) for name in "abcd"))
+    assert views.groups(None, "abc") == views.groups(view, "abc") == (("a", "b", "c"),)
+    both = views.replace_voter(view, "a", "d", "abc")
+    assert views.groups(both, "abc") == (("a", "b", "c"), ("d", "b", "c"))
+    assert views.replace_voter(both, "a", "d", "abc") == both, "twice is once"
+    with pytest.raises(Conflict, match="not finished"):
+        views.replace_voter(both, "b", "e", "abc")
+    after = changed(both, member("e"))
+    assert views.groups(after, "abc") == views.groups(both, "abc"), "other changes keep the voters"
+    done = views.finish_replacement(after, both)
+    assert done is not None
+    assert views.groups(done, "abc") == (("d", "b", "c"),)
+    assert done["version"] == after["version"] + 1
+    assert views.finish_replacement(done, both) == done
+    other = views.replace_voter(done, "b", "e", "abc")
+    assert views.finish_replacement(other, both) == other, "another replacement, not known to be chosen"
+
+
+def test_replacements_that_cannot_be() -> None:
+    view = changed(None, *(member(name) for name in "abcd"))
+    with pytest.raises(NotFound, match="no voter"):
+        views.replace_voter(view, "d", "a", "abc")
+    with pytest.raises(Conflict, match="votes already"):
+        views.replace_voter(view, "a", "b", "abc")
+    with pytest.raises(Conflict, match="not up"):
+        views.replace_voter(view, "a", "z", "abc")
+    with pytest.raises(Conflict, match="no view yet"):
+        views.replace_voter(None, "a", "d", "abc")
 
 
 members = st.builds(member, st.sampled_from(["a", "b", "c", "d"]), st.sampled_from(State), st.integers(1, 3))
