@@ -10,7 +10,8 @@ term is over. Who votes is configured, until the first replacement of a voter wr
 
 A death evicts a node only with enough reporters: nodes that found it silent by themselves. In a cluster of
 five or more two are asked for, so that one node whose network is broken cannot evict others, whatever it
-believes. A node whose disk is already up under another name does not join.
+believes. A reporter that is down in that view does not count: one that was evicted for hearing nobody may
+believe all others dead. A node whose disk is already up under another name does not join.
 
 ``propose`` is idempotent: applied to its own result with the same verdicts it changes nothing. A Paxos round
 that lost a race may have been finished by its rival and is then run again, so a change must not count itself
@@ -65,7 +66,7 @@ def propose(
     needed = reporters_needed(view)
     for name in sorted(members):
         member = members[name]
-        if member.state is State.DEAD and len(reporters.get(name, ())) < needed:
+        if member.state is State.DEAD and _witnesses(base, reporters.get(name, ())) < needed:
             continue
         if member.state is State.ALIVE and _is_taken(nodes, member):
             continue
@@ -140,6 +141,11 @@ def _verdict(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] 
     return (
         None if _is_older(member.node_id, entry["node_id"]) else {"state": DOWN, "node_id": entry["node_id"]}
     )
+
+
+def _witnesses(base: View, reporters: Sequence[str]) -> int:
+    """Returns how many of the reporters are not down in the view that is to be changed."""
+    return sum(base["nodes"].get(name, {}).get("state") != DOWN for name in reporters)
 
 
 def _is_taken(nodes: Mapping[str, Mapping[str, Any]], member: Member) -> bool:

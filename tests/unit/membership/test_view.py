@@ -94,6 +94,8 @@ def test_in_a_cluster_of_five_one_reporter_evicts_nobody() -> None:
     assert views.up_names(after) == ["a", "b", "d", "e"]
     found = views.propose(after, table(member("d", State.DEAD)), {"d": ("a",)})
     assert found is not None, "four nodes are too few to ask for two reporters"
+    evicted = views.propose(after, table(member("d", State.DEAD)), {"d": ("c",)})
+    assert evicted is None, "c is down itself, perhaps because it hears nobody"
     assert views.propose(five, table(member("c", State.LEFT)), {}) is not None, "who leaves needs no reporter"
 
 
