@@ -43,16 +43,17 @@ class TlsConfig:
 class MembershipConfig:
     """SWIM's knobs (SWIM 4, Lifeguard 3; formulas in docs/architecture.md).
 
-    A crash is in the view after about: first probe by anybody (probe_interval_s / (N - 1) on average) +
-    probe_interval_s until it failed (0 when the machine answers "refused") + Smin = suspicion_min_probes *
-    probe_interval_s * max(1, log10 N), given that the others confirm meanwhile + view_batch_s. At N = 5: 1.2
-    s.
+    A crash is in the view after about: first probe by anybody (probe_interval_s on average, whatever N) +
+    probe_timeout_s until it failed (0 when the machine answers "refused") + Smin = suspicion_min_probes *
+    probe_interval_s * max(1, log10 N), given that the others confirm meanwhile + view_batch_s. At N = 5 and
+    at N = 10: 1.1 s. A probe lasts an interval at least.
     """
 
-    probe_interval_s: float = 0.25
+    probe_interval_s: float = 0.15
+    probe_timeout_s: float = 0.25
     ack_timeout_s: float = 0.1
     indirect_probes: int = 3
-    suspicion_min_probes: float = 3.0
+    suspicion_min_probes: float = 3.5
     suspicion_max_factor: float = 6.0
     gossip_interval_s: float = 0.1
     gossip_fanout: int = 3
@@ -61,6 +62,11 @@ class MembershipConfig:
     detector: str = "swim"
     suspicion: bool = True
     view_batch_s: float = 0.15
+
+    @property
+    def probe_duration_s(self) -> float:
+        """Returns how long a probe may take, with its indirect stage."""
+        return max(self.probe_timeout_s, self.probe_interval_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """Local health: how far this node may trust its own verdicts (Lifeguard, arXiv 1707.00788, section IV.A).
 
-The score goes from 0 (healthy) to 7. A probe that succeeds lowers it. A probe that fails raises it by the
-number of helpers that did not even send their negative acknowledgement: their silence says that the fault is
-near. Having to refute raises it, and so does a timer that fires late, which neither SWIM nor Lifeguard looks
-at: a process that was not scheduled cannot tell a dead peer from its own sleep. The probe interval and the
-time-outs are multiplied by score + 1.
+The score goes from 0 (healthy) to 7. A probe that succeeds lowers it. A probe that fails raises it when none
+of the helpers even sent its negative acknowledgement: their silence says that the fault is near. Having to
+refute raises it, and so does a timer that fires late, which neither SWIM nor Lifeguard looks at: a process
+that was not scheduled cannot tell a dead peer from its own sleep. The probe interval and the time-outs are
+multiplied by score + 1.
 """
 
 from __future__ import annotations
@@ -31,8 +31,14 @@ class LocalHealth:
         self._change(-1)
 
     def probe_failed(self, helpers: int, nacks: int) -> None:
-        """Raises the score by the missing negative acknowledgements (by one when there was nobody to ask)."""
-        self._change(helpers - nacks if helpers else 1)
+        """Raises the score by the helpers (by one when there was nobody to ask), unless one of them answered.
+
+        Lifeguard adds every missing negative acknowledgement. But one that came shows that the way here is
+        good, and when several machines die at once the silent helpers are among the dead: a node that blamed
+        itself for them would be slow to say so.
+        """
+        if nacks == 0:
+            self._change(max(1, helpers))
 
     def refuted(self) -> None:
         """Raises the score: others find this node slow."""

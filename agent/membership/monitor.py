@@ -341,7 +341,7 @@ class Monitor:
 
     def _forgive_lateness(self, now: float, lateness_s: float) -> None:
         stalled = self.health.timer_late(lateness_s)
-        grace_s = self._config.probe_interval_s if stalled else self._config.ack_timeout_s
+        grace_s = self._config.probe_duration_s if stalled else self._config.ack_timeout_s
         for detector in self._detectors.values():
             detector.forgive(now, grace_s, stalled)
         self.roster.forgive(now, grace_s)
@@ -352,7 +352,7 @@ class Monitor:
         for detector in self._detectors.values():
             detector.run_timers(now)
         for name in [name for name, at in self._silent_at.items() if at <= now]:
-            asked_at = self._silent_at.pop(name) - self._config.probe_interval_s
+            asked_at = self._silent_at.pop(name) - self._config.probe_duration_s
             member = self.table.get(name)
             if member is not None and member.state is State.DEAD and self.heard_at.get(name, 0.0) < asked_at:
                 self.roster.accuse(now, name)
@@ -379,7 +379,7 @@ class Monitor:
             if self.me.name in self.roster.reporters(name):
                 self._silent_at.pop(name, None)
             else:
-                self._silent_at.setdefault(name, now + self._config.probe_interval_s)
+                self._silent_at.setdefault(name, now + self._config.probe_duration_s)
 
     def _lost(self) -> list[str]:
         unknown = [name for name in self._contacts if self.table.get(name) is None]

@@ -160,7 +160,7 @@ class Roster:
 
     def _hear_death(self, now: float, member: Member, current: Member, accuser: str) -> None:
         suspicion = self.suspicions.get(member.name)
-        mature = suspicion is not None and now - suspicion.started_at >= self._config.probe_interval_s
+        mature = suspicion is not None and now - suspicion.started_at >= self._config.probe_duration_s
         if (mature and current.same_life(member)) or not self.settings.suspicion:
             self.put(now, member, accuser)
         elif self.table.supersedes(member.with_state(State.SUSPECT)):

@@ -81,7 +81,7 @@ class Swim:
             self._sequence,
             name,
             now + self._config.ack_timeout_s * scale,
-            now + self._config.probe_interval_s * scale,
+            now + self._config.probe_duration_s * scale,
         )
         self._out.send(name, Kind.PING, self._sequence, name)
 
@@ -141,7 +141,7 @@ class Swim:
             datagram.sequence,
             datagram.target,
             now + NACK_AFTER * self._config.ack_timeout_s,
-            now + 2 * self._config.probe_interval_s,
+            now + 2 * self._config.probe_duration_s,
         )
         self._out.send(datagram.target, Kind.PING, self._sequence, datagram.target)
 

@@ -20,9 +20,9 @@ from tests.simulation.network import LinkSettings
 from tests.simulation.seeds import each, seed_ranges
 
 # From the crash to the view of every survivor, without any "refused" answer from the dead machine: the
-# formula in agent/common/config.py gives 1.4 s then; the worst case adds one pass of the round-robin.
-DETECTION_MEDIAN_S = 1.7
-DETECTION_MAX_S = 2.5
+# formula in agent/common/config.py gives 1.1 s then; the worst case adds one pass of the round-robin.
+DETECTION_MEDIAN_S = 1.3
+DETECTION_MAX_S = 2.0
 
 
 def without(names: list[str], *lost: str) -> list[str]:
@@ -46,7 +46,7 @@ def kill_one(seed: int) -> float:
     return took
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=5))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=5, full=20))
 def test_a_crash_is_in_the_view_in_time(seeds: range) -> None:
     times = each(seeds, kill_one)
     if times:
@@ -87,7 +87,7 @@ def kill_leader(seed: int) -> None:
     assert final["nodes"]["n1"]["node_id"].endswith(":2")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges())
+@pytest.mark.parametrize("seeds", seed_ranges(full=15))
 def test_a_dead_leader_is_replaced_under_a_higher_term(seeds: range) -> None:
     each(seeds, kill_leader)
 
@@ -115,7 +115,7 @@ def restart_quickly(seed: int) -> None:
     assert after["term"] > before["term"], "the life that held the term is over"
 
 
-@pytest.mark.parametrize("seeds", seed_ranges())
+@pytest.mark.parametrize("seeds", seed_ranges(full=15))
 def test_a_restart_faster_than_detection_is_a_new_life(seeds: range) -> None:
     each(seeds, restart_quickly)
 
@@ -142,7 +142,7 @@ def partition_and_heal(seed: int) -> None:
     assert took <= 10.0
 
 
-@pytest.mark.parametrize("seeds", seed_ranges())
+@pytest.mark.parametrize("seeds", seed_ranges(full=15))
 def test_a_partition_heals_into_one_view(seeds: range) -> None:
     each(seeds, partition_and_heal)
 
@@ -164,7 +164,7 @@ def cut_one_way(seed: int) -> None:
     world.wait_for(lambda: cluster.agree_on(cluster.names), 10.0, f"{victim} is back")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges())
+@pytest.mark.parametrize("seeds", seed_ranges(full=15))
 def test_a_one_way_cut_removes_that_node_and_nobody_else(seeds: range) -> None:
     each(seeds, cut_one_way)
 
@@ -183,12 +183,13 @@ def deafen_one(seed: int) -> None:
     world.wait_for(lambda: cluster.agree_on(cluster.names), 15.0, f"{victim} is well again")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=20))
+@pytest.mark.parametrize("seeds", seed_ranges(full=10))
 def test_a_node_that_hears_no_datagrams_evicts_nobody(seeds: range) -> None:
     each(seeds, deafen_one)
 
 
-VARIANTS = [("swim", True), ("swim", False), ("heartbeat", True), ("heartbeat", False)]
+# From the crash of one to five of ten machines until all others hold them all for dead.
+VARIANTS = [("swim", True, 2.0), ("swim", False, 1.2), ("heartbeat", True, 2.2), ("heartbeat", False, 1.4)]
 
 
 def kill_under(seed: int, detector: str, suspicion: bool) -> float:
@@ -213,13 +214,16 @@ def kill_under(seed: int, detector: str, suspicion: bool) -> float:
     return took
 
 
-@pytest.mark.parametrize(("detector", "suspicion"), VARIANTS)
-@pytest.mark.parametrize("seeds", seed_ranges(quick=3, full=15))
-def test_every_variant_finds_up_to_five_dead_in_time(seeds: range, detector: str, suspicion: bool) -> None:
+@pytest.mark.parametrize(("detector", "suspicion", "limit_s"), VARIANTS)
+@pytest.mark.parametrize("seeds", seed_ranges(quick=2, full=10))
+def test_every_variant_finds_up_to_five_dead_in_time(
+    seeds: range, detector: str, suspicion: bool, limit_s: float
+) -> None:
     times = each(seeds, lambda seed: kill_under(seed, detector, suspicion))
     if times:
         found = f"median {statistics.median(times):.2f} s, max {max(times):.2f} s"
         print(f"{detector} suspicion={suspicion}: {found}")
+        assert max(times) <= limit_s
 
 
 def settings_of(cluster: Cluster) -> set[Settings]:
@@ -259,7 +263,7 @@ def lose_datagrams(seed: int) -> None:
     assert cluster.ever_down() == set()
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=2))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=1, full=6))
 def test_twenty_percent_loss_kills_nobody(seeds: range) -> None:
     each(seeds, lose_datagrams)
 
@@ -280,7 +284,7 @@ def pause_again_and_again(seed: int) -> None:
     assert cluster.deaths(rest), "five seconds of silence are noticed"
 
 
-@pytest.mark.parametrize("seeds", seed_ranges())
+@pytest.mark.parametrize("seeds", seed_ranges(full=15))
 def test_a_node_that_is_paused_blames_nobody(seeds: range) -> None:
     each(seeds, pause_again_and_again)
 
@@ -305,7 +309,7 @@ def restart_all(seed: int) -> None:
     world.wait_for(lambda: cluster.agree_on(cluster.names), 10.0, "the last one is back")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges())
+@pytest.mark.parametrize("seeds", seed_ranges(full=15))
 def test_the_whole_cluster_restarts(seeds: range) -> None:
     each(seeds, restart_all)
 
@@ -353,6 +357,6 @@ def chaos(seed: int) -> None:
     world.wait_for(lambda: cluster.agree_on(cluster.names), 30.0, "all is well again")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=10, full=200))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=10, full=60))
 def test_any_schedule_of_faults_ends_in_one_view(seeds: range) -> None:
     each(seeds, chaos)

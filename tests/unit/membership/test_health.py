@@ -5,15 +5,17 @@ from __future__ import annotations
 from agent.membership.health import LocalHealth
 
 
-def test_missing_nacks_count_and_full_nacks_do_not() -> None:
+def test_only_the_silence_of_all_helpers_counts() -> None:
     health = LocalHealth()
     health.probe_failed(helpers=3, nacks=3)
     assert health.score == 0, "all helpers say that the target is silent: the fault is not here"
     health.probe_failed(helpers=3, nacks=1)
-    assert health.score == 2
-    health.probe_failed(helpers=0, nacks=0)
+    assert health.score == 0, "one answer shows that the way here is good"
+    health.probe_failed(helpers=3, nacks=0)
     assert health.score == 3
-    assert health.multiplier == 4
+    health.probe_failed(helpers=0, nacks=0)
+    assert health.score == 4
+    assert health.multiplier == 5
 
 
 def test_success_heals_and_the_score_has_bounds() -> None:

@@ -98,7 +98,7 @@ def test_silence_leads_to_helpers_suspicion_and_death() -> None:
     effects = bench.run(CONFIG.ack_timeout_s + 0.001, silent=["n3"])
     helpers = [e.target for e in of(events.SendDatagram, effects) if e.datagram.kind is Kind.INDIRECT_PING]
     assert sorted(helpers) == ["n2", "n4", "n5"]
-    bench.run(CONFIG.probe_interval_s, silent=["n3"])
+    bench.run(CONFIG.probe_timeout_s, silent=["n3"])
     assert bench.state("n3") is State.SUSPECT
     assert bench.monitor.health.score == 0, "the helpers said that they got no answer either"
     shortest = CONFIG.suspicion_min_probes * CONFIG.probe_interval_s
@@ -151,7 +151,7 @@ def test_one_node_cannot_bury_others_by_gossip() -> None:
     effects = bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", State.DEAD), "n2")])
     assert bench.state("n3") is State.SUSPECT
     assert sent(effects, "n3", Kind.PING)
-    bench.run(2 * CONFIG.probe_interval_s, silent=["n3"])
+    bench.run(2 * CONFIG.probe_timeout_s, silent=["n3"])
     bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", State.DEAD), "n2")])
     assert bench.state("n3") is State.DEAD, "after a probe interval under suspicion here it is believed"
 
@@ -200,7 +200,7 @@ def test_a_member_whose_requests_arrive_is_not_declared_dead() -> None:
 
 def test_missing_nacks_are_this_nodes_own_fault() -> None:
     bench = Bench()
-    bench.run(2 * CONFIG.probe_interval_s, silent=NAMES)
+    bench.run(2 * CONFIG.probe_timeout_s, silent=NAMES)
     assert bench.monitor.health.score >= 3
     rounds = bench.monitor.health.multiplier
     assert rounds >= 4, "a node that hears nobody slows its own accusations down"
