@@ -45,7 +45,7 @@ SERVICES = ("membership", "hydfs", "rainstorm")
 NODES_DEFAULT = 5
 START_TIMEOUT_S = 30.0
 # Stopping cleanly only spares a recovery: whatever takes longer is killed.
-STOP_TIMEOUT_S = 3.0
+STOP_TIMEOUT_S = 8.0
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 15
 

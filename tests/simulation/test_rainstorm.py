@@ -1,13 +1,11 @@
 """The stream engine in the simulator: jobs under crashes, pauses, cuts, zombies and a store that is unsure.
 
-``rainstorm_watch`` checks R1-R10 of the reliability study while a run goes on and at its end. To replay a
-seed: ``SEEDS`` is not needed, ``python -m pytest tests/simulation/test_rainstorm.py -k replay`` with
-``REPLAY=<seed>`` runs that one alone and prints what it was like.
+``rainstorm_watch`` checks R1-R10 of the reliability study while a run goes on and at its end. One seed alone:
+``python -m tests.simulation.run --subsystem rainstorm --start SEED --seeds 1``.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -23,8 +21,9 @@ from tests.support import REPOSITORY
 
 QUICK_SEEDS = 25
 FULL_SEEDS = 200
+COMMON_BUGS = [bug for bug in BUGS if not bug.rare]
 # How many seeds may pass until a planted bug is found.
-BUG_SEEDS_MAX = 1000
+BUG_SEEDS_MAX = 200
 # What must have happened at least once in the full batch, or the batch proves less than it seems to.
 REACHED = (
     "task killed between ack and commit",
@@ -95,7 +94,7 @@ def test_the_same_trace_in_another_process_with_another_hash_seed() -> None:
 
 @pytest.mark.simulation
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
+@pytest.mark.parametrize("bug", COMMON_BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_a_planted_bug_is_found(bug: Bug) -> None:
     with bug.planted() as parts:
         for seed in range(BUG_SEEDS_MAX):
@@ -105,13 +104,3 @@ def test_a_planted_bug_is_found(bug: Bug) -> None:
                 print(f"found by seed {seed}: {str(found).splitlines()[0]}")
                 return
     raise AssertionError(f"{bug.name}: not found by {BUG_SEEDS_MAX} seeds")
-
-
-@pytest.mark.simulation
-def test_replay() -> None:
-    seed = os.environ.get("REPLAY")
-    if seed is None:
-        pytest.skip("set REPLAY=<seed> to run one seed alone")
-    result = run(int(seed))
-    print(f"seed {seed}: {result}")
-    assert run(int(seed)).trace == result.trace
