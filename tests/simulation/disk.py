@@ -120,7 +120,7 @@ class Disk:
         self._fail_syncs = 0
 
     def flip_bit(self, name: str, offset: int | None = None) -> int:
-        """Flips a bit of chance in the durable part of a file; returns the byte's offset, -1 if it is empty."""
+        """Flips a bit of chance in the durable part of a file; returns the byte's offset, -1 for none."""
         durable = self._durable_bytes.get(name, 0)
         if not durable:
             return -1

@@ -45,6 +45,7 @@ class Network:
         self._world = world
         self._rng = world.random("network")
         self._cuts: set[tuple[str, str]] = set()
+        self._filtered: set[tuple[str, str]] = set()
         self._clogged_until: dict[tuple[str, str], float] = {}
         self._stream_clear_at: dict[tuple[str, str], float] = {}
         self._broken: set[tuple[str, str]] = set()
@@ -119,6 +120,11 @@ class Network:
         self._world.trace("clog", source, target, duration_s)
         self._clogged_until[source, target] = self._world.now + duration_s
 
+    def filter(self, source: str, target: str, *, on: bool = True) -> None:
+        """Stops the datagrams from one node to another, but not the streams, as a firewall would."""
+        self._world.trace("filter", source, target, on)
+        (self._filtered.add if on else self._filtered.discard)((source, target))
+
     def isolate(self, name: str, *, inbound: bool = True, outbound: bool = True) -> None:
         """Cuts one node off from all others, in one or both directions."""
         for other in self._world.nodes:
@@ -129,9 +135,10 @@ class Network:
                     self.cut(name, other)
 
     def heal(self) -> None:
-        """Mends every cut and ends every clog; what a clog holds comes when it would have come."""
+        """Mends every cut, filter and clog; what a clog holds comes when it would have come."""
         self._world.trace("heal")
         self._cuts.clear()
+        self._filtered.clear()
         self._clogged_until.clear()
 
     def is_cut(self, source: str, target: str) -> bool:
@@ -149,7 +156,8 @@ class Network:
         until = self._clogged_until.get((source, target))
         if until is not None and until > self._world.now:
             self._world.at(until, self._deliver_datagram, source, target, data)
-        elif (source, target) not in self._cuts:  # a cut also stops what is under way
+        elif (source, target) not in self._cuts and (source, target) not in self._filtered:
+            # A cut also stops what is under way.
             self.delivered_bytes += len(data)
             self._world.deliver(source, target, data)
 

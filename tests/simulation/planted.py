@@ -296,6 +296,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "different tables have different digests",
         MEMBERSHIP,
         ((table, "checksum", _linear_checksum),),
+        ("deafen", "isolate"),
     ),
     PlantedBug(
         "the dead are never asked again",
@@ -390,4 +391,8 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
 )
 # These are quick to find, one of each kind: part of every `make test`.
-QUICK = ("refutes without raising its incarnation", "a new leader without a new term", "accepts below its promise")
+QUICK = (
+    "refutes without raising its incarnation",
+    "a new leader without a new term",
+    "accepts below its promise",
+)

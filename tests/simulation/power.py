@@ -1,7 +1,8 @@
 """The power of the simulator: every planted bug must be found (``python -m tests.simulation.power``).
 
-For each bug seeds are run until one fails, at most a thousand and at most ``--limit-s`` seconds. The seed that
-failed is then run without the bug: when it fails all the same, that says nothing and the hunt goes on. Prints a table (bug, rule, what found it, seeds needed, seconds); returns 1 when a bug was not found.
+For each bug seeds are run until one fails, at most a thousand and at most ``--limit-s`` seconds. The seed
+that failed is then run without the bug: when it fails all the same, that says nothing and the hunt goes on.
+Prints a table (bug, rule, what found it, seeds needed, seconds); returns 1 when a bug was not found.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from tests.simulation import planted, rainstorm_bugs, rainstorm_faults, test_hydfs
-from tests.simulation.hydfs_host import Bugs
+from tests.simulation.hydfs_disk import Bugs
 
 SEEDS_MAX = 1000
 LIMIT_S = 90.0
@@ -57,9 +58,7 @@ HYDFS_RULES = {
 
 def candidates() -> list[Candidate]:
     """Returns the bugs of all subsystems."""
-    found = [
-        Candidate(bug.scenario, bug.name, bug.rule, bug.run, bug.run_without) for bug in planted.BUGS
-    ]
+    found = [Candidate(bug.scenario, bug.name, bug.rule, bug.run, bug.run_without) for bug in planted.BUGS]
     for entry in fields(Bugs):
         rule = HYDFS_RULES.get(entry.name, "")
         bugs = Bugs(**{entry.name: True})
@@ -129,7 +128,14 @@ def table(verdicts: list[Verdict]) -> str:
     """Returns the verdicts as a table."""
     head = ("where", "bug", "rule broken", "found by", "seeds", "seconds")
     rows = [
-        (v.subsystem, v.name, v.rule, v.found_by or f"NOT FOUND: {v.problem}", str(v.seeds), f"{v.seconds:.1f}")
+        (
+            v.subsystem,
+            v.name,
+            v.rule,
+            v.found_by or f"NOT FOUND: {v.problem}",
+            str(v.seeds),
+            f"{v.seconds:.1f}",
+        )
         for v in verdicts
     ]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
@@ -152,9 +158,7 @@ def main() -> int:
         parser.error("jobs and limit must be positive")
     known = candidates()
     wanted = [
-        number
-        for number, candidate in enumerate(known)
-        if arguments.subsystem in (None, candidate.subsystem)
+        number for number, candidate in enumerate(known) if arguments.subsystem in (None, candidate.subsystem)
     ]
     began = time.monotonic()
     verdicts = []

@@ -60,7 +60,7 @@ class Batch:
         self.failed = 0
         self.hits: dict[str, Counter[str]] = {name: Counter() for name in SUBSYSTEMS}
         self.traces: dict[Task, str] = {}
-        self.processor_s: Counter[str] = Counter()
+        self.processor_s: dict[str, float] = dict.fromkeys(SUBSYSTEMS, 0.0)
         self.broken: list[Task] = []
 
     def run(self, tasks: list[Task], jobs: int) -> None:
@@ -94,7 +94,10 @@ class Batch:
         self.failed += 1
         self.broken.append(found.task)
         print(f"FAILED {name} seed {seed}: {found.error}")
-        print(f"  repeat: python -m tests.simulation.run --subsystem {name} --start {seed} --seeds 1", flush=True)
+        print(
+            f"  repeat: python -m tests.simulation.run --subsystem {name} --start {seed} --seeds 1",
+            flush=True,
+        )
 
     def check_moments(self, names: Iterable[str], seeds: int) -> None:
         """Counts a subsystem as failed whose moments so many seeds have not all reached."""

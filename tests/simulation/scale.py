@@ -1,4 +1,4 @@
-"""Thousands of nodes: the same failure detector core, timed and weighed (``python -m tests.simulation.scale``).
+"""Thousands of nodes: the same detector core, timed and weighed (``python -m tests.simulation.scale``).
 
 A formed group of N nodes runs quietly, then some die; measured are the bytes that a node sends, how long it
 takes until every survivor holds the dead for dead, and how fast the simulation is. What differs from
@@ -245,7 +245,9 @@ def measure(nodes: int, failures: int, quiet_s: float, seed: int | str, config: 
     while any(sum(group.peers[o].up for o in group.deaths[v]) < survivors for v in victims):
         assert group.now - first < DETECTION_MAX_S, f"seed {seed}: not everybody knows of {victims}"
         group.run(0.25)
-    took = {v: [at - crashed_at[v] for o, at in group.deaths[v].items() if group.peers[o].up] for v in victims}
+    took = {
+        v: [at - crashed_at[v] for o, at in group.deaths[v].items() if group.peers[o].up] for v in victims
+    }
     all_known = [max(times) for times in took.values()]
     failing_s = group.now - first
     sent = [peer.sent_bytes - marks[peer.name] for peer in group.peers.values() if peer.up]
@@ -286,9 +288,7 @@ def main() -> None:
     config = LARGE if arguments.nodes >= LARGE_FROM else SMALL
     if arguments.probe_interval_s:
         config = replace(config, probe_interval_s=arguments.probe_interval_s)
-    found = asdict(
-        measure(arguments.nodes, arguments.failures, arguments.quiet_s, arguments.seed, config)
-    )
+    found = asdict(measure(arguments.nodes, arguments.failures, arguments.quiet_s, arguments.seed, config))
     if arguments.json:
         print(json.dumps(found))
     else:

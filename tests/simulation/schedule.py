@@ -1,8 +1,8 @@
 """A schedule of faults as plain data: drawn from a seed, applied to a world, shrunk, and kept as a test.
 
 Each seed enables its own subset of the kinds and draws its own rates; one in ten is free of faults (swarm
-testing: Groce et al., ISSTA 2012). Everything chance decides about the faults is in the schedule, so a shorter
-schedule is another run that makes sense, and ``repr`` of one is Python that replays it.
+testing: Groce et al., ISSTA 2012). Everything chance decides about the faults is in the schedule, so a
+shorter schedule is another run that makes sense, and ``repr`` of one is Python that replays it.
 
 A step has a duration: what it began ends by itself. ``Faults.heal`` ends everything at once.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tests.simulation.network import LinkSettings
 from tests.simulation.world import World
@@ -39,7 +39,7 @@ class Schedule:
     seed: int | str
     nodes: int = 5
     voters: int = 5
-    link: LinkSettings = LinkSettings()
+    link: LinkSettings = field(default_factory=LinkSettings)
     steps: tuple[Step, ...] = ()
     variant: str = ""
 
@@ -60,6 +60,7 @@ KINDS: dict[str, int | str] = {
     "isolate": 1,
     "deafen": 1,
     "silence": 1,
+    "filter": 1,
     "partition": "some",
     "bridge": 1,
     "ring": 0,
@@ -261,6 +262,19 @@ class Faults:
         others = [other for other in self._names if other != name]
         pairs = [(other, name) for other in others if inbound]
         self._cut(step, pairs + [(name, other) for other in others if outbound])
+
+    def _do_filter(self, step: Step) -> None:
+        name = step.names[0]
+        self.touch([name], step, cut_off=True)
+        others = [other for other in self._names if other != name]
+        for other in others:
+            self._world.network.filter(other, name)
+
+        def open_up() -> None:
+            for other in others:
+                self._world.network.filter(other, name, on=False)
+
+        self._later(step, open_up)
 
     def _do_partition(self, step: Step) -> None:
         self.touch(self._names, step, cut_off=True)

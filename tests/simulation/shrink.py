@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 from tests.simulation.network import LinkSettings
-from tests.simulation.schedule import Schedule, Step
+from tests.simulation.schedule import Schedule
 
 RUNS_MAX = 150
 
@@ -75,18 +76,17 @@ class Shrinker:
 
     def _simpler(self, schedule: Schedule) -> Iterator[Callable[[Schedule], Schedule]]:
         yield lambda found: replace(found, link=LinkSettings())
-        for index, step in enumerate(schedule.steps):
-            yield lambda found, i=index, s=step: _put(found, i, replace(s, at_s=float(round(s.at_s))))
+        for index in range(len(schedule.steps)):
+            yield partial(_change, index=index, at_s=float(round(schedule.steps[index].at_s)))
             for duration_s in (0.3, 1.0, 2.0):
-                if duration_s < step.duration_s:
-                    yield lambda found, i=index, d=duration_s: _put(
-                        found, i, replace(found.steps[i], duration_s=d)
-                    )
+                if duration_s < schedule.steps[index].duration_s:
+                    yield partial(_change, index=index, duration_s=duration_s)
 
 
-def _put(schedule: Schedule, index: int, step: Step) -> Schedule:
-    steps = [*schedule.steps[:index], step, *schedule.steps[index + 1 :]]
-    return replace(schedule, steps=tuple(sorted(steps, key=lambda found: found.at_s)))
+def _change(found: Schedule, *, index: int, **changes: float) -> Schedule:
+    steps = list(found.steps)
+    steps[index] = replace(steps[index], **changes)  # type: ignore[arg-type]
+    return replace(found, steps=tuple(sorted(steps, key=lambda step: step.at_s)))
 
 
 def as_python(schedule: Schedule) -> str:

@@ -1,4 +1,4 @@
-"""What the simulator can run by a seed: each subsystem's schedules, their traces, and what they must reach."""
+"""What the simulator can run by a seed: schedules, their traces, and what a batch must reach."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Subsystem:
-    """How to run one seed, and what a batch of so many seeds must reach; ``schedule`` and ``replay`` are there when a failing schedule can be shrunk."""
+    """How to run one seed, and what a batch of ``moments_from_seeds`` must reach.
+
+    ``schedule`` and ``replay`` are there when a failing schedule can be shrunk.
+    """
 
     run: Callable[[int | str], Outcome]
     moments: tuple[str, ...] = ()

@@ -13,7 +13,8 @@ state goes to ``node.disk``. After each call into a host the world asks for ``ne
 
 A node can crash, be paused, be slow (each call into its host takes time, so that messages and timers queue
 up) and have its wall clock set; its monotonic clock never jumps. A host that raises ``DiskFailed`` or
-``DiskFull``, or ``Corrupt`` at its start, has stopped its agent: the node crashes. Moments worth reaching are counted by ``World.hit``.
+``DiskFull``, or ``Corrupt`` at its start, has stopped its agent: the node crashes. Moments worth reaching
+are counted by ``World.hit``.
 """
 
 from __future__ import annotations

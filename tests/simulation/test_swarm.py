@@ -1,0 +1,114 @@
+"""The swarm itself: schedules are data, runs repeat, failures shrink, what was once found is replayed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from tests.simulation import membership_swarm, register_swarm
+from tests.simulation.network import LinkSettings
+from tests.simulation.planted import BUGS, QUICK, PlantedBug
+from tests.simulation.power import candidates as all_candidates
+from tests.simulation.power import hunt
+from tests.simulation.schedule import Schedule, Step
+from tests.simulation.schedules.membership import FOUND
+from tests.simulation.seeds import each, seed_ranges
+from tests.simulation.shrink import Shrinker, as_python
+from tests.support import REPOSITORY
+
+
+def by_name(name: str) -> PlantedBug:
+    return next(bug for bug in BUGS if bug.name == name)
+
+
+def membership(seed: int) -> None:
+    membership_swarm.run(membership_swarm.schedule_of(seed))
+
+
+def register(seed: int) -> None:
+    register_swarm.run(register_swarm.schedule_of(seed))
+
+
+@pytest.mark.parametrize("seeds", seed_ranges(quick=10, full=60))
+def test_membership_under_any_schedule(seeds: range) -> None:
+    each(seeds, membership)
+
+
+@pytest.mark.parametrize("seeds", seed_ranges(quick=30, full=300))
+def test_the_register_under_any_schedule(seeds: range) -> None:
+    each(seeds, register)
+
+
+@pytest.mark.simulation_quick
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_once(name: str) -> None:
+    membership_swarm.run(FOUND[name])
+
+
+@pytest.mark.simulation_quick
+def test_a_schedule_is_the_python_that_is_printed_of_it() -> None:
+    names = {"Schedule": Schedule, "Step": Step, "LinkSettings": LinkSettings}
+    for seed in range(20):
+        schedule = membership_swarm.schedule_of(seed)
+        assert eval(as_python(schedule), names) == schedule
+
+
+@pytest.mark.simulation_quick
+def test_some_seeds_are_free_of_faults_and_no_two_are_alike() -> None:
+    schedules = [membership_swarm.schedule_of(seed) for seed in range(300)]
+    calm = [schedule for schedule in schedules if not schedule.steps]
+    assert 15 <= len(calm) <= 50
+    assert len({replace(schedule, seed=0) for schedule in schedules if schedule.steps}) > 240
+
+
+@pytest.mark.simulation_quick
+def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
+    code = (
+        "from tests.simulation import membership_swarm as m, register_swarm as r;"
+        "print(m.run(m.schedule_of(3)).trace, r.run(r.schedule_of(3)).trace)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONHASHSEED": "12345"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    here = membership_swarm.run(membership_swarm.schedule_of(3)).trace
+    there = register_swarm.run(register_swarm.schedule_of(3)).trace
+    assert found.stdout.split() == [here, there]
+    assert here != membership_swarm.run(membership_swarm.schedule_of(4)).trace
+
+
+@pytest.mark.simulation_quick
+def test_a_failing_schedule_shrinks_to_what_it_needs() -> None:
+    found = FOUND["two suspects with equal differences"]
+    noise = tuple(Step(at_s, "jump", ("n1",), 0.3, 288.0) for at_s in (0.5, 2.0, 3.0, 4.0, 5.0))
+    with by_name("digest of linear checksums").planted():
+        shrinker = Shrinker(membership_swarm.run, runs_max=30)
+        short = shrinker.shrink(replace(found, steps=(*noise[:2], *found.steps, *noise[2:])))
+        assert [step.kind for step in short.steps] == ["deafen"], as_python(short)
+        with pytest.raises(AssertionError, match="M5"):
+            membership_swarm.run(short)
+    membership_swarm.run(short)
+
+
+@pytest.mark.simulation_quick
+def test_a_schedule_that_passes_is_not_shrunk() -> None:
+    schedule = Schedule("calm")
+    shrinker = Shrinker(membership_swarm.run)
+    assert shrinker.shrink(schedule) is schedule
+    assert shrinker.runs == 1
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("name", QUICK)
+def test_a_planted_bug_is_found(name: str) -> None:
+    candidate = next(found for found in all_candidates() if found.name == name)
+    verdict = hunt(candidate, limit_s=60.0, seeds_max=30)
+    assert verdict.found_by, verdict
