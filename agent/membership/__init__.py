@@ -1,6 +1,9 @@
-"""Who is alive (SWIM with Lifeguard), and the agreed view that says who counts (a CASPaxos register).
+"""Who is alive (SWIM with Lifeguard, or gossip heartbeats), and the agreed view that says who counts.
 
-``table``, ``suspicion``, ``gossip``, ``health``, ``messages``, ``probing``, ``swim``, ``view``, ``proposer``
-and ``core`` are protocol without input or output; ``identity``, ``transport``, ``service`` and ``client`` are
-the shells.
+Protocol without input or output: ``table``, ``suspicion``, ``story`` and ``roster`` (beliefs), ``swim`` and
+``heartbeat`` with ``probing`` and ``health`` (detectors, behind ``detector``), ``gossip``, ``messages``,
+``outbox`` and ``seal`` (datagrams), ``monitor`` (all of these for one node), ``view`` and ``proposer`` (what
+the register of ``agent.common.register`` holds), ``services``, ``settings``, ``keyring``, and ``core``, which
+joins them. Shells: ``store``, ``transport``, ``eventlog``, ``requests``, ``service``, ``client``,
+``attachment``.
 """
