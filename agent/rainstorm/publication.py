@@ -84,5 +84,5 @@ class Publication:
         self._confirmed = [entry for entry in self._confirmed if entry[0] > self._logged]
 
     def confirmed_only(self) -> list[Entry]:
-        """Returns what is published but not yet in the log as such: the next leader would publish it again."""
+        """Returns what is published but not logged as such: the next leader would publish it again."""
         return list(self._confirmed)
