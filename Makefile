@@ -19,7 +19,7 @@ LINTED := agent ops tests $(wildcard experiments) $(wildcard fabfile.py)
 .PHONY: help demo test check simulate simulate-power lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 demo: $(STAMP) ## five nodes, a million rows, a killed task and a killed node; checks the result
 	@exec $(BIN)/python -m ops.demo
