@@ -1,0 +1,122 @@
+"""The experiments as their users run them, with the smallest settings that still measure something."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ops.processes import FOLDER_VARIABLE
+from tests.support import REPOSITORY, wait_until
+
+pytestmark = pytest.mark.integration
+TIMEOUT_S = 60
+
+
+def command(name: str, out: Path, *arguments: str) -> list[str]:
+    """Returns the words that start an experiment."""
+    return [sys.executable, f"experiments/{name}.py", "--runs", "1", "--out", str(out), *arguments]
+
+
+def run(name: str, out: Path, *arguments: str) -> list[dict[str, Any]]:
+    """Runs an experiment from the root of the checkout and returns its variants."""
+    done = subprocess.run(
+        command(name, out, "--json", *arguments),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == ["variants"]
+    assert (out / "figure.svg").stat().st_size > 1000
+    assert json.loads((out / "meta.json").read_text("utf-8"))["complete"] is True
+    variants: list[dict[str, Any]] = found["variants"]
+    return variants
+
+
+def test_detection_time(tmp_path: Path) -> None:
+    (line,) = run("detection_time", tmp_path, *"--nodes 4 --failures 1 --variants swim+suspicion".split())
+    assert list(line) == ["detector", "suspicion", "failures", "runs", "p50_s", "p99_s", "false_deaths"]
+    assert (line["detector"], line["suspicion"], line["failures"], line["runs"]) == ("swim", True, 1, 1)
+    assert 0.1 < line["p50_s"] <= line["p99_s"] < 10.0
+
+
+def test_false_positives(tmp_path: Path) -> None:
+    (line,) = run(
+        "false_positives", tmp_path, *"--nodes 4 --loss 5 --duration-s 6 --variants swim+suspicion".split()
+    )
+    assert (line["loss_percent"], line["runs"]) == (5.0, 1)
+    assert line["pauses"] == line["pauses_noticed"] == 1, "a node that is silent for 5 s is found"
+
+
+def test_membership_bandwidth(tmp_path: Path) -> None:
+    real, simulated = run(
+        "membership_bandwidth",
+        tmp_path,
+        *"--nodes 2 --simulated 10 --duration-s 1 --variants swim+suspicion".split(),
+    )
+    assert (real["kind"], real["nodes"]) == ("real", 2)
+    assert 100 < real["bytes_per_s_p50"] < real["loopback_bytes_per_s_p50"] * 1.5
+    assert (simulated["kind"], simulated["nodes"]) == ("simulated", 10)
+    assert simulated["bytes_per_s_p50"] > 100
+
+
+def test_an_interrupt_stops_everything_and_keeps_the_samples(tmp_path: Path) -> None:
+    progress, temporary = tmp_path / "progress", tmp_path / "t"
+    temporary.mkdir()
+    arguments = "--nodes 3 --failures 1 --runs 50 --variants swim".split()
+    with open(progress, "wb") as output:
+        program = subprocess.Popen(
+            command("detection_time", tmp_path / "out", *arguments),
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
+    try:
+        wait_until(lambda: "[2/" in progress.read_text("utf-8"), 30.0, "two runs are done")
+        agents = marked(temporary)
+        assert len(agents) == 3
+        program.send_signal(signal.SIGINT)
+        assert program.wait(timeout=20.0) == 130
+    finally:
+        program.kill()
+        program.wait()
+    assert not [process for process in agents if process.is_running()]
+    assert not list(temporary.iterdir())
+    assert len((tmp_path / "out" / "data.csv").read_text("utf-8").splitlines()) >= 5
+
+
+def marked(folder: Path) -> list[psutil.Process]:
+    """Returns the processes of clusters whose folder is in ``folder``."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(FOLDER_VARIABLE, "").startswith(f"{folder}/"):
+                found.append(process)
+    return found
+
+
+def test_a_missing_library_is_told_with_the_way_out() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", "experiments/detection_time.py"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "run me with .venv/bin/python" in done.stderr
+    assert "Traceback" not in done.stderr
