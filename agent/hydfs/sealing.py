@@ -82,6 +82,10 @@ class Sealing:
 
     def certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
         """Makes this node's copy agree with the file table: final, shortened, or dropped."""
+        with self.store.deciding(key):
+            self._certify(key, name, length, crc)
+
+    def _certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
         meta = self.store.index.get(key)
         if meta is not None and meta.state == SEALED and (meta.length, meta.crc) == (length, crc):
             self.post(BlockSealed(key, name, length, crc))

@@ -51,6 +51,8 @@ BATCH_ENTRIES_MAX = 256
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 OPEN_FILES_MAX = 64
 SCAN_BYTES = 1024 * 1024
+# Blocks of a put arrive side by side; those with different numbers do not wait for each other.
+DECISION_LOCKS = 64
 
 Done = Callable[[str], None]
 
@@ -89,6 +91,7 @@ class Store:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._parts = 0
         self._lock = threading.Lock()
+        self._deciding = [threading.Lock() for _ in range(DECISION_LOCKS)]
         self._thread = threading.Thread(target=self._run, name="hydfs-journal", daemon=True)
 
     def start(self) -> None:
@@ -186,6 +189,13 @@ class Store:
             number = self._parts
         return Part(self, key, self._blocks / f"{key[0]}.{key[1]}.{number}.part")
 
+    def deciding(self, key: BlockKey) -> threading.Lock:
+        """Returns the lock under which a copy is looked at and its fate is written: both belong together.
+
+        Otherwise a whole copy that arrives between the look and the writing would be dropped as a short one.
+        """
+        return self._deciding[key[1] % DECISION_LOCKS]
+
     def adopt(self, part: Part, name: str) -> None:
         """Makes a received block this node's copy, durably."""
 
@@ -194,7 +204,8 @@ class Store:
             os.rename(part.path, self._path(part.key))
             sync_folder(self._blocks)
 
-        self.write(SealedEntry(part.key, name, part.length, part.crc), prepare)
+        with self.deciding(part.key):
+            self.write(SealedEntry(part.key, name, part.length, part.crc), prepare)
         self._verified[part.key] = None
 
     def quarantine(self, key: BlockKey) -> None:

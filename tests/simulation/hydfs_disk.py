@@ -86,6 +86,10 @@ class StoreDisk:
         elif not self._syncing:
             self._sync()
 
+    def is_pending(self, key: BlockKey) -> bool:
+        """Tells whether an entry about the block is written but not yet durable."""
+        return any(getattr(entry, "key", None) == key for entry, _ in self._pending)
+
     def _sync(self) -> None:
         self._syncing = True
         count = len(self._pending)

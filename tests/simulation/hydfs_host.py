@@ -174,6 +174,9 @@ class StoreHost(Caller):
         self.change(effect.name, change, settled)
 
     def _certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
+        if self.disk.is_pending(key):  # the real one holds a lock while a copy's fate is being written
+            self.node.after(0.001, lambda: self._certify(key, name, length, crc))
+            return
         meta = self.index.get(key)
         if meta is not None and meta.state == SEALED and (meta.length, meta.crc) == (length, crc):
             self.post(BlockSealed(key, name, length, crc))
@@ -394,8 +397,24 @@ class StoreHost(Caller):
                     self.change(name, change, lambda entry, error: None)
                 case repair.TakeOver(block=block):
                     self._take_over(name, entry, block.number, lambda code: None)
+                case repair.Pull(block=block):
+                    self._pull(name, entry.file_id, block)
         for push in repair.pushes(entry, self.names, me, REPLICAS):
             self._push(name, entry, push)
+
+    def _pull(self, name: str, file_id: str, block: filetable.BlockEntry) -> None:
+        key = (file_id, block.number)
+
+        def fetched(code: str, found: Fields, payload: bytes) -> None:
+            missing = key not in self.index and not self.disk.is_pending(key)
+            if not code and missing and chain(payload, 0) == block.crc:
+                self.post(BlockSealed(key, name, block.length, block.crc))
+                self._adopt(key, name, payload, block.crc, lambda: None)
+
+        fields = {"key": list(key), "name": name, "length": block.length}
+        for node in block.replicas:
+            if node != self.node.name:
+                self.call(node, "read", fields, b"", CALL_TIMEOUT_S, fetched)
 
     def _push(self, name: str, entry: FileEntry, push: repair.Push) -> None:
         key = (entry.file_id, push.block.number)
