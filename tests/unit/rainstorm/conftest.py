@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 
 from agent.rainstorm import splitreader
+from tests.unit.rainstorm.cluster import Cluster
 
 
 @pytest.fixture(autouse=True)
 def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     # Inputs of a few bytes must take several reads, or nothing can happen between them.
     monkeypatch.setattr(splitreader, "READ_BYTES_MIN", 1)
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    """Three nodes, led by n1."""
+    made = Cluster()
+    made.lead()
+    return made
