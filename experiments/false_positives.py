@@ -124,11 +124,14 @@ def _run_once(
         cluster.drop(0.0, 0)
     cluster.wait_calm()
     seen = cluster.snapshot()
-    false, reports = false_deaths(seen, (paused, starved))
+    unwell = (paused, starved)
+    false, reports = false_deaths(seen, unwell)
+    _, reports_by_well = false_deaths([each for each in seen if each.observer not in unwell], unwell)
     starved_deaths, _ = false_deaths([each for each in seen if each.name == starved])
     return {
         "false_deaths": false,
         "false_reports": reports,
+        "false_reports_by_unwell": reports - reports_by_well,
         "starved_deaths": starved_deaths,
         "pauses": pauses,
         "pauses_noticed": min(pauses, _deaths(seen, paused)),
@@ -202,6 +205,8 @@ def summarize(rows: list[Row]) -> list[Row]:
                     "false_deaths": sum(false),
                     "false_deaths_p50": harness.number(harness.median(false)),
                     "false_deaths_per_10_min": harness.number(sum(false) / minutes * 10, 1),
+                    "false_reports": sum(int(row["false_reports"]) for row in runs),
+                    "false_reports_by_unwell": sum(int(row["false_reports_by_unwell"]) for row in runs),
                     "starved_deaths": sum(int(row["starved_deaths"]) for row in runs),
                     "pauses": sum(int(row["pauses"]) for row in runs),
                     "pauses_noticed": sum(int(row["pauses_noticed"]) for row in runs),

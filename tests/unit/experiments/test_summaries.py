@@ -130,6 +130,7 @@ def loss_rows() -> list[Row]:
             "duration_s": 30.0,
             "false_deaths": false,
             "false_reports": false,
+            "false_reports_by_unwell": 1,
             "starved_deaths": 0,
             "pauses": 2,
             "pauses_noticed": 2,
@@ -144,6 +145,7 @@ def test_false_deaths_are_told_as_a_sum_and_a_rate() -> None:
     assert quiet["false_deaths"] == quiet["false_deaths_per_10_min"] == 0
     assert (lossy["false_deaths"], lossy["false_deaths_p50"], lossy["minutes"]) == (6, 3, 1.0)
     assert lossy["false_deaths_per_10_min"] == 60.0
+    assert (lossy["false_reports"], lossy["false_reports_by_unwell"]) == (6, 2)
 
 
 def traffic_rows() -> list[Row]:
