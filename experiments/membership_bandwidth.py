@@ -232,7 +232,7 @@ def draw(rows: list[Row], path: Path) -> None:
     left.set_xticks(sizes)
     left.set_xlabel("Nodes, real agents")
     right.set_xscale("log")
-    right.set_xlabel("Nodes, simulated")
+    right.set_xlabel("Nodes, simulated (from 100 on: a probe each second)")
     plots.legend(left, columns=2)
     plots.legend(right)
     plots.save(figure, path)
