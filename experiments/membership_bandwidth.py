@@ -152,10 +152,11 @@ def _add(
 
 
 def _simulate(nodes: int, seed: int) -> Row:
-    command = [sys.executable, "-m", "tests.simulation.scale", "--nodes", str(nodes), "--seed", str(seed)]
+    # Rest is measured before anything fails: one failure is the least that the program simulates.
+    command = [sys.executable, "-m", "tests.simulation.scale", "--nodes", str(nodes), "--failures", "1"]
     try:
         done = subprocess.run(
-            [*command, "--json"],
+            [*command, "--seed", str(seed), "--json"],
             cwd=harness.REPOSITORY,
             capture_output=True,
             text=True,
@@ -232,7 +233,7 @@ def draw(rows: list[Row], path: Path) -> None:
     left.set_xticks(sizes)
     left.set_xlabel("Nodes, real agents")
     right.set_xscale("log")
-    right.set_xlabel("Nodes, simulated (from 100 on: a probe each second)")
+    right.set_xlabel("Nodes, simulated\n(from 100 on: one probe a second)")
     plots.legend(left, columns=2)
     plots.legend(right)
     plots.save(figure, path)
