@@ -69,6 +69,9 @@ class MembershipConfig:
         return max(self.probe_timeout_s, self.probe_interval_s)
 
 
+ACKS = ("all", "quorum")
+
+
 @dataclass(frozen=True, slots=True)
 class HydfsConfig:
     """The store's knobs."""
@@ -86,7 +89,6 @@ class RainstormConfig:
 
     spare_tasks: int = 2
     task_memory_bytes: int = 1024 * 1024 * 1024
-    epoch_interval_ms: int = 100
     batch_bytes: int = 1024 * 1024
 
 
@@ -200,4 +202,17 @@ def load(path: str) -> NodeConfig:
         raise ConfigError(f"{path}: two peers share a name", hint="give each node its own name")
     for name in (config.name, *config.voters, *config.introducers):
         config.peer(name)
+    if not config.voters:
+        _refuse(f"{path}.voters", "names no node", "name five nodes, three when there are fewer, or one")
+    _check_promises(config.hydfs, f"{path}.hydfs")
     return config
+
+
+def _check_promises(store: HydfsConfig, where: str) -> None:
+    # A slip here would otherwise be a weaker promise than the one that was meant.
+    if store.ack not in ACKS:
+        near = difflib.get_close_matches(store.ack, ACKS, n=1)
+        _refuse(f"{where}.ack", f"unknown ack {store.ack!r}", f"known: {', '.join(near or ACKS)}")
+    for name in ("replicas", "block_size_bytes"):
+        if getattr(store, name) < 1:
+            _refuse(f"{where}.{name}", "must be at least 1", "correct the value")

@@ -14,8 +14,6 @@ import mmh3
 from agent.common.errors import NameInvalid
 
 FILE_NAME_BYTES_MAX = 255
-# 2^32 tokens: the ring of Dynamo section 4.2, printed as eight hexadecimal digits.
-RING_SIZE = 1 << 32
 
 
 def check_file_name(name: str) -> str:
@@ -49,7 +47,7 @@ def check_file_name(name: str) -> str:
 
 
 def token(value: str | bytes) -> int:
-    """Returns the position of ``value`` on the ring, 0 <= token < 2^32."""
+    """Returns the position of ``value`` on the ring (Dynamo, section 4.2), 0 <= token < 2^32."""
     return mmh3.hash(value, signed=False)
 
 

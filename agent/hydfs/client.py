@@ -20,7 +20,6 @@ from agent.wire.client import Client, Response, Target
 from agent.wire.framing import Buffer
 
 READ_PIECE_BYTES = 4 * 1024 * 1024
-RETRY_TARGETS = 3
 
 
 @dataclass(frozen=True, slots=True)

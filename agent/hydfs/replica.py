@@ -44,7 +44,6 @@ class _Copy:
     durable_crc: int = 0
     broken: str = ""
     doubtful: bool = False
-    promise_pending: bool = False
     durable_promise: bool = False
     writers: dict[str, WriterMark] = field(default_factory=dict)
     crcs: dict[int, int] = field(default_factory=dict)
@@ -116,7 +115,6 @@ class Replica:
         copy.sealers.append(event.token)
         if copy.state == OPEN:
             copy.state = PROMISED
-            copy.promise_pending = True
             held, copy.held = copy.held, {}
             refused: list[Effect] = [
                 AnswerWrite(early.token, 0, "FENCED", "the block is being sealed") for early in held.values()
@@ -129,7 +127,6 @@ class Replica:
         copy = self._copies.get(event.key)
         if copy is None:
             return []
-        copy.promise_pending = False
         copy.durable_promise = True
         return self._promised(copy)
 

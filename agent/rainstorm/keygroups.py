@@ -25,6 +25,5 @@ def table(tasks: int) -> npt.NDArray[np.int32]:
 
 def targets(keys: list[bytes], routing: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     """Returns the task of each key."""
-    hash_of = mmh3.hash
-    groups = np.fromiter((hash_of(key, signed=False) % KEY_GROUPS for key in keys), np.int32, len(keys))
+    groups = np.fromiter(map(key_group, keys), np.int32, len(keys))
     return routing[groups]
