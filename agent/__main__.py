@@ -77,7 +77,9 @@ def run(name: str, config: NodeConfig) -> int:
     service = _build(name, config, on_crash)
     try:
         service.start()
-        print(f"ready service={name} node={config.name}", file=sys.stderr, flush=True)
+        # One write: print() would let a line that another thread logs come between the text and its newline.
+        sys.stderr.write(f"ready service={name} node={config.name}\n")
+        sys.stderr.flush()
         ended.wait()
     finally:
         service.stop(STOP_TIMEOUT_S)
