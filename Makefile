@@ -16,7 +16,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
 LINTED := agent ops tests $(wildcard experiments) $(wildcard fabfile.py)
 
-.PHONY: help demo test check check-static check-unit simulate simulate-power lock clean
+.PHONY: help demo test check check-static check-tests simulate simulate-power lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -25,23 +25,19 @@ demo: $(STAMP) ## five nodes, a million rows, a killed task and a killed node; c
 	@exec $(BIN)/python -m ops.demo
 
 test: $(STAMP) ## the whole test suite
-	@exec $(BIN)/python -m pytest tests
+	@exec $(BIN)/python -m pytest -n 2 --dist loadgroup tests
 
 check: $(STAMP) ## lint, types, layering, unit tests and a quick simulation: under a minute
-	@echo "check: two halves side by side, each prints when it is done"
-	@$(MAKE) -j2 --output-sync=target check-static check-unit
+	@echo "check: ruff, mypy, tests side by side; each prints when it is done"
+	@$(MAKE) -j2 --output-sync=target check-static check-tests
 
 check-static:
-	@echo "check: ruff"
 	@$(BIN)/ruff check --quiet $(LINTED)
-	@echo "check: mypy"
 	@$(BIN)/mypy --no-error-summary $(LINTED)
-	@echo "check: quick simulation"
-	@$(BIN)/python -m pytest -q tests/simulation -m "not simulation or simulation_quick"
+	@echo "check: ruff and mypy found nothing"
 
-check-unit:
-	@echo "check: layering, unit tests"
-	@$(BIN)/python -m pytest -q tests/unit -m "not simulation or simulation_quick"
+check-tests:
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/unit tests/simulation -m "not simulation or simulation_quick"
 
 simulate: $(STAMP) ## SEEDS=100 schedules of faults through the deterministic simulator
 	@exec $(BIN)/python -m tests.simulation.run --seeds $(SEEDS)

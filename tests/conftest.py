@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Generator
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 pytest_plugins = ["tests.leaks"]
+
+INTEGRATION = Path(__file__).parent / "integration"
 
 _SEED = pytest.StashKey[int]()
 
@@ -27,7 +31,22 @@ def pytest_configure(config: pytest.Config) -> None:
     given = os.environ.get("RAINSTORM_SEED")
     if given is not None and not given.isdecimal():
         raise pytest.UsageError(f"RAINSTORM_SEED must be a whole number, found {given!r}")
-    config.stash[_SEED] = int(given) if given is not None else random.SystemRandom().randrange(1 << 32)
+    chosen = int(given) if given is not None else random.SystemRandom().randrange(1 << 32)
+    # Worker processes of one run share the seed that its header names.
+    config.stash[_SEED] = getattr(config, "workerinput", {}).get("seed", chosen)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Hands the seed of this run to a worker process."""
+    node.workerinput["seed"] = node.config.stash[_SEED]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests that drive real agents in one worker process: they share addresses and ports."""
+    for item in items:
+        if item.path.is_relative_to(INTEGRATION):
+            item.add_marker(pytest.mark.xdist_group("integration"))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
