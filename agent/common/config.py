@@ -104,6 +104,9 @@ class NodeConfig:
     peers: tuple[PeerConfig, ...]
     voters: tuple[str, ...]
     introducers: tuple[str, ...]
+    # Where a system service keeps its sockets and log files; below data_dir when not given.
+    run_dir: str | None = None
+    log_dir: str | None = None
     log_level: str = "info"
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     hydfs: HydfsConfig = field(default_factory=HydfsConfig)
@@ -127,7 +130,11 @@ class NodeConfig:
 
     def socket_path(self, service: str) -> str:
         """Returns the path of the Unix socket of a service of this node."""
-        return str(Path(self.data_dir) / "run" / f"{service}.sock")
+        return str(Path(self.run_dir or Path(self.data_dir) / "run") / f"{service}.sock")
+
+    def log_folder(self) -> Path:
+        """Returns the folder of the files that this node's tasks log to."""
+        return Path(self.log_dir or Path(self.data_dir) / "logs")
 
 
 def _refuse(where: str, problem: str, hint: str) -> typing.NoReturn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from agent.common.config import NodeConfig
@@ -52,7 +51,7 @@ class TaskHost:
         writer = f"{config.name}-{uuid.uuid4().hex[:8]}"
         self._segments = SegmentWriter(storage, writer, self._runner.post)
         self._publisher = Publisher(storage, self._runner.post)
-        folder = Path(config.data_dir) / "logs"
+        folder = config.log_folder()
         folder.mkdir(parents=True, exist_ok=True)
         self.supervisor = TaskSupervisor(
             config.me.address,
