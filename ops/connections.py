@@ -80,9 +80,9 @@ class Connections:
         address = self.address(node or self.gateway("membership"), "membership")
         return MembershipClient(self.client, address, timeout_s=timeout_s)
 
-    def hydfs(self) -> HydfsClient:
-        """Returns a client of a store agent that answers."""
-        return HydfsClient(self.client, self.address(self.gateway("hydfs"), "hydfs"))
+    def hydfs(self, node: str = "") -> HydfsClient:
+        """Returns a client of the store agent of ``node``, or of any that answers."""
+        return HydfsClient(self.client, self.address(node or self.gateway("hydfs"), "hydfs"))
 
     def rainstorm(self) -> RainstormClient:
         """Returns a client of the stream engine that asks a node that answers first, then the others."""

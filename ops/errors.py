@@ -42,6 +42,7 @@ CAUSES = {
     "NOT_RUNNING": "nothing was started, or it was stopped",
     "NO_MAJORITY": "more than half of the voters are down or cut off",
     "OVERLOADED": "more requests at once than an agent takes",
+    "PARTIAL": "the nodes named are down, cut off or not done yet",
     "PORT_IN_USE": "another cluster or program on this machine listens there",
     "PROTOCOL_ERROR": "the agents are not of this release, or something else listens there",
     "STALE_VIEW": "the cluster is changing just now",

@@ -15,6 +15,7 @@ from typing import Any
 from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, Unreachable
+from agent.hydfs.client import StoreHealth
 from ops.connections import Connections
 
 SERVICES = ("membership", "hydfs", "rainstorm")
@@ -22,6 +23,7 @@ SERVICES = ("membership", "hydfs", "rainstorm")
 THREADS_MAX = 48
 # A leader that hangs is replaced after a few seconds; a look does not wait for that.
 QUESTION_TIMEOUT_S = 1.0
+SETTLE_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,12 @@ class NodeStatus:
     state: str
     ring_id: str
     services: dict[str, bool]
+    store: StoreHealth | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Tells whether the view has the node up and all its agents answer."""
+        return self.state == "up" and all(self.services.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,36 @@ class ClusterStatus:
     majority: bool | None = None
     jobs: list[dict[str, Any]] | None = None
     problems: list[str] = field(default_factory=list)
+    all_alive: bool = False
+    under_replicated: int | None = None
+    repair_waiting: int | None = None
+    repair_checked: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Tells whether a machine may be taken away: all alive, a majority, every block has its copies."""
+        repaired = self.repair_checked and self.under_replicated == 0 and self.repair_waiting == 0
+        return self.all_alive and self.majority is True and bool(self.leader) and repaired
+
+    def unsettled(self) -> list[str]:
+        """Returns what stands in the way of ``settled``, in words."""
+        found = [
+            f"{node.name}: view {node.state}, "
+            + ", ".join(f"{service} {'up' if up else 'down'}" for service, up in node.services.items())
+            for node in self.nodes
+            if not node.alive
+        ]
+        if not self.majority:
+            found.append("no majority of the voters" if self.majority is False else "the majority is unknown")
+        elif not self.leader:
+            found.append("no leader")
+        if self.under_replicated:
+            found.append(f"{self.under_replicated} blocks have too few copies")
+        if self.repair_waiting:
+            found.append(f"{self.repair_waiting} files wait for repair")
+        if self.all_alive and not self.repair_checked:
+            found.append("the stores have not yet checked all copies since a node came or went")
+        return found
 
 
 def look(connections: Connections) -> ClusterStatus:
@@ -66,6 +104,13 @@ def look(connections: Connections) -> ClusterStatus:
         problems = list(
             pool.map(lambda name: _dropping(connections, name) if services[name]["membership"] else "", names)
         )
+        stores = dict(
+            zip(
+                names,
+                pool.map(lambda name: _health(connections, name) if services[name]["hydfs"] else None, names),
+                strict=True,
+            )
+        )
         if not any(answered for each in services.values() for answered in each.values()):
             raise Unreachable(
                 f"nothing of the cluster {connections.inventory.cluster!r} answers "
@@ -83,10 +128,30 @@ def look(connections: Connections) -> ClusterStatus:
     return _combine(
         connections,
         services,
+        stores,
         members.answer(deadline, problems) or {},
         jobs.answer(deadline, problems),
         [problem for problem in problems if problem],
     )
+
+
+def wait_until_settled(connections: Connections, timeout_s: float) -> ClusterStatus:
+    """Returns the cluster's state as soon as it is settled, or after ``timeout_s`` as it is.
+
+    Raises:
+        Unreachable: no agent of any node answers, to the end.
+    """
+    deadline = Deadline(clock.monotonic(), timeout_s)
+    pause = threading.Event()
+    while True:
+        try:
+            found = look(connections)
+            if found.settled or deadline.expired(clock.monotonic()):
+                return found
+        except Unreachable:
+            if deadline.expired(clock.monotonic()):
+                raise
+        pause.wait(min(SETTLE_POLL_S, deadline.remaining(clock.monotonic())))
 
 
 def _dropping(connections: Connections, name: str) -> str:
@@ -98,6 +163,13 @@ def _dropping(connections: Connections, name: str) -> str:
     if not percent:
         return ""
     return f"{name} throws away {percent:g} % of its datagrams; stop it: fab drop --percent 0 --vm {name}"
+
+
+def _health(connections: Connections, name: str) -> StoreHealth | None:
+    try:
+        return connections.hydfs(name).health(timeout_s=QUESTION_TIMEOUT_S)
+    except RainStormError:
+        return None  # unknown, which is not good enough for any gate
 
 
 class _Question:
@@ -131,6 +203,7 @@ class _Question:
 def _combine(
     connections: Connections,
     services: dict[str, dict[str, bool]],
+    stores: dict[str, StoreHealth | None],
     members: dict[str, Any],
     jobs: list[dict[str, Any]] | None,
     problems: list[str],
@@ -144,9 +217,12 @@ def _combine(
             state=str(view.get("nodes", {}).get(peer.name, {}).get("state", "unknown")),
             ring_id=str(known.get(peer.name, {}).get("ring_id", "")),
             services=services[peer.name],
+            store=stores[peer.name],
         )
         for peer in connections.inventory.peers
     ]
+    healths = [store for store in stores.values() if store is not None]
+    all_alive = all(node.alive for node in nodes)
     return ClusterStatus(
         cluster=connections.inventory.cluster,
         nodes=nodes,
@@ -156,4 +232,10 @@ def _combine(
         majority=members.get("majority"),
         jobs=jobs,
         problems=problems,
+        all_alive=all_alive,
+        under_replicated=sum(store.under_replicated for store in healths) if healths else None,
+        repair_waiting=sum(store.waiting for store in healths) if healths else None,
+        # Whoever follows another view has not heard of the newest change yet.
+        repair_checked=len(healths) == len(nodes)
+        and all(store.checked and store.view_version == view.get("version") for store in healths),
     )

@@ -204,6 +204,13 @@ class JobFailed(RainStormError):
     code = "JOB_FAILED"
 
 
+class Partial(RainStormError):
+    """Some nodes did what was asked or are as they should be, others are not."""
+
+    code = "PARTIAL"
+    exit_status = 4
+
+
 class Internal(RainStormError):
     """A defect of ours; the log of the agent has the traceback."""
 

@@ -11,6 +11,7 @@ import builtins
 import mmap
 import os
 from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from typing import Any, BinaryIO
 
 from agent.common import clock
@@ -61,6 +62,21 @@ class AppendResult:
     length: int
     copies: int
     duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """One agent's blocks (``stored_bytes`` together), and its repair: ``under_replicated`` blocks, file names
+    ``waiting`` to be put right, and whether all has been ``checked`` since a node came or went. The counts of
+    all agents add up; nothing is owed when all have checked and both are 0.
+    """
+
+    view_version: int
+    checked: bool
+    under_replicated: int
+    waiting: int
+    blocks: int
+    stored_bytes: int
 
 
 def _stat(value: dict[str, Any]) -> FileStat:
@@ -239,6 +255,11 @@ class HydfsClient:
         """Returns the blocks on ``node`` (the agent's own when empty)."""
         found = self._call("hydfs.store", {"node": node}, timeout_s=timeout_s).fields["blocks"]
         return [dict(value) for value in found]
+
+    def health(self, *, timeout_s: float = 5.0) -> StoreHealth:
+        """Returns what this agent keeps and what its repair still has to do."""
+        found = self._call("hydfs.health", {}, timeout_s=timeout_s).fields
+        return StoreHealth(**{each.name: found[each.name] for each in fields_of(StoreHealth)})
 
     def delete(self, name: str, *, timeout_s: float = 15.0) -> None:
         """Deletes a file.

@@ -16,6 +16,7 @@ from typing import Any
 from agent.common import clock
 from agent.common.errors import NotFound, RainStormError
 from agent.hydfs import filetable, repair
+from agent.hydfs.backlog import Backlog
 from agent.hydfs.block import SEALED, BlockMeta, DroppedEntry
 from agent.hydfs.blocks import Blocks
 from agent.hydfs.events import BlockDropped, BlockSealed
@@ -25,6 +26,7 @@ from agent.hydfs.peers import Peers
 from agent.hydfs.store import Store
 from agent.hydfs.views import View, ViewSource, up_nodes
 from agent.wire.registers import Registers
+from agent.wire.server import Handler, Reply, Request
 
 logger = logging.getLogger("agent.hydfs.maintenance")
 
@@ -61,8 +63,29 @@ class Maintenance:
         self._names: dict[str, None] = {}
         self._pass_at = clock.monotonic()
         self._everything = True
+        self._backlog = Backlog(peers.me, replicas)  # guarded by _changed
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="hydfs-repair", daemon=True)
+
+    def handlers(self) -> dict[str, Handler]:
+        """Returns the request handlers."""
+        return {"hydfs.health": self._health}
+
+    def _health(self, request: Request) -> Reply:
+        view = self._views.current()
+        with self._changed:
+            found = self._backlog.report(up_nodes(view), len(self._names))
+        lengths = [meta.length for meta in list(self._store.index.values())]
+        return Reply(
+            {
+                "view_version": view["version"],
+                "checked": found.checked,
+                "under_replicated": found.under_replicated,
+                "waiting": found.waiting,
+                "blocks": len(lengths),
+                "stored_bytes": sum(lengths),
+            }
+        )
 
     def start(self) -> None:
         """Starts the thread and listens for views."""
@@ -92,6 +115,7 @@ class Maintenance:
             self._blocks.post(NodeLost(node))
         if changed:
             with self._changed:
+                self._backlog.nodes_changed()
                 self._pass_at = min(self._pass_at, clock.monotonic() + REPAIR_DELAY_S)
                 self._changed.notify()
 
@@ -99,13 +123,24 @@ class Maintenance:
         while True:
             names = self._next_names()
             if names is None:
+                with self._changed:
+                    self._backlog.pass_begins()
+                self._tend_all(self._all_names())
+                with self._changed:
+                    self._backlog.pass_ends()
+            else:
+                self._tend_all(names)
+            if self._stopping:
                 return
-            for name, metas in names.items():
-                if self._stopping:
-                    return
-                self._tend_safely(name, metas)
+
+    def _tend_all(self, names: dict[str, list[BlockMeta]]) -> None:
+        for name, metas in names.items():
+            if self._stopping:
+                return
+            self._tend_safely(name, metas)
 
     def _next_names(self) -> dict[str, list[BlockMeta]] | None:
+        """Returns the names to look at, None when that is all of them."""
         with self._changed:
             while not self._stopping:
                 now = clock.monotonic()
@@ -117,9 +152,7 @@ class Maintenance:
                     names, self._names = self._names, {}
                     return {name: self._local().get(name, []) for name in names}
                 self._changed.wait(self._pass_at - now)
-            if self._stopping:
-                return None
-        return self._all_names()
+            return {} if self._stopping else None
 
     def _all_names(self) -> dict[str, list[BlockMeta]]:
         names: dict[str, list[BlockMeta]] = dict(self._local())
@@ -130,6 +163,8 @@ class Maintenance:
                 self._everything = False
             except RainStormError as error:
                 logger.debug("names_unknown error=%s", error)
+                with self._changed:
+                    self._backlog.incomplete()
                 self._retry()
         return names
 
@@ -146,11 +181,24 @@ class Maintenance:
     def _tend_safely(self, name: str, metas: list[BlockMeta]) -> None:
         try:
             self._tend(name, metas)
-        except NotFound:
-            return  # deleted meanwhile: the next pass removes the copies
         except RainStormError as error:
+            if isinstance(error, NotFound) and self._is_gone(name):
+                return  # deleted meanwhile: the next pass removes the copies
             logger.info("repair_postponed name=%s error=%s", name, error)
+            with self._changed:
+                self._backlog.postponed(name)
             self._retry()
+
+    def _is_gone(self, name: str) -> bool:
+        try:
+            entry = filetable.from_value(self._registers.read(name))
+        except RainStormError:
+            return False
+        if entry is not None and entry.state == filetable.LIVE:
+            return False
+        with self._changed:
+            self._backlog.gone(name)
+        return True
 
     def _tend(self, name: str, metas: list[BlockMeta]) -> None:
         entry = filetable.from_value(self._registers.read(name))
@@ -167,7 +215,8 @@ class Maintenance:
             for block in entry.blocks
             if self._blocks.core.coordinates((entry.file_id, block.number))
         ]
-        for action in repair.local_actions(entry, metas, up, self._peers.me, self._wanted, coordinated):
+        actions = repair.local_actions(entry, metas, up, self._peers.me, self._wanted, coordinated)
+        for action in actions:
             self._act(name, entry, action)
         thin = entry.open_block
         if (
@@ -177,9 +226,14 @@ class Maintenance:
         ):
             # Opened while fewer nodes were up: the next block gets all its copies, and so will this one.
             self._blocks.post(SealRequested((entry.file_id, thin.number)))
-        if entry.state == filetable.LIVE:
-            for push in repair.pushes(entry, up, self._peers.me, self._wanted):
-                self._push(name, entry, push)
+        live = entry.state == filetable.LIVE
+        pushes = repair.pushes(entry, up, self._peers.me, self._wanted) if live else []
+        for push in pushes:
+            self._push(name, entry, push)
+        if actions or pushes:
+            entry = filetable.from_value(self._registers.read(name)) or entry
+        with self._changed:
+            self._backlog.looked(name, entry)
 
     def _act(self, name: str, entry: FileEntry, action: Any) -> None:
         match action:

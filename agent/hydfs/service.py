@@ -105,12 +105,7 @@ class Service:
             block_size_bytes=knobs.block_size_bytes,
             ack=knobs.ack,
         )
-        handlers: dict[str, Handler] = {**blocks.handlers(), **gateway.handlers(), **puts.handlers()}
-        if self._voter is not None:
-            handlers.update(voting.handlers(self._voter, "file"))
-        self._peers.handlers = handlers
-        self._server = Server("hydfs", handlers)
-        self._maintenance = Maintenance(
+        self._maintenance = maintenance = Maintenance(
             blocks,
             self._store,
             self._peers,
@@ -119,7 +114,17 @@ class Service:
             replicas=knobs.replicas,
             put_is_alive=puts.is_alive,
         )
-        blocks.sealing.on_missing_copies = self._maintenance.look_at
+        handlers: dict[str, Handler] = {
+            **blocks.handlers(),
+            **gateway.handlers(),
+            **puts.handlers(),
+            **maintenance.handlers(),
+        }
+        if self._voter is not None:
+            handlers.update(voting.handlers(self._voter, "file"))
+        self._peers.handlers = handlers
+        self._server = Server("hydfs", handlers)
+        blocks.sealing.on_missing_copies = maintenance.look_at
         blocks.engine.start()
         if self._followed is not None:
             self._followed.start()
@@ -127,7 +132,7 @@ class Service:
         me = config.me
         self._server.listen_tls(me.address, me.hydfs_port, auth.server_context(config.tls))
         self._server.listen_unix(config.socket_path("hydfs"))
-        self._maintenance.start()
+        maintenance.start()
         logger.info("hydfs_started node=%s blocks=%d", config.name, len(self._store.index))
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -152,6 +157,11 @@ class Service:
         if self._voter is not None:
             self._voter.close()
         os.close(self._lock)
+
+    def loops(self) -> list[Engine]:
+        """Returns the loops that must turn while the service lives."""
+        engine = self._blocks.engine if self._blocks is not None else None
+        return [engine] if engine is not None else []
 
     def status(self) -> str:
         """Returns one line about the agent's state."""

@@ -6,11 +6,12 @@ from typing import Any
 
 from invoke.context import Context
 
+from agent.common.errors import Partial
 from ops import inventory, render
 from ops.connections import connected
 from ops.errors import command
 from ops.progress import ENDED, line
-from ops.status import SERVICES, ClusterStatus, look
+from ops.status import SERVICES, ClusterStatus, look, wait_until_settled
 
 HELP = {"inventory": "inventory file of the cluster", "json": "print one JSON object"}
 _find = inventory.find
@@ -22,11 +23,32 @@ def status(context: Context, json: bool = False, inventory: str = "") -> None:
     with connected(_find(inventory)) as connections:
         found = look(connections)
     if json:
-        render.print_json(status=found)
+        render.print_json(settled=found.settled, status=found)
     else:
         _print_status(found)
     for problem in found.problems:
         render.say(problem)
+
+
+@command(
+    help={
+        **HELP,
+        "wait": "keep looking for so many seconds until all is well (0: look once)",
+    }
+)
+def verify(context: Context, wait: float = 0.0, json: bool = False, inventory: str = "") -> None:
+    """cluster: succeed only if all nodes are alive and every block has its copies"""
+    with connected(_find(inventory)) as connections:
+        found = wait_until_settled(connections, wait)
+    if json:
+        render.print_json(settled=found.settled, unsettled=found.unsettled(), status=found)
+    if not found.settled:
+        raise Partial(
+            f"the cluster {found.cluster} is not settled: {'; '.join(found.unsettled())}",
+            hint="look at it: fab status   (or wait for it: fab verify --wait 60)",
+        )
+    if not json:
+        print(f"cluster {found.cluster}: all {len(found.nodes)} nodes alive, every block has its copies")
 
 
 def _print_status(found: ClusterStatus) -> None:
@@ -46,6 +68,7 @@ def _print_status(found: ClusterStatus) -> None:
         for node in found.nodes
     ]
     render.print_table(("node", "address", "view", *SERVICES, "ring id"), rows)
+    print(_copies(found))
     if found.jobs is None:
         print("jobs: unknown")
     else:
@@ -56,6 +79,19 @@ def _print_status(found: ClusterStatus) -> None:
         for job in found.jobs:
             if job["state"] not in ENDED:
                 print(f"  {job['job']}  {job['name']}  {line(job)}")
+
+
+def _copies(found: ClusterStatus) -> str:
+    if found.under_replicated is None:
+        return "blocks: unknown"
+    stores = [node.store for node in found.nodes if node.store is not None]
+    copies = (
+        f"{found.under_replicated:,} under-replicated" if found.under_replicated else "none under-replicated"
+    )
+    waiting = f", {found.repair_waiting:,} files wait for repair" if found.repair_waiting else ""
+    checking = "" if found.repair_checked else " (being checked)"
+    kept = render.size(sum(store.stored_bytes for store in stores))
+    return f"blocks: {sum(store.blocks for store in stores):,} copies, {kept}, {copies}{waiting}{checking}"
 
 
 def _known(value: Any) -> Any:
