@@ -81,7 +81,7 @@ class Backlog:
         self._postponed.discard(name)
 
     def report(self, up: Sequence[str], waiting: int) -> BacklogReport:
-        """Returns what is owed while ``up`` are the nodes there are; ``waiting`` names are still to be seen."""
+        """Returns what is owed while the nodes ``up`` are there; ``waiting`` names were not seen yet."""
         thin = 0
         for chain in self._replicas.values():
             for replicas in chain:
