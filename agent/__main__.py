@@ -1,24 +1,27 @@
 """``python -m agent SERVICE --config FILE``: one agent as one process.
 
-It logs to standard error, prints one line ``ready service=… node=…`` when the service answers, and runs until
-SIGTERM or SIGINT asks it to stop or a thread of the service crashes. Exit status: 0 after a stop that was
-asked for, 78 (EX_CONFIG) for a configuration that cannot be used, else 1.
+It logs to standard error, prints one line ``ready service=… node=…`` when the service answers, tells systemd
+the same if that started it, and runs until SIGTERM or SIGINT asks it to stop or a thread of the service
+crashes. Exit status: 0 after a stop that was asked for, 78 (EX_CONFIG) for a configuration that cannot be
+used, else 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import logging
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Protocol
 
 from agent.common import config as configuration
-from agent.common import logs
+from agent.common import logs, sdnotify
 from agent.common.config import NodeConfig
 from agent.common.errors import ConfigError, DiskFailed, RainStormError
 
@@ -37,6 +40,12 @@ class Service(Protocol):
 
     def stop(self, timeout_s: float) -> None:
         """Ends all threads of the service."""
+
+    def status(self) -> str:
+        """Returns one line for the operator."""
+
+    def loops(self) -> Iterable[sdnotify.Loop]:
+        """Returns the loops that must turn while the service lives."""
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -60,7 +69,7 @@ def _complain(error: RainStormError) -> None:
         print(f"hint: {error.hint}", file=sys.stderr)
 
 
-def run(name: str, config: NodeConfig) -> int:
+def run(name: str, config: NodeConfig, notifier: sdnotify.Notifier) -> int:
     """Runs a service until a signal or a crash and returns the exit status."""
     ended = threading.Event()
     crashes: list[BaseException] = []
@@ -75,13 +84,19 @@ def run(name: str, config: NodeConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     service = _build(name, config, on_crash)
+    watchdog = sdnotify.Watchdog(notifier, service)
     try:
         service.start()
         # One write: print() would let a line that another thread logs come between the text and its newline.
         sys.stderr.write(f"ready service={name} node={config.name}\n")
         sys.stderr.flush()
+        notifier.send(READY=1, STATUS=service.status())
+        if notifier:
+            watchdog.start()
         ended.wait()
     finally:
+        notifier.send(STOPPING=1, STATUS="stopping")
+        watchdog.stop(STOP_TIMEOUT_S)
         service.stop(STOP_TIMEOUT_S)
     if crashes:
         logger.error("agent_crashed service=%s error=%r", name, crashes[0])
@@ -93,13 +108,14 @@ def run(name: str, config: NodeConfig) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
     options = _parse(arguments)
+    notifier = sdnotify.take(os.environ)
     try:
         config = configuration.load(options.config)
         if options.check_config:
             print(f"{options.config}: node {config.name} of cluster {config.cluster}: valid")
             return 0
         logs.configure(config.log_level)
-        return run(options.service, config)
+        return run(options.service, config, notifier)
     except ConfigError as error:
         _complain(error)
         return EX_CONFIG
@@ -112,4 +128,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # The stacks of all threads go to the log when the watchdog ends the process (SIGABRT) or C code crashes.
+    faulthandler.enable()
     sys.exit(main())

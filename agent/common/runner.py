@@ -16,6 +16,7 @@ from typing import Any
 
 from agent.common import clock
 from agent.common.core import Core, Tick
+from agent.common.deadline import Deadline
 from agent.common.errors import Overloaded
 
 logger = logging.getLogger("agent.runner")
@@ -60,6 +61,15 @@ class CoreRunner:
         except queue.Full:
             raise Overloaded(f"{self.name}: the inbox is full ({self._inbox.maxsize} events)") from None
 
+    def turns(self, timeout_s: float) -> bool:
+        """Tells whether the thread takes events: within ``timeout_s`` an empty or other ones come through."""
+        before, probe = self.progress, threading.Event()
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        with contextlib.suppress(queue.Full):
+            self._inbox.put(probe, timeout=timeout_s)
+            probe.wait(deadline.remaining(clock.monotonic()))
+        return probe.is_set() or self.progress != before
+
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stops the thread and waits for it."""
         self._stopping.set()
@@ -86,5 +96,8 @@ class CoreRunner:
         if event is None:
             return
         self.progress += 1
+        if isinstance(event, threading.Event):  # somebody asks whether this loop turns
+            event.set()
+            return
         for effect in self.core.handle(clock.monotonic(), event):
             self._execute(effect)

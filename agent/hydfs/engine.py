@@ -21,6 +21,8 @@ logger = logging.getLogger("agent.hydfs.engine")
 class Engine:
     """The core, its lock and its timer."""
 
+    name = "hydfs-core"
+
     def __init__(
         self, core: Core, execute: Callable[[Any], None], on_crash: Callable[[BaseException], None]
     ) -> None:
@@ -43,6 +45,13 @@ class Engine:
             self._changed.notify()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+
+    def turns(self, timeout_s: float) -> bool:
+        """Tells whether the core can be had within ``timeout_s``: nobody sits in it."""
+        if not self._changed.acquire(timeout=timeout_s):
+            return False
+        self._changed.release()
+        return True
 
     def post(self, event: Any) -> None:
         """Applies the event and carries out the effects."""

@@ -153,6 +153,10 @@ class Service:
         live = core.monitor.table.live_count
         return f"{live} live, view {self.view['version']}, majority {'yes' if core.majority else 'no'}"
 
+    def loops(self) -> list[CoreRunner]:
+        """Returns the loops that must turn while the service lives."""
+        return [self._runner] if self._runner is not None else []
+
     def target(self, name: str) -> Target:
         """Returns where the membership agent of a node answers requests."""
         peer = self.config.peer(name)

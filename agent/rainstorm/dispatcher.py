@@ -75,6 +75,11 @@ class Dispatcher:
         self._changed = threading.Condition()
         self._over: set[str] = set()
 
+    @property
+    def loop(self) -> CoreRunner:
+        """Returns the core's loop."""
+        return self._runner
+
     def start(self) -> None:
         """Starts the threads."""
         self._log_thread.start()

@@ -15,6 +15,7 @@ from typing import Any
 from agent.common import clock
 from agent.common.config import NodeConfig
 from agent.common.errors import Forbidden, NotFound, NotLeader, RainStormError
+from agent.common.runner import CoreRunner
 from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient
@@ -81,6 +82,10 @@ class Service:
     def status(self) -> str:
         """Returns one sentence about what the agent does."""
         return f"{len(self._host.supervisor.running())} tasks, leader {self._view['leader'] or 'unknown'}"
+
+    def loops(self) -> list[CoreRunner]:
+        """Returns the loops that must turn while the service lives."""
+        return [self._dispatcher.loop, self._host.loop]
 
     def _watch_view(self) -> None:
         while not self._stopping.is_set():

@@ -63,6 +63,11 @@ class TaskHost:
             self._miss,
         )
 
+    @property
+    def loop(self) -> CoreRunner:
+        """Returns the core's loop."""
+        return self._runner
+
     def start(self) -> None:
         """Starts the threads and the first spare processes."""
         self._runner.start()

@@ -34,6 +34,7 @@ SHELLS = {
     "agent.common.clock": "reads the clocks",
     "agent.common.logs": "writes log lines",
     "agent.common.runner": "the thread that drives a core",
+    "agent.common.sdnotify": "datagrams to the service manager",
     "agent.wire.auth": "ssl contexts from files",
     "agent.wire.authority": "makes keys and writes them",
     "agent.wire.client": "sockets and their pool",
