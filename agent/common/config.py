@@ -58,6 +58,7 @@ class MembershipConfig:
     gossip_interval_s: float = 0.1
     gossip_fanout: int = 3
     heartbeat_interval_s: float = 0.2
+    heartbeat_fanout: int = 3
     heartbeat_fail_s: float = 1.0
     detector: str = "swim"
     suspicion: bool = True
@@ -70,6 +71,7 @@ class MembershipConfig:
 
 
 ACKS = ("all", "quorum")
+TASK_LAUNCHERS = ("child", "unit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class RainstormConfig:
     """The stream engine's knobs."""
 
     spare_tasks: int = 2
+    # Who starts the process that starts the tasks: the agent, or systemd under a user of its own.
+    task_launcher: str = "child"
     task_memory_bytes: int = 1024 * 1024 * 1024
     batch_bytes: int = 1024 * 1024
 
@@ -212,14 +216,19 @@ def load(path: str) -> NodeConfig:
     if not config.voters:
         _refuse(f"{path}.voters", "names no node", "name five nodes, three when there are fewer, or one")
     _check_promises(config.hydfs, f"{path}.hydfs")
+    _check_choice(config.rainstorm.task_launcher, TASK_LAUNCHERS, f"{path}.rainstorm", "task_launcher")
     return config
 
 
 def _check_promises(store: HydfsConfig, where: str) -> None:
     # A slip here would otherwise be a weaker promise than the one that was meant.
-    if store.ack not in ACKS:
-        near = difflib.get_close_matches(store.ack, ACKS, n=1)
-        _refuse(f"{where}.ack", f"unknown ack {store.ack!r}", f"known: {', '.join(near or ACKS)}")
+    _check_choice(store.ack, ACKS, where, "ack")
     for name in ("replicas", "block_size_bytes"):
         if getattr(store, name) < 1:
             _refuse(f"{where}.{name}", "must be at least 1", "correct the value")
+
+
+def _check_choice(value: str, known: tuple[str, ...], where: str, name: str) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        _refuse(f"{where}.{name}", f"unknown {name} {value!r}", f"known: {', '.join(near or known)}")

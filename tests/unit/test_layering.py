@@ -67,6 +67,7 @@ SHELLS = {
     "agent.rainstorm.channel": "one socket between two tasks",
     "agent.rainstorm.client": "calls over the wire",
     "agent.rainstorm.joblogs": "job logs in HyDFS: waits for appends",
+    "agent.rainstorm.launcher": "the process that starts tasks under their own user",
     "agent.rainstorm.links": "a thread for each direction between leader and agents",
     "agent.rainstorm.dispatcher": "threads around the leader core",
     "agent.rainstorm.service": "the process's threads",
