@@ -27,7 +27,7 @@ from agent.common.errors import ConfigError, DiskFailed, RainStormError
 
 logger = logging.getLogger("agent.main")
 
-SERVICES = ("membership", "hydfs", "rainstorm")
+SERVICES = ("membership", "hydfs", "rainstorm", "logs")
 EX_CONFIG = 78
 STOP_TIMEOUT_S = 5.0
 

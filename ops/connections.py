@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from agent.common.config import PeerConfig
 from agent.common.errors import RainStormError, Unreachable
 from agent.hydfs.client import HydfsClient
+from agent.logs.client import LogsClient
 from agent.membership.client import MembershipClient
 from agent.rainstorm.client import RainstormClient
 from agent.wire.auth import client_context
@@ -83,6 +84,10 @@ class Connections:
     def hydfs(self, node: str = "") -> HydfsClient:
         """Returns a client of the store agent of ``node``, or of any that answers."""
         return HydfsClient(self.client, self.address(node or self.gateway("hydfs"), "hydfs"))
+
+    def logs(self, node: str) -> LogsClient:
+        """Returns a client of the logs agent of ``node``."""
+        return LogsClient(self.client, self.address(node, "logs"))
 
     def rainstorm(self) -> RainstormClient:
         """Returns a client of the stream engine that asks a node that answers first, then the others."""

@@ -32,7 +32,7 @@ LOCAL_INVENTORY = (
 LOCAL_ADDRESS = os.environ.get(ADDRESS_VARIABLE) or "127.0.0.1"
 VMS_INVENTORY = REPOSITORY / "inventory" / "vms"
 INVENTORY_VARIABLE = "RAINSTORM_INVENTORY"
-PORTS = ("membership_port", "hydfs_port", "rainstorm_port")
+PORTS = ("membership_port", "hydfs_port", "rainstorm_port", "logs_port")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
     .local/operator/      the operator's certificate, used by fab
     .local/gossip.key     the key ring of the gossip datagrams
     .local/cluster.json   size of the cluster and its agents' process ids with their start times
-    .local/vm1/node.yml   the configuration that the three agents of the node read
+    .local/vm1/node.yml   the configuration that the four agents of the node read
     .local/vm1/tls, logs, run and the agents' data
 
 Making them again keeps what is there: certificates and keys are issued once, data folders are left alone.

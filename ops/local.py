@@ -1,6 +1,6 @@
 """The local cluster: vm1 ... vmN as plain processes on 127.0.0.1, .2, ..., no root.
 
-Each node is three agents (membership, hydfs, rainstorm), each a process in a session of its own with a log
+Each node is four agents (membership, hydfs, rainstorm, logs), each a process in a session of its own with a log
 file of its own. ``up`` checks everything that can be checked before it changes anything, starts all agents at
 once and returns when each says that it is ready and the agreed view shows every node up. ``down`` works on a
 whole, half-started or half-dead cluster alike, because it finds processes by their mark (``ops.processes``)
@@ -41,7 +41,7 @@ from ops.layout import Layout
 from ops.locks import exclusive
 from ops.processes import MarkedProcess
 
-SERVICES = ("membership", "hydfs", "rainstorm")
+SERVICES = ("membership", "hydfs", "rainstorm", "logs")
 NODES_DEFAULT = 5
 START_TIMEOUT_S = 30.0
 # Stopping cleanly only spares a recovery: whatever takes longer is killed.
@@ -322,6 +322,7 @@ def _refuse_taken_ports(peer: PeerConfig) -> None:
         (peer.membership_port, socket.SOCK_DGRAM),
         (peer.hydfs_port, socket.SOCK_STREAM),
         (peer.rainstorm_port, socket.SOCK_STREAM),
+        (peer.logs_port, socket.SOCK_STREAM),
     ]
     for port, kind in wanted:
         with socket.socket(socket.AF_INET, kind) as probe:

@@ -17,7 +17,7 @@ from ops.processes import MarkedProcess
 
 SAMPLE_INTERVAL_S = 0.25
 BYTES_PER_MB = 1_000_000
-AGENTS = ("membership", "hydfs", "rainstorm")
+AGENTS = ("membership", "hydfs", "rainstorm", "logs")
 
 
 def role(command: list[str]) -> str:

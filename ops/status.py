@@ -18,8 +18,8 @@ from agent.common.errors import RainStormError, Unreachable
 from agent.hydfs.client import StoreHealth
 from ops.connections import Connections
 
-SERVICES = ("membership", "hydfs", "rainstorm")
-# Ten nodes with three agents each, all hung, must still fit into one time-out.
+SERVICES = ("membership", "hydfs", "rainstorm", "logs")
+# Ten nodes with four agents each, all hung, must still fit into one time-out.
 THREADS_MAX = 48
 # A leader that hangs is replaced after a few seconds; a look does not wait for that.
 QUESTION_TIMEOUT_S = 1.0

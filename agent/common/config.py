@@ -28,6 +28,7 @@ class PeerConfig:
     membership_port: int = 7100
     hydfs_port: int = 7101
     rainstorm_port: int = 7102
+    logs_port: int = 7103
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,29 @@ class RainstormConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LogsConfig:
+    """What of the logs may be read, the limits of a search, and the collection into HyDFS.
+
+    ``journal_units`` are patterns of units whose journal counts as this node's own logs; ``system_files`` and
+    ``system_units`` may be named by a search in addition.
+    """
+
+    journal_units: tuple[str, ...] = ("rainstorm-*",)
+    system_files: tuple[str, ...] = ()
+    system_units: tuple[str, ...] = ()
+    search_time_limit_s: float = 300.0
+    search_output_bytes: int = 256 * 1024 * 1024
+    collect: bool = True
+    collect_interval_s: float = 1.0
+    # A machine that catches up must not crowd out the jobs.
+    collect_bytes_per_s: int = 8 * 1024 * 1024
+    spool_bytes: int = 64 * 1024 * 1024
+    collected_file_bytes: int = 64 * 1024 * 1024
+    collected_bytes: int = 1024 * 1024 * 1024
+    collected_days: int = 14
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """Everything one node needs to know."""
 
@@ -115,6 +139,7 @@ class NodeConfig:
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     hydfs: HydfsConfig = field(default_factory=HydfsConfig)
     rainstorm: RainstormConfig = field(default_factory=RainstormConfig)
+    logs: LogsConfig = field(default_factory=LogsConfig)
 
     def peer(self, name: str) -> PeerConfig:
         """Returns the entry of the node called ``name``.

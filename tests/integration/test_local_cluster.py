@@ -71,7 +71,7 @@ def test_up_status_down_and_up_again_with_the_old_data(sandbox: Sandbox) -> None
     assert sandbox.fab("put", "-", "a/kept", stdin=b"acked\n").status == 0
     ended = sandbox.fab("local.down")
     assert ended.status == 0
-    assert "9 agents stopped" in ended.out
+    assert "12 agents stopped" in ended.out
     assert sandbox.cluster.processes() == []
     again = sandbox.fab("local.down")
     assert (again.status, "nothing to stop" in again.out) == (0, True)
@@ -271,7 +271,7 @@ def test_a_wrong_inventory_is_refused(running: Sandbox, tmp_path: Path) -> None:
 def test_a_cluster_of_which_nothing_answers(running: Sandbox, tmp_path: Path) -> None:
     text = running.cluster.layout.inventory_path.read_text()
     quiet = tmp_path / "inventory"
-    for port in ("7100", "7101", "7102"):
+    for port in ("7100", "7101", "7102", "7103"):
         text = text.replace(f"_port: {port}", "_port: 1")
     quiet.write_text(text)
     _refused(running.fab("status", "--inventory", str(quiet)), "UNREACHABLE", 3)

@@ -1,0 +1,1 @@
+"""The logs agent: search, follow and collect the logs of one node."""

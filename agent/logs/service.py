@@ -1,0 +1,54 @@
+"""The logs agent: builds its parts, listens, stops them in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agent.common.config import NodeConfig
+from agent.common.sdnotify import Loop
+from agent.hydfs.client import HydfsClient
+from agent.logs.collected import Collected
+from agent.logs.searches import Searches
+from agent.membership.attachment import Attachment
+from agent.wire import auth
+from agent.wire.client import Client
+from agent.wire.server import Server
+
+
+class Service:
+    """The logs agent of one node."""
+
+    def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
+        self._config = config
+        self._client = Client(auth.client_context(config.tls))
+        folder = config.log_folder()
+        hydfs = HydfsClient(self._client, config.socket_path("hydfs"))
+        self._searches = Searches(folder, config.logs, Collected(hydfs))
+        self._server = Server(f"logs-{config.name}", self._searches.handlers())
+        self._attachment = Attachment(config.socket_path("membership"), "logs", lambda: self._server.heard_at)
+
+    def start(self) -> None:
+        """Starts to serve.
+
+        Raises:
+            PortInUse: another process has the port.
+        """
+        me = self._config.me
+        self._server.listen_tls(me.address, me.logs_port, auth.server_context(self._config.tls))
+        self._server.listen_unix(self._config.socket_path("logs"))
+        self._attachment.start()
+
+    def status(self) -> str:
+        """Returns one line for the operator."""
+        return self._searches.status()
+
+    def loops(self) -> list[Loop]:
+        """Returns the loops that must turn while the service lives."""
+        return []
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends all searches and threads."""
+        self._attachment.stop(timeout_s)
+        self._server.stop(timeout_s)
+        self._searches.stop(timeout_s)
+        self._client.close()
