@@ -36,7 +36,9 @@ CAUSES = {
     "INTERNAL": "a defect of ours; the agent's log has the traceback",
     "JOB_FAILED": "the input, a task or the cluster under it; fab job tells",
     "JOB_INVALID": "a mistake in the job file; nothing was started",
+    "MISSING_TOOL": "a package of this machine is not installed",
     "NAME_INVALID": "names look like logs/web.csv: at most 255 bytes, no '..', no control characters",
+    "NEEDS_ROOT": "it was started as an ordinary user",
     "NOT_FOUND": "it never existed, was deleted, or is misspelt",
     "NOT_LEADER": "a new leader is being elected",
     "NOT_RUNNING": "nothing was started, or it was stopped",
@@ -48,6 +50,7 @@ CAUSES = {
     "STALE_VIEW": "the cluster is changing just now",
     "UNAVAILABLE": "not enough nodes are up",
     "UNREACHABLE": "the agents are down or cut off from here",
+    "UNSUPPORTED": "this kind of machine has no means for it",
     "USAGE": "a flag or argument is missing or wrong",
 }
 

@@ -1,9 +1,10 @@
 """Which cluster a command talks to: an Ansible inventory in YAML, read directly.
 
 The choice: ``--inventory FILE``, else the variable RAINSTORM_INVENTORY, else ``inventory/local`` when the
-local cluster is up, else ``inventory/vms``. The same file serves ``ansible-inventory`` and
-``ansible-playbook``: a node is a host, its variables are ``ansible_host`` and the ports, and the paths of the
-operator's TLS files are variables of the group ``all``; relative paths are relative to the inventory file.
+local cluster is up, else the lab's when that is up, else ``inventory/vms``. The same file serves
+``ansible-inventory`` and ``ansible-playbook``: a node is a host, its variables are ``ansible_host`` and the
+ports, and the paths of the operator's TLS files are variables of the group ``all``; relative paths are
+relative to the inventory file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import yaml
 from agent.common.config import PeerConfig, TlsConfig
 from agent.common.errors import ConfigError, NotFound, NotRunning
 from ops import processes
+from ops.lab.cgroups import Group
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Another folder and other addresses keep a second local cluster (of a test, of a second checkout) apart.
@@ -30,6 +32,9 @@ LOCAL_INVENTORY = (
     LOCAL_FOLDER / "inventory" if os.environ.get(FOLDER_VARIABLE) else REPOSITORY / "inventory" / "local"
 )
 LOCAL_ADDRESS = os.environ.get(ADDRESS_VARIABLE) or "127.0.0.1"
+# Another name keeps a second lab (of a test) apart: it has a bridge, a subnet and an inventory of its own.
+LAB_NAME = os.environ.get("RAINSTORM_LAB") or "lab"
+LAB_INVENTORY = REPOSITORY / "inventory" / LAB_NAME
 VMS_INVENTORY = REPOSITORY / "inventory" / "vms"
 INVENTORY_VARIABLE = "RAINSTORM_INVENTORY"
 PORTS = ("membership_port", "hydfs_port", "rainstorm_port", "logs_port")
@@ -80,6 +85,8 @@ def find(given: str | None = None) -> Inventory:
         return load(Path(chosen))
     if LOCAL_INVENTORY.exists() and processes.marked(LOCAL_FOLDER):
         return load(LOCAL_INVENTORY)
+    if LAB_INVENTORY.exists() and Group(LAB_NAME).processes():
+        return load(LAB_INVENTORY)
     if VMS_INVENTORY.exists():
         return load(VMS_INVENTORY)
     raise NotRunning(

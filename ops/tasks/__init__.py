@@ -1,14 +1,15 @@
-"""The tasks of ``fab``: daily ones at the top, the local cluster below ``local``, faults below
-``fault``, gossip keys below ``keys``."""
+"""The tasks of ``fab``: daily ones at the top, the local cluster below ``local``, the lab below
+``lab``, faults below ``fault``, gossip keys below ``keys``."""
 
 from __future__ import annotations
 
 from invoke.collection import Collection
 
-from ops.tasks import cluster, faults, hydfs, jobs, local, membership
+from ops.tasks import cluster, faults, hydfs, jobs, lab, local, membership
 
 namespace = Collection(
     local=Collection(local.up, local.down),
+    lab=Collection(lab.up, lab.down, lab.status, lab.shell),
     keys=Collection(membership.rotate_keys, membership.list_keys),
     fault=Collection(faults.crash, faults.start, faults.pause, faults.resume),
 )

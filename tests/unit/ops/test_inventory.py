@@ -75,6 +75,7 @@ def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, says: str) -
 def test_the_choice_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "LOCAL_INVENTORY", tmp_path / "local")
     monkeypatch.setattr(inventory, "LOCAL_FOLDER", tmp_path / "folder")
+    monkeypatch.setattr(inventory, "LAB_INVENTORY", tmp_path / "lab")
     monkeypatch.setattr(inventory, "VMS_INVENTORY", tmp_path / "vms")
     monkeypatch.delenv(inventory.INVENTORY_VARIABLE, raising=False)
     (tmp_path / "local").write_text(MINIMAL)  # written by a cluster that is down now

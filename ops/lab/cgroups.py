@@ -1,0 +1,123 @@
+"""One control group a VM: who belongs to it, and the switch that freezes it.
+
+A VM's processes are found by their control group and nothing else: no book-keeping can be out of date. On a
+machine with the first version of control groups every hierarchy gets a group, on one with the second version
+there is one. The group of nspawn is inherited by all that the VM ever starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+
+from agent.common import clock
+from agent.common.deadline import Deadline
+from agent.common.errors import Internal
+
+# A group of cpuset admits nobody before its CPUs are chosen; the others would need care for no gain.
+SKIPPED = {"cpuset", "net_cls", "net_prio", "perf_event", "hugetlb"}
+POLL_INTERVAL_S = 0.01
+
+
+def hierarchies() -> dict[str, Path]:
+    """Returns where control groups are mounted, by controller; the second version's key is empty."""
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines():
+        fields = line.split()
+        kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
+        if kind == "cgroup2":
+            found.setdefault("", Path(fields[4]))
+        elif kind == "cgroup" and not SKIPPED & set(options):
+            name = next(option for option in options if option != "rw")
+            found.setdefault(name, Path(fields[4]))
+    return found
+
+
+class Group:
+    """The control group of one lab or of one VM in it."""
+
+    def __init__(self, lab: str, vm: str = "") -> None:
+        self.path = Path(f"rainstorm-lab-{lab}") / vm
+        mounted = hierarchies()
+        self._folders = [root / self.path for root in mounted.values()]
+        self._main = mounted.get("freezer", mounted.get("", Path("/sys/fs/cgroup"))) / self.path
+        self._is_first_version = "freezer" in mounted
+
+    def make(self) -> list[str]:
+        """Makes the group everywhere; returns the files that a process writes 0 to, to join it."""
+        for folder in self._folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        return [str(folder / "cgroup.procs") for folder in self._folders]
+
+    def processes(self) -> list[int]:
+        """Returns the ids of the living processes in the group and in those below it."""
+        found: list[int] = []
+        for folder, _, _ in os.walk(self._main):
+            with contextlib.suppress(OSError):  # the group was removed meanwhile
+                found += map(int, Path(folder, "cgroup.procs").read_text("ascii").split())
+        return found
+
+    def first_process(self) -> int | None:
+        """Returns the id, as the host counts, of the VM's process 1."""
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                for line in Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines():
+                    # All numbers of the process, from the outermost name space to the innermost.
+                    if line.startswith("NSpid:") and line.split()[-1] == "1" and len(line.split()) > 2:
+                        return pid
+        return None
+
+    def freeze(self, frozen: bool) -> None:
+        """Stops the time of every process in the group, or lets it go on."""
+        if self._is_first_version:
+            (self._main / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
+        else:
+            (self._main / "cgroup.freeze").write_text("1" if frozen else "0")
+
+    def is_frozen(self) -> bool:
+        """Tells whether the group is stopped."""
+        try:
+            if self._is_first_version:
+                return (self._main / "freezer.state").read_text("ascii").strip() != "THAWED"
+            return (self._main / "cgroup.freeze").read_text("ascii").strip() == "1"
+        except FileNotFoundError:
+            return False
+
+    def kill(self, timeout_s: float = 10.0) -> int:
+        """Kills every process of the group at once; returns how many there were.
+
+        The death of process 1 takes the whole VM with it in one stroke of the kernel, so it goes first: no
+        survivor sees its neighbours die.
+
+        Raises:
+            Internal: some process does not go away (it hangs in the kernel).
+        """
+        first, count = self.first_process(), len(self.processes())
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        pause = threading.Event()
+        if first is not None:
+            _kill(first)
+        if count and self.is_frozen():
+            self.freeze(False)  # a frozen process does not even die
+        while left := self.processes():
+            if deadline.expired(clock.monotonic()):
+                raise Internal(f"these processes do not end: {left}", hint="ps -o pid,stat,wchan,cmd -p PID")
+            for pid in left:
+                _kill(pid)
+            pause.wait(POLL_INTERVAL_S)
+        return count
+
+    def remove(self) -> None:
+        """Removes the group and those below it; they must be empty."""
+        for root in self._folders:
+            for folder, _, _ in os.walk(root, topdown=False):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rmdir(folder)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,23 @@
+"""What only the lab can refuse."""
+
+from __future__ import annotations
+
+from agent.common.errors import UsageError
+
+
+class NeedsRoot(UsageError):
+    """The command changes mounts, networks or other users' processes."""
+
+    code = "NEEDS_ROOT"
+
+
+class MissingTool(UsageError):
+    """A program of the host that the command calls is not installed."""
+
+    code = "MISSING_TOOL"
+
+
+class Unsupported(UsageError):
+    """What was asked for cannot be done on this kind of machine."""
+
+    code = "UNSUPPORTED"

@@ -1,0 +1,110 @@
+"""What the lab asks of the machine it runs on: root, some programs, mounts that can be taken away again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.common.errors import Internal, Unavailable
+from ops.lab.errors import MissingTool, NeedsRoot
+
+# Where Debian keeps each program that the lab calls.
+PACKAGES = {
+    "systemd-nspawn": "systemd-container",
+    "debootstrap": "debootstrap",
+    "iptables": "iptables",
+    "ip": "iproute2",
+    "mkfs.ext4": "e2fsprogs",
+    "losetup": "mount",
+    "nsenter": "util-linux",
+    "ssh": "openssh-client",
+}
+# A user's PATH may lack the folders of the administrator's programs.
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+COMMAND_TIMEOUT_S = 60.0
+
+
+def require_root(what: str, command: str) -> None:
+    """Refuses to go on as an ordinary user.
+
+    Raises:
+        NeedsRoot: this process does not run as root.
+    """
+    if os.geteuid() != 0:
+        raise NeedsRoot(
+            f"{what} needs root: it makes mounts, a network bridge and containers",
+            hint=f"sudo -E .venv/bin/fab {command}",
+        )
+
+
+def require_tools() -> None:
+    """Refuses to go on without the programs that the lab calls.
+
+    Raises:
+        MissingTool: names every missing program and how to get them all.
+    """
+    missing = [tool for tool in PACKAGES if shutil.which(tool, path=SEARCH_PATH) is None]
+    if missing:
+        packages = sorted({PACKAGES[tool] for tool in missing})
+        raise MissingTool(
+            f"the lab needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            hint=f"sudo apt-get install -y --no-install-recommends {' '.join(packages)}",
+        )
+
+
+def run(arguments: Sequence[str], *, stdin: str = "", timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+    """Runs a program of the host and returns what it printed.
+
+    Raises:
+        Unavailable: it failed or took longer than ``timeout_s``.
+    """
+    try:
+        done = subprocess.run(
+            list(arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env={"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"},
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{arguments[0]} did not end within {timeout_s:g} s", hint="try again") from None
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split())[-400:]
+        raise Unavailable(f"{' '.join(arguments)} failed: {words}", hint="fab lab.down, then try again")
+    return done.stdout
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Returns the mount points at or below a folder, the innermost first."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines():
+        point = line.split()[4].encode().decode("unicode_escape")  # blanks are written as \040
+        if point == str(folder) or point.startswith(f"{folder}/"):
+            found.append(point)
+    return found[::-1]
+
+
+def unmount_below(folder: Path) -> int:
+    """Takes away every mount at or below a folder; returns how many there were."""
+    points = mounts_below(folder)
+    for point in points:
+        run(["umount", point])
+    return len(points)
+
+
+def remove_tree(folder: Path) -> None:
+    """Removes a folder; nothing that is mounted in it is ever entered.
+
+    Raises:
+        Internal: something is mounted in it still.
+    """
+    unmount_below(folder)
+    left = mounts_below(folder)
+    if left:
+        raise Internal(f"{left[0]} is still mounted", hint=f"umount {left[0]}, then try again")
+    if folder.exists():
+        shutil.rmtree(folder)

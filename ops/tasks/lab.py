@@ -1,0 +1,76 @@
+"""The lab: ten real machines on this one."""
+
+from __future__ import annotations
+
+import os
+
+from invoke.context import Context
+
+from agent.common import clock
+from ops import render
+from ops.errors import command
+from ops.inventory import REPOSITORY
+from ops.lab import base, host
+from ops.lab.lab import Lab
+
+JSON = {"json": "print one JSON object"}
+
+
+@command(help={"vms": "how many VMs", **JSON})
+def up(context: Context, vms: int = 10, json: bool = False) -> None:
+    """lab: make and boot VMs on this machine (root)"""
+    begun = clock.monotonic()
+    lab = Lab()
+    plan = lab.up(vms)
+    took_s = clock.monotonic() - begun
+    path = os.path.relpath(lab.inventory_path)
+    if json:
+        addresses = {vm: plan.address(vm) for vm in plan.names()}
+        render.print_json(lab=lab.name, seconds=round(took_s, 2), inventory=path, vms=addresses)
+    else:
+        first, last = plan.names()[0], plan.names()[-1]
+        print(
+            f"{vms} VMs answer SSH after {took_s:.1f} s: {first} {plan.address(first)}"
+            + (f" to {last} {plan.address(last)}" if vms > 1 else "")
+        )
+        print(f"inventory: {path}")
+    render.say(f"next: ansible-playbook deploy.yml -i {path}   fab lab.shell --vm 1   fab lab.down")
+
+
+@command(help={"purge": "remove the cached base image, too", **JSON})
+def down(context: Context, purge: bool = False, json: bool = False) -> None:
+    """lab: take the VMs away with all that is on them"""
+    lab = Lab()
+    done = lab.down(purge=purge)
+    if json:
+        render.print_json(lab=lab.name, removed=done)
+        return
+    if any(done.values()):
+        print(f"lab {lab.name}: removed " + ", ".join(f"{number} {what}" for what, number in done.items()))
+    else:
+        print(f"the lab {lab.name!r} is not up: nothing to remove")
+    if not purge and base.path().exists():
+        render.say(f"the base image stays in {base.CACHE}; remove it: fab lab.down --purge")
+
+
+@command(help=JSON)
+def status(context: Context, json: bool = False) -> None:
+    """lab: the VMs, their addresses and what they use"""
+    host.require_root("the lab", "lab.status")
+    lab = Lab()
+    machines = lab.status()
+    if json:
+        render.print_json(lab=lab.name, inventory=str(lab.inventory_path), vms=machines)
+        return
+    rows = [[m.name, m.address, m.state, m.processes, render.size(m.memory_bytes)] for m in machines]
+    render.print_table(("vm", "address", "state", "processes", "memory"), rows)
+    render.say(f"inventory: {os.path.relpath(lab.inventory_path, REPOSITORY)}")
+
+
+@command(help={"vm": "the VM: 3 or vm3"})
+def shell(context: Context, vm: str) -> None:
+    """lab: a shell on a VM, over SSH"""
+    host.require_root("the lab's SSH key", f"lab.shell --vm {vm}")
+    lab = Lab()
+    arguments = lab.ssh_command(lab.machine(vm).vm, tty=os.isatty(0))
+    os.execvp(arguments[0], arguments)
