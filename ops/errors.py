@@ -67,9 +67,15 @@ def describe(command: str, error: RainStormError) -> str:
 
 
 def command(
-    positional: Sequence[str] = (), help: dict[str, str] | None = None, name: str = ""
+    positional: Sequence[str] = (),
+    help: dict[str, str] | None = None,
+    name: str = "",
+    short_flags: bool = True,
 ) -> Callable[[Callable[..., None]], Any]:
-    """Makes a function a task of ``fab`` whose errors end it with three lines and their exit status."""
+    """Makes a function a task of ``fab`` whose errors end it with three lines and their exit status.
+
+    Without ``short_flags`` an option has one letter only if that is its name.
+    """
 
     def wrap(function: Callable[..., None]) -> Any:
         shown = name or function.__name__.replace("_", "-")
@@ -87,6 +93,8 @@ def command(
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise Exit(code=0) from None
 
-        return task(run, name=shown, positional=list(positional), help=help or {})
+        return task(
+            run, name=shown, positional=list(positional), help=help or {}, auto_shortflags=short_flags
+        )
 
     return wrap

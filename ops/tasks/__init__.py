@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from ops.tasks import cluster, faults, hydfs, jobs, lab, local, membership
+from ops.tasks import cluster, faults, hydfs, jobs, lab, local, logs, membership
 
 namespace = Collection(
     local=Collection(local.up, local.down),
@@ -30,5 +30,6 @@ for task in (
     membership.drop,
     membership.voters,
     faults.kill_task,
+    logs.grep,
 ):
     namespace.add_task(task)

@@ -1,0 +1,169 @@
+"""One search on many nodes at once: every node's agent runs grep on its own logs, the output streams in here.
+
+A thread for each node hands whole pieces to the caller through a short queue, so that a slow terminal slows
+the greps and nothing piles up. A node that does not answer is searched in what it left in HyDFS, by an agent
+of another node, and is named: what it had not handed over yet is missing.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.common import clock
+from agent.common.errors import Internal, NotFound, RainStormError, Unreachable, UsageError
+from agent.wire.framing import Buffer
+from ops.connections import Connections
+
+# Pieces of up to a mebibyte wait here while the terminal is slow.
+WAITING_PIECES_MAX = 32
+OK, COLLECTED, DOWN = "ok", "down, searched its collection", "down"
+
+
+@dataclass(slots=True)
+class NodeResult:
+    """How the search of one node went."""
+
+    node: str
+    state: str = OK
+    matches: int = 0
+    lines: int = 0
+    files: int = 0
+    searched_bytes: int = 0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Tells whether nothing of the node's logs was left out."""
+        return self.state == OK and not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Whole lines that one node's grep printed."""
+
+    node: str
+    data: bytes
+
+
+class ClusterSearch:
+    """Runs one query on some nodes; iterate over it for the output, then look at ``results``."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        nodes: Sequence[str],
+        query: Mapping[str, Any],
+        *,
+        collected: bool = False,
+    ) -> None:
+        self.results = [NodeResult(node) for node in nodes]
+        self.refused: UsageError | None = None
+        self._connections = connections
+        self._query = dict(query)
+        self._collected = collected
+        self._stopping = threading.Event()
+        self._waiting: queue.Queue[Piece | None] = queue.Queue(WAITING_PIECES_MAX)
+
+    def __iter__(self) -> Iterator[Piece]:
+        threads = [
+            threading.Thread(target=self._run, args=(result,), name=f"grep-{result.node}", daemon=True)
+            for result in self.results
+        ]
+        for thread in threads:
+            thread.start()
+        left = len(threads)
+        try:
+            while left:
+                piece = self._waiting.get()
+                if piece is None:
+                    left -= 1
+                else:
+                    yield piece
+        finally:
+            self._stopping.set()
+
+    def _run(self, result: NodeResult) -> None:
+        begun = clock.monotonic()
+        try:
+            if self._collected:
+                self._search_collection(result, OK)
+            else:
+                self._search(result)
+        except UsageError as error:
+            self.refused, result.state = error, "refused"
+        except NotFound as error:
+            result.state = str(error)
+        except RainStormError as error:
+            result.state = f"broken off: [{error.code}] {error.message}"
+        except Exception as error:
+            result.state = f"broken off: {Internal(repr(error)).message}"
+        result.seconds = round(clock.monotonic() - begun, 3)
+        self._put(None)
+
+    def _search(self, result: NodeResult) -> None:
+        try:
+            self._pass_on(result, self._connections.logs(result.node).search(self._query))
+        except Unreachable as error:
+            if result.lines:
+                raise  # it went away in the middle: its collection would repeat what was shown
+            try:
+                self._search_collection(result, COLLECTED)
+            except UsageError:
+                raise
+            except RainStormError as second:
+                result.state = DOWN
+                result.problems = [error.message, f"its collection: {second.message}"]
+
+    def _search_collection(self, result: NodeResult, state: str) -> None:
+        helper = self._connections.gateway("logs")
+        query = {**self._query, "collected_of": result.node}
+        result.state = state
+        self._pass_on(result, self._connections.logs(helper).search(query))
+        if not result.files and state != OK:
+            result.state = f"{DOWN}, nothing collected"
+
+    def _pass_on(self, result: NodeResult, pieces: Generator[Buffer, None, dict[str, Any]]) -> None:
+        rest = b""
+        try:
+            while not self._stopping.is_set():
+                try:
+                    data = rest + bytes(next(pieces))
+                except StopIteration as ended:
+                    self._note(result, ended.value)
+                    return
+                end = data.rfind(b"\n") + 1
+                rest = data[end:]
+                result.lines += data.count(b"\n")
+                if end:
+                    self._put(Piece(result.node, data[:end]))
+        finally:
+            pieces.close()
+            if rest:
+                self._put(Piece(result.node, rest + b"\n"))
+
+    def _note(self, result: NodeResult, summary: Mapping[str, Any]) -> None:
+        result.matches, result.lines = int(summary["matches"]), int(summary["lines"])
+        result.files, result.searched_bytes = int(summary["files"]), int(summary["searched_bytes"])
+        result.problems = [str(problem) for problem in summary["problems"]]
+        if summary["cut"]:
+            result.problems.append(str(summary["cut"]))
+
+    def _put(self, piece: Piece | None) -> None:
+        # The reader may have gone (Ctrl-C, head): nobody waits for a place in the queue for ever.
+        while not self._stopping.is_set():
+            try:
+                self._waiting.put(piece, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+
+def prefixed(piece: Piece) -> bytes:
+    """Returns the lines of a piece, each with the node's name in front."""
+    name = piece.node.encode() + b":"
+    return name + piece.data[:-1].replace(b"\n", b"\n" + name) + b"\n"

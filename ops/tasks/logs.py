@@ -1,0 +1,214 @@
+"""Logs of all nodes: search them, follow them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from agent.common.errors import Partial, UsageError
+from ops import inventory, render
+from ops.connections import connected
+from ops.errors import command
+from ops.grep import ClusterSearch, NodeResult, prefixed
+from ops.merge import Merge
+from ops.timespec import parse_instant
+
+NOTHING_FOUND = 1
+TIMEOUT_S = 60.0
+# What is kept in memory to be sorted or printed as one object.
+HELD_BYTES_MAX = 256 * 1024 * 1024
+_find = inventory.find
+
+
+@command(
+    positional=("pattern",),
+    short_flags=False,
+    help={
+        "pattern": "a basic regular expression, as for grep (one that begins with a dash: --pattern=-x)",
+        "i": "ignore case",
+        "v": "lines that do not match",
+        "E": "extended regular expression",
+        "F": "fixed string",
+        "c": "only count, file by file",
+        "n": "line numbers",
+        "A": "lines after each match",
+        "B": "lines before each match",
+        "C": "lines before and after each match",
+        "m": "stop each file after so many matches",
+        "vm": "only these nodes: 3, or 1,2,5",
+        "files": "only files so named: 'tasks.log*', or several with commas",
+        "system": "also these logs of the system, where the node allows it: paths or units, with commas",
+        "since": "lines from then on: 10m (ago), 10:24, 2026-11-20T10:24:05 (UTC)",
+        "until": "lines before then",
+        "merge": "sort the lines of all nodes by their time, then print",
+        "collected": "search what the nodes collected in HyDFS instead of their disks",
+        "timeout": "seconds after which each node's search is cut (default 60)",
+        "limit": "bytes of output after which each node's search is cut",
+        "json": "print one JSON object",
+        "inventory": "inventory file of the cluster",
+    },
+)
+def grep(
+    context: Context,
+    pattern: str,
+    i: bool = False,
+    v: bool = False,
+    E: bool = False,
+    F: bool = False,
+    c: bool = False,
+    n: bool = False,
+    A: str = "",
+    B: str = "",
+    C: str = "",
+    m: str = "",
+    vm: str = "",
+    files: str = "",
+    system: str = "",
+    since: str = "",
+    until: str = "",
+    merge: bool = False,
+    collected: bool = False,
+    timeout: float = TIMEOUT_S,
+    limit: int = 0,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """logs: search the logs of all nodes with grep"""
+    if merge and c:
+        raise UsageError("counts have no time to be merged by", hint="drop --merge or -c")
+    query = {
+        "pattern": pattern.encode("utf-8", "surrogateescape"),
+        "ignore_case": i,
+        "invert": v,
+        "extended": E,
+        "fixed": F,
+        "count": c,
+        "line_numbers": n,
+        "after": _number("-A", A),
+        "before": _number("-B", B),
+        "context": _number("-C", C),
+        "max_count": _number("-m", m),
+        "files": _words(files),
+        "system": _words(system),
+        "since": parse_instant(since),
+        "until": parse_instant(until),
+        "time_limit_s": timeout,
+        "output_bytes_max": limit,
+    }
+    found = _find(inventory)
+    nodes = [found.node(each).name for each in _words(vm)] or found.names()
+    with connected(found) as connections:
+        search = ClusterSearch(connections, nodes, query, collected=collected)
+        if json:
+            _print_json(search, query)
+        elif merge:
+            _print_merged(search)
+        else:
+            for piece in search:
+                sys.stdout.buffer.write(prefixed(piece))
+                sys.stdout.buffer.flush()
+    _end(search, json)
+
+
+def _print_merged(search: ClusterSearch) -> None:
+    merge = Merge(HELD_BYTES_MAX)
+    for piece in search:
+        merge.add(piece.node, piece.data)
+    for line in merge.lines():
+        sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
+    if merge.dropped:
+        raise Partial(
+            f"the output was cut: more than {render.size(HELD_BYTES_MAX)} cannot be sorted here",
+            hint="narrow it: --since, --until, --vm",
+        )
+
+
+def _print_json(search: ClusterSearch, query: Mapping[str, Any]) -> None:
+    output: dict[str, list[bytes]] = {result.node: [] for result in search.results}
+    held = 0
+    for piece in search:
+        held += len(piece.data)
+        if held <= HELD_BYTES_MAX:
+            output[piece.node].append(piece.data)
+    render.print_json(
+        pattern=query["pattern"],
+        nodes=[
+            {
+                "node": result.node,
+                "state": result.state,
+                "complete": result.complete,
+                "matches": result.matches,
+                "lines": result.lines,
+                "files": result.files,
+                "searched_bytes": result.searched_bytes,
+                "seconds": result.seconds,
+                "problems": result.problems,
+                "output": b"".join(output[result.node]).decode("utf-8", "replace").splitlines(),
+            }
+            for result in search.results
+        ],
+        matches=sum(result.matches for result in search.results),
+        cut=held > HELD_BYTES_MAX,
+    )
+
+
+def _end(search: ClusterSearch, json: bool) -> None:
+    """Prints the table of the nodes and ends with grep's exit status, or with 4 when something is missing."""
+    if search.refused is not None:
+        raise search.refused
+    results = search.results
+    matches = sum(result.matches for result in results)
+    if not json:
+        with contextlib.redirect_stdout(sys.stderr):
+            _print_table(results)
+    missing = [result for result in results if not result.complete]
+    if missing:
+        raise Partial(
+            "; ".join(f"{each.node}: {'; '.join([each.state, *each.problems])}" for each in missing)[:2000],
+            hint="fab status",
+        )
+    if not any(result.files for result in results):
+        render.say("no log was searched: see what there is with fab logs --list")
+    if not matches:
+        raise Exit(code=NOTHING_FOUND)
+
+
+def _print_table(results: Sequence[NodeResult]) -> None:
+    rows: list[list[Any]] = [
+        [r.node, r.matches, r.lines, r.files, render.size(r.searched_bytes), f"{r.seconds:.2f} s", _state(r)]
+        for r in results
+    ]
+    rows.append(
+        [
+            "total",
+            sum(r.matches for r in results),
+            sum(r.lines for r in results),
+            sum(r.files for r in results),
+            render.size(sum(r.searched_bytes for r in results)),
+            f"{max(r.seconds for r in results):.2f} s",
+            f"{sum(r.complete for r in results)} of {len(results)} complete",
+        ]
+    )
+    render.print_table(("node", "matches", "lines", "files", "searched", "time", "state"), rows)
+
+
+def _state(result: NodeResult) -> str:
+    return "; ".join([result.state, *result.problems]) if not result.complete else result.state
+
+
+def _number(option: str, text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"{option} takes a number, not {text!r}")
+    return int(text)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
