@@ -231,9 +231,12 @@ class StoreHost(Caller):
             request = Prepare(key, ballot(fields["ballot"]))
         elif fields["ask"] == "Accept":
             request = Accept(key, ballot(fields["ballot"]), fields["value"])
-        slot, found = answer(self.disk.slots.get(key, Slot()), request)
-        self.disk.slots[key] = slot
-        self.node.disk.append_durably("slots", msgpack.packb([key, slot.promised, slot.accepted, slot.value]))
+        before = self.disk.slots.get(key, Slot())
+        slot, found = answer(before, request)
+        if slot is not before:
+            self.disk.slots[key] = slot
+            record = [key, slot.promised, slot.accepted, slot.value]
+            self.node.disk.append_durably("slots", msgpack.packb(record))
         reply(
             "",
             {

@@ -13,6 +13,7 @@ then lets it go in order: as long as it lasts nobody can tell it from a cut.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,15 +53,16 @@ class Network:
 
     def send_datagram(self, source: str, target: str, data: bytes) -> None:
         """Sends one datagram; the sender never learns what became of it."""
-        link = self.links.get((source, target), self.link)
+        pair, draw = (source, target), self._rng.random
+        link = self.links.get(pair, self.link) if self.links else self.link
         self._world.trace("send", source, target, len(data), zlib.crc32(data))
-        copies = 1 + (self._rng.random() < link.duplicate)
+        copies = 1 + (draw() < link.duplicate)
         for _ in range(copies):
-            lost = self._rng.random() < link.loss
-            delay = self._delay(link)
-            if link.reorder and self._rng.random() < link.reorder:
-                delay += self._rng.random() * link.reorder_s
-            if not lost and (source, target) not in self._cuts:
+            lost = draw() < link.loss
+            delay = link.delay_min_s - math.log(1.0 - draw()) * link.delay_mean_s
+            if link.reorder and draw() < link.reorder:
+                delay += draw() * link.reorder_s
+            if not lost and pair not in self._cuts:
                 self._world.after(delay, self._deliver_datagram, source, target, data)
 
     def send_stream(self, source: str, target: str, data: bytes) -> None:
@@ -150,13 +152,14 @@ class Network:
         return frozenset(self._cuts)
 
     def _delay(self, link: LinkSettings) -> float:
-        return link.delay_min_s + self._rng.expovariate(1.0) * link.delay_mean_s
+        return link.delay_min_s - math.log(1.0 - self._rng.random()) * link.delay_mean_s
 
     def _deliver_datagram(self, source: str, target: str, data: bytes) -> None:
-        until = self._clogged_until.get((source, target))
+        pair = (source, target)
+        until = self._clogged_until.get(pair) if self._clogged_until else None
         if until is not None and until > self._world.now:
             self._world.at(until, self._deliver_datagram, source, target, data)
-        elif (source, target) not in self._cuts and (source, target) not in self._filtered:
+        elif pair not in self._cuts and pair not in self._filtered:
             # A cut also stops what is under way.
             self.delivered_bytes += len(data)
             self._world.deliver(source, target, data)

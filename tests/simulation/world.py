@@ -20,11 +20,13 @@ are counted by ``World.hit``.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any, Protocol
+
+import msgpack
 
 from agent.common.errors import Corrupt, DiskFailed, DiskFull
 from tests.simulation.disk import Disk
@@ -74,7 +76,7 @@ class Node:
         self._make = make
         self._wake_at: float | None = None
         self._busy_until = 0.0
-        self._backlog: list[Callable[[], None]] = []
+        self._backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
     @property
     def now(self) -> float:
@@ -139,18 +141,15 @@ class Node:
             due = self.host.next_deadline()
             if due is not None and due <= self.world.now:
                 self._run(self._tick)
-        for action in backlog:
-            self._enter(generation, action)
+        for action, arguments in backlog:
+            self._enter(generation, action, *arguments)
         if self.up and generation == self.generation:
             self._wake_at = None
             self.arm()
 
     def receive(self, source: str, data: bytes) -> None:
         """Takes the bytes that ``source`` sent, now or when the node gets to it."""
-        host = self.host
-        if host is None or not self.up:
-            return
-        self._enter(self.generation, lambda: host.on_message(self.world.now, source, data))
+        self._enter(self.generation, self._take, source, data)
 
     def call(self, action: Callable[[], None]) -> None:
         """Runs ``action`` on this node now, or when its pause ends; ignored while it is down."""
@@ -163,7 +162,8 @@ class Node:
         deadline = self.host.next_deadline()
         if deadline is None:
             return
-        deadline = max(deadline, self.world.now)
+        if deadline < self.world.now:
+            deadline = self.world.now
         if self._wake_at is None or deadline < self._wake_at:
             self._wake_at = deadline
             self.world.at(deadline, self._wake, self.generation, deadline)
@@ -185,33 +185,37 @@ class Node:
         else:
             self.arm()
 
+    def _take(self, source: str, data: bytes) -> None:
+        assert self.host is not None
+        self.host.on_message(self.world.now, source, data)
+
     def _tick(self) -> None:
         assert self.host is not None
         self.host.on_timer(self.world.now)
 
-    def _enter(self, generation: int, action: Callable[[], None]) -> None:
+    def _enter(self, generation: int, action: Callable[..., None], *arguments: Any) -> None:
         if not self.up or generation != self.generation:
             return
         if self.paused:
-            self._backlog.append(action)
+            self._backlog.append((action, arguments))
         elif self.slowness > 1.0 or self._busy_until > self.world.now:
             self._busy_until = max(self._busy_until, self.world.now) + PROCESSING_S * self.slowness
-            self.world.at(self._busy_until, self._finish, generation, action)
+            self.world.at(self._busy_until, self._finish, generation, action, *arguments)
         else:
-            self._run(action)
+            self._run(action, *arguments)
 
-    def _finish(self, generation: int, action: Callable[[], None]) -> None:
+    def _finish(self, generation: int, action: Callable[..., None], *arguments: Any) -> None:
         if not self.up or generation != self.generation:
             return
         if self.paused:
-            self._backlog.append(action)
+            self._backlog.append((action, arguments))
         else:
-            self._run(action)
+            self._run(action, *arguments)
 
-    def _run(self, action: Callable[[], None]) -> None:
+    def _run(self, action: Callable[..., None], *arguments: Any) -> None:
         generation = self.generation
         try:
-            action()
+            action(*arguments)
         except (DiskFailed, DiskFull) as error:
             self._stop(error)
             return
@@ -232,7 +236,6 @@ class World:
         self.seed = seed
         self.now = START_AT
         self.nodes: dict[str, Node] = {}
-        self.recent: deque[tuple[object, ...]] = deque(maxlen=TRACE_LINES_KEPT)
         self.events = 0
         self.hits: Counter[str] = Counter()
         # Called with a node's name just before it loses what it holds in memory.
@@ -242,6 +245,9 @@ class World:
         self._streams: dict[str, random.Random] = {}
         self._digest = hashlib.sha256()
         self._untraced: list[tuple[object, ...]] = []
+        self._traced: list[tuple[object, ...]] = []
+        # Twice as quick as repr; what msgpack does not know goes in as its repr.
+        self._packer = msgpack.Packer(default=repr, autoreset=False)
         self.network = Network(self, link or LinkSettings())
 
     def random(self, name: str) -> random.Random:
@@ -261,11 +267,13 @@ class World:
     def at(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
         """Schedules an action at an absolute time."""
         self._sequence += 1
-        heapq.heappush(self._heap, (max(time, self.now), self._sequence, action, arguments))
+        heappush(self._heap, (time if time > self.now else self.now, self._sequence, action, arguments))
 
     def after(self, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
         """Schedules an action after a delay."""
-        self.at(self.now + delay_s, action, *arguments)
+        assert delay_s >= 0.0, f"{delay_s} s is in the past"
+        self._sequence += 1
+        heappush(self._heap, (self.now + delay_s, self._sequence, action, arguments))
 
     def crash(self, name: str) -> None:
         """Kills a node as SIGKILL and a power cut would."""
@@ -321,7 +329,7 @@ class World:
         """Runs the next event; returns False when there is none."""
         if not self._heap:
             return False
-        self.now, _, action, arguments = heapq.heappop(self._heap)
+        self.now, _, action, arguments = heappop(self._heap)
         self.events += 1
         assert self.events < EVENTS_MAX, f"seed {self.seed}: the world does not come to rest"
         action(*arguments)
@@ -330,9 +338,9 @@ class World:
     def run(self, duration_s: float) -> None:
         """Runs everything that is due within ``duration_s`` and sets the clock to its end."""
         end = self.now + duration_s
-        heap, pop = self._heap, heapq.heappop
+        heap = self._heap
         while heap and heap[0][0] <= end:
-            self.now, _, action, arguments = pop(heap)
+            self.now, _, action, arguments = heappop(heap)
             self.events += 1
             action(*arguments)
         assert self.events < EVENTS_MAX, f"seed {self.seed}: the world does not come to rest"
@@ -358,15 +366,14 @@ class World:
 
     def trace(self, *fields: object) -> None:
         """Adds a line to the trace; the fields are plain values."""
-        line = (self.now, *fields)
-        self._untraced.append(line)
-        self.recent.append(line)
+        self._untraced.append((self.now, *fields))
         if len(self._untraced) >= TRACE_BATCH:
             self._digest_trace()
 
     def recent_lines(self, count: int) -> list[str]:
         """Returns the last lines of the trace as text."""
-        return [f"{line[0]:.6f} " + " ".join(map(str, line[1:])) for line in list(self.recent)[-count:]]
+        lines = (self._traced + self._untraced)[-count:]
+        return [f"{line[0]:.6f} " + " ".join(map(str, line[1:])) for line in lines]
 
     def trace_hash(self) -> str:
         """Returns the SHA-256 of all trace lines so far; asking does not change it."""
@@ -375,5 +382,9 @@ class World:
 
     def _digest_trace(self) -> None:
         # One line is one line whatever the batches, so that asking in between does not matter.
-        self._digest.update("".join([f"{line!r}\n" for line in self._untraced]).encode())
-        self._untraced.clear()
+        for line in self._untraced:
+            self._packer.pack(line)
+        self._digest.update(self._packer.getbuffer())
+        self._packer.reset()
+        self._traced = (self._traced + self._untraced)[-TRACE_LINES_KEPT:]
+        self._untraced = []
