@@ -1,19 +1,27 @@
 """The operator's connections to a cluster: mutual TLS with the operator's certificate, to whichever node
-answers.
+answers, directly or through SSH (``ops.route``).
 
-Any node serves any request, so a command needs one living agent of the right kind. ``gateway`` pings all
-nodes at once and takes the first in the order of the inventory among those that answer, so that dead or hung
-nodes together cost one short time-out and not the command.
+Any node serves any request, so a command needs one living agent of the right kind. ``gateway`` pings the
+nodes in the order of the inventory, the next one as soon as one has failed or kept it waiting for a moment,
+and takes the first that answers: dead or hung nodes together cost one short time-out and not the command.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from agent.common.config import PeerConfig
-from agent.common.errors import RainStormError, Unreachable
+from agent.common.errors import (
+    HostKeyChanged,
+    HostKeyUnknown,
+    RainStormError,
+    SshRefused,
+    SshUnreachable,
+    Unreachable,
+    UsageError,
+)
 from agent.hydfs.client import HydfsClient
 from agent.logs.client import LogsClient
 from agent.membership.client import MembershipClient
@@ -21,9 +29,13 @@ from agent.rainstorm.client import RainstormClient
 from agent.wire.auth import client_context
 from agent.wire.client import Address, Client
 from ops.inventory import Inventory
+from ops.route import Route
+from ops.ssh import Ssh
 
-PING_TIMEOUT_S = 0.5
 PING_THREADS_MAX = 32
+# A living agent nearby answers within a few milliseconds, a new SSH session takes some hundred.
+STAGGER_S = {"direct": 0.1, "auto": 0.5, "ssh": 0.5}
+SSH_CODES = (SshRefused, SshUnreachable, HostKeyUnknown, HostKeyChanged)
 
 
 class Connections:
@@ -31,12 +43,35 @@ class Connections:
 
     def __init__(self, inventory: Inventory) -> None:
         self.inventory = inventory
-        self.client = Client(client_context(inventory.tls))
+        self._route = Route(inventory.via, inventory.logins)
+        self.client = Client(
+            client_context(inventory.tls),
+            dial=self._route.dial,
+            connect_timeout_s=self._route.connect_timeout_s,
+        )
         self._gateways: dict[str, str] = {}
+        self._pools: list[ThreadPoolExecutor] = []
+
+    @property
+    def ssh(self) -> Ssh:
+        """Returns the SSH sessions to the machines.
+
+        Raises:
+            UsageError: the cluster is local: there is nothing to log in to.
+        """
+        if not self.inventory.logins:
+            raise UsageError(
+                f"the cluster {self.inventory.cluster!r} runs on this machine: there is no SSH to it",
+                hint="name the inventory of a deployed one: --inventory FILE",
+            )
+        return self._route.ssh
 
     def close(self) -> None:
         """Closes all connections."""
         self.client.close()
+        self._route.close()
+        for pool in self._pools:
+            pool.shutdown()
 
     def address(self, node: str, service: str) -> Address:
         """Returns where an agent listens."""
@@ -45,31 +80,59 @@ class Connections:
 
     def answers(self, node: str, service: str) -> bool:
         """Tells whether an agent answers a ping right now."""
+        return self.ping(node, service) is None
+
+    def ping(self, node: str, service: str) -> RainStormError | None:
+        """Returns why an agent does not answer a ping right now, None when it does."""
+        address = self.address(node, service)
         try:
-            self.client.call(self.address(node, service), "ping", timeout_s=PING_TIMEOUT_S)
-        except RainStormError:
-            return False
-        return True
+            self._route.open(address)
+            self.client.call(address, "ping", timeout_s=self._route.ping_timeout_s)
+        except RainStormError as error:
+            return error
+        except OSError as error:
+            return Unreachable(f"cannot connect to {address}: {error}")
+        return None
 
     def gateway(self, service: str) -> str:
         """Returns the name of a node whose agent answers; the choice is kept for this object's life.
 
         Raises:
             Unreachable: no node answers.
+            SshRefused, SshUnreachable, HostKeyUnknown, HostKeyChanged: SSH is why none does.
         """
         if service not in self._gateways:
-            names = self.inventory.names()
-            with ThreadPoolExecutor(min(len(names), PING_THREADS_MAX), thread_name_prefix="ping") as pool:
-                answers = list(pool.map(lambda name: self.answers(name, service), names))
-            answering = [name for name, answered in zip(names, answers, strict=True) if answered]
-            if not answering:
-                raise Unreachable(
-                    f"no {service} agent of the cluster {self.inventory.cluster!r} answers "
-                    f"(asked {', '.join(names)}; inventory {self.inventory.path})",
-                    hint="is it up? fab status   (start a local one: fab local.up)",
-                )
-            self._gateways[service] = answering[0]
+            self._gateways[service] = self._first_answering(service)
         return self._gateways[service]
+
+    def _first_answering(self, service: str) -> str:
+        names = self.inventory.names()
+        pool = ThreadPoolExecutor(min(len(names), PING_THREADS_MAX), thread_name_prefix=f"ping-{service}")
+        self._pools.append(pool)
+        pings: dict[Future[RainStormError | None], str] = {}
+        failures: dict[str, RainStormError] = {}
+        waiting = list(names)
+        try:
+            while waiting or pings:
+                if waiting:
+                    name = waiting.pop(0)
+                    pings[pool.submit(self.ping, name, service)] = name
+                done, _ = wait(
+                    pings, STAGGER_S[self.inventory.via] if waiting else None, return_when=FIRST_COMPLETED
+                )
+                for ping in sorted(done, key=lambda each: names.index(pings[each])):
+                    failure, name = ping.result(), pings.pop(ping)
+                    if failure is None:
+                        return name
+                    failures[name] = failure
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        raise nothing_answers(
+            failures,
+            f"no {service} agent of the cluster {self.inventory.cluster!r} answers "
+            f"(asked {', '.join(names)}; inventory {self.inventory.path})",
+            hint="is it up? fab status   (start a local one: fab local.up)",
+        )
 
     def prefer(self, node: str, services: Sequence[str] = ("membership", "hydfs", "rainstorm")) -> None:
         """Makes ``node`` the gateway for some services."""
@@ -99,6 +162,16 @@ class Connections:
 def port(peer: PeerConfig, service: str) -> int:
     """Returns the port of a service of a node."""
     return int(getattr(peer, f"{service}_port"))
+
+
+def nothing_answers(failures: Mapping[str, RainStormError], message: str, *, hint: str) -> RainStormError:
+    """Returns the error for a cluster of which nothing answers: SSH's own where that is why."""
+    by_ssh = [error for error in failures.values() if isinstance(error, SSH_CODES)]
+    if not by_ssh or len(by_ssh) < len(failures):
+        return Unreachable(message, hint=hint)
+    first, others = by_ssh[0], len(failures) - 1
+    more = f"; {others} more of {len(failures)} nodes fail by SSH" if others else ""
+    return type(first)(f"{first.message}{more}", hint=first.hint)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import yaml
 
 from agent.common.config import PeerConfig, TlsConfig
 from agent.common.errors import ConfigError, NotFound, NotRunning
-from ops import processes
+from ops import processes, sshlogin
 from ops.lab.cgroups import Group
+from ops.sshlogin import Login
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Another folder and other addresses keep a second local cluster (of a test, of a second checkout) apart.
@@ -37,6 +38,7 @@ LAB_NAME = os.environ.get("RAINSTORM_LAB") or "lab"
 LAB_INVENTORY = REPOSITORY / "inventory" / LAB_NAME
 VMS_INVENTORY = REPOSITORY / "inventory" / "vms"
 INVENTORY_VARIABLE = "RAINSTORM_INVENTORY"
+VIAS = ("auto", "direct", "ssh")
 PORTS = ("membership_port", "hydfs_port", "rainstorm_port", "logs_port")
 
 
@@ -49,6 +51,9 @@ class Inventory:
     peers: tuple[PeerConfig, ...]
     tls: TlsConfig
     local_folder: Path | None = None
+    # How the agents' ports are reached (ops.route), and how the machines are; no logins: all is local.
+    via: str = "direct"
+    logins: Mapping[str, Login] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Returns the names of the nodes in the order of the file."""
@@ -114,12 +119,16 @@ def load(path: Path) -> Inventory:
         raise ConfigError(f"the inventory {path} lists no hosts", hint="it needs 'all:' with 'hosts:' below")
     variables = group.get("vars") or {}
     folder = variables.get("rainstorm_local_folder")
+    is_local = variables.get("ansible_connection") == "local"
+    logins = {} if is_local else _logins(path, variables, group["hosts"])
     return Inventory(
         path=path,
         cluster=str(variables.get("rainstorm_cluster", "rainstorm")),
         peers=tuple(_peer(path, str(name), values or {}) for name, values in group["hosts"].items()),
         tls=_tls(path, variables),
         local_folder=Path(folder) if folder else None,
+        via=_via(path, variables, "auto" if logins else "direct"),
+        logins=logins,
     )
 
 
@@ -138,6 +147,23 @@ def _peer(path: Path, name: str, values: dict[str, Any]) -> PeerConfig:
             )
         ports[key] = port
     return PeerConfig(name=name, address=str(values.get("ansible_host", name)), **ports)
+
+
+def _logins(path: Path, variables: dict[str, Any], hosts: dict[str, Any]) -> dict[str, Login]:
+    return {
+        str(name): sshlogin.parse(path, str(name), {**variables, **(values or {})})
+        for name, values in hosts.items()
+    }
+
+
+def _via(path: Path, variables: dict[str, Any], default: str) -> str:
+    found = str(variables.get("rainstorm_via", default))
+    if found not in VIAS or (default == "direct" and found == "ssh"):
+        raise ConfigError(
+            f"{path}: rainstorm_via cannot be {found!r}" + (" for a local cluster" if found == "ssh" else ""),
+            hint=f"write one of {', '.join(VIAS)}",
+        )
+    return found
 
 
 def _tls(path: Path, variables: dict[str, Any]) -> TlsConfig:

@@ -26,7 +26,6 @@ import yaml
 
 from agent.common.config import NodeConfig, PeerConfig, TlsConfig
 from agent.common.errors import ConfigError, Conflict
-from agent.wire.authority import Authority, write_private
 from ops import inventory
 
 CLUSTER = "local"
@@ -127,6 +126,9 @@ class Layout:
 
     def prepare(self, nodes: int) -> None:
         """Makes every file that the agents and the operator need and that is not there yet."""
+        # Here, so that commands that only ask for the layout need not load the X.509 library.
+        from agent.wire.authority import Authority, write_private
+
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         peers = self.peers(nodes)
         names = [peer.name for peer in peers]

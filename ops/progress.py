@@ -7,18 +7,19 @@ is separate from following, so that the demo can show its own events beside the 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
-
-from rich.live import Live
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, RainStormError
 from agent.rainstorm.client import RainstormClient
 from ops import render
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 ENDED = ("finished", "failed", "cancelled")
 POLL_INTERVAL_S = 0.1
@@ -86,17 +87,18 @@ class Progress:
     """Shows the newest state of a job in place, with lines that stay above it."""
 
     def __init__(self) -> None:
-        self._console = render.stderr_console()
         self._live: Live | None = None
         self._printed_at = 0.0
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Progress]:
         """Shows what ``update`` is given until the block ends."""
-        if not self._console.is_terminal:
+        if not sys.stderr.isatty():
             yield self
             return
-        with Live(console=self._console, refresh_per_second=10, transient=False) as live:
+        from rich.live import Live
+
+        with Live(console=render.stderr_console(), refresh_per_second=10, transient=False) as live:
             self._live = live
             try:
                 yield self
@@ -107,6 +109,8 @@ class Progress:
         """Shows the newest state."""
         now = clock.monotonic()
         if self._live is not None:
+            from rich.text import Text
+
             self._live.update(Text(line(job), no_wrap=True, overflow="ellipsis"))
         elif job["state"] in ENDED or now - self._printed_at >= PLAIN_INTERVAL_S:
             self._printed_at = now
@@ -115,6 +119,8 @@ class Progress:
     def note(self, message: str) -> None:
         """Prints a line that stays."""
         if self._live is not None:
+            from rich.text import Text
+
             self._live.console.print(Text(message))
         else:
             render.say(message)

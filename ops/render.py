@@ -2,7 +2,7 @@
 
 Tables are rich's on a terminal and plain columns elsewhere; ``--json`` prints one object with a
 ``schema_version``. Numbers stand right, states carry a colour beside the word. An empty result says so on
-standard error and is not a failure.
+standard error and is not a failure. rich is imported where it draws: that takes as long as a whole request.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 SCHEMA_VERSION = 1
 COLOURS = {
@@ -75,6 +73,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title:
 
 
 def _print_rich(columns: Sequence[str], cells: list[list[str]], right: list[bool], title: str) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
     for name, is_right in zip(columns, right, strict=True):
         table.add_column(name, justify="right" if is_right else "left", overflow="fold")
@@ -85,11 +87,15 @@ def _print_rich(columns: Sequence[str], cells: list[list[str]], right: list[bool
 
 def stdout_console() -> Console:
     """Returns a console for data."""
+    from rich.console import Console
+
     return Console(no_color="NO_COLOR" in os.environ or None, highlight=False)
 
 
 def stderr_console() -> Console:
     """Returns a console for progress."""
+    from rich.console import Console
+
     return Console(stderr=True, no_color="NO_COLOR" in os.environ or None, highlight=False)
 
 

@@ -16,7 +16,7 @@ from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, Unreachable
 from agent.hydfs.client import StoreHealth
-from ops.connections import Connections
+from ops.connections import SSH_CODES, Connections, nothing_answers
 
 SERVICES = ("membership", "hydfs", "rainstorm", "logs")
 # Ten nodes with four agents each, all hung, must still fit into one time-out.
@@ -96,11 +96,12 @@ def look(connections: Connections) -> ClusterStatus:
     names = connections.inventory.names()
     with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="status") as pool:
         pings = {
-            (name, service): pool.submit(connections.answers, name, service)
+            (name, service): pool.submit(connections.ping, name, service)
             for service in SERVICES
             for name in names
         }
-        services = {name: {service: pings[name, service].result() for service in SERVICES} for name in names}
+        failures = {name: {each: pings[name, each].result() for each in SERVICES} for name in names}
+        services = {name: {each: failures[name][each] is None for each in SERVICES} for name in names}
         problems = list(
             pool.map(lambda name: _dropping(connections, name) if services[name]["membership"] else "", names)
         )
@@ -111,8 +112,11 @@ def look(connections: Connections) -> ClusterStatus:
                 strict=True,
             )
         )
+        problems += [_by_ssh(failures[name]) for name in names]
         if not any(answered for each in services.values() for answered in each.values()):
-            raise Unreachable(
+            first = SERVICES[0]
+            raise nothing_answers(
+                {name: each for name in names if (each := failures[name][first]) is not None},
                 f"nothing of the cluster {connections.inventory.cluster!r} answers "
                 f"(asked {', '.join(names)}; inventory {connections.inventory.path})",
                 hint="start it: fab local.up   (or name another one: --inventory FILE)",
@@ -163,6 +167,12 @@ def _dropping(connections: Connections, name: str) -> str:
     if not percent:
         return ""
     return f"{name} throws away {percent:g} % of its datagrams; stop it: fab drop --percent 0 --vm {name}"
+
+
+def _by_ssh(failures: dict[str, RainStormError | None]) -> str:
+    """Returns what there is to say about a node that SSH does not lead to."""
+    found = next((each for each in failures.values() if isinstance(each, SSH_CODES)), None)
+    return f"[{found.code}] {found.message}; {found.hint}" if found is not None else ""
 
 
 def _health(connections: Connections, name: str) -> StoreHealth | None:

@@ -80,6 +80,33 @@ class ConnectionLost(Unreachable):
     code = "CONNECTION_LOST"
 
 
+class SshUnreachable(Unreachable):
+    """A machine cannot be reached by SSH."""
+
+    code = "SSH_UNREACHABLE"
+
+
+class SshRefused(Unreachable):
+    """A machine does not let us in by SSH."""
+
+    code = "SSH_REFUSED"
+    retryable = False
+
+
+class HostKeyUnknown(Unreachable):
+    """A machine's SSH host key is in no known_hosts file."""
+
+    code = "HOST_KEY_UNKNOWN"
+    retryable = False
+
+
+class HostKeyChanged(Unreachable):
+    """A machine's SSH host key is not the one that is known."""
+
+    code = "HOST_KEY_CHANGED"
+    retryable = False
+
+
 class DeadlineExceeded(RainStormError):
     """The time limit of the operation is over: the outcome is unknown."""
 

@@ -1,9 +1,10 @@
 """A pooled client: persistent connections to many addresses, a deadline on every request.
 
 Addresses: ``Address(host, port, node)`` for TLS (``node`` is the name that the server's certificate must
-carry) or a path of a Unix socket. A request that fails on a connection taken from the pool is tried once more
-on a fresh one, because the peer may have closed the idle one: hence every request type of the project is
-idempotent.
+carry) or a path of a Unix socket. Beneath TLS is TCP unless the client is given a dialer of its own, such as
+one that opens channels of SSH: any connected socket serves. A request that fails on a connection taken from
+the pool is tried once more on a fresh one, because the peer may have closed the idle one: hence every request
+type of the project is idempotent.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import socket
 import ssl
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +48,17 @@ class Address:
 
 
 Target = Address | str
+# Returns a socket connected to the address within so many seconds, or raises OSError or a RainStormError.
+Dial = Callable[[Address, float], socket.socket]
+
+
+def dial_tcp(address: Address, timeout_s: float) -> socket.socket:
+    """Returns a TCP connection.
+
+    Raises:
+        OSError: nobody listens there, or does not answer in time.
+    """
+    return socket.create_connection((address.host, address.port), timeout=timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +84,16 @@ class _Pool:
 class Client:
     """Makes requests; one instance serves many threads."""
 
-    def __init__(self, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext | None,
+        *,
+        dial: Dial = dial_tcp,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
         self._context = context
+        self._dial = dial
+        self._connect_timeout_s = connect_timeout_s
         self._pools: dict[Target, _Pool] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -166,7 +187,7 @@ class Client:
         return Response(frame.header, frame.payload, frame.descriptor)
 
     def _connect(self, target: Target, deadline: Deadline) -> Connection:
-        left = min(CONNECT_TIMEOUT_S, deadline.require(clock.monotonic(), f"connect to {target}"))
+        left = min(self._connect_timeout_s, deadline.require(clock.monotonic(), f"connect to {target}"))
         try:
             sock = self._open(target, left)
         except TimeoutError:
@@ -201,8 +222,9 @@ class Client:
                 raise
             return sock
         assert self._context is not None, "a TLS target needs a client context"
-        plain = socket.create_connection((target.host, target.port), timeout=timeout_s)
+        plain = self._dial(target, timeout_s)
         try:
+            plain.settimeout(timeout_s)
             return self._context.wrap_socket(plain, server_hostname=target.node)
         except BaseException:
             plain.close()

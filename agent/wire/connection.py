@@ -127,8 +127,8 @@ class Connection:
 
     def _receive_first(self, deadline: Deadline | None) -> tuple[bytes, int | None]:
         """Returns the first bytes of a frame and the open file that came with them."""
-        if self.sock.family != socket.AF_UNIX:
-            return b"", None
+        if self.sock.family != socket.AF_UNIX or isinstance(self.sock, ssl.SSLSocket):
+            return b"", None  # no file can come along
         self._arm(deadline, "receive")
         data, descriptors, _, _ = socket.recv_fds(self.sock, PREFIX.size, 1)
         if not data:

@@ -10,7 +10,6 @@ from invoke.context import Context
 
 from agent.common.errors import RainStormError, UsageError
 from agent.membership.client import MembershipClient
-from agent.wire.authority import write_private
 from ops import inventory, keyrotation, render
 from ops.connections import Connections, connected
 from ops.errors import command
@@ -236,6 +235,8 @@ def rotate_keys(context: Context, json: bool = False, inventory: str = "") -> No
         done = keyrotation.rotate(clients, key)
         folder = connections.inventory.local_folder
     if folder is not None:  # what nodes that are added later are configured with
+        from agent.wire.authority import write_private
+
         write_private(folder / "gossip.key", f"{key}\n".encode())
     if json:
         render.print_json(fingerprint=done.fingerprint, removed=list(done.removed), nodes=list(done.nodes))

@@ -1,0 +1,85 @@
+"""How the agents' ports are reached: directly, or through SSH, so that an operator needs nothing else.
+
+``rainstorm_via`` in the inventory: ``direct``; ``ssh``; ``auto`` tries directly and, as long as no port of
+the cluster was ever reached so, by SSH. The first success decides for all nodes: where one port is open, one
+that is closed means an agent that is down.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from agent.common.errors import RainStormError
+from agent.wire.client import CONNECT_TIMEOUT_S, Address, dial_tcp
+from ops.ssh import CONNECT_TIMEOUT_S as SSH_TIMEOUT_S
+from ops.ssh import Ssh
+from ops.sshlogin import Login
+
+# A firewall that drops packets costs a command this long before SSH is tried.
+DIRECT_TIMEOUT_S = 1.0
+PING_TIMEOUT_S = 0.5
+SSH_PING_TIMEOUT_S = 2.0
+
+
+class Route:
+    """One operator's way to the agents; close it after use."""
+
+    def __init__(self, via: str, logins: Mapping[str, Login]) -> None:
+        self.ssh = Ssh(logins)
+        self._way = via
+
+    @property
+    def connect_timeout_s(self) -> float:
+        """Returns how long connecting may take at worst."""
+        return CONNECT_TIMEOUT_S if self._way == "direct" else DIRECT_TIMEOUT_S + SSH_TIMEOUT_S
+
+    @property
+    def ping_timeout_s(self) -> float:
+        """Returns how long an agent may take to answer once the way to it is open."""
+        return PING_TIMEOUT_S if self._way == "direct" else SSH_PING_TIMEOUT_S
+
+    def open(self, address: Address) -> None:
+        """Makes the way ready, so that the time limit of a request measures the agent and not the way.
+
+        Raises:
+            OSError, RainStormError: there is no way.
+        """
+        if self._way == "auto":
+            self.dial(address, self.connect_timeout_s).close()
+        elif self._way == "ssh":
+            self.ssh.open(address.node)
+
+    def dial(self, address: Address, timeout_s: float) -> socket.socket:
+        """Returns a socket to an agent.
+
+        Raises:
+            OSError, RainStormError: there is no way.
+        """
+        direct: OSError | None = None
+        if self._way == "auto":
+            try:
+                sock = dial_tcp(address, min(timeout_s, DIRECT_TIMEOUT_S))
+            except OSError as error:
+                direct = error
+            else:
+                self._way = "direct"
+                return sock
+        if self._way == "direct":  # perhaps by another thread's success
+            if direct is not None:
+                raise direct
+            return dial_tcp(address, timeout_s)
+        try:
+            sock = self.ssh.dial(address, timeout_s)
+        except RainStormError as error:
+            if direct is None:
+                raise
+            raise type(error)(
+                f"{address} directly: {str(direct) or 'no answer'}; {error.message}", hint=error.hint
+            ) from None
+        self._way = "ssh"
+        return sock
+
+    def close(self) -> None:
+        """Closes the sessions."""
+        self.ssh.close()

@@ -1,0 +1,275 @@
+"""SSH to the machines of a cluster: channels to the agents' ports, and commands.
+
+One session a machine, opened when it is first needed and kept; several threads share it. Host keys must be
+known: fabric and paramiko would take any, so the session is paramiko's own with the known_hosts files of the
+inventory, and fabric's ``Connection`` (which runs commands) is given that session.
+
+A channel is no socket, and TLS needs one, so ``dial`` returns one end of a socket pair; two threads carry the
+bytes between its other end and the channel. They end with either side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent.common import clock
+from agent.common.deadline import Deadline
+from agent.common.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    HostKeyChanged,
+    HostKeyUnknown,
+    RainStormError,
+    SshRefused,
+    SshUnreachable,
+    Unreachable,
+)
+from agent.wire.client import Address
+from ops.sshlogin import PORT, Login
+
+if TYPE_CHECKING:
+    import paramiko
+
+# What goes wrong is told by our errors; without a handler of its own paramiko would print it as well.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+CONNECT_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 30.0
+# Long looks (--watch, --follow) must outlive firewalls that forget idle connections.
+KEEPALIVE_S = 15
+# The services of one machine are asked at once; what one learns of its session holds for the others.
+FAILURE_KEPT_S = 1.0
+PIECE_BYTES = 64 * 1024
+CLOSE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a command on a machine did."""
+
+    status: int
+    out: str
+    err: str
+
+
+class _Session:
+    """One machine's session, or why there is none."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.client: paramiko.SSHClient | None = None
+        self.failure: RainStormError | None = None
+        self.failed_at = 0.0
+
+
+class Ssh:
+    """The sessions of one operator; close it after use."""
+
+    def __init__(self, logins: Mapping[str, Login]) -> None:
+        self._logins = dict(logins)
+        self._sessions = {node: _Session() for node in logins}
+        self._pumps: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def open(self, node: str) -> paramiko.Transport:
+        """Returns the session of a machine, opened when it is not.
+
+        Raises:
+            HostKeyUnknown, HostKeyChanged: it does not prove to be the machine that is known.
+            SshRefused: it does not let us in.
+            SshUnreachable: it does not answer.
+        """
+        session = self._sessions[node]
+        with session.lock:
+            transport = session.client.get_transport() if session.client is not None else None
+            if transport is not None and transport.is_active():
+                return transport
+            if session.failure is not None and clock.monotonic() - session.failed_at < FAILURE_KEPT_S:
+                raise session.failure
+            try:
+                session.client = _connect(self._logins[node])
+            except RainStormError as error:
+                session.failure, session.failed_at = error, clock.monotonic()
+                raise
+            opened = session.client.get_transport()
+            assert opened is not None
+            opened.set_keepalive(KEEPALIVE_S)
+            return opened
+
+    def dial(self, address: Address, timeout_s: float) -> socket.socket:
+        """Returns a socket to an agent's port, reached from the agent's own machine.
+
+        Raises:
+            Unreachable: nobody listens there.
+            RainStormError: as ``open``.
+        """
+        import paramiko
+
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        transport = self.open(address.node)
+        left = max(deadline.remaining(clock.monotonic()), 0.1)
+        try:
+            channel = transport.open_channel(
+                "direct-tcpip", (address.host, address.port), ("127.0.0.1", 0), timeout=left
+            )
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise Unreachable(
+                f"cannot connect to {address} from its own machine: {_words(error)}",
+                hint="is the agent up? try: fab status",
+            ) from None
+        ours, theirs = socket.socketpair()
+        self._pump(address.node, theirs, channel)
+        return ours
+
+    def run(
+        self, node: str, command: Sequence[str], *, timeout_s: float = COMMAND_TIMEOUT_S, root: bool = False
+    ) -> Finished:
+        """Runs a command on a machine and returns what it did; ``root`` goes through ``sudo`` if need be.
+
+        Raises:
+            DeadlineExceeded: it has not ended within ``timeout_s``.
+            RainStormError: as ``open``.
+        """
+        import fabric
+        from invoke.exceptions import CommandTimedOut
+
+        login = self._logins[node]
+        words = ["sudo", "-n", *command] if root and login.user != "root" else list(command)
+        transport = self.open(node)
+        connection = fabric.Connection(login.host, user=login.user, port=login.port)
+        connection.client, connection.transport = self._sessions[node].client, transport
+        try:
+            done = connection.run(
+                shlex.join(words), hide=True, warn=True, in_stream=False, timeout=timeout_s, env={}
+            )
+        except CommandTimedOut:
+            raise DeadlineExceeded(
+                f"{shlex.join(command)} on {node} has not ended after {timeout_s:g} s",
+                hint=f"look there: {login.command()}",
+            ) from None
+        return Finished(done.exited, done.stdout, done.stderr)
+
+    def login(self, node: str) -> Login:
+        """Returns how a machine is logged in to."""
+        return self._logins[node]
+
+    def close(self) -> None:
+        """Closes all sessions; the threads end with them."""
+        for session in self._sessions.values():
+            with session.lock:
+                if session.client is not None:
+                    session.client.close()
+                    session.client = None
+        deadline = Deadline(clock.monotonic(), CLOSE_TIMEOUT_S)
+        for thread in self._pumps:
+            thread.join(deadline.remaining(clock.monotonic()))
+
+    def _pump(self, node: str, sock: socket.socket, channel: paramiko.Channel) -> None:
+        up = threading.Thread(target=_up, args=(sock, channel), name=f"ssh-up-{node}", daemon=True)
+        down = threading.Thread(target=_down, args=(sock, channel, up), name=f"ssh-down-{node}", daemon=True)
+        with self._lock:
+            self._pumps = [thread for thread in self._pumps if thread.is_alive()]
+            self._pumps += [up, down]
+        up.start()
+        down.start()
+
+
+def _up(sock: socket.socket, channel: paramiko.Channel) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        while data := sock.recv(PIECE_BYTES):
+            channel.sendall(data)
+    with contextlib.suppress(OSError, EOFError):  # the session may be gone
+        channel.close()
+
+
+def _down(sock: socket.socket, channel: paramiko.Channel, up: threading.Thread) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        while data := channel.recv(PIECE_BYTES):
+            sock.sendall(data)
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)  # wakes the other thread
+    up.join()
+    sock.close()
+
+
+def _connect(login: Login) -> paramiko.SSHClient:
+    import paramiko
+
+    if login.key and not os.path.exists(login.key):
+        raise ConfigError(
+            f"{login.node}: there is no key file {login.key}",
+            hint="correct ansible_ssh_private_key_file in the inventory",
+        )
+    client = paramiko.SSHClient()
+    for path in login.known_hosts:
+        with contextlib.suppress(FileNotFoundError):
+            client.get_host_keys().load(path)
+    client.set_missing_host_key_policy(_policy(login))
+    try:
+        client.connect(
+            login.host,
+            login.port,
+            login.user,
+            key_filename=login.key,
+            look_for_keys=login.key is None,
+            timeout=CONNECT_TIMEOUT_S,
+            banner_timeout=CONNECT_TIMEOUT_S,
+            auth_timeout=CONNECT_TIMEOUT_S,
+            channel_timeout=CONNECT_TIMEOUT_S,
+        )
+    except (paramiko.SSHException, OSError, EOFError, RainStormError) as error:
+        client.close()
+        raise _explain(login, error) from None
+    return client
+
+
+def _policy(login: Login) -> paramiko.MissingHostKeyPolicy:
+    import paramiko
+
+    class Refuse(paramiko.MissingHostKeyPolicy):
+        """Takes no key that is not known."""
+
+        def missing_host_key(self, client: Any, hostname: str, key: paramiko.PKey) -> None:
+            file, port = login.known_hosts[0], f"-p {login.port} " if login.port != PORT else ""
+            raise HostKeyUnknown(
+                f"{login.node} ({login.host}): its host key {key.fingerprint} is not in {file}",
+                hint=f"compare it with the machine's own, then: ssh-keyscan {port}{login.host} >> {file}",
+            )
+
+    return Refuse()
+
+
+def _explain(login: Login, error: Exception) -> RainStormError:
+    import paramiko
+
+    if isinstance(error, RainStormError):
+        return error
+    who = f"{login.node} ({login.user}@{login.host}:{login.port})"
+    if isinstance(error, paramiko.BadHostKeyException):
+        name = login.host if login.port == PORT else f"[{login.host}]:{login.port}"
+        forget = shlex.join(["ssh-keygen", "-f", login.known_hosts[0], "-R", name])
+        return HostKeyChanged(
+            f"{who} shows the host key {error.key.fingerprint}, "
+            f"but {error.expected_key.fingerprint} is the one that is known",
+            hint=f"only if you know why: {forget}",
+        )
+    if isinstance(error, paramiko.AuthenticationException):
+        shown = f"the key {login.key}" if login.key else "your keys"
+        return SshRefused(f"{who} does not accept {shown}", hint=f"see why: {login.command()} true")
+    return SshUnreachable(
+        f"{who} cannot be reached by SSH: {_words(error)}", hint=f"is it up? try: {login.command()} true"
+    )
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return (str(error) or type(error).__name__).rstrip(".")
