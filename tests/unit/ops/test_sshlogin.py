@@ -31,7 +31,7 @@ def test_all_variables() -> None:
             "ansible_port": 2222,
             "ansible_user": "ops",
             "ansible_ssh_private_key_file": "~/keys/one",
-            "ansible_ssh_common_args": "-o 'UserKnownHostsFile={{ inventory_dir }}/known /etc/more' -p 9 -oA=b",
+            "ansible_ssh_common_args": "-o 'UserKnownHostsFile={{ inventory_dir }}/known /etc/more' -p 9",
         },
     )
     assert (found.host, found.port, found.user) == ("10.0.0.1", 2222, "ops")
