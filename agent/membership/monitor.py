@@ -42,6 +42,7 @@ from agent.membership.messages import Kind
 from agent.membership.outbox import Outbox
 from agent.membership.probing import RoundRobin
 from agent.membership.roster import Roster
+from agent.membership.selftest import QUESTIONS, SelfTest
 from agent.membership.settings import DetectorKind, Settings
 from agent.membership.swim import Swim
 from agent.membership.table import Member, State, Table
@@ -82,7 +83,9 @@ class Monitor:
     ) -> None:
         self.health = LocalHealth()
         self.table = table if table is not None else Table()
-        self.roster = Roster(me, config, choices.initial(config), self.health, self.table)
+        self.selftest = SelfTest(config, rng)
+        settings = choices.initial(config)
+        self.roster = Roster(me, config, settings, self.health, self.table, self.selftest)
         self.newest_view_heard = 0
         self.heard_at: dict[str, float] = {}
         self.datagram_at: dict[str, float] = {}
@@ -289,6 +292,8 @@ class Monitor:
             self._hear_refusal(name)
         for detector in self._detectors.values():
             detector.receive(now, name, datagram)
+        if datagram.kind is Kind.ACK and self.selftest.answered(now, datagram.sequence):
+            self.roster.refute()
         if datagram.kind is Kind.SYNC_REQUEST:
             self._out.send_table(name, Kind.SYNC_REPLY)
         elif datagram.kind in (Kind.PING, Kind.HEARTBEAT):
@@ -327,6 +332,10 @@ class Monitor:
             doubted, roster.doubted = roster.doubted, []
             for name in doubted:
                 self._detector.check(now, name)
+        if roster.contested is not None and self._running:
+            live = self.roster.sample_others(self._rng, QUESTIONS)
+            for name, sequence in self.selftest.begin(now, live):
+                self._out.send(name, Kind.PING, sequence, name)
         for member in roster.refused:
             if now >= self._refusal_allowed_at:
                 self._out.refuse(member)

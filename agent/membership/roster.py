@@ -29,6 +29,7 @@ from agent.membership.events import AdoptBoot, AnnounceConflict, AnnounceMember,
 from agent.membership.gossip import GossipQueue
 from agent.membership.health import LocalHealth
 from agent.membership.messages import Update
+from agent.membership.selftest import SelfTest
 from agent.membership.settings import Settings
 from agent.membership.story import Story
 from agent.membership.suspicion import Suspicion
@@ -47,7 +48,13 @@ class Roster:
     """The beliefs of one node."""
 
     def __init__(
-        self, me: Member, config: MembershipConfig, settings: Settings, health: LocalHealth, table: Table
+        self,
+        me: Member,
+        config: MembershipConfig,
+        settings: Settings,
+        health: LocalHealth,
+        table: Table,
+        selftest: SelfTest,
     ) -> None:
         self.me = me
         self.table = table
@@ -64,6 +71,9 @@ class Roster:
         # The disk of each node that is up in the agreed view; decides who of two with one identity is second.
         self.agreed: Mapping[str, str] = {}
         self.refused: list[Member] = []
+        # What is said of this node and not refuted yet, because it has to pass a test first.
+        self.contested: Member | None = None
+        self._selftest = selftest
         self._config = config
         self._health = health
         self._reporters: dict[str, dict[str, None]] = {}
@@ -179,9 +189,21 @@ class Roster:
                 self.me = replace(self.me, boot=member.boot + 1, incarnation=1)
                 self.effects.append(AdoptBoot(self.me.boot))
                 self.announce_me()
-        elif member.precedence > self.me.precedence:
+            return
+        # One that was refuted already still tells who could not reach this node.
+        if member.state in (State.SUSPECT, State.DEAD) and member.incarnation + 1 >= self.me.incarnation:
+            self._selftest.accused(now, accuser)
+        if member.precedence > self.me.precedence:
             self.story.add(now, "accused", member, accuser)
-            self.me = replace(self.me, incarnation=member.incarnation + 1)
+            self.contested = member
+            if not self._selftest.is_needed(now, len(self.table) - 1):
+                self.refute()
+
+    def refute(self) -> None:
+        """Contradicts what others believe of this node."""
+        said, self.contested = self.contested, None
+        if said is not None and said.precedence > self.me.precedence:
+            self.me = replace(self.me, incarnation=said.incarnation + 1)
             self._health.refuted()
             self.announce_me()
             self.urgent = True
@@ -207,6 +229,8 @@ class Roster:
             self.buried.append(member.name)
         if member.state in (State.SUSPECT, State.DEAD) and accuser != self.me.name:
             self._report(now, member, accuser)
+            if accuser and before is not None and before.state is State.ALIVE:
+                self._selftest.others_accused(now)
         self.gossip.add(Update(member, accuser))
         if before is not None and before.services != member.services:
             self.urgent = True  # passed on at once: a crashed service is to be known within milliseconds

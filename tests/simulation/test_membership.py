@@ -169,6 +169,36 @@ def test_a_one_way_cut_removes_that_node_and_nobody_else(seeds: range) -> None:
     each(seeds, cut_one_way)
 
 
+def lose_most_of_one(seed: int) -> None:
+    cluster = Cluster(seed, 10)
+    world = cluster.world
+    cluster.form()
+    world.run(2.0)
+    victim = world.random("faults").choice(cluster.names)
+    rest = without(cluster.names, victim)
+    began = world.now
+    for other in rest:
+        if seed % 3 != 1:
+            world.network.links[other, victim] = LinkSettings(loss=0.8)
+        if seed % 3 != 2:
+            world.network.links[victim, other] = LinkSettings(loss=0.8)
+    in_views = 0
+    world.wait_for(lambda: all(victim not in cluster.up(o) for o in rest), 15.0, f"{victim} is out")
+    for _ in range(200):
+        world.run(0.1)
+        in_views += any(victim in cluster.up(name) for name in rest)
+    assert in_views <= 60, f"{victim} comes and goes"
+    assert cluster.ever_down() == {victim}
+    assert {sighting.member.name for sighting in cluster.deaths(rest, began)} == {victim}
+    world.network.links.clear()
+    world.wait_for(lambda: cluster.agree_on(cluster.names), 5.0, f"{victim} is well again")
+
+
+@pytest.mark.parametrize("seeds", seed_ranges(full=6))
+def test_a_node_that_loses_most_datagrams_is_out_and_stays_out(seeds: range) -> None:
+    each(seeds, lose_most_of_one)
+
+
 def deafen_one(seed: int) -> None:
     cluster = Cluster(seed, 7)
     world = cluster.world
