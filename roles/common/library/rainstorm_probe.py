@@ -1,0 +1,260 @@
+#!/usr/bin/python
+"""Looks at a VM once: what is installed, what runs, and every reason why RainStorm could not be installed.
+
+One round trip instead of twenty: with ten VMs each Ansible task costs seconds. Nothing is changed. It must run
+on the oldest Python that Ansible itself still runs on, so that a VM whose Python is too old is told so.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: rainstorm_probe
+short_description: Looks at a VM before, and after, RainStorm is installed
+description:
+  - Returns the fact C(rainstorm) with what is installed and what runs, and C(problems) in plain words.
+options:
+  node: {description: the node's name in the inventory, type: str, required: true}
+  cluster: {description: the cluster's name, type: str, required: true}
+  address: {description: the address that the agents listen on, type: str, required: true}
+  ports: {description: the port of each service, type: dict, required: true}
+  python: {description: the Python that the agents run on, type: str, required: true}
+  python_min: {description: the oldest Python that will do, type: str, required: true}
+  disk_min_mib: {description: free space that an installation needs, type: int, required: true}
+  now: {description: the controller's clock in seconds, type: float, required: true}
+"""
+
+ROOT = "/opt/rainstorm"
+CONFIG = "/etc/rainstorm/node.yml"
+STARTED = "/run/rainstorm/%s.started"
+CLOCK_TOLERANCE_S = 300.0
+# Any place where a release is unpacked or the agents write.
+DISKS = ("/opt", "/var/lib", "/var/log", "/etc", "/tmp")
+
+
+def output(command):
+    """Returns what a command prints, or nothing when it cannot be run."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
+
+
+def python_facts(path):
+    """Returns version and C library of a Python, or nothing when there is none."""
+    code = (
+        "import importlib.util as u, json, platform, sys;"
+        "print(json.dumps({'version': list(sys.version_info[:3]), 'glibc': platform.libc_ver()[1],"
+        "'venv': u.find_spec('venv') is not None}))"
+    )
+    found = output([path, "-c", code])
+    return json.loads(found) if found else {}
+
+
+def existing(path):
+    """Returns the nearest folder above ``path`` that is there."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def disk_problems(least_mib):
+    """Returns a line for each file system that is too full."""
+    problems, seen = [], set()
+    for place in DISKS:
+        folder = existing(place)
+        device = os.stat(folder).st_dev
+        if device in seen:
+            continue
+        seen.add(device)
+        free_mib = shutil.disk_usage(folder).free // 2**20
+        wanted = least_mib if place in ("/opt", "/var/lib") else 64
+        if free_mib < wanted:
+            problems.append(
+                "the disk is full: %s has %d MiB free, %d MiB are needed (df -h %s)"
+                % (folder, free_mib, wanted, folder)
+            )
+    return problems
+
+
+def holder(port):
+    """Returns who listens on a TCP port, as ``ss`` tells it."""
+    for line in output(["ss", "-Hltnp", "sport = :%d" % port]).splitlines():
+        if "users:((" in line:
+            name, _, rest = line.split('users:(("', 1)[1].partition('"')
+            return "%s (pid %s)" % (name, rest.partition("pid=")[2].partition(",")[0])
+    return "another program"
+
+
+def port_problems(address, ports, running):
+    """Returns a line for each port that cannot be had; those of our own running services are ours."""
+    problems = []
+    try:
+        ip = socket.gethostbyname(address)
+    except OSError as error:
+        return ["its address %s cannot be resolved on the VM: %s" % (address, error)]
+    for service, port in sorted(ports.items()):
+        if service in running:
+            continue
+        kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM) if service == "membership" else (socket.SOCK_STREAM,)
+        for kind in kinds:
+            probe = socket.socket(socket.AF_INET, kind)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
+            try:
+                probe.bind((ip, port))
+                if kind == socket.SOCK_STREAM:
+                    probe.listen(1)
+            except OSError as error:
+                if error.errno == 99:  # EADDRNOTAVAIL
+                    return [
+                        "%s is no address of this machine (it has %s): set ansible_host to the address by which "
+                        "the other VMs reach it" % (ip, output(["hostname", "-I"]).strip() or "none")
+                    ]
+                problems.append(
+                    "port %d of %s is taken by %s: stop it, or set %s_port (ss -ltnp 'sport = :%d')"
+                    % (port, service, holder(port), service, port)
+                )
+                break
+            finally:
+                probe.close()
+    return problems
+
+
+def identity_problems(node, cluster):
+    """Returns a line when the VM is another node already."""
+    try:
+        with open(CONFIG, encoding="utf-8") as file:
+            lines = [line.split(":", 1) for line in file if ":" in line and not line.startswith(" ")]
+    except OSError:
+        return []
+    found = {key.strip(): value.strip().strip("\"'") for key, value in lines}
+    if (found.get("cluster"), found.get("name")) in ((cluster, node), (None, None)):
+        return []
+    return [
+        "it is node %s of the cluster %s already, not %s of %s: two names for one machine? (to give it away: "
+        "ansible-playbook playbooks/reset.yml)" % (found.get("name"), found.get("cluster"), node, cluster)
+    ]
+
+
+def releases():
+    """Returns the complete releases, oldest first, and the one in use."""
+    folder = os.path.join(ROOT, "releases")
+    marks = []
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        mark = os.path.join(folder, name, ".complete")
+        if os.path.exists(mark):
+            marks.append((os.stat(mark).st_mtime, name))
+    link = os.path.join(ROOT, "current")
+    return [name for _, name in sorted(marks)], os.path.basename(os.readlink(link)) if os.path.islink(link) else ""
+
+
+def services(names):
+    """Returns the state of each unit."""
+    units = ["rainstorm-%s.service" % name for name in names]
+    found = {}
+    for block in output(["systemctl", "show", "--property=Id,LoadState,ActiveState,StatusText", *units]).split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        name = values.get("Id", "").replace("rainstorm-", "").replace(".service", "")
+        if name:
+            found[name] = {
+                "installed": values.get("LoadState") == "loaded",
+                "active": values.get("ActiveState") == "active",
+                "state": values.get("ActiveState", "unknown"),
+                "status": values.get("StatusText", ""),
+                # The launcher of tasks ends and starts with its agent.
+                "watched": name != "tasks",
+                "current": current(name),
+            }
+    return found
+
+
+def current(name):
+    """Tells whether the files that a service read when it started are those that are there now."""
+    try:
+        with open(STARTED % name, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        for line in lines:
+            digest, path = line.split(None, 1)
+            with open(path.lstrip("*"), "rb") as file:
+                if hashlib.sha256(file.read()).hexdigest() != digest:
+                    return False
+        return bool(lines)
+    except (OSError, ValueError):
+        return False
+
+
+def main():
+    """Runs the module."""
+    text = {"type": "str", "required": True}
+    module = AnsibleModule(
+        argument_spec={
+            "node": text,
+            "cluster": text,
+            "address": text,
+            "ports": {"type": "dict", "required": True},
+            "python": text,
+            "python_min": text,
+            "disk_min_mib": {"type": "int", "required": True},
+            "now": {"type": "float", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    ports = {service: int(port) for service, port in wanted["ports"].items()}
+    problems = []
+    python = python_facts(wanted["python"])
+    least = [int(part) for part in wanted["python_min"].split(".")]
+    if not python:
+        problems.append("there is no Python at %s: apt-get install python3" % wanted["python"])
+    elif python["version"] < least:
+        problems.append(
+            "its Python is too old: %s is %s, RainStorm needs %s or newer (set common_python to a newer one)"
+            % (wanted["python"], ".".join(map(str, python["version"])), wanted["python_min"])
+        )
+    elif not python["venv"]:
+        problems.append("%s lacks the module venv: apt-get install python3" % wanted["python"])
+    elif not python["glibc"]:
+        problems.append("its C library is not glibc, and the wheels are built for glibc")
+    if os.geteuid() != 0:
+        problems.append("the login does not become root: let %s use sudo without a password" % os.environ.get("USER"))
+    if not os.path.isdir("/run/systemd/system"):
+        problems.append("it does not run systemd")
+    skew = time.time() - wanted["now"]
+    if abs(skew) > CLOCK_TOLERANCE_S:
+        problems.append("its clock is %.0f s %s: set up NTP" % (abs(skew), "ahead" if skew > 0 else "behind"))
+    found = services([*ports, "tasks"])
+    running = [name for name in found if found[name]["active"]]
+    complete, link = releases()
+    if link not in complete or not running:
+        problems += disk_problems(wanted["disk_min_mib"])
+    problems += identity_problems(wanted["node"], wanted["cluster"])
+    problems += port_problems(wanted["address"], ports, running)
+    module.exit_json(
+        changed=False,
+        ansible_facts={
+            "rainstorm": {
+                "problems": problems,
+                "python": python,
+                "machine": platform.machine(),
+                "releases": complete,
+                "release": link,
+                "services": found,
+                # A VM on which an agent is down has nothing to lose by being set up at once.
+                "down": not all(found.get(service, {}).get("active") for service in ports),
+                "new": not os.path.exists(CONFIG),
+            }
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
