@@ -63,6 +63,7 @@ class Service:
             self._peers.on_suspect = self._followed.hint
         self._stopping = threading.Event()
         self._server = Server("hydfs", {})
+        self._task_server = Server("hydfs-task", {})
         self._attachment = Attachment(
             config.socket_path("membership"), "hydfs", lambda: self._server.heard_at
         )
@@ -124,6 +125,7 @@ class Service:
             handlers.update(voting.handlers(self._voter, "file"))
         self._peers.handlers = handlers
         self._server = Server("hydfs", handlers)
+        self._task_server = Server("hydfs-task", gateway.task_handlers())
         blocks.sealing.on_missing_copies = maintenance.look_at
         blocks.engine.start()
         if self._followed is not None:
@@ -132,6 +134,8 @@ class Service:
         me = config.me
         self._server.listen_tls(me.address, me.hydfs_port, auth.server_context(config.tls))
         self._server.listen_unix(config.socket_path("hydfs"))
+        # In a folder of its own, whose group on real machines is the tasks' (setgid, made at boot).
+        self._task_server.listen_unix(config.socket_path("task/hydfs"))
         maintenance.start()
         logger.info("hydfs_started node=%s blocks=%d", config.name, len(self._store.index))
 
@@ -146,6 +150,7 @@ class Service:
         if self._maintenance is not None:
             self._maintenance.stop(timeout_s)
         self._server.stop(timeout_s)
+        self._task_server.stop(timeout_s)
         if self._blocks is not None:
             if self._blocks.engine is not None:
                 self._blocks.engine.stop(timeout_s)

@@ -99,9 +99,9 @@ class Launcher:
 
     def _obey(self) -> bool:
         """Carries out one request; returns False when the agent has gone."""
-        data, ancillary, _, _ = self._agent.recvmsg(
-            PACKET_BYTES_MAX, socket.CMSG_SPACE(FILES_A_PACKET * array.array("i").itemsize)
-        )
+        room = socket.CMSG_SPACE(FILES_A_PACKET * array.array("i").itemsize)
+        # Without the flag every task would keep them open under a second number.
+        data, ancillary, _, _ = self._agent.recvmsg(PACKET_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
         files = array.array("i")
         for level, kind, value in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -6,8 +6,6 @@ Any node answers any client: what only the leader knows is passed on to the lead
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -171,5 +169,5 @@ class Service:
         self._require_node(request)
         # A process id alone is never trusted: only processes that this agent runs for a task can be killed.
         (job, task), process = self._host.supervisor.find(request.fields["task"], request.fields["pid"])
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         return Reply({"killed": {"job": job, "task": task, "pid": process.pid}})

@@ -2,16 +2,18 @@
 
 A process costs a quarter of a second to start because of its imports, so that some wait ready. A task keeps
 its process from generation to generation; a process is never used for a second task. The kernel closes a
-process's socket when it ends, however it ends, so that its reader thread knows within a millisecond.
+process's socket when it ends, however it ends, so that its reader thread knows within a millisecond. The
+processes are children of the task launcher, not of this one (``launcher.py``); they run the users' code, so
+that a message is believed as far as it concerns the sender's own task.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from typing import Any
 from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import NotFound, RainStormError
+from agent.rainstorm.launcherlink import LOST, LauncherLink
 from agent.wire.connection import Connection
 from agent.wire.framing import Frame
 
@@ -29,9 +32,8 @@ logger = logging.getLogger("agent.rainstorm.supervisor")
 HELLO_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 10.0
 REFILL_DELAY_S = 2.0
-# Arrow's own threads gain nothing where every task has its own process.
-TASK_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-DROPPED_ENVIRONMENT = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+# The launcher tells of an exit a millisecond after the task's socket does.
+EXIT_TIMEOUT_S = 10.0
 
 Key = tuple[str, str]
 OnMessage = Callable[[Key, int, Frame], None]
@@ -39,13 +41,13 @@ OnExit = Callable[[Key, int, str], None]
 
 
 class TaskProcess:
-    """One task process and the thread that hears it."""
+    """One task process, known to the launcher by its number, and the thread that hears it."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], control: socket.socket, owner: TaskSupervisor
-    ) -> None:
-        self.process = process
-        self.connection = Connection(control, f"task process {process.pid}")
+    def __init__(self, number: int, control: socket.socket, owner: TaskSupervisor) -> None:
+        self.number = number
+        # The kernel's, as the process says it; 0 until then.
+        self.pid = 0
+        self.connection = Connection(control, f"task process {number}")
         self.key: Key | None = None
         self.generation = 0
         self.ready = threading.Event()
@@ -53,13 +55,10 @@ class TaskProcess:
         self._owner = owner
         self._lock = threading.Lock()
         self._waiting: deque[Mapping[str, Any]] = deque()
-        self.thread = threading.Thread(target=self._listen, name=f"task-{process.pid}", daemon=True)
-        self.thread.start()
-
-    @property
-    def pid(self) -> int:
-        """Returns the process id."""
-        return self.process.pid
+        # The launcher has nothing to do with it any more, for this reason.
+        self.exited = threading.Event()
+        self._cause = LOST
+        self.thread = threading.Thread(target=self._listen, name=f"task-{number}", daemon=True)
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Sends a message; before the process has said hello it is kept for later."""
@@ -71,8 +70,16 @@ class TaskProcess:
 
     def kill(self) -> None:
         """Ends the process at once."""
-        if self.process.poll() is None:
-            self.process.kill()
+        self._owner.link.kill(self.number)
+
+    def note_exit(self, cause: str) -> None:
+        """Takes the launcher's word that the process is gone."""
+        self._cause = cause
+        self.exited.set()
+        # What it said last can still be read. A copy of the socket that some child of it has kept is of no
+        # use, and should it live itself, it sees that its agent is done with it.
+        with contextlib.suppress(OSError):
+            self.connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _send(self, message: Mapping[str, Any]) -> None:
         try:
@@ -84,23 +91,34 @@ class TaskProcess:
 
     def _listen(self) -> None:
         try:
-            self.connection.receive(Deadline(clock.monotonic(), HELLO_TIMEOUT_S))
-            with self._lock:
-                self.ready.set()
-                while self._waiting:
-                    self._send(self._waiting.popleft())
+            self._hear_hello()
             while True:
-                frame = self.connection.receive(None)
+                frame = self._receive(None)
                 if self.key is not None:
                     self._owner.on_message(self.key, self.pid, frame)
-        except RainStormError:
-            pass  # the process has ended, or is about to be
+        except RainStormError as error:
+            # The usual reason is that the process has ended.
+            logger.debug("task_silent number=%d pid=%d error=%s", self.number, self.pid, error)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.error("task_speaks_nonsense number=%d pid=%d error=%r", self.number, self.pid, error)
         self.kill()
-        status = self.process.wait()
+        self.exited.wait(EXIT_TIMEOUT_S)
         self.connection.close()
         self.ended.set()
-        cause = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
-        self._owner.ended(self, cause)
+        self._owner.ended(self, self._cause)
+
+    def _hear_hello(self) -> None:
+        self.pid = int(self._receive(Deadline(clock.monotonic(), HELLO_TIMEOUT_S)).header["pid"])
+        with self._lock:
+            self.ready.set()
+            while self._waiting:
+                self._send(self._waiting.popleft())
+
+    def _receive(self, deadline: Deadline | None) -> Frame:
+        frame = self.connection.receive(deadline)
+        if frame.descriptor is not None:
+            os.close(frame.descriptor)  # user code must not fill the agent's table of open files
+        return frame
 
 
 class TaskSupervisor:
@@ -111,6 +129,8 @@ class TaskSupervisor:
         host: str,
         hydfs_socket: str,
         log_path: Path,
+        launcher_path: str,
+        own_launcher: bool,
         spares: int,
         memory_bytes: int,
         on_message: OnMessage,
@@ -118,21 +138,22 @@ class TaskSupervisor:
     ) -> None:
         self.on_message = on_message
         self._on_exit = on_exit
-        self._host = host
-        self._hydfs_socket = hydfs_socket
+        self._parameters = {"host": host, "hydfs": hydfs_socket, "memory": memory_bytes}
         self._log_path = log_path
-        self._memory_bytes = memory_bytes
         self._wanted = spares
         self._lock = threading.Lock()
         self._spares: deque[TaskProcess] = deque()
         self._tasks: dict[Key, TaskProcess] = {}
         self._all: dict[int, TaskProcess] = {}
+        self._numbers = itertools.count(1)
+        self.link = LauncherLink(launcher_path, own_launcher, self._note_exit)
         self._refill = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep_spares, name="task-spares", daemon=True)
 
     def start(self) -> None:
         """Begins to start spares in the background."""
+        self.link.start()
         self._thread.start()
 
     def assign(self, key: Key, generation: int, in_place: bool, message: Mapping[str, Any]) -> None:
@@ -144,7 +165,7 @@ class TaskSupervisor:
                 process = None
             if process is None:
                 message = {**message, "in_place": False}
-                process = self._spares.popleft() if self._spares else self._spawn()
+                process = self._take_spare() or self._spawn()
                 process.key = key
                 self._tasks[key] = process
                 self._refill.set()
@@ -187,7 +208,7 @@ class TaskSupervisor:
     def ended(self, process: TaskProcess, cause: str) -> None:
         """Notes that a process is gone; reports it when it had a task."""
         with self._lock:
-            self._all.pop(process.pid, None)
+            self._all.pop(process.number, None)
             key, generation = process.key, process.generation
             if key is not None and self._tasks.get(key) is process:
                 del self._tasks[key]
@@ -209,10 +230,16 @@ class TaskSupervisor:
             self._thread.join(deadline.remaining(clock.monotonic()))
         with self._lock:
             processes = list(self._all.values())
-        for process in processes:
-            process.kill()
+        self.link.stop(deadline.remaining(clock.monotonic()))
         for process in processes:
             process.thread.join(deadline.remaining(clock.monotonic()))
+
+    def _take_spare(self) -> TaskProcess | None:
+        while self._spares:
+            process = self._spares.popleft()
+            if not process.exited.is_set():
+                return process
+        return None
 
     def _keep_spares(self) -> None:
         while not self._stopping.is_set():
@@ -233,26 +260,20 @@ class TaskSupervisor:
             while not (process.ready.wait(0.1) or process.ended.is_set() or self._stopping.is_set()):
                 pass
             if process.ended.is_set():
-                logger.error("spare_failed pid=%d log=%s", process.pid, self._log_path)
+                logger.error("spare_failed number=%d log=%s", process.number, self._log_path)
                 if self._stopping.wait(1.0):
                     return
 
     def _spawn(self) -> TaskProcess:
         ours, theirs = socket.socketpair()
-        environment = {name: value for name, value in os.environ.items() if name not in DROPPED_ENVIRONMENT}
-        command = [sys.executable, "-m", "agent.rainstorm.task", "--control-fd", str(theirs.fileno())]
-        command += ["--host", self._host, "--hydfs", self._hydfs_socket, "--memory", str(self._memory_bytes)]
-        with self._log_path.open("ab") as log:
-            process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**environment, **TASK_ENVIRONMENT},
-                start_new_session=True,
-            )
-        theirs.close()
-        handle = TaskProcess(process, ours, self)
-        self._all[process.pid] = handle
-        return handle
+        log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        process = TaskProcess(next(self._numbers), ours, self)
+        self._all[process.number] = process
+        process.thread.start()
+        self.link.spawn(process.number, self._parameters, [theirs.detach(), log])
+        return process
+
+    def _note_exit(self, number: int, cause: str) -> None:
+        process = self._all.get(number)
+        if process is not None:
+            process.note_exit(cause)

@@ -5,16 +5,19 @@ that the core does not hold back. The process is started ahead of its use, with 
 *spare*), gets a task assigned by its agent, and is reset in place for every further generation. It ends when
 its agent closes the connection.
 
-``python -m agent.rainstorm.task --control-fd N --host ADDRESS --hydfs SOCKET``
+The task launcher starts it, with the socket to the agent as standard input:
+``python -m agent.rainstorm.task --host ADDRESS --hydfs SOCKET --memory BYTES``
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import resource
 import select
 import selectors
+import signal
 import socket
 import sys
 import traceback
@@ -50,6 +53,7 @@ from agent.wire.connection import Connection
 from agent.wire.framing import Frame, encode_header
 
 AGENT_TIMEOUT_S = 30.0
+PR_SET_PDEATHSIG = 1
 # Then the agent and the other channels get their turn.
 FRAMES_IN_A_ROW_MAX = 64
 
@@ -366,16 +370,25 @@ class Task:
 
 def main() -> None:
     """Runs a task process."""
-    parser = argparse.ArgumentParser(description="RainStorm task process; started by the agent only")
-    parser.add_argument("--control-fd", type=int, required=True)
+    parser = argparse.ArgumentParser(description="RainStorm task process; started by the task launcher only")
     parser.add_argument("--host", required=True)
     parser.add_argument("--hydfs", required=True)
     parser.add_argument("--memory", type=int, required=True)
     arguments = parser.parse_args()
     # A runaway operator gets a MemoryError instead of taking the machine down.
     resource.setrlimit(resource.RLIMIT_DATA, (arguments.memory, arguments.memory))
-    control = socket.socket(fileno=arguments.control_fd)
-    Task(control, arguments.host, arguments.hydfs).run()
+    # No task outlives its launcher, whatever its user code is doing (prctl(2)).
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    Task(take_control(), arguments.host, arguments.hydfs).run()
+
+
+def take_control() -> socket.socket:
+    """Returns the socket to the agent, which user code must neither read as its input nor pass on."""
+    control = socket.socket(fileno=os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return control
 
 
 if __name__ == "__main__":

@@ -55,8 +55,10 @@ class TaskHost:
         folder.mkdir(parents=True, exist_ok=True)
         self.supervisor = TaskSupervisor(
             config.me.address,
-            config.socket_path("hydfs"),
+            config.socket_path("task/hydfs"),
             folder / "tasks.log",
+            config.socket_path("tasks"),
+            config.rainstorm.task_launcher == "child",
             config.rainstorm.spare_tasks,
             config.rainstorm.task_memory_bytes,
             self._hear,
