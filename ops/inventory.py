@@ -54,6 +54,8 @@ class Inventory:
     # How the agents' ports are reached (ops.route), and how the machines are; no logins: all is local.
     via: str = "direct"
     logins: Mapping[str, Login] = field(default_factory=dict)
+    # The name of the lab whose VMs these are, if they are a lab's.
+    lab: str = ""
 
     def names(self) -> list[str]:
         """Returns the names of the nodes in the order of the file."""
@@ -129,6 +131,7 @@ def load(path: Path) -> Inventory:
         local_folder=Path(folder) if folder else None,
         via=_via(path, variables, "auto" if logins else "direct"),
         logins=logins,
+        lab=str(variables.get("rainstorm_lab", "")),
     )
 
 
