@@ -1,8 +1,9 @@
 """What a search asks for, what of it is refused, and how it reads as arguments of GNU grep.
 
-The pattern is hostile input: it reaches grep as the argument of ``-e``, never through a shell, and the files
-reach it as open files on its standard input, so that neither can be taken for an option. What grep prints is
-read back here: how many lines matched, and line numbers of a file that was entered in its middle.
+The pattern is hostile input: it reaches grep as the argument of ``-e``, never through a shell, and the
+files reach it as open files on its standard input, so that neither can be taken for an option. What grep
+prints is read back here: how many lines matched, and line numbers of a file that was entered in its
+middle.
 """
 
 from __future__ import annotations

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from agent.common.config import NodeConfig
 from agent.common.sdnotify import Loop
 from agent.hydfs.client import HydfsClient
 from agent.logs.collected import Collected
+from agent.logs.collection import Collection
+from agent.logs.collector import RECORD_BYTES_MAX
 from agent.logs.searches import Searches
 from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire.client import Client
-from agent.wire.server import Server
+from agent.wire.server import Handler, Reply, Request, Server
 
 
 class Service:
@@ -24,7 +27,20 @@ class Service:
         folder = config.log_folder()
         hydfs = HydfsClient(self._client, config.socket_path("hydfs"))
         self._searches = Searches(folder, config.logs, Collected(hydfs))
-        self._server = Server(f"logs-{config.name}", self._searches.handlers())
+        self._collection: Collection | None = None
+        if config.logs.collect:
+            self._collection = Collection(
+                config.name,
+                folder,
+                Path(config.data_dir) / "logspool",
+                config.logs,
+                hydfs,
+                # A line end may be added to a record.
+                record_bytes_max=min(RECORD_BYTES_MAX, config.hydfs.block_size_bytes // 4 - 1),
+                on_crash=on_crash,
+            )
+        handlers: dict[str, Handler] = {"logs.collection": self._collecting, **self._searches.handlers()}
+        self._server = Server(f"logs-{config.name}", handlers)
         self._attachment = Attachment(config.socket_path("membership"), "logs", lambda: self._server.heard_at)
 
     def start(self) -> None:
@@ -37,6 +53,8 @@ class Service:
         self._server.listen_tls(me.address, me.logs_port, auth.server_context(self._config.tls))
         self._server.listen_unix(self._config.socket_path("logs"))
         self._attachment.start()
+        if self._collection is not None:
+            self._collection.start()
 
     def status(self) -> str:
         """Returns one line for the operator."""
@@ -51,4 +69,11 @@ class Service:
         self._attachment.stop(timeout_s)
         self._server.stop(timeout_s)
         self._searches.stop(timeout_s)
+        if self._collection is not None:
+            self._collection.stop(timeout_s)
         self._client.close()
+
+    def _collecting(self, request: Request) -> Reply:
+        if self._collection is None:
+            return Reply({"collects": False})
+        return Reply({"collects": True, **self._collection.status()})

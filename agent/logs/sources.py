@@ -1,7 +1,7 @@
 """The log files of this node: which there are, and opening them without being led astray.
 
-The log folder is written by tasks, which run the users' code: a link, a pipe or a device that lies there is
-not a log. Only regular files are opened, never through a link, and what was opened is looked at.
+The log folder is written by tasks, which run the users' code: a link, a pipe or a device that lies there
+is not a log. Only regular files are opened, never through a link, and what was opened is looked at.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class LogFile:
     packed: str
     size: int
     modified_at: float
+    modified_ns: int
     device: int
     inode: int
 
@@ -149,6 +150,7 @@ def _log_file(label: str, path: str, status: os.stat_result) -> LogFile:
         packed=packed,
         size=status.st_size,
         modified_at=status.st_mtime,
+        modified_ns=status.st_mtime_ns,
         device=status.st_dev,
         inode=status.st_ino,
     )

@@ -1,10 +1,10 @@
 """When a log line was written, and where in a log a time begins.
 
-Lines begin with their time: RFC 3339 (ours; without a zone it is UTC) or the traditional
-``Nov 20 13:35:57`` of syslog, whose year is the one that brings it closest before a reference time. A line without a time (a
-traceback) belongs to the one above it. A log grows in the order of time, up to ``DISORDER_S`` between
-processes that write the same file; so a range of time is a range of the file, from its first line that is not
-too early to its first line that is too late, and is found by bisection.
+Lines begin with their time: RFC 3339 (ours; without a zone it is UTC) or the traditional ``Nov 20
+13:35:57`` of syslog, whose year is the one that brings it closest before a reference time. A line without
+a time (a traceback) belongs to the one above it. A log grows in the order of time, up to ``DISORDER_S``
+between processes that write the same file; so a range of time is a range of the file, from its first line
+that is not too early to its first line that is too late, and is found by bisection.
 """
 
 from __future__ import annotations

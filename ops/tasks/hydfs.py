@@ -25,8 +25,8 @@ JSON = {"json": "print one JSON object"}
 # One append is one record; a larger local file is appended as several, each of them atomic.
 APPEND_BYTES_MAX = 4 * 1024 * 1024
 APPEND_TIMEOUT_S = 30.0
-# Where the stream engine keeps its logs.
-OWN_PREFIX = ".rainstorm/"
+# Where the stream engine keeps its logs, and the logs agents what they collect.
+OWN_PREFIXES = (".rainstorm/", ".logs/")
 _find = inventory.find
 
 
@@ -133,7 +133,7 @@ def list_(
     with connected(_find(inventory)) as connections:
         found: list[FileStat] = sorted(connections.hydfs().list(prefix), key=lambda each: each.name)
     if not (all or prefix.startswith(".")):
-        found = [each for each in found if not each.name.startswith(OWN_PREFIX)]
+        found = [each for each in found if not each.name.startswith(OWN_PREFIXES)]
     if json:
         render.print_json(files=found)
         return

@@ -1,0 +1,327 @@
+"""Collects this node's logs into HyDFS: looks at the files, spools what is new, sends what is spooled.
+
+Two threads. One looks at the log folder, lets the core decide and makes records durable in the spool. The
+other sends them, one after the other, at a bounded rate; while HyDFS is away the spool fills, and when it
+is full nothing more is read: then the log files themselves are what waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from agent.common import clock
+from agent.common.config import LogsConfig
+from agent.common.errors import AlreadyExists, NotFound, RainStormError
+from agent.hydfs.client import HydfsClient
+from agent.logs import sources
+from agent.logs.collected import PREFIX
+from agent.logs.collector import (
+    ChunkRead,
+    Collector,
+    Effect,
+    ReadChunk,
+    Record,
+    RecordStored,
+    Scanned,
+    StoreRecord,
+)
+from agent.logs.position import HEAD_BYTES, Key, Seen
+from agent.logs.sources import LogFile
+from agent.logs.spool import Spool
+
+logger = logging.getLogger("agent.logs.collection")
+
+FIRST_LOOK_S = 2.0
+APPEND_TIMEOUT_S = 10.0
+RETRY_S = (0.5, 10.0)
+RETENTION_INTERVAL_S = 3600.0
+# The name of a log becomes part of names in HyDFS.
+LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
+UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
+
+
+class Collection:
+    """The threads around the collector."""
+
+    def __init__(
+        self,
+        node: str,
+        folder: Path,
+        spool_folder: Path,
+        knobs: LogsConfig,
+        hydfs: HydfsClient,
+        *,
+        record_bytes_max: int,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.progress = 0
+        self._node = node
+        self._folder = folder
+        self._knobs = knobs
+        self._hydfs = hydfs
+        self._on_crash = on_crash
+        # Guards core and spool: the sender's acknowledgements may start a segment, which holds a snapshot.
+        self._lock = threading.Lock()
+        self._core = Collector(target_bytes_max=knobs.collected_file_bytes, record_bytes_max=record_bytes_max)
+        self._spool = Spool(spool_folder, self._core.snapshot)
+        self._stopping = threading.Event()
+        self._stored = threading.Event()
+        self._looked: dict[Key, tuple[int, int]] = {}
+        self._unpacked: dict[Key, tuple[int, bytes]] = {}
+        self._paths: dict[Key, LogFile] = {}
+        self._full = False
+        self._trouble = ""
+        self._sent_bytes = 0
+        self._retained_at = float("-inf")
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(self._look_loop,), name="log-look", daemon=True),
+            threading.Thread(target=self._guarded, args=(self._send_loop,), name="log-send", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Reads the spool and begins.
+
+        Raises:
+            OSError: the spool's folder cannot be used.
+        """
+        self._spool.recover(self._core.restore, self._core.apply)
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends both threads; what was not sent is sent after the next start."""
+        self._stopping.set()
+        self._stored.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(timeout_s)
+        with self._lock:
+            self._spool.close()
+
+    def status(self) -> dict[str, Any]:
+        """Returns how far the collection is."""
+        with self._lock:
+            return {
+                "waiting_records": self._spool.unsent_records,
+                "waiting_bytes": self._spool.size_bytes,
+                "unread_bytes": self._core.unread_bytes(),
+                "lost_bytes": self._core.lost_bytes,
+                "sent_bytes": self._sent_bytes,
+                "spool_full": self._full,
+                "trouble": self._trouble,
+            }
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:
+            logger.exception("collection_crashed")
+            self._on_crash(error)
+
+    # Looking
+
+    def _look_loop(self) -> None:
+        # The cluster's own start comes first.
+        self._stopping.wait(FIRST_LOOK_S)
+        while not self._stopping.is_set():
+            self.progress += 1
+            self._look()
+            self._stopping.wait(self._knobs.collect_interval_s)
+
+    def _look(self) -> None:
+        day = datetime.fromtimestamp(clock.wall(), UTC).strftime("%Y%m%d")
+        files = sources.in_folder(self._folder) + sources.allowed_system_files(self._knobs.system_files)
+        seen = []
+        for file in files:
+            with contextlib.suppress(OSError):  # rotated away meanwhile, or damaged
+                found = self._see(file)
+                if found is not None:
+                    seen.append(found)
+        for memory in (self._looked, self._paths, self._unpacked):
+            _keep(memory, {each.key for each in seen})
+        with self._lock:
+            lost = self._core.lost_bytes
+            effects = self._core.handle(clock.monotonic(), Scanned(tuple(seen), day))
+            if self._core.lost_bytes > lost:
+                logger.warning("log_lost bytes=%d", self._core.lost_bytes - lost)
+        self._full = False
+        for effect in effects:
+            self._carry_out(effect)
+
+    def _see(self, file: LogFile) -> Seen | None:
+        log = self._log_name(file)
+        if not LOG_NAME.fullmatch(log):
+            return None
+        key = (file.device, file.inode)
+        self._paths[key] = file
+        size, head = file.size, None
+        mark = (file.size, file.modified_ns)
+        with self._lock:
+            known = self._core.knows(key)
+        if file.packed:
+            size, head = self._measure(file)
+        elif not (known and self._looked.get(key) == mark):
+            head = _read_at(file, 0, HEAD_BYTES)
+        self._looked[key] = mark
+        return Seen(log, file.age, file.device, file.inode, size, head, bool(file.packed))
+
+    def _log_name(self, file: LogFile) -> str:
+        # A file of the system keeps its path, told apart from the node's own.
+        return file.log.replace("/", "+").lstrip("+") if file.log.startswith("/") else file.log
+
+    def _measure(self, file: LogFile) -> tuple[int, bytes]:
+        """Returns how long a compressed file's contents are, and how they begin."""
+        key = (file.device, file.inode)
+        if key not in self._unpacked:
+            size, head = 0, b""
+            for chunk in sources.unpacked(sources.open_regular(file.path), file.packed):
+                head += chunk[: HEAD_BYTES - len(head)]
+                size += len(chunk)
+                if size > UNPACKED_BYTES_MAX or self._stopping.is_set():
+                    break
+            self._unpacked[key] = (size, head)
+        return self._unpacked[key]
+
+    def _carry_out(self, effect: Effect) -> None:
+        waiting = [effect]
+        while waiting and not self._stopping.is_set():
+            match waiting.pop():
+                case ReadChunk(key=key, number=number, offset=offset, length=length):
+                    data = self._read(key, offset, length)
+                    with self._lock:
+                        event = ChunkRead(key, number, offset, data)
+                        waiting += self._core.handle(clock.monotonic(), event) if data else []
+                case StoreRecord(record=record):
+                    waiting += self._store(record)
+
+    def _store(self, record: Record) -> list[Effect]:
+        with self._lock:
+            if self._spool.size_bytes + len(record.data) > self._knobs.spool_bytes:
+                self._full = True
+                return []
+            try:
+                self._spool.store(record)
+            except OSError as error:
+                self._trouble = f"the spool cannot be written: {error.strerror}"
+                logger.warning("spool_failed error=%s", error)
+                return []
+            effects = self._core.handle(clock.monotonic(), RecordStored(record))
+        self._stored.set()
+        return effects
+
+    def _read(self, key: Key, offset: int, length: int) -> bytes:
+        file = self._paths[key]
+        try:
+            if not file.packed:
+                return _read_at(file, offset, length)
+            found = b""
+            at = 0
+            for chunk in sources.unpacked(sources.open_regular(file.path), file.packed):
+                begin = max(0, offset + len(found) - at)
+                found += chunk[begin : begin + length - len(found)]
+                at += len(chunk)
+                if len(found) >= length:
+                    break
+            return found
+        except OSError:
+            return b""  # the next look tells what became of it
+
+    # Sending
+
+    def _send_loop(self) -> None:
+        pause_s = RETRY_S[0]
+        while not self._stopping.is_set():
+            with self._lock:
+                record = self._spool.first()
+            if record is None:
+                self._stored.clear()
+                if self._spool.unsent_records == 0:
+                    self._stored.wait(RETENTION_INTERVAL_S)
+                self._retain()
+                continue
+            try:
+                self._send(record)
+            except RainStormError as error:
+                if not self._trouble:
+                    logger.warning("collection_waits code=%s error=%s", error.code, error)
+                self._trouble = f"[{error.code}] {error.message}"
+                self._stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, RETRY_S[1])
+                continue
+            pause_s = RETRY_S[0]
+            if self._trouble:
+                logger.info("collection_goes_on")
+                self._trouble = ""
+            with self._lock:
+                self._spool.acknowledge()
+                self._sent_bytes += len(record.data)
+            self._stopping.wait(len(record.data) / self._knobs.collect_bytes_per_s)
+
+    def _send(self, record: Record) -> None:
+        position, target = record.position, record.target
+        name = f"{PREFIX}{self._node}/{position.log}/{target.number:06d}-{target.day}"
+        writer = f"logs-{self._node}-{self._spool.identity}-{position.number}"
+
+        def append() -> None:
+            self._hydfs.append(
+                name, record.data, writer=writer, sequence=record.sequence, timeout_s=APPEND_TIMEOUT_S
+            )
+
+        try:
+            append()
+        except NotFound:
+            with contextlib.suppress(AlreadyExists):
+                self._hydfs.create(name, timeout_s=APPEND_TIMEOUT_S)
+            append()
+
+    def _retain(self) -> None:
+        """Deletes what is older, or more, than is to be kept; the newest file of each log stays."""
+        now = clock.monotonic()
+        if self._stopping.is_set() or now - self._retained_at < RETENTION_INTERVAL_S:
+            return
+        self._retained_at = now
+        oldest = datetime.fromtimestamp(clock.wall(), UTC) - timedelta(days=self._knobs.collected_days)
+        try:
+            found = sorted(self._hydfs.list(f"{PREFIX}{self._node}/"), key=lambda each: each.name)
+            newest = {stat.name.rpartition("/")[0]: stat.name for stat in found}
+            total = sum(stat.length for stat in found)
+            for stat in sorted(found, key=lambda each: each.name.rpartition("-")[2]):
+                day = stat.name.rpartition("-")[2]
+                if stat.name in newest.values() or (
+                    day >= oldest.strftime("%Y%m%d") and total <= self._knobs.collected_bytes
+                ):
+                    continue
+                self._hydfs.delete(stat.name)
+                total -= stat.length
+                logger.info("collected_deleted file=%s bytes=%d", stat.name, stat.length)
+        except RainStormError as error:
+            logger.info("retention_waits error=%s", error)
+
+
+def _keep(memory: dict[Key, Any], keys: set[Key]) -> None:
+    for key in [key for key in memory if key not in keys]:
+        del memory[key]
+
+
+def _read_at(file: LogFile, offset: int, length: int) -> bytes:
+    """Returns bytes of a file, if it is still the one that was seen under its name.
+
+    Raises:
+        OSError: it is not.
+    """
+    descriptor = sources.open_regular(file.path)
+    try:
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) != (file.device, file.inode):
+            raise OSError(f"{file.path} is another file now")
+        return os.pread(descriptor, length, offset)
+    finally:
+        os.close(descriptor)
