@@ -157,7 +157,7 @@ def _place(columns: Row, name: str) -> int:
 def _filter(stage: Mapping[str, Any], columns: Row, rows: Iterator[Row], bare: bool) -> Iterator[Row]:
     test = _test(stage)
     wanted = not stage.get("invert", False)
-    if "column" in stage:
+    if stage.get("column", "*") != "*":
         place = _place(columns, stage["column"])
         return (row for row in rows if test(row[place]) is wanted)
     if bare:

@@ -128,6 +128,12 @@ def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
     return batch.column(batch.schema.names.index(name))
 
 
+def records_of(batch: pa.RecordBatch) -> pa.Array:
+    """Returns each row as it would be written, without its line end."""
+    rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+    return pa.array([csv_line(row)[:-1] for row in rows], pa.binary())
+
+
 def bare(line: bytes) -> bytes:
     """Returns a line without its line end, LF or CRLF: what filters and keys see of it."""
     return line.removesuffix(b"\n").removesuffix(b"\r")

@@ -195,7 +195,7 @@ def _check_filter(options: dict[str, Any], where: str, source: SourceSpec) -> No
         if source.format != "csv":
             _refuse(f"{where}.column", "a column needs a source of format csv", WRITE_CSV)
     elif source.format == "csv":
-        _refuse(where, "a filter on csv needs 'column'", "name it, or read the source as format lines")
+        _refuse(where, "a filter on csv needs 'column'", "name it; '*' is the whole record")
     if tests[0] == "matches":
         try:
             re.compile(wanted)

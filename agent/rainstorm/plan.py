@@ -18,6 +18,8 @@ from agent.rainstorm.job import JobSpec, StageSpec
 
 # The only column of format lines; no column of a CSV file may be taken for it.
 LINE = "\0line"
+# A filter on this column of CSV tests the record as it would be written.
+RECORD = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ def needed_columns(vertex: VertexPlan) -> tuple[str, ...] | None:
     needed: list[str] = []
     for step in vertex.operators:
         options = step.options
+        if step.operator == "filter" and options.get("column") == RECORD:
+            return None
         if step.operator == "filter":
             needed.append(str(options.get("column", LINE)))
         elif step.operator == "transform":
@@ -147,7 +151,8 @@ def _check_columns(stage: StageSpec, columns: tuple[str, ...], number: int) -> N
             hint="filter first, or read the source as format csv and name a column",
         )
     for column in named:
-        if column not in columns:
+        whole = stage.operator == "filter" and column == RECORD
+        if column not in columns and not whole:
             raise JobInvalid(
                 f"job file, stages[{number}]: no column {column!r} reaches operator {stage.operator}",
                 hint=f"columns here: {', '.join(columns)}",

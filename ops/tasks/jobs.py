@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from invoke.context import Context
 
 from agent.common.errors import JobFailed, NotFound, UsageError
 from agent.rainstorm.client import RainstormClient
-from ops import inventory, progress, render, samples
+from ops import course, inventory, progress, render, samples
 from ops.connections import Connections, connected
 from ops.errors import command
 
@@ -49,18 +50,43 @@ def submit_job(
     with connected(_find(inventory)) as connections:
         if not job:
             _provide_sample(connections, spec, choose_sink=not sink)
-        client = connections.rainstorm()
-        job_id = client.submit(spec)
-        render.say(f"submitted {job_id}: {spec.get('name', 'job')}")
-        if detach:
-            if json:
-                render.print_json(job_id=job_id)
-            else:
-                print(job_id)
-            render.say(f"follow it: fab job {job_id}   stop it: fab cancel-job {job_id}")
-            return
-        ended = _wait(client, job_id, timeout or None)
-        _finish(connections, ended, json)
+        _run(connections, spec, timeout, detach, json)
+
+
+@command(
+    positional=("line",),
+    help={
+        "line": "Nstages Ntasks op1 args1 ... src dest exactly_once autoscale [INPUT_RATE [LW HW]], or "
+        "op1 args1 op2 args2 src dest num_tasks; operators: Filter PATTERN, Equals N VALUE, Transform [N], "
+        "Count [N], Sum N N, Identity; columns N of CSV are numbered from 0",
+        "dry_run": "only print the job file that it means",
+        "timeout": "give up waiting after so many seconds; the job goes on (0: never)",
+        "detach": "only submit; do not wait for the end",
+        **JSON,
+        **INVENTORY,
+    },
+)
+def rainstorm(
+    context: Context,
+    line: str,
+    dry_run: bool = False,
+    timeout: float = 0.0,
+    detach: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """jobs: run a job given in one line, in the course's grammar of 2024 or 2025"""
+    asked = course.parse(line)
+    for note in asked.notes:
+        render.say(f"note: {note}")
+    if dry_run:
+        if json:
+            render.print_json(job=asked.job, notes=asked.notes)
+        else:
+            print(yaml.safe_dump(asked.job, sort_keys=False), end="")
+        return
+    with connected(_find(inventory)) as connections:
+        _run(connections, asked.job, timeout, detach, json)
 
 
 @command(help={**JSON, **INVENTORY})
@@ -140,6 +166,20 @@ def list_tasks(context: Context, vm: str = "", json: bool = False, inventory: st
         render.say("no tasks run" + (f" on {node}" if node else ""))
         return
     _print_tasks(found)
+
+
+def _run(connections: Connections, spec: dict[str, Any], timeout: float, detach: bool, json: bool) -> None:
+    client = connections.rainstorm()
+    job_id = client.submit(spec)
+    render.say(f"submitted {job_id}: {spec.get('name', 'job')}")
+    if detach:
+        if json:
+            render.print_json(job_id=job_id)
+        else:
+            print(job_id)
+        render.say(f"follow it: fab job {job_id}   stop it: fab cancel-job {job_id}")
+        return
+    _finish(connections, _wait(client, job_id, timeout or None), json)
 
 
 def _section(spec: dict[str, Any], name: str) -> dict[str, Any]:

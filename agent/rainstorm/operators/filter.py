@@ -9,16 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agent.rainstorm.batches import bare, column_of, take_rows
+from agent.rainstorm.batches import bare, column_of, records_of, take_rows
 from agent.rainstorm.operators.base import Operator
-from agent.rainstorm.plan import LINE
+from agent.rainstorm.plan import LINE, RECORD
 
 LINE_END = re.compile("[\\r\\n]")
 
 
 class Filter(Operator):
-    """Options: ``column`` (the whole line when missing), one of ``equals``, ``contains``, ``matches``;
-    ``invert``.
+    """Options: ``column`` (the whole line when missing, the whole record of CSV when ``*``), one of
+    ``equals``, ``contains``, ``matches``; ``invert``.
 
     ``matches`` is a regular expression of Python's ``re`` searched anywhere in the value.
     """
@@ -31,7 +31,7 @@ class Filter(Operator):
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Returns the tuples that pass."""
-        values = column_of(batch, self._column)
+        values = records_of(batch) if self._column == RECORD else column_of(batch, self._column)
         mask = self._test(values)
         kept = take_rows(batch, pc.invert(mask) if self._invert else mask)
         return [kept] if kept.num_rows else []

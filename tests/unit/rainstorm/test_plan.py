@@ -87,6 +87,7 @@ def test_stages_are_chained(stages: list[dict[str, Any]], expected: list[tuple[s
         ([IDENTITY], None),
         ([FILTER], None),
         ([FILTER, SELECT], ("b", "c")),
+        ([{**FILTER, "column": "*"}, COUNT], None),
         ([{**SELECT, "select": ["a"]}, {**FILTER, "column": "a"}], ("a",)),
         ([COUNT], ("c",)),
         ([FILTER, COUNT], ("b", "c")),
