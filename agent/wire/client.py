@@ -71,12 +71,13 @@ class Response:
 
 
 class _Pool:
-    """The idle connections to one target, and a bound on all of them."""
+    """The connections to one target, idle and busy, and a bound on all of them."""
 
-    __slots__ = ("idle", "lock", "slots")
+    __slots__ = ("busy", "idle", "lock", "slots")
 
     def __init__(self) -> None:
         self.idle: deque[Connection] = deque()
+        self.busy: set[Connection] = set()
         self.lock = threading.Lock()
         self.slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
 
@@ -126,8 +127,13 @@ class Client:
         finally:
             pool.slots.release()
 
+    @property
+    def busy(self) -> int:
+        """Returns how many requests are under way."""
+        return sum(len(pool.busy) for pool in list(self._pools.values()))
+
     def close(self) -> None:
-        """Closes all idle connections; requests under way end by themselves."""
+        """Closes all connections; requests under way end with ConnectionLost."""
         with self._lock:
             self._closed = True
             pools = list(self._pools.values())
@@ -135,6 +141,8 @@ class Client:
             with pool.lock:
                 while pool.idle:
                     pool.idle.pop().close()
+                for connection in pool.busy:
+                    connection.close()
 
     def _pool(self, target: Target) -> _Pool:
         with self._lock:
@@ -149,7 +157,7 @@ class Client:
             try:
                 return self._exchange(pool, connection, header, payload, deadline)
             except ConnectionLost:
-                if not isinstance(payload, bytes | bytearray | memoryview):
+                if self._closed or not isinstance(payload, bytes | bytearray | memoryview):
                     raise  # a file slice or an iterator is used up
                 self._drop_idle(pool)
         connection = self._connect(target, deadline)
@@ -169,6 +177,8 @@ class Client:
         payload: Payload,
         deadline: Deadline,
     ) -> Response:
+        with pool.lock:
+            pool.busy.add(connection)
         try:
             header["timeout_s"] = deadline.require(clock.monotonic(), f"request to {connection.peer}")
             connection.send(header, payload, deadline)
@@ -176,6 +186,9 @@ class Client:
         except BaseException:
             connection.close()
             raise
+        finally:
+            with pool.lock:
+                pool.busy.discard(connection)
         with pool.lock:
             keep = not self._closed and len(pool.idle) < IDLE_CONNECTIONS_MAX
             if keep:

@@ -144,6 +144,26 @@ def test_a_time_limit_is_kept_and_the_next_request_is_answered(place: Place) -> 
     assert place.client.call(place.address, "echo").fields["ok"]
 
 
+@pytest.mark.parametrize("local", [False, True])
+def test_closing_a_client_ends_the_request_that_waits(place: Place, local: bool) -> None:
+    """An agent that stops does not wait for its own long questions to others."""
+    target = place.unix if local else place.address
+    place.client.call(target, "echo")  # the connection that hangs is one from the pool
+    ended: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(ConnectionLost):
+            place.client.call(target, "echo", {"want": "hang"})
+        ended.append("lost")
+
+    thread = threading.Thread(target=ask, name="asks")
+    thread.start()
+    wait_until(lambda: place.client.busy == 1, 5.0, "the request is under way")
+    place.client.close()
+    thread.join(1.0)
+    assert ended == ["lost"]
+
+
 def test_a_restarted_server_is_found_again(place: Place) -> None:
     """An idle connection that died meanwhile is replaced without the caller noticing."""
     place.client.call(place.address, "echo")
