@@ -5,15 +5,29 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from ops.tasks import cluster, faults, hydfs, jobs, lab, local, logs, membership
+from ops.tasks import agents, cluster, faults, hydfs, jobs, lab, local, logs, membership
 
 namespace = Collection(
     local=Collection(local.up, local.down),
     lab=Collection(lab.up, lab.down, lab.status, lab.shell),
     keys=Collection(membership.rotate_keys, membership.list_keys),
-    fault=Collection(faults.crash, faults.start, faults.pause, faults.resume),
+    fault=Collection(
+        faults.crash,
+        faults.start,
+        faults.pause,
+        faults.resume,
+        faults.partition,
+        faults.one_way,
+        faults.loss,
+        faults.delay,
+        faults.bandwidth,
+        faults.disk_full,
+        faults.clock,
+        faults.list_,
+        faults.heal,
+    ),
 )
-for module in (cluster, hydfs, jobs):
+for module in (agents, cluster, hydfs, jobs):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
 for task in (

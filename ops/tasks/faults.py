@@ -1,6 +1,8 @@
-"""Break things on purpose: tasks anywhere, whole nodes of the local cluster."""
+"""Break things on purpose, anywhere: tasks, whole nodes, the network between them, disks, clocks."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from invoke.context import Context
 
@@ -8,9 +10,13 @@ from agent.common.errors import NotFound, UsageError
 from ops import inventory, render
 from ops.connections import connected
 from ops.errors import command
-from ops.local import LocalCluster
+from ops.faults.injector import injecting
+from ops.faults.plan import Fault
 
 VM = {"vm": "the node: 3, vm3 or vm03"}
+VMS = {"vm": "only these nodes' packets: 3 or 1,2 (default: all)"}
+PLAIN = {"json": "print one JSON object", "inventory": "inventory file of the cluster"}
+COMMON = {"dry_run": "only say what would be done", **PLAIN}
 _find = inventory.find
 
 
@@ -63,40 +69,190 @@ def kill_task(
     render.say(f"watch it recover: fab job {chosen['job']}")
 
 
-@command(help=VM)
-def crash(context: Context, vm: str) -> None:
-    """faults: SIGKILL a whole node of the local cluster"""
-    cluster, node = _local(vm)
-    print(f"{node}: {cluster.crash(node)} processes killed")
+@command(help={**VM, **COMMON})
+def crash(context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
+    """faults: power failure of a node: SIGKILL to all it runs"""
+    with injecting(inventory) as injector:
+        node = injector.inventory.node(vm).name
+        if dry_run:
+            _say_done(json, f"would crash {node}", node=node)
+            return
+        done = injector.crash(node)
+    _say_done(json, f"{node}: {done}", node=node)
     render.say(f"start it again: fab fault.start --vm {vm}")
 
 
-@command(help=VM)
-def start(context: Context, vm: str) -> None:
+@command(help={**VM, **PLAIN})
+def start(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
     """faults: start a crashed node again"""
-    cluster, node = _local(vm)
-    cluster.start(node)
-    print(f"{node} is up again")
+    with injecting(inventory) as injector:
+        node = injector.inventory.node(vm).name
+        done = injector.start(node)
+    _say_done(json, f"{node} is {done}", node=node)
 
 
-@command(help=VM)
-def pause(context: Context, vm: str) -> None:
-    """faults: hang a whole node of the local cluster"""
-    cluster, node = _local(vm)
-    print(f"{node}: {cluster.pause(node)} processes paused")
+@command(help={**VM, **COMMON})
+def pause(context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
+    """faults: hang a whole node"""
+    with injecting(inventory) as injector:
+        node = injector.inventory.node(vm).name
+        if dry_run:
+            _say_done(json, f"would pause {node}", node=node)
+            return
+        done = injector.pause(node)
+    _say_done(json, f"{node}: {done}", node=node)
     render.say(f"let it go on: fab fault.resume --vm {vm}")
 
 
-@command(help=VM)
-def resume(context: Context, vm: str) -> None:
+@command(help={**VM, **PLAIN})
+def resume(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
     """faults: let a paused node go on"""
-    cluster, node = _local(vm)
-    print(f"{node}: {cluster.resume(node)} processes resumed")
+    with injecting(inventory) as injector:
+        node = injector.inventory.node(vm).name
+        done = injector.resume(node)
+    _say_done(json, f"{node}: {done}", node=node)
 
 
-def _local(vm: str) -> tuple[LocalCluster, str]:
-    cluster = LocalCluster()
-    path = cluster.layout.inventory_path
-    if not path.exists():
-        raise NotFound("there is no local cluster", hint="fab local.up --nodes 5")
-    return cluster, inventory.load(path).node(vm).name
+@command(help={"vms": "the nodes of one side: 1,2,3", **COMMON})
+def partition(
+    context: Context, vms: str, dry_run: bool = False, json: bool = False, inventory: str = ""
+) -> None:
+    """faults: cut some nodes off from all others"""
+    _inject("partition", vms, {}, dry_run, json, inventory)
+
+
+@command(help={**VM, "direction": "in: it hears nobody; out: nobody hears it", **COMMON})
+def one_way(
+    context: Context,
+    vm: str,
+    direction: str = "in",
+    dry_run: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """faults: cut a node off in one direction only"""
+    if direction not in ("in", "out"):
+        raise UsageError(f"--direction is in or out, not {direction!r}", hint="fab fault.one-way --help")
+    _inject("one-way", vm, {"direction": direction}, dry_run, json, inventory)
+
+
+@command(help={"percent": "how many of a hundred packets are lost", **VMS, **COMMON})
+def loss(
+    context: Context,
+    percent: float = 5.0,
+    vm: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """faults: lose packets at random between nodes"""
+    _inject("loss", vm, {"percent": percent}, dry_run, json, inventory)
+
+
+@command(help={"ms": "how much longer each packet takes, each way", **VMS, **COMMON})
+def delay(
+    context: Context,
+    ms: float = 50.0,
+    vm: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """faults: make packets between nodes late"""
+    _inject("delay", vm, {"ms": ms}, dry_run, json, inventory)
+
+
+@command(help={"mbit": "megabits a second that a node can send", **VMS, **COMMON})
+def bandwidth(
+    context: Context,
+    mbit: float = 100.0,
+    vm: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """faults: limit what nodes can send"""
+    _inject("bandwidth", vm, {"mbit": mbit}, dry_run, json, inventory)
+
+
+@command(help={**VM, **COMMON})
+def disk_full(
+    context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = ""
+) -> None:
+    """faults: fill the data disk of a node to the last byte"""
+    _inject("disk-full", vm, {}, dry_run, json, inventory)
+
+
+@command(help={**VM, "seconds": "how far forward; backward when negative", **COMMON})
+def clock(
+    context: Context,
+    vm: str,
+    seconds: float = 60.0,
+    dry_run: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """faults: set the clock of a node wrong (real VMs only)"""
+    _inject("clock", vm, {"seconds": seconds}, dry_run, json, inventory)
+
+
+@command(name="list", help=PLAIN)
+def list_(context: Context, json: bool = False, inventory: str = "") -> None:
+    """faults: what is in force"""
+    with injecting(inventory) as injector:
+        found = injector.in_force()
+    if json:
+        render.print_json(
+            faults=[{"id": fault.id, "words": fault.words(), **_plain(fault)} for fault in found]
+        )
+        return
+    if not found:
+        render.say("no fault is in force")
+        return
+    render.print_table(
+        ("id", "kind", "since", "what"), [[f.id, f.kind, render.utc(f.since), f.words()] for f in found]
+    )
+    render.say("undo all of them: fab fault.heal")
+
+
+@command(help=PLAIN)
+def heal(context: Context, json: bool = False, inventory: str = "") -> None:
+    """faults: undo every fault on every node"""
+    with injecting(inventory) as injector:
+        done = injector.heal()
+    if json:
+        render.print_json(healed=done)
+        return
+    for node, words in done.items():
+        print(f"{node}: {words}")
+    if not done:
+        print("there was nothing to heal")
+
+
+def _inject(
+    kind: str, vms: str, parameters: dict[str, Any], dry_run: bool, json: bool, inventory: str
+) -> None:
+    with injecting(inventory) as injector:
+        nodes = injector.choose(vms)
+        if dry_run:
+            scripts = injector.preview(kind, nodes, parameters)
+            if json:
+                render.print_json(dry_run=True, scripts=scripts)
+                return
+            for node, script in scripts.items():
+                print(f"# {node}\n{script}")
+            return
+        fault = injector.inject(kind, nodes, parameters)
+    _say_done(json, f"{fault.id}: {fault.words()}", **_plain(fault))
+    render.say("undo it: fab fault.heal")
+
+
+def _plain(fault: Fault) -> dict[str, Any]:
+    return {"kind": fault.kind, "nodes": list(fault.nodes), "parameters": dict(fault.parameters)}
+
+
+def _say_done(json: bool, words: str, **values: Any) -> None:
+    if json:
+        render.print_json(done=words, **values)
+    else:
+        print(words)

@@ -1,0 +1,178 @@
+"""Puts faults into force and heals them; what is in force is in the journal before it is on any machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from agent.common.errors import Partial, RainStormError, Unavailable, UsageError
+from ops import inventory, processes
+from ops.faults import machines, plan
+from ops.faults.journal import FAULTS_MAX, Journal
+from ops.faults.machines import Machines
+from ops.faults.plan import Fault
+from ops.inventory import Inventory
+
+
+class Injector:
+    """The faults of one cluster."""
+
+    def __init__(self, found: Inventory) -> None:
+        self.inventory = found
+        self.machines: Machines = machines.of(found)
+        self.journal = Journal(self.machines.folder)
+
+    def choose(self, wanted: str) -> tuple[str, ...]:
+        """Returns the nodes that an operator means by ``1,2,vm3``; all of them when it is empty.
+
+        Raises:
+            NotFound: no such node.
+        """
+        names = self.inventory.names()
+        if not wanted:
+            return tuple(names)
+        chosen = {self.inventory.node(each.strip()).name for each in wanted.split(",") if each.strip()}
+        return tuple(name for name in names if name in chosen)
+
+    def preview(self, kind: str, nodes: Sequence[str], parameters: Mapping[str, Any]) -> dict[str, str]:
+        """Returns the scripts that would put a fault into force."""
+        self._check(kind, nodes, parameters)
+        return self.machines.scripts(Fault(0, kind, tuple(nodes), parameters))
+
+    def inject(self, kind: str, nodes: Sequence[str], parameters: Mapping[str, Any]) -> Fault:
+        """Puts a fault into force on the network or a disk or clock.
+
+        Raises:
+            UsageError: it cannot be; nothing has changed.
+            Partial: it is in force on some machines only.
+        """
+        self._check(kind, nodes, parameters)
+        with self.journal.locked():
+            if len(self.journal.read()) >= FAULTS_MAX:
+                raise Unavailable(f"{FAULTS_MAX} faults are in force already", hint="fab fault.heal")
+            fault = self.journal.add(kind, nodes, parameters)
+            failed = self.machines.apply(fault)
+            touched = set(self.machines.scripts(fault))
+            if failed and set(failed) == touched:
+                self._forget(fault)
+                raise next(iter(failed.values()))
+        if failed:
+            raise Partial(
+                f"the {kind} is not in force everywhere: "
+                + "; ".join(each.message for each in failed.values()),
+                hint="undo it: fab fault.heal",
+            )
+        return fault
+
+    def crash(self, node: str) -> str:
+        """Cuts the power of a node; returns what was done."""
+        return self._take_down("crash", node)
+
+    def pause(self, node: str) -> str:
+        """Stops the time of a node; returns what was done."""
+        return self._take_down("pause", node)
+
+    def start(self, node: str) -> str:
+        """Starts a crashed node and puts it under the faults that are in force; returns what was done."""
+        with self.journal.locked():
+            done = self.machines.start(node)
+            self._over("crash", node)
+            for fault in self.journal.read():
+                if fault.kind in plan.NETWORK_KINDS and node in self.machines.scripts(fault):
+                    failed = self.machines.apply(fault, only=[node])
+                    if failed:
+                        raise failed[node]
+        return done
+
+    def resume(self, node: str) -> str:
+        """Lets a paused node go on; returns what was done."""
+        with self.journal.locked():
+            done = self.machines.resume(node)
+            self._over("pause", node)
+        return done
+
+    def in_force(self) -> list[Fault]:
+        """Returns the faults in force."""
+        return [
+            fault
+            for fault in self.journal.read()
+            if fault.kind not in ("crash", "pause") or self.machines.stands(fault)
+        ]
+
+    def heal(self) -> dict[str, str]:
+        """Undoes everything on all machines; returns what was undone, by machine.
+
+        Raises:
+            Partial: something could not be undone; the journal keeps it.
+        """
+        with self.journal.locked():
+            done, failed = self.machines.heal()
+            left = [
+                fault for fault in self.journal.read() if set(fault.nodes) & set(failed) or "here" in failed
+            ]
+            self.journal.replace(left)
+        if failed:
+            raise Partial(
+                "not everything is healed: " + "; ".join(each.message for each in failed.values()),
+                hint="when the machines can be reached: fab fault.heal",
+            )
+        return {node: words for node, words in done.items() if words}
+
+    def _check(self, kind: str, nodes: Sequence[str], parameters: Mapping[str, Any]) -> None:
+        everybody = len(nodes) == len(self.inventory.peers)
+        if kind == "partition" and everybody:
+            raise UsageError(
+                "a partition of all nodes leaves nobody on the other side", hint="name fewer: --vms"
+            )
+        bounds = {"percent": (0, 100), "ms": (0, 10_000), "mbit": (0, 10_000)}
+        for name, (low, high) in bounds.items():
+            if name in parameters and not low < float(parameters[name]) <= high:
+                raise UsageError(
+                    f"--{name} {parameters[name]:g} is out of range", hint=f"more than {low}, at most {high}"
+                )
+        if len(self.inventory.peers) < 2 and kind in plan.NETWORK_KINDS:
+            raise UsageError("a cluster of one node has no network to break", hint="fab status")
+        self.machines.check(kind, nodes)
+
+    def _take_down(self, kind: str, node: str) -> str:
+        self.machines.check(kind, [node])
+        with self.journal.locked():
+            fault = self.journal.add(kind, [node], {})
+            try:
+                return self.machines.crash(node) if kind == "crash" else self.machines.pause(node)
+            except RainStormError:
+                self._forget(fault)
+                raise
+
+    def _forget(self, fault: Fault) -> None:
+        self.journal.replace([each for each in self.journal.read() if each.number != fault.number])
+
+    def _over(self, kind: str, node: str) -> None:
+        self.journal.replace(
+            [each for each in self.journal.read() if each.kind != kind or node not in each.nodes]
+        )
+
+
+def find(given: str) -> Inventory:
+    """Returns the inventory of the cluster whose nodes are meant; all of them may be down."""
+    if given or os.environ.get(inventory.INVENTORY_VARIABLE):
+        return inventory.find(given)
+    local, lab = inventory.LOCAL_INVENTORY, inventory.LAB_INVENTORY
+    if local.exists() and processes.marked(inventory.LOCAL_FOLDER):
+        return inventory.load(local)
+    for path in (lab, local):
+        if path.exists():
+            return inventory.load(path)
+    return inventory.find()
+
+
+@contextlib.contextmanager
+def injecting(given: str) -> Iterator[Injector]:
+    """Yields the injector of a cluster and ends its connections afterwards."""
+    injector = Injector(find(given))
+    try:
+        yield injector
+    finally:
+        injector.machines.close()
