@@ -1,19 +1,17 @@
 """The local cluster: vm1 ... vmN as plain processes on 127.0.0.1, .2, ..., no root.
 
-Each node is four agents (membership, hydfs, rainstorm, logs), each a process in a session of its own with a log
-file of its own. ``up`` checks everything that can be checked before it changes anything, starts all agents at
-once and returns when each says that it is ready and the agreed view shows every node up. ``down`` works on a
-whole, half-started or half-dead cluster alike, because it finds processes by their mark (``ops.processes``)
-and not by its book-keeping. ``crash``, ``start``, ``pause`` and ``resume`` are a machine's failures in small.
+Each node is four agents (membership, hydfs, rainstorm, logs), each a process in a session of its own with a
+log file of its own. ``up`` checks everything that can be checked before it changes anything, starts all
+agents at once and returns when each says that it is ready and the agreed view shows every node up. ``down``
+works on a whole, half-started or half-dead cluster alike, because it finds processes by their mark
+(``ops.processes``) and not by its book-keeping. ``crash``, ``start``, ``pause`` and ``resume`` are a
+machine's failures in small.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -30,7 +28,6 @@ from agent.common.errors import (
     Internal,
     NotFound,
     NotRunning,
-    PortInUse,
     RainStormError,
     Unavailable,
 )
@@ -39,6 +36,7 @@ from agent.wire.client import Client
 from ops import inventory, processes
 from ops.layout import Layout
 from ops.locks import exclusive
+from ops.ports import refuse_taken_ports
 from ops.processes import MarkedProcess
 
 SERVICES = ("membership", "hydfs", "rainstorm", "logs")
@@ -90,7 +88,7 @@ class LocalCluster:
             self.layout.check(count, keeps_data=not fresh)
             peers = self.layout.peers(count)
             for peer in peers:
-                _refuse_taken_ports(peer)
+                refuse_taken_ports(peer)
             if fresh:
                 self.layout.wipe()
             self.layout.prepare(count)
@@ -152,8 +150,52 @@ class LocalCluster:
                 raise AlreadyRunning(f"{node} runs already", hint=f"fab fault.crash --vm {node[2:]}")
             processes.kill_all(lambda: self.processes(node))  # orphaned tasks of a killed agent
             peer = next(peer for peer in self.layout.peers(len(self.names())) if peer.name == node)
-            _refuse_taken_ports(peer)
+            refuse_taken_ports(peer)
             self._start_agents([node], Deadline(clock.monotonic(), START_TIMEOUT_S))
+
+    def signal_agent(self, node: str, service: str, number: signal.Signals) -> int:
+        """Sends a signal to one agent of a node and returns its process id; a deadly one is waited for.
+
+        Raises:
+            NotRunning: there is no such process.
+        """
+        found = self._agent(node, service)
+        if found is None:
+            raise NotRunning(
+                f"the agent {service} of {node} does not run",
+                hint=f"start it: fab start-agent --vm {node[2:]} --service {service}",
+            )
+        processes.signal_all([found], number)
+        if number in (signal.SIGKILL, signal.SIGTERM):
+            deadline = Deadline(clock.monotonic(), STOP_TIMEOUT_S)
+            while self._agent(node, service) is not None:
+                if deadline.expired(clock.monotonic()):
+                    raise DeadlineExceeded(
+                        f"the agent {service} of {node} (process {found.pid}) has not ended "
+                        f"{STOP_TIMEOUT_S:g} s after {number.name}",
+                        hint=f"fab kill-agent --vm {node[2:]} --service {service}",
+                    )
+                _pause(POLL_INTERVAL_S)
+            self._reap()
+        return found.pid
+
+    def start_agent(self, node: str, service: str) -> None:
+        """Starts one agent of a node and returns when it is ready.
+
+        Raises:
+            AlreadyRunning: it has a living process.
+        """
+        with self._locked():
+            if self._agent(node, service) is not None:
+                raise AlreadyRunning(
+                    f"the agent {service} of {node} runs already",
+                    hint=f"fab restart-agent --vm {node[2:]} --service {service}",
+                )
+            self._start_agents([node], Deadline(clock.monotonic(), START_TIMEOUT_S), [service])
+
+    def _agent(self, node: str, service: str) -> MarkedProcess | None:
+        self._check_node(node)
+        return next((each for each in self.processes(node) if _is_agent(each, (service,))), None)
 
     def pause(self, node: str) -> int:
         """Stops the clock of a node: every process gets SIGSTOP; returns how many."""
@@ -205,10 +247,12 @@ class LocalCluster:
         leads = found["view"].get("leader")
         return bool(known.get("state") == "up" and known.get("node_id") == node_id and leads)
 
-    def _start_agents(self, names: Sequence[str], deadline: Deadline) -> None:
+    def _start_agents(
+        self, names: Sequence[str], deadline: Deadline, services: Sequence[str] = SERVICES
+    ) -> None:
         waiting: dict[tuple[str, str], tuple[psutil.Process, int]] = {}
         state = self.layout.read_state()
-        for service in SERVICES:
+        for service in services:
             for name in names:
                 log = self.layout.log_path(name, service)
                 offset = log.stat().st_size if log.exists() else 0
@@ -309,53 +353,11 @@ class LocalCluster:
         )
 
 
-def _is_agent(each: MarkedProcess) -> bool:
+def _is_agent(each: MarkedProcess, services: Sequence[str] = SERVICES) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         command = each.process.cmdline()
-        return "agent" in command and any(service in command for service in SERVICES)
+        return "agent" in command and any(service in command for service in services)
     return False
-
-
-def _refuse_taken_ports(peer: PeerConfig) -> None:
-    wanted = [
-        (peer.membership_port, socket.SOCK_STREAM),
-        (peer.membership_port, socket.SOCK_DGRAM),
-        (peer.hydfs_port, socket.SOCK_STREAM),
-        (peer.rainstorm_port, socket.SOCK_STREAM),
-        (peer.logs_port, socket.SOCK_STREAM),
-    ]
-    for port, kind in wanted:
-        with socket.socket(socket.AF_INET, kind) as probe:
-            if kind == socket.SOCK_STREAM:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((peer.address, port))
-            except OSError as error:
-                _refuse_port(peer, port, kind, error)
-
-
-def _refuse_port(peer: PeerConfig, port: int, kind: int, error: OSError) -> None:
-    protocol = "TCP" if kind == socket.SOCK_STREAM else "UDP"
-    if error.errno == errno.EADDRINUSE:
-        holder = _holder(peer.address, port, kind)
-        raise PortInUse(
-            f"{peer.address}:{port} ({protocol}), which {peer.name} needs, is in use{holder}",
-            hint=f"stop that process, or find it with: ss -lnp 'sport = :{port}'",
-        ) from None
-    raise Unavailable(
-        f"{peer.name} cannot listen on {peer.address}:{port} ({protocol}): {os.strerror(error.errno or 0)}",
-        hint="on Linux all of 127.0.0.0/8 is local; elsewhere add the address to the loopback interface",
-    ) from None
-
-
-def _holder(address: str, port: int, kind: int) -> str:
-    with contextlib.suppress(psutil.Error, OSError):
-        for found in psutil.net_connections("inet4"):
-            listens = kind == socket.SOCK_DGRAM or found.status == psutil.CONN_LISTEN
-            here = found.laddr and found.laddr[1] == port and found.laddr[0] in (address, "0.0.0.0")
-            if here and found.type == kind and listens and found.pid:
-                return f" by process {found.pid} ({psutil.Process(found.pid).name()})"
-    return " by another process"
 
 
 def _pause(seconds: float) -> None:

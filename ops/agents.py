@@ -1,0 +1,112 @@
+"""One agent of one node: killed, stopped, started, wherever the node is.
+
+On a machine an agent is a unit of systemd, which SSH leads to and which starts it again after a crash; in the
+local cluster it is a process that stays down until it is started.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+
+from agent.common.errors import Unavailable, UsageError
+from ops.inventory import Inventory
+from ops.layout import Layout
+from ops.local import SERVICES, LocalCluster
+from ops.ssh import Ssh
+
+# What is useful to do to an agent; anything else has a task of its own.
+SIGNALS = ("KILL", "TERM", "INT", "HUP", "ABRT", "STOP", "CONT")
+SYSTEMCTL_TIMEOUT_S = 60.0
+
+
+class Agents:
+    """The agents of one cluster; close it after use."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._local: LocalCluster | None = None
+        if inventory.local_folder is not None:
+            first = inventory.peers[0].address
+            self._local = LocalCluster(Layout(inventory.local_folder, inventory.path, first))
+        self._ssh = Ssh(inventory.logins)
+
+    def close(self) -> None:
+        """Ends the SSH sessions."""
+        self._ssh.close()
+
+    def kill(self, node: str, service: str, number: signal.Signals) -> str:
+        """Sends a signal to an agent; returns what was done.
+
+        Raises:
+            NotRunning: it does not run.
+            Unavailable: systemd refuses.
+        """
+        if self._local is not None:
+            pid = self._local.signal_agent(node, service, number)
+            return f"{number.name} sent to {service} of {node} (pid {pid})"
+        self._systemctl(node, "kill", "-s", number.name, f"rainstorm-{service}.service")
+        return f"{number.name} sent to rainstorm-{service}.service of {node}"
+
+    def start(self, node: str, service: str) -> str:
+        """Starts an agent; returns what was done when it is ready.
+
+        Raises:
+            AlreadyRunning: it runs (local cluster).
+            Unavailable: systemd could not start it.
+        """
+        if self._local is not None:
+            self._local.start_agent(node, service)
+        else:
+            self._systemctl(node, "start", f"rainstorm-{service}.service")
+        return f"{service} of {node} is up"
+
+    def restart(self, node: str, service: str) -> str:
+        """Stops an agent in an orderly way and starts it; returns what was done when it is ready.
+
+        Raises:
+            NotRunning: it does not run (local cluster).
+            Unavailable: systemd could not start it.
+        """
+        if self._local is not None:
+            self._local.signal_agent(node, service, signal.SIGTERM)
+            self._local.start_agent(node, service)
+        else:
+            self._systemctl(node, "restart", f"rainstorm-{service}.service")
+        return f"{service} of {node} is up again"
+
+    def _systemctl(self, node: str, *words: str) -> None:
+        done = self._ssh.run(node, ["systemctl", *words], timeout_s=SYSTEMCTL_TIMEOUT_S, root=True)
+        if done.status:
+            said = " ".join(done.err.split()) or f"status {done.status}"
+            raise Unavailable(
+                f"{node}: systemctl {' '.join(words)}: {said}",
+                hint=f"look there: {self._ssh.login(node).command()} systemctl status {words[-1]}",
+            )
+
+
+def check_service(service: str) -> str:
+    """Returns the name of a service.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    if service in SERVICES:
+        return service
+    near = difflib.get_close_matches(service, SERVICES, n=1)
+    raise UsageError(
+        f"no agent is called {service!r}" if service else "which agent?",
+        hint=f"did you mean --service {near[0]}?" if near else f"--service one of {', '.join(SERVICES)}",
+    )
+
+
+def check_signal(name: str) -> signal.Signals:
+    """Returns a signal from its name with or without SIG, or from its number.
+
+    Raises:
+        UsageError: it is not among those that make sense.
+    """
+    bare = name.upper().removeprefix("SIG")
+    found = next((each for each in SIGNALS if bare in (each, str(int(signal.Signals[f"SIG{each}"])))), None)
+    if found is None:
+        raise UsageError(f"no signal {name!r}", hint=f"--signal one of {', '.join(SIGNALS)}")
+    return signal.Signals[f"SIG{found}"]

@@ -1,0 +1,71 @@
+"""Single agents of a running cluster: killed, started, restarted; what ``verify`` says meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.common.config import RainstormConfig
+from ops.local import SERVICES
+from tests.integration.cluster import Sandbox
+from tests.support import wait_until
+
+pytestmark = pytest.mark.integration
+
+NAMES = ["vm1", "vm2", "vm3"]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    place = Sandbox(tmp_path_factory.mktemp("agents"))
+    try:
+        place.cluster.up(len(NAMES))
+        wait_until(lambda: whole(place), 20, "all agents and spare tasks run")
+        yield place
+    finally:
+        place.cluster.down()
+
+
+def whole(place: Sandbox) -> bool:
+    return len(place.cluster.processes()) >= len(NAMES) * (len(SERVICES) + RainstormConfig().spare_tasks)
+
+
+def test_a_killed_agent_unsettles_the_cluster_until_it_is_back(running: Sandbox) -> None:
+    assert running.fab("verify", "--wait", "20").status == 0
+    before = running.cluster.processes("vm2")
+    dry = running.fab("kill-agent", "--vm", "2", "--service", "hydfs", "--dry-run")
+    assert (dry.status, dry.out) == (0, "would send SIGKILL to hydfs of vm2\n")
+    assert running.cluster.processes("vm2") == before
+    assert running.fab_json("kill-agent", "--vm", "2", "--service", "hydfs")["node"] == "vm2"
+    again = running.fab("kill-agent", "--vm", "2", "--service", "hydfs")
+    assert again.status == 3
+    assert "fab start-agent --vm 2 --service hydfs" in again.err
+    unsettled = running.fab("verify")
+    assert unsettled.status == 4
+    assert "vm2: view up, membership up, hydfs down" in unsettled.err
+    assert running.fab("start-agent", "--vm", "2", "--service", "hydfs").status == 0
+    settled = running.fab_json("verify", "--wait", "20")
+    assert settled["settled"] is True
+    assert settled["status"]["under_replicated"] == 0
+
+
+def test_an_agent_is_restarted_in_an_orderly_way(running: Sandbox) -> None:
+    before = {each.pid for each in running.cluster.processes("vm3")}
+    assert running.fab("restart-agent", "--vm", "3", "--service", "logs").status == 0
+    after = {each.pid for each in running.cluster.processes("vm3")}
+    assert len(after - before) == 1
+    assert len(after) == len(before)
+    refused = running.fab("start-agent", "--vm", "3", "--service", "logs")
+    assert refused.status == 1
+    assert "[ALREADY_RUNNING]" in refused.err
+
+
+def test_the_courses_line_runs(running: Sandbox) -> None:
+    rows = b"error,1\nerror,2\nok,3\nwarn,an error\n"
+    assert running.fab("put", "-", "logs.csv", stdin=rows).status == 0
+    ended = running.fab("rainstorm", "2 3 Filter error Count 0 logs.csv out.txt true true 1000 0.2 0.8")
+    assert ended.status == 0
+    assert "note: autoscaling is not done yet" in ended.err
+    output = running.fab("get", "out.txt", "-").out
+    assert sorted(output.splitlines()) == ["error,2", "warn,1"]
