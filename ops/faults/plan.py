@@ -96,8 +96,13 @@ def placements(fault: Fault, names: Sequence[str]) -> list[Placement]:
     if fault.kind == "one-way":
         side = str(fault.parameters["direction"]).upper()
         return [Placement(node, side, peer) for node in chosen for peer in names if peer != node]
-    out = [Placement(node, "OUT", peer) for node in chosen for peer in names if peer != node]
-    return out + [Placement(node, "IN", peer) for node in chosen for peer in others]
+    if fault.kind == "delay":
+        # Always where packets arrive: held back where they leave, they would count as unsent and TCP would
+        # stop sending after a few of them (its "small queues").
+        sent = [Placement(peer, "IN", node) for node in chosen for peer in names if peer != node]
+        return sent + [Placement(node, "IN", peer) for node in chosen for peer in others]
+    sent = [Placement(node, "OUT", peer) for node in chosen for peer in names if peer != node]
+    return sent + [Placement(node, "IN", peer) for node in chosen for peer in others]
 
 
 def target(fault: Fault) -> str:
