@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +17,9 @@ pytestmark = pytest.mark.integration
 NAMES = ["vm1", "vm2", "vm3"]
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    place = Sandbox(tmp_path_factory.mktemp("agents"))
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Sandbox]:
+    place = Sandbox(tmp_path)
     try:
         place.cluster.up(len(NAMES))
         wait_until(lambda: whole(place), 20, "all agents and spare tasks run")
@@ -31,7 +32,7 @@ def whole(place: Sandbox) -> bool:
     return len(place.cluster.processes()) >= len(NAMES) * (len(SERVICES) + RainstormConfig().spare_tasks)
 
 
-def test_a_killed_agent_unsettles_the_cluster_until_it_is_back(running: Sandbox) -> None:
+def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
     assert running.fab("verify", "--wait", "20").status == 0
     before = running.cluster.processes("vm2")
     dry = running.fab("kill-agent", "--vm", "2", "--service", "hydfs", "--dry-run")
@@ -49,13 +50,11 @@ def test_a_killed_agent_unsettles_the_cluster_until_it_is_back(running: Sandbox)
     assert settled["settled"] is True
     assert settled["status"]["under_replicated"] == 0
 
-
-def test_an_agent_is_restarted_in_an_orderly_way(running: Sandbox) -> None:
-    before = {each.pid for each in running.cluster.processes("vm3")}
+    pids = {each.pid for each in running.cluster.processes("vm3")}
     assert running.fab("restart-agent", "--vm", "3", "--service", "logs").status == 0
     after = {each.pid for each in running.cluster.processes("vm3")}
-    assert len(after - before) == 1
-    assert len(after) == len(before)
+    assert len(after - pids) == 1
+    assert len(after) == len(pids)
     refused = running.fab("start-agent", "--vm", "3", "--service", "logs")
     assert refused.status == 1
     assert "[ALREADY_RUNNING]" in refused.err
