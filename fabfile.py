@@ -1,3 +1,8 @@
 """The tasks of ``fab``; see ops/tasks."""
 
+from fabric.main import program
+
+from ops.listing import install
 from ops.tasks import namespace as namespace
+
+install(program)
