@@ -58,9 +58,9 @@ class MembershipConfig:
     suspicion_max_factor: float = 6.0
     gossip_interval_s: float = 0.1
     gossip_fanout: int = 3
-    heartbeat_interval_s: float = 0.2
-    heartbeat_fanout: int = 3
-    heartbeat_fail_s: float = 1.0
+    heartbeat_interval_s: float = 0.125
+    heartbeat_fanout: int = 2
+    heartbeat_fail_s: float = 0.5
     detector: str = "swim"
     suspicion: bool = True
     view_batch_s: float = 0.15

@@ -155,7 +155,7 @@ class MembershipCore:
         # What this node came to believe of the others while it was cut off is worth nothing: ask them all
         # first.
         self.proposer.settle(now)
-        return self.monitor.sync_lost()
+        return self.monitor.greet_lost()
 
     def _learn(self, now: float, view: views.View | None) -> list[Effect]:
         if view is None or not self.proposer.learn(view):

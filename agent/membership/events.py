@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import RainStormError
-from agent.membership.messages import Datagram
+from agent.membership.messages import Datagram, Update
 from agent.membership.settings import DetectorKind, Settings
 from agent.membership.table import Member
 
@@ -32,6 +32,14 @@ class DatagramReceived:
     sender: str
     boot: int
     datagram: Datagram
+
+
+@dataclass(frozen=True, slots=True)
+class TableReceived:
+    """Event: a node told over TCP those of its records that may differ from this node's."""
+
+    sender: str
+    updates: tuple[Update, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,13 @@ class SendDatagram:
 
 
 @dataclass(frozen=True, slots=True)
+class CompareTables:
+    """Effect: compare tables with the node called ``target`` over TCP; report ``TableReceived`` if any."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnnounceMember:
     """Effect: tell the log and the watchers that a member's state, life or services changed."""
 
@@ -184,6 +199,7 @@ class AnnounceView:
 Event = (
     Started
     | DatagramReceived
+    | TableReceived
     | PeerHeard
     | ContactRefused
     | HintReceived
@@ -198,6 +214,7 @@ Event = (
 )
 Effect = (
     SendDatagram
+    | CompareTables
     | AnnounceMember
     | AnnounceSettings
     | AnnounceConflict

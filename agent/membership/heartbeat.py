@@ -1,9 +1,9 @@
 """Gossip heartbeats (van Renesse, Minsky, Hayden: A Gossip-Style Failure Detection Service, 1998).
 
 Every node has a counter. Each interval it raises it and sends the newest counters that it knows of everybody
-to ``gossip_fanout`` members chosen at random, so nobody has to hear from all others directly. A member whose
-counter has not moved for ``heartbeat_fail_s * max(1, log10 N)`` is accused: news needs O(log N) rounds to
-reach all.
+to ``heartbeat_fanout`` members chosen at random, so nobody has to hear from all others directly. A member
+whose counter has not moved for ``heartbeat_fail_s * max(1, log10 N)`` is accused: news needs O(log N) rounds
+to reach all.
 
 A datagram holds only so many counters. In a group too large for one, each carries those that moved last and a
 random choice of the others, and the time limit grows with the number of rounds that it takes to hear of all.
@@ -27,6 +27,10 @@ from agent.membership.table import LIVE, Member
 
 if TYPE_CHECKING:
     import random
+
+
+# A counter is to come on so many ways before its silence counts.
+HEARD_TIMES = 5.0
 
 
 class Heartbeat:
@@ -87,7 +91,7 @@ class Heartbeat:
         self._due_at = now + self._config.heartbeat_interval_s
         self._counter += 1
         beats = self._choose()
-        for name in self._roster.sample_others(self._rng, self._config.gossip_fanout):
+        for name in self._roster.sample_others(self._rng, self._config.heartbeat_fanout):
             self._out.send(name, Kind.HEARTBEAT, beats=beats)
         self._look(now)
 
@@ -100,9 +104,11 @@ class Heartbeat:
     def limit_s(self) -> float:
         """Returns how long a counter may stand still."""
         live = max(1, self._roster.table.live_count)
-        heard_each_round = self._config.gossip_fanout * BEATS_BYTES_MAX / beat_bytes(self._roster.me.name)
-        rounds = max(1.0, live / heard_each_round)
-        return self._config.heartbeat_fail_s * max(1.0, math.log10(live)) * rounds * self._health.multiplier
+        config = self._config
+        each = BEATS_BYTES_MAX / beat_bytes(self._roster.me.name)
+        heard = each * config.heartbeat_fanout * config.heartbeat_fail_s / config.heartbeat_interval_s
+        rounds = max(1.0, HEARD_TIMES * live / heard)
+        return config.heartbeat_fail_s * max(1.0, math.log10(live)) * rounds * self._health.multiplier
 
     def _look(self, now: float) -> None:
         limit_s, live, overdue, recent = self.limit_s(), 0, list[str](), False

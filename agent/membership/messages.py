@@ -9,7 +9,6 @@ pass authentication may still come from another release.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -20,7 +19,7 @@ from agent.common.errors import FrameTooLarge, ProtocolError
 from agent.membership.settings import DetectorKind, Settings
 from agent.membership.table import Member, State
 
-FORMAT = 2
+FORMAT = 3
 # Fits any path's MTU with room for IP, UDP and the seal; a longer one would be dropped silently somewhere.
 DATAGRAM_BYTES_MAX = 1200
 # Kind, sequence, digest, view version, settings and the longest target name.
@@ -40,8 +39,8 @@ class Kind(IntEnum):
     NACK = 3
     INDIRECT_PING = 4
     GOSSIP = 5
-    SYNC_REQUEST = 6
-    SYNC_REPLY = 7
+    GREETING = 6
+    WELCOME = 7
     HEARTBEAT = 8
     REFUSAL = 9
 
@@ -96,7 +95,7 @@ def encode(datagram: Datagram) -> bytes:
             datagram.target,
             datagram.view_version,
             datagram.digest,
-            [_fields(update) for update in datagram.updates],
+            [fields_of(update) for update in datagram.updates],
             None if settings is None else [settings.version, int(settings.detector), settings.suspicion],
             [[beat.name, beat.boot, beat.counter] for beat in datagram.beats],
         ],
@@ -111,28 +110,12 @@ def encode(datagram: Datagram) -> bytes:
 
 def update_bytes(update: Update) -> int:
     """Returns how much room an update takes in a datagram."""
-    return len(msgpack.packb(_fields(update), use_bin_type=True))
+    return len(msgpack.packb(fields_of(update), use_bin_type=True))
 
 
 def beat_bytes(name: str) -> int:
     """Returns how much room the counter of ``name`` takes at most (boot and counter below 2^32)."""
     return len(name.encode()) + 13
-
-
-def split(updates: Sequence[Update]) -> list[tuple[Update, ...]]:
-    """Returns the updates in as many groups as it takes to keep each within one datagram."""
-    groups: list[tuple[Update, ...]] = []
-    group: list[Update] = []
-    room = DATAGRAM_BYTES_MAX - OVERHEAD_BYTES
-    for update in updates:
-        size = update_bytes(update)
-        if group and size > room:
-            groups.append(tuple(group))
-            group, room = [], DATAGRAM_BYTES_MAX - OVERHEAD_BYTES
-        group.append(update)
-        room -= size
-    groups.append(tuple(group))
-    return groups
 
 
 def decode(data: bytes) -> Datagram:
@@ -169,7 +152,7 @@ def decode(data: bytes) -> Datagram:
                 target,
                 view,
                 digest,
-                tuple([_update(update) for update in updates]),
+                tuple([update_of(update) for update in updates]),
                 None if settings is None else _settings(settings),
                 tuple([_beat(beat) for beat in beats]),
             )
@@ -194,7 +177,8 @@ def _beat(fields: Any) -> Beat:
     raise ProtocolError("heartbeat does not have the fields of this format")
 
 
-def _fields(update: Update) -> list[Any]:
+def fields_of(update: Update) -> list[Any]:
+    """Returns the plain values of an update."""
     member = update.member
     return [
         member.name,
@@ -209,7 +193,12 @@ def _fields(update: Update) -> list[Any]:
     ]
 
 
-def _update(fields: Any) -> Update:
+def update_of(fields: Any) -> Update:
+    """Returns the update that plain values hold.
+
+    Raises:
+        ProtocolError: they are not those of an update.
+    """
     match fields:
         case [
             str(name),

@@ -1,9 +1,9 @@
 """One node's watch over all others: beliefs (``roster``), the detector in charge, and the exchange of tables.
 
 Whatever detects failures, the monitor sees to it that tables converge and partitions heal: tables with
-different digests are exchanged whole, so a lost update never stays lost; dead members and unknown contacts
-are asked for theirs for ever, one a second. A dead member that does not answer that is one more independent
-report for its eviction.
+different digests are compared over TCP (``exchange``), so a lost update never stays lost; dead members and
+unknown contacts are greeted for ever, one a second. A dead member that does not answer that is one more
+independent report for its eviction.
 
 A timer that fires late puts off all verdicts (``health``): a process that was not scheduled cannot tell a
 dead peer from its own sleep.
@@ -23,6 +23,7 @@ from agent.membership.detector import Detector
 from agent.membership.events import (
     AnnounceMember,
     AnnounceSettings,
+    CompareTables,
     Contact,
     ContactRefused,
     DatagramReceived,
@@ -35,6 +36,7 @@ from agent.membership.events import (
     PeerHeard,
     Started,
     SwitchRequested,
+    TableReceived,
 )
 from agent.membership.health import LocalHealth
 from agent.membership.heartbeat import Heartbeat
@@ -45,13 +47,16 @@ from agent.membership.roster import Roster
 from agent.membership.selftest import QUESTIONS, SelfTest
 from agent.membership.settings import DetectorKind, Settings
 from agent.membership.swim import Swim
-from agent.membership.table import Member, State, Table
+from agent.membership.table import LIVE, Member, State, Table
 
 if TYPE_CHECKING:
     import random
 
 LOST_PROBE_INTERVAL_S = 1.0
-SYNC_INTERVAL_S = 1.0
+# Tables that differ are compared this often at most, with whoever has another digest.
+COMPARE_S_MIN = 1.0
+# Without any reason they are compared with a random member; the digest on every datagram is the usual reason.
+COMPARE_INTERVAL_S = 30.0
 REFUSAL_INTERVAL_S = 0.5
 # A timer later than this gives every pending verdict one more acknowledgement time-out.
 LATE_S = 0.05
@@ -59,6 +64,7 @@ LATE_S = 0.05
 MonitorEvent = (
     Started
     | DatagramReceived
+    | TableReceived
     | PeerHeard
     | ContactRefused
     | HintReceived
@@ -102,7 +108,8 @@ class Monitor:
         self._running = False
         self._lost_at = 0.0
         self._gossip_at = 0.0
-        self._sync_allowed_at = 0.0
+        self._compare_allowed_at = 0.0
+        self._compare_at = 0.0
         self._refusal_allowed_at = 0.0
         self.agreed_boot = 0
         # When a dead member that was asked for its table counts as silent.
@@ -136,6 +143,9 @@ class Monitor:
                 pass
             case DatagramReceived():
                 self._receive(now, event)
+            case TableReceived(updates=updates):
+                for update in updates:
+                    self.roster.merge(now, update)
             case Started():
                 self._start(now)
             case PeerHeard(name=name, age_s=age_s):
@@ -189,11 +199,11 @@ class Monitor:
             self._send_gossip()
         return self.roster.effects
 
-    def sync_lost(self) -> list[Effect]:
-        """Asks every member that is believed dead, and every unknown contact, for its table at once."""
+    def greet_lost(self) -> list[Effect]:
+        """Greets every member that is believed dead, and every unknown contact, at once."""
         self._begin()
         for name in self._lost():
-            self._sync(name)
+            self._greet(name)
         return self.roster.effects
 
     def set_services(self, services: int) -> list[Effect]:
@@ -223,7 +233,7 @@ class Monitor:
     def _find_deadline(self) -> float | None:
         if not self._running:
             return None
-        due = self._lost_at
+        due = min(self._lost_at, self._compare_at)
         for other in (self.roster.next_deadline(), *(d.next_deadline() for d in self._detectors.values())):
             if other is not None and other < due:
                 due = other
@@ -237,8 +247,9 @@ class Monitor:
         self._running = True
         self._detector.start(now)
         self._lost_at = now + self._config.probe_interval_s
+        self._compare_at = now + COMPARE_INTERVAL_S * self._rng.random()
         for name in self._contacts:
-            self._sync(name)
+            self._greet(name)
 
     def _leave(self, now: float) -> None:
         if self.leaving:
@@ -294,9 +305,9 @@ class Monitor:
             detector.receive(now, name, datagram)
         if datagram.kind is Kind.ACK and self.selftest.answered(now, datagram.sequence):
             self.roster.refute()
-        if datagram.kind is Kind.SYNC_REQUEST:
-            self._out.send_table(name, Kind.SYNC_REPLY)
-        elif datagram.kind in (Kind.PING, Kind.HEARTBEAT):
+        if datagram.kind is Kind.GREETING:
+            self._out.greet(name, Kind.WELCOME)
+        elif datagram.kind is Kind.WELCOME or not len(self.roster.gossip):
             self._compare_digest(now, name, datagram.digest)
 
     def _hear_impostor(self, now: float, name: str, contact: Contact) -> None:
@@ -316,9 +327,11 @@ class Monitor:
             self.roster.effects.append(GiveUp(error))
 
     def _compare_digest(self, now: float, name: str, digest: int) -> None:
-        if digest != self.table.digest and not len(self.roster.gossip) and now >= self._sync_allowed_at:
-            self._sync_allowed_at = now + SYNC_INTERVAL_S
-            self._sync(name)
+        if digest != self.table.digest and now >= self._compare_allowed_at:
+            member = self.table.get(name)
+            # One that is held for dead and sends all the same hears so by datagram, or cannot be helped.
+            if member is not None and member.state in LIVE:
+                self._compare(now, name)
 
     def _settle(self, now: float) -> None:
         """Does what changed beliefs ask for."""
@@ -365,11 +378,15 @@ class Monitor:
             member = self.table.get(name)
             if member is not None and member.state is State.DEAD and self.heard_at.get(name, 0.0) < asked_at:
                 self.roster.accuse(now, name)
+        if now >= self._compare_at:
+            self._compare_at = now + COMPARE_INTERVAL_S
+            for name in self.roster.sample_others(self._rng, 1):
+                self._compare(now, name)
         if now >= self._lost_at:
             self._lost_at = now + LOST_PROBE_INTERVAL_S
             lost = self._lost_robin.next(self._lost, self._is_lost)
             if lost is not None:
-                self._sync(lost)
+                self._greet(lost)
                 self._await_silence(now, lost)
         if len(self.roster.gossip) and now >= self._gossip_at:
             self._gossip_at = now + self._config.gossip_interval_s
@@ -379,7 +396,7 @@ class Monitor:
         member = self.table.get(name)
         if self._running and member is not None and member.state is State.DEAD:
             if self.me.name not in self.roster.reporters(name):
-                self._sync(name)
+                self._greet(name)
             self._await_silence(now, name)
 
     def _await_silence(self, now: float, name: str) -> None:
@@ -402,5 +419,10 @@ class Monitor:
         for name in self.roster.sample_others(self._rng, self._config.gossip_fanout):
             self._out.send(name, Kind.GOSSIP)
 
-    def _sync(self, name: str) -> None:
-        self._out.send_table(name, Kind.SYNC_REQUEST)
+    def _compare(self, now: float, name: str) -> None:
+        self._compare_allowed_at = now + COMPARE_S_MIN
+        self._compare_at = now + COMPARE_INTERVAL_S * self._rng.uniform(0.5, 1.5)
+        self.roster.effects.append(CompareTables(name))
+
+    def _greet(self, name: str) -> None:
+        self._out.greet(name, Kind.GREETING)

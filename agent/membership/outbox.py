@@ -24,12 +24,11 @@ class Outbox:
         self._roster = roster
         self._contacts = contacts
 
-    def send_table(self, name: str, kind: Kind) -> None:
-        """Sends all records, in as many datagrams as it takes."""
-        groups = messages.split([self._record(member) for member in self._roster.table])
-        self._emit(name, Datagram(kind, updates=groups[0]))
-        for group in groups[1:]:
-            self._emit(name, Datagram(Kind.SYNC_REPLY, updates=group))
+    def greet(self, name: str, kind: Kind) -> None:
+        """Sends this node's own record and what it believes of the receiver."""
+        known = self._roster.table.get(name)
+        about = [self._roster.me] if known is None else [self._roster.me, known]
+        self._emit(name, Datagram(kind, updates=tuple([self._roster.record(member) for member in about])))
 
     def send(
         self, name: str, kind: Kind, sequence: int = 0, target: str = "", beats: tuple[Beat, ...] = ()
@@ -43,7 +42,7 @@ class Outbox:
         for subject in dict.fromkeys((name, target)):
             doubted = self._roster.table.get(subject)
             if doubted is not None and doubted.state is not State.ALIVE:
-                updates += (self._record(doubted),)
+                updates += (self._roster.record(doubted),)
                 room -= messages.update_bytes(updates[-1])
         updates += self._roster.gossip.take(self._roster.table.live_count, room)
         self._emit(name, Datagram(kind, sequence, target, updates=updates, beats=beats))
@@ -52,13 +51,6 @@ class Outbox:
         """Tells a node that claims the identity of another one that it cannot be a member."""
         contact = Contact(member.address, member.port)
         self._roster.effects.append(SendDatagram(member.name, contact, Datagram(Kind.REFUSAL)))
-
-    def _record(self, member: Member) -> Update:
-        reporters = self._roster.reporters(member.name)
-        if member.state in (State.SUSPECT, State.DEAD) and reporters:
-            me = self._roster.me.name
-            return Update(member, me if me in reporters else reporters[0])
-        return Update(member)
 
     def _emit(self, name: str, datagram: Datagram) -> None:
         roster = self._roster

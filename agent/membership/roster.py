@@ -98,6 +98,13 @@ class Roster:
         """Returns the reporters of every member that is believed dead."""
         return {name: self.reporters(name) for name in self.table.dead_names()}
 
+    def record(self, member: Member) -> Update:
+        """Returns a record as it is told to others: with this node as the accuser if it is one."""
+        reporters = self.reporters(member.name)
+        if member.state in (State.SUSPECT, State.DEAD) and reporters:
+            return Update(member, self.me.name if self.me.name in reporters else reporters[0])
+        return Update(member)
+
     def next_deadline(self) -> float | None:
         """Returns when the next suspicion is over."""
         return min((entry.deadline for entry in self.suspicions.values()), default=None)

@@ -1,8 +1,8 @@
 """The membership agent: sockets, threads and files around the membership core.
 
 Threads: the core's (timers, sends), one that receives datagrams, one that carries out register operations,
-and those of the request server (``requests``). Voters also answer for the view register, from their own
-durable log.
+one that compares tables (``antientropy``), and those of the request server (``requests``). Voters also answer
+for the view register, from their own durable log.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agent.common.errors import DiskFailed, Overloaded, RainStormError
 from agent.common.runner import CoreRunner
 from agent.membership import events, story
 from agent.membership import view as views
+from agent.membership.antientropy import AntiEntropy
 from agent.membership.core import MembershipCore
 from agent.membership.eventlog import EventLog
 from agent.membership.keyring import KeyRing
@@ -31,7 +32,7 @@ from agent.membership.store import Identity, IdentityStore, KeyStore, VoterStore
 from agent.membership.table import Member, State
 from agent.membership.transport import Transport
 from agent.wire import auth
-from agent.wire.client import Address, Client, Target
+from agent.wire.client import Address, Client, Target, dial_from
 from agent.wire.register_store import RegisterStore
 from agent.wire.registers import Registers, handlers, voter_targets
 from agent.wire.server import LOCAL, Handler, Reply, Request, Server
@@ -53,7 +54,8 @@ class Service:
         self.changed = threading.Condition()
         self.stopping = threading.Event()
         self.events = EventLog()
-        self.client = Client(auth.client_context(config.tls))
+        dial = dial_from(config.me.address)
+        self.client = Client(auth.client_context(config.tls), dial=dial)
         self._on_crash = on_crash
         folder = Path(config.data_dir) / "membership"
         self._keys = KeyStore(folder / "gossip.keys", Path(config.gossip_key))
@@ -73,6 +75,13 @@ class Service:
             self._on_datagram,
             self._on_refused,
             self._on_impostor,
+            on_crash,
+        )
+        self._anti_entropy = AntiEntropy(
+            lambda: Client(auth.client_context(config.tls), dial=dial),
+            self.target,
+            lambda: self.core.monitor.roster,
+            self.post,
             on_crash,
         )
         self._server = Server("membership", self._handlers(), on_disconnect=self._on_disconnect)
@@ -121,6 +130,7 @@ class Service:
         self._server.listen_tls(me.address, me.membership_port, self._server_context)
         self._server.listen_unix(self.config.socket_path("membership"))
         self._worker.start()
+        self._anti_entropy.start()
         self._runner.start()
         self.transport.start()
         self._runner.post(events.Started())
@@ -132,6 +142,7 @@ class Service:
         if self._runner is not None:
             self._runner.stop(timeout_s)
         self.transport.stop(timeout_s)
+        self._anti_entropy.stop(timeout_s)
         self._jobs.put(None)
         self.events.close()
         with self.changed:
@@ -236,6 +247,8 @@ class Service:
         match effect:
             case events.SendDatagram(contact=contact, datagram=datagram):
                 self.transport.send(contact, datagram)
+            case events.CompareTables(target=target):
+                self._anti_entropy.ask(target)
             case events.ReadView() | events.ChangeView():
                 self._jobs.put(effect)
             case events.AnnounceMember():
@@ -333,7 +346,7 @@ class Service:
             return events.RegisterFailed(error)
 
     def _handlers(self) -> dict[str, Handler]:
-        own = Requests(self).handlers()
+        own = Requests(self).handlers() | self._anti_entropy.handlers()
         own.update({f"{REGISTER}.{kind}": self._vote for kind in ("prepare", "accept", "read", "keys")})
         return {kind: self._noting(handler) for kind, handler in own.items()}
 

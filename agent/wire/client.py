@@ -61,6 +61,17 @@ def dial_tcp(address: Address, timeout_s: float) -> socket.socket:
     return socket.create_connection((address.host, address.port), timeout=timeout_s)
 
 
+def dial_from(source: str) -> Dial:
+    """Returns a way to connect from the address ``source``, by which packet filters and others can tell the
+    nodes of one machine apart.
+    """
+
+    def dial(address: Address, timeout_s: float) -> socket.socket:
+        return socket.create_connection((address.host, address.port), timeout_s, (source, 0))
+
+    return dial
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """A successful answer; whoever asked for an open file closes ``descriptor``."""

@@ -27,7 +27,7 @@ from agent.common.register import (
     Wait,
     settled,
 )
-from agent.membership import events, messages
+from agent.membership import events, exchange, messages
 from agent.membership import view as views
 from agent.membership.core import MembershipCore
 from agent.membership.seal import Opener, Sealer
@@ -114,9 +114,12 @@ class MembershipHost:
             assert opened.sender == sender
             self.post(events.DatagramReceived(sender, opened.boot, datagram))
             return
-        header = framing.decode(data[1:]).header
+        frame = framing.decode(data[1:])
+        header = frame.header
         if "reply" in header:
             self._answered(header)
+        elif header["type"] in ("compare", "digests", "swap", "records"):
+            self._exchange(sender, frame)
         else:
             self.post(events.PeerHeard(sender))
             reply = framing.encode(framing.Frame(self._voter.answer_frame(header)))
@@ -142,6 +145,8 @@ class MembershipHost:
                 packet = self._sealer.seal(messages.encode(datagram))
                 assert len(packet) <= 1400, "a datagram that a path may drop"
                 self._node.send_datagram(target, b"D" + packet)
+            case events.CompareTables(target=target):
+                self._tell(target, {"type": "compare", "digest": self.core.monitor.table.digest})
             case events.AnnounceMember(member=member):
                 self._cluster.saw(Sighting(self._node.now, self._node.name, member))
             case events.AnnounceView(view=view):
@@ -167,6 +172,33 @@ class MembershipHost:
     def register_busy(self) -> bool:
         """Tells whether a register operation is under way."""
         return self._operation is not None and not self._operation.over
+
+    # The exchange of tables
+
+    def _tell(self, target: str, header: dict[str, Any], payload: bytes = b"") -> None:
+        self._node.reconnect(target)
+        self._node.send_stream(target, b"S" + framing.encode(framing.Frame(header, payload)))
+
+    def _exchange(self, sender: str, frame: framing.Frame) -> None:
+        """Does what ``agent.membership.antientropy`` does, in one-way messages that nobody waits for."""
+        header, roster = frame.header, self.core.monitor.roster
+        if header["type"] in ("compare", "swap"):
+            self.post(events.PeerHeard(sender))
+        if header["type"] in ("swap", "records"):
+            self._node.world.hit("tables swapped")
+        match header["type"]:
+            case "compare" if header["digest"] != roster.table.digest:
+                self._tell(sender, {"type": "digests", "digests": exchange.digests(roster.table)})
+            case "digests":
+                parts = exchange.differing(exchange.digests(roster.table), header["digests"])
+                mine = exchange.pack(exchange.records(roster, parts, sender))
+                self._tell(sender, {"type": "swap", "parts": parts}, mine)
+            case "swap":
+                mine = exchange.pack(exchange.records(roster, header["parts"], sender))
+                self._tell(sender, {"type": "records"}, mine)
+                self.post(events.TableReceived(sender, exchange.unpack(frame.payload)))
+            case "records":
+                self.post(events.TableReceived(sender, exchange.unpack(frame.payload)))
 
     # The register
 

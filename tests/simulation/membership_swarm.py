@@ -52,6 +52,7 @@ HEARTBEAT_SHARE = 0.25
 AMBUSH_S, AMBUSH_STEP_S = 3.0, 0.001
 # Moments that a batch of seeds must reach, or the swarm does not test what it says.
 MOMENTS = (
+    "tables swapped",
     "suspected",
     "refuted",
     "dead",

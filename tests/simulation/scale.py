@@ -25,8 +25,15 @@ from typing import Any
 
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
-from agent.membership import messages
-from agent.membership.events import AnnounceMember, DatagramReceived, SendDatagram, Started
+from agent.membership import exchange, messages
+from agent.membership.events import (
+    AnnounceMember,
+    CompareTables,
+    DatagramReceived,
+    SendDatagram,
+    Started,
+    TableReceived,
+)
 from agent.membership.monitor import Monitor
 from agent.membership.seal import TAG_BYTES, TAIL
 from agent.membership.table import Member, State, Table, checksum
@@ -34,6 +41,8 @@ from agent.membership.table import Member, State, Table, checksum
 # Format, length of the name, and the name itself come before the tail of a sealed datagram.
 SEAL_BYTES = 2 + TAIL.size + TAG_BYTES
 HEADER_BYTES = 28  # IPv4 and UDP
+# Of either side: TCP, the TLS handshake with certificates both ways, and the frames around what is swapped.
+CONNECTION_BYTES = 3000
 DELAY_MIN_S, DELAY_MEAN_S = 0.0002, 0.0008
 CHECKED_EVERY = 1000
 DETECTION_MAX_S = 120.0
@@ -66,6 +75,10 @@ class SharedTable(Table):
             return
         self._members.setdefault(member.name, before)
         super().put(member)
+
+    def changed(self) -> list[str]:
+        """Returns the names whose records may differ from those at the start."""
+        return list(self._members)
 
     def supersedes(self, member: Member) -> bool:
         current = self.get(member.name)
@@ -143,7 +156,9 @@ class Group:
             self.now, _, peer, sender, datagram = pop(heap)
             if not peer.up:
                 continue
-            if datagram is None:
+            if type(datagram) is TableReceived:
+                event: Any = datagram
+            elif datagram is None:
                 if peer.wake_at != self.now:
                     continue
                 peer.wake_at = math.inf
@@ -151,7 +166,7 @@ class Group:
                 if due is not None and due > self.now:
                     self._arm(peer, due)
                     continue
-                event: Any = TICK
+                event = TICK
             else:
                 event = DatagramReceived(sender, 1, datagram)
             self.events += 1
@@ -170,7 +185,30 @@ class Group:
                 self._send(peer, effect)
             elif type(effect) is AnnounceMember and effect.member.state is State.DEAD:
                 self.deaths.setdefault(effect.member.name, {})[peer.name] = self.now
+            elif type(effect) is CompareTables:
+                self._compare(peer, self.peers[effect.target])
         self._arm(peer, peer.monitor.next_deadline())
+
+    def _compare(self, peer: Peer, other: Peer) -> None:
+        """Swaps what differs, weighed as two requests on a fresh connection."""
+        if not other.up:
+            return
+        peer.sent_bytes += CONNECTION_BYTES
+        other.sent_bytes += CONNECTION_BYTES
+        mine, theirs = peer.monitor.table, other.monitor.table
+        if mine.digest == theirs.digest:
+            return
+        assert isinstance(mine, SharedTable)
+        assert isinstance(theirs, SharedTable)
+        changed = dict.fromkeys((*mine.changed(), *theirs.changed()))
+        parts = {exchange.bucket_of(name) for name in changed if mine.get(name) != theirs.get(name)}
+        arrives_at = self.now + 4 * (DELAY_MIN_S + DELAY_MEAN_S)
+        for source, target in ((peer, other), (other, peer)):
+            updates = tuple(exchange.records(source.monitor.roster, parts, target.name))
+            source.sent_bytes += exchange.DIGESTS.size + len(exchange.pack(updates))
+            self._sequence += 1
+            event = TableReceived(source.name, updates)
+            heapq.heappush(self._heap, (arrives_at, self._sequence, target, None, event))
 
     def _send(self, peer: Peer, effect: SendDatagram) -> None:
         data = messages.encode(effect.datagram)

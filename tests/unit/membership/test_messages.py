@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from agent.common.errors import FrameTooLarge, ProtocolError
 from agent.membership.messages import (
     COUNTER_MAX,
-    DATAGRAM_BYTES_MAX,
     Beat,
     Datagram,
     Kind,
     Update,
     decode,
     encode,
-    split,
 )
 from agent.membership.settings import DetectorKind, Settings
 from agent.membership.table import Member, State
@@ -83,16 +81,6 @@ def test_a_changed_field_is_refused_or_read_as_what_it_says(datagram: Datagram, 
     with contextlib.suppress(ProtocolError):
         found = decode(msgpack.packb(fields))
         assert msgpack.unpackb(encode(found)) == fields
-
-
-@given(st.lists(updates, max_size=60))
-def test_a_table_is_split_into_datagrams_that_fit(entries: list[Update]) -> None:
-    groups = split(entries)
-    assert [entry for group in groups for entry in group] == entries
-    for group in groups:
-        assert (
-            len(encode(Datagram(Kind.SYNC_REPLY, 0, "", COUNTER_MAX, 1 << 32, group))) <= DATAGRAM_BYTES_MAX
-        )
 
 
 @given(datagrams)

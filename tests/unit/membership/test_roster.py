@@ -32,7 +32,7 @@ def test_who_only_heard_of_a_death_looks_for_itself_and_then_reports() -> None:
     bench.now += 0.2
     bench.monitor.roster.put(bench.now, member("n3", State.DEAD), "n2")
     effects = bench.do(Tick())
-    assert sent(effects, "n3", Kind.SYNC_REQUEST)
+    assert sent(effects, "n3", Kind.GREETING)
     assert bench.monitor.roster.reporters("n3") == ("n2",)
     bench.run(0.6, silent=["n3"])
     assert bench.monitor.roster.reporters("n3") == ("n2", "n1")
@@ -107,7 +107,7 @@ def clone(name: str = "n6") -> Member:
 
 def test_the_second_node_with_one_disk_is_refused_and_told() -> None:
     bench = Bench()
-    effects = bench.hear("n6", Kind.SYNC_REQUEST, updates=[Update(clone())])
+    effects = bench.hear("n6", Kind.GREETING, updates=[Update(clone())])
     assert bench.monitor.table.get("n6") is None
     assert of(events.AnnounceConflict, effects) == [events.AnnounceConflict("n6", "10.0.0.6", "n3")]
     refusals = [e for e in of(events.SendDatagram, effects) if e.datagram.kind is Kind.REFUSAL]
@@ -118,7 +118,7 @@ def test_the_second_node_with_one_disk_is_refused_and_told() -> None:
 def test_who_is_in_the_agreed_view_was_first() -> None:
     bench = Bench()
     bench.monitor.roster.agreed = {"n6": clone().uuid}
-    bench.hear("n6", Kind.SYNC_REQUEST, updates=[Update(clone())])
+    bench.hear("n6", Kind.GREETING, updates=[Update(clone())])
     assert bench.monitor.table.get("n6") is not None
 
 

@@ -12,7 +12,7 @@ from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership import events
 from agent.membership.messages import Datagram, Kind, Update
-from agent.membership.monitor import Monitor
+from agent.membership.monitor import COMPARE_INTERVAL_S, Monitor
 from agent.membership.table import Member, State
 
 CONFIG = MembershipConfig()
@@ -33,7 +33,7 @@ class Bench:
         contacts = {name: events.Contact(f"10.0.0.{name[1:]}", 7100) for name in NAMES}
         self.monitor = Monitor(member("n1"), contacts, CONFIG, random.Random(1))
         self.do(events.Started())
-        self.hear("n2", Kind.SYNC_REPLY, updates=[Update(member(name)) for name in known if name != "n1"])
+        self.hear("n2", Kind.WELCOME, updates=[Update(member(name)) for name in known if name != "n1"])
         self.run(4 * CONFIG.gossip_interval_s)
 
     def do(self, event: events.Started | events.HintReceived | Tick | object) -> list[events.Effect]:
@@ -229,7 +229,7 @@ def test_the_dead_and_the_unknown_are_asked_for_ever() -> None:
     assert bench.state("n3") is State.DEAD
     effects = bench.run(3600.0, silent=["n3"])
     for name in ("n3", "n4", "n5"):
-        assert len(sent(effects, name, Kind.SYNC_REQUEST)) >= 1000
+        assert len(sent(effects, name, Kind.GREETING)) >= 1000
 
 
 def test_an_earlier_life_is_not_heard() -> None:
@@ -249,16 +249,36 @@ def test_leaving_is_told_to_all_and_final() -> None:
     assert bench.state("n1") is State.LEFT
 
 
-def test_a_table_that_differs_is_exchanged_once_gossip_is_quiet() -> None:
+def test_tables_are_compared_when_digests_differ_once_gossip_is_quiet_and_now_and_then() -> None:
     bench = Bench()
     bench.run(10.0)
     other = Datagram(Kind.PING, 5, "n1", 0, bench.monitor.table.digest ^ 1)
-    effects = bench.do(events.DatagramReceived("n2", 1, other))
-    told = [update.member.name for update in sent(effects, "n2", Kind.SYNC_REQUEST)[0].updates]
-    assert sorted(told) == NAMES
-    assert not sent(bench.do(events.DatagramReceived("n2", 1, other)), "n2", Kind.SYNC_REQUEST), (
-        "not again at once"
-    )
+    assert compared(bench.do(events.DatagramReceived("n2", 1, other))) == ["n2"]
+    assert not compared(bench.do(events.DatagramReceived("n2", 1, other))), "not again at once"
     same = Datagram(Kind.PING, 6, "n1", 0, bench.monitor.table.digest)
-    bench.run(10.0)
-    assert not sent(bench.do(events.DatagramReceived("n2", 1, same)), "n2", Kind.SYNC_REQUEST)
+    bench.run(2.0)
+    assert not compared(bench.do(events.DatagramReceived("n2", 1, same)))
+    chosen = compared(bench.run(40 * COMPARE_INTERVAL_S))
+    assert 30 <= len(chosen) <= 50
+    assert set(chosen) == set(NAMES[1:])
+
+
+def test_a_joining_node_compares_with_the_first_that_welcomes_it() -> None:
+    bench = Bench(known=["n1"])
+    welcome = Datagram(Kind.WELCOME, 0, "", 0, 1, (Update(member("n2")),))
+    bench.run(2.0)
+    assert compared(bench.do(events.DatagramReceived("n2", 1, welcome))) == ["n2"]
+
+
+def test_the_dead_are_not_compared_with_but_told() -> None:
+    bench = Bench()
+    bench.monitor.roster.put(bench.now, member("n3", State.DEAD), "n2")
+    bench.run(10.0, silent=["n3"])
+    other = Datagram(Kind.PING, 5, "n1", 0, bench.monitor.table.digest ^ 1)
+    effects = bench.do(events.DatagramReceived("n3", 1, other))
+    assert not compared(effects)
+    assert member("n3", State.DEAD) in [update.member for update in sent(effects, "n3", Kind.ACK)[0].updates]
+
+
+def compared(effects: list[events.Effect]) -> list[str]:
+    return [effect.target for effect in of(events.CompareTables, effects)]
