@@ -25,9 +25,12 @@ from agent.logs.position import Key, Position, Seen, position_from_wire, whole_l
 RECORD_BYTES_MAX = 512 * 1024
 # A last line without an end is taken as it is when its file was rotated and has been still for so long.
 SETTLE_S = 5.0
+# A look at a folder may overlook a file that is being renamed, but not twice.
+ABSENT_LOOKS = 2
 # Files that are gone are remembered, lest a compressed copy of them is taken for a new one.
 GONE_MAX = 1024
-SHORT_HEAD_BYTES = 64
+# A beginning as long as a time stamp and a few words tells a copy from another file.
+SHORT_HEAD_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,7 @@ class Collector:
     """Decides what of the logs is read next and where it goes."""
 
     def __init__(self, *, target_bytes_max: int, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
+        # What vanished before it was read: all of it, or more when a copy was read under another number.
         self.lost_bytes = 0
         self._target_bytes_max = target_bytes_max
         self._record_bytes_max = record_bytes_max
@@ -126,6 +130,8 @@ class Collector:
         self._seen: dict[int, Seen] = {}
         self._grew_at: dict[int, tuple[int, float]] = {}
         self._missing: dict[int, int] = {}
+        self._absent: dict[int, int] = {}
+        self._heads: dict[Key, bytes] = {}
         self._day = ""
 
     def handle(self, now: float, event: Event) -> list[Effect]:
@@ -190,7 +196,8 @@ class Collector:
 
     def _scanned(self, now: float, event: Scanned) -> list[Effect]:
         self._day = event.day
-        self._forget_vanished({seen.key for seen in event.files})
+        keys = {seen.key for seen in event.files}
+        self._forget_vanished(keys)
         self._seen = {}
         strangers = []
         for seen in event.files:
@@ -202,8 +209,14 @@ class Collector:
                 strangers.append(seen)
             else:
                 self._seen[number] = seen
+        self._heads = {
+            each.key: self._heads.get(each.key, b"") if each.head is None else each.head
+            for each in event.files
+        }
         for seen in strangers:
-            number = self._recognise(seen)
+            if self._is_copy(seen, event.files):
+                continue
+            number = self._recognise(seen, keys)
             if number is not None:
                 self._seen[number] = seen
         for number, seen in self._seen.items():
@@ -212,15 +225,29 @@ class Collector:
         return [effect for number in self._seen for effect in self._next_read(now, number)]
 
     def _forget_vanished(self, keys: set[Key]) -> None:
-        for number, seen in self._seen.items():
-            position = self._positions[number]
-            if position.key not in keys and self._numbers.get(position.key) == number:
-                del self._numbers[position.key]
+        for key, number in list(self._numbers.items()):
+            if key not in keys:
+                del self._numbers[key]
                 self._grew_at.pop(number, None)
-                self._missing[number] = max(0, seen.size - position.offset)
-                self.lost_bytes += self._missing[number]
+                if number in self._seen:
+                    self._missing[number] = max(0, self._seen[number].size - self._positions[number].offset)
+                    self.lost_bytes += self._missing[number]
+        absent = [n for n, each in self._positions.items() if each.key not in keys]
+        self._absent = {number: self._absent.get(number, 0) + 1 for number in absent}
 
-    def _recognise(self, seen: Seen) -> int | None:
+    def _is_copy(self, seen: Seen, files: tuple[Seen, ...]) -> bool:
+        """Tells whether a stranger is a copy, perhaps unfinished, of a file that is still there."""
+        return not seen.live and any(
+            other.log == seen.log
+            and other.key != seen.key
+            and not other.packed
+            and (other.live or seen.packed)
+            # While it is there, an original is at least as long as its copy.
+            and self._heads[other.key].startswith(self._heads[seen.key] or b"\n")
+            for other in files
+        )
+
+    def _recognise(self, seen: Seen, keys: set[Key]) -> int | None:
         """Returns the number of a file with an unknown inode: a new one, or that of what it is a copy of."""
         for position in reversed(list(self._positions.values())):
             if position.key == seen.key and position.offset and position.goes_on_in(seen):
@@ -228,8 +255,9 @@ class Collector:
                 return position.number
         if not seen.live:
             for position in self._alike(seen):
-                if self._numbers.get(position.key) == position.number or seen.size < position.offset:
-                    return None  # the original is still there, or this copy is not finished
+                overlooked = position.key not in keys and self._absent[position.number] < ABSENT_LOOKS
+                if seen.size < position.offset or overlooked:
+                    return None  # the copy is not finished, or the original is just being renamed
                 self._take_over(position, seen)
                 return position.number
         if not seen.size:
@@ -243,7 +271,9 @@ class Collector:
     def _alike(self, seen: Seen) -> Iterator[Position]:
         for position in reversed(list(self._positions.values())):
             told_apart = position.head_bytes >= SHORT_HEAD_BYTES or position.offset == seen.size
-            if position.log == seen.log and position.offset and told_apart and position.begins_like(seen):
+            gone = self._numbers.get(position.key) != position.number
+            candidate = gone and position.log == seen.log and position.offset and told_apart
+            if candidate and position.begins_like(seen):
                 yield position
 
     def _take_over(self, position: Position, seen: Seen) -> None:
