@@ -310,3 +310,16 @@ def test_targets_are_bounded_and_begin_anew_each_day() -> None:
     effects = core.handle(1.0, ChunkRead((1, 1), 1, 40, b"new\n"))
     assert isinstance(effects[0], StoreRecord)
     assert (effects[0].record.target.number, effects[0].record.target.day) == (3, "20261121")
+
+
+def test_a_file_that_is_overlooked_once_is_not_taken_for_gone() -> None:
+    core = Collector(target_bytes_max=10_000)
+    data = b"2026-11-20T10:00:00Z one line of a log\n"
+    assert _collect(core, 0.0, data, _seen(data)) == data
+    copy = Seen("a.log", 1, 1, 2, len(data) * 2, data * 2, True)
+    assert _look(core, 1.0, copy) == []
+    # It is back, under another name; its copy is none of our business.
+    assert _look(core, 2.0, _seen(data, age=2), copy) == []
+    # Now it is really gone: the copy goes on behind what was read.
+    assert _look(core, 3.0, copy) == []
+    assert _look(core, 4.0, copy) == [ReadChunk((1, 2), 1, len(data), len(data))]
