@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.common.config import RainstormConfig
 from ops.inventory import ADDRESS_VARIABLE, FOLDER_VARIABLE, INVENTORY_VARIABLE, Inventory, load
 from ops.layout import Layout
-from ops.local import LocalCluster
-from tests.support import REPOSITORY
+from ops.local import SERVICES, LocalCluster
+from tests.support import REPOSITORY, wait_until
 
 FAB = str(Path(sys.executable).with_name("fab"))
 FAB_TIMEOUT_S = 60
@@ -70,6 +71,16 @@ class Sandbox:
         return Ended(
             done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         )
+
+    def wait_rested(self) -> None:
+        """Waits until all processes of the cluster run.
+
+        Spare tasks start in the background; what starts during a test would be taken for that test's leak.
+        """
+        # The agents of a node, its task launcher, its spare tasks.
+        each = len(SERVICES) + 1 + RainstormConfig().spare_tasks
+        whole = len(self.cluster.names()) * each
+        wait_until(lambda: len(self.cluster.processes()) >= whole, 20, "all agents and spare tasks run")
 
     def fab_json(self, *arguments: str) -> dict[str, Any]:
         """Runs ``fab ... --json``, which must succeed, and returns the object."""

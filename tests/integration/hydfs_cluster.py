@@ -48,10 +48,10 @@ class HydfsCluster(Agents):
             process.wait(10)
         super().stop()
 
-    def hydfs(self, name: str, *, local: bool = False) -> HydfsClient:
-        """Returns a client of a node's agent, over TLS or over the node's Unix socket."""
-        socket = str(self.data_dir(name) / "run" / "hydfs.sock")
-        target: Target = socket if local else Address(self.addresses[name], self.store_port, name)
+    def hydfs(self, name: str, *, local: bool = False, socket: str = "hydfs") -> HydfsClient:
+        """Returns a client of a node's agent, over TLS or over a Unix socket of the node."""
+        path = str(self.data_dir(name) / "run" / f"{socket}.sock")
+        target: Target = path if local else Address(self.addresses[name], self.store_port, name)
         return HydfsClient(self.client, target)
 
     def _start_membership(self, name: str) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-from agent.common.config import RainstormConfig
 from agent.common.errors import (
     DeadlineExceeded,
     HostKeyChanged,
@@ -25,7 +24,6 @@ from agent.common.errors import (
 )
 from ops import inventory, route
 from ops.connections import Connections, connected
-from ops.local import SERVICES
 from tests.integration.agents import free_port
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until
@@ -75,8 +73,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     try:
         addresses = [peer.address for peer in sandbox.cluster.up(2)]
         # A leak check sees what starts later: the spare tasks belong to the cluster.
-        whole = len(addresses) * (len(SERVICES) + RainstormConfig().spare_tasks)
-        wait_until(lambda: len(sandbox.cluster.processes()) >= whole, 20, "all agents and spare tasks run")
+        sandbox.wait_rested()
         port = free_port(addresses)
         daemon = _start_sshd(folder, addresses, port)
         yield Site(sandbox, folder, port)

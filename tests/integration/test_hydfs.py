@@ -21,6 +21,7 @@ from agent.common.errors import (
     DiskFull,
     NameInvalid,
     NotFound,
+    ProtocolError,
     RainStormError,
     UsageError,
 )
@@ -130,6 +131,20 @@ def copies_equal(cluster: HydfsCluster, stat: FileStat, data: bytes) -> None:
             assert path.read_bytes()[: block.length] == wanted, f"block {block.number} on {node}"
 
 
+def _check_what_tasks_may(task: HydfsClient) -> None:
+    assert bytes(task.read("a/b.csv", 0, 100)) == b"hello world"
+    wishes: list[Callable[[], object]] = [
+        lambda: task.append("a/b.csv", b"!", writer="v", sequence=1),
+        lambda: task.create("b"),
+        lambda: task.delete("a/b.csv"),
+        lambda: task.delete_prefix("a"),
+        lambda: task.list(""),
+    ]
+    for wish in wishes:
+        with pytest.raises(ProtocolError):
+            wish()
+
+
 def test_create_append_read_delete(cluster: HydfsCluster) -> None:
     one, other = cluster.hydfs("vm1"), cluster.hydfs("vm4", local=True)
     assert one.create("a/b.csv").length == 0
@@ -147,6 +162,7 @@ def test_create_append_read_delete(cluster: HydfsCluster) -> None:
     assert bytes(other.read("a/b.csv", 0, 100)) == b"hello world"
     assert bytes(other.read("a/b.csv", 4, 3)) == b"o w"
     assert bytes(other.read("a/b.csv", 11, 5)) == b""
+    _check_what_tasks_may(cluster.hydfs("vm4", local=True, socket="task/hydfs"))
     stat = other.stat("a/b.csv")
     assert stat.length == 11
     assert len(set(stat.blocks[0].replicas)) == 3

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.common.config import RainstormConfig
 from agent.common.errors import NameInvalid
 from ops.connections import connected
 from ops.local import SERVICES
@@ -37,9 +36,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     place = Sandbox(tmp_path_factory.mktemp("shared"))
     try:
         place.cluster.up(NODES)
-        # Spare tasks start in the background; what starts during a test would be taken for that test's leak.
-        whole = NODES * (len(SERVICES) + RainstormConfig().spare_tasks)
-        wait_until(lambda: len(place.cluster.processes()) >= whole, 20, "all agents and spare tasks run")
+        place.wait_rested()
         yield place
     finally:
         place.cluster.down()

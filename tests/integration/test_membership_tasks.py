@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.common.config import RainstormConfig
-from ops.status import SERVICES
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until
 
@@ -21,8 +19,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     place = Sandbox(tmp_path_factory.mktemp("membership"))
     try:
         place.cluster.up(len(NAMES))
-        whole = len(NAMES) * (len(SERVICES) + RainstormConfig().spare_tasks)
-        wait_until(lambda: len(place.cluster.processes()) >= whole, 20, "all agents and spare tasks run")
+        place.wait_rested()
         yield place
     finally:
         place.cluster.down()
