@@ -16,7 +16,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
 LINTED := agent ops tests $(wildcard experiments) $(wildcard fabfile.py)
 
-.PHONY: help demo test check check-static check-tests simulate simulate-power lock clean
+.PHONY: help demo test test-lab check check-static check-tests simulate simulate-power lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -26,6 +26,9 @@ demo: $(STAMP) ## five nodes, a million rows, a killed task and a killed node; c
 
 test: $(STAMP) ## the whole test suite
 	@exec $(BIN)/python -m pytest -n 2 --dist loadgroup tests
+
+test-lab: $(STAMP) ## tests on real VMs of the lab on this machine (root)
+	@exec $(BIN)/python -m pytest tests/lab -m lab
 
 check: $(STAMP) ## lint, types, layering, unit tests and a quick simulation: under a minute
 	@echo "check: ruff, mypy, tests side by side; each prints when it is done"
