@@ -224,6 +224,8 @@ class Lab:
 
     def _clear(self) -> dict[str, int]:
         """Removes whatever exists of this lab; says how much it was."""
+        if self._read_state():
+            self._write_state(self._planned(), "stopping")  # half a lab is not taken for one that is up
         killed = 0
         group = Group(self.name)
         vms = {folder.name for root in hierarchies().values() for folder in (root / group.path).glob("vm*")}
