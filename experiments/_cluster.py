@@ -118,7 +118,9 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one node saw happen to another, on the machine's monotonic clock."""
+    """What one node saw happen to another, on the machine's monotonic clock; of a view ``name`` are all that
+    are up in it.
+    """
 
     at: float
     observer: str
@@ -138,7 +140,8 @@ class MembershipCluster:
         overrides = {"membership": dict(settings)} if settings else {}
         self._layout = Layout(self._folder, self._folder / "inventory", _own_address(slot), overrides)
         self._nodes = nodes
-        self.names = [peer.name for peer in self._layout.peers(nodes)]
+        self._addresses = {peer.name: peer.address for peer in self._layout.peers(nodes)}
+        self.names = list(self._addresses)
         self._client = Client(None)
         self._agents: dict[str, psutil.Process] = {}
         self._lives: dict[str, int] = {}
@@ -199,6 +202,10 @@ class MembershipCluster:
         for name in names:
             self._await(functools.partial(self._answers, name), READY_TIMEOUT_S, f"{name} answers requests")
 
+    def address(self, name: str) -> str:
+        """Returns the loopback address of a node."""
+        return self._addresses[name]
+
     def process(self, name: str) -> psutil.Process:
         """Returns the process of a node's agent."""
         return self._agents[name]
@@ -257,6 +264,25 @@ class MembershipCluster:
         began = clock.monotonic()
         self._await(self._is_calm, CALM_TIMEOUT_S, "all nodes are alive in all lists")
         return clock.monotonic() - began
+
+    def wait_all_up(self, timeout_s: float) -> float:
+        """Returns how long it took until every node held all for alive and had a view in which all are up.
+
+        Raises:
+            DeadlineExceeded: they do not in time.
+        """
+        began = clock.monotonic()
+        self._await(self._are_all_up, timeout_s, "all nodes are alive in all lists and up in all views")
+        return clock.monotonic() - began
+
+    def _are_all_up(self) -> bool:
+        for name in self.names:
+            found = self.members(name)
+            alive = [member for member in found["members"] if member["state"] == "alive"]
+            up = [entry for entry in found["view"]["nodes"].values() if entry["state"] == "up"]
+            if len(alive) < self._nodes or len(up) < self._nodes:
+                return False
+        return True
 
     def _is_calm(self) -> bool:
         for name in self.names:
@@ -335,15 +361,17 @@ class MembershipCluster:
                 self._stopping.wait(0.1)
                 continue
             last = int(found["last"])
-            events = [
-                Seen(e["wall_at"] - self._offset_s, name, e["kind"], e["name"], str(e.get("by") or ""))
-                for e in found["events"]
-                if "name" in e
-            ]
+            events = [self._seen(name, event) for event in found["events"] if {"name", "up"} & event.keys()]
             with self._changed:
                 self.lost_events += bool(found["missed"])
                 self.seen += events
                 self._changed.notify_all()
+
+    def _seen(self, observer: str, event: Mapping[str, Any]) -> Seen:
+        # Of a view the names that are up in it stand in place of the one that others are about.
+        name = " ".join(event["up"]) if "up" in event else str(event["name"])
+        by = str(event.get("by") or "")
+        return Seen(event["wall_at"] - self._offset_s, observer, str(event["kind"]), name, by)
 
 
 def false_deaths(seen: Sequence[Seen], guilty: Iterable[str] = ()) -> tuple[int, int]:

@@ -55,9 +55,17 @@ def panels(count: int, *, width_in: float, height_in: float) -> tuple[Figure, li
 
 
 def medians_and_points(
-    axes: Axes, series: Mapping[float, Sequence[float]], label: str, place: int, *, offset: float = 0.0
+    axes: Axes,
+    series: Mapping[float, Sequence[float]],
+    label: str,
+    place: int,
+    *,
+    offset: float = 0.0,
+    joined: bool = True,
 ) -> None:
-    """Draws every value as a small hollow point and the medians as a line with markers."""
+    """Draws every value as a small hollow point and the medians as markers, ``joined`` where places have an
+    order.
+    """
     look = LOOKS[place]
     places = sorted(series)
     if not places:
@@ -80,7 +88,7 @@ def medians_and_points(
         [median(series[at]) for at in places],
         color=look.colour,
         marker=look.marker,
-        linestyle=look.dash,
+        linestyle=look.dash if joined else "none",
         label=label,
     )
 
