@@ -1,8 +1,8 @@
 """One search on many nodes at once: every node's agent runs grep on its own logs, the output streams in here.
 
-A thread for each node hands whole pieces to the caller through a short queue, so that a slow terminal slows
-the greps and nothing piles up. A node that does not answer is searched in what it left in HyDFS, by an agent
-of another node, and is named: what it had not handed over yet is missing.
+A thread for each node hands whole pieces to the caller through a short queue, so that a slow terminal
+slows the greps and nothing piles up. A node that does not answer is searched in what it left in HyDFS, by
+an agent of another node, and is named: what it had not handed over yet is missing.
 """
 
 from __future__ import annotations

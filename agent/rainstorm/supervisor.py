@@ -24,6 +24,7 @@ from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import NotFound, RainStormError
 from agent.rainstorm.launcherlink import LOST, LauncherLink
+from agent.rainstorm.tasklog import TaskLog
 from agent.wire.connection import Connection
 from agent.wire.framing import Frame
 
@@ -139,7 +140,7 @@ class TaskSupervisor:
         self.on_message = on_message
         self._on_exit = on_exit
         self._parameters = {"host": host, "hydfs": hydfs_socket, "memory": memory_bytes}
-        self._log_path = log_path
+        self._log = TaskLog(log_path)
         self._wanted = spares
         self._lock = threading.Lock()
         self._spares: deque[TaskProcess] = deque()
@@ -153,6 +154,7 @@ class TaskSupervisor:
 
     def start(self) -> None:
         """Begins to start spares in the background."""
+        self._log.start()
         self.link.start()
         self._thread.start()
 
@@ -233,6 +235,7 @@ class TaskSupervisor:
         self.link.stop(deadline.remaining(clock.monotonic()))
         for process in processes:
             process.thread.join(deadline.remaining(clock.monotonic()))
+        self._log.stop(deadline.remaining(clock.monotonic()))
 
     def _take_spare(self) -> TaskProcess | None:
         while self._spares:
@@ -260,17 +263,16 @@ class TaskSupervisor:
             while not (process.ready.wait(0.1) or process.ended.is_set() or self._stopping.is_set()):
                 pass
             if process.ended.is_set():
-                logger.error("spare_failed number=%d log=%s", process.number, self._log_path)
+                logger.error("spare_failed number=%d log=%s", process.number, self._log.path)
                 if self._stopping.wait(1.0):
                     return
 
     def _spawn(self) -> TaskProcess:
         ours, theirs = socket.socketpair()
-        log = os.open(self._log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         process = TaskProcess(next(self._numbers), ours, self)
         self._all[process.number] = process
         process.thread.start()
-        self.link.spawn(process.number, self._parameters, [theirs.detach(), log])
+        self.link.spawn(process.number, self._parameters, [theirs.detach(), self._log.writer()])
         return process
 
     def _note_exit(self, number: int, cause: str) -> None:

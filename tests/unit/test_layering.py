@@ -88,6 +88,7 @@ SHELLS = {
     "agent.rainstorm.supervisor": "starts, watches and ends task processes",
     "agent.rainstorm.task": "the task's process",
     "agent.rainstorm.taskhost": "threads around the host core",
+    "agent.rainstorm.tasklog": "a pipe, and the file it is emptied into",
     "agent.rainstorm.writers": "threads that append segments and publish output",
 }
 
