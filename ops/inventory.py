@@ -34,7 +34,8 @@ LOCAL_INVENTORY = (
 )
 LOCAL_ADDRESS = os.environ.get(ADDRESS_VARIABLE) or "127.0.0.1"
 # Another name keeps a second lab (of a test) apart: it has a bridge, a subnet and an inventory of its own.
-LAB_NAME = os.environ.get("RAINSTORM_LAB") or "lab"
+LAB_VARIABLE = "RAINSTORM_LAB"
+LAB_NAME = os.environ.get(LAB_VARIABLE) or "lab"
 LAB_INVENTORY = REPOSITORY / "inventory" / LAB_NAME
 VMS_INVENTORY = REPOSITORY / "inventory" / "vms"
 INVENTORY_VARIABLE = "RAINSTORM_INVENTORY"

@@ -70,14 +70,14 @@ def packet_numbers(data: bytes) -> list[int]:
             if error:
                 raise OSError(-error, os.strerror(-error))
         elif kind == SUBSYSTEM_QUEUE << 8 | PACKET:
-            at, end = position + 20, position + length
-            while at + 4 <= end:
+            at, end = position + 20, min(position + length, len(data))
+            while at + 8 <= end:
                 size, name = struct.unpack_from("=HH", data, at)
                 if name & 0x7FFF == ATTRIBUTE_PACKET:
                     found.append(struct.unpack_from("!I", data, at + 4)[0])
                     break
-                at += size + 3 & ~3
-        position += length + 3 & ~3
+                at += max(size, 4) + 3 & ~3
+        position += max(length, 16) + 3 & ~3
     return found
 
 

@@ -107,7 +107,7 @@ def _clear_unfinished() -> None:
 
 
 def _in_use(folder: Path) -> bool:
-    return f"lowerdir={folder}" in Path("/proc/self/mountinfo").read_text("utf-8")
+    return f"lowerdir={folder}" in host.MOUNTS.read_text("utf-8")
 
 
 def _build() -> None:

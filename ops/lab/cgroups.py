@@ -20,12 +20,13 @@ from agent.common.errors import Internal
 # A group of cpuset admits nobody before its CPUs are chosen; the others would need care for no gain.
 SKIPPED = {"cpuset", "net_cls", "net_prio", "perf_event", "hugetlb"}
 POLL_INTERVAL_S = 0.01
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 def hierarchies() -> dict[str, Path]:
     """Returns where control groups are mounted, by controller; the second version's key is empty."""
     found: dict[str, Path] = {}
-    for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines():
+    for line in MOUNTS.read_text("utf-8").splitlines():
         fields = line.split()
         kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
         if kind == "cgroup2":

@@ -25,6 +25,7 @@ PACKAGES = {
 # A user's PATH may lack the folders of the administrator's programs.
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 COMMAND_TIMEOUT_S = 60.0
+MOUNTS = Path("/proc/self/mountinfo")
 
 
 def require_root(what: str, command: str) -> None:
@@ -81,7 +82,7 @@ def run(arguments: Sequence[str], *, stdin: str = "", timeout_s: float = COMMAND
 def mounts_below(folder: Path) -> list[str]:
     """Returns the mount points at or below a folder, the innermost first."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_text("utf-8").splitlines():
+    for line in MOUNTS.read_text("utf-8").splitlines():
         point = line.split()[4].encode().decode("unicode_escape")  # blanks are written as \040
         if point == str(folder) or point.startswith(f"{folder}/"):
             found.append(point)

@@ -110,6 +110,10 @@ class Lab:
             raise NotRunning(f"the lab {self.name!r} is not up", hint="fab lab.up --vms 10")
         return Plan(self.name, int(state["subnet"]), int(state["vms"]))
 
+    def subnet(self) -> int:
+        """Returns the number of the subnet of a lab that is up or only half made."""
+        return self._planned().subnet
+
     def machine(self, wanted: str) -> Machine:
         """Returns the VM that an operator means by ``3`` or ``vm3``.
 

@@ -19,6 +19,8 @@ VMS_MAX = 20
 SUBNETS = 250
 HOST_NUMBER = 254
 USER = "debian"
+# Other inventories, and other folders below .rainstorm.
+TAKEN_NAMES = ("local", "vms", "wheelhouse")
 VOTERS_MAX = 5
 INTRODUCERS_MAX = 3
 
@@ -29,10 +31,11 @@ def check_name(name: str) -> str:
     Raises:
         ConfigError: it cannot be the name of a folder, a cluster and an inventory.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name in ("local", "vms"):
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name in TAKEN_NAMES:
         raise ConfigError(
             f"{name!r} cannot be the name of a lab",
-            hint="RAINSTORM_LAB: a letter, then up to 30 letters, digits or dashes; not 'local' or 'vms'",
+            hint="RAINSTORM_LAB: a small letter, then up to 30 of them, digits or dashes; "
+            f"not {', '.join(TAKEN_NAMES)}",
         )
     return name
 
