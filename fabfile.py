@@ -2,7 +2,7 @@
 
 from fabric.main import program
 
-from ops.listing import install
+from ops.program import install
 from ops.tasks import namespace as namespace
 
 install(program)

@@ -1,4 +1,5 @@
-"""How a command ends: an error as three lines on standard error, and the error's own exit status.
+"""How a command ends: an error as three lines on standard error, and the error's own exit status; with
+``--json`` also as an object on standard output, unless the command has printed its own there.
 
 fab: get failed [NOT_FOUND]: there is no file 'logs/a.csv'
   likely cause: ...            (left out when the message says it all)
@@ -17,7 +18,10 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from agent.common.errors import RainStormError
+from ops import render
 
+# What a shell reports of a program that Ctrl-C has ended.
+INTERRUPTED_STATUS = 130
 # Why an error of each code usually happens, where its message alone does not tell.
 CAUSES = {
     "ALREADY_EXISTS": "the name is taken; nothing is ever overwritten without being told to",
@@ -86,12 +90,19 @@ def command(
 
         @functools.wraps(function)
         def run(*arguments: Any, **keywords: Any) -> None:
+            printed = render.json_objects()
             try:
                 function(*arguments, **keywords)
                 sys.stdout.flush()
             except RainStormError as error:
+                if keywords.get("json") and render.json_objects() == printed:
+                    render.print_json(error=error.to_wire())
+                sys.stdout.flush()
                 print(describe(shown, error), file=sys.stderr)
                 raise Exit(code=error.exit_status) from None
+            except KeyboardInterrupt:
+                print(f"\n{shown} interrupted", file=sys.stderr)
+                raise Exit(code=INTERRUPTED_STATUS) from None
             except BrokenPipeError:
                 # The reader of a pipe (head, less) has seen enough; nothing more can be written.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +44,28 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+_printed = {"objects": 0}
+
+
+def json_objects() -> int:
+    """Returns how many JSON objects this process has printed."""
+    return _printed["objects"]
+
+
 def print_json(**values: Any) -> None:
     """Prints one JSON object on standard output."""
-    print(
-        json.dumps({"schema_version": SCHEMA_VERSION, **values}, default=_plain, ensure_ascii=False, indent=2)
-    )
+    _print_json(values, 2)
+
+
+def print_json_line(**values: Any) -> None:
+    """Prints one JSON object of several as a line on standard output."""
+    _print_json(values, None)
+
+
+def _print_json(values: Mapping[str, Any], indent: int | None) -> None:
+    _printed["objects"] += 1
+    content = {"schema_version": SCHEMA_VERSION, **values}
+    print(json.dumps(content, default=_plain, ensure_ascii=False, indent=indent), flush=indent is None)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:

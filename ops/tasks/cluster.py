@@ -8,6 +8,7 @@ from invoke.context import Context
 
 from agent.common.errors import Partial
 from ops import inventory, render
+from ops import watch as watching
 from ops.connections import connected
 from ops.errors import command
 from ops.progress import ENDED, line
@@ -17,28 +18,42 @@ HELP = {"inventory": "inventory file of the cluster", "json": "print one JSON ob
 _find = inventory.find
 
 
-@command(help=HELP)
-def status(context: Context, json: bool = False, inventory: str = "") -> None:
+@command(
+    help={**HELP, "watch": "look again and again, in place (with --json: one object a line); Ctrl-C ends it"}
+)
+def status(context: Context, watch: bool = False, json: bool = False, inventory: str = "") -> None:
     """cluster: nodes, agents, leader, view, majority, jobs"""
     with connected(_find(inventory)) as connections:
-        found = look(connections)
-    if json:
-        render.print_json(settled=found.settled, status=found)
-    else:
-        _print_status(found)
-    for problem in found.problems:
-        render.say(problem)
+
+        def report() -> None:
+            found = look(connections)
+            if json:
+                show = render.print_json_line if watch else render.print_json
+                show(settled=found.settled, status=found)
+            else:
+                _print_status(found)
+            for problem in found.problems:
+                render.say(problem)
+
+        if watch:
+            watching.watch(report, plain=json)
+        else:
+            report()
 
 
 @command(
     help={
         **HELP,
         "wait": "keep looking for so many seconds until all is well (0: look once)",
+        "only": "these nodes make the cluster, as vm1,vm2 (default: all of the inventory)",
     }
 )
-def verify(context: Context, wait: float = 0.0, json: bool = False, inventory: str = "") -> None:
+def verify(
+    context: Context, wait: float = 0.0, only: str = "", json: bool = False, inventory: str = ""
+) -> None:
     """cluster: succeed only if all nodes are alive and every block has its copies"""
-    with connected(_find(inventory)) as connections:
+    cluster = _find(inventory)
+    with connected(cluster.only(only.split(",")) if only else cluster) as connections:
         found = wait_until_settled(connections, wait)
     if json:
         render.print_json(settled=found.settled, unsettled=found.unsettled(), status=found)

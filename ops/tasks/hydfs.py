@@ -1,4 +1,4 @@
-"""Files in HyDFS: put, get, append, ls, store, list, delete."""
+"""Files in HyDFS: create, put, get, append, ls, store, list, delete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from invoke.context import Context
 
 from agent.common import clock
 from agent.common.errors import AlreadyExists, NotFound, UsageError
-from agent.hydfs.client import FileStat, HydfsClient
+from agent.hydfs.client import READ_PIECE_BYTES, FileStat, HydfsClient
 from ops import inventory, render
 from ops.connections import Connections, connected
 from ops.errors import command
@@ -30,16 +30,30 @@ OWN_PREFIXES = (".rainstorm/", ".logs/")
 _find = inventory.find
 
 
+@command(positional=("name",), help={"name": "its name in HyDFS", **JSON, **INVENTORY})
+def create(context: Context, name: str, json: bool = False, inventory: str = "") -> None:
+    """files: make an empty file under a new name"""
+    with connected(_find(inventory)) as connections:
+        stat = connections.hydfs().create(name)
+    if json:
+        render.print_json(file=stat)
+    else:
+        print(f"created {name}: empty")
+
+
 @command(
     positional=("local", "name"),
-    help={"local": "local file, or - for standard input", "name": "its name in HyDFS", **INVENTORY},
+    help={"local": "local file, or - for standard input", "name": "its name in HyDFS", **JSON, **INVENTORY},
 )
-def put(context: Context, local: str, name: str, inventory: str = "") -> None:
+def put(context: Context, local: str, name: str, json: bool = False, inventory: str = "") -> None:
     """files: store a local file under a new name"""
     with _reading(local) as source, connected(_find(inventory)) as connections:
         begun = clock.monotonic()
         stat = connections.hydfs().put(name, source)
         took_s = max(clock.monotonic() - begun, 1e-6)
+    if json:
+        render.print_json(file=stat, seconds=took_s)
+        return
     print(
         f"stored {name}: {render.size(stat.length)} in {len(stat.blocks)} blocks, "
         f"{took_s:.2f} s ({render.size(stat.length / took_s)}/s)"
@@ -52,33 +66,54 @@ def put(context: Context, local: str, name: str, inventory: str = "") -> None:
         "name": "name in HyDFS",
         "local": "local file, or - for standard output",
         "force": "overwrite it",
+        "offset": "only the bytes from here on",
+        "length": "only so many bytes (0: to the end)",
+        **JSON,
         **INVENTORY,
     },
 )
-def get(context: Context, name: str, local: str, force: bool = False, inventory: str = "") -> None:
+def get(
+    context: Context,
+    name: str,
+    local: str,
+    force: bool = False,
+    offset: int = 0,
+    length: int = 0,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
     """files: fetch a file into a local one"""
     if local != "-" and os.path.isdir(local):
         raise UsageError(f"{local} is a folder", hint="name the local file to write")
     if local != "-" and os.path.exists(local) and not force:
         raise AlreadyExists(f"the local file {local} exists", hint="choose another name or add --force")
+    if offset < 0 or length < 0:
+        raise UsageError("--offset and --length count bytes from the start", hint=f"fab ls {name}")
     with connected(_find(inventory)) as connections:
         client = connections.hydfs()
-        if local == "-":
-            client.get(name, sys.stdout.buffer)
-            return
-        with _writing(Path(local)) as sink:
-            length = client.get(name, sink)
-    print(f"fetched {name}: {render.size(length)} into {local}")
+        with contextlib.nullcontext(sys.stdout.buffer) if local == "-" else _writing(Path(local)) as sink:
+            fetched = (
+                client.get(name, sink)
+                if not offset and not length
+                else _fetch(client, name, offset, length, sink)
+            )
+    if json and local != "-":
+        render.print_json(name=name, local=local, length_bytes=fetched)
+    elif local != "-":
+        print(f"fetched {name}: {render.size(fetched)} into {local}")
 
 
 @command(
     positional=("local", "name"),
-    help={"local": "local file, or - for standard input", "name": "name in HyDFS", **INVENTORY},
+    help={"local": "local file, or - for standard input", "name": "name in HyDFS", **JSON, **INVENTORY},
 )
-def append(context: Context, local: str, name: str, inventory: str = "") -> None:
+def append(context: Context, local: str, name: str, json: bool = False, inventory: str = "") -> None:
     """files: append a local file's bytes to a file"""
     with _reading(local) as source, connected(_find(inventory)) as connections:
         appended, copies = _append(connections.hydfs(), name, source)
+    if json:
+        render.print_json(name=name, appended_bytes=appended, copies=copies)
+        return
     print(f"appended {render.size(appended)} to {name}" + (f" on {copies} replicas" if copies else ""))
 
 
@@ -143,12 +178,53 @@ def list_(
     render.print_table(("name", "bytes", "blocks"), [[f.name, f.length, len(f.blocks)] for f in found])
 
 
-@command(positional=("name",), help={"name": "name in HyDFS", **INVENTORY})
-def delete(context: Context, name: str, inventory: str = "") -> None:
+@command(
+    positional=("name",),
+    help={
+        "name": "name in HyDFS",
+        "prefix": "delete every file whose name begins with NAME",
+        "dry_run": "only say what would be deleted",
+        **JSON,
+        **INVENTORY,
+    },
+)
+def delete(
+    context: Context,
+    name: str,
+    prefix: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
     """files: delete a file; its bytes never come back"""
     with connected(_find(inventory)) as connections:
-        connections.hydfs().delete(name)
-    print(f"deleted {name}")
+        client = connections.hydfs()
+        names = [each.name for each in client.list(name)] if prefix else [name]
+        if dry_run and not prefix:
+            client.stat(name)
+        elif not dry_run:
+            client.delete_prefix(name) if prefix else client.delete(name)
+    if json:
+        render.print_json(names=names, dry_run=dry_run)
+        return
+    for each in names:
+        print(f"{'would delete' if dry_run else 'deleted'} {each}")
+    if not names:
+        render.say(f"no file's name begins with {name!r}")
+
+
+def _fetch(client: HydfsClient, name: str, offset: int, length: int, sink: BinaryIO) -> int:
+    stat = client.stat(name)
+    end = min(offset + length, stat.length) if length else stat.length
+    fetched = 0
+    while offset + fetched < end:
+        size = min(end - offset - fetched, READ_PIECE_BYTES)
+        piece = client.read(name, offset + fetched, size, file_id=stat.file_id)
+        if not piece:
+            raise NotFound(f"file {name!r} changed while it was read", hint="get it again")
+        sink.write(piece)
+        fetched += len(piece)
+    return fetched
 
 
 def _append(client: HydfsClient, name: str, source: BinaryIO) -> tuple[int, int]:

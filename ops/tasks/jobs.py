@@ -12,6 +12,7 @@ from invoke.context import Context
 from agent.common.errors import JobFailed, NotFound, UsageError
 from agent.rainstorm.client import RainstormClient
 from ops import course, inventory, progress, render, samples
+from ops import watch as watching
 from ops.connections import Connections, connected
 from ops.errors import command
 
@@ -89,14 +90,33 @@ def rainstorm(
         _run(connections, asked.job, timeout, detach, json)
 
 
-@command(help={**JSON, **INVENTORY})
-def jobs(context: Context, json: bool = False, inventory: str = "") -> None:
+@command(
+    help={
+        **JSON,
+        "watch": "look again and again, in place (with --json: one object a line); Ctrl-C ends it",
+        **INVENTORY,
+    }
+)
+def jobs(context: Context, watch: bool = False, json: bool = False, inventory: str = "") -> None:
     """jobs: all jobs, newest last"""
     with connected(_find(inventory)) as connections:
-        found = sorted(connections.rainstorm().jobs(), key=lambda each: float(each.get("submitted_at") or 0))
-    if json:
-        render.print_json(jobs=found)
-        return
+
+        def report() -> None:
+            found = connections.rainstorm().jobs()
+            found.sort(key=lambda each: float(each.get("submitted_at") or 0))
+            if json:
+                show = render.print_json_line if watch else render.print_json
+                show(jobs=found)
+            else:
+                _print_jobs(found)
+
+        if watch:
+            watching.watch(report, plain=json)
+        else:
+            report()
+
+
+def _print_jobs(found: list[dict[str, Any]]) -> None:
     if not found:
         render.say("no jobs yet; run one: fab submit-job")
         return
@@ -142,14 +162,27 @@ def job(context: Context, job_id: str, follow: bool = False, json: bool = False,
         _print_job(found)
 
 
-@command(positional=("job_id",), help={"job_id": "the job's id or its first letters", **INVENTORY})
-def cancel_job(context: Context, job_id: str, inventory: str = "") -> None:
+@command(
+    positional=("job_id",),
+    help={
+        "job_id": "the job's id or its first letters",
+        "dry_run": "only say which job would be stopped",
+        **JSON,
+        **INVENTORY,
+    },
+)
+def cancel_job(
+    context: Context, job_id: str, dry_run: bool = False, json: bool = False, inventory: str = ""
+) -> None:
     """jobs: stop a job; what was committed stays"""
     with connected(_find(inventory)) as connections:
         client = connections.rainstorm()
         whole_id = _expand(client, job_id)
-        ended = client.cancel(whole_id)
-    print(f"{whole_id}: {ended['state']}")
+        ended = client.job(whole_id) if dry_run else client.cancel(whole_id)
+    if json:
+        render.print_json(job_id=whole_id, state=ended["state"], dry_run=dry_run)
+    else:
+        print(f"{'would stop ' if dry_run else ''}{whole_id}: {ended['state']}")
 
 
 @command(help={"vm": "only tasks on this node", **JSON, **INVENTORY})

@@ -17,6 +17,7 @@ from ops.status import SERVICES
 
 INVENTORY = {"inventory": "inventory file of the cluster"}
 JSON = {"json": "print one JSON object", **INVENTORY}
+DRY = {"dry_run": "only say what would be done"}
 VM = {"vm": "the node: 3, vm3 or vm03"}
 SEEN_BY = {"vm": "the node to ask (default: any that answers)"}
 EVENTS_WAIT_S = 30.0
@@ -100,10 +101,16 @@ def display_protocol(context: Context, vm: str = "", json: bool = False, invento
         **JSON,
         "detector": "swim or heartbeat (default: as it is)",
         "suspicion": "on or off (default: as it is)",
+        **DRY,
     }
 )
 def switch(
-    context: Context, detector: str = "", suspicion: str = "", json: bool = False, inventory: str = ""
+    context: Context,
+    detector: str = "",
+    suspicion: str = "",
+    dry_run: bool = False,
+    json: bool = False,
+    inventory: str = "",
 ) -> None:
     """cluster: detect failures in another way, on all nodes, while they run"""
     if not detector and not suspicion:
@@ -112,7 +119,16 @@ def switch(
         raise UsageError(f"suspicion is on or off, not {suspicion!r}", hint="fab switch --suspicion on")
     wanted = {"on": True, "off": False}.get(suspicion)
     with connected(_find(inventory)) as connections:
-        found = connections.membership().switch(detector or None, wanted)
+        client = connections.membership()
+        if dry_run:
+            now = client.members()["settings"]
+            asked = {
+                "detector": detector or now["detector"],
+                "suspicion": now["suspicion"] if wanted is None else wanted,
+            }
+            _say_dry(f"switch from {_protocol(now)} to {_protocol(asked)}", json)
+            return
+        found = client.switch(detector or None, wanted)
     if json:
         render.print_json(**found)
     else:
@@ -150,23 +166,32 @@ def why(context: Context, node: str, json: bool = False, inventory: str = "") ->
         render.say(line)
 
 
-@command(help={**INVENTORY, **VM})
-def leave(context: Context, vm: str, inventory: str = "") -> None:
+@command(help={**JSON, **VM, **DRY})
+def leave(context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
     """cluster: make a node leave; its agents go on running"""
     with connected(_find(inventory)) as connections:
         node = connections.inventory.node(vm).name
+        if dry_run:
+            _say_dry(f"make {node} leave", json)
+            return
         connections.membership(node).leave()
-    print(f"{node} has left")
+    if json:
+        render.print_json(node=node, left=True)
+    else:
+        print(f"{node} has left")
     render.say(f"let it join again: fab join --vm {vm}")
 
 
-@command(help={**INVENTORY, **VM})
-def join(context: Context, vm: str, inventory: str = "") -> None:
+@command(help={**JSON, **VM})
+def join(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
     """cluster: make a node that has left a member again"""
     with connected(_find(inventory)) as connections:
         node = connections.inventory.node(vm).name
         connections.membership(node).join()
-    print(f"{node} joins")
+    if json:
+        render.print_json(node=node, left=False)
+    else:
+        print(f"{node} joins")
 
 
 @command(
@@ -175,6 +200,7 @@ def join(context: Context, vm: str, inventory: str = "") -> None:
         "replace": "the voter to replace: 3, vm3 or vm03",
         "by": "the node that votes in its place",
         "finish": "finish a replacement that was interrupted",
+        **DRY,
     }
 )
 def voters(
@@ -182,6 +208,7 @@ def voters(
     replace: str = "",
     by: str = "",
     finish: bool = False,
+    dry_run: bool = False,
     json: bool = False,
     inventory: str = "",
 ) -> None:
@@ -190,6 +217,11 @@ def voters(
         raise UsageError("replace whom by whom?", hint="fab voters --replace vm2 --by vm6")
     with connected(_find(inventory)) as connections:
         node, client = connections.inventory.node, connections.membership()
+        if (replace or finish) and dry_run:
+            what = f"replace {node(replace).name} by {node(by).name}" if replace else "finish the replacement"
+            now = " and ".join(", ".join(group) for group in client.members()["voters"])
+            _say_dry(f"{what}; the voters are {now}", json)
+            return
         if replace or finish:
             old, new = (node(replace).name, node(by).name) if replace else ("", "")
             changed = client.replace_voter(old, new)
@@ -207,13 +239,15 @@ def voters(
 
 @command(
     help={
-        **INVENTORY,
+        **JSON,
         "percent": "share of the incoming datagrams to throw away, 0 to 100",
         "vm": "only on this node (default: all)",
         "seed": "seed of the random choice",
     }
 )
-def drop(context: Context, percent: float, vm: str = "", seed: int = 0, inventory: str = "") -> None:
+def drop(
+    context: Context, percent: float, vm: str = "", seed: int = 0, json: bool = False, inventory: str = ""
+) -> None:
     """faults: throw away a share of the datagrams between membership agents"""
     try:
         share = float(percent)
@@ -223,7 +257,10 @@ def drop(context: Context, percent: float, vm: str = "", seed: int = 0, inventor
         names = [connections.inventory.node(vm).name] if vm else connections.inventory.names()
         for name in names:
             connections.membership(name).drop(share, seed)
-            print(f"{name} throws away {share:g} % of its incoming datagrams")
+            if not json:
+                print(f"{name} throws away {share:g} % of its incoming datagrams")
+    if json:
+        render.print_json(nodes=names, percent=share)
 
 
 @command(help=JSON, name="rotate")
@@ -233,11 +270,11 @@ def rotate_keys(context: Context, json: bool = False, inventory: str = "") -> No
         clients = {name: connections.membership(name) for name in connections.inventory.names()}
         key = secrets.token_hex(32)
         done = keyrotation.rotate(clients, key)
-        folder = connections.inventory.local_folder
-    if folder is not None:  # what nodes that are added later are configured with
+        path = connections.inventory.gossip_key_path
+    if path.exists():  # what nodes that are added later are configured with
         from agent.wire.authority import write_private
 
-        write_private(folder / "gossip.key", f"{key}\n".encode())
+        write_private(path, f"{key}\n".encode())
     if json:
         render.print_json(fingerprint=done.fingerprint, removed=list(done.removed), nodes=list(done.nodes))
     else:
@@ -257,6 +294,13 @@ def list_keys(context: Context, json: bool = False, inventory: str = "") -> None
         for name, ring in rings.items()
     ]
     _print_rows(("name", "in_use", "others"), rows, json, "keys")
+
+
+def _say_dry(what: str, json: bool) -> None:
+    if json:
+        render.print_json(dry_run=True, would=what)
+    else:
+        print(f"would {what}")
 
 
 def _client(connections: Connections, vm: str) -> MembershipClient:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from agent.common import errors
 from agent.common.errors import NotFound, RainStormError, Unreachable
+from ops import render
 from ops.errors import CAUSES, command, describe
+from ops.tasks import namespace
 
 
 def test_three_lines() -> None:
@@ -24,13 +27,15 @@ def test_there_is_always_a_next_command() -> None:
     assert describe("x", RainStormError("broken")).splitlines()[-1] == "  next: fab status"
 
 
+def kinds(root: type[RainStormError]) -> set[type[RainStormError]]:
+    """Returns a class of errors and all below it that are the project's own."""
+    found = {each for child in root.__subclasses__() for each in kinds(child)}
+    return found | {root} if root.__module__.startswith(("agent.", "ops.")) else found
+
+
 def test_every_code_has_its_likely_cause() -> None:
-    codes = {
-        kind.code
-        for kind in vars(errors).values()
-        if isinstance(kind, type) and issubclass(kind, RainStormError)
-    }
-    assert set(CAUSES) == codes
+    assert namespace.tasks  # imports whatever commands can raise
+    assert set(CAUSES) == {kind.code for kind in kinds(RainStormError)}
 
 
 def test_a_task_ends_with_the_status_of_its_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +48,36 @@ def test_a_task_ends_with_the_status_of_its_error(capsys: pytest.CaptureFixture[
         look_up(Context(), "vm9")
     assert caught.value.code == 3
     assert capsys.readouterr().err.startswith("look-up failed [UNREACHABLE]: nobody knows vm9\n")
+
+
+def test_with_json_an_error_is_an_object_unless_there_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    @command()
+    def ask(context: Context, printed: bool = False, json: bool = False) -> None:
+        """cluster: ask"""
+        if printed:
+            render.print_json(settled=False)
+        raise Unreachable("nobody answers", hint="fab status")
+
+    for printed, key in ((False, "error"), (True, "settled")):
+        with pytest.raises(Exit):
+            ask(Context(), printed=printed, json=True)
+        content = json.loads(capsys.readouterr().out)
+        assert list(content) == ["schema_version", key]
+    with pytest.raises(Exit):
+        ask(Context())
+    assert capsys.readouterr().out == ""
+
+
+def test_an_interrupt_ends_it_as_a_shell_reports_it(capsys: pytest.CaptureFixture[str]) -> None:
+    @command()
+    def look(context: Context) -> None:
+        """cluster: look"""
+        raise KeyboardInterrupt
+
+    with pytest.raises(Exit) as caught:
+        look(Context())
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "\nlook interrupted\n"
 
 
 def test_a_defect_keeps_its_traceback() -> None:

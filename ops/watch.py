@@ -1,0 +1,82 @@
+"""A report that is printed again and again: in place on a terminal, one below the other elsewhere.
+
+Ctrl-C ends the looking, never what is looked at.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+
+from agent.common import clock
+from agent.common.errors import RainStormError
+
+INTERVAL_S = 1.0
+HOME, CLEAR, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
+
+
+class _Capture(io.StringIO):
+    """Takes what a report prints, which prints as it would on the terminal itself."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        """Tells whether colours and boxes are wanted."""
+        return self._terminal
+
+
+def watch(report: Callable[[], None], *, interval_s: float = INTERVAL_S, plain: bool = False) -> None:
+    """Prints ``report`` every ``interval_s`` until Ctrl-C; ``plain`` never in place (for programs).
+
+    An error does not end it: a cluster that is away for a while is worth watching.
+    """
+    in_place = sys.stdout.isatty() and not plain
+    pause = threading.Event()
+    first = True
+    try:
+        while True:
+            begun = clock.monotonic()
+            if in_place:
+                text = _captured(report)
+                sys.stdout.write((CLEAR if first else "") + frame(text, shutil.get_terminal_size().lines))
+            elif plain:
+                _tolerant(report)
+            else:
+                print(("" if first else "\n") + _captured(report), end="")
+            sys.stdout.flush()
+            first = False
+            pause.wait(max(0.0, interval_s - (clock.monotonic() - begun)))
+    except KeyboardInterrupt:
+        print("", file=sys.stderr)
+
+
+def frame(text: str, height: int) -> str:
+    """Returns what to write to a terminal of so many lines so that it shows ``text`` and nothing else."""
+    lines = text.splitlines()
+    if len(lines) > height - 1:
+        hidden = len(lines) - (height - 2)
+        lines = [*lines[: height - 2], f"... {hidden} more lines do not fit"]
+    return HOME + "".join(f"{line}{CLEAR_LINE}\n" for line in lines) + CLEAR_REST
+
+
+def _captured(report: Callable[[], None]) -> str:
+    out, err = sys.stdout, sys.stderr
+    capture = _Capture(out.isatty())
+    sys.stdout, sys.stderr = capture, capture
+    try:
+        _tolerant(report)
+    finally:
+        sys.stdout, sys.stderr = out, err
+    return capture.getvalue()
+
+
+def _tolerant(report: Callable[[], None]) -> None:
+    try:
+        report()
+    except RainStormError as error:
+        print(f"[{error.code}] {error.message}", file=sys.stderr)
