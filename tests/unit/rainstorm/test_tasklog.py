@@ -10,7 +10,7 @@ from pathlib import Path
 from agent.rainstorm.tasklog import FILES_KEPT, TaskLog
 from tests.support import wait_until
 
-WRITER = "import sys\nfor i in range(2000): print(sys.argv[1], i, flush=True)"
+WRITER = "import os, sys\nfor i in range(2000): os.write(1, b'%s %d\\n' % (sys.argv[1].encode(), i))"
 
 
 def test_lines_of_many_processes_survive_rotation_whole(tmp_path: Path) -> None:
