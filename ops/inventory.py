@@ -9,6 +9,7 @@ relative to the inventory file.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,20 @@ class Inventory:
     def names(self) -> list[str]:
         """Returns the names of the nodes in the order of the file."""
         return [peer.name for peer in self.peers]
+
+    def only(self, names: Sequence[str]) -> Inventory:
+        """Returns the same cluster as if it had these nodes alone.
+
+        Raises:
+            NotFound: no such node.
+        """
+        chosen = [self.node(name) for name in names]
+        return dataclasses.replace(self, peers=tuple(peer for peer in self.peers if peer in chosen))
+
+    @property
+    def gossip_key_path(self) -> Path:
+        """Returns where the controller keeps the key that nodes are configured with, beside the authority."""
+        return Path(self.tls.ca).parent.parent / "gossip.key"
 
     def node(self, wanted: str) -> PeerConfig:
         """Returns the node that an operator means by ``3``, ``vm3`` or ``vm03``.
