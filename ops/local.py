@@ -283,7 +283,8 @@ class LocalCluster:
     def _is_ready(self, node: str, service: str, process: psutil.Process, offset: int) -> bool:
         log = self.layout.log_path(node, service)
         with open(log, "rb") as file:
-            file.seek(offset)
+            # The agent moves a full log aside and begins a new one.
+            file.seek(offset if log.stat().st_size >= offset else 0)
             if any(line.startswith(b"ready service=") for line in file):
                 return True
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:

@@ -1,10 +1,20 @@
-"""Log lines: logfmt on standard error, event name first, so that journald and grep both read them well."""
+"""Log lines: logfmt on standard error, event name first, so that journald and grep both read them well.
+
+A service's standard error is the journal, which bounds itself. Where it is a file (the local cluster), the
+process keeps that file bounded: when it is full it is moved aside and standard error becomes a new one.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import stat
 import sys
 import time
+
+FILE_BYTES_MAX = 16 * 1024 * 1024
+FILES_KEPT = 2
 
 
 class LogfmtFormatter(logging.Formatter):
@@ -19,9 +29,40 @@ class LogfmtFormatter(logging.Formatter):
         return line
 
 
+class BoundedStderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to standard error; a full file behind it becomes ``NAME.1`` and a new one takes over."""
+
+    def __init__(self, file_bytes_max: int = FILE_BYTES_MAX) -> None:
+        super().__init__(sys.stderr)
+        self._file_bytes_max = file_bytes_max
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record, then looks at the size of the file."""
+        super().emit(record)
+        with contextlib.suppress(OSError):  # it is tried again after the next line
+            self._bound()
+
+    def _bound(self) -> None:
+        descriptor = self.stream.fileno()
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size < self._file_bytes_max:
+            return
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        fresh = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            for number in range(FILES_KEPT - 1, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(f"{path}.{number}", f"{path}.{number + 1}")
+            os.replace(path, f"{path}.1")
+            os.replace(f"{path}.new", path)
+            os.dup2(fresh, descriptor)
+        finally:
+            os.close(fresh)
+
+
 def configure(level: str) -> None:
     """Sends all log lines of the process to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = BoundedStderr()
     handler.setFormatter(LogfmtFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
