@@ -201,13 +201,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", required=True, metavar="3.11", help="the VMs' Python")
     parser.add_argument("--machine", required=True, metavar="x86_64", help="the VMs' processor")
     parser.add_argument("--glibc", required=True, metavar="2.36", help="the VMs' C library")
+    parser.add_argument("--release", default="", help="one that was built before; this checkout's when not given")
     parser.add_argument("--check", action="store_true", help="only tell what would be built")
     options = parser.parse_args(arguments)
     target = Target(options.python, options.machine, options.glibc)
     try:
-        archive = archive_path(release_name(), target)
-        changed = not archive.exists()
-        if not options.check:
+        archive = archive_path(options.release or release_name(), target)
+        changed = not archive.exists() and not options.release
+        if changed and not options.check:
             archive = build(target)
     except RainStormError as error:
         print(describe("wheelhouse", error), file=sys.stderr)

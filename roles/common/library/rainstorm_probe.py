@@ -24,6 +24,7 @@ description:
 options:
   node: {description: the node's name in the inventory, type: str, required: true}
   cluster: {description: the cluster's name, type: str, required: true}
+  voters: {description: the voters that the inventory names; may be empty, type: list, elements: str, required: true}
   address: {description: the address that the agents listen on, type: str, required: true}
   ports: {description: the port of each service, type: dict, required: true}
   python: {description: the Python that the agents run on, type: str, required: true}
@@ -129,20 +130,30 @@ def port_problems(address, ports, running):
     return problems
 
 
-def identity_problems(node, cluster):
-    """Returns a line when the VM is another node already."""
+def deployed():
+    """Returns what the VM's configuration says, as far as it is written on one line; empty when there is none."""
     try:
         with open(CONFIG, encoding="utf-8") as file:
-            lines = [line.split(":", 1) for line in file if ":" in line and not line.startswith(" ")]
-    except OSError:
-        return []
-    found = {key.strip(): value.strip().strip("\"'") for key, value in lines}
-    if (found.get("cluster"), found.get("name")) in ((cluster, node), (None, None)):
-        return []
-    return [
-        "it is node %s of the cluster %s already, not %s of %s: two names for one machine? (to give it away: "
-        "ansible-playbook playbooks/reset.yml)" % (found.get("name"), found.get("cluster"), node, cluster)
-    ]
+            lines = [line.split(":", 1) for line in file if ":" in line and not line.startswith((" ", "#"))]
+        return {key: json.loads(value) for key, value in lines if key in ("cluster", "name", "voters")}
+    except (OSError, ValueError):
+        return {}
+
+
+def identity_problems(found, wanted):
+    """Returns a line when the VM is another node already, or decides with other voters."""
+    node, cluster, voters = wanted["node"], wanted["cluster"], wanted["voters"]
+    if (found.get("cluster", cluster), found.get("name", node)) != (cluster, node):
+        return [
+            "it is node %s of the cluster %s already, not %s of %s: two names for one machine? (to give it away: "
+            "ansible-playbook playbooks/reset.yml)" % (found.get("name"), found.get("cluster"), node, cluster)
+        ]
+    if voters and sorted(found.get("voters", voters)) != sorted(voters):
+        return [
+            "its voters are %s, those of the inventory are %s: the voters of a deployed cluster stay, because their "
+            "promises are on their disks" % (", ".join(found["voters"]), ", ".join(voters))
+        ]
+    return []
 
 
 def releases():
@@ -199,6 +210,7 @@ def main():
         argument_spec={
             "node": text,
             "cluster": text,
+            "voters": {"type": "list", "elements": "str", "required": True},
             "address": text,
             "ports": {"type": "dict", "required": True},
             "python": text,
@@ -233,10 +245,11 @@ def main():
         problems.append("its clock is %.0f s %s: set up NTP" % (abs(skew), "ahead" if skew > 0 else "behind"))
     found = services([*ports, "tasks"])
     running = [name for name in found if found[name]["active"]]
+    configured = deployed()
     complete, link = releases()
     if link not in complete or not running:
         problems += disk_problems(wanted["disk_min_mib"])
-    problems += identity_problems(wanted["node"], wanted["cluster"])
+    problems += identity_problems(configured, wanted)
     problems += port_problems(wanted["address"], ports, running)
     module.exit_json(
         changed=False,
@@ -250,7 +263,8 @@ def main():
                 "services": found,
                 # A VM on which an agent is down has nothing to lose by being set up at once.
                 "down": not all(found.get(service, {}).get("active") for service in ports),
-                "new": not os.path.exists(CONFIG),
+                "new": not configured,
+                "voters": configured.get("voters", []),
             }
         },
     )

@@ -16,11 +16,13 @@ import sys
 import tarfile
 import tempfile
 
-# What the agents and the tasks load; importing it is the test of the release as well.
-IMPORTS = (
-    "agent.__main__ agent.membership.service agent.hydfs.service agent.rainstorm.service agent.rainstorm.task"
-    " agent.rainstorm.launcher agent.logs.service"
-).split()
+
+def entry_points(site):
+    """Returns the modules that run as processes; importing them is the test of the release as well."""
+    services = sorted(glob.glob(os.path.join(site, "agent", "*", "service.py")))
+    tasks = [os.path.join(site, "agent", "rainstorm", name) for name in ("task.py", "launcher.py")]
+    found = [path for path in services + tasks if os.path.exists(path)]
+    return [os.path.relpath(path, site)[: -len(".py")].replace(os.sep, ".") for path in found]
 
 
 def main():
@@ -47,9 +49,10 @@ def main():
             check=True,
             env=environment,
         )
-    agent = glob.glob(os.path.join(folder, "lib", "python3*", "site-packages", "agent"))
-    subprocess.run([inside, "-m", "compileall", "-q", *agent], check=True)
-    subprocess.run([inside, "-c", "import " + ", ".join(IMPORTS)], check=True, env=environment)
+    (site,) = glob.glob(os.path.join(folder, "lib", "python3*", "site-packages"))
+    subprocess.run([inside, "-m", "compileall", "-q", os.path.join(site, "agent")], check=True)
+    modules = ", ".join(["agent.__main__", *entry_points(site)])
+    subprocess.run([inside, "-c", "import " + modules], check=True, env=environment)
     mark = os.path.join(folder, ".complete")
     with open(mark + ".new", "w") as file:
         file.write(os.path.basename(folder) + "\n")
