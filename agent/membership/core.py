@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 REFRESH_S = 4.0
 # After a failure the register is read again this soon; nothing is proposed before that works.
 RETRY_S = 0.3
+# What may be a reason to propose another view.
+NEWS = (AnnounceMember, AdoptBoot)
 
 
 class MembershipCore:
@@ -63,6 +65,8 @@ class MembershipCore:
         self._services = LocalServices()
         self._register_works = False
         self._had_majority = False
+        self._reaches_majority = False
+        self._seen: tuple[int, views.View | None] = (-1, None)
         self._rng = rng
         self._busy = False
         self._was_read = False
@@ -97,7 +101,7 @@ class MembershipCore:
         news = (
             reports != self.monitor.roster.reports
             or isinstance(event, ViewLearned)
-            or any(isinstance(e, AnnounceMember | AdoptBoot) for e in effects)
+            or any([isinstance(effect, NEWS) for effect in effects])
         )
         if news and self._was_read:
             self.proposer.reconsider(now, self._verdicts(), self.monitor.roster.all_reporters())
@@ -140,6 +144,13 @@ class MembershipCore:
         return members
 
     def _sees_majority(self) -> bool:
+        # Every event asks; nothing can have changed while the table and the view are the same.
+        seen = (self.monitor.table.changes, self.proposer.view)
+        if seen[0] != self._seen[0] or seen[1] is not self._seen[1]:
+            self._seen, self._reaches_majority = seen, self._count_voters()
+        return self._reaches_majority
+
+    def _count_voters(self) -> bool:
         for group in views.groups(self.proposer.view, self._voters):
             found = [self.monitor.table.get(voter) for voter in group]
             if sum(member is not None and member.state in LIVE for member in found) < majority(group):

@@ -45,6 +45,14 @@ class Kind(IntEnum):
     REFUSAL = 9
 
 
+KINDS = {int(kind): kind for kind in Kind}
+STATES = {int(state): state for state in State}
+UPDATE_TYPES = (str, bytes, int, int, int, str, int, int, str)
+BEAT_TYPES = (str, int, int)
+# With settings and without.
+DATAGRAM_TYPES = tuple((int, int, int, str, int, int, list, kind, list) for kind in (type(None), list))
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """A record to pass on; ``accuser`` is who suspects or declares dead, empty otherwise."""
@@ -128,35 +136,28 @@ def decode(data: bytes) -> Datagram:
         found = msgpack.unpackb(data, raw=False)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"datagram is not msgpack: {error}") from None
-    match found:
-        case [int(version), *_] if version != FORMAT:
-            raise ProtocolError(f"datagram of format {version}: another release sent it")
-        case [
-            int(),
-            int(kind),
-            int(sequence),
-            str(target),
-            int(view),
-            int(digest),
-            list(updates),
-            settings,
-            list(beats),
-        ]:
-            if not Kind.PING <= kind <= Kind.REFUSAL:
-                raise ProtocolError(f"datagram of kind {kind} is unknown")
-            _check_counters(sequence, view, digest)
-            _check_name(target, may_be_empty=True)
-            return Datagram(
-                Kind(kind),
-                sequence,
-                target,
-                view,
-                digest,
-                tuple([update_of(update) for update in updates]),
-                None if settings is None else _settings(settings),
-                tuple([_beat(beat) for beat in beats]),
-            )
-    raise ProtocolError("datagram does not have the fields of this format")
+    # Comparing types is three times as quick as a match statement, and every datagram comes through here.
+    if type(found) is list and found and type(found[0]) is int and found[0] != FORMAT:
+        raise ProtocolError(f"datagram of format {found[0]}: another release sent it")
+    if type(found) is not list or tuple(map(type, found)) not in DATAGRAM_TYPES:
+        raise ProtocolError("datagram does not have the fields of this format")
+    _, number, sequence, target, view, digest, updates, settings, beats = found
+    kind = KINDS.get(number)
+    if kind is None:
+        raise ProtocolError(f"datagram of kind {number} is unknown")
+    if not (0 <= sequence <= COUNTER_MAX and 0 <= view <= COUNTER_MAX and 0 <= digest <= COUNTER_MAX):
+        raise ProtocolError("a counter of a datagram is out of range")
+    _check_name(target, may_be_empty=True)
+    return Datagram(
+        kind,
+        sequence,
+        target,
+        view,
+        digest,
+        tuple([update_of(update) for update in updates]),
+        None if settings is None else _settings(settings),
+        tuple([_beat(beat) for beat in beats]) if beats else (),
+    )
 
 
 def _settings(fields: Any) -> Settings:
@@ -168,13 +169,13 @@ def _settings(fields: Any) -> Settings:
 
 
 def _beat(fields: Any) -> Beat:
-    match fields:
-        case [str(name), int(boot), int(counter)]:
-            _check_name(name)
-            if not 0 <= boot < BEAT_COUNTER_END or not 0 <= counter < BEAT_COUNTER_END:
-                raise ProtocolError(f"heartbeat of {name!r} is out of range")
-            return Beat(name, boot, counter)
-    raise ProtocolError("heartbeat does not have the fields of this format")
+    if type(fields) is not list or tuple(map(type, fields)) != BEAT_TYPES:
+        raise ProtocolError("heartbeat does not have the fields of this format")
+    name, boot, counter = fields
+    _check_name(name)
+    if not 0 <= boot < BEAT_COUNTER_END or not 0 <= counter < BEAT_COUNTER_END:
+        raise ProtocolError(f"heartbeat of {name!r} is out of range")
+    return Beat(name, boot, counter)
 
 
 def fields_of(update: Update) -> list[Any]:
@@ -199,27 +200,17 @@ def update_of(fields: Any) -> Update:
     Raises:
         ProtocolError: they are not those of an update.
     """
-    match fields:
-        case [
-            str(name),
-            bytes(uuid),
-            int(boot),
-            int(incarnation),
-            int(state),
-            str(address),
-            int(port),
-            int(services),
-            str(by),
-        ]:
-            _check_counters(boot, incarnation)
-            _check_name(name)
-            _check_name(address)
-            _check_name(by, may_be_empty=True)
-            if len(uuid) != 16 or not 0 <= state <= 3 or not 0 < port < 65536 or not 0 <= services < 256:
-                raise ProtocolError(f"update about {name!r} is out of range")
-            member = Member(name, uuid.hex(), boot, incarnation, State(state), address, port, int(services))
-            return Update(member, by)
-    raise ProtocolError("update does not have the fields of this format")
+    if type(fields) is not list or tuple(map(type, fields)) != UPDATE_TYPES:
+        raise ProtocolError("update does not have the fields of this format")
+    name, uuid, boot, incarnation, number, address, port, services, by = fields
+    _check_name(name)
+    _check_name(address)
+    _check_name(by, may_be_empty=True)
+    state = STATES.get(number)
+    known = 0 <= boot <= COUNTER_MAX and 0 <= incarnation <= COUNTER_MAX and len(uuid) == 16
+    if state is None or not known or not 0 < port < 65536 or not 0 <= services < 256:
+        raise ProtocolError(f"update about {name!r} is out of range")
+    return Update(Member(name, uuid.hex(), boot, incarnation, state, address, port, services), by)
 
 
 def _check_counters(*counters: int) -> None:
@@ -229,5 +220,7 @@ def _check_counters(*counters: int) -> None:
 
 
 def _check_name(name: str, *, may_be_empty: bool = False) -> None:
-    if len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX or not (name or may_be_empty):
+    # A character takes four bytes at most.
+    too_long = len(name) > NAME_BYTES_MAX // 4 and len(name.encode("utf-8", "replace")) > NAME_BYTES_MAX
+    if too_long or not (name or may_be_empty):
         raise ProtocolError(f"name {name[:80]!r} is empty or too long")

@@ -11,6 +11,7 @@ dead peer from its own sleep.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -58,6 +59,8 @@ COMPARE_S_MIN = 1.0
 # Without any reason they are compared with a random member; the digest on every datagram is the usual reason.
 COMPARE_INTERVAL_S = 30.0
 REFUSAL_INTERVAL_S = 0.5
+# So many nodes ask a member that is doubted, with up to a dozen datagrams each. Three confirmations do.
+DOUBT_ASKED_BY = 32
 # A timer later than this gives every pending verdict one more acknowledgement time-out.
 LATE_S = 0.05
 
@@ -104,9 +107,11 @@ class Monitor:
             DetectorKind.SWIM: Swim(*parts),
             DetectorKind.HEARTBEAT: Heartbeat(*parts),
         }
+        self._timed: tuple[Roster | Detector, ...] = (self.roster, *self._detectors.values())
         self._lost_robin = RoundRobin(rng)
         self._running = False
         self._lost_at = 0.0
+        self._lost_seen = -1
         self._gossip_at = 0.0
         self._compare_allowed_at = 0.0
         self._compare_at = 0.0
@@ -167,7 +172,10 @@ class Monitor:
                 pass
         if self._running and self._is_due(now):
             self._run_timers(now)
+            self._due_is_known = False
         self._settle(now)
+        if self.table.changes != self._lost_seen and self._running:
+            self._look_for_lost(now)
         return self.roster.effects
 
     def next_deadline(self) -> float | None:
@@ -227,18 +235,19 @@ class Monitor:
         self._due_is_known = False
 
     def _is_due(self, now: float) -> bool:
-        due = self._find_deadline()
+        due = self.next_deadline()
         return due is not None and due <= now
 
     def _find_deadline(self) -> float | None:
         if not self._running:
             return None
         due = min(self._lost_at, self._compare_at)
-        for other in (self.roster.next_deadline(), *(d.next_deadline() for d in self._detectors.values())):
+        for part in self._timed:
+            other = part.next_deadline()
             if other is not None and other < due:
                 due = other
-        if len(self.roster.gossip):
-            due = min(due, self._gossip_at)
+        if self._gossip_at < due and len(self.roster.gossip):
+            due = self._gossip_at
         return min(due, *self._silent_at.values()) if self._silent_at else due
 
     # Start, leave, join, switch
@@ -335,15 +344,17 @@ class Monitor:
 
     def _settle(self, now: float) -> None:
         """Does what changed beliefs ask for."""
-        roster = self.roster
-        while roster.buried or roster.doubted:
+        roster, sent = self.roster, len(self.roster.effects)
+        while roster.buried or roster.doubted or roster.heard_doubts:
+            self._due_is_known = False
             buried, roster.buried = roster.buried, []
             for name in buried:
                 for detector in self._detectors.values():
                     detector.forget(name)
                 self._ask_dead(now, name)
             doubted, roster.doubted = roster.doubted, []
-            for name in doubted:
+            heard, roster.heard_doubts = roster.heard_doubts, []
+            for name in (*doubted, *filter(self._is_to_ask, heard)):
                 self._detector.check(now, name)
         if roster.contested is not None and self._running:
             live = self.roster.sample_others(self._rng, QUESTIONS)
@@ -358,6 +369,21 @@ class Monitor:
             roster.urgent = False
             if self._running:
                 self._send_gossip()
+        if len(roster.effects) != sent:
+            self._due_is_known = False
+
+    def _is_to_ask(self, name: str) -> bool:
+        """Tells whether this node asks a member that others doubt: in a large group some do, not all."""
+        live = self.table.live_count
+        return live <= DOUBT_ASKED_BY or self._rng.random() * live < DOUBT_ASKED_BY
+
+    def _look_for_lost(self, now: float) -> None:
+        """Keeps the timer for lost members only while there are some: it was every fourth event at rest."""
+        self._lost_seen, self._due_is_known = self.table.changes, False
+        if not self._lost():
+            self._lost_at = math.inf
+        elif self._lost_at == math.inf:
+            self._lost_at = now + LOST_PROBE_INTERVAL_S
 
     # Timers and what goes out
 

@@ -7,7 +7,6 @@ goes to it, so that it can refute at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from agent.membership import messages
 from agent.membership.events import Contact, SendDatagram
@@ -28,39 +27,46 @@ class Outbox:
         """Sends this node's own record and what it believes of the receiver."""
         known = self._roster.table.get(name)
         about = [self._roster.me] if known is None else [self._roster.me, known]
-        self._emit(name, Datagram(kind, updates=tuple([self._roster.record(member) for member in about])))
+        self._emit(name, kind, tuple([self._roster.record(member) for member in about]))
 
     def send(
         self, name: str, kind: Kind, sequence: int = 0, target: str = "", beats: tuple[Beat, ...] = ()
     ) -> None:
         """Sends one datagram, filled up with gossip."""
         room = messages.DATAGRAM_BYTES_MAX - messages.OVERHEAD_BYTES
-        room -= sum(messages.beat_bytes(beat.name) for beat in beats)
+        if beats:
+            room -= sum([messages.beat_bytes(beat.name) for beat in beats])
         updates: tuple[Update, ...] = ()
         # The buddy rule: whoever is doubted hears it with the very ping or answer, so that it can refute at
         # once.
-        for subject in dict.fromkeys((name, target)):
+        for subject in (name, target) if target and target != name else (name,):
             doubted = self._roster.table.get(subject)
             if doubted is not None and doubted.state is not State.ALIVE:
                 updates += (self._roster.record(doubted),)
                 room -= messages.update_bytes(updates[-1])
         updates += self._roster.gossip.take(self._roster.table.live_count, room)
-        self._emit(name, Datagram(kind, sequence, target, updates=updates, beats=beats))
+        self._emit(name, kind, updates, sequence, target, beats)
 
     def refuse(self, member: Member) -> None:
         """Tells a node that claims the identity of another one that it cannot be a member."""
         contact = Contact(member.address, member.port)
         self._roster.effects.append(SendDatagram(member.name, contact, Datagram(Kind.REFUSAL)))
 
-    def _emit(self, name: str, datagram: Datagram) -> None:
+    def _emit(
+        self,
+        name: str,
+        kind: Kind,
+        updates: tuple[Update, ...],
+        sequence: int = 0,
+        target: str = "",
+        beats: tuple[Beat, ...] = (),
+    ) -> None:
         roster = self._roster
         member = roster.table.get(name)
         contact = Contact(member.address, member.port) if member is not None else self._contacts.get(name)
         if contact is not None:
-            full = replace(
-                datagram,
-                view_version=self.view_version,
-                digest=roster.table.digest,
-                settings=roster.settings if roster.settings.version else None,
+            settings = roster.settings if roster.settings.version else None
+            datagram = Datagram(
+                kind, sequence, target, self.view_version, roster.table.digest, updates, settings, beats
             )
-            roster.effects.append(SendDatagram(name, contact, full))
+            roster.effects.append(SendDatagram(name, contact, datagram))

@@ -13,8 +13,9 @@ differences, each against a known complaint:
 
 Without suspicion an accusation is a death at once, and a death that is heard of is believed.
 
-``doubted``, ``buried`` and ``urgent`` tell the monitor what to do next: look at a member, drop what is under
-way about it, and spread the news now instead of with the next gossip round.
+``doubted``, ``heard_doubts``, ``buried`` and ``urgent`` tell the monitor what to do next: look at a member,
+look at one that others doubt, drop what is under way about it, and spread the news now instead of with the
+next gossip round.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Roster:
         self.effects: list[Effect] = []
         self.leaving = False
         self.doubted: list[str] = []
+        self.heard_doubts: list[str] = []
         self.buried: list[str] = []
         self.urgent = False
         self.reports = 0
@@ -107,7 +109,9 @@ class Roster:
 
     def next_deadline(self) -> float | None:
         """Returns when the next suspicion is over."""
-        return min((entry.deadline for entry in self.suspicions.values()), default=None)
+        if not self.suspicions:
+            return None
+        return min([entry.deadline for entry in self.suspicions.values()])
 
     def check_invariants(self) -> None:
         """Raises AssertionError when the state breaks a rule."""
@@ -146,7 +150,7 @@ class Roster:
                 self._hear_death(now, member, current, update.accuser)
             else:
                 self.put(now, member, update.accuser)
-                self.doubted.append(member.name)
+                self.heard_doubts.append(member.name)
         elif current.same_life(member):
             self._hear_report(now, current, update.accuser)
 
@@ -182,7 +186,7 @@ class Roster:
             self.put(now, member, accuser)
         elif self.table.supersedes(member.with_state(State.SUSPECT)):
             self.put(now, member.with_state(State.SUSPECT), accuser)
-            self.doubted.append(member.name)
+            self.heard_doubts.append(member.name)
         elif suspicion is not None:
             self._report(now, current, accuser)
             suspicion.confirm(accuser)

@@ -30,6 +30,8 @@ class LocalServices:
     @property
     def mask(self) -> int:
         """Returns a bit for each service that lives, as a member's record carries them."""
+        if not self._attached:
+            return 0
         return sum(1 << index for index, name in enumerate(SERVICES) if name in self._attached)
 
     def attach(self, now: float, service: str, connection: int) -> None:
@@ -43,9 +45,13 @@ class LocalServices:
 
     def expire(self, now: float) -> None:
         """Drops the services that have not renewed their word."""
+        if not self._attached:
+            return
         for service in [name for name, entry in self._attached.items() if entry.expires_at <= now]:
             del self._attached[service]
 
     def next_deadline(self) -> float | None:
         """Returns when the next service counts as hung."""
-        return min((entry.expires_at for entry in self._attached.values()), default=None)
+        if not self._attached:
+            return None
+        return min([entry.expires_at for entry in self._attached.values()])

@@ -8,6 +8,7 @@ independent confirmation: ``T(C) = max(Smin, Smax - (Smax - Smin) * ln(C + 1) / 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from agent.common.config import MembershipConfig
 from agent.membership.table import Member
 
 CONFIRMATIONS_MAX = 3
+# Every event asks for every deadline; a group has a few sizes and four counts of confirmations.
+TIMEOUTS_KEPT = 256
 
 
 def shortest_s(config: MembershipConfig, members: int) -> float:
@@ -27,6 +30,7 @@ def confirmations_wanted(members: int) -> int:
     return max(0, min(CONFIRMATIONS_MAX, members - 2))
 
 
+@functools.lru_cache(maxsize=TIMEOUTS_KEPT)
 def timeout_s(shortest: float, longest: float, wanted: int, confirmations: int) -> float:
     """Returns T(C)."""
     if wanted == 0:
@@ -71,5 +75,5 @@ class Suspicion:
     @property
     def deadline(self) -> float:
         """Returns when the suspect is declared dead unless it refutes."""
-        waited = timeout_s(self.shortest, self.longest, self.wanted, self.confirmations)
+        waited = timeout_s(self.shortest, self.longest, self.wanted, len(self.accusers) - 1)
         return max(self.started_at + waited, self.not_before_at)

@@ -113,10 +113,14 @@ class Swim:
 
     def next_deadline(self) -> float | None:
         due = self._round_at
-        for timers in (self._probes, self._relays):
-            for entry in timers.values():
-                if due is None or entry.due_at < due:
-                    due = entry.due_at
+        for probe in self._probes.values():
+            at = probe.ends_at if probe.indirect else probe.indirect_at
+            if due is None or at < due:
+                due = at
+        for relay in self._relays.values():
+            at = relay.ends_at if relay.nacked else relay.nack_at
+            if due is None or at < due:
+                due = at
         return due
 
     def check_invariants(self) -> None:

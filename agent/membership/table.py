@@ -96,6 +96,8 @@ class Table:
         self.live_count = 0
         self.suspect_count = 0
         self.digest = 0
+        # Grows with every record stored.
+        self.changes = 0
 
     def get(self, name: str) -> Member | None:
         """Returns the record of ``name``, if any."""
@@ -103,6 +105,7 @@ class Table:
 
     def put(self, member: Member) -> None:
         """Stores a record in place of the older one."""
+        self.changes += 1
         before = self._members.get(member.name)
         if before is None:
             self._names.append(member.name)
