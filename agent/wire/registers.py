@@ -20,6 +20,7 @@ from agent.common.register import (
     Answer,
     AnswerReceived,
     Ask,
+    Ballot,
     Change,
     Failed,
     Finished,
@@ -39,6 +40,8 @@ from agent.wire.server import Handler, Reply, Request
 # Voters answer in a millisecond or two; one that takes longer than this is counted as failed for this round.
 VOTER_TIMEOUT_S = 1.0
 PROPOSER_THREADS = 16
+# Registers that are read again and again, such as the view; of others the value is sent each time.
+KNOWN_MAX = 8
 
 
 def to_fields(request: VoterRequest) -> dict[str, Any]:
@@ -62,6 +65,14 @@ def handlers(store: RegisterStore, prefix: str) -> dict[str, Handler]:
             {"voted": found.ok, "promised": found.promised, "accepted": found.accepted, "value": found.value}
         )
 
+    def read(request: Request) -> Reply:
+        found = store.apply(Read(str(request.fields["key"])))
+        # A ballot chooses one value, so who knows the one of this ballot knows what is accepted here.
+        if request.fields.get("known") != list(found.accepted):
+            return reply(found)
+        fields = {"voted": found.ok, "promised": found.promised, "accepted": found.accepted}
+        return Reply({**fields, "same": True})
+
     def ballot(request: Request) -> tuple[int, str]:
         counter, proposer = request.fields["ballot"]
         return (int(counter), str(proposer))
@@ -71,7 +82,7 @@ def handlers(store: RegisterStore, prefix: str) -> dict[str, Handler]:
         f"{prefix}.accept": lambda r: reply(
             store.apply(Accept(str(r.fields["key"]), ballot(r), r.fields["value"]))
         ),
-        f"{prefix}.read": lambda r: reply(store.apply(Read(str(r.fields["key"])))),
+        f"{prefix}.read": read,
         f"{prefix}.keys": lambda r: Reply({"keys": store.keys(str(r.fields.get("prefix", "")))}),
     }
 
@@ -101,6 +112,8 @@ class Registers:
         self._voters = voters
         self._executor = ThreadPoolExecutor(PROPOSER_THREADS, thread_name_prefix=f"{prefix}-proposer")
         self._counters: dict[str, int] = {}
+        # The last values read, with the ballots that chose them: who holds the same does not send it again.
+        self._known: dict[str, tuple[Ballot, Any]] = {}
         self._rng = random.Random()
 
     def change(self, key: str, change: Change, *, timeout_s: float = 5.0) -> Any:
@@ -163,6 +176,9 @@ class Registers:
                 answers.append(event.answer)
             found = settled(answers, voters)
             if found is not None and self._is_by(found.value, voters):
+                if key not in self._known and len(self._known) >= KNOWN_MAX:
+                    self._known.pop(next(iter(self._known)))
+                self._known[key] = (found.accepted, found.value)
                 return found.value
             if found is not None:
                 break  # other voters decide by now: ask those
@@ -243,12 +259,16 @@ class Registers:
     def _ask(self, ask: Ask, deadline: Deadline) -> AnswerReceived | VoterFailed:
         kind = f"{self._prefix}.{type(ask.request).__name__.lower()}"
         timeout_s = min(VOTER_TIMEOUT_S, deadline.remaining(clock.monotonic()))
+        fields = to_fields(ask.request)
+        known = self._known.get(ask.request.key) if isinstance(ask.request, Read) else None
+        if known is not None:
+            fields["known"] = known[0]
         try:
-            found = self._client.call(
-                self._where(ask.voter), kind, to_fields(ask.request), timeout_s=timeout_s
-            ).fields
+            found = self._client.call(self._where(ask.voter), kind, fields, timeout_s=timeout_s).fields
         except RainStormError:
             return VoterFailed(ask.voter, ask.attempt)
+        if known is not None and found.get("same"):
+            found = {**found, "value": known[1]}
         promised, accepted = found["promised"], found["accepted"]
         return AnswerReceived(
             ask.voter,

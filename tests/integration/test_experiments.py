@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +72,33 @@ def test_membership_bandwidth(tmp_path: Path) -> None:
     assert 100 < real["bytes_per_s_p50"] < real["loopback_bytes_per_s_p50"] * 1.5
     assert (simulated["kind"], simulated["nodes"]) == ("simulated", 10)
     assert simulated["bytes_per_s_p50"] > 100
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("iptables") is None, reason="needs root and iptables")
+def test_isolation_removes_its_rules_and_those_of_a_killed_run(tmp_path: Path) -> None:
+    stale = "RS-EXP-4999999-0"  # no process has that number
+    subprocess.run(["iptables", "-w", "5", "-N", stale], check=True)
+    try:
+        subprocess.run(["iptables", "-w", "5", "-I", "INPUT", "-i", "lo", "-j", stale], check=True)
+        arguments = "--nodes 4 --faults cut-in --fault-s 4".split()
+        (line,) = run("isolation", tmp_path, *arguments)
+    finally:
+        left = subprocess.run(
+            ["iptables", "-w", "5", "-S"], check=True, capture_output=True, text=True
+        ).stdout
+        if stale in left:
+            subprocess.run(["iptables", "-w", "5", "-D", "INPUT", "-i", "lo", "-j", stale], check=False)
+            subprocess.run(["iptables", "-w", "5", "-X", stale], check=False)
+    assert not [rule for rule in left.splitlines() if owner_is_gone(rule)]
+    assert (line["fault"], line["runs"], line["never_out"], line["others_evicted"]) == ("cut-in", 1, 0, 0)
+    assert 0.1 < line["out_p50_s"] < 4.0
+    assert line["back_max_s"] < 20.0
+
+
+def owner_is_gone(rule: str) -> bool:
+    """Tells whether the experiment whose chain a rule is about has ended: others may run on this machine."""
+    found = re.search(r"RS-EXP-(\d+)-", rule)
+    return found is not None and not psutil.pid_exists(int(found[1]))
 
 
 def test_an_interrupt_stops_everything_and_keeps_the_samples(tmp_path: Path) -> None:

@@ -57,6 +57,18 @@ def test_late_answers_do_not_count_and_the_next_test_waits() -> None:
     assert len(questions(accuse(bench, "n2"))) == QUESTIONS
 
 
+def test_with_nobody_left_to_ask_it_waits_for_the_next_accusation() -> None:
+    bench = Bench(known=["n1", "n2", "n3", "n4"])
+    accuse(bench, "n2", "n3", "n4")
+    held = bench.monitor.me.incarnation
+    for name in ("n2", "n3", "n4"):
+        bench.monitor.roster.put(bench.now, member(name, State.DEAD), "n1")
+    bench.run(WINDOW_S + AGAIN_S, silent=["n2", "n3", "n4", "n5"])
+    assert bench.monitor.me.incarnation == held
+    accuse(bench, "n2")
+    assert bench.monitor.me.incarnation == held + 1
+
+
 def test_where_others_are_accused_too_everybody_refutes() -> None:
     bench = Bench()
     accuse(bench, "n2", of_whom="n5")

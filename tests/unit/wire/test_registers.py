@@ -20,7 +20,7 @@ from agent.wire.client import Client, Target
 from agent.wire.register_store import RegisterStore
 from agent.wire.registers import Registers, handlers
 from agent.wire.server import Server
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, wait_until
 
 
 def fill(path: Path, count: int = 5) -> None:
@@ -212,4 +212,29 @@ def test_a_refusal_comes_back_and_without_a_majority_it_says_so(voters: Voters) 
     with pytest.raises(NoMajority):
         proposer.read("r", timeout_s=3.0)
     proposer.close()
+    client.close()
+
+
+def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
+    voters: Voters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(None)
+    writer, reader = (Registers(name, "view", client, voters.targets) for name in ("p", "q"))
+    sent: list[bool] = []
+    call = Client.call
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        found = call(*arguments, **options)
+        if arguments[2] == "view.read":
+            sent.append("value" in found.fields)
+        return found
+
+    monkeypatch.setattr(Client, "call", counting)
+    for value in ("first", "second"):
+        writer.change("r", lambda _, value=value: value)  # type: ignore[misc]
+        assert [reader.read("r") for _ in range(3)] == [value] * 3
+    wait_until(lambda: len(sent) == 18, 5.0, "all voters have answered")
+    assert sent.count(True) <= 3 * 2 + 2, "of each value once from each voter, and answers that came late"
+    reader.close()
+    writer.close()
     client.close()
