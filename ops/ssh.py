@@ -220,6 +220,7 @@ def _connect(login: Login) -> paramiko.SSHClient:
             login.user,
             key_filename=login.key,
             look_for_keys=login.key is None,
+            allow_agent=login.others,
             timeout=CONNECT_TIMEOUT_S,
             banner_timeout=CONNECT_TIMEOUT_S,
             auth_timeout=CONNECT_TIMEOUT_S,

@@ -1,9 +1,9 @@
 """How to log in to a machine by SSH, as the inventory says in Ansible's own variables.
 
 Understood are ``ansible_host``, ``ansible_port``, ``ansible_user``, ``ansible_ssh_private_key_file`` and, in
-``ansible_ssh_common_args``, ``-o UserKnownHostsFile=FILE``. Host keys are always checked, whatever
-``StrictHostKeyChecking`` says. An option that would lead to another way in (a jump host, a proxy) is refused
-instead of ignored.
+``ansible_ssh_common_args``, ``-o UserKnownHostsFile=FILE`` and ``-o IdentitiesOnly=yes``. Host keys are always
+checked, whatever ``StrictHostKeyChecking`` says. An option that would lead to another way in (a jump host, a
+proxy) is refused instead of ignored.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Login:
     user: str
     key: str | None
     known_hosts: tuple[str, ...]
+    # Whether the keys that an SSH agent holds may be tried as well.
+    others: bool = True
 
     def command(self) -> str:
         """Returns the ``ssh`` command that goes the same way."""
@@ -69,18 +71,20 @@ def parse(path: Path, node: str, variables: Mapping[str, Any]) -> Login:
         _filled(path, str(variables.get(name, "")))
         for name in ("ansible_ssh_common_args", "ansible_ssh_extra_args")
     )
+    known_hosts, others = _options_used(path, node, arguments)
     return Login(
         node=node,
         host=str(variables.get("ansible_host", node)),
         port=port,
         user=str(variables.get("ansible_user") or getpass.getuser()),
         key=os.path.expanduser(_filled(path, str(key))) if key else None,
-        known_hosts=_known_hosts(path, node, arguments),
+        known_hosts=known_hosts,
+        others=others,
     )
 
 
-def _known_hosts(path: Path, node: str, arguments: str) -> tuple[str, ...]:
-    found = default_known_hosts()
+def _options_used(path: Path, node: str, arguments: str) -> tuple[tuple[str, ...], bool]:
+    found, others = default_known_hosts(), True
     for name, value in _options(path, node, arguments):
         if name in OTHER_WAYS:
             raise ConfigError(
@@ -90,7 +94,9 @@ def _known_hosts(path: Path, node: str, arguments: str) -> tuple[str, ...]:
             )
         if name == "userknownhostsfile":
             found = tuple(os.path.expanduser(each) for each in value.split())
-    return found
+        if name == "identitiesonly":
+            others = value.lower() != "yes"
+    return found, others
 
 
 def _options(path: Path, node: str, arguments: str) -> list[tuple[str, str]]:

@@ -31,12 +31,14 @@ def test_all_variables() -> None:
             "ansible_port": 2222,
             "ansible_user": "ops",
             "ansible_ssh_private_key_file": "~/keys/one",
-            "ansible_ssh_common_args": "-o 'UserKnownHostsFile={{ inventory_dir }}/known /etc/more' -p 9",
+            "ansible_ssh_common_args": "-o 'UserKnownHostsFile={{ inventory_dir }}/known /etc/more' -p 9 "
+            "-o IdentitiesOnly=yes",
         },
     )
     assert (found.host, found.port, found.user) == ("10.0.0.1", 2222, "ops")
     assert found.key == os.path.expanduser("~/keys/one")
     assert found.known_hosts == ("/somewhere/inventory/known", "/etc/more")
+    assert not found.others
     assert found.command().startswith(f"ssh -i {found.key} -p 2222 -o ")
 
 
