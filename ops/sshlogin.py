@@ -1,9 +1,9 @@
 """How to log in to a machine by SSH, as the inventory says in Ansible's own variables.
 
 Understood are ``ansible_host``, ``ansible_port``, ``ansible_user``, ``ansible_ssh_private_key_file`` and, in
-``ansible_ssh_common_args``, ``-o UserKnownHostsFile=FILE`` and ``-o IdentitiesOnly=yes``. Host keys are always
-checked, whatever ``StrictHostKeyChecking`` says. An option that would lead to another way in (a jump host, a
-proxy) is refused instead of ignored.
+``ansible_ssh_common_args``, ``-o UserKnownHostsFile=FILE`` and ``-o IdentitiesOnly=yes``. Host keys are
+always checked, whatever ``StrictHostKeyChecking`` says. An option that would lead to another way in (a jump
+host, a proxy) is refused instead of ignored.
 """
 
 from __future__ import annotations
