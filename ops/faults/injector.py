@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agent.common.errors import Partial, RainStormError, Unavailable, UsageError
@@ -153,6 +154,18 @@ class Injector:
         self.journal.replace(
             [each for each in self.journal.read() if each.kind != kind or node not in each.nodes]
         )
+
+
+def forget_local(path: Path) -> None:
+    """Ends the faults of a local cluster that is about to end itself; ``path`` is its inventory."""
+    if not path.exists():
+        return
+    found = machines.LocalMachines(inventory.load(path))
+    journal = Journal(found.folder)
+    if journal.path.exists():
+        with journal.locked():
+            found.heal_rules()
+            journal.remove()
 
 
 def find(given: str) -> Inventory:

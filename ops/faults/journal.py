@@ -59,6 +59,11 @@ class Journal:
         """Writes down that only these faults are in force any more."""
         self._save(self._load()["next"], [dataclasses.asdict(fault) for fault in faults])
 
+    def remove(self) -> None:
+        """Forgets everything, also that there ever was a fault."""
+        self.path.unlink(missing_ok=True)
+        self.path.with_suffix(".lock").unlink(missing_ok=True)
+
     def _load(self) -> dict[str, Any]:
         try:
             content = json.loads(self.path.read_text("utf-8"))

@@ -277,7 +277,7 @@ class SshMachines(ScriptedMachines):
     def start(self, node: str) -> str:
         """Starts the services again."""
         self.do(node, f"failed=0\n{plan.start_script()}\nexit $failed")
-        return "all services started again"
+        return "in service again"
 
     def pause(self, node: str) -> str:
         """Stops the processes of all services of a machine."""

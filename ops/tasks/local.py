@@ -8,6 +8,7 @@ from agent.common import clock
 from agent.common.errors import AlreadyRunning
 from ops import render
 from ops.errors import command
+from ops.faults.injector import forget_local
 from ops.local import LocalCluster, demo_layout, only_demo
 
 
@@ -39,6 +40,7 @@ def down(context: Context, wipe: bool = False) -> None:
     if not cluster.running() and not wipe:
         print("the local cluster does not run: nothing to stop")
         return
+    forget_local(cluster.layout.inventory_path)
     done = cluster.down(wipe=wipe)
     parts = [f"{done['ended']} agents stopped"]
     if done["killed"]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
+from ops.inventory import REPOSITORY
 from tests.lab.sandbox import LabSandbox
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
@@ -91,6 +95,38 @@ def test_a_paused_vm_is_silent_until_it_is_resumed(healed: LabSandbox) -> None:
     assert "vm2 is paused" in refused.err
     lab.json("fault.resume", "--vm", "2")
     assert lab.ssh("vm1", knock).status == 0
+
+
+def test_any_inventory_takes_faults_over_ssh(healed: LabSandbox, tmp_path: Path) -> None:
+    lab, cluster = healed, f"{healed.lab.name}-ssh"
+    content = yaml.safe_load(lab.lab.inventory_path.read_text())
+    variables = content["all"]["vars"]
+    del variables["rainstorm_lab"]
+    variables["rainstorm_cluster"] = cluster
+    (tmp_path / "inventory").write_text(yaml.safe_dump(content))
+    there = ("--inventory", str(tmp_path / "inventory"))
+    unit, units = "rainstorm-membership.service", "/etc/systemd/system"
+    service = "[Service]\\nExecStart=/bin/sleep 1000\\nRestart=always\\n"
+    lab.ssh("vm1", f"printf '{service}' | sudo tee {units}/{unit}")
+    lab.ssh("vm1", f"printf '[Unit]\\nWants={unit}\\n' | sudo tee {units}/rainstorm.target")
+    lab.ssh("vm1", "sudo systemctl daemon-reload; sudo systemctl start rainstorm.target")
+    try:
+        lab.json("fault.partition", "--vms", "3", *there)
+        assert not lab.reaches("vm1", "vm3")
+        lab.json("fault.crash", "--vm", "1", *there)
+        assert lab.ssh("vm1", f"systemctl is-active {unit}").out != "active\n"
+        assert [fault["kind"] for fault in lab.json("fault.list", *there)["faults"]] == ["partition", "crash"]
+        refused = lab.fab("fault.clock", "--vm", "1", *there)
+        assert "it is a container" in refused.err
+        none = lab.fab("fault.crash", "--vm", "2", *there)
+        assert "no service of RainStorm is installed" in none.err
+        assert "services: started" in lab.json("fault.heal", *there)["healed"]["vm1"]
+        assert lab.ssh("vm1", f"systemctl is-active {unit}").out == "active\n"
+        assert lab.reaches("vm1", "vm3")
+        assert lab.json("fault.list", *there)["faults"] == []
+    finally:
+        lab.ssh("vm1", f"sudo systemctl stop {unit}; sudo rm {units}/{unit} {units}/rainstorm.target")
+        shutil.rmtree(REPOSITORY / ".rainstorm" / cluster, ignore_errors=True)
 
 
 @pytest.mark.parametrize(
