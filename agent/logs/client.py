@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from agent.common.errors import RainStormError
@@ -54,6 +54,39 @@ class LogsClient:
     def files(self) -> dict[str, Any]:
         """Returns the logs that the node has and those of the system that it lets be read."""
         return self._call("logs.files", {}, self._timeout_s)
+
+    def follow(
+        self,
+        positions: list[Any] | None,
+        *,
+        files: Sequence[str] = (),
+        tail: int = 10,
+        since: float | None = None,
+        wait_s: float = 0.0,
+    ) -> tuple[list[Any], list[tuple[str, bytes]]]:
+        """Returns the positions behind the answer and what came after ``positions``: (file, whole lines).
+
+        Without positions nothing but those comes back at which ``tail`` or ``since`` begins. With ``wait_s``
+        the agent holds the request until there is something.
+        """
+        fields = {
+            "positions": positions,
+            "files": list(files),
+            "tail": tail,
+            "since": since,
+            "wait_s": wait_s,
+        }
+        timeout_s = wait_s + self._timeout_s
+        found = self._client.call(self._target, "logs.follow", fields, timeout_s=timeout_s)
+        pieces, at = [], 0
+        for label, size in found.fields["pieces"]:
+            pieces.append((str(label), bytes(found.payload[at : at + size])))
+            at += size
+        return found.fields["positions"], pieces
+
+    def collection(self) -> dict[str, Any]:
+        """Returns how far the node's collection into HyDFS is."""
+        return self._call("logs.collection", {}, self._timeout_s)
 
     def _call(self, kind: str, fields: dict[str, Any], timeout_s: float) -> dict[str, Any]:
         return self._client.call(self._target, kind, fields, timeout_s=timeout_s).fields

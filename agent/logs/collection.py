@@ -160,7 +160,7 @@ class Collection:
         log = self._log_name(file)
         if not LOG_NAME.fullmatch(log):
             return None
-        key = (file.device, file.inode)
+        key = file.key
         self._paths[key] = file
         size, head = file.size, None
         mark = (file.size, file.modified_ns)
@@ -179,7 +179,7 @@ class Collection:
 
     def _measure(self, file: LogFile) -> tuple[int, bytes]:
         """Returns how long a compressed file's contents are, and how they begin."""
-        key = (file.device, file.inode)
+        key = file.key
         if key not in self._unpacked:
             size, head = 0, b""
             for chunk in sources.unpacked(sources.open_regular(file.path), file.packed):
@@ -220,17 +220,9 @@ class Collection:
     def _read(self, key: Key, offset: int, length: int) -> bytes:
         file = self._paths[key]
         try:
-            if not file.packed:
-                return _read_at(file, offset, length)
-            found = b""
-            at = 0
-            for chunk in sources.unpacked(sources.open_regular(file.path), file.packed):
-                begin = max(0, offset + len(found) - at)
-                found += chunk[begin : begin + length - len(found)]
-                at += len(chunk)
-                if len(found) >= length:
-                    break
-            return found
+            if file.packed:
+                return sources.unpacked_part(file, offset, length)
+            return _read_at(file, offset, length)
         except OSError:
             return b""  # the next look tells what became of it
 
@@ -312,16 +304,5 @@ def _keep(memory: dict[Key, Any], keys: set[Key]) -> None:
 
 
 def _read_at(file: LogFile, offset: int, length: int) -> bytes:
-    """Returns bytes of a file, if it is still the one that was seen under its name.
-
-    Raises:
-        OSError: it is not.
-    """
-    descriptor = sources.open_regular(file.path)
-    try:
-        status = os.fstat(descriptor)
-        if (status.st_dev, status.st_ino) != (file.device, file.inode):
-            raise OSError(f"{file.path} is another file now")
+    with sources.opened(file) as descriptor:
         return os.pread(descriptor, length, offset)
-    finally:
-        os.close(descriptor)

@@ -11,10 +11,11 @@ from agent.hydfs.client import HydfsClient
 from agent.logs.collected import Collected
 from agent.logs.collection import Collection
 from agent.logs.collector import RECORD_BYTES_MAX
+from agent.logs.follower import Follower
 from agent.logs.searches import Searches
 from agent.membership.attachment import Attachment
 from agent.wire import auth
-from agent.wire.client import Client
+from agent.wire.client import Client, dial_from
 from agent.wire.server import Handler, Reply, Request, Server
 
 
@@ -23,7 +24,7 @@ class Service:
 
     def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
         self._config = config
-        self._client = Client(auth.client_context(config.tls))
+        self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
         folder = config.log_folder()
         hydfs = HydfsClient(self._client, config.socket_path("hydfs"))
         self._searches = Searches(folder, config.logs, Collected(hydfs))
@@ -39,7 +40,12 @@ class Service:
                 record_bytes_max=min(RECORD_BYTES_MAX, config.hydfs.block_size_bytes // 4 - 1),
                 on_crash=on_crash,
             )
-        handlers: dict[str, Handler] = {"logs.collection": self._collecting, **self._searches.handlers()}
+        self._follower = Follower(folder)
+        handlers: dict[str, Handler] = {
+            "logs.collection": self._collecting,
+            **self._searches.handlers(),
+            **self._follower.handlers(),
+        }
         self._server = Server(f"logs-{config.name}", handlers)
         self._attachment = Attachment(config.socket_path("membership"), "logs", lambda: self._server.heard_at)
 
@@ -67,6 +73,7 @@ class Service:
     def stop(self, timeout_s: float) -> None:
         """Ends all searches and threads."""
         self._attachment.stop(timeout_s)
+        self._follower.stop()
         self._server.stop(timeout_s)
         self._searches.stop(timeout_s)
         if self._collection is not None:

@@ -15,7 +15,7 @@ import lzma
 import os
 import re
 import stat
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +43,11 @@ class LogFile:
     modified_ns: int
     device: int
     inode: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Returns which file it is, as long as it exists."""
+        return (self.device, self.inode)
 
 
 def name_parts(name: str) -> tuple[str, int, str]:
@@ -122,6 +127,40 @@ def open_regular(path: str) -> int:
         os.close(descriptor)
         raise OSError(f"{path} is not a regular file")
     return descriptor
+
+
+@contextlib.contextmanager
+def opened(file: LogFile) -> Iterator[int]:
+    """Yields a descriptor of a file, if it is still the one that was seen under its name.
+
+    Raises:
+        OSError: it is not.
+    """
+    descriptor = open_regular(file.path)
+    try:
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) != file.key:
+            raise OSError(f"{file.path} is another file now")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def unpacked_part(file: LogFile, offset: int, length: int) -> bytes:
+    """Returns bytes of a compressed file's contents.
+
+    Raises:
+        OSError: it is gone or damaged.
+    """
+    found, at = b"", 0
+    with contextlib.closing(unpacked(open_regular(file.path), file.packed)) as chunks:
+        for chunk in chunks:
+            begin = max(0, offset + len(found) - at)
+            found += chunk[begin : begin + length - len(found)]
+            at += len(chunk)
+            if len(found) >= length:
+                break
+    return found
 
 
 def unpacked(descriptor: int, packed: str) -> Generator[bytes, None, None]:

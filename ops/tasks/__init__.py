@@ -45,5 +45,6 @@ for task in (
     membership.voters,
     faults.kill_task,
     logs.grep,
+    logs.logs,
 ):
     namespace.add_task(task)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import json as jsonlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +12,19 @@ from typing import Any
 from invoke.context import Context
 from invoke.exceptions import Exit
 
-from agent.common.errors import Partial, UsageError
+from agent.common.errors import Partial, RainStormError, UsageError
 from ops import inventory, render
-from ops.connections import connected
+from ops.connections import Connections, connected
 from ops.errors import command
+from ops.follow import Following, Lines, Trouble
 from ops.grep import ClusterSearch, NodeResult, prefixed
 from ops.merge import Merge
 from ops.timespec import parse_instant
 
 NOTHING_FOUND = 1
 TIMEOUT_S = 60.0
+TAIL_LINES = 10
+LOGGED = ("membership", "hydfs", "rainstorm", "logs", "tasks")
 # What is kept in memory to be sorted or printed as one object.
 HELD_BYTES_MAX = 256 * 1024 * 1024
 _find = inventory.find
@@ -113,6 +118,93 @@ def grep(
                 sys.stdout.buffer.write(prefixed(piece))
                 sys.stdout.buffer.flush()
     _end(search, json)
+
+
+@command(
+    help={
+        "follow": "go on and print each new line, until Ctrl-C",
+        "tail": "how many of the last lines of each file (default 10)",
+        "since": "or all lines from then on: 10m (ago), 10:24, 2026-11-20T10:24:05 (UTC)",
+        "vm": "only these nodes: 3, or 1,2,5",
+        "service": "only the log of membership, hydfs, rainstorm, logs or tasks",
+        "files": "only files so named: 'tasks.log*', or several with commas",
+        "list": "only list the log files, and how far their collection is",
+        "json": "one JSON object for each line (with --list: one for all)",
+        "inventory": "inventory file of the cluster",
+    },
+)
+def logs(
+    context: Context,
+    follow: bool = False,
+    tail: int = TAIL_LINES,
+    since: str = "",
+    vm: str = "",
+    service: str = "",
+    files: str = "",
+    list: bool = False,
+    json: bool = False,
+    inventory: str = "",
+) -> None:
+    """logs: the last lines of all logs, and with --follow each new one"""
+    if service and service not in LOGGED:
+        raise UsageError(f"no service {service!r}", hint=f"one of {', '.join(LOGGED)}")
+    patterns = [*_words(files), *([f"{service}.log*"] if service else [])]
+    found = _find(inventory)
+    nodes = [found.node(each).name for each in _words(vm)] or found.names()
+    with connected(found) as connections:
+        if list:
+            _list(connections, nodes, json)
+            return
+        following = Following(
+            connections, nodes, files=patterns, tail=tail, since=parse_instant(since), follow=follow
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            for item in following:
+                _print_item(item, json)
+    if following.refused is not None:
+        raise following.refused
+    if following.missing:
+        words = "; ".join(f"{node}: {error.message}" for node, error in following.missing.items())
+        raise Partial(words, hint="what they collected can be searched: fab grep --collected PATTERN")
+
+
+def _print_item(item: Lines | Trouble, json: bool) -> None:
+    if isinstance(item, Trouble):
+        words = f"no answer ({item.error.message}); asking again" if item.error else "answers again"
+        render.say(f"{item.node}: {words}")
+    elif json:
+        for line in item.data.decode("utf-8", "replace").splitlines():
+            text = jsonlib.dumps({"node": item.node, "file": item.file, "line": line}, ensure_ascii=False)
+            print(text, flush=True)
+    else:
+        prefix = f"{item.node}:{item.file}:".encode()
+        lines = item.data.removesuffix(b"\n").replace(b"\n", b"\n" + prefix)
+        sys.stdout.buffer.write(prefix + lines + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _list(connections: Connections, nodes: Sequence[str], json: bool) -> None:
+    rows: builtins.list[tuple[Any, ...]] = []
+    collections, missing = {}, {}
+    for node in nodes:
+        try:
+            found = connections.logs(node).files()
+            collections[node] = connections.logs(node).collection()
+        except RainStormError as error:
+            missing[node] = error.message
+            continue
+        rows += [(node, f["name"], f["bytes"], render.utc(f["modified_at"])) for f in found["files"]]
+        rows += [(node, f"journal/{unit}", None, None) for unit in found["units"]]
+    if json:
+        files = [dict(zip(("node", "name", "bytes", "written"), row, strict=True)) for row in rows]
+        render.print_json(files=files, collections=collections, missing=missing)
+    else:
+        render.print_table(("node", "log", "bytes", "last written"), rows)
+        for node, state in collections.items():
+            if state.get("trouble") or state.get("lost_bytes"):
+                render.say(f"{node}: collection: {state['trouble']}, {state['lost_bytes']:,} bytes lost")
+    if missing:
+        raise Partial("; ".join(f"{node}: {words}" for node, words in missing.items()), hint="fab status")
 
 
 def _print_merged(search: ClusterSearch) -> None:

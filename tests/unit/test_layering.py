@@ -45,6 +45,7 @@ SHELLS = {
     "agent.logs.client": "calls over the wire",
     "agent.logs.collected": "reads from HyDFS",
     "agent.logs.collection": "threads around the collector",
+    "agent.logs.follower": "reads log files, holds requests",
     "agent.logs.journal": "runs journalctl",
     "agent.logs.search": "a thread and a grep for each search",
     "agent.logs.searches": "opens what a search goes through",
