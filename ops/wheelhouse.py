@@ -139,13 +139,16 @@ def sha256(path: Path) -> str:
 
 
 def _download(target: Target, lock: Path, downloads: Path, wheels: Path) -> None:
-    # What earlier downloads left is used again, after its hash was checked like that of a fresh one.
-    _pip(
-        "download",
-        *("--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"),
+    options = [
+        *("download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"),
         *("--find-links", str(downloads), "--dest", str(wheels), "--requirement", str(lock)),
         *target.pip_options(),
-    )
+    ]
+    try:
+        # What earlier downloads left is used again, after its hash was checked like that of a fresh one.
+        _pip(*options, "--no-index")
+    except Unavailable:
+        _pip(*options)
     for wheel in wheels.glob("*.whl"):
         if not (downloads / wheel.name).exists():
             shutil.copyfile(wheel, downloads / wheel.name)
@@ -201,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", required=True, metavar="3.11", help="the VMs' Python")
     parser.add_argument("--machine", required=True, metavar="x86_64", help="the VMs' processor")
     parser.add_argument("--glibc", required=True, metavar="2.36", help="the VMs' C library")
-    parser.add_argument("--release", default="", help="one that was built before; this checkout's when not given")
+    parser.add_argument("--release", default="", help="one that was built before (default: this checkout's)")
     parser.add_argument("--check", action="store_true", help="only tell what would be built")
     options = parser.parse_args(arguments)
     target = Target(options.python, options.machine, options.glibc)
