@@ -27,7 +27,7 @@ from agent.logs.client import LogsClient
 from agent.membership.client import MembershipClient
 from agent.rainstorm.client import RainstormClient
 from agent.wire.auth import client_context
-from agent.wire.client import Address, Client
+from agent.wire.client import Address, Client, dial_from, dial_tcp
 from ops.inventory import Inventory
 from ops.route import Route
 from ops.ssh import Ssh
@@ -36,6 +36,7 @@ PING_THREADS_MAX = 32
 # A living agent nearby answers within a few milliseconds, a new SSH session takes some hundred.
 STAGGER_S = {"direct": 0.1, "auto": 0.5, "ssh": 0.5}
 SSH_CODES = (SshRefused, SshUnreachable, HostKeyUnknown, HostKeyChanged)
+LOCAL_OPERATOR_ADDRESS = "127.255.255.254"
 
 
 class Connections:
@@ -43,7 +44,9 @@ class Connections:
 
     def __init__(self, inventory: Inventory) -> None:
         self.inventory = inventory
-        self._route = Route(inventory.via, inventory.logins)
+        # In a local cluster a connection's address tells its node; the operator's is no node's.
+        direct = dial_from(LOCAL_OPERATOR_ADDRESS) if inventory.local_folder else dial_tcp
+        self._route = Route(inventory.via, inventory.logins, direct)
         self.client = Client(
             client_context(inventory.tls),
             dial=self._route.dial,

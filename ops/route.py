@@ -11,7 +11,7 @@ import socket
 from collections.abc import Mapping
 
 from agent.common.errors import RainStormError
-from agent.wire.client import CONNECT_TIMEOUT_S, Address, dial_tcp
+from agent.wire.client import CONNECT_TIMEOUT_S, Address, Dial, dial_tcp
 from ops.ssh import CONNECT_TIMEOUT_S as SSH_TIMEOUT_S
 from ops.ssh import Ssh
 from ops.sshlogin import Login
@@ -25,8 +25,9 @@ SSH_PING_TIMEOUT_S = 2.0
 class Route:
     """One operator's way to the agents; close it after use."""
 
-    def __init__(self, via: str, logins: Mapping[str, Login]) -> None:
+    def __init__(self, via: str, logins: Mapping[str, Login], direct: Dial = dial_tcp) -> None:
         self.ssh = Ssh(logins)
+        self._direct = direct
         self._way = via
 
     @property
@@ -59,7 +60,7 @@ class Route:
         direct: OSError | None = None
         if self._way == "auto":
             try:
-                sock = dial_tcp(address, min(timeout_s, DIRECT_TIMEOUT_S))
+                sock = self._direct(address, min(timeout_s, DIRECT_TIMEOUT_S))
             except OSError as error:
                 direct = error
             else:
@@ -68,7 +69,7 @@ class Route:
         if self._way == "direct":  # perhaps by another thread's success
             if direct is not None:
                 raise direct
-            return dial_tcp(address, timeout_s)
+            return self._direct(address, timeout_s)
         try:
             sock = self.ssh.dial(address, timeout_s)
         except RainStormError as error:

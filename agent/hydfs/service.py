@@ -23,7 +23,7 @@ from agent.hydfs.views import MembershipView, ViewSource, all_up
 from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire import registers as voting
-from agent.wire.client import Address, Client, Target
+from agent.wire.client import Address, Client, Target, dial_from
 from agent.wire.register_store import RegisterStore
 from agent.wire.registers import Registers
 from agent.wire.server import Handler, Server
@@ -44,7 +44,7 @@ class Service:
         knobs = config.hydfs
         root = Path(config.data_dir) / "hydfs"
         self._lock = _lock(root, config.name)
-        self._client = Client(auth.client_context(config.tls))
+        self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
         self._followed: MembershipView | None = None
         if views is None:
             first = all_up([peer.name for peer in config.peers])

@@ -114,14 +114,16 @@ class Channel:
         return True
 
 
-def connect(host: str, port: int, peer: str, hello: dict[str, Any], identity: JobIdentity) -> Channel:
-    """Returns a channel to a task that listens at ``host:port``.
+def connect(
+    source: str, host: str, port: int, peer: str, hello: dict[str, Any], identity: JobIdentity
+) -> Channel:
+    """Returns a channel from the address ``source`` to a task that listens at ``host:port``.
 
     Raises:
         ConnectionLost: the task cannot be reached or does not know this generation.
     """
     try:
-        plain = socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S)
+        plain = socket.create_connection((host, port), CONNECT_TIMEOUT_S, (source, 0))
         try:
             sock = identity.client.wrap_socket(plain)
         except BaseException:

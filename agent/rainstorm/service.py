@@ -22,7 +22,7 @@ from agent.rainstorm.links import ReportLink, address_of
 from agent.rainstorm.storage import Storage
 from agent.rainstorm.taskhost import TaskHost
 from agent.wire import auth
-from agent.wire.client import Client
+from agent.wire.client import Client, dial_from
 from agent.wire.server import Handler, Reply, Request, Server
 
 logger = logging.getLogger("agent.rainstorm.service")
@@ -36,7 +36,7 @@ class Service:
 
     def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
         self._config = config
-        self._client = Client(auth.client_context(config.tls))
+        self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
         self._stopping = threading.Event()
         self._view: dict[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
         hydfs = HydfsClient(self._client, config.socket_path("hydfs"))

@@ -201,7 +201,7 @@ class Task:
         hello = {"from": self._task, "generation": self._generation}
         for target in self._core.outputs:
             host, port = command["endpoints"][target]
-            self._outputs[target] = connect(host, port, target, hello, self._identity)
+            self._outputs[target] = connect(self._host, host, port, target, hello, self._identity)
         restore = self._restore
         self._core.reset(
             Restore(
