@@ -310,7 +310,7 @@ class LocalMachines(Machines):
         )
         tag = hashlib.sha256(str(self._folder.resolve()).encode()).hexdigest()[:6]
         # Chains of two local clusters of this machine differ; a chain's name has at most 28 characters.
-        self._prefix = f"RAINSTORM-L{tag}"
+        self.prefix = f"RAINSTORM-L{tag}"
 
     @property
     def folder(self) -> Path:
@@ -329,7 +329,7 @@ class LocalMachines(Machines):
 
     def scripts(self, fault: Fault) -> dict[str, str]:
         """Returns what is run on this machine to put a fault into force."""
-        return {"here": plan.loopback_script(fault, self.addresses, self._prefix)}
+        return {"here": plan.loopback_script(fault, self.addresses, self.prefix)}
 
     def apply(self, fault: Fault, only: Sequence[str] = ()) -> dict[str, RainStormError]:
         """Puts a fault into force; returns what failed."""
@@ -388,7 +388,7 @@ class LocalMachines(Machines):
         """Removes this cluster's rules of iptables; returns which there were."""
         try:
             return host.run(
-                ["/bin/sh", "-c", f"failed=0\n{plan.heal_rules_script(self._prefix)}\nexit $failed"]
+                ["/bin/sh", "-c", f"failed=0\n{plan.heal_rules_script(self.prefix)}\nexit $failed"]
             ).strip()
         except RainStormError:
             host.require_root("healing the network", "fault.heal")
