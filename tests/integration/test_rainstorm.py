@@ -94,7 +94,7 @@ class Engine:
         return found
 
     def bystander(self, job: dict[str, Any]) -> str:
-        """Returns a node with tasks of the job that does not lead; this test talks to another node from now on."""
+        """Returns a node with tasks that does not lead; the test talks to another one from now on."""
         victim = str(next(task["node"] for task in job["tasks"] if task["node"] != job["leader"]))
         self.prefer(victim, job["leader"])
         return victim
