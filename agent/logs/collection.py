@@ -21,18 +21,20 @@ from agent.common import clock
 from agent.common.config import LogsConfig
 from agent.common.errors import AlreadyExists, NotFound, RainStormError
 from agent.hydfs.client import HydfsClient
-from agent.logs import sources
+from agent.logs import journal, sources
 from agent.logs.collected import PREFIX
 from agent.logs.collector import (
     ChunkRead,
     Collector,
     Effect,
+    JournalRead,
     ReadChunk,
     Record,
     RecordStored,
     Scanned,
     StoreRecord,
 )
+from agent.logs.journal import Entries
 from agent.logs.position import HEAD_BYTES, Key, Seen
 from agent.logs.sources import LogFile
 from agent.logs.spool import Spool
@@ -46,6 +48,10 @@ RETENTION_INTERVAL_S = 3600.0
 # The name of a log becomes part of names in HyDFS.
 LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
+# Each look at the journal is a process.
+JOURNAL_INTERVAL_S = 5.0
+UNITS_INTERVAL_S = 60.0
+JOURNAL_ENTRIES = 500
 
 
 class Collection:
@@ -70,6 +76,7 @@ class Collection:
         self._on_crash = on_crash
         # Guards core and spool: the sender's acknowledgements may start a segment, which holds a snapshot.
         self._lock = threading.Lock()
+        self._record_bytes_max = record_bytes_max
         self._core = Collector(target_bytes_max=knobs.collected_file_bytes, record_bytes_max=record_bytes_max)
         self._spool = Spool(spool_folder, self._core.snapshot)
         self._stopping = threading.Event()
@@ -78,9 +85,11 @@ class Collection:
         self._unpacked: dict[Key, tuple[int, bytes]] = {}
         self._paths: dict[Key, LogFile] = {}
         self._full = False
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
         self._sent_bytes = 0
         self._retained_at = float("-inf")
+        self._units: list[str] = []
+        self._units_at = self._journal_at = float("-inf")
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._look_loop,), name="log-look", daemon=True),
             threading.Thread(target=self._guarded, args=(self._send_loop,), name="log-send", daemon=True),
@@ -116,7 +125,7 @@ class Collection:
                 "lost_bytes": self._core.lost_bytes,
                 "sent_bytes": self._sent_bytes,
                 "spool_full": self._full,
-                "trouble": self._trouble,
+                "trouble": "; ".join(self._troubles.values()),
             }
 
     def _guarded(self, loop: Callable[[], None]) -> None:
@@ -125,6 +134,12 @@ class Collection:
         except BaseException as error:
             logger.exception("collection_crashed")
             self._on_crash(error)
+
+    def _complain(self, about: str, words: str) -> None:
+        # Once: what is logged here is collected, too.
+        if about not in self._troubles:
+            logger.warning("collection_waits about=%s error=%s", about, words)
+        self._troubles[about] = words
 
     # Looking
 
@@ -155,6 +170,41 @@ class Collection:
         self._full = False
         for effect in effects:
             self._carry_out(effect)
+        self._look_at_journal()
+
+    def _look_at_journal(self) -> None:
+        now = clock.monotonic()
+        if now < self._journal_at:
+            return
+        if not self._units or now >= self._units_at + UNITS_INTERVAL_S:
+            self._units, self._units_at = journal.units(self._knobs.journal_units), now
+        self._journal_at = now + (JOURNAL_INTERVAL_S if self._units else UNITS_INTERVAL_S)
+        while self._units and not (self._full or self._stopping.is_set()):
+            with self._lock:
+                cursor = self._core.journal_cursor()
+            try:
+                found = self._read_journal(cursor)
+            except (OSError, ValueError) as error:
+                self._complain("journal", f"the journal cannot be read: {error}")
+                return
+            self._troubles.pop("journal", None)
+            if not found.data:
+                return
+            with self._lock:
+                event = JournalRead(journal.LOG, found.data, found.cursor)
+                effects = self._core.handle(now, event)
+            for effect in effects:
+                self._carry_out(effect)
+
+    def _read_journal(self, cursor: str) -> Entries:
+        limit = JOURNAL_ENTRIES
+        while True:
+            found = journal.read(self._units, cursor, limit)
+            if len(found.data) <= self._record_bytes_max:
+                return found
+            if limit == 1:  # an entry that no record can hold
+                return Entries(found.cursor, found.data[: self._record_bytes_max - 1] + b"\n")
+            limit = max(1, limit // 4)
 
     def _see(self, file: LogFile) -> Seen | None:
         log = self._log_name(file)
@@ -210,9 +260,9 @@ class Collection:
             try:
                 self._spool.store(record)
             except OSError as error:
-                self._trouble = f"the spool cannot be written: {error.strerror}"
-                logger.warning("spool_failed error=%s", error)
+                self._complain("spool", f"the spool cannot be written: {error.strerror}")
                 return []
+            self._troubles.pop("spool", None)
             effects = self._core.handle(clock.monotonic(), RecordStored(record))
         self._stored.set()
         return effects
@@ -242,16 +292,13 @@ class Collection:
             try:
                 self._send(record)
             except RainStormError as error:
-                if not self._trouble:
-                    logger.warning("collection_waits code=%s error=%s", error.code, error)
-                self._trouble = f"[{error.code}] {error.message}"
+                self._complain("hydfs", f"[{error.code}] {error.message}")
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, RETRY_S[1])
                 continue
             pause_s = RETRY_S[0]
-            if self._trouble:
+            if self._troubles.pop("hydfs", ""):
                 logger.info("collection_goes_on")
-                self._trouble = ""
             with self._lock:
                 self._spool.acknowledge()
                 self._sent_bytes += len(record.data)

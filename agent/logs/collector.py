@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.logs.position import Key, Position, Seen, position_from_wire, whole_lines
+from agent.logs.position import JOURNAL_KEY, Key, Position, Seen, position_from_wire, whole_lines
 
 # Larger records save appends; HyDFS takes a quarter of a block at once.
 RECORD_BYTES_MAX = 512 * 1024
@@ -86,6 +86,15 @@ class ChunkRead:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalRead:
+    """Lines of the journal were read, behind the cursor of its position and up to another."""
+
+    log: str
+    data: bytes
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordStored:
     """A record is durable."""
 
@@ -109,7 +118,7 @@ class StoreRecord:
     record: Record
 
 
-Event = Scanned | ChunkRead | RecordStored
+Event = Scanned | ChunkRead | JournalRead | RecordStored
 Effect = ReadChunk | StoreRecord
 
 
@@ -141,6 +150,10 @@ class Collector:
                 return self._scanned(now, event)
             case ChunkRead():
                 return self._chunk_read(now, event)
+            case JournalRead(log=log, data=data, cursor=cursor):
+                position = replace(self._journal(log), cursor=cursor)
+                position = replace(position, offset=position.offset + len(data))
+                return [StoreRecord(Record(position, self._target(log, len(data)), data))]
             case RecordStored(record=record):
                 self.apply(record)
                 return self._next_read(now, record.position.number)
@@ -152,6 +165,11 @@ class Collector:
     def knows(self, key: Key) -> bool:
         """Tells whether a file has a position; if not, its next look must say how it begins."""
         return key in self._numbers
+
+    def journal_cursor(self) -> str:
+        """Returns behind which entry of the journal to read on; '' before the first."""
+        number = self._numbers.get(JOURNAL_KEY)
+        return "" if number is None else self._positions[number].cursor
 
     def unread_bytes(self) -> int:
         """Returns how much of the files of the last look is not in a record yet."""
@@ -196,7 +214,7 @@ class Collector:
 
     def _scanned(self, now: float, event: Scanned) -> list[Effect]:
         self._day = event.day
-        keys = {seen.key for seen in event.files}
+        keys = {JOURNAL_KEY, *(seen.key for seen in event.files)}
         self._forget_vanished(keys)
         self._seen = {}
         strangers = []
@@ -223,6 +241,13 @@ class Collector:
             if self._grew_at.get(number, (-1, 0.0))[0] != seen.size:
                 self._grew_at[number] = (seen.size, now)
         return [effect for number in self._seen for effect in self._next_read(now, number)]
+
+    def _journal(self, log: str) -> Position:
+        number = self._numbers.get(JOURNAL_KEY)
+        if number is not None:
+            return self._positions[number]
+        self._next_number += 1
+        return Position(log, *JOURNAL_KEY, self._next_number - 1)
 
     def _forget_vanished(self, keys: set[Key]) -> None:
         for key, number in list(self._numbers.items()):

@@ -17,8 +17,8 @@ from typing import Any
 
 from agent.common import clock
 from agent.common.errors import UsageError
-from agent.logs import sources
-from agent.logs.position import HEAD_BYTES, Key, Position, Seen, position_from_wire, whole_lines
+from agent.logs import journal, sources
+from agent.logs.position import HEAD_BYTES, JOURNAL_KEY, Key, Position, Seen, position_from_wire, whole_lines
 from agent.logs.query import file_patterns
 from agent.logs.sources import LogFile
 from agent.logs.timerange import find_time
@@ -31,6 +31,9 @@ WAIT_S_MAX = 20.0
 LOOK_S = 0.2
 TAIL_LINES_MAX = 100_000
 BACK_BYTES = 64 * 1024
+# Each look at the journal is a process or two: once a second will do.
+LOOKS_PER_JOURNAL_LOOK = 5
+JOURNAL_ENTRIES = 1000
 # In a position of a follower the number says how often its file was not there, or that nothing is left of it.
 ABSENT_LOOKS_MAX = 100
 COMPLETE = -1
@@ -60,8 +63,9 @@ class _Answer:
 class Follower:
     """Answers requests to read on; holds a request for a while when there is nothing new."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, journal_units: Sequence[str]) -> None:
         self._folder = folder
+        self._journal_units = journal_units
         self._stopping = threading.Event()
 
     def handlers(self) -> dict[str, Handler]:
@@ -82,11 +86,14 @@ class Follower:
         positions = _positions(fields["positions"])
         left_s = request.deadline.remaining(clock.monotonic()) - 1.0
         until = clock.monotonic() + min(WAIT_S_MAX, left_s, float(fields.get("wait_s", 0.0)))
+        looks = 0
         while True:
             answer = self._read_on(patterns, positions)
+            self._read_journal(patterns, positions, answer, skip=looks % LOOKS_PER_JOURNAL_LOOK != 0)
             if answer.pieces or clock.monotonic() >= until or self._stopping.is_set():
                 return _reply(answer)
             positions = answer.positions
+            looks += 1
             self._stopping.wait(LOOK_S)
 
     def _begin(self, patterns: Sequence[str], tail: int, since: float | None) -> list[Position]:
@@ -106,11 +113,19 @@ class Follower:
                 found.append(replace(head, offset=start))
         # What was compressed before the reader came is not new.
         packed = [file for file in sources.in_folder(self._folder, patterns) if file.packed]
-        return found + [Position(file.log, file.device, file.inode, COMPLETE) for file in packed]
+        found += [Position(file.log, file.device, file.inode, COMPLETE) for file in packed]
+        units = self._units(patterns)
+        with contextlib.suppress(OSError, ValueError):
+            if units:
+                cursor = journal.tail_cursor(units, tail)
+                if since is not None:
+                    cursor = journal.since_cursor(units, since)
+                found.append(Position(journal.LOG, *JOURNAL_KEY, 0, cursor=cursor))
+        return found
 
     def _read_on(self, patterns: Sequence[str], positions: Sequence[Position]) -> _Answer:
         answer = _Answer()
-        left = {position.key: position for position in positions}
+        left = {position.key: position for position in positions if position.key != JOURNAL_KEY}
         packed = []
         for file in sources.in_folder(self._folder, patterns):
             if file.packed:
@@ -155,6 +170,24 @@ class Follower:
         left.pop(position.key, None)
         number = 0 if data else COMPLETE
         answer.add(file, replace(position, device=file.device, inode=file.inode, number=number), data)
+
+    def _read_journal(
+        self, patterns: Sequence[str], positions: Sequence[Position], answer: _Answer, *, skip: bool
+    ) -> None:
+        for position in positions:
+            if position.key != JOURNAL_KEY:
+                continue
+            if not skip:
+                with contextlib.suppress(OSError, ValueError):
+                    found = journal.read(self._units(patterns), position.cursor, JOURNAL_ENTRIES)
+                    position = replace(position, cursor=found.cursor)
+                    if found.data:
+                        answer.pieces.append((journal.LOG, found.data))
+            answer.positions.append(position)
+
+    def _units(self, patterns: Sequence[str]) -> list[str]:
+        own = journal.units(self._journal_units)
+        return [unit for unit in own if not patterns or journal.matches(unit, patterns)]
 
     def _files(self, patterns: Sequence[str]) -> list[LogFile]:
         return [file for file in sources.in_folder(self._folder, patterns) if not file.packed]

@@ -1,19 +1,38 @@
-"""The system journal: which units this node lets be read, and the command that prints one of them."""
+"""The system journal: which units this node lets be read, and reading them, from a cursor on as well.
+
+Searches let ``journalctl`` print. Following and collecting need the cursor of each entry, which only its JSON
+has; the lines made of it look the same. All own units together are one log, called ``journal``.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+import json
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.common.errors import Forbidden, NotFound
 
 JOURNALS = ("/var/log/journal", "/run/log/journal")
-LABEL = "journal/"
+LOG = "journal"
 LIST_TIMEOUT_S = 10.0
 UNITS_MAX = 256
+FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,_PID,_HOSTNAME,_SOURCE_REALTIME_TIMESTAMP"
+# In front of a cursor: the entry itself is wanted too, not only those behind it.
+INCLUSIVE = "="
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Lines of the journal and the cursor of the last."""
+
+    cursor: str
+    data: bytes
 
 
 def units(patterns: Sequence[str]) -> list[str]:
@@ -63,6 +82,80 @@ def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
             raise NotFound(f"the journal has nothing of {name}", hint="is the unit's name right?")
         found.update(dict.fromkeys(fitting))
     return list(found)
+
+
+def label(unit: str) -> str:
+    """Returns the name in front of a unit's lines."""
+    return unit.removesuffix(".service") + ".journal"
+
+
+def read(names: Sequence[str], cursor: str, limit: int) -> Entries:
+    """Returns up to ``limit`` entries of some units behind a cursor (from the beginning when empty).
+
+    Raises:
+        OSError: journalctl cannot be run or refuses, for instance a cursor that is gone.
+    """
+    words = []
+    if cursor.startswith(INCLUSIVE):
+        words = [f"--cursor={cursor[len(INCLUSIVE) :]}"]
+    elif cursor:
+        words = [f"--after-cursor={cursor}"]
+    # Without a cursor, so many lines are the last ones; from the oldest time on they are the first.
+    found = _entries(names, [*(words or ["--since=@0"]), f"--lines={limit}"])
+    if not found:
+        return Entries(cursor, b"")
+    return Entries(str(found[-1]["__CURSOR"]), b"".join(_line(entry) for entry in found))
+
+
+def tail_cursor(names: Sequence[str], lines: int) -> str:
+    """Returns the cursor behind which the last ``lines`` entries are.
+
+    Raises:
+        OSError: as for ``read``.
+    """
+    found = _entries(names, [f"--lines={lines + 1}"])
+    return str(found[0]["__CURSOR"]) if len(found) > lines else ""
+
+
+def since_cursor(names: Sequence[str], since: float) -> str:
+    """Returns the cursor from which on entries were written at ``since`` or later.
+
+    Raises:
+        OSError: as for ``read``.
+    """
+    first = _entries(names, [f"--since=@{since:.6f}"], stop_after=1)
+    return INCLUSIVE + str(first[0]["__CURSOR"]) if first else tail_cursor(names, 0)
+
+
+def _entries(names: Sequence[str], words: Sequence[str], stop_after: int = 0) -> list[dict[str, Any]]:
+    command = ["journalctl", "--quiet", "--no-pager", "--output=json", "--all", f"--output-fields={FIELDS}"]
+    command += [f"--unit={name}" for name in names] + list(words)
+    found: list[dict[str, Any]] = []
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for text in process.stdout:
+                found.append(json.loads(text))
+                if len(found) == stop_after:
+                    return found
+        finally:
+            if stop_after and len(found) == stop_after:
+                process.kill()
+    if process.returncode:
+        raise OSError(f"journalctl ended with status {process.returncode}")
+    return found
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    at = int(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry["__REALTIME_TIMESTAMP"])
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at // 1_000_000))
+    who = f"{entry.get('_HOSTNAME', '-')} {entry.get('SYSLOG_IDENTIFIER', '-')}[{entry.get('_PID', '-')}]"
+    message = entry.get("MESSAGE") or ""
+    # What is not UTF-8 comes as a list of numbers.
+    text = bytes(message) if isinstance(message, list) else str(message).encode("utf-8", "replace")
+    return f"{stamp}.{at % 1_000_000:06d}+0000 {who}: ".encode() + text.replace(b"\n", b"\n    ") + b"\n"
 
 
 def command(unit: str, *, since: float | None = None, until: float | None = None) -> list[str]:

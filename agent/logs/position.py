@@ -13,6 +13,8 @@ from typing import Any
 
 # Log lines begin with their time: two files that share their first kibibyte are copies.
 HEAD_BYTES = 1024
+# No file has it: the journal, which is no file.
+JOURNAL_KEY = (-1, -1)
 Key = tuple[int, int]
 
 
@@ -50,6 +52,8 @@ class Position:
     offset: int = 0
     head_bytes: int = 0
     head_crc: int = 0
+    # Of the journal, which has no offsets of its own.
+    cursor: str = ""
 
     @property
     def key(self) -> Key:
@@ -87,15 +91,15 @@ class Position:
             self.offset,
             self.head_bytes,
             self.head_crc,
+            self.cursor,
         ]
 
 
 def position_from_wire(value: Any) -> Position:
     """Returns the position that ``to_wire`` made."""
-    log, device, inode, number, offset, head_bytes, head_crc = value
-    return Position(
-        str(log), int(device), int(inode), int(number), int(offset), int(head_bytes), int(head_crc)
-    )
+    log, *numbers, cursor = value
+    device, inode, number, offset, head_bytes, head_crc = (int(each) for each in numbers)
+    return Position(str(log), device, inode, number, offset, head_bytes, head_crc, str(cursor))
 
 
 def whole_lines(data: bytes, *, cut: bool) -> bytes:

@@ -191,7 +191,7 @@ def _part(descriptor: int, begin: int, end: int) -> Generator[bytes, None, None]
 
 def _journal_source(unit: str, query: Query) -> Source:
     command = journal.command(unit, since=query.since, until=query.until)
-    return Source(journal.LABEL + unit, 0, lambda: Entered(chunks=_printed(command)))
+    return Source(journal.label(unit), 0, lambda: Entered(chunks=_printed(command)))
 
 
 def _printed(command: Sequence[str]) -> Generator[bytes, None, None]:

@@ -40,7 +40,7 @@ class Service:
                 record_bytes_max=min(RECORD_BYTES_MAX, config.hydfs.block_size_bytes // 4 - 1),
                 on_crash=on_crash,
             )
-        self._follower = Follower(folder)
+        self._follower = Follower(folder, config.logs.journal_units)
         handlers: dict[str, Handler] = {
             "logs.collection": self._collecting,
             **self._searches.handlers(),

@@ -148,7 +148,7 @@ def logs(
     """logs: the last lines of all logs, and with --follow each new one"""
     if service and service not in LOGGED:
         raise UsageError(f"no service {service!r}", hint=f"one of {', '.join(LOGGED)}")
-    patterns = [*_words(files), *([f"{service}.log*"] if service else [])]
+    patterns = [*_words(files), *([f"{service}.log*", f"rainstorm-{service}"] if service else [])]
     found = _find(inventory)
     nodes = [found.node(each).name for each in _words(vm)] or found.names()
     with connected(found) as connections:
@@ -194,7 +194,7 @@ def _list(connections: Connections, nodes: Sequence[str], json: bool) -> None:
             missing[node] = error.message
             continue
         rows += [(node, f["name"], f["bytes"], render.utc(f["modified_at"])) for f in found["files"]]
-        rows += [(node, f"journal/{unit}", None, None) for unit in found["units"]]
+        rows += [(node, f"{unit.removesuffix('.service')}.journal", None, None) for unit in found["units"]]
     if json:
         files = [dict(zip(("node", "name", "bytes", "written"), row, strict=True)) for row in rows]
         render.print_json(files=files, collections=collections, missing=missing)

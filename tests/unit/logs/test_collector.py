@@ -16,6 +16,7 @@ from agent.logs.collector import (
     ChunkRead,
     Collector,
     Effect,
+    JournalRead,
     ReadChunk,
     Record,
     RecordStored,
@@ -255,6 +256,23 @@ def _collect(core: Collector, now: float, data: bytes, seen: Seen) -> bytes:
                 stored += record.data
                 waiting += core.handle(now, RecordStored(record))
     return stored
+
+
+def test_the_journal_goes_on_behind_its_cursor_after_a_crash() -> None:
+    core, again = (Collector(target_bytes_max=1000) for _ in range(2))
+    records = []
+    for cursor in ("c1", "c2"):
+        (effect,) = core.handle(0.0, JournalRead("journal", b"line " + cursor.encode() + b"\n", cursor))
+        assert isinstance(effect, StoreRecord)
+        core.handle(0.0, RecordStored(effect.record))
+        records.append(effect.record)
+        again.apply(record_from_wire(effect.record.to_wire()))
+        core.handle(0.0, Scanned((), "20261120"))
+    assert core.journal_cursor() == again.journal_cursor() == "c2"
+    assert [record.sequence for record in records] == [8, 16]
+    last = Collector(target_bytes_max=1000)
+    last.restore(again.snapshot())
+    assert last.journal_cursor() == "c2"
 
 
 def test_half_a_line_waits_until_its_file_is_done() -> None:
