@@ -22,6 +22,7 @@ from agent.common.config import MembershipConfig
 from agent.membership.health import SCORE_MAX, LocalHealth
 from agent.membership.messages import BEATS_BYTES_MAX, Beat, Datagram, Kind, beat_bytes
 from agent.membership.outbox import Outbox
+from agent.membership.probing import RoundRobin
 from agent.membership.roster import Roster
 from agent.membership.table import LIVE, Member
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import random
 
 
+# A counter is passed on in so many rounds after it has moved; then most have a newer one.
+PASSED_ON_ROUNDS = 2.0
 # A counter is to come on so many ways before its silence counts.
 HEARD_TIMES = 5.0
 
@@ -49,6 +52,7 @@ class Heartbeat:
         self._beats: dict[str, Beat] = {}
         self._moved_at: dict[str, float] = {}
         self._due_at: float | None = None
+        self._round_robin = RoundRobin(rng)
 
     def start(self, now: float) -> None:
         self._due_at = now + self._rng.uniform(0, self._config.heartbeat_interval_s)
@@ -90,8 +94,8 @@ class Heartbeat:
             return
         self._due_at = now + self._config.heartbeat_interval_s
         self._counter += 1
-        beats = self._choose()
-        for name in self._roster.sample_others(self._rng, self._config.heartbeat_fanout):
+        beats = self._choose(now)
+        for name in self._targets():
             self._out.send(name, Kind.HEARTBEAT, beats=beats)
         self._look(now)
 
@@ -126,13 +130,32 @@ class Heartbeat:
         for name in overdue:
             self._roster.accuse(now, name)
 
+    def _targets(self) -> list[str]:
+        """Returns to whom this round goes: everybody has a turn, which bounds how long nobody tells a member
+        of another one.
+        """
+        found = dict[str, None]()
+        for _ in range(self._config.heartbeat_fanout):
+            name = self._round_robin.next(self._other_names, self._is_other)
+            if name is not None:
+                found[name] = None
+        return list(found)
+
+    def _other_names(self) -> list[str]:
+        return [member.name for member in self._others()]
+
+    def _is_other(self, name: str) -> bool:
+        member = self._roster.table.get(name)
+        return member is not None and self._roster.is_live_other(member)
+
     def _others(self) -> list[Member]:
         return [m for m in self._roster.table if m.state in LIVE and m.name != self._roster.me.name]
 
-    def _choose(self) -> tuple[Beat, ...]:
+    def _choose(self, now: float) -> tuple[Beat, ...]:
         """Returns this node's own counter, those that moved last, and a random choice of the others."""
         mine = Beat(self._roster.me.name, self._roster.me.boot, self._counter)
-        names = list(self._beats)
+        since = now - PASSED_ON_ROUNDS * self._config.heartbeat_interval_s
+        names = [name for name in self._beats if self._moved_at.get(name, 0.0) > since]
         newest, left = _fitting(reversed(names), BEATS_BYTES_MAX // 2)
         others = names[: len(names) - len(newest)]
         room = left + BEATS_BYTES_MAX - BEATS_BYTES_MAX // 2 - beat_bytes(mine.name)

@@ -7,6 +7,8 @@ for the view register, from their own durable log.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import queue
 import random
@@ -43,6 +45,8 @@ REGISTER = "view"
 REGISTER_TIMEOUT_S = 3.0
 # Requests of one peer are a sign of life; more often than this they say nothing new.
 HEARD_INTERVAL_S = 0.2
+# malloc.h
+M_ARENA_MAX = -8
 
 
 class Service:
@@ -106,6 +110,7 @@ class Service:
             PortInUse: an address is taken.
             Corrupt, DiskFailed: the node's own files cannot be used.
         """
+        _share_one_heap()
         me = self.config.me
         self.transport.bind(me.address, me.membership_port)
         folder = Path(self.config.data_dir) / "membership"
@@ -364,3 +369,11 @@ class Service:
         except DiskFailed as error:
             self._on_crash(error)
             raise
+
+
+def _share_one_heap() -> None:
+    """Lets all threads allocate from one heap of the C library: with one for each connection's thread this
+    small agent took 39 MiB instead of 37. They allocate little, and mostly one at a time.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such setting
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
