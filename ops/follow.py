@@ -16,7 +16,8 @@ from typing import Any
 from agent.common.errors import RainStormError, UsageError
 from ops.connections import Connections
 
-WAIT_S = 5.0
+# So long a reader that has left is still waited for.
+WAIT_S = 1.0
 RETRY_S = (0.2, 2.0)
 WAITING_MAX = 32
 

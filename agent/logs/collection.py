@@ -41,7 +41,6 @@ from agent.logs.spool import Spool
 
 logger = logging.getLogger("agent.logs.collection")
 
-FIRST_LOOK_S = 2.0
 APPEND_TIMEOUT_S = 10.0
 RETRY_S = (0.5, 10.0)
 RETENTION_INTERVAL_S = 3600.0
@@ -144,8 +143,7 @@ class Collection:
     # Looking
 
     def _look_loop(self) -> None:
-        # The cluster's own start comes first.
-        self._stopping.wait(FIRST_LOOK_S)
+        self._stopping.wait(self._knobs.collect_delay_s)
         while not self._stopping.is_set():
             self.progress += 1
             self._look()

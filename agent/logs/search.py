@@ -197,6 +197,7 @@ class Search:
                     reader.skipped_lines = entered.skipped_lines()
                     if shown := reader.feed(data):
                         self._put(separator + shown)
+                        self._summary["lines"] += bool(separator)
                         printed, separator = True, b""
                 problem = grep.end()
             self._summary["matches"] += reader.matches
