@@ -112,6 +112,8 @@ class LogsConfig:
     search_output_bytes: int = 256 * 1024 * 1024
     collect: bool = True
     collect_interval_s: float = 1.0
+    # The cluster's own start comes first.
+    collect_delay_s: float = 2.0
     # A machine that catches up must not crowd out the jobs.
     collect_bytes_per_s: int = 8 * 1024 * 1024
     spool_bytes: int = 64 * 1024 * 1024
