@@ -35,6 +35,7 @@ from ops.ssh import Ssh
 PING_THREADS_MAX = 32
 # A living agent nearby answers within a few milliseconds, a new SSH session takes some hundred.
 STAGGER_S = {"direct": 0.1, "auto": 0.5, "ssh": 0.5}
+PATIENT_PING_S = 3.0
 SSH_CODES = (SshRefused, SshUnreachable, HostKeyUnknown, HostKeyChanged)
 LOCAL_OPERATOR_ADDRESS = "127.255.255.254"
 
@@ -85,12 +86,12 @@ class Connections:
         """Tells whether an agent answers a ping right now."""
         return self.ping(node, service) is None
 
-    def ping(self, node: str, service: str) -> RainStormError | None:
-        """Returns why an agent does not answer a ping right now, None when it does."""
+    def ping(self, node: str, service: str, timeout_s: float = 0.0) -> RainStormError | None:
+        """Returns why an agent does not answer a ping now (or within ``timeout_s``), None when it does."""
         address = self.address(node, service)
         try:
             self._route.open(address)
-            self.client.call(address, "ping", timeout_s=self._route.ping_timeout_s)
+            self.client.call(address, "ping", timeout_s=timeout_s or self._route.ping_timeout_s)
         except RainStormError as error:
             return error
         except OSError as error:
@@ -105,21 +106,35 @@ class Connections:
             SshRefused, SshUnreachable, HostKeyUnknown, HostKeyChanged: SSH is why none does.
         """
         if service not in self._gateways:
-            self._gateways[service] = self._first_answering(service)
+            failures: dict[str, RainStormError] = {}
+            node = self._first_answering(service, failures)
+            if not node and not all(isinstance(each, SSH_CODES) for each in failures.values()):
+                # A second, patient look before an overloaded cluster is called unreachable.
+                node = self._first_answering(service, failures, PATIENT_PING_S)
+            if not node:
+                raise nothing_answers(
+                    failures,
+                    f"no {service} agent of the cluster {self.inventory.cluster!r} answers "
+                    f"(asked {', '.join(self.inventory.names())}; inventory {self.inventory.path})",
+                    hint="is it up? fab status   (start a local one: fab local.up)",
+                )
+            self._gateways[service] = node
         return self._gateways[service]
 
-    def _first_answering(self, service: str) -> str:
+    def _first_answering(
+        self, service: str, failures: dict[str, RainStormError], timeout_s: float = 0.0
+    ) -> str:
+        """Returns the node that answers first, '' when none does; fills ``failures``."""
         names = self.inventory.names()
         pool = ThreadPoolExecutor(min(len(names), PING_THREADS_MAX), thread_name_prefix=f"ping-{service}")
         self._pools.append(pool)
         pings: dict[Future[RainStormError | None], str] = {}
-        failures: dict[str, RainStormError] = {}
         waiting = list(names)
         try:
             while waiting or pings:
                 if waiting:
                     name = waiting.pop(0)
-                    pings[pool.submit(self.ping, name, service)] = name
+                    pings[pool.submit(self.ping, name, service, timeout_s)] = name
                 done, _ = wait(
                     pings, STAGGER_S[self.inventory.via] if waiting else None, return_when=FIRST_COMPLETED
                 )
@@ -130,12 +145,7 @@ class Connections:
                     failures[name] = failure
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        raise nothing_answers(
-            failures,
-            f"no {service} agent of the cluster {self.inventory.cluster!r} answers "
-            f"(asked {', '.join(names)}; inventory {self.inventory.path})",
-            hint="is it up? fab status   (start a local one: fab local.up)",
-        )
+        return ""
 
     def prefer(self, node: str, services: Sequence[str] = ("membership", "hydfs", "rainstorm")) -> None:
         """Makes ``node`` the gateway for some services."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ from agent.common.errors import (
     SshUnreachable,
     Unreachable,
 )
-from ops import inventory, route
+from agent.wire.auth import client_context
+from agent.wire.client import Address, Client
+from ops import inventory
 from ops.connections import Connections, connected
 from tests.integration.agents import free_port
 from tests.integration.cluster import Sandbox
@@ -162,23 +166,37 @@ def test_commands_on_a_machine(site: Site) -> None:
             connections.ssh.run("vm2", ["sleep", "60"], timeout_s=0.2)
 
 
-def test_auto_takes_ssh_only_when_no_port_is_open(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_ssh_only_when_no_port_is_open(site: Site) -> None:
     # Open ports: SSH is never tried (there would be no answer).
     path = site.inventory("auto-direct", rainstorm_via="auto", ansible_port=1)
     with connected(inventory.load(path)) as connections:
         assert connections.ping("vm1", "hydfs") is None
+    # Closed ports: by SSH, from then on without a try.
+    blocked = _Blocked()
+    reachable = inventory.load(site.inventory("auto", rainstorm_via="auto"))
+    with contextlib.closing(Route("auto", reachable.logins, blocked)) as way:
+        client = Client(client_context(reachable.tls), dial=way.dial, connect_timeout_s=way.connect_timeout_s)
+        with contextlib.closing(client):
+            for node in ("vm1", "vm2"):
+                peer = reachable.node(node)
+                client.call(Address(peer.address, peer.hydfs_port, node), "ping")
+    assert blocked.tries == 1
+    # Neither way: both reasons.
+    with contextlib.closing(Route("auto", inventory.load(path).logins, blocked)) as way:
+        with pytest.raises(SshUnreachable, match="directly: no answer; vm1") as caught:
+            way.open(Address("127.0.0.1", 1, "vm1"))
+        assert "ssh" in caught.value.hint
 
-    # A firewall that drops everything but SSH.
-    def firewall(address: object, timeout_s: float) -> Any:
+
+class _Blocked:
+    """A firewall that drops everything but SSH."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def __call__(self, address: Address, timeout_s: float) -> socket.socket:
+        self.tries += 1
         raise TimeoutError
-
-    monkeypatch.setattr(route, "dial_tcp", firewall)
-    with connected(inventory.load(site.inventory("auto", rainstorm_via="auto"))) as connections:
-        assert connections.hydfs().health().blocks >= 0
-    with connected(inventory.load(path)) as connections:
-        failure = connections.ping("vm1", "hydfs")
-        assert isinstance(failure, SshUnreachable)
-        assert "directly: no answer" in failure.message
 
 
 def test_a_dead_agent_behind_ssh_is_an_unreachable_agent(site: Site) -> None:
