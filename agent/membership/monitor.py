@@ -2,8 +2,7 @@
 
 Whatever detects failures, the monitor sees to it that tables converge and partitions heal: tables with
 different digests are compared over TCP (``exchange``), so a lost update never stays lost; dead members and
-unknown contacts are greeted for ever, one a second. A dead member that does not answer that is one more
-independent report for its eviction.
+unknown contacts are looked for (``lost``).
 
 A timer that fires late puts off all verdicts (``health``): a process that was not scheduled cannot tell a
 dead peer from its own sleep.
@@ -11,7 +10,6 @@ dead peer from its own sleep.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -41,9 +39,9 @@ from agent.membership.events import (
 )
 from agent.membership.health import LocalHealth
 from agent.membership.heartbeat import Heartbeat
+from agent.membership.lost import Lost
 from agent.membership.messages import Kind
 from agent.membership.outbox import Outbox
-from agent.membership.probing import RoundRobin
 from agent.membership.roster import Roster
 from agent.membership.selftest import QUESTIONS, SelfTest
 from agent.membership.settings import DetectorKind, Settings
@@ -53,7 +51,6 @@ from agent.membership.table import LIVE, Member, State, Table
 if TYPE_CHECKING:
     import random
 
-LOST_PROBE_INTERVAL_S = 1.0
 # Tables that differ are compared this often at most, with whoever has another digest.
 COMPARE_S_MIN = 1.0
 # Without any reason they are compared with a random member; the digest on every datagram is the usual reason.
@@ -108,17 +105,13 @@ class Monitor:
             DetectorKind.HEARTBEAT: Heartbeat(*parts),
         }
         self._timed: tuple[Roster | Detector, ...] = (self.roster, *self._detectors.values())
-        self._lost_robin = RoundRobin(rng)
+        self._lost = Lost(self.roster, self._out, self._contacts, self.heard_at, config, rng)
         self._running = False
-        self._lost_at = 0.0
-        self._lost_seen = -1
         self._gossip_at = 0.0
         self._compare_allowed_at = 0.0
         self._compare_at = 0.0
         self._refusal_allowed_at = 0.0
         self.agreed_boot = 0
-        # When a dead member that was asked for its table counts as silent.
-        self._silent_at: dict[str, float] = {}
         self._due: float | None = None
         self._due_is_known = False
 
@@ -174,8 +167,8 @@ class Monitor:
             self._run_timers(now)
             self._due_is_known = False
         self._settle(now)
-        if self.table.changes != self._lost_seen and self._running:
-            self._look_for_lost(now)
+        if self._lost.follow(now):
+            self._due_is_known = False
         return self.roster.effects
 
     def next_deadline(self) -> float | None:
@@ -210,8 +203,7 @@ class Monitor:
     def greet_lost(self) -> list[Effect]:
         """Greets every member that is believed dead, and every unknown contact, at once."""
         self._begin()
-        for name in self._lost():
-            self._greet(name)
+        self._lost.greet_all()
         return self.roster.effects
 
     def set_services(self, services: int) -> list[Effect]:
@@ -241,24 +233,22 @@ class Monitor:
     def _find_deadline(self) -> float | None:
         if not self._running:
             return None
-        due = min(self._lost_at, self._compare_at)
+        due = min(self._lost.next_deadline(), self._compare_at)
         for part in self._timed:
             other = part.next_deadline()
             if other is not None and other < due:
                 due = other
         if self._gossip_at < due and len(self.roster.gossip):
             due = self._gossip_at
-        return min(due, *self._silent_at.values()) if self._silent_at else due
+        return due
 
     # Start, leave, join, switch
 
     def _start(self, now: float) -> None:
         self._running = True
         self._detector.start(now)
-        self._lost_at = now + self._config.probe_interval_s
         self._compare_at = now + COMPARE_INTERVAL_S * self._rng.random()
-        for name in self._contacts:
-            self._greet(name)
+        self._lost.start(now)
 
     def _leave(self, now: float) -> None:
         if self.leaving:
@@ -271,7 +261,7 @@ class Monitor:
                 self._out.send(member.name, Kind.GOSSIP)
         for detector in self._detectors.values():
             detector.stop()
-        self._silent_at.clear()
+        self._lost.stop()
         self._running = False
 
     def _join(self, now: float) -> None:
@@ -351,7 +341,7 @@ class Monitor:
             for name in buried:
                 for detector in self._detectors.values():
                     detector.forget(name)
-                self._ask_dead(now, name)
+                self._lost.ask(now, name)
             doubted, roster.doubted = roster.doubted, []
             heard, roster.heard_doubts = roster.heard_doubts, []
             for name in (*doubted, *filter(self._is_to_ask, heard)):
@@ -377,14 +367,6 @@ class Monitor:
         live = self.table.live_count
         return live <= DOUBT_ASKED_BY or self._rng.random() * live < DOUBT_ASKED_BY
 
-    def _look_for_lost(self, now: float) -> None:
-        """Keeps the timer for lost members only while there are some: it was every fourth event at rest."""
-        self._lost_seen, self._due_is_known = self.table.changes, False
-        if not self._lost():
-            self._lost_at = math.inf
-        elif self._lost_at == math.inf:
-            self._lost_at = now + LOST_PROBE_INTERVAL_S
-
     # Timers and what goes out
 
     def _forgive_lateness(self, now: float, lateness_s: float) -> None:
@@ -393,53 +375,20 @@ class Monitor:
         for detector in self._detectors.values():
             detector.forgive(now, grace_s, stalled)
         self.roster.forgive(now, grace_s)
-        self._silent_at = {name: max(at, now + 2 * grace_s) for name, at in self._silent_at.items()}
+        self._lost.forgive(now, grace_s)
 
     def _run_timers(self, now: float) -> None:
         self.roster.expire(now)
         for detector in self._detectors.values():
             detector.run_timers(now)
-        for name in [name for name, at in self._silent_at.items() if at <= now]:
-            asked_at = self._silent_at.pop(name) - self._config.probe_duration_s
-            member = self.table.get(name)
-            if member is not None and member.state is State.DEAD and self.heard_at.get(name, 0.0) < asked_at:
-                self.roster.accuse(now, name)
         if now >= self._compare_at:
             self._compare_at = now + COMPARE_INTERVAL_S
             for name in self.roster.sample_others(self._rng, 1):
                 self._compare(now, name)
-        if now >= self._lost_at:
-            self._lost_at = now + LOST_PROBE_INTERVAL_S
-            lost = self._lost_robin.next(self._lost, self._is_lost)
-            if lost is not None:
-                self._greet(lost)
-                self._await_silence(now, lost)
+        self._lost.run_timers(now)
         if len(self.roster.gossip) and now >= self._gossip_at:
             self._gossip_at = now + self._config.gossip_interval_s
             self._send_gossip()
-
-    def _ask_dead(self, now: float, name: str) -> None:
-        member = self.table.get(name)
-        if self._running and member is not None and member.state is State.DEAD:
-            if self.me.name not in self.roster.reporters(name):
-                self._greet(name)
-            self._await_silence(now, name)
-
-    def _await_silence(self, now: float, name: str) -> None:
-        member = self.table.get(name)
-        if member is not None and member.state is State.DEAD:
-            if self.me.name in self.roster.reporters(name):
-                self._silent_at.pop(name, None)
-            else:
-                self._silent_at.setdefault(name, now + self._config.probe_duration_s)
-
-    def _lost(self) -> list[str]:
-        unknown = [name for name in self._contacts if self.table.get(name) is None]
-        return unknown + self.table.dead_names()
-
-    def _is_lost(self, name: str) -> bool:
-        member = self.table.get(name)
-        return name in self._contacts if member is None else member.state is State.DEAD
 
     def _send_gossip(self) -> None:
         for name in self.roster.sample_others(self._rng, self._config.gossip_fanout):
@@ -449,6 +398,3 @@ class Monitor:
         self._compare_allowed_at = now + COMPARE_S_MIN
         self._compare_at = now + COMPARE_INTERVAL_S * self._rng.uniform(0.5, 1.5)
         self.roster.effects.append(CompareTables(name))
-
-    def _greet(self, name: str) -> None:
-        self._out.greet(name, Kind.GREETING)

@@ -17,6 +17,7 @@ from agent.common import register
 from agent.common.register import Accept, Answer, Prepare, Proposal, Slot, VoterRequest
 from agent.membership import events, gossip, suspicion, table
 from agent.membership import view as views
+from agent.membership.lost import Lost
 from agent.membership.messages import Update
 from agent.membership.monitor import Monitor
 from agent.membership.roster import Roster
@@ -82,7 +83,7 @@ def _nothing(*_: Any, **__: Any) -> None:
     """Does not do what it should."""
 
 
-def _no_names(self: Monitor) -> list[str]:
+def _no_names(self: Lost) -> list[str]:
     return []
 
 
@@ -302,7 +303,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "the dead are never asked again",
         "partitions heal by themselves",
         MEMBERSHIP,
-        ((Monitor, "_lost", _no_names),),
+        ((Lost, "_names", _no_names),),
     ),
     PlantedBug(
         "a later boot is adopted in words only",
