@@ -81,7 +81,7 @@ def disk_problems(least_mib):
         wanted = least_mib if place in ("/opt", "/var/lib") else 64
         if free_mib < wanted:
             problems.append(
-                "the disk is full: %s has %d MiB free, %d MiB are needed (df -h %s)"
+                "the disk is too full: %s has %d MiB free, %d MiB are needed (df -h %s)"
                 % (folder, free_mib, wanted, folder)
             )
     return problems
