@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.common.errors import Internal, Unavailable
@@ -56,8 +56,14 @@ def require_tools() -> None:
         )
 
 
-def run(arguments: Sequence[str], *, stdin: str = "", timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-    """Runs a program of the host and returns what it printed.
+def run(
+    arguments: Sequence[str],
+    *,
+    stdin: str = "",
+    timeout_s: float = COMMAND_TIMEOUT_S,
+    variables: Mapping[str, str] | None = None,
+) -> str:
+    """Runs a program of the host and returns what it printed; of this command's environment it sees nothing.
 
     Raises:
         Unavailable: it failed or took longer than ``timeout_s``.
@@ -69,7 +75,7 @@ def run(arguments: Sequence[str], *, stdin: str = "", timeout_s: float = COMMAND
             capture_output=True,
             text=True,
             timeout=timeout_s,
-            env={"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"},
+            env={"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8", **(variables or {})},
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(f"{arguments[0]} did not end within {timeout_s:g} s", hint="try again") from None

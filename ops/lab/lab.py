@@ -24,7 +24,7 @@ from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyRunning, DeadlineExceeded, NotFound, NotRunning, Unavailable
 from ops import inventory
-from ops.lab import base, host, keys, plan
+from ops.lab import base, host, keys, plan, watches
 from ops.lab.cgroups import Group, hierarchies
 from ops.lab.machine import DISK_MIB, Machine
 from ops.lab.plan import Plan
@@ -32,7 +32,8 @@ from ops.locks import exclusive
 
 STATE_FOLDER = Path("/var/lib/rainstorm-lab")
 LOCK_FOLDER = Path("/run")
-BOOT_TIMEOUT_S = 60.0
+# Ten VMs take ten seconds of processor time to boot, and other work may compete for it.
+BOOT_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
 # Making a VM is copying and waiting for the disk; more at once only fight for two cores.
 THREADS_MAX = 8
@@ -78,6 +79,7 @@ class Lab:
             image = base.ensure()
             wanted = plan.make(self.name, vms, _taken_subnets())
             self.folder.mkdir(parents=True, mode=0o755)
+            watches.allow(STATE_FOLDER)
             self._write_state(wanted, "starting")
             try:
                 self._make(wanted, image)
@@ -186,16 +188,9 @@ class Lab:
         refusal = "it is still booting"
         while True:
             if machine.has_booted():
-                done = subprocess.run(
-                    self.ssh_command(machine.vm, "true"),
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    text=True,
-                    timeout=2 * SSH_TIMEOUT_S,
-                )
-                if done.returncode == 0:
+                refusal = self._refusal(machine.vm)
+                if not refusal:
                     return
-                refusal = " ".join(done.stderr.split())
             if deadline.expired(clock.monotonic()):
                 raise DeadlineExceeded(
                     f"{machine.vm} ({current.address(machine.vm)}) does not answer SSH after "
@@ -203,12 +198,24 @@ class Lab:
                     hint="fab lab.up --vms 3 tells whether a smaller lab works here",
                 )
             if not machine.is_up():
-                pause.wait(POLL_INTERVAL_S)
-                if not machine.is_up() and "Failed" in machine.console():
-                    raise Unavailable(
-                        f"{machine.vm} ended while booting\n{machine.console()}", hint="fab lab.down"
-                    )
+                raise Unavailable(
+                    f"{machine.vm} ended while booting\n{machine.console()}", hint="fab lab.down"
+                )
             pause.wait(POLL_INTERVAL_S)
+
+    def _refusal(self, vm: str) -> str:
+        """Returns why a VM does not let the operator in, or ''."""
+        try:
+            done = subprocess.run(
+                self.ssh_command(vm, "true"),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=2 * SSH_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return "it takes the connection and then does nothing"
+        return " ".join(done.stderr.split()) or "it refuses" if done.returncode else ""
 
     def _look(self, machine: Machine, current: Plan) -> MachineStatus:
         pids = machine.group.processes()
@@ -248,6 +255,7 @@ class Lab:
         self.inventory_path.unlink(missing_ok=True)
         shutil.rmtree(inventory.REPOSITORY / ".rainstorm" / self.name, ignore_errors=True)
         host.remove_tree(self.folder)
+        watches.restore(STATE_FOLDER)
         return {"vms": len(vms), "processes": killed, "mounts": mounts}
 
     def _planned(self) -> Plan:

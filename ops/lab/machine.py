@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import uuid
 from pathlib import Path
 
-from agent.common.errors import Unavailable
 from ops.lab import base, host, keys
 from ops.lab.cgroups import Group
 from ops.lab.plan import USER, Plan
@@ -108,25 +106,10 @@ class Machine:
             base.INIT_PATH,
         ]
         console = self._folder / "console.log"
-        # Nothing of this command's environment goes into the VM.
-        environment = {
-            "PATH": host.SEARCH_PATH,
-            "LC_ALL": "C.UTF-8",
-            "GROUPS_TO_JOIN": " ".join(groups),
-            "CONSOLE": str(console),
-        }
-        done = subprocess.run(
+        host.run(
             ["/bin/sh", "-c", LAUNCH, "rainstorm-lab", *arguments],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=host.COMMAND_TIMEOUT_S,
+            variables={"GROUPS_TO_JOIN": " ".join(groups), "CONSOLE": str(console)},
         )
-        if done.returncode:
-            raise Unavailable(
-                f"{self.vm} could not be started: {' '.join(done.stderr.split())}", hint="fab lab.down"
-            )
 
     def is_up(self) -> bool:
         """Tells whether any process of the VM lives."""

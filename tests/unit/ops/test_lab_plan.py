@@ -9,7 +9,7 @@ import yaml
 
 from agent.common.errors import ConfigError, Unavailable
 from ops import inventory
-from ops.lab import base, cgroups, host, plan
+from ops.lab import base, cgroups, host, plan, watches
 from ops.lab.errors import MissingTool, NeedsRoot
 
 
@@ -90,6 +90,24 @@ def test_control_groups_of_both_versions_are_found(tmp_path: Path, monkeypatch: 
         "name=systemd": Path("/c/systemd"),
         "": Path("/c/unified"),
     }
+
+
+def test_the_last_lab_restores_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, labs = tmp_path / "limit", tmp_path / "labs"
+    limit.write_text("128\n")
+    monkeypatch.setattr(watches, "LIMIT", limit)
+    (labs / "a").mkdir(parents=True)
+    watches.allow(labs)
+    (labs / "b").mkdir()
+    watches.allow(labs)
+    assert int(limit.read_text()) == watches.ENOUGH
+    (labs / "a").rmdir()
+    watches.restore(labs)
+    assert int(limit.read_text()) == watches.ENOUGH  # b is still up
+    (labs / "b").rmdir()
+    watches.restore(labs)
+    assert limit.read_text() == "128\n"
+    assert list(labs.iterdir()) == []
 
 
 def test_a_user_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
