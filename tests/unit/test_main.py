@@ -38,6 +38,7 @@ def test_a_valid_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         ({"clutser": "x"}, "did you mean 'cluster'?"),
         ({"membership": {"probe_intervall_s": 1}}, "did you mean 'probe_interval_s'?"),
+        ({"rainstorm": {"task_launcher": "systemd"}}, "known: child, unit"),
         ({"voters": ["n7"]}, "node 'n7' is not among the configured peers"),
         ({"data_dir": 5}, "expected str, found 5"),
     ],
