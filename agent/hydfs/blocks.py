@@ -54,7 +54,7 @@ from agent.hydfs.events import (
 from agent.hydfs.incoming import Incoming
 from agent.hydfs.node import NodeCore
 from agent.hydfs.peers import Peers
-from agent.hydfs.ring import Ring, block_token
+from agent.hydfs.ring import block_token, ring_of
 from agent.hydfs.sealing import Sealing
 from agent.hydfs.store import Store
 from agent.hydfs.views import ViewSource, up_nodes
@@ -145,7 +145,7 @@ class Blocks:
         """
         nodes = up_nodes(self.views.current())
         avoid = [*self.peers.suspects(), *avoid]
-        return Ring(nodes).successors(block_token(file_id, number), self._replicas, avoid)
+        return ring_of(tuple(nodes)).successors(block_token(file_id, number), self._replicas, avoid)
 
     def _seal_own(self, effect: SealBlock) -> None:
         try:

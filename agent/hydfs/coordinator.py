@@ -154,7 +154,10 @@ class Coordinator:
         """Returns when the oldest record under way is too late."""
         if self.state not in (ACTIVE, CLOSING):
             return None
-        return next((f.sent_at + self._ack_timeout for f in self._flights if f.record is not None), None)
+        for flight in self._flights:
+            if flight.record is not None:
+                return flight.sent_at + self._ack_timeout
+        return None
 
     def check_invariants(self) -> None:
         """Raises AssertionError when a rule is broken."""

@@ -91,8 +91,12 @@ class NodeCore:
 
     def next_deadline(self) -> float | None:
         """Returns the earliest deadline of the coordinators."""
-        deadlines = [c.next_deadline() for c in self.coordinators.values()]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        due: float | None = None
+        for coordinator in self.coordinators.values():
+            deadline = coordinator.next_deadline()
+            if deadline is not None and (due is None or deadline < due):
+                due = deadline
+        return due
 
     def check_invariants(self) -> None:
         """Raises AssertionError when a replica or a coordinator breaks a rule."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from agent.hydfs.block import OPEN, SEALED, BlockMeta
 from agent.hydfs.filetable import CREATING, DELETED, BlockEntry, FileEntry
-from agent.hydfs.ring import Ring, block_token
+from agent.hydfs.ring import block_token, ring_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ Action = Push | Pull | Certify | Announce | Drop | TakeOver
 def pushes(entry: FileEntry, up: Sequence[str], me: str, wanted: int) -> list[Push]:
     """Returns the copies that this node has to make, fewest copies first."""
     found = []
-    ring = Ring(up)
+    ring = ring_of(tuple(up))
     for block in entry.blocks:
         alive = [node for node in block.replicas if node in up]
         if block.state != SEALED or not alive or alive[0] != me:

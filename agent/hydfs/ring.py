@@ -9,12 +9,15 @@ register, so a change of the ring never moves a block by itself: the ring only p
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Collection, Sequence
 
 from agent.common import ids
 
 # With 64 tokens a node the fullest of ten nodes holds about a quarter more than the mean.
 VIRTUAL_NODES = 64
+# Sets of nodes come and go with the view; each repair of a file and each new block asks for its ring.
+RINGS_KEPT = 32
 
 
 def block_token(file_id: str, number: int) -> int:
@@ -48,3 +51,9 @@ class Ring:
         order = self.walk(token)
         preferred = [node for node in order if node not in avoid]
         return (preferred + [node for node in order if node in avoid])[:count]
+
+
+@functools.lru_cache(maxsize=RINGS_KEPT)
+def ring_of(nodes: tuple[str, ...]) -> Ring:
+    """Returns the ring of these nodes, made once: ten nodes are 640 hashes, sorted."""
+    return Ring(nodes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from agent.hydfs.coordinator import MOVED
 from agent.hydfs.filetable import BlockEntry, FileEntry
-from agent.hydfs.ring import Ring, block_token
+from agent.hydfs.ring import block_token, ring_of
 
 # The block is not coordinated by the node that was asked.
 NOT_COORDINATOR = "NOT_COORDINATOR"
@@ -73,7 +73,7 @@ class Route:
         """Decides what to do now that the register says ``entry``."""
         block = entry.open_block
         if block is None:
-            order = Ring(self.nodes).successors(
+            order = ring_of(tuple(self.nodes)).successors(
                 block_token(entry.file_id, entry.next_number), len(self.nodes), tuple(self.lost)
             )
             return AskCoordinator(order[0], None, tuple(self.lost))

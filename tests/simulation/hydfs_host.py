@@ -56,7 +56,7 @@ from agent.hydfs.events import (
 )
 from agent.hydfs.filetable import FileEntry
 from agent.hydfs.node import NodeCore
-from agent.hydfs.ring import Ring, block_token
+from agent.hydfs.ring import block_token, ring_of
 from agent.hydfs.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
 from tests.simulation.hydfs_disk import Bugs, StoreDisk
 from tests.simulation.hydfs_rpc import (
@@ -105,7 +105,6 @@ class StoreHost(Caller):
     def post(self, event: Any) -> None:
         for effect in self.core.handle(self.node.now, event):
             self._execute(effect)
-        self.node.arm()
 
     def serve(self, kind: str, fields: Fields, payload: bytes, reply: Reply) -> None:
         getattr(self, f"_serve_{kind}")(fields, payload, reply)
@@ -288,7 +287,9 @@ class StoreHost(Caller):
         self._opened += 1
         me = self.node.name
         session = f"{me}/{self.node.generation}/{self._opened}"
-        order = Ring(self.names).successors(block_token(file_id, fields["next"]), REPLICAS, fields["avoid"])
+        order = ring_of(tuple(self.names)).successors(
+            block_token(file_id, fields["next"]), REPLICAS, fields["avoid"]
+        )
         replicas = [me, *[node for node in order if node != me]][:REPLICAS]
 
         def settled(entry: FileEntry | None, error: RainStormError | None) -> None:
