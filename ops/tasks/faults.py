@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 
@@ -10,8 +11,10 @@ from agent.common.errors import NotFound, UsageError
 from ops import inventory, render
 from ops.connections import connected
 from ops.errors import command
-from ops.faults.injector import injecting
-from ops.faults.plan import Fault
+
+if TYPE_CHECKING:
+    from ops.faults.injector import Injector
+    from ops.faults.plan import Fault
 
 VM = {"vm": "the node: 3, vm3 or vm03"}
 VMS = {"vm": "only these nodes' packets: 3 or 1,2 (default: all)"}
@@ -72,7 +75,7 @@ def kill_task(
 @command(help={**VM, **COMMON})
 def crash(context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
     """faults: power failure of a node: SIGKILL to all it runs"""
-    with injecting(inventory) as injector:
+    with _injecting(inventory) as injector:
         node = injector.inventory.node(vm).name
         if dry_run:
             _say_done(json, f"would crash {node}", node=node)
@@ -85,7 +88,7 @@ def crash(context: Context, vm: str, dry_run: bool = False, json: bool = False, 
 @command(help={**VM, **PLAIN})
 def start(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
     """faults: start a crashed node again"""
-    with injecting(inventory) as injector:
+    with _injecting(inventory) as injector:
         node = injector.inventory.node(vm).name
         done = injector.start(node)
     _say_done(json, f"{node} is {done}", node=node)
@@ -94,7 +97,7 @@ def start(context: Context, vm: str, json: bool = False, inventory: str = "") ->
 @command(help={**VM, **COMMON})
 def pause(context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
     """faults: hang a whole node"""
-    with injecting(inventory) as injector:
+    with _injecting(inventory) as injector:
         node = injector.inventory.node(vm).name
         if dry_run:
             _say_done(json, f"would pause {node}", node=node)
@@ -107,7 +110,7 @@ def pause(context: Context, vm: str, dry_run: bool = False, json: bool = False, 
 @command(help={**VM, **PLAIN})
 def resume(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
     """faults: let a paused node go on"""
-    with injecting(inventory) as injector:
+    with _injecting(inventory) as injector:
         node = injector.inventory.node(vm).name
         done = injector.resume(node)
     _say_done(json, f"{node}: {done}", node=node)
@@ -199,7 +202,7 @@ def clock(
 @command(name="list", help=PLAIN)
 def list_(context: Context, json: bool = False, inventory: str = "") -> None:
     """faults: what is in force"""
-    with injecting(inventory) as injector:
+    with _injecting(inventory) as injector:
         found = injector.in_force()
     if json:
         render.print_json(
@@ -218,7 +221,7 @@ def list_(context: Context, json: bool = False, inventory: str = "") -> None:
 @command(help=PLAIN)
 def heal(context: Context, json: bool = False, inventory: str = "") -> None:
     """faults: undo every fault on every node"""
-    with injecting(inventory) as injector:
+    with _injecting(inventory) as injector:
         done = injector.heal()
     if json:
         render.print_json(healed=done)
@@ -232,7 +235,7 @@ def heal(context: Context, json: bool = False, inventory: str = "") -> None:
 def _inject(
     kind: str, vms: str, parameters: dict[str, Any], dry_run: bool, json: bool, inventory: str
 ) -> None:
-    with injecting(inventory) as injector:
+    with _injecting(inventory) as injector:
         nodes = injector.choose(vms)
         if dry_run:
             scripts = injector.preview(kind, nodes, parameters)
@@ -245,6 +248,13 @@ def _inject(
         fault = injector.inject(kind, nodes, parameters)
     _say_done(json, f"{fault.id}: {fault.words()}", **_plain(fault))
     render.say("undo it: fab fault.heal")
+
+
+def _injecting(inventory: str) -> contextlib.AbstractContextManager[Injector]:
+    # Here, because every command of fab loads this module and few break anything.
+    from ops.faults.injector import injecting
+
+    return injecting(inventory)
 
 
 def _plain(fault: Fault) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
@@ -10,8 +11,10 @@ from agent.common import clock
 from ops import render
 from ops.errors import command
 from ops.inventory import REPOSITORY
-from ops.lab import base, host
-from ops.lab.lab import Lab
+from ops.lab import host
+
+if TYPE_CHECKING:
+    from ops.lab.lab import Lab
 
 JSON = {"json": "print one JSON object"}
 
@@ -20,7 +23,7 @@ JSON = {"json": "print one JSON object"}
 def up(context: Context, vms: int = 10, json: bool = False) -> None:
     """lab: make and boot VMs on this machine (root)"""
     begun = clock.monotonic()
-    lab = Lab()
+    lab = _lab()
     plan = lab.up(vms)
     took_s = clock.monotonic() - begun
     path = os.path.relpath(lab.inventory_path)
@@ -40,7 +43,7 @@ def up(context: Context, vms: int = 10, json: bool = False) -> None:
 @command(help={"purge": "remove the cached base image, too", **JSON})
 def down(context: Context, purge: bool = False, json: bool = False) -> None:
     """lab: take the VMs away with all that is on them"""
-    lab = Lab()
+    lab = _lab()
     done = lab.down(purge=purge)
     if json:
         render.print_json(lab=lab.name, removed=done)
@@ -49,15 +52,15 @@ def down(context: Context, purge: bool = False, json: bool = False) -> None:
         print(f"lab {lab.name}: removed " + ", ".join(f"{number} {what}" for what, number in done.items()))
     else:
         print(f"the lab {lab.name!r} is not up: nothing to remove")
-    if not purge and base.path().exists():
-        render.say(f"the base image stays in {base.CACHE}; remove it: fab lab.down --purge")
+    if not purge:
+        render.say("the base image stays; remove it, too: fab lab.down --purge")
 
 
 @command(help=JSON)
 def status(context: Context, json: bool = False) -> None:
     """lab: the VMs, their addresses and what they use"""
     host.require_root("the lab", "lab.status")
-    lab = Lab()
+    lab = _lab()
     machines = lab.status()
     if json:
         render.print_json(lab=lab.name, inventory=str(lab.inventory_path), vms=machines)
@@ -71,6 +74,13 @@ def status(context: Context, json: bool = False) -> None:
 def shell(context: Context, vm: str) -> None:
     """lab: a shell on a VM, over SSH"""
     host.require_root("the lab's SSH key", f"lab.shell --vm {vm}")
-    lab = Lab()
+    lab = _lab()
     arguments = lab.ssh_command(lab.machine(vm).vm, tty=os.isatty(0))
     os.execvp(arguments[0], arguments)
+
+
+def _lab() -> Lab:
+    # Here, because every command of fab loads this module and few need a lab.
+    from ops.lab.lab import Lab
+
+    return Lab()

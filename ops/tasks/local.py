@@ -8,7 +8,6 @@ from agent.common import clock
 from agent.common.errors import AlreadyRunning
 from ops import render
 from ops.errors import command
-from ops.faults.injector import forget_local
 from ops.local import LocalCluster, demo_layout, only_demo
 
 
@@ -40,6 +39,8 @@ def down(context: Context, wipe: bool = False) -> None:
     if not cluster.running() and not wipe:
         print("the local cluster does not run: nothing to stop")
         return
+    from ops.faults.injector import forget_local  # which few commands need, and every one loads this module
+
     forget_local(cluster.layout.inventory_path)
     done = cluster.down(wipe=wipe)
     parts = [f"{done['ended']} agents stopped"]
