@@ -57,7 +57,7 @@ class Agents:
         if self._local is not None:
             self._local.start_agent(node, service)
         else:
-            self._systemctl(node, "start", f"rainstorm-{service}.service")
+            self._systemctl(node, "start", f"rainstorm-{service}.service", forget=True)
         return f"{service} of {node} is up"
 
     def restart(self, node: str, service: str) -> str:
@@ -71,10 +71,12 @@ class Agents:
             self._local.signal_agent(node, service, signal.SIGTERM)
             self._local.start_agent(node, service)
         else:
-            self._systemctl(node, "restart", f"rainstorm-{service}.service")
+            self._systemctl(node, "restart", f"rainstorm-{service}.service", forget=True)
         return f"{service} of {node} is up again"
 
-    def _systemctl(self, node: str, *words: str) -> None:
+    def _systemctl(self, node: str, *words: str, forget: bool = False) -> None:
+        if forget:  # a unit that crashed too often is refused until this is said; it is no error elsewhere
+            self._ssh.run(node, ["systemctl", "reset-failed", words[-1]], root=True)
         done = self._ssh.run(node, ["systemctl", *words], timeout_s=SYSTEMCTL_TIMEOUT_S, root=True)
         if done.status:
             said = " ".join(done.err.split()) or f"status {done.status}"

@@ -24,6 +24,7 @@ from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     ConfigError,
+    ConnectionLost,
     DeadlineExceeded,
     HostKeyChanged,
     HostKeyUnknown,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 CONNECT_TIMEOUT_S = 5.0
+# An overloaded sshd takes its time to start a process for a session.
+CHANNEL_TIMEOUT_S = 15.0
 COMMAND_TIMEOUT_S = 30.0
 # Long looks (--watch, --follow) must outlive firewalls that forget idle connections.
 KEEPALIVE_S = 15
@@ -136,10 +139,12 @@ class Ssh:
 
         Raises:
             DeadlineExceeded: it has not ended within ``timeout_s``.
+            ConnectionLost: the session broke; it may have run or not.
             RainStormError: as ``open``.
         """
         import fabric
-        from invoke.exceptions import CommandTimedOut
+        import paramiko
+        from invoke.exceptions import CommandTimedOut, ThreadException
 
         login = self._logins[node]
         words = ["sudo", "-n", *command] if root and login.user != "root" else list(command)
@@ -155,6 +160,10 @@ class Ssh:
                 f"{shlex.join(command)} on {node} has not ended after {timeout_s:g} s",
                 hint=f"look there: {login.command()}",
             ) from None
+        except (paramiko.SSHException, OSError, EOFError, ThreadException) as error:
+            raise _broken(login, command, _words(error)) from None
+        if done.exited < 0:
+            raise _broken(login, command, "no exit status came")
         return Finished(done.exited, done.stdout, done.stderr)
 
     def login(self, node: str) -> Login:
@@ -200,6 +209,13 @@ def _down(sock: socket.socket, channel: paramiko.Channel, up: threading.Thread) 
     sock.close()
 
 
+def _broken(login: Login, command: Sequence[str], reason: str) -> ConnectionLost:
+    return ConnectionLost(
+        f"the SSH session to {login.node} broke while {shlex.join(command)!r} ran: {reason}",
+        hint=f"is the machine well? try: {login.command()} uptime",
+    )
+
+
 def _connect(login: Login) -> paramiko.SSHClient:
     import paramiko
 
@@ -224,7 +240,7 @@ def _connect(login: Login) -> paramiko.SSHClient:
             timeout=CONNECT_TIMEOUT_S,
             banner_timeout=CONNECT_TIMEOUT_S,
             auth_timeout=CONNECT_TIMEOUT_S,
-            channel_timeout=CONNECT_TIMEOUT_S,
+            channel_timeout=CHANNEL_TIMEOUT_S,
         )
     except (paramiko.SSHException, OSError, EOFError, RainStormError) as error:
         client.close()

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from agent.common.errors import (
+    ConnectionLost,
     DeadlineExceeded,
     HostKeyChanged,
     HostKeyUnknown,
@@ -165,6 +166,9 @@ def test_commands_on_a_machine(site: Site) -> None:
         assert (done.status, done.out, done.err) == (7, "out\n", "it is\n")
         with pytest.raises(DeadlineExceeded, match="vm2"):
             connections.ssh.run("vm2", ["sleep", "60"], timeout_s=0.2)
+        with pytest.raises(ConnectionLost, match="no exit status"):
+            connections.ssh.run("vm2", ["sh", "-c", "kill -9 $PPID"])  # its own shell's sshd
+        assert connections.ssh.run("vm2", ["true"]).status == 0  # another session
 
 
 def test_auto_takes_ssh_only_when_no_port_is_open(site: Site) -> None:
