@@ -154,22 +154,25 @@ class Machine:
         self.launchers.append(launcher)
         return launcher
 
-    def found(self) -> list[dict[str, Any]]:
-        """Returns what the user code of each task found out."""
+    def found(self, task: psutil.Process | None = None) -> list[dict[str, Any]]:
+        """Returns what the user code of each task, or of one, found out."""
         log = self.folder / "tasks.log"
         lines = log.read_text("utf-8").splitlines() if log.exists() else []
-        return [json.loads(line.removeprefix("found ")) for line in lines if line.startswith("found ")]
+        found = [json.loads(line.partition("found ")[2]) for line in lines if "found " in line]
+        return [each for each in found if task is None or each["pid"] == task.pid]
 
     def children(self, task: psutil.Process) -> list[int]:
         """Returns the child processes of a task's user code that live; the agent's launcher runs none."""
-        started = [found["child"] for found in self.found() if found["pid"] == task.pid]
-        return [pid for pid in started if psutil.pid_exists(pid)]
+        return [found["child"] for found in self.found(task) if psutil.pid_exists(found["child"])]
 
     def task(self, generation: int) -> psutil.Process:
         """Has a process run the task and returns it."""
         self.supervisor.assign(KEY, generation, False, {"type": "nothing"})
         wait_until(lambda: self.supervisor.running().get(KEY), 30, "the task has a process")
-        return psutil.Process(self.supervisor.running()[KEY])
+        task = psutil.Process(self.supervisor.running()[KEY])
+        if not self.own_launcher:
+            wait_until(lambda: self.found(task), 10, "what its user code found is in the log")
+        return task
 
     def close(self) -> None:
         """Ends everything."""
@@ -251,7 +254,7 @@ def test_user_code_has_no_rights_of_the_agent(machine: Machine) -> None:
         launcher = machine.launch()
         machine.supervisor.start()
         task = machine.task(1)
-        found = next(each for each in machine.found() if each["pid"] == task.pid)
+        (found,) = machine.found(task)
         assert (found["uid"], found["groups"], found["session"]) == (user.pw_uid, [], task.pid)
         assert sorted(found["files"]) == ["0", "1", "2"]
         for wish in ("key", "memory of the agent", "launcher", "agent", "take the store's place"):
