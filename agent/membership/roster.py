@@ -207,7 +207,7 @@ class Roster:
         if member.precedence > self.me.precedence:
             self.story.add(now, "accused", member, accuser)
             self.contested = member
-            if not self._selftest.is_needed(now, len(self.table) - 1):
+            if not self._selftest.is_needed(now, len(self.table) - 1, dead=member.state is State.DEAD):
                 self.refute()
 
     def refute(self) -> None:

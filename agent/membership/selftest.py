@@ -57,11 +57,15 @@ class SelfTest:
         """Returns who accused this node lately."""
         return [name for name, at in self._accused_at.items() if now - at <= WINDOW_S]
 
-    def is_needed(self, now: float, others: int) -> bool:
-        """Tells whether this node, of ``others`` more, is singled out and must not simply refute."""
+    def is_needed(self, now: float, others: int, *, dead: bool) -> bool:
+        """Tells whether this node, of ``others`` more, is singled out and must not simply refute.
+
+        Args:
+            dead: it is not suspected but dead already, and has heard of none of the suspicions before.
+        """
         if now - self._others_accused_at <= WINDOW_S or others < 2:
             return False
-        return len(self.accusers(now)) >= min(ACCUSERS, others)
+        return len(self.accusers(now)) >= (1 if dead else min(ACCUSERS, others))
 
     def begin(self, now: float, live: list[str]) -> list[tuple[str, int]]:
         """Returns whom to ping, and with which sequence numbers: nobody while a test is under way or fresh.

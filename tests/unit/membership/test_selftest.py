@@ -33,6 +33,16 @@ def test_one_or_two_accusers_are_contradicted_at_once() -> None:
     assert bench.monitor.me.incarnation == 2
 
 
+def test_who_hears_first_of_its_death_proves_itself_before_it_comes_back() -> None:
+    bench = Bench()
+    effects = bench.hear("n2", Kind.GREETING, updates=[Update(member("n1", State.DEAD), "n2")])
+    asked = questions(effects)
+    assert len(asked) == QUESTIONS
+    assert bench.monitor.me.incarnation == 0
+    answer(bench, asked, QUESTIONS)
+    assert bench.monitor.me.incarnation == 1
+
+
 def test_who_alone_is_accused_by_three_refutes_only_when_nearly_all_of_them_answer() -> None:
     bench = Bench()
     asked = questions(accuse(bench, "n2", "n3", "n4"))

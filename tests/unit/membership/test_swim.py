@@ -130,7 +130,7 @@ def test_a_suspicion_that_is_heard_is_probed_at_once_and_the_suspect_hears_it() 
     assert bench.state("n3") is State.ALIVE
 
 
-@pytest.mark.parametrize("state", [State.SUSPECT, State.DEAD, State.LEFT])
+@pytest.mark.parametrize("state", [State.SUSPECT, State.LEFT])
 def test_a_node_refutes_what_is_said_of_it(state: State) -> None:
     bench = Bench()
     effects = bench.hear("n2", Kind.PING, 7, "n1", [Update(member("n1", state, 4), "n2")])
