@@ -1,8 +1,9 @@
 """The power of the simulator: every planted bug must be found (``python -m tests.simulation.power``).
 
 For each bug seeds are run until one fails, at most a thousand and at most ``--limit-s`` seconds of processor
-time, so that a busy machine finds what a quiet one does. The seed that failed is then run without the bug: when it fails all the same, that says nothing and the hunt goes on.
-Prints a table (bug, rule, what found it, seeds needed, processor seconds); returns 1 when a bug was not found.
+time, so that a busy machine finds what a quiet one does. The seed that failed is then run without the bug:
+when it fails all the same, that says nothing and the hunt goes on. Prints a table (bug, rule, what found it,
+seeds needed, processor seconds); returns 1 when a bug was not found.
 """
 
 from __future__ import annotations
