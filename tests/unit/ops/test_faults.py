@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import struct
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from agent.common.errors import AlreadyRunning
-from ops.faults import delay, plan
+from agent.common.errors import AlreadyRunning, RainStormError, UsageError
+from ops import inventory
+from ops.faults import delay, machines, plan
+from ops.faults.injector import Injector
 from ops.faults.journal import Journal
+from ops.faults.machines import LocalMachines
 from ops.faults.plan import Fault, Placement
+from ops.layout import Layout
 
 NAMES = ["vm1", "vm2", "vm3"]
 ADDRESSES = {"vm1": "10.0.0.1", "vm2": "10.0.0.2", "vm3": "10.0.0.3"}
@@ -136,6 +141,34 @@ def test_the_journal_outlives_its_writer_and_damage(tmp_path: Path) -> None:
     assert Journal(tmp_path).read() == []
     with again.locked(), pytest.raises(AlreadyRunning), Journal(tmp_path).locked():
         pass
+
+
+def test_a_fault_is_written_down_before_it_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Fault] = []
+
+    class Here(LocalMachines):
+        """Nodes on this machine whose injection is interrupted."""
+
+        def check(self, kind: str, nodes: Sequence[str]) -> None:
+            """Lets every fault through."""
+
+        def apply(self, fault: Fault, only: Sequence[str] = ()) -> dict[str, RainStormError]:
+            """Looks into the journal and is killed."""
+            seen.extend(Journal(self.folder).read())
+            raise KeyboardInterrupt
+
+    layout = Layout(tmp_path / "c", tmp_path / "inventory")
+    layout.prepare(3)
+    monkeypatch.setattr(machines, "of", Here)
+    injector = Injector(inventory.load(tmp_path / "inventory"))
+    with pytest.raises(KeyboardInterrupt):
+        injector.inject("partition", ["vm3"], {})
+    assert [(fault.kind, fault.nodes) for fault in seen] == [("partition", ("vm3",))]
+    assert injector.in_force() == seen
+    with pytest.raises(UsageError, match="nobody on the other side"):
+        injector.inject("partition", ["vm1", "vm2", "vm3"], {})
 
 
 def test_the_delaying_program_reads_what_the_kernel_writes() -> None:
