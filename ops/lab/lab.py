@@ -61,6 +61,7 @@ class Lab:
         self.inventory_path = inventory.REPOSITORY / "inventory" / self.name
         self.key_path = self.folder / "ssh" / "key"
         self.known_hosts_path = self.folder / "ssh" / "known_hosts"
+        self._given_up = threading.Event()
 
     def up(self, vms: int) -> Plan:
         """Makes and boots all VMs; returns when each lets the operator in over SSH.
@@ -173,7 +174,13 @@ class Lab:
             deadline = Deadline(clock.monotonic(), BOOT_TIMEOUT_S)
             list(pool.map(lambda each: each.start(), machines))
         with ThreadPoolExecutor(len(machines), thread_name_prefix="lab") as pool:
-            list(pool.map(lambda each: self._wait(each, wanted, deadline), machines))
+            waits = [pool.submit(self._wait, each, wanted, deadline) for each in machines]
+            try:
+                for wait in waits:
+                    wait.result()
+            except BaseException:
+                self._given_up.set()  # nobody waits for the others any more
+                raise
         content = wanted.inventory(str(self.key_path), str(self.known_hosts_path))
         fresh = self.inventory_path.with_name(f".{self.name}.new")
         fresh.write_text(
@@ -184,9 +191,8 @@ class Lab:
 
     def _wait(self, machine: Machine, current: Plan, deadline: Deadline) -> None:
         """Returns when a VM lets the operator in."""
-        pause = threading.Event()
         refusal = "it is still booting"
-        while True:
+        while not self._given_up.wait(POLL_INTERVAL_S):
             if machine.has_booted():
                 refusal = self._refusal(machine.vm)
                 if not refusal:
@@ -201,7 +207,6 @@ class Lab:
                 raise Unavailable(
                     f"{machine.vm} ended while booting\n{machine.console()}", hint="fab lab.down"
                 )
-            pause.wait(POLL_INTERVAL_S)
 
     def _refusal(self, vm: str) -> str:
         """Returns why a VM does not let the operator in, or ''."""

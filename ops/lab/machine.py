@@ -50,6 +50,7 @@ class Machine:
         (self._folder / "image").symlink_to(image)
         host.run(["cp", "--sparse=always", str(disk), str(self._folder / "data.img")])
         self.mount()
+        (self._data / "lost+found").rmdir()
         etc = self._root / "etc"
         host_key = keys.make(etc / "ssh" / "ssh_host_ed25519_key")
         (etc / "hostname").write_text(f"{self.vm}\n", "ascii")
