@@ -10,6 +10,7 @@ dead peer from its own sleep.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -51,8 +52,10 @@ from agent.membership.table import LIVE, Member, State, Table
 if TYPE_CHECKING:
     import random
 
-# Tables that differ are compared this often at most, with whoever has another digest.
-COMPARE_S_MIN = 1.0
+# Tables that differ are compared this often at most: where datagrams get lost some always differ, and gossip
+# mostly gets there first. Whoever was just welcomed knows that it lacks much.
+COMPARE_S_MIN = 3.0
+COMPARE_WELCOMED_S_MIN = 1.0
 # Without any reason they are compared with a random member; the digest on every datagram is the usual reason.
 COMPARE_INTERVAL_S = 30.0
 REFUSAL_INTERVAL_S = 0.5
@@ -108,7 +111,7 @@ class Monitor:
         self._lost = Lost(self.roster, self._out, self._contacts, self.heard_at, config, rng)
         self._running = False
         self._gossip_at = 0.0
-        self._compare_allowed_at = 0.0
+        self._compared_at = -math.inf
         self._compare_at = 0.0
         self._refusal_allowed_at = 0.0
         self.agreed_boot = 0
@@ -307,7 +310,8 @@ class Monitor:
         if datagram.kind is Kind.GREETING:
             self._out.greet(name, Kind.WELCOME)
         elif datagram.kind is Kind.WELCOME or not len(self.roster.gossip):
-            self._compare_digest(now, name, datagram.digest)
+            interval_s = COMPARE_WELCOMED_S_MIN if datagram.kind is Kind.WELCOME else COMPARE_S_MIN
+            self._compare_digest(now, name, datagram.digest, interval_s)
 
     def _hear_impostor(self, now: float, name: str, contact: Contact) -> None:
         known = self.table.get(name)
@@ -325,8 +329,8 @@ class Monitor:
             )
             self.roster.effects.append(GiveUp(error))
 
-    def _compare_digest(self, now: float, name: str, digest: int) -> None:
-        if digest != self.table.digest and now >= self._compare_allowed_at:
+    def _compare_digest(self, now: float, name: str, digest: int, interval_s: float) -> None:
+        if digest != self.table.digest and now >= self._compared_at + interval_s:
             member = self.table.get(name)
             # One that is held for dead and sends all the same hears so by datagram, or cannot be helped.
             if member is not None and member.state in LIVE:
@@ -395,6 +399,6 @@ class Monitor:
             self._out.send(name, Kind.GOSSIP)
 
     def _compare(self, now: float, name: str) -> None:
-        self._compare_allowed_at = now + COMPARE_S_MIN
+        self._compared_at = now
         self._compare_at = now + COMPARE_INTERVAL_S * self._rng.uniform(0.5, 1.5)
         self.roster.effects.append(CompareTables(name))

@@ -58,8 +58,8 @@ class Service:
         self.changed = threading.Condition()
         self.stopping = threading.Event()
         self.events = EventLog()
-        dial = dial_from(config.me.address)
-        self.client = Client(auth.client_context(config.tls), dial=dial)
+        context, dial = auth.client_context(config.tls), dial_from(config.me.address)
+        self.client = Client(context, dial=dial)
         self._on_crash = on_crash
         folder = Path(config.data_dir) / "membership"
         self._keys = KeyStore(folder / "gossip.keys", Path(config.gossip_key))
@@ -82,7 +82,7 @@ class Service:
             on_crash,
         )
         self._anti_entropy = AntiEntropy(
-            lambda: Client(auth.client_context(config.tls), dial=dial),
+            lambda: Client(context, dial=dial),
             self.target,
             lambda: self.core.monitor.roster,
             self.post,
