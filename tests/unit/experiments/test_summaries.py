@@ -12,7 +12,7 @@ import pytest
 
 from agent.common.errors import ConfigError, UsageError
 from experiments import _harness as harness
-from experiments import detection_time, false_positives, membership_bandwidth
+from experiments import detection_time, false_positives, isolation, membership_bandwidth
 from experiments._cluster import VARIANTS, Seen, false_deaths, settings_of, variant_named
 from experiments._harness import Experiment, Recorder, Row
 from tests.support import REPOSITORY
@@ -38,6 +38,24 @@ def test_deaths_of_guilty_nodes_are_true() -> None:
     seen = see("a dead x", "a dead y", "y dead b")
     assert false_deaths(seen, ["x"]) == (2, 2)
     assert false_deaths(seen, ["x", "y"]) == (1, 1), "what a guilty node says of others counts"
+
+
+def test_a_victim_is_out_when_the_last_healthy_view_lacks_it_and_each_return_counts() -> None:
+    seen = [
+        Seen(float(at), observer, "view", up, "")
+        for at, (observer, up) in enumerate(
+            [("a", "a b"), ("b", "a b x"), ("b", "a b"), ("b", "a b x"), ("b", "a b"), ("a", "a b x")]
+        )
+    ]
+    assert isolation._all_out_at(seen, ["a", "b"], ["x"]) == 2.0
+    assert isolation._all_out_at(seen, ["a", "b", "c"], ["x"]) == float("inf"), "c has seen no such view"
+    assert isolation._returns(seen, ["x"]) == 1
+
+
+def test_faults_in_one_direction_lose_that_direction() -> None:
+    assert isolation.paths_of("loss-in", ["x"], ["a"]) == [("a", "x")]
+    assert isolation.paths_of("cut-out", ["x"], ["a"]) == [("x", "a")]
+    assert isolation.paths_of("partition", ["x"], ["a"]) == [("a", "x"), ("x", "a")]
 
 
 def test_percentiles_are_values_that_occurred() -> None:
