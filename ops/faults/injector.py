@@ -10,9 +10,10 @@ from typing import Any
 
 from agent.common.errors import Partial, RainStormError, Unavailable, UsageError
 from ops import inventory, processes
-from ops.faults import machines, plan
+from ops.faults import plan
 from ops.faults.journal import FAULTS_MAX, Journal
-from ops.faults.machines import Machines
+from ops.faults.loopback import LocalMachines
+from ops.faults.machines import LabMachines, Machines, SshMachines
 from ops.faults.plan import Fault
 from ops.inventory import Inventory
 
@@ -22,7 +23,7 @@ class Injector:
 
     def __init__(self, found: Inventory) -> None:
         self.inventory = found
-        self.machines: Machines = machines.of(found)
+        self.machines: Machines = machines_of(found)
         self.journal = Journal(self.machines.folder)
 
     def choose(self, wanted: str) -> tuple[str, ...]:
@@ -156,11 +157,18 @@ class Injector:
         )
 
 
+def machines_of(inventory: Inventory) -> Machines:
+    """Returns the machines of a cluster."""
+    if inventory.local_folder is not None:
+        return LocalMachines(inventory)
+    return LabMachines(inventory) if inventory.lab else SshMachines(inventory)
+
+
 def forget_local(path: Path) -> None:
     """Ends the faults of a local cluster that is about to end itself; ``path`` is its inventory."""
     if not path.exists():
         return
-    found = machines.LocalMachines(inventory.load(path))
+    found = LocalMachines(inventory.load(path))
     journal = Journal(found.folder)
     if journal.path.exists():
         with journal.locked():

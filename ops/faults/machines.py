@@ -1,14 +1,14 @@
-"""The machines that faults happen to: the lab's VMs, any machine over SSH, the nodes of the local cluster.
+"""The machines that faults happen to: the lab's VMs and any machine over SSH (the local cluster's nodes:
+``ops.faults.loopback``).
 
-All three put the same faults into force, as far as they have the means; what a kind of machine cannot do is
-refused by name. In the lab a crash is a power failure and a pause stops a whole VM; over SSH both hit all
+All put the same faults into force, as far as they have the means; what a kind of machine cannot do is refused
+by name. In the lab a crash is a power failure and a pause stops a whole VM; over SSH both hit all
 services of RainStorm on the machine, so that the machine stays reachable.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,6 @@ from ops.inventory import REPOSITORY, Inventory
 from ops.lab import host
 from ops.lab.errors import Unsupported
 from ops.lab.lab import Lab
-from ops.layout import Layout
-from ops.local import LocalCluster
 
 SCRIPT_TIMEOUT_S = 30.0
 # As many as a cluster has nodes: each thread only waits for another machine.
@@ -296,107 +294,3 @@ class SshMachines(ScriptedMachines):
     def close(self) -> None:
         """Ends the SSH sessions."""
         self._ssh.close()
-
-
-class LocalMachines(Machines):
-    """The nodes of the local cluster: processes on one machine's loopback addresses."""
-
-    def __init__(self, inventory: Inventory) -> None:
-        super().__init__(inventory)
-        assert inventory.local_folder is not None
-        self._folder = inventory.local_folder
-        self._cluster = LocalCluster(
-            Layout(self._folder, inventory.path, next(iter(self.addresses.values())))
-        )
-        tag = hashlib.sha256(str(self._folder.resolve()).encode()).hexdigest()[:6]
-        # Chains of two local clusters of this machine differ; a chain's name has at most 28 characters.
-        self.prefix = f"RAINSTORM-L{tag}"
-
-    @property
-    def folder(self) -> Path:
-        """Returns where the journal of faults is kept."""
-        return self._folder
-
-    def check(self, kind: str, nodes: Sequence[str]) -> None:
-        """Refuses what loopback addresses cannot show."""
-        if kind in ("delay", "bandwidth", "disk-full", "clock"):
-            raise Unsupported(
-                f"the nodes of the local cluster share one machine: no {kind} for one of them",
-                hint="use the lab: fab lab.up --vms 5",
-            )
-        if kind in plan.NETWORK_KINDS:
-            host.require_root("a fault of the network", f"fault.{kind} ...")
-
-    def scripts(self, fault: Fault) -> dict[str, str]:
-        """Returns what is run on this machine to put a fault into force."""
-        return {"here": plan.loopback_script(fault, self.addresses, self.prefix)}
-
-    def apply(self, fault: Fault, only: Sequence[str] = ()) -> dict[str, RainStormError]:
-        """Puts a fault into force; returns what failed."""
-        try:
-            host.run(["/bin/sh", "-c", self.scripts(fault)["here"]])
-        except RainStormError as error:
-            return {"here": error}
-        return {}
-
-    def crash(self, node: str) -> str:
-        """Kills every process of a node."""
-        return f"{self._cluster.crash(node)} processes killed"
-
-    def start(self, node: str) -> str:
-        """Starts a node."""
-        self._cluster.start(node)
-        return "up again"
-
-    def pause(self, node: str) -> str:
-        """Stops every process of a node."""
-        return f"{self._cluster.pause(node)} processes paused"
-
-    def resume(self, node: str) -> str:
-        """Lets the processes of a node go on."""
-        return f"{self._cluster.resume(node)} processes resumed"
-
-    def stands(self, fault: Fault) -> bool:
-        """Tells whether a crash or pause is still in force."""
-        found = self._cluster.processes(fault.nodes[0])
-        if fault.kind == "crash":
-            return not found
-        return any(each.process.status() == "stopped" for each in found)
-
-    def heal(self) -> tuple[dict[str, str], dict[str, RainStormError]]:
-        """Removes the rules, lets paused nodes go on, starts crashed ones while the cluster runs."""
-        done: dict[str, str] = {}
-        failed: dict[str, RainStormError] = {}
-        try:
-            words = self.heal_rules()
-            if words:
-                done["here"] = words
-            if self._cluster.running():
-                for node in self.addresses:
-                    if not self._cluster.processes(node):
-                        done[node] = self.start(node)
-                    elif self.stands(Fault(0, "pause", (node,))):
-                        done[node] = self.resume(node)
-        except RainStormError as error:
-            failed["here"] = error
-        return done, failed
-
-    def close(self) -> None:
-        """There are no connections."""
-
-    def heal_rules(self) -> str:
-        """Removes this cluster's rules of iptables; returns which there were."""
-        try:
-            return host.run(
-                ["/bin/sh", "-c", f"failed=0\n{plan.heal_rules_script(self.prefix)}\nexit $failed"]
-            ).strip()
-        except RainStormError:
-            host.require_root("healing the network", "fault.heal")
-            raise
-
-
-def of(inventory: Inventory) -> Machines:
-    """Returns the machines of a cluster."""
-    if inventory.local_folder is not None:
-        return LocalMachines(inventory)
-    return LabMachines(inventory) if inventory.lab else SshMachines(inventory)

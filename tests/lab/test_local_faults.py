@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.faults import machines
+from ops.faults.loopback import LocalMachines
 from ops.lab import host
 from tests.integration.cluster import Sandbox
 from tests.lab.sandbox import why_not
@@ -39,7 +39,7 @@ def test_a_partition_of_the_local_cluster_stops_the_minority(tmp_path: Path) -> 
 
 
 def _rules(sandbox: Sandbox) -> list[str]:
-    prefix = machines.LocalMachines(sandbox.inventory()).prefix
+    prefix = LocalMachines(sandbox.inventory()).prefix
     return [line for line in host.run(["iptables", "--wait", "10", "-S"]).splitlines() if prefix in line]
 
 

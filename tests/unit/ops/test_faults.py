@@ -11,10 +11,10 @@ import pytest
 
 from agent.common.errors import AlreadyRunning, RainStormError, UsageError
 from ops import inventory
-from ops.faults import delay, machines, plan
+from ops.faults import delay, plan
 from ops.faults.injector import Injector
 from ops.faults.journal import Journal
-from ops.faults.machines import LocalMachines
+from ops.faults.loopback import LocalMachines
 from ops.faults.plan import Fault, Placement
 from ops.layout import Layout
 
@@ -161,7 +161,7 @@ def test_a_fault_is_written_down_before_it_is_applied(
 
     layout = Layout(tmp_path / "c", tmp_path / "inventory")
     layout.prepare(3)
-    monkeypatch.setattr(machines, "of", Here)
+    monkeypatch.setattr("ops.faults.injector.machines_of", Here)
     injector = Injector(inventory.load(tmp_path / "inventory"))
     with pytest.raises(KeyboardInterrupt):
         injector.inject("partition", ["vm3"], {})
