@@ -16,6 +16,7 @@ from agent.common.config import PeerConfig
 from agent.common.errors import (
     HostKeyChanged,
     HostKeyUnknown,
+    NotRunning,
     RainStormError,
     SshRefused,
     SshUnreachable,
@@ -44,6 +45,19 @@ class Connections:
     """One operator's way into one cluster; close it after use."""
 
     def __init__(self, inventory: Inventory) -> None:
+        """Prepares to connect.
+
+        Raises:
+            NotRunning: the cluster was never deployed from here.
+        """
+        if not inventory.deployed:
+            raise NotRunning(
+                f"the cluster {inventory.cluster!r} was never deployed from here: "
+                f"there is no {inventory.tls.certificate}",
+                hint=f"ansible-playbook deploy.yml -i {inventory.path}"
+                if inventory.logins
+                else "fab local.up --nodes 5",
+            )
         self.inventory = inventory
         # In a local cluster a connection's address tells its node; the operator's is no node's.
         direct = dial_from(LOCAL_OPERATOR_ADDRESS) if inventory.local_folder else dial_tcp

@@ -59,6 +59,11 @@ class Inventory:
     # The name of the lab whose VMs these are, if they are a lab's.
     lab: str = ""
 
+    @property
+    def deployed(self) -> bool:
+        """Tells whether there is an operator's certificate, which a cluster's first deployment makes."""
+        return Path(self.tls.certificate).exists()
+
     def names(self) -> list[str]:
         """Returns the names of the nodes in the order of the file."""
         return [peer.name for peer in self.peers]
@@ -100,7 +105,7 @@ def find(given: str | None = None) -> Inventory:
     """Returns the inventory of the cluster that a command should talk to.
 
     Raises:
-        NotRunning: nothing was named, no local cluster is up and there is no ``inventory/vms``.
+        NotRunning: nothing was named, no local cluster is up and ``inventory/vms`` was never deployed.
         ConfigError: the file cannot be used.
     """
     chosen = given or os.environ.get(INVENTORY_VARIABLE)
@@ -110,10 +115,11 @@ def find(given: str | None = None) -> Inventory:
         return load(LOCAL_INVENTORY)
     if LAB_INVENTORY.exists() and Group(LAB_NAME).processes():
         return load(LAB_INVENTORY)
-    if VMS_INVENTORY.exists():
-        return load(VMS_INVENTORY)
+    vms = load(VMS_INVENTORY) if VMS_INVENTORY.exists() else None
+    if vms is not None and vms.deployed:
+        return vms
     raise NotRunning(
-        "no cluster was named and no local cluster is up",
+        "no cluster was named, no local cluster is up and none was deployed from here",
         hint="start one: fab local.up --nodes 5   (or name one: --inventory FILE)",
     )
 

@@ -51,6 +51,7 @@ class Sandbox:
             **{key: value for key, value in os.environ.items() if key != INVENTORY_VARIABLE},
             FOLDER_VARIABLE: str(self.folder),
             ADDRESS_VARIABLE: self.cluster.layout.first_address,
+            "RAINSTORM_LAB": "none",  # an operator's lab that is up must never be what a test talks to
         }
 
     def inventory(self) -> Inventory:

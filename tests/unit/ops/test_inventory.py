@@ -81,7 +81,11 @@ def test_the_choice_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "local").write_text(MINIMAL)  # written by a cluster that is down now
     with pytest.raises(NotRunning):
         inventory.find()
-    (tmp_path / "vms").write_text(MINIMAL)
+    (tmp_path / "vms").write_text(MINIMAL)  # the example: nothing was deployed yet
+    with pytest.raises(NotRunning, match="none was deployed"):
+        inventory.find()
+    (tmp_path / "pki").mkdir()
+    (tmp_path / "pki" / "operator.pem").touch()
     assert inventory.find().path == tmp_path / "vms"
     other = tmp_path / "other"
     other.write_text(MINIMAL)
