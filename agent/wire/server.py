@@ -24,7 +24,7 @@ from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, Internal, PortInUse, ProtocolError, RainStormError
 from agent.wire import auth
 from agent.wire.connection import Connection, Payload
-from agent.wire.framing import PROTOCOL_VERSION, Buffer
+from agent.wire.framing import PROTOCOL_VERSION, Buffer, Frame
 
 logger = logging.getLogger("agent.wire.server")
 
@@ -33,6 +33,8 @@ CONNECTIONS_MAX = 256
 HANDSHAKE_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S_MAX = 120.0
 BACKLOG = 128
+# A stopping server answers what it has in hand; a request that only waits is not worth more than this.
+DRAIN_S = 1.0
 # The name of whoever calls over the Unix socket.
 LOCAL = "local"
 
@@ -85,6 +87,8 @@ class Server:
         self._connections: dict[int, tuple[Connection, threading.Thread]] = {}
         self._accepted = 0
         self._lock = threading.Lock()
+        self._in_hand = 0
+        self._answered = threading.Condition()
         self._stopping = threading.Event()
         self._unix_paths: list[str] = []
 
@@ -121,12 +125,14 @@ class Server:
         self._accept_on(listener, None, path)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Closes listeners and connections and waits for their threads."""
+        """Closes listeners, answers what is in hand, closes connections and waits for their threads."""
         self._stopping.set()
         for listener in self._listeners:
             with contextlib.suppress(OSError):  # not connected; on Linux this wakes the acceptor all the same
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+        with self._answered:
+            self._answered.wait_for(lambda: not self._in_hand, min(DRAIN_S, timeout_s))
         with self._lock:
             open_now = list(self._connections.values())
         for connection, _ in open_now:
@@ -138,6 +144,11 @@ class Server:
         for path in self._unix_paths:
             if os.path.exists(path):
                 os.unlink(path)
+
+    @property
+    def in_hand(self) -> int:
+        """Returns how many requests are being answered."""
+        return self._in_hand
 
     def _ping(self, request: Request) -> Reply:
         return Reply({"server": self.name, "pid": os.getpid()})
@@ -217,6 +228,16 @@ class Server:
 
     def _answer(self, key: int, connection: Connection) -> None:
         frame = connection.receive(None)
+        with self._answered:
+            self._in_hand += 1
+        try:
+            self._reply_to(frame, key, connection)
+        finally:
+            with self._answered:
+                self._in_hand -= 1
+                self._answered.notify_all()
+
+    def _reply_to(self, frame: Frame, key: int, connection: Connection) -> None:
         if frame.descriptor is not None:
             os.close(frame.descriptor)  # no request brings a file
         kind = str(frame.header.get("type", ""))

@@ -32,6 +32,8 @@ from agent.wire.connection import Connection, FileSlice
 from agent.wire.server import Reply, Request, Server
 from tests.support import wait_until
 
+GATE = threading.Event()
+
 
 def _tls(folder: Path, name: str, authority: str = "ca") -> TlsConfig:
     issuer = Authority(folder / authority)
@@ -55,6 +57,8 @@ def _answer(request: Request) -> Reply:
             return Reply({}, FileSlice(descriptor, 2, 1_000_000))
         case "hang":
             threading.Event().wait(2)
+        case "gate":
+            GATE.wait(5)
     return Reply({"peer": request.peer}, request.payload)
 
 
@@ -162,6 +166,26 @@ def test_closing_a_client_ends_the_request_that_waits(place: Place, local: bool)
     place.client.close()
     thread.join(1.0)
     assert ended == ["lost"]
+
+
+def test_a_stopping_server_answers_what_it_has_in_hand(place: Place) -> None:
+    GATE.clear()
+    answers: list[object] = []
+
+    def ask() -> None:
+        answers.append(place.client.call(place.address, "echo", {"want": "gate"}).fields["ok"])
+
+    asking = threading.Thread(target=ask, name="asks")
+    stopping = threading.Thread(target=place.server.stop, name="stops")
+    asking.start()
+    wait_until(lambda: place.server.in_hand == 1, 5.0, "the request is in hand")
+    stopping.start()
+    stopping.join(0.05)
+    GATE.set()
+    for thread in (asking, stopping):
+        thread.join(5.0)
+    assert answers == [True]
+    assert not stopping.is_alive()
 
 
 def test_a_restarted_server_is_found_again(place: Place) -> None:
