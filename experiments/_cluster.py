@@ -138,7 +138,7 @@ class MembershipCluster:
         self._changed = threading.Condition()
         self._folder = Path(tempfile.mkdtemp(prefix="rs-exp-"))
         overrides = {"membership": dict(settings)} if settings else {}
-        self._layout = Layout(self._folder, self._folder / "inventory", _own_address(slot), overrides)
+        self._layout = Layout(self._folder, self._folder / "inventory", own_address(slot), overrides)
         self._nodes = nodes
         self._addresses = {peer.name: peer.address for peer in self._layout.peers(nodes)}
         self.names = list(self._addresses)
@@ -399,7 +399,7 @@ def false_deaths(seen: Sequence[Seen], guilty: Iterable[str] = ()) -> tuple[int,
     return deaths, reports
 
 
-def _own_address(slot: int) -> str:
+def own_address(slot: int) -> str:
     """Returns a loopback address with fifteen free ones behind it; tests and local clusters use others."""
     number = os.getpid() * 4 + slot
     first = ipaddress.IPv4Address("127.225.0.1")
