@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import random
 
 
+# Where an accusation is a death nobody can correct it, so it needs a longer silence.
+FINAL_FACTOR = 1.8
 # A counter is passed on in so many rounds after it has moved; then most have a newer one.
 PASSED_ON_ROUNDS = 2.0
 # A counter is to come on so many ways before its silence counts.
@@ -112,7 +114,8 @@ class Heartbeat:
         each = BEATS_BYTES_MAX / beat_bytes(self._roster.me.name)
         heard = each * config.heartbeat_fanout * config.heartbeat_fail_s / config.heartbeat_interval_s
         rounds = max(1.0, HEARD_TIMES * live / heard)
-        return config.heartbeat_fail_s * max(1.0, math.log10(live)) * rounds * self._health.multiplier
+        fail_s = config.heartbeat_fail_s * (1.0 if self._roster.settings.suspicion else FINAL_FACTOR)
+        return fail_s * max(1.0, math.log10(live)) * rounds * self._health.multiplier
 
     def _look(self, now: float) -> None:
         limit_s, live, overdue, recent = self.limit_s(), 0, list[str](), False

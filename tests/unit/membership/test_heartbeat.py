@@ -96,6 +96,8 @@ def test_a_counter_that_stands_still_is_suspected_and_without_suspicion_dead_at_
         bench = Bench(suspicion=suspicion)
         bench.run(2.0, "n2", "n3", "n4", "n5")
         bench.run(bench.config.heartbeat_fail_s + 0.3, "n2", "n3", "n4")
+        assert bench.state("n5") is (expected if suspicion else State.ALIVE), "a final verdict takes longer"
+        bench.run(bench.config.heartbeat_fail_s, "n2", "n3", "n4")
         assert bench.state("n5") is expected
         assert bench.monitor.roster.reporters("n5") == ("n1",)
         assert [bench.state(name) for name in ("n2", "n3", "n4")] == [State.ALIVE] * 3
