@@ -41,8 +41,8 @@ class ClientHost(Caller):
     def check_invariants(self) -> None:
         """A client has none."""
 
-    def create(self, name: str, file_id: str, done: Callable[[str], None]) -> None:
-        change = filetable.create(name, file_id, "all")
+    def create(self, name: str, file_id: str, ack: str, done: Callable[[str], None]) -> None:
+        change = filetable.create(name, file_id, ack)
         self.change(name, change, lambda entry, error: done(error.code if error is not None else ""))
 
     def append(

@@ -20,7 +20,7 @@ from agent.common.register import (
     VoterRequest,
     answer,
 )
-from agent.hydfs import filetable, repair
+from agent.hydfs import filetable
 from agent.hydfs.block import (
     OPEN,
     SEALED,
@@ -64,13 +64,13 @@ from tests.simulation.hydfs_rpc import (
     BLOCK_BYTES,
     CALL_TIMEOUT_S,
     REPLICAS,
-    TEND_INTERVAL_S,
     Caller,
     Fields,
     Reply,
     ballot,
     ignore,
 )
+from tests.simulation.hydfs_tender import Tender
 from tests.simulation.world import Node
 
 
@@ -88,7 +88,7 @@ class StoreHost(Caller):
         self.core = NodeCore(
             node.name, self.index.values(), block_size_bytes=BLOCK_BYTES, ack_timeout_s=ACK_TIMEOUT_S
         )
-        node.after(node.random("tend").uniform(0.5, 1.0) * TEND_INTERVAL_S, self._tend)
+        Tender(self)
 
     def next_deadline(self) -> float | None:
         return self.core.next_deadline()
@@ -143,10 +143,11 @@ class StoreHost(Caller):
         def answered(code: str, fields: Fields, payload: bytes) -> None:
             self.post(WriteAnswered(peer, effect.key, effect.record.end, code))
 
+        done: Reply = answered
         if self.bugs.ack_early:
             self.node.after(0.0, lambda: answered("", {}, b""))
-            answered = ignore
-        self.call(peer, "write", fields, bytes(effect.data), ACK_TIMEOUT_S, answered)
+            done = ignore
+        self.call(peer, "write", fields, bytes(effect.data), ACK_TIMEOUT_S, done)
 
     def _seal(self, effect: SealBlock, done: Callable[[str], None]) -> None:
         file_id, number = effect.key
@@ -159,7 +160,7 @@ class StoreHost(Caller):
                 return
             block = entry.block(number)
             length, crc = (block.length, block.crc) if block is not None else (0, 0)
-            self._certify(effect.key, effect.name, length, crc)
+            self.certify(effect.key, effect.name, length, crc)
             told = block.replicas if block is not None else ()
             for node in dict.fromkeys((*told, *effect.holders, *effect.failed)):
                 body = {"key": list(effect.key), "name": effect.name, "length": length, "crc": crc}
@@ -172,9 +173,9 @@ class StoreHost(Caller):
         )
         self.change(effect.name, change, settled)
 
-    def _certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
+    def certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
         if self.disk.is_pending(key):  # the real one holds a lock while a copy's fate is being written
-            self.node.after(0.001, lambda: self._certify(key, name, length, crc))
+            self.node.after(0.001, lambda: self.certify(key, name, length, crc))
             return
         meta = self.index.get(key)
         if meta is not None and meta.state == SEALED and (meta.length, meta.crc) == (length, crc):
@@ -189,7 +190,7 @@ class StoreHost(Caller):
             if meta is not None:
                 self.disk.persist(DroppedEntry(key))
 
-    def _take_over(self, name: str, entry: FileEntry, number: int, done: Callable[[str], None]) -> None:
+    def take_over(self, name: str, entry: FileEntry, number: int, done: Callable[[str], None]) -> None:
         block = entry.open_block
         assert block is not None
         key = (entry.file_id, number)
@@ -254,6 +255,7 @@ class StoreHost(Caller):
             def answered(effect: Any) -> None:
                 match effect:
                     case AnswerAppend():
+                        self._check_copies((file_id, number), effect)
                         body = {"offset": effect.offset, "duplicate": effect.duplicate}
                         reply("", body, b"")
                     case Refuse(code=code, details=details):
@@ -274,6 +276,24 @@ class StoreHost(Caller):
             self._after_opening(file_id, lambda: go(fields["number"]))
         else:
             self._after_opening(file_id, lambda: self._open(fields, reply, go))
+
+    def _check_copies(self, key: BlockKey, done: AnswerAppend) -> None:
+        """H1 in the moment of the answer: so many copies are durable as were asked for.
+
+        What a node that is down has is not looked at.
+        """
+        coordinator = self.core.coordinators.get(key)
+        if coordinator is None or done.duplicate:
+            return
+        opened = coordinator.opened
+        end = done.offset - opened.base + done.length
+        hosts = [self.node.world.nodes[name].host for name in opened.replicas]
+        short = [h for h in hosts if isinstance(h, StoreHost) and len(h.data.get(key, b"")) < end]
+        needed = filetable.needed_acks(opened.ack, len(hosts))
+        assert len(hosts) - len(short) >= needed, (
+            f"H1: acknowledged with ack={opened.ack} up to {end} of {key}, but not on "
+            f"{', '.join(host.node.name for host in short)}"
+        )
 
     def _after_opening(self, file_id: str, action: Callable[[], None]) -> None:
         if file_id in self._opening:
@@ -349,12 +369,12 @@ class StoreHost(Caller):
             elif entry.open_block is None or entry.open_block.number != fields["number"]:
                 reply("", {}, b"")
             else:
-                self._take_over(fields["name"], entry, fields["number"], lambda code: reply(code, {}, b""))
+                self.take_over(fields["name"], entry, fields["number"], lambda code: reply(code, {}, b""))
 
         self.read(fields["name"], settled)
 
     def _serve_certify(self, fields: Fields, payload: bytes, reply: Reply) -> None:
-        self._certify(_key(fields), fields["name"], fields["length"], fields["crc"])
+        self.certify(_key(fields), fields["name"], fields["length"], fields["crc"])
         reply("", {}, b"")
 
     def _serve_read(self, fields: Fields, payload: bytes, reply: Reply) -> None:
@@ -371,69 +391,12 @@ class StoreHost(Caller):
             return
         self.post(BlockSealed(key, fields["name"], len(payload), fields["crc"]))
         # The journal carries a copied block as one record and its certificate.
-        self._adopt(key, fields["name"], payload, fields["crc"], lambda: reply("", {}, b""))
+        self.adopt(key, fields["name"], payload, fields["crc"], lambda: reply("", {}, b""))
 
-    def _adopt(self, key: BlockKey, name: str, data: bytes, crc: int, done: Callable[[], None]) -> None:
+    def adopt(self, key: BlockKey, name: str, data: bytes, crc: int, done: Callable[[], None]) -> None:
         record = record_from_wire([0, len(data), crc, "", 0, 0])
         self.disk.persist(RecordEntry(key, name, "", record, data))
         self.disk.persist(SealedEntry(key, name, len(data), crc), done)
-
-    def _tend(self) -> None:
-        self.node.after(TEND_INTERVAL_S, self._tend)
-        for name in sorted({meta.name for meta in self.index.values()}):
-            self.read(name, lambda entry, error, name=name: self._tend_file(name, entry))  # type: ignore[misc]
-
-    def _tend_file(self, name: str, entry: FileEntry | None) -> None:
-        if entry is None:
-            return
-        me = self.node.name
-        metas = [meta for meta in self.index.values() if meta.name == name]
-        mine = [b.number for b in entry.blocks if self.core.coordinates((entry.file_id, b.number))]
-        for action in repair.local_actions(entry, metas, self.names, me, REPLICAS, mine):
-            match action:
-                case repair.Drop(number=number):
-                    self.post(BlockDropped((entry.file_id, number)))
-                    self.disk.persist(DroppedEntry((entry.file_id, number)))
-                case repair.Certify(block=block):
-                    self._certify((entry.file_id, block.number), name, block.length, block.crc)
-                case repair.Announce(block=block):
-                    change = filetable.set_replicas(name, entry.file_id, block.number, add=[me])
-                    self.change(name, change, lambda entry, error: None)
-                case repair.TakeOver(block=block):
-                    self._take_over(name, entry, block.number, lambda code: None)
-                case repair.Pull(block=block):
-                    self._pull(name, entry.file_id, block)
-        for push in repair.pushes(entry, self.names, me, REPLICAS):
-            self._push(name, entry, push)
-
-    def _pull(self, name: str, file_id: str, block: filetable.BlockEntry) -> None:
-        key = (file_id, block.number)
-
-        def fetched(code: str, found: Fields, payload: bytes) -> None:
-            missing = key not in self.index and not self.disk.is_pending(key)
-            if not code and missing and chain(payload, 0) == block.crc:
-                self.post(BlockSealed(key, name, block.length, block.crc))
-                self._adopt(key, name, payload, block.crc, lambda: None)
-
-        fields = {"key": list(key), "name": name, "length": block.length}
-        for node in block.replicas:
-            if node != self.node.name:
-                self.call(node, "read", fields, b"", CALL_TIMEOUT_S, fetched)
-
-    def _push(self, name: str, entry: FileEntry, push: repair.Push) -> None:
-        key = (entry.file_id, push.block.number)
-        meta = self.index.get(key)
-        if meta is None or meta.state != SEALED:
-            return
-        fields = {"key": list(key), "name": name, "crc": push.block.crc}
-        for target in push.targets:
-
-            def stored(code: str, found: Fields, payload: bytes, target: str = target) -> None:
-                if not code:
-                    change = filetable.set_replicas(name, key[0], key[1], add=[target])
-                    self.change(name, change, lambda entry, error: None)
-
-            self.call(target, "store", fields, bytes(self.data[key]), CALL_TIMEOUT_S, stored)
 
 
 def _key(fields: Fields) -> BlockKey:

@@ -1,14 +1,17 @@
 """The store's cores under crashes, pauses, partitions, loss and duplicates; every schedule from a seed.
 
 Clients append self-describing lines with retries and read the whole file; afterwards the history is checked:
-H1 nothing acknowledged is lost, in any later read and on every replica; H2 nothing twice; H3 nothing that
-nobody wrote; H4 of any two reads one is a prefix of the other; H5 the answered offset is the line's place;
-H6 a client's lines are in its order, it reads its own, and its reads never go back.
+H1 nothing acknowledged is lost, in any later read and on every replica, and so many copies are durable in the
+moment of the answer as the file asks for (``ack`` is all or quorum, by the seed); H2 nothing twice; H3
+nothing that nobody wrote; H4 of any two reads one is a prefix of the other; H5 the answered offset is the
+line's place; H6 a client's lines are in its order, it reads its own, and its reads never go back; H7 what was
+acknowledged before another append began stands before it.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +29,7 @@ from tests.simulation.world import World
 NODES = ["n1", "n2", "n3", "n4", "n5"]
 CLIENTS = ["c1", "c2", "c3"]
 NAME = "log"
+ACKS = ("all", "all", "quorum")
 SEEDS = int(os.environ.get("SEEDS", "20"))
 
 
@@ -35,6 +39,7 @@ class History:
 
     acked: list[tuple[float, str, int, int]] = field(default_factory=list)
     invoked: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    invoked_at: dict[bytes, float] = field(default_factory=dict)
     reads: list[tuple[float, float, str, bytes]] = field(default_factory=list)
     duplicates: int = 0
 
@@ -68,6 +73,7 @@ class Load:
             return
         line = f"{self.name}:{self.sequence}:".encode().ljust(self.rng.randint(10, 60), b".") + b"\n"
         self.history.invoked[(self.name, self.sequence)] = line
+        self.history.invoked_at[line] = self.world.now
         self._append(line)
 
     def _append(self, line: bytes) -> None:
@@ -151,7 +157,7 @@ def run(seed: int | str, bugs: Bugs | None = None, duration_s: float = 6.0) -> t
     for name in CLIENTS:
         world.add(name, lambda node: ClientHost(node, NODES))
     history = History()
-    create(world)
+    create(world, World(f"{seed}:settings").random("ack").choice(ACKS))
     loads = [Load(world, name, history) for name in CLIENTS]
     faults = Faults(world)
     world.run(duration_s)
@@ -165,7 +171,7 @@ def run(seed: int | str, bugs: Bugs | None = None, duration_s: float = 6.0) -> t
     return world, history
 
 
-def create(world: World) -> None:
+def create(world: World, ack: str) -> None:
     """Makes the file, again while too few voters answer in time: their answers may have been lost."""
     client = world.nodes["c1"].host
     assert isinstance(client, ClientHost)
@@ -173,7 +179,7 @@ def create(world: World) -> None:
 
     def done(code: str) -> None:
         if code:
-            client.create(NAME, "f0", done)
+            client.create(NAME, "f0", ack, done)
         else:
             created.append(NAME)
 
@@ -197,6 +203,7 @@ def check(world: World, history: History) -> None:
     for writer in CLIENTS:
         order = [known[line][1] for line in lines if known[line][0] == writer]
         assert order == sorted(order), f"{where}: the lines of {writer} are out of order: {order}"
+    check_real_time(where, history, places)
     last: dict[str, bytes] = {}
     for began, ended, reader, data in history.reads:
         assert final.startswith(data), f"{where}: a read at {ended:.3f} is no prefix of the file"
@@ -208,6 +215,21 @@ def check(world: World, history: History) -> None:
                 whole = places[line][0] + len(line) <= len(data)  # the read is a prefix of the file
                 assert whole, f"{where}: a read from {began:.3f} on misses {writer}:{sequence}"
     check_replicas(world, final)
+
+
+def check_real_time(where: str, history: History, places: dict[bytes, list[int]]) -> None:
+    """H7: an append that began after another one was answered stands behind it."""
+    answers = [
+        (at, places[history.invoked[writer, sequence]][0]) for at, writer, sequence, _ in history.acked
+    ]
+    begun = sorted((history.invoked_at[line], found[0]) for line, found in places.items())
+    furthest, answered = -1, iter(sorted(answers))
+    at, place = next(answered, (math.inf, -1))
+    for began, own in begun:
+        while at < began:
+            furthest = max(furthest, place)
+            at, place = next(answered, (math.inf, -1))
+        assert own > furthest, f"{where}: H7: the line at {own}, begun at {began:.3f}, is before older ones"
 
 
 def final_read(world: World, history: History) -> bytes:
