@@ -148,7 +148,11 @@ def own_greps(cluster: LogsCluster, command: list[str], outputs: dict[str, Path]
     for name, path in outputs.items():
         with path.open("wb") as output:
             process = subprocess.Popen(
-                command, stdout=output, cwd=cluster.log_folder(name), env={**os.environ, "LC_ALL": "C"}
+                command,
+                stdout=output,
+                cwd=cluster.log_folder(name),
+                env={**os.environ, "LC_ALL": "C"},
+                start_new_session=True,  # as the agents: Linux shares processors among sessions first
             )
         running[process.pid] = process
     times = []
