@@ -141,10 +141,16 @@ class Blocks:
     def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
         """Returns where a new block goes: distinct nodes, this one first when it is to coordinate.
 
-        With fewer nodes up than copies wanted there are fewer copies, and every answer says how many.
+        With fewer stores up than copies wanted there are fewer copies, and every answer says how many.
         """
         nodes = up_nodes(self.views.current())
         avoid = [*self.peers.suspects(), *avoid]
+        shunned = [node for node in nodes if node in avoid]
+        if len(nodes) - len(shunned) < self._replicas:
+            # Without them there are too few. A store that is down on a machine that lives stays in the view:
+            # each block with it would be sealed at its first append, and the next one, without an end.
+            gone = self.views.storeless(shunned)
+            nodes = [node for node in nodes if node not in gone]
         return ring_of(tuple(nodes)).successors(block_token(file_id, number), self._replicas, avoid)
 
     def _seal_own(self, effect: SealBlock) -> None:

@@ -223,8 +223,9 @@ class Maintenance:
             thin is not None
             and thin.number in coordinated
             and len(thin.replicas) < min(self._wanted, len(up))
+            and len(thin.replicas) < min(self._wanted, len(up) - len(self._views.storeless(up)))
         ):
-            # Opened while fewer nodes were up: the next block gets all its copies, and so will this one.
+            # Opened while fewer stores were up: the next block gets all its copies, and so will this one.
             self._blocks.post(SealRequested((entry.file_id, thin.number)))
         live = entry.state == filetable.LIVE
         pushes = repair.pushes(entry, up, self._peers.me, self._wanted) if live else []

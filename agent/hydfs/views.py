@@ -36,6 +36,9 @@ class ViewSource(Protocol):
     def reach(self, version: int, timeout_s: float) -> bool:
         """Waits until the view is at least ``version`` and tells whether it is."""
 
+    def storeless(self, nodes: Sequence[str]) -> list[str]:
+        """Returns those of ``nodes`` of which is known that their machine lives but their store does not."""
+
 
 def all_up(nodes: Sequence[str]) -> View:
     """Returns version 0: every configured node is taken to be up."""
@@ -74,6 +77,10 @@ class SettableView:
         with self._lock:
             return self._lock.wait_for(lambda: bool(self._view["version"] >= version), timeout_s)
 
+    def storeless(self, nodes: Sequence[str]) -> list[str]:
+        """Returns none: a view alone does not tell."""
+        return []
+
     def set(self, view: View) -> bool:
         """Takes ``view`` when it is newer and tells whether it was."""
         with self._lock:
@@ -110,6 +117,16 @@ class MembershipView(SettableView):
             self._membership.hint(node)
         except RainStormError as error:
             logger.debug("hint_failed node=%s error=%s", node, error)
+
+    def storeless(self, nodes: Sequence[str]) -> list[str]:
+        """Returns those of ``nodes`` that gossip of themselves that their store is down."""
+        try:
+            members = self._membership.members()["members"]
+        except RainStormError as error:
+            logger.debug("services_unknown error=%s", error)
+            return []
+        alive = {each["name"]: each["services"]["hydfs"] for each in members if each["state"] == "alive"}
+        return [node for node in nodes if alive.get(node, "up") != "up"]
 
     def _follow(self) -> None:
         while not self._stopping.is_set():

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.common.config import RainstormConfig
+from ops.connections import connected
 from ops.local import SERVICES
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until
@@ -58,6 +59,24 @@ def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
     refused = running.fab("start-agent", "--vm", "3", "--service", "logs")
     assert refused.status == 1
     assert "[ALREADY_RUNNING]" in refused.err
+
+
+def test_appends_go_on_with_a_store_less_than_copies_are_wanted(running: Sandbox) -> None:
+    """A store that is down on a machine that lives is in no new block, instead of sealing each in turn."""
+    with connected(running.inventory()) as connections:
+        connections.prefer("vm1")
+        files = connections.hydfs()
+        files.create("log")
+        assert files.append("log", b"three\n", writer="test", sequence=1).copies == 3
+        assert running.fab("kill-agent", "--vm", "3", "--service", "hydfs").status == 0
+        assert files.append("log", b"two\n", writer="test", sequence=2).copies == 2
+        blocks = len(files.stat("log").blocks)
+        assert files.append("log", b"still two\n", writer="test", sequence=3).copies == 2
+        assert len(files.stat("log").blocks) == blocks <= 4
+        assert running.fab("start-agent", "--vm", "3", "--service", "hydfs").status == 0
+        wait_until(lambda: not running.fab("verify").status, 20, "three stores serve")
+        files.create("later")
+        assert files.append("later", b"three again\n", writer="test", sequence=1).copies == 3
 
 
 def test_the_courses_line_runs(running: Sandbox) -> None:
