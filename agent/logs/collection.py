@@ -19,6 +19,7 @@ from typing import Any
 
 from agent.common import clock
 from agent.common.config import LogsConfig
+from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyExists, NotFound, RainStormError
 from agent.hydfs.client import HydfsClient
 from agent.logs import journal, sources
@@ -42,6 +43,7 @@ from agent.logs.spool import Spool
 logger = logging.getLogger("agent.logs.collection")
 
 APPEND_TIMEOUT_S = 10.0
+BEAT_S = 1.0
 RETRY_S = (0.5, 10.0)
 RETENTION_INTERVAL_S = 3600.0
 # The name of a log becomes part of names in HyDFS.
@@ -67,7 +69,9 @@ class Collection:
         record_bytes_max: int,
         on_crash: Callable[[BaseException], None],
     ) -> None:
-        self.progress = 0
+        self.name = "log-look"
+        self._beats = 0
+        self._beat_changed = threading.Condition()
         self._node = node
         self._folder = folder
         self._knobs = knobs
@@ -127,6 +131,17 @@ class Collection:
                 "trouble": "; ".join(self._troubles.values()),
             }
 
+    def turns(self, timeout_s: float) -> bool:
+        """Tells whether the thread that looks at the logs gets on within ``timeout_s``."""
+        with self._beat_changed:
+            before = self._beats
+            return self._beat_changed.wait_for(lambda: self._beats != before, timeout_s)
+
+    def _beat(self) -> None:
+        with self._beat_changed:
+            self._beats += 1
+            self._beat_changed.notify_all()
+
     def _guarded(self, loop: Callable[[], None]) -> None:
         try:
             loop()
@@ -143,11 +158,17 @@ class Collection:
     # Looking
 
     def _look_loop(self) -> None:
-        self._stopping.wait(self._knobs.collect_delay_s)
+        self._rest(self._knobs.collect_delay_s)
         while not self._stopping.is_set():
-            self.progress += 1
+            self._beat()
             self._look()
-            self._stopping.wait(self._knobs.collect_interval_s)
+            self._rest(self._knobs.collect_interval_s)
+
+    def _rest(self, duration_s: float) -> None:
+        deadline = Deadline(clock.monotonic(), duration_s)
+        while not (self._stopping.is_set() or deadline.expired(clock.monotonic())):
+            self._beat()
+            self._stopping.wait(min(BEAT_S, deadline.remaining(clock.monotonic())))
 
     def _look(self) -> None:
         day = datetime.fromtimestamp(clock.wall(), UTC).strftime("%Y%m%d")
@@ -241,6 +262,7 @@ class Collection:
     def _carry_out(self, effect: Effect) -> None:
         waiting = [effect]
         while waiting and not self._stopping.is_set():
+            self._beat()
             match waiting.pop():
                 case ReadChunk(key=key, number=number, offset=offset, length=length):
                     data = self._read(key, offset, length)

@@ -64,11 +64,15 @@ class Service:
 
     def status(self) -> str:
         """Returns one line for the operator."""
-        return self._searches.status()
+        if self._collection is None:
+            return self._searches.status()
+        found = self._collection.status()
+        waiting = f"{found['waiting_bytes']} bytes wait for HyDFS"
+        return ", ".join(filter(None, [self._searches.status(), waiting, found["trouble"]]))
 
     def loops(self) -> list[Loop]:
         """Returns the loops that must turn while the service lives."""
-        return []
+        return [self._collection] if self._collection is not None else []
 
     def stop(self, timeout_s: float) -> None:
         """Ends all searches and threads."""
