@@ -243,6 +243,9 @@ def load(path: str) -> NodeConfig:
     if not config.voters:
         _refuse(f"{path}.voters", "names no node", "name five nodes, three when there are fewer, or one")
     _check_promises(config.hydfs, f"{path}.hydfs")
+    for name in ("collect_bytes_per_s", "spool_bytes", "collected_file_bytes", "search_output_bytes"):
+        if getattr(config.logs, name) < 1:
+            _refuse(f"{path}.logs.{name}", "must be at least 1", "correct the value")
     _check_choice(config.rainstorm.task_launcher, TASK_LAUNCHERS, f"{path}.rainstorm", "task_launcher")
     return config
 
