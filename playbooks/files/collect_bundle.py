@@ -1,4 +1,4 @@
-"""Writes a support bundle of this VM and prints its path: what happened and how things stand, no keys, no data.
+"""Writes a support bundle of this VM and prints its path: what happened, how things stand, no keys, no data.
 
     python3 collect_bundle.py NODE SINCE
 
@@ -17,7 +17,7 @@ import time
 COMMAND_TIMEOUT_S = 60
 LOG_BYTES_MAX = 64 * 2**20
 COMMANDS = {
-    "journal.log": "journalctl --no-pager --output=short-iso-precise -u rainstorm-* -u rainstorm.target --since {since}",
+    "journal.log": "journalctl --no-pager --output=short-iso-precise --unit=rainstorm* --since {since}",
     "kernel.log": "journalctl --no-pager --dmesg --since {since}",
     "units.txt": "systemctl --no-pager --full status rainstorm.target rainstorm-*",
     "unit-files.txt": "systemctl --no-pager cat rainstorm-*",
@@ -29,8 +29,8 @@ COMMANDS = {
     "memory.txt": "free -m",
     "addresses.txt": "ip -brief address",
     "clock.txt": "timedatectl",
-    "files.txt": "find /var/lib/rainstorm /var/log/rainstorm /run/rainstorm /opt/rainstorm/releases /opt/rainstorm/current"
-    " -maxdepth 2 -printf %M\\040%u:%g\\040%s\\040%TY-%Tm-%TdT%TT\\040%p\\040%l\\n",
+    "files.txt": "find /var/lib/rainstorm /var/log/rainstorm /run/rainstorm /opt/rainstorm -maxdepth 2"
+    " -printf %M\\040%u:%g\\040%s\\040%TY-%Tm-%TdT%TT\\040%p\\040%l\\n",
 }
 FILES = ("/etc/rainstorm/node.yml", "/etc/os-release")
 LOGS = "/var/log/rainstorm"
@@ -47,9 +47,11 @@ def output(command, since):
     """Returns what a command printed, or why it could not."""
     words = [word.replace("{since}", since).replace("\\040", " ") for word in command.split()]
     try:
-        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMMAND_TIMEOUT_S)
+        done = subprocess.run(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMMAND_TIMEOUT_S
+        )
     except (OSError, subprocess.SubprocessError) as error:
-        return ("could not be had: %s\n" % error).encode()
+        return (f"could not be had: {error}\n").encode()
     return done.stdout
 
 
@@ -59,7 +61,7 @@ def main():
     handle, path = tempfile.mkstemp(prefix="rainstorm-bundle-", suffix=".tar.gz")
     with os.fdopen(handle, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=3) as tar:
         for name, command in COMMANDS.items():
-            add(tar, "%s/%s" % (node, name), output(command, since))
+            add(tar, f"{node}/{name}", output(command, since))
         logs = [os.path.join(LOGS, name) for name in sorted(os.listdir(LOGS))] if os.path.isdir(LOGS) else []
         for source in [*FILES, *logs]:
             if os.path.isfile(source) and not os.path.islink(source):

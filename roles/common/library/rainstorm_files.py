@@ -1,8 +1,8 @@
 #!/usr/bin/python
 """Writes several small files in one round trip, each atomically, and says which of them changed.
 
-A deploy writes some twenty files to each VM. With one ``template`` or ``copy`` task for each, ten VMs cost half
-a minute of round trips even when nothing changed.
+A deploy writes some twenty files to each VM. With one ``template`` or ``copy`` task for each, ten VMs cost
+half a minute of round trips even when nothing changed.
 """
 
 import difflib
@@ -22,8 +22,8 @@ description:
 options:
   files:
     description:
-      - What to write. C(validate) is a command whose C(%s) becomes the temporary file; a file that it refuses is
-        not put in place. It is left out in check mode when its program is not installed yet.
+      - What to write. C(validate) is a command whose C(%s) becomes the temporary file; a file that it refuses
+        is not put in place. It is left out in check mode when its program is not installed yet.
     type: list
     elements: dict
     required: true
@@ -80,12 +80,16 @@ def write(module, entry, content):
             os.fsync(file.fileno())
         said = refusal(entry, fresh, module.check_mode)
         if said:
-            module.fail_json(msg="%s was refused and not changed: %s" % (entry["path"], said.replace(fresh, entry["path"])))
+            module.fail_json(
+                msg="{} was refused and not changed: {}".format(
+                    entry["path"], said.replace(fresh, entry["path"])
+                )
+            )
         if module.check_mode:
             return
         ids = owner_ids(entry)
         if ids is None:
-            module.fail_json(msg="there is no user %(owner)s or no group %(group)s" % entry)
+            module.fail_json(msg="there is no user {owner} or no group {group}".format(**entry))
         os.chown(fresh, *ids)
         os.chmod(fresh, entry["mode"])
         os.replace(fresh, entry["path"])

@@ -1,8 +1,8 @@
 #!/usr/bin/python
 """Looks at a VM once: what is installed, what runs, and every reason why RainStorm could not be installed.
 
-One round trip instead of twenty: with ten VMs each Ansible task costs seconds. Nothing is changed. It must run
-on the oldest Python that Ansible itself still runs on, so that a VM whose Python is too old is told so.
+One round trip instead of twenty: with ten VMs each Ansible task costs seconds. Nothing is changed. It must
+run on the oldest Python that Ansible itself still runs on, so that a VM whose Python is too old is told so.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ description:
 options:
   node: {description: the node's name in the inventory, type: str, required: true}
   cluster: {description: the cluster's name, type: str, required: true}
-  voters: {description: the voters that the inventory names; may be empty, type: list, elements: str, required: true}
+  voters: {description: the voters of the inventory or none, type: list, elements: str, required: true}
   address: {description: the address that the agents listen on, type: str, required: true}
   ports: {description: the port of each service, type: dict, required: true}
   python: {description: the Python that the agents run on, type: str, required: true}
@@ -81,18 +81,18 @@ def disk_problems(least_mib):
         wanted = least_mib if place in ("/opt", "/var/lib") else 64
         if free_mib < wanted:
             problems.append(
-                "the disk is too full: %s has %d MiB free, %d MiB are needed (df -h %s)"
-                % (folder, free_mib, wanted, folder)
+                f"the disk is too full: {folder} has {free_mib} MiB free, {wanted} MiB are needed "
+                f"(df -h {folder})"
             )
     return problems
 
 
 def holder(port):
     """Returns who listens on a TCP port, as ``ss`` tells it."""
-    for line in output(["ss", "-Hltnp", "sport = :%d" % port]).splitlines():
+    for line in output(["ss", "-Hltnp", f"sport = :{port}"]).splitlines():
         if "users:((" in line:
             name, _, rest = line.split('users:(("', 1)[1].partition('"')
-            return "%s (pid %s)" % (name, rest.partition("pid=")[2].partition(",")[0])
+            return "{} (pid {})".format(name, rest.partition("pid=")[2].partition(",")[0])
     return "another program"
 
 
@@ -102,7 +102,7 @@ def port_problems(address, ports, running):
     try:
         ip = socket.gethostbyname(address)
     except OSError as error:
-        return ["its address %s cannot be resolved on the VM: %s" % (address, error)]
+        return [f"its address {address} cannot be resolved on the VM: {error}"]
     for service, port in sorted(ports.items()):
         if service in running:
             continue
@@ -116,13 +116,14 @@ def port_problems(address, ports, running):
                     probe.listen(1)
             except OSError as error:
                 if error.errno == 99:  # EADDRNOTAVAIL
+                    own = output(["hostname", "-I"]).strip() or "none"
                     return [
-                        "%s is no address of this machine (it has %s): set ansible_host to the address by which "
-                        "the other VMs reach it" % (ip, output(["hostname", "-I"]).strip() or "none")
+                        f"{ip} is no address of this machine (it has {own}): set ansible_host to the address "
+                        "by which the other VMs reach it"
                     ]
                 problems.append(
-                    "port %d of %s is taken by %s: stop it, or set %s_port (ss -ltnp 'sport = :%d')"
-                    % (port, service, holder(port), service, port)
+                    f"port {port} of {service} is taken by {holder(port)}: stop it, or set {service}_port "
+                    f"(ss -ltnp 'sport = :{port}')"
                 )
                 break
             finally:
@@ -134,8 +135,8 @@ def deployed():
     """Returns what the VM's configuration says, as far as it is written on one line; empty when there is none."""
     try:
         with open(CONFIG, encoding="utf-8") as file:
-            lines = [line.split(":", 1) for line in file if ":" in line and not line.startswith((" ", "#"))]
-        return {key: json.loads(value) for key, value in lines if key in ("cluster", "name", "voters")}
+            pairs = [line.split(":", 1) for line in file if ":" in line and line[0] not in " #"]
+        return {key: json.loads(value) for key, value in pairs if key in ("cluster", "name", "voters")}
     except (OSError, ValueError):
         return {}
 
@@ -144,14 +145,15 @@ def identity_problems(found, wanted):
     """Returns a line when the VM is another node already, or decides with other voters."""
     node, cluster, voters = wanted["node"], wanted["cluster"], wanted["voters"]
     if (found.get("cluster", cluster), found.get("name", node)) != (cluster, node):
+        known = f"it is node {found.get('name')} of the cluster {found.get('cluster')} already"
         return [
-            "it is node %s of the cluster %s already, not %s of %s: two names for one machine? (to give it away: "
-            "ansible-playbook playbooks/reset.yml)" % (found.get("name"), found.get("cluster"), node, cluster)
+            f"{known}, not {node} of {cluster}: two names for one machine? (to give it away: "
+            "ansible-playbook playbooks/reset.yml)"
         ]
     if voters and sorted(found.get("voters", voters)) != sorted(voters):
         return [
-            "its voters are %s, those of the inventory are %s: the voters of a deployed cluster stay, because their "
-            "promises are on their disks" % (", ".join(found["voters"]), ", ".join(voters))
+            f"its voters are {', '.join(found['voters'])}, those of the inventory are {', '.join(voters)}: the "
+            "voters of a deployed cluster stay, because their promises are on their disks"
         ]
     return []
 
@@ -165,14 +167,18 @@ def releases():
         if os.path.exists(mark):
             marks.append((os.stat(mark).st_mtime, name))
     link = os.path.join(ROOT, "current")
-    return [name for _, name in sorted(marks)], os.path.basename(os.readlink(link)) if os.path.islink(link) else ""
+    return [name for _, name in sorted(marks)], os.path.basename(os.readlink(link)) if os.path.islink(
+        link
+    ) else ""
 
 
 def services(names):
     """Returns the state of each unit."""
-    units = ["rainstorm-%s.service" % name for name in names]
+    units = [f"rainstorm-{name}.service" for name in names]
     found = {}
-    for block in output(["systemctl", "show", "--property=Id,LoadState,ActiveState,StatusText", *units]).split("\n\n"):
+    for block in output(
+        ["systemctl", "show", "--property=Id,LoadState,ActiveState,StatusText", *units]
+    ).split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         name = values.get("Id", "").replace("rainstorm-", "").replace(".service", "")
         if name:
@@ -226,23 +232,30 @@ def main():
     python = python_facts(wanted["python"])
     least = [int(part) for part in wanted["python_min"].split(".")]
     if not python:
-        problems.append("there is no Python at %s: apt-get install python3" % wanted["python"])
+        problems.append("there is no Python at {}: apt-get install python3".format(wanted["python"]))
     elif python["version"] < least:
+        version = ".".join(map(str, python["version"]))
         problems.append(
-            "its Python is too old: %s is %s, RainStorm needs %s or newer (set common_python to a newer one)"
-            % (wanted["python"], ".".join(map(str, python["version"])), wanted["python_min"])
+            f"its Python is too old: {wanted['python']} is {version}, RainStorm needs {wanted['python_min']} or "
+            "newer (set common_python to a newer one)"
         )
     elif not python["venv"]:
-        problems.append("%s lacks the module venv: apt-get install python3" % wanted["python"])
+        problems.append("{} lacks the module venv: apt-get install python3".format(wanted["python"]))
     elif not python["glibc"]:
         problems.append("its C library is not glibc, and the wheels are built for glibc")
     if os.geteuid() != 0:
-        problems.append("the login does not become root: let %s use sudo without a password" % os.environ.get("USER"))
+        problems.append(
+            "the login does not become root: let {} use sudo without a password".format(
+                os.environ.get("USER")
+            )
+        )
     if not os.path.isdir("/run/systemd/system"):
         problems.append("it does not run systemd")
     skew = time.time() - wanted["now"]
     if abs(skew) > CLOCK_TOLERANCE_S:
-        problems.append("its clock is %.0f s %s: set up NTP" % (abs(skew), "ahead" if skew > 0 else "behind"))
+        problems.append(
+            "its clock is {:.0f} s {}: set up NTP".format(abs(skew), "ahead" if skew > 0 else "behind")
+        )
     found = services([*ports, "tasks"])
     running = [name for name in found if found[name]["active"]]
     configured = deployed()

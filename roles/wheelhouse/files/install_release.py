@@ -2,9 +2,10 @@
 
     python3 install_release.py ARCHIVE SHA256 FOLDER PYTHON
 
-Neither pip nor the internet is needed: pip comes as a wheel in the archive and runs from within it. The folder
-counts as a release only when ``.complete`` is in it, which is written last; what an interrupted run left behind
-is removed first. The byte code of what the agents import is compiled here, because they may not write there.
+Neither pip nor the internet is needed: pip comes as a wheel in the archive and runs from within it. The
+folder counts as a release only when ``.complete`` is in it, which is written last; what an interrupted run
+left behind is removed first. The byte code of what the agents import is compiled here, because they may not
+write there.
 """
 
 import glob
@@ -31,7 +32,7 @@ def main():
     archive, digest, folder, python = sys.argv[1:]
     with open(archive, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            sys.exit("%s is not the archive that was sent: its checksum differs" % archive)
+            sys.exit(f"{archive} is not the archive that was sent: its checksum differs")
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="rainstorm-", dir=os.path.dirname(archive)) as wheels:
         with tarfile.open(archive) as tar:
@@ -41,11 +42,17 @@ def main():
         subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
         (pip,) = (name for name in os.listdir(wheels) if name.startswith("pip-"))
         inside = os.path.join(folder, "bin", "python")
-        environment = {"PATH": os.environ["PATH"], "PIP_NO_CACHE_DIR": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PIP_NO_CACHE_DIR": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
         subprocess.run(
-            [inside, os.path.join(wheels, pip, "pip"), "install", "--quiet", "--no-index", "--no-deps"]
-            + ["--no-compile", "--require-hashes", "--root-user-action=ignore", "--find-links", wheels]
-            + ["--requirement", os.path.join(wheels, "requirements.txt")],
+            [
+                *(inside, os.path.join(wheels, pip, "pip"), "install", "--quiet", "--no-index", "--no-deps"),
+                *("--no-compile", "--require-hashes", "--root-user-action=ignore", "--find-links", wheels),
+                *("--requirement", os.path.join(wheels, "requirements.txt")),
+            ],
             check=True,
             env=environment,
         )
