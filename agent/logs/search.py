@@ -35,7 +35,7 @@ PIECE_BYTES_MAX = 1024 * 1024
 IDLE_S_MAX = 20.0
 POLL_S = 0.1
 # A line, or the states of an expression, that need more memory than this end the search, not the machine.
-GREP_MEMORY_BYTES_MAX = 1024 * 1024 * 1024
+GREP_MEMORY_BYTES_MAX = 512 * 1024 * 1024
 CHECK_TIMEOUT_S = 5.0
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
 SELECTED, NOTHING_SELECTED = 0, 1
@@ -269,6 +269,9 @@ class _Grep:
             # Should this agent be killed, its grep ends all the same.
             seconds = int(query.time_limit_s) + 2
             resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (seconds, seconds))
+            # The agent is spared when memory runs out; its grep is the first to go.
+            with contextlib.suppress(OSError), open(f"/proc/{self._process.pid}/oom_score_adj", "w") as file:
+                file.write("900")
         if piped:
             self._feeder = threading.Thread(target=self._feed, name=f"log-feed-{label[:40]}", daemon=True)
             self._feeder.start()

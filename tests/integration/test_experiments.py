@@ -74,6 +74,12 @@ def test_membership_bandwidth(tmp_path: Path) -> None:
     assert simulated["bytes_per_s_p50"] > 100
 
 
+def test_log_query(tmp_path: Path) -> None:
+    (line,) = run("log_query", tmp_path, *"--nodes 2 --megabytes 2 --patterns context".split())
+    assert line["matches"] > 0
+    assert 0 < line["query_s_p50"] <= line["command_s_p50"] * 2
+
+
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("iptables") is None, reason="needs root and iptables")
 def test_isolation_removes_its_rules_and_those_of_a_killed_run(tmp_path: Path) -> None:
     stale = "RS-EXP-4999999-0"  # no process has that number
