@@ -290,7 +290,8 @@ BUGS: tuple[PlantedBug, ...] = (
         "tables are never compared",
         "different digests lead to an exchange",
         MEMBERSHIP,
-        ((Monitor, "_compare_digest", _nothing),),
+        ((Monitor, "_compare", _nothing),),
+        ("deafen", "isolate"),
     ),
     PlantedBug(
         "digest of linear checksums",
