@@ -84,14 +84,14 @@ def archive_path(release: str, target: Target) -> Path:
     return FOLDER / release / f"{target}.tar"
 
 
-def build(target: Target) -> Path:
-    """Builds the archive of this checkout's release, unless it is there, and returns its path.
+def build(target: Target, checkout: Path = REPOSITORY) -> Path:
+    """Builds the archive of a checkout's release, unless it is there, and returns its path.
 
     Raises:
         Unavailable: pip could not download or build a wheel.
         AlreadyRunning: another command builds one.
     """
-    archive = archive_path(release_name(), target)
+    archive = archive_path(release_name(checkout), target)
     if archive.exists():
         return archive
     refusal = "another command builds a wheelhouse"
@@ -100,7 +100,7 @@ def build(target: Target) -> Path:
         tempfile.TemporaryDirectory(prefix=".build-", dir=FOLDER) as scratch,
     ):
         folder = Path(scratch)
-        source, wheels = _copy_sources(folder / "source"), folder / "wheels"
+        source, wheels = _copy_sources(checkout, folder / "source"), folder / "wheels"
         # The checkout may have changed since: the release is what was copied.
         archive = archive_path(release_name(source), target)
         lock = source / "requirements" / "agent.lock"
@@ -154,11 +154,11 @@ def _download(target: Target, lock: Path, downloads: Path, wheels: Path) -> None
             shutil.copyfile(wheel, downloads / wheel.name)
 
 
-def _copy_sources(folder: Path) -> Path:
-    for path in sources():
+def _copy_sources(checkout: Path, folder: Path) -> Path:
+    for path in sources(checkout):
         copy = folder / path
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(REPOSITORY / path, copy)
+        shutil.copyfile(checkout / path, copy)
         copy.chmod(0o644)
     return folder
 
