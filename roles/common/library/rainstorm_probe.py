@@ -132,7 +132,7 @@ def port_problems(address, ports, running):
 
 
 def deployed():
-    """Returns what the VM's configuration says, as far as it is written on one line; empty when there is none."""
+    """Returns what the VM's configuration says, as far as it is on one line; nothing when there is none."""
     try:
         with open(CONFIG, encoding="utf-8") as file:
             pairs = [line.split(":", 1) for line in file if ":" in line and line[0] not in " #"]
@@ -152,7 +152,7 @@ def identity_problems(found, wanted):
         ]
     if voters and sorted(found.get("voters", voters)) != sorted(voters):
         return [
-            f"its voters are {', '.join(found['voters'])}, those of the inventory are {', '.join(voters)}: the "
+            f"its voters are {', '.join(found['voters'])}, those of the inventory {', '.join(voters)}: the "
             "voters of a deployed cluster stay, because their promises are on their disks"
         ]
     return []
@@ -236,8 +236,8 @@ def main():
     elif python["version"] < least:
         version = ".".join(map(str, python["version"]))
         problems.append(
-            f"its Python is too old: {wanted['python']} is {version}, RainStorm needs {wanted['python_min']} or "
-            "newer (set common_python to a newer one)"
+            f"its Python is too old: {wanted['python']} is {version}, RainStorm needs {wanted['python_min']} "
+            "or newer (set common_python to a newer one)"
         )
     elif not python["venv"]:
         problems.append("{} lacks the module venv: apt-get install python3".format(wanted["python"]))
