@@ -44,6 +44,7 @@ logger = logging.getLogger("agent.logs.collection")
 
 APPEND_TIMEOUT_S = 10.0
 BEAT_S = 1.0
+SPOOL_RETRY_S = 5.0
 RETRY_S = (0.5, 10.0)
 RETENTION_INTERVAL_S = 3600.0
 # The name of a log becomes part of names in HyDFS.
@@ -80,8 +81,9 @@ class Collection:
         # Guards core and spool: the sender's acknowledgements may start a segment, which holds a snapshot.
         self._lock = threading.Lock()
         self._record_bytes_max = record_bytes_max
-        self._core = Collector(target_bytes_max=knobs.collected_file_bytes, record_bytes_max=record_bytes_max)
-        self._spool = Spool(spool_folder, self._core.snapshot)
+        self._spool_folder = spool_folder
+        self._core = self._fresh_core()
+        self._spool: Spool | None = None
         self._stopping = threading.Event()
         self._stored = threading.Event()
         self._looked: dict[Key, tuple[int, int]] = {}
@@ -99,12 +101,7 @@ class Collection:
         ]
 
     def start(self) -> None:
-        """Reads the spool and begins.
-
-        Raises:
-            OSError: the spool's folder cannot be used.
-        """
-        self._spool.recover(self._core.restore, self._core.apply)
+        """Begins; a spool that cannot be opened is tried again and again."""
         for thread in self._threads:
             thread.start()
 
@@ -116,14 +113,16 @@ class Collection:
             if thread.ident is not None:
                 thread.join(timeout_s)
         with self._lock:
-            self._spool.close()
+            if self._spool is not None:
+                self._spool.close()
 
     def status(self) -> dict[str, Any]:
         """Returns how far the collection is."""
         with self._lock:
+            spool = self._spool
             return {
-                "waiting_records": self._spool.unsent_records,
-                "waiting_bytes": self._spool.size_bytes,
+                "waiting_records": spool.unsent_records if spool is not None else 0,
+                "waiting_bytes": spool.size_bytes if spool is not None else 0,
                 "unread_bytes": self._core.unread_bytes(),
                 "lost_bytes": self._core.lost_bytes,
                 "sent_bytes": self._sent_bytes,
@@ -155,10 +154,32 @@ class Collection:
             logger.warning("collection_waits about=%s error=%s", about, words)
         self._troubles[about] = words
 
+    def _fresh_core(self) -> Collector:
+        size = self._knobs.collected_file_bytes
+        return Collector(target_bytes_max=size, record_bytes_max=self._record_bytes_max)
+
+    def _open_spool(self) -> bool:
+        """Reads what an earlier life left; tells whether that was possible."""
+        core = self._fresh_core()
+        try:
+            spool = Spool(self._spool_folder, core.snapshot)
+            spool.recover(core.restore, core.apply)
+        except OSError as error:
+            # Searching goes on, whatever the disk is like.
+            self._complain("spool", f"the spool cannot be opened: {error.strerror}")
+            return False
+        self._troubles.pop("spool", None)
+        with self._lock:
+            self._core, self._spool = core, spool
+        self._stored.set()
+        return True
+
     # Looking
 
     def _look_loop(self) -> None:
         self._rest(self._knobs.collect_delay_s)
+        while not (self._stopping.is_set() or self._open_spool()):
+            self._rest(SPOOL_RETRY_S)
         while not self._stopping.is_set():
             self._beat()
             self._look()
@@ -274,6 +295,7 @@ class Collection:
 
     def _store(self, record: Record) -> list[Effect]:
         with self._lock:
+            assert self._spool is not None
             if self._spool.size_bytes + len(record.data) > self._knobs.spool_bytes:
                 self._full = True
                 return []
@@ -301,16 +323,17 @@ class Collection:
     def _send_loop(self) -> None:
         pause_s = RETRY_S[0]
         while not self._stopping.is_set():
+            self._stored.clear()
             with self._lock:
-                record = self._spool.first()
-            if record is None:
-                self._stored.clear()
-                if self._spool.unsent_records == 0:
-                    self._stored.wait(RETENTION_INTERVAL_S)
+                spool = self._spool
+                record = spool.first() if spool is not None else None
+            if spool is None or record is None:
                 self._retain()
+                if not self._stopping.is_set():
+                    self._stored.wait(RETENTION_INTERVAL_S)
                 continue
             try:
-                self._send(record)
+                self._send(record, spool.identity)
             except RainStormError as error:
                 self._complain("hydfs", f"[{error.code}] {error.message}")
                 self._stopping.wait(pause_s)
@@ -320,14 +343,14 @@ class Collection:
             if self._troubles.pop("hydfs", ""):
                 logger.info("collection_goes_on")
             with self._lock:
-                self._spool.acknowledge()
+                spool.acknowledge()
                 self._sent_bytes += len(record.data)
             self._stopping.wait(len(record.data) / self._knobs.collect_bytes_per_s)
 
-    def _send(self, record: Record) -> None:
+    def _send(self, record: Record, identity: str) -> None:
         position, target = record.position, record.target
         name = f"{PREFIX}{self._node}/{position.log}/{target.number:06d}-{target.day}"
-        writer = f"logs-{self._node}-{self._spool.identity}-{position.number}"
+        writer = f"logs-{self._node}-{identity}-{position.number}"
 
         def append() -> None:
             self._hydfs.append(

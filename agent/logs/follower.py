@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ LOOKS_PER_JOURNAL_LOOK = 5
 JOURNAL_ENTRIES = 1000
 # In a position of a follower the number says how often its file was not there, or that nothing is left of it.
 ABSENT_LOOKS_MAX = 100
+OFFSET_MAX = 1 << 62
+CURSOR_CHARS_MAX = 512
 COMPLETE = -1
 
 
@@ -80,12 +82,11 @@ class Follower:
         fields = request.fields
         patterns = file_patterns(fields)
         if fields.get("positions") is None:
-            since = fields.get("since")
-            start = self._begin(patterns, _tail(fields.get("tail")), None if since is None else float(since))
+            start = self._begin(patterns, _tail(fields.get("tail")), _seconds(fields, "since"))
             return Reply({"positions": [each.to_wire() for each in start], "pieces": []})
         positions = _positions(fields["positions"])
         left_s = request.deadline.remaining(clock.monotonic()) - 1.0
-        until = clock.monotonic() + min(WAIT_S_MAX, left_s, float(fields.get("wait_s", 0.0)))
+        until = clock.monotonic() + min(WAIT_S_MAX, left_s, _seconds(fields, "wait_s") or 0.0)
         looks = 0
         while True:
             answer = self._read_on(patterns, positions)
@@ -228,9 +229,24 @@ def _positions(value: Any) -> list[Position]:
     try:
         if len(value) > POSITIONS_MAX:
             raise ValueError(f"more than {POSITIONS_MAX}")
-        return [position_from_wire(each) for each in value]
+        found = [position_from_wire(each) for each in value]
+        for each in found:
+            if not 0 <= each.offset < OFFSET_MAX or not 0 <= each.head_bytes <= HEAD_BYTES:
+                raise ValueError(f"offset {each.offset}, head {each.head_bytes}")
+            if len(each.cursor) > CURSOR_CHARS_MAX or not (each.cursor + "x").isprintable():
+                raise ValueError("the cursor is none")
     except (TypeError, ValueError) as error:
         raise UsageError(f"these are no positions in logs: {error}") from None
+    return found
+
+
+def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e15:
+        raise UsageError(f"{name} takes a number of 0 or more, not {value!r}")
+    return float(value)
 
 
 def _tail(value: Any) -> int:
