@@ -62,7 +62,9 @@ def refusal(entry, path, check_mode):
     if check_mode and not os.path.exists(command[0]):
         return ""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-    return done.stdout.decode("utf-8", "replace").strip() if done.returncode else ""
+    if done.returncode == 0:
+        return ""
+    return done.stdout.decode("utf-8", "replace").strip() or f"{command[0]} ended with {done.returncode}"
 
 
 def write(module, entry, content):
