@@ -35,6 +35,8 @@ from ops.locks import exclusive
 FOLDER = REPOSITORY / ".rainstorm" / "wheelhouse"
 TOOLS_LOCK = REPOSITORY / "requirements" / "all.lock"
 PIP_TIMEOUT_S = 900.0
+# An archive has 80 MB; VMs keep three releases themselves, these are for VMs that have lost one.
+ARCHIVES_MAX = 8
 # The oldest glibc that a wheel may be built for and still be found in this lock's projects.
 GLIBC_MINOR_MIN = 17
 # The zip format cannot store times before 1980; any fixed time makes the wheel the same bytes each time.
@@ -117,7 +119,17 @@ def build(target: Target, checkout: Path = REPOSITORY) -> Path:
         fresh = folder / archive.name
         _pack(fresh, sorted(wheels.iterdir()))
         fresh.replace(archive)
+        _remove_oldest()
     return archive
+
+
+def _remove_oldest() -> None:
+    archives = sorted(FOLDER.glob("*/*.tar"), key=lambda path: path.stat().st_mtime)
+    for archive in archives[:-ARCHIVES_MAX]:
+        archive.unlink()
+    for folder in FOLDER.iterdir():
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def locked(project: str, lock: str) -> str:

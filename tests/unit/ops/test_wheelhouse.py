@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -63,3 +64,16 @@ def test_the_same_wheels_make_the_same_archive(tmp_path: Path) -> None:
         wheelhouse._pack(tmp_path / f"{name}.tar", [wheel])
     sums = {wheelhouse.sha256(tmp_path / f"{name}.tar") for name in ("first", "second")}
     assert len(sums) == 1
+
+
+def test_old_archives_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheelhouse, "FOLDER", tmp_path)
+    for number in range(wheelhouse.ARCHIVES_MAX + 2):
+        archive = tmp_path / f"release-{number}" / "py.tar"
+        archive.parent.mkdir()
+        archive.touch()
+        os.utime(archive, (number, number))
+    wheelhouse._remove_oldest()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"release-{number}" for number in range(2, wheelhouse.ARCHIVES_MAX + 2)
+    }
