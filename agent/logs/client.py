@@ -33,7 +33,7 @@ class LogsClient:
         """
         name = uuid.uuid4().hex
         self._call("logs.search", {**query, "search": name}, min(START_TIMEOUT_S, self._timeout_s))
-        number = 1
+        number, ended = 1, False
         try:
             while True:
                 found = self._client.call(
@@ -43,13 +43,15 @@ class LogsClient:
                     timeout_s=self._timeout_s,
                 )
                 if found.fields["done"]:
+                    ended = True
                     return dict(found.fields["summary"])
                 if found.fields["number"] == number:
                     number += 1
                     yield found.payload
         finally:
-            with contextlib.suppress(RainStormError):  # it ends by itself when nobody asks for more
-                self._call("logs.search_end", {"search": name}, 2.0)
+            if not ended:
+                with contextlib.suppress(RainStormError):  # it ends by itself when nobody asks for more
+                    self._call("logs.search_end", {"search": name}, 2.0)
 
     def files(self) -> dict[str, Any]:
         """Returns the logs that the node has and those of the system that it lets be read."""

@@ -52,7 +52,6 @@ LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
 # Each look at the journal is a process.
 JOURNAL_INTERVAL_S = 5.0
-UNITS_INTERVAL_S = 60.0
 JOURNAL_ENTRIES = 500
 
 
@@ -93,8 +92,8 @@ class Collection:
         self._troubles: dict[str, str] = {}
         self._sent_bytes = 0
         self._retained_at = float("-inf")
-        self._units: list[str] = []
-        self._units_at = self._journal_at = float("-inf")
+        self._units = journal.Units(knobs.journal_units)
+        self._journal_at = float("-inf")
         self._threads = [
             threading.Thread(target=self._guarded, args=(self._look_loop,), name="log-look", daemon=True),
             threading.Thread(target=self._guarded, args=(self._send_loop,), name="log-send", daemon=True),
@@ -216,10 +215,8 @@ class Collection:
         now = clock.monotonic()
         if now < self._journal_at:
             return
-        if not self._units or now >= self._units_at + UNITS_INTERVAL_S:
-            self._units, self._units_at = journal.units(self._knobs.journal_units), now
-        self._journal_at = now + (JOURNAL_INTERVAL_S if self._units else UNITS_INTERVAL_S)
-        while self._units and not (self._full or self._stopping.is_set()):
+        self._journal_at = now + JOURNAL_INTERVAL_S
+        while self._units.known() and not (self._full or self._stopping.is_set()):
             with self._lock:
                 cursor = self._core.journal_cursor()
             try:
@@ -239,7 +236,7 @@ class Collection:
     def _read_journal(self, cursor: str) -> Entries:
         limit = JOURNAL_ENTRIES
         while True:
-            found = journal.read(self._units, cursor, limit)
+            found = journal.read(self._units.known(), cursor, limit)
             if len(found.data) <= self._record_bytes_max:
                 return found
             if limit == 1:  # an entry that no record can hold

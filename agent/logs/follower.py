@@ -67,7 +67,7 @@ class Follower:
 
     def __init__(self, folder: Path, journal_units: Sequence[str]) -> None:
         self._folder = folder
-        self._journal_units = journal_units
+        self._own_units = journal.Units(journal_units)
         self._stopping = threading.Event()
 
     def handlers(self) -> dict[str, Handler]:
@@ -187,8 +187,7 @@ class Follower:
             answer.positions.append(position)
 
     def _units(self, patterns: Sequence[str]) -> list[str]:
-        own = journal.units(self._journal_units)
-        return [unit for unit in own if not patterns or journal.matches(unit, patterns)]
+        return [unit for unit in self._own_units.known() if not patterns or journal.matches(unit, patterns)]
 
     def _files(self, patterns: Sequence[str]) -> list[LogFile]:
         return [file for file in sources.in_folder(self._folder, patterns) if not file.packed]

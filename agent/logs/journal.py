@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.common import clock
 from agent.common.errors import Forbidden, NotFound
 
 JOURNALS = ("/var/log/journal", "/run/log/journal")
 LOG = "journal"
 LIST_TIMEOUT_S = 10.0
 UNITS_MAX = 256
+UNITS_FRESH_S = 30.0
 FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,_PID,_HOSTNAME,_SOURCE_REALTIME_TIMESTAMP"
 # In front of a cursor: the entry itself is wanted too, not only those behind it.
 INCLUSIVE = "="
@@ -33,6 +35,22 @@ class Entries:
 
     cursor: str
     data: bytes
+
+
+class Units:
+    """The units that the patterns allow, asked for anew after a while: each time is a process."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = patterns
+        self._known: list[str] = []
+        self._asked_at = float("-inf")
+
+    def known(self) -> list[str]:
+        """Returns the units."""
+        now = clock.monotonic()
+        if now - self._asked_at > UNITS_FRESH_S:
+            self._known, self._asked_at = units(self._patterns), now
+        return self._known
 
 
 def units(patterns: Sequence[str]) -> list[str]:

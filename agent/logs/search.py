@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import resource
 import select
 import subprocess
@@ -39,6 +40,7 @@ GREP_MEMORY_BYTES_MAX = 512 * 1024 * 1024
 CHECK_TIMEOUT_S = 5.0
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
 SELECTED, NOTHING_SELECTED = 0, 1
+PLAIN = re.compile(rb"[A-Za-z0-9_ :=/,@%-]*")
 
 
 class StoppedEarly(Exception):
@@ -72,11 +74,13 @@ def entered_stream(chunks: Generator[bytes, None, None], query: Query, reference
 
 
 def check(query: Query) -> None:
-    """Has grep look at the pattern.
+    """Has grep look at the pattern, unless there is nothing in it that could be wrong.
 
     Raises:
         UsageError: grep refuses it, or is not to be found.
     """
+    if PLAIN.fullmatch(query.pattern):
+        return
     try:
         done = subprocess.run(
             query.arguments("check"),
@@ -98,11 +102,10 @@ def check(query: Query) -> None:
 class Search:
     """Runs one query over the logs and keeps what nobody has taken yet."""
 
-    def __init__(self, name: str, query: Query, sources: Sequence[Source], ended: Callable[[], None]) -> None:
+    def __init__(self, name: str, query: Query, sources: Sequence[Source]) -> None:
         self.name = name
         self._query = query
         self._sources = sources
-        self._ended = ended
         self._began_at = clock.monotonic()
         self._deadline = Deadline(self._began_at, query.time_limit_s)
         self._condition = threading.Condition()
@@ -116,6 +119,11 @@ class Search:
         numbers = dict.fromkeys(("matches", "lines", "files", "searched_bytes"), 0)
         self._summary: dict[str, Any] = {**numbers, "seconds": 0.0, "cut": "", "problems": []}
         self._thread = threading.Thread(target=self._run, name=f"log-search-{name[:8]}", daemon=True)
+
+    @property
+    def is_active(self) -> bool:
+        """Tells whether it still searches, or holds output that was not taken."""
+        return self._thread.is_alive()
 
     def start(self) -> None:
         """Begins to search."""
@@ -172,10 +180,12 @@ class Search:
         with self._condition:
             self._finished = True
             self._condition.notify_all()
-            # What is left to take, and the end itself, are kept for a while.
-            while not self._cancelled and clock.monotonic() - self._touched_at < IDLE_S_MAX:
+            # What is left to take is kept for a while.
+            while self._pieces and not self._gone():
                 self._condition.wait(IDLE_S_MAX)
-        self._ended()
+            if self._pieces:
+                self._summary["cut"] = "nobody took the output"
+                self._pieces.clear()
 
     def _search_all(self) -> None:
         printed = False

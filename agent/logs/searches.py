@@ -21,6 +21,8 @@ from agent.wire.server import Handler, Reply, Request
 
 # Each is a grep that may take a whole processor.
 SEARCHES_MAX = 4
+# Ends of searches, for those who lost the last answer.
+ENDED_MAX = 64
 ID_BYTES_MAX = 64
 WAIT_S_MAX = 10.0
 COUNT_BYTES = 1024 * 1024
@@ -33,6 +35,7 @@ class Searches:
         self._folder = folder
         self._knobs = knobs
         self._collected = collected
+        self._units = journal.Units(knobs.journal_units)
         self._lock = threading.Lock()
         self._searches: dict[str, Search] = {}
 
@@ -47,7 +50,7 @@ class Searches:
 
     def status(self) -> str:
         """Returns how many searches there are, in words."""
-        return f"{len(self._searches)} searches"
+        return f"{sum(each.is_active for each in list(self._searches.values()))} searches"
 
     def stop(self, timeout_s: float) -> None:
         """Ends all searches."""
@@ -62,14 +65,17 @@ class Searches:
         query = query_from_wire(request.fields, knobs.search_output_bytes, knobs.search_time_limit_s)
         check(query)
         found = self._sources(query)
-        search = Search(name, query, found, lambda: self._forget(name))
+        search = Search(name, query, found)
         with self._lock:
             if name in self._searches:  # the answer to the same request was lost
                 return Reply({"sources": len(found)})
-            if len(self._searches) >= SEARCHES_MAX:
+            ended = [each.name for each in self._searches.values() if not each.is_active]
+            for old in ended[:-ENDED_MAX]:
+                del self._searches[old]
+            if len(self._searches) - len(ended[-ENDED_MAX:]) >= SEARCHES_MAX:
                 raise Overloaded(f"{SEARCHES_MAX} searches are under way here", hint="try again later")
             self._searches[name] = search
-        search.start()
+            search.start()
         return Reply({"sources": len(found)})
 
     def _piece(self, request: Request) -> Reply:
@@ -87,7 +93,7 @@ class Searches:
     def _end(self, request: Request) -> Reply:
         name = _name(request)
         with self._lock:
-            search = self._searches.get(name)
+            search = self._searches.pop(name, None)
         if search is not None:
             search.stop(5.0)
         return Reply()
@@ -107,10 +113,6 @@ class Searches:
             }
         )
 
-    def _forget(self, name: str) -> None:
-        with self._lock:
-            self._searches.pop(name, None)
-
     def _sources(self, query: Query) -> list[Source]:
         if query.collected_of:
             return self._collected.sources(query)
@@ -127,8 +129,7 @@ class Searches:
         return found + [_journal_source(unit, query) for unit in named]
 
     def _own_units(self, patterns: Sequence[str]) -> list[str]:
-        own = journal.units(self._knobs.journal_units)
-        return [unit for unit in own if not patterns or journal.matches(unit, patterns)]
+        return [unit for unit in self._units.known() if not patterns or journal.matches(unit, patterns)]
 
 
 def _name(request: Request) -> str:
