@@ -58,7 +58,7 @@ def test_a_second_run_changes_nothing_also_a_dry_one(deployment: Deployment) -> 
 
 
 def test_tasks_see_no_keys_and_say_nothing_to_systemd(deployment: Deployment) -> None:
-    pids = deployment.root("vm1", "pgrep -f agent.rainstorm.task").split()
+    pids = deployment.root("vm1", "pgrep -u rainstorm-task -f rainstorm[.]task").split()
     assert pids
     assert deployment.root("vm1", f"ps -o user= -p {pids[0]}") == "rainstorm-task"
     keys = f"nsenter -t {pids[0]} -m setpriv --reuid rainstorm-task --regid rainstorm-task --clear-groups ls"
