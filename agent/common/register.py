@@ -184,6 +184,7 @@ class Proposal:
         self._proposer = proposer
         self._rng = rng
         self._counter = counter
+        self._ballot: Ballot = ZERO
         self._attempt = 0
         self._tries = 0
         self._phase = "idle"
@@ -222,6 +223,11 @@ class Proposal:
         """Returns the highest ballot counter seen, to start the next proposal above it."""
         return self._counter
 
+    @property
+    def ballot(self) -> Ballot:
+        """Returns the ballot of the phase that is under way or was the last."""
+        return self._ballot
+
     def _ask(self, phase: str, request: Callable[[Ballot], VoterRequest]) -> list[Effect]:
         if phase == "prepare":
             self._counter += 1
@@ -229,7 +235,7 @@ class Proposal:
         self._attempt += 1
         self._answers = {}
         self._failed = set()
-        ballot = (self._counter, self._proposer)
+        ballot = self._ballot = (self._counter, self._proposer)
         voters = dict.fromkeys(voter for group in self._groups for voter in group)
         return [Ask(voter, self._attempt, request(ballot)) for voter in voters]
 

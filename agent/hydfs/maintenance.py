@@ -50,7 +50,9 @@ class Maintenance:
         *,
         replicas: int,
         put_is_alive: Callable[[str], bool],
+        votes: Callable[[], bool],
     ) -> None:
+        self._votes = votes
         self._put_is_alive = put_is_alive
         self._blocks = blocks
         self._store = store
@@ -79,7 +81,8 @@ class Maintenance:
         return Reply(
             {
                 "view_version": view["version"],
-                "checked": found.checked,
+                # A voter that has still to learn is a copy of the file table that is missing.
+                "checked": found.checked and self._votes(),
                 "under_replicated": found.under_replicated,
                 "waiting": found.waiting,
                 "blocks": len(lengths),

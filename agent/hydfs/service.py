@@ -24,9 +24,9 @@ from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire import registers as voting
 from agent.wire.client import Address, Client, Target, dial_from
-from agent.wire.register_store import RegisterStore
 from agent.wire.registers import Registers
 from agent.wire.server import Handler, Server
+from agent.wire.voter import Voter
 
 logger = logging.getLogger("agent.hydfs")
 
@@ -52,12 +52,16 @@ class Service:
         self.views: ViewSource = views or self._followed  # type: ignore[assignment]
         self._on_crash = on_crash
         self._store = Store(root, reserve_bytes=knobs.reserve_bytes, on_crash=on_crash)
-        self._voter = RegisterStore(root / "registers.log") if config.name in config.voters else None
         targets: dict[str, Target] = {
             peer.name: Address(peer.address, peer.hydfs_port, peer.name) for peer in config.peers
         }
         voters = voting.voter_targets(config.voters, lambda name: targets[name])
-        self._registers = Registers(config.name, "file", self._client, voters)
+        self._registers = registers = Registers(config.name, "file", self._client, voters)
+        self._voter: Voter | None = None
+        if config.name in config.voters:
+            self._voter = Voter(
+                config.name, "file", root, self._client, voters, registers, registers.keys, on_crash
+            )
         self._peers = Peers(config.name, self._client, targets, lambda: int(self.views.current()["version"]))
         if self._followed is not None:
             self._peers.on_suspect = self._followed.hint
@@ -114,6 +118,7 @@ class Service:
             self.views,
             replicas=knobs.replicas,
             put_is_alive=puts.is_alive,
+            votes=lambda: self._voter is None or self._voter.votes,
         )
         handlers: dict[str, Handler] = {
             **blocks.handlers(),
@@ -122,7 +127,7 @@ class Service:
             **maintenance.handlers(),
         }
         if self._voter is not None:
-            handlers.update(voting.handlers(self._voter, "file"))
+            handlers.update(self._voter.handlers())
         self._peers.handlers = handlers
         self._server = Server("hydfs", handlers)
         self._task_server = Server("hydfs-task", gateway.task_handlers())
@@ -136,6 +141,8 @@ class Service:
         self._server.listen_unix(config.socket_path("hydfs"))
         # In a folder of its own, whose group on real machines is the tasks' (setgid, made at boot).
         self._task_server.listen_unix(config.socket_path("task/hydfs"))
+        if self._voter is not None:
+            self._voter.start()
         maintenance.start()
         logger.info("hydfs_started node=%s blocks=%d", config.name, len(self._store.index))
 
@@ -160,7 +167,7 @@ class Service:
         self._store.stop(timeout_s)
         self._client.close()
         if self._voter is not None:
-            self._voter.close()
+            self._voter.stop(timeout_s)
         os.close(self._lock)
 
     def loops(self) -> list[Engine]:
@@ -173,7 +180,8 @@ class Service:
         states: dict[str, Any] = {}
         for meta in list(self._store.index.values()):
             states[meta.state] = states.get(meta.state, 0) + 1
-        return " ".join(f"{state}={count}" for state, count in sorted(states.items())) or "empty"
+        blocks = " ".join(f"{state}={count}" for state, count in sorted(states.items())) or "empty"
+        return blocks if self._voter is None or self._voter.votes else f"{blocks}, does not vote yet"
 
 
 def _lock(root: Path, node: str) -> int:

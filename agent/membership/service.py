@@ -35,9 +35,9 @@ from agent.membership.table import Member, State
 from agent.membership.transport import Transport
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
-from agent.wire.register_store import RegisterStore
-from agent.wire.registers import Registers, handlers, voter_targets
+from agent.wire.registers import Registers, voter_targets
 from agent.wire.server import LOCAL, Handler, Reply, Request, Server
+from agent.wire.voter import KINDS, Voter
 
 logger = logging.getLogger("agent.membership")
 
@@ -92,7 +92,7 @@ class Service:
         self._heard_at: dict[str, float] = {}
         self._jobs: queue.SimpleQueue[events.ReadView | events.ChangeView | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="membership-register", daemon=True)
-        self._store: RegisterStore | None = None
+        self._voter: Voter | None = None
         self._registers: Registers | None = None
         self._core: MembershipCore | None = None
         self._runner: CoreRunner | None = None
@@ -114,18 +114,27 @@ class Service:
         me = self.config.me
         self.transport.bind(me.address, me.membership_port)
         folder = Path(self.config.data_dir) / "membership"
-        # Every node can be made a voter while the cluster runs.
-        self._store = RegisterStore(folder / "registers.log")
         identity = self._identities.begin_life()
         self.transport.set_boot(identity.boot)
         targets = voter_targets(self._voters.load() or self.config.voters, self.target)
-        self._registers = Registers(
+        self._registers = registers = Registers(
             self.config.name,
             REGISTER,
             self.client,
             targets,
             groups_of=lambda view: views.groups(view, self.config.voters),
             target=self.target,
+        )
+        # Every node can be made a voter while the cluster runs.
+        self._voter = Voter(
+            me.name,
+            REGISTER,
+            folder,
+            self.client,
+            voter_targets(self.config.voters, self.target),
+            registers,
+            self._own_votes,
+            self._on_crash,
         )
         member = Member(me.name, identity.uuid, identity.boot, 0, State.ALIVE, me.address, me.membership_port)
         self._core = MembershipCore(
@@ -134,6 +143,7 @@ class Service:
         self._runner = CoreRunner("membership", self._core, self._execute, on_crash=self._on_crash)
         self._server.listen_tls(me.address, me.membership_port, self._server_context)
         self._server.listen_unix(self.config.socket_path("membership"))
+        self._voter.start()
         self._worker.start()
         self._anti_entropy.start()
         self._runner.start()
@@ -156,10 +166,10 @@ class Service:
         self.client.close()
         if self._worker.is_alive():
             self._worker.join(timeout_s)
+        if self._voter is not None:
+            self._voter.stop(timeout_s)
         if self._registers is not None:
             self._registers.close()
-        if self._store is not None:
-            self._store.close()
 
     def status(self) -> str:
         """Returns one line for the operator."""
@@ -334,6 +344,13 @@ class Service:
             logger.exception("register_worker_crashed")
             self._on_crash(error)
 
+    def _own_votes(self) -> list[str]:
+        """Returns the register if this node votes about it, as far as a majority knows."""
+        assert self._registers is not None
+        view = self._registers.read(REGISTER, timeout_s=REGISTER_TIMEOUT_S)
+        voters = {name for group in views.groups(view, self.config.voters) for name in group}
+        return [REGISTER] if self.config.name in voters else []
+
     def _use_register(self, job: events.ReadView | events.ChangeView) -> events.Event:
         assert self._registers is not None
         try:
@@ -352,7 +369,7 @@ class Service:
 
     def _handlers(self) -> dict[str, Handler]:
         own = Requests(self).handlers() | self._anti_entropy.handlers()
-        own.update({f"{REGISTER}.{kind}": self._vote for kind in ("prepare", "accept", "read", "keys")})
+        own.update({f"{REGISTER}.{kind}": self._vote for kind in (*KINDS, "memory")})
         return {kind: self._noting(handler) for kind, handler in own.items()}
 
     def _noting(self, handler: Handler) -> Handler:
@@ -363,9 +380,9 @@ class Service:
         return handle
 
     def _vote(self, request: Request) -> Reply:
-        assert self._store is not None
+        assert self._voter is not None
         try:
-            return handlers(self._store, REGISTER)[request.type](request)
+            return self._voter.handlers()[request.type](request)
         except DiskFailed as error:
             self._on_crash(error)
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.common.errors import DiskFailed
@@ -16,6 +17,19 @@ from agent.common.register import Answer, Slot, VoterRequest, answer
 from agent.wire import register_log
 
 REWRITE_BYTES_MIN = 4 * 1024 * 1024
+
+
+def write_log(path: Path, slots: Mapping[str, Slot]) -> int:
+    """Puts a log with these slots in the place of ``path``, durably; returns its size in bytes."""
+    fresh = path.with_suffix(".new")
+    data = b"".join(register_log.pack(key, slot) for key, slot in slots.items())
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(fresh, path)
+    return len(data)
 
 
 class RegisterStore:
@@ -82,17 +96,10 @@ class RegisterStore:
             self._rewrite(key, slot)
 
     def _rewrite(self, key: str, slot: Slot) -> None:
-        fresh = self._path.with_suffix(".new")
-        data = b"".join(register_log.pack(name, kept) for name, kept in {**self._slots, key: slot}.items())
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, self._path)
+        size = write_log(self._path, {**self._slots, key: slot})
         os.close(self._file)
         self._file = self._open_log()
-        self._size = len(data)
+        self._size = size
 
     def _load(self) -> int:
         data = self._path.read_bytes()

@@ -28,6 +28,7 @@ from agent.common.register import (
     Prepare,
     Proposal,
     Read,
+    Slot,
     VoterFailed,
     VoterRequest,
     Wait,
@@ -126,6 +127,20 @@ class Registers:
             NoMajority: too few voters answer; the outcome is unknown.
             RainStormError: what ``change`` refused with.
         """
+        return self._decide(key, change, timeout_s)[1]
+
+    def learn(self, key: str, *, timeout_s: float = 5.0) -> Slot:
+        """Has a majority decide once more on the value of register ``key`` and returns what a voter that
+        took part would hold.
+
+        Raises:
+            NoMajority: too few voters answer.
+        """
+        ballot, value = self._decide(key, lambda value: value, timeout_s)
+        return Slot(ballot, ballot, value)
+
+    def _decide(self, key: str, change: Change, timeout_s: float) -> tuple[Ballot, Any]:
+        """Runs a change to its end and returns the ballot that chose the new value, and the value."""
         # A proposer's ballots must be its own: the suffix keeps two threads of one node apart.
         proposer = f"{self._name}/{threading.get_ident()}"
         counter = self._counters.get(key, 0)
@@ -154,7 +169,7 @@ class Registers:
                         self._follow(value)
                         if refusal is not None:
                             raise refusal
-                        return value
+                        return proposal.ballot, value
             else:
                 effects = self._next(proposal, inbox, deadline, key)
 
@@ -186,7 +201,7 @@ class Registers:
             key, lambda value: value, timeout_s=deadline.require(clock.monotonic(), f"read {key}")
         )
 
-    def keys(self, prefix: str, *, timeout_s: float = 5.0) -> list[str]:
+    def keys(self, prefix: str = "", *, timeout_s: float = 5.0) -> list[str]:
         """Returns the names known to a majority of the voters; each must be read to learn its value.
 
         Raises:

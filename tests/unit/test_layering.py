@@ -41,6 +41,7 @@ SHELLS = {
     "agent.wire.connection": "one socket",
     "agent.wire.register_store": "fsynced promises of a voter",
     "agent.wire.registers": "proposers that wait for the network",
+    "agent.wire.voter": "a thread that asks the other voters, the log it opens",
     "agent.wire.server": "the threads that accept and answer",
     "agent.logs.client": "calls over the wire",
     "agent.logs.collected": "reads from HyDFS",

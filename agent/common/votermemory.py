@@ -1,0 +1,70 @@
+"""Whether a voter without a memory is a new one, or one that lost it: the rule, without input and output.
+
+A voter that forgets what it promised and accepted can undo a decision: with five voters, a value accepted by
+A, B and C is unknown to the majority A, D, E once A has forgotten it. So a voter whose disk is empty must not
+vote before it knows which of two cases it is in:
+
+* **New.** The cluster is being founded. A majority of the voters, itself among them, has no memory; each of
+  them drew an id for its empty disk, and whoever finds the majority records these ids as the *founders*. A
+  voter that a founder's record names by its id has promised nothing yet, since it never voted.
+* **Forgetful.** Somebody remembers and does not name this disk. Then it has to learn: for every register a
+  majority of all voters, without this one, decides once more on the value that it has. What was chosen with
+  the lost vote was accepted by one of that majority at least, so it is among what is learnt. A proposal that
+  still counts on the lost vote must be over by then; how long one lasts is the shell's knowledge.
+
+Both rest on what the registers themselves rest on: a majority of the voters keeps its disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from agent.common.register import majority
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a voter says of itself: the id of its disk, and the founders, or None while it has no memory."""
+
+    disk: str
+    founders: Mapping[str, str] | None
+
+
+class Verdict(Enum):
+    """What a voter without a memory is to do."""
+
+    WAIT = "ask the others again"
+    VOTE = "it is new and may vote"
+    LEARN = "it lost its memory and has to learn before it votes"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and, unless it is to wait, the founders to keep."""
+
+    verdict: Verdict
+    founders: Mapping[str, str] = field(default_factory=dict)
+
+
+def judge(
+    name: str, disk: str, voters: Sequence[str], others: Mapping[str, Standing], *, patient: bool
+) -> Judgement:
+    """Returns what the node ``name`` is to do whose ``disk`` holds no memory.
+
+    ``others`` are the answers of the other ``voters``. While ``patient``, those that do not answer are waited
+    for: a cluster is founded by all of its voters rather than by a majority.
+    """
+    records = [other.founders for other in others.values() if other.founders is not None]
+    for founders in records:
+        if founders.get(name) == disk:
+            return Judgement(Verdict.VOTE, founders)
+    if records:
+        return Judgement(Verdict.LEARN, max(records, key=len))
+    if name not in voters:
+        return Judgement(Verdict.WAIT)
+    blank = {name: disk, **{other: standing.disk for other, standing in others.items()}}
+    if len(blank) == len(voters) or (len(blank) >= majority(voters) and not patient):
+        return Judgement(Verdict.VOTE, blank)
+    return Judgement(Verdict.WAIT)
