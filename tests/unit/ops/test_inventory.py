@@ -50,6 +50,14 @@ def test_a_node_may_be_named_in_short(tmp_path: Path, wanted: str, name: str) ->
     assert inventory.load(_write(tmp_path, MINIMAL)).node(wanted).name == name
 
 
+def test_a_part_of_the_cluster_can_be_looked_at_alone(tmp_path: Path) -> None:
+    found = inventory.load(_write(tmp_path, MINIMAL))
+    assert found.only(["12", "vm01"]).names() == ["vm01", "vm12"]
+    assert found.gossip_key_path == tmp_path / "gossip.key"
+    with pytest.raises(NotFound):
+        found.only(["vm01", "vm9"])
+
+
 @pytest.mark.parametrize("wanted", ["3", "vm", "", "vm012x", "-1"])
 def test_an_unknown_node_is_refused(tmp_path: Path, wanted: str) -> None:
     with pytest.raises(NotFound, match="vm01, vm02, vm12"):
