@@ -17,6 +17,8 @@ from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import Internal
 
+# The share of the processors that one process has, and the most that a group can have, in either version.
+SHARES = {"cpu.shares": (1024, 1 << 18), "cpu.weight": (100, 10_000)}
 # A group of cpuset admits nobody before its CPUs are chosen; the others would need care for no gain.
 SKIPPED = {"cpuset", "net_cls", "net_prio", "perf_event", "hugetlb"}
 POLL_INTERVAL_S = 0.01
@@ -52,6 +54,16 @@ class Group:
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
         return [str(folder / "cgroup.procs") for folder in self._folders]
+
+    def weigh(self, processes: int) -> None:
+        """Gives the group the processor time of so many processes outside of it when they all want some.
+
+        Without it a busy machine gives a lab of ten VMs what one process gets, and the VMs starve.
+        """
+        for folder in self._folders:
+            for name, (one, largest) in SHARES.items():
+                if (folder / name).exists():
+                    (folder / name).write_text(str(min(processes * one, largest)), "ascii")
 
     def processes(self) -> list[int]:
         """Returns the ids of the living processes in the group and in those below it."""

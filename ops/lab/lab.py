@@ -38,6 +38,8 @@ POLL_INTERVAL_S = 0.05
 # Making a VM is copying and waiting for the disk; more at once only fight for two cores.
 THREADS_MAX = 8
 SSH_TIMEOUT_S = 10
+# A VM gets as much of a busy machine as its four agents would get without a VM around them.
+PROCESSES_OF_A_VM = 4
 DISK_TIMEOUT_S = 120.0
 
 
@@ -166,6 +168,9 @@ class Lab:
         public_key = keys.make(self.key_path)
         disk = _empty_disk()
         _make_network(wanted)
+        group = Group(self.name)
+        group.make()
+        group.weigh(PROCESSES_OF_A_VM * wanted.vms)
         machines = [Machine(wanted, vm, self.folder) for vm in wanted.names()]
         with ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="lab") as pool:
             host_keys = list(pool.map(lambda each: each.create(image, disk, public_key), machines))

@@ -42,8 +42,8 @@ class Load:
         self._stopping.set()
         self._thread.join(END_TIMEOUT_S)
         assert not self._thread.is_alive(), f"{self._thread.name} does not end"
-        if self._failure is not None and error is None:
-            raise self._failure
+        if self._failure is not None:
+            raise self._failure from error
 
     def _run(self) -> None:
         try:
@@ -70,8 +70,8 @@ class AppendLoad(Load):
     def work(self, connections: Connections) -> None:
         """Appends until told to stop."""
         nodes = itertools.cycle(connections.inventory.names())
+        connections.hydfs().create(self.name)
         store = connections.hydfs(next(nodes))
-        store.create(self.name)
         while not self._stopping.wait(APPEND_INTERVAL_S):
             begun = time.monotonic()
             while not self._append(store):

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from ops.lab.cgroups import SHARES, hierarchies
 from tests.lab.sandbox import LabSandbox, network_traces, why_not
 from tests.support import wait_until
 
@@ -26,6 +27,16 @@ def test_an_operator_logs_in_to_every_vm(lab: LabSandbox) -> None:
         assert ended.out.split() == [vm, "0", "running"], ended
     ids = {lab.ssh(vm, "cat /etc/machine-id").out for vm in ("vm1", "vm2", "vm3")}
     assert len(ids) == 3
+
+
+def test_the_vms_of_a_lab_do_not_share_what_one_process_gets(lab: LabSandbox) -> None:
+    weights = [
+        int(path.read_text()) / one
+        for root in hierarchies().values()
+        for name, (one, _) in SHARES.items()
+        if (path := root / f"rainstorm-lab-{lab.lab.name}" / name).exists()
+    ]
+    assert weights == [12] * len(weights)  # three VMs, four agents each
 
 
 def test_units_are_hardened_and_limited(lab: LabSandbox) -> None:
