@@ -75,8 +75,11 @@ class RainstormClient:
     def _call(
         self, kind: str, fields: dict[str, Any], extra_s: float = 0.0, *, again: bool = True
     ) -> dict[str, Any]:
-        """Asks node after node; a cluster between two leaders is waited for."""
-        deadline = Deadline(clock.monotonic(), LEADERLESS_S)
+        """Asks node after node; a cluster between two leaders is waited for.
+
+        The patience begins with the first failure: a leader may be lost near the end of a long wait.
+        """
+        outage: Deadline | None = None
         failure: RainStormError = Unreachable("no node of the cluster is known", hint="fab status")
         while True:
             for target in list(self._targets):
@@ -93,6 +96,7 @@ class RainstormClient:
                     failure = error
                 # The next request begins with a node that is up.
                 self._targets.append(self._targets.pop(0))
-            if deadline.expired(clock.monotonic()):
+            outage = outage or Deadline(clock.monotonic(), LEADERLESS_S)
+            if outage.expired(clock.monotonic()):
                 raise failure
             self._never.wait(RETRY_S)
