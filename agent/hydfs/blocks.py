@@ -52,6 +52,7 @@ from agent.hydfs.events import (
     WriteReceived,
 )
 from agent.hydfs.incoming import Incoming
+from agent.hydfs.newdisk import NewDisk
 from agent.hydfs.node import NodeCore
 from agent.hydfs.peers import Peers
 from agent.hydfs.ring import block_token, ring_of
@@ -77,6 +78,7 @@ class Blocks:
         peers: Peers,
         registers: Registers,
         views: ViewSource,
+        new_disk: NewDisk,
         *,
         replicas: int,
         block_size_bytes: int,
@@ -86,6 +88,7 @@ class Blocks:
         self.peers = peers
         self.registers = registers
         self.views = views
+        self._new_disk = new_disk
         self.core = NodeCore(
             peers.me, store.index.values(), block_size_bytes=block_size_bytes, ack_timeout_s=ack_timeout_s
         )
@@ -307,6 +310,8 @@ class Blocks:
         fields = request.fields
         waiter: Waiter = queue.SimpleQueue()
         key = (str(fields["file_id"]), int(fields["number"]))
+        if key not in self.store.index:
+            self._new_disk.refuse_unknown(str(fields["name"]), key[1])
         self.post(PromiseRequested(waiter, key, str(fields["name"])))
         answer = self._wait(waiter, request, "promise")
         assert isinstance(answer, AnswerPromise)

@@ -21,6 +21,7 @@ from agent.hydfs.block import SEALED, BlockMeta, DroppedEntry
 from agent.hydfs.blocks import Blocks
 from agent.hydfs.events import BlockDropped, BlockSealed
 from agent.hydfs.filetable import BlockEntry, FileEntry
+from agent.hydfs.newdisk import NewDisk
 from agent.hydfs.node import NodeLost, SealRequested
 from agent.hydfs.peers import Peers
 from agent.hydfs.store import Store
@@ -47,12 +48,16 @@ class Maintenance:
         peers: Peers,
         registers: Registers,
         views: ViewSource,
+        new_disk: NewDisk,
         *,
         replicas: int,
         put_is_alive: Callable[[str], bool],
         votes: Callable[[], bool],
     ) -> None:
         self._votes = votes
+        self._new_disk = new_disk
+        # Files with an open block that belongs here and is not here, or that could not be looked at.
+        self._missing: set[str] = set()
         self._put_is_alive = put_is_alive
         self._blocks = blocks
         self._store = store
@@ -82,7 +87,7 @@ class Maintenance:
             {
                 "view_version": view["version"],
                 # A voter that has still to learn is a copy of the file table that is missing.
-                "checked": found.checked and self._votes(),
+                "checked": found.checked and self._votes() and not self._new_disk.pending,
                 "under_replicated": found.under_replicated,
                 "waiting": found.waiting,
                 "blocks": len(lengths),
@@ -128,13 +133,25 @@ class Maintenance:
             if names is None:
                 with self._changed:
                     self._backlog.pass_begins()
+                self._missing.clear()
                 self._tend_all(self._all_names())
+                self._settle_new_disk()
                 with self._changed:
                     self._backlog.pass_ends()
             else:
                 self._tend_all(names)
             if self._stopping:
                 return
+
+    def _settle_new_disk(self) -> None:
+        if not self._new_disk.pending or self._stopping:
+            return
+        if self._everything or self._missing:
+            self._everything = True
+            self._retry()
+        else:
+            self._new_disk.settle()
+            logger.info("new_disk_settled")
 
     def _tend_all(self, names: dict[str, list[BlockMeta]]) -> None:
         for name, metas in names.items():
@@ -187,6 +204,7 @@ class Maintenance:
         except RainStormError as error:
             if isinstance(error, NotFound) and self._is_gone(name):
                 return  # deleted meanwhile: the next pass removes the copies
+            self._missing.add(name)
             logger.info("repair_postponed name=%s error=%s", name, error)
             with self._changed:
                 self._backlog.postponed(name)
@@ -222,6 +240,9 @@ class Maintenance:
         for action in actions:
             self._act(name, entry, action)
         thin = entry.open_block
+        if self._new_disk.pending and thin is not None and self._is_missing(entry, thin):
+            self._missing.add(name)
+            self._blocks.sealing.take_over(name, entry, thin)
         if (
             thin is not None
             and thin.number in coordinated
@@ -238,6 +259,10 @@ class Maintenance:
             entry = filetable.from_value(self._registers.read(name)) or entry
         with self._changed:
             self._backlog.looked(name, entry)
+
+    def _is_missing(self, entry: FileEntry, block: BlockEntry) -> bool:
+        key = (entry.file_id, block.number)
+        return self._peers.me in block.replicas and key not in self._store.index
 
     def _act(self, name: str, entry: FileEntry, action: Any) -> None:
         match action:

@@ -16,6 +16,7 @@ from agent.hydfs.blocks import Blocks
 from agent.hydfs.engine import Engine
 from agent.hydfs.gateway import Gateway
 from agent.hydfs.maintenance import Maintenance
+from agent.hydfs.newdisk import NewDisk
 from agent.hydfs.peers import Peers
 from agent.hydfs.puts import Puts
 from agent.hydfs.store import Store
@@ -51,6 +52,7 @@ class Service:
             self._followed = MembershipView(self._client, config.socket_path("membership"), first)
         self.views: ViewSource = views or self._followed  # type: ignore[assignment]
         self._on_crash = on_crash
+        self._new_disk = NewDisk(root, config.name)
         self._store = Store(root, reserve_bytes=knobs.reserve_bytes, on_crash=on_crash)
         targets: dict[str, Target] = {
             peer.name: Address(peer.address, peer.hydfs_port, peer.name) for peer in config.peers
@@ -88,6 +90,7 @@ class Service:
             self._peers,
             self._registers,
             self.views,
+            self._new_disk,
             replicas=knobs.replicas,
             block_size_bytes=knobs.block_size_bytes,
             ack_timeout_s=knobs.ack_timeout_s,
@@ -116,6 +119,7 @@ class Service:
             self._peers,
             self._registers,
             self.views,
+            self._new_disk,
             replicas=knobs.replicas,
             put_is_alive=puts.is_alive,
             votes=lambda: self._voter is None or self._voter.votes,

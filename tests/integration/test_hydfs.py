@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -326,6 +327,28 @@ def test_all_nodes_killed_at_once_keep_everything(cluster: HydfsCluster) -> None
     check_history(client, [writer])
     assert bytes(client.read("file", 0, 2 * MIB)) == b"y" * MIB
     assert client.append("log", b"more\n", writer="w", sequence=1000, timeout_s=20.0).copies == 3
+
+
+def test_a_store_with_a_new_disk_does_not_say_that_nothing_was_written(cluster: HydfsCluster) -> None:
+    client = cluster.hydfs("vm1")
+    client.create("log")
+    client.append("log", b"acknowledged", writer="w", sequence=0)
+    lost, *others = client.stat("log").blocks[-1].replicas
+    for name in (lost, *others):
+        cluster.kill(name)
+    # The voter keeps its memory here, so that the three that are up next have a majority.
+    for part in ("blocks", "journal"):
+        shutil.rmtree(cluster.data_dir(lost) / "hydfs" / part)
+    cluster.start(lost)
+    alive = cluster.hydfs(lost)
+    with pytest.raises(RainStormError):
+        alive.append("log", b"more", writer="w", sequence=1, timeout_s=3.0)
+    cluster.start(*others)
+    assert alive.append("log", b"more", writer="w", sequence=1, timeout_s=20.0).offset == len(b"acknowledged")
+    assert bytes(alive.read("log", 0, 100)) == b"acknowledgedmore"
+    wait_until(
+        lambda: not (cluster.data_dir(lost) / "hydfs" / "new").exists(), 20.0, "the disk is no longer new"
+    )
 
 
 def test_damaged_sealed_block_is_replaced(cluster: HydfsCluster) -> None:

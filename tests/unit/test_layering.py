@@ -69,6 +69,7 @@ SHELLS = {
     "agent.hydfs.incoming": "whole blocks on their way in",
     "agent.hydfs.journal": "writes and syncs the journal",
     "agent.hydfs.maintenance": "repair in the background",
+    "agent.hydfs.newdisk": "a mark on the disk",
     "agent.hydfs.part": "a block file that is being received",
     "agent.hydfs.peers": "calls over the wire, a few threads for each peer",
     "agent.hydfs.puts": "whole files on their way in, a thread for each block",
@@ -283,7 +284,8 @@ def find_cycle(modules: list[Module]) -> list[str]:
     """Returns the modules of a cycle of imports, or []; imports for the type checker do not count."""
     names = {module.name for module in modules}
     graph = {
-        module.name: {entry.module for entry in module.imports if not entry.typing_only} & names
+        module.name: {entry.module for entry in module.imports if not entry.typing_only}
+        & names
         # A package's own front may gather what lies inside it.
         - {module.name}
         for module in modules

@@ -1,0 +1,52 @@
+"""Whether this disk may have replaced one that held copies which the file table still expects here.
+
+To seal an open block one replica's word is enough, and a replica that never got a record says "nothing". A
+disk that was emptied would say so of records that it acknowledged. So until the whole file table was looked
+through, and each open block that it places here and that is not here was sealed by others, this node promises
+nothing about blocks that it does not know. A mark on the disk keeps that over restarts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from agent.common.errors import Unavailable
+
+
+class NewDisk:
+    """The mark of a store folder that was found empty."""
+
+    def __init__(self, root: Path, node: str) -> None:
+        """Marks ``root`` if there is no store in it; call this before one is made."""
+        self._mark = root / "new"
+        self._node = node
+        if not (root / "journal").exists():
+            self._mark.touch(mode=0o600)
+            self._sync()
+        self.pending = self._mark.exists()
+
+    def refuse_unknown(self, name: str, number: int) -> None:
+        """Refuses a promise about a block that is not here.
+
+        Raises:
+            Unavailable: this disk may have replaced one that held the block.
+        """
+        if self.pending:
+            raise Unavailable(
+                f"{self._node} cannot speak for block {number} of {name!r}: its disk is new",
+                hint="wait until it has looked through the file table: fab verify --wait 60",
+            )
+
+    def settle(self) -> None:
+        """Takes the mark away: nothing that the file table expects here is missing unknown."""
+        self._mark.unlink(missing_ok=True)
+        self._sync()
+        self.pending = False
+
+    def _sync(self) -> None:
+        folder = os.open(self._mark.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
