@@ -257,7 +257,8 @@ def main():
             "its clock is {:.0f} s {}: set up NTP".format(abs(skew), "ahead" if skew > 0 else "behind")
         )
     found = services([*ports, "tasks"])
-    running = [name for name in found if found[name]["active"]]
+    # One that starts or stops just now holds its port as well.
+    running = [name for name in found if found[name]["state"] not in ("inactive", "failed", "unknown")]
     configured = deployed()
     complete, link = releases()
     if link not in complete or not running:
