@@ -31,7 +31,7 @@ ASK_TIMEOUT_S = 1.0
 POLL_S = 0.05
 POLL_S_MAX = 1.0
 # How long a cluster that is being founded waits for all of its voters before a majority founds it.
-PATIENCE_S = 2.0
+PATIENCE_S = 5.0
 # A request of a cluster that is being founded waits for that; less than registers.VOTER_TIMEOUT_S.
 HOLD_S = 0.8
 # No proposal counts a vote for longer: a request to a voter ends after VOTER_TIMEOUT_S, once a thread has it.

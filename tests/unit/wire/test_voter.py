@@ -111,7 +111,7 @@ def test_a_majority_founds_a_cluster_and_who_comes_late_learns() -> None:
     with tempfile.TemporaryDirectory(prefix="rs-") as folder:
         cluster = Cluster(Path(folder))
         cluster.start("a", "b", "c")
-        wait_until(lambda: cluster.votes("a", "b", "c"), 6.0, "three of five found it")
+        wait_until(lambda: cluster.votes("a", "b", "c"), 12.0, "three of five found it")
         cluster.proposer.change("r", lambda _: "early")
         cluster.start("d")
         wait_until(lambda: cluster.votes("d"), 5.0, "d has learnt")
