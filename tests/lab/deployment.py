@@ -13,6 +13,8 @@ from tests.integration.cluster import Ended
 from tests.lab.sandbox import LabSandbox
 
 PLAYBOOK = str(Path(sys.executable).parent / "ansible-playbook")
+# Ten VMs, one after the other, on a machine with other things to do.
+PLAY_TIMEOUT_S = 1500
 
 
 class Deployment:
@@ -32,7 +34,7 @@ class Deployment:
             text=True,
             cwd=REPOSITORY,
             env={**self.lab.environment, "ANSIBLE_NOCOLOR": "1"},
-            timeout=800,
+            timeout=PLAY_TIMEOUT_S,
             check=False,
         )
         return Ended(done.returncode, done.stdout, done.stderr)

@@ -27,7 +27,7 @@ from tests.lab.load import AppendLoad, JobLoad, assert_result, finished
 from tests.lab.sandbox import LabSandbox, network_traces, why_not
 from tests.support import wait_until
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(2400)]
 
 VMS = int(os.environ.get("RAINSTORM_TEST_VMS", "5"))
 NAMES = [f"vm{number}" for number in range(1, VMS + 1)]
