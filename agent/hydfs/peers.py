@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.common import clock
 from agent.common.deadline import Deadline
-from agent.common.errors import RainStormError
+from agent.common.errors import RainStormError, Unavailable
 from agent.wire.client import Client, Response, Target
 from agent.wire.connection import Payload
 from agent.wire.server import Handler, Request
@@ -55,7 +55,10 @@ class Peers:
             deadline = Deadline(clock.monotonic(), timeout_s)
             reply = self.handlers[kind](Request(kind, fields, payload, self.me, deadline))
             return Response(reply.fields, reply.payload)  # type: ignore[arg-type]
-        return self._client.call(self._targets[node], kind, fields, payload, timeout_s=timeout_s)
+        target = self._targets.get(node)
+        if target is None:  # a cluster that grows or shrinks restarts one node after the other
+            raise Unavailable(f"{self.me} was not told where {node} is", hint="ansible-playbook deploy.yml")
+        return self._client.call(target, kind, fields, payload, timeout_s=timeout_s)
 
     def later(self, node: str, work: Callable[[], None]) -> None:
         """Runs ``work`` in one of the threads kept for ``node``."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from agent.common.errors import RainStormError
 from agent.membership.client import MembershipClient
+from agent.membership.view import among
 from agent.wire.client import Client, Target
 
 logger = logging.getLogger("agent.hydfs.views")
@@ -95,10 +96,13 @@ class SettableView:
 
 
 class MembershipView(SettableView):
-    """The view as this machine's membership agent knows it, followed by a thread."""
+    """The view of this machine's membership agent, followed by a thread; without nodes that are not in the first
+    one.
+    """
 
     def __init__(self, client: Client, target: Target, first: View) -> None:
         super().__init__(first)
+        self._names = tuple(first["nodes"])
         self._membership = MembershipClient(client, target)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="hydfs-view", daemon=True)
@@ -131,7 +135,8 @@ class MembershipView(SettableView):
     def _follow(self) -> None:
         while not self._stopping.is_set():
             try:
-                view = self._membership.watch(int(self.current()["version"]), WATCH_S)
+                found = self._membership.watch(int(self.current()["version"]), WATCH_S)
+                view = among(found, self._names)
             except RainStormError as error:
                 logger.debug("view_unknown error=%s", error)
                 self._stopping.wait(RETRY_S)

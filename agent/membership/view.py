@@ -48,6 +48,15 @@ def up_names(view: View) -> list[str]:
     return sorted(name for name, entry in view["nodes"].items() if entry["state"] == UP)
 
 
+def among(view: View, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the view as far as it is about ``names``.
+
+    While a cluster grows, the view has nodes of which some agents were not told yet where they are.
+    """
+    nodes = {name: entry for name, entry in view["nodes"].items() if name in names}
+    return {**view, "nodes": nodes, "leader": view["leader"] if view["leader"] in names else ""}
+
+
 def reporters_needed(view: View | None) -> int:
     """Returns how many nodes must have found a node silent before it is evicted from this view."""
     return 2 if view is not None and len(up_names(view)) >= REPORTERS_FROM_NODES else 1

@@ -17,6 +17,7 @@ from agent.common.runner import CoreRunner
 from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient
+from agent.membership.view import among
 from agent.rainstorm.dispatcher import Dispatcher
 from agent.rainstorm.links import ReportLink, address_of
 from agent.rainstorm.storage import Storage
@@ -88,7 +89,8 @@ class Service:
     def _watch_view(self) -> None:
         while not self._stopping.is_set():
             try:
-                view = self._membership.watch(self._view["version"], WATCH_S)
+                found = self._membership.watch(self._view["version"], WATCH_S)
+                view = among(found, [peer.name for peer in self._config.peers])
             except RainStormError as error:
                 logger.info("membership_unreachable error=%s", error)
                 self._stopping.wait(WATCH_RETRY_S)

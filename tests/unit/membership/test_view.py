@@ -157,3 +157,11 @@ def test_versions_terms_and_leaders_over_any_history(history: list[list[Member]]
         up = views.up_names(after)
         assert after["leader"] in up if up else after["leader"] == ""
         view = after
+
+
+def test_agents_see_only_the_nodes_that_they_were_told_of() -> None:
+    nodes = {name: {"state": "up", "node_id": f"{name}:1", "since": 1} for name in ("vm1", "vm10")}
+    view = {"version": 7, "term": 3, "leader": "vm10", "nodes": nodes}
+    found = views.among(view, ["vm1", "vm2"])
+    assert (found["version"], found["leader"], list(found["nodes"])) == (7, "", ["vm1"])
+    assert views.among(view, ["vm1", "vm10"]) == view
