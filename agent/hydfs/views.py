@@ -96,9 +96,7 @@ class SettableView:
 
 
 class MembershipView(SettableView):
-    """The view of this machine's membership agent, followed by a thread; without nodes that are not in the first
-    one.
-    """
+    """The view of this machine's membership agent, followed by a thread; only nodes of the first one."""
 
     def __init__(self, client: Client, target: Target, first: View) -> None:
         super().__init__(first)
