@@ -59,12 +59,13 @@ def test_filter_by_column(options: dict[str, Any], expected: list[bytes]) -> Non
 def test_filter_by_the_whole_record() -> None:
     """Column * is the record as it would be written, so a pattern may reach over several fields."""
     rows = batch(KV, (b"a", b"1"), (b"a,b", b"1"), (b"b", b"a"), (b"", b"\xff"))
-    for options, expected in [
+    cases: list[tuple[dict[str, Any], list[bytes]]] = [
         ({"matches": "^a,1$"}, [b"a"]),
         ({"contains": "a"}, [b"a", b"a,b", b"b"]),
         ({"equals": '"a,b",1'}, [b"a,b"]),
         ({"contains": "a", "invert": True}, [b""]),
-    ]:
+    ]
+    for options, expected in cases:
         found = Filter({"column": "*", **options}, KV).process(rows)
         assert [row[0] for row in rows_of(*found)] == expected
 
