@@ -40,7 +40,7 @@ check-static:
 	@echo "check: ruff and mypy found nothing"
 
 check-tests:
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/unit tests/simulation -m "not simulation or simulation_quick"
+	@$(BIN)/python -m pytest -q -n 3 --dist loadgroup tests/unit tests/simulation -m "not simulation or simulation_quick"
 
 simulate: $(STAMP) ## SEEDS=100 schedules of faults through the deterministic simulator
 	@exec $(BIN)/python -m tests.simulation.run --seeds $(SEEDS)

@@ -52,6 +52,7 @@ class Voter:
         keys: Callable[[], list[str]],
         on_crash: Callable[[BaseException], None],
         *,
+        patience_s: float = PATIENCE_S,
         forgotten_votes_s: float = FORGOTTEN_VOTES_S,
     ) -> None:
         """Opens the memory in ``folder``, if there is one.
@@ -70,6 +71,7 @@ class Voter:
         self._registers = registers
         self._keys = keys
         self._on_crash = on_crash
+        self._patience_s = patience_s
         self._forgotten_votes_s = forgotten_votes_s
         # Drawn anew at each start: a disk that was emptied is never taken for a founder's.
         self._disk = uuid.uuid4().hex
@@ -147,7 +149,7 @@ class Voter:
         names = [name for name in self._voters if name != self._name]
         answers = zip(names, pool.map(self._ask, names), strict=True)
         others = {name: answer for name, answer in answers if answer is not None}
-        patient = clock.monotonic() - begun_at < PATIENCE_S
+        patient = clock.monotonic() - begun_at < self._patience_s
         found = judge(self._name, self._disk, list(self._voters), others, patient=patient)
         if found.verdict is Verdict.WAIT:
             return False

@@ -42,6 +42,7 @@ class Cluster:
                 registers,
                 registers.keys,
                 self.crashes.append,
+                patience_s=1.0,
                 forgotten_votes_s=forgotten_votes_s,
             )
             server = Server(name, voter.handlers())
