@@ -120,7 +120,8 @@ class Agents:
 
     def logs(self) -> str:
         """Returns the logs of all agents, for the message of a failed test."""
-        return "\n".join(f"--- {name}\n{self.log_path(name).read_text()[-4000:]}" for name in self.names)
+        started = [name for name in self.names if self.log_path(name).exists()]
+        return "\n".join(f"--- {name}\n{self.log_path(name).read_text()[-4000:]}" for name in started)
 
     def __enter__(self) -> Agents:
         return self

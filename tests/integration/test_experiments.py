@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +109,15 @@ def owner_is_gone(rule: str) -> bool:
     return found is not None and not psutil.pid_exists(int(found[1]))
 
 
-def test_an_interrupt_stops_everything_and_keeps_the_samples(tmp_path: Path) -> None:
-    progress, temporary = tmp_path / "progress", tmp_path / "t"
-    temporary.mkdir()
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder with a path short enough for Unix sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        yield Path(folder)
+
+
+def test_an_interrupt_stops_everything_and_keeps_the_samples(tmp_path: Path, temporary: Path) -> None:
+    progress = tmp_path / "progress"
     arguments = "--nodes 3 --failures 1 --runs 50 --variants swim".split()
     with open(progress, "wb") as output:
         program = subprocess.Popen(

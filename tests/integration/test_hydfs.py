@@ -21,6 +21,7 @@ from agent.common.errors import (
     Conflict,
     DiskFull,
     NameInvalid,
+    NoMajority,
     NotFound,
     ProtocolError,
     RainStormError,
@@ -365,11 +366,19 @@ def test_damaged_sealed_block_is_replaced(cluster: HydfsCluster) -> None:
     wait_until(lambda: path.exists() and path.read_bytes() == b"z" * (3 * MIB), 10.0, "a good copy is back")
 
 
+def _created(client: HydfsClient, name: str) -> bool:
+    try:
+        client.create(name)
+    except NoMajority:
+        return False
+    return True
+
+
 def test_copies_grow_with_the_cluster() -> None:
     with HydfsCluster(3, membership=True) as cluster:
         cluster.start("vm1", "vm2")
         client = cluster.hydfs("vm1")
-        client.create("log")
+        wait_until(lambda: _created(client, "log"), 20.0, "two of three voters found the cluster")
         assert client.append("log", b"two copies", writer="w", sequence=0, timeout_s=20.0).copies == 2
         cluster.start("vm3")
         wait_until(
