@@ -148,13 +148,11 @@ class Blocks:
         """
         nodes = up_nodes(self.views.current())
         avoid = [*self.peers.suspects(), *avoid]
+        # The view keeps a machine that lives while its store is down; membership's gossip knows better.
         shunned = [node for node in nodes if node in avoid]
-        if len(nodes) - len(shunned) < self._replicas:
-            # Without them there are too few. A store that is down on a machine that lives stays in the view:
-            # each block with it would be sealed at its first append, and the next one, without an end.
-            gone = self.views.storeless(shunned)
-            nodes = [node for node in nodes if node not in gone]
-        return ring_of(tuple(nodes)).successors(block_token(file_id, number), self._replicas, avoid)
+        gone = self.views.storeless(shunned) if shunned else []
+        ring = ring_of(tuple(nodes))
+        return ring.successors(block_token(file_id, number), self._replicas, avoid, gone)
 
     def _seal_own(self, effect: SealBlock) -> None:
         try:

@@ -239,18 +239,12 @@ class Maintenance:
         actions = repair.local_actions(entry, metas, up, self._peers.me, self._wanted, coordinated)
         for action in actions:
             self._act(name, entry, action)
-        thin = entry.open_block
-        if self._new_disk.pending and thin is not None and self._is_missing(entry, thin):
+        opened = entry.open_block
+        if self._new_disk.pending and opened is not None and self._is_missing(entry, opened):
             self._missing.add(name)
-            self._blocks.sealing.take_over(name, entry, thin)
-        if (
-            thin is not None
-            and thin.number in coordinated
-            and len(thin.replicas) < min(self._wanted, len(up))
-            and len(thin.replicas) < min(self._wanted, len(up) - len(self._views.storeless(up)))
-        ):
-            # Opened while fewer stores were up: the next block gets all its copies, and so will this one.
-            self._blocks.post(SealRequested((entry.file_id, thin.number)))
+            self._blocks.sealing.take_over(name, entry, opened)
+        if opened is not None and self._is_thin(opened, up, coordinated):
+            self._blocks.post(SealRequested((entry.file_id, opened.number)))
         live = entry.state == filetable.LIVE
         pushes = repair.pushes(entry, up, self._peers.me, self._wanted) if live else []
         for push in pushes:
@@ -259,6 +253,12 @@ class Maintenance:
             entry = filetable.from_value(self._registers.read(name)) or entry
         with self._changed:
             self._backlog.looked(name, entry)
+
+    def _is_thin(self, block: BlockEntry, up: list[str], coordinated: list[int]) -> bool:
+        # Only when the view alone says so is membership asked which of the stores are down.
+        return repair.is_thin(block, coordinated, up, (), self._wanted) and repair.is_thin(
+            block, coordinated, up, self._views.storeless(up), self._wanted
+        )
 
     def _is_missing(self, entry: FileEntry, block: BlockEntry) -> bool:
         key = (entry.file_id, block.number)

@@ -116,6 +116,16 @@ def local_actions(
     return actions
 
 
+def is_thin(
+    block: BlockEntry, coordinated: Sequence[int], up: Sequence[str], gone: Sequence[str], wanted: int
+) -> bool:
+    """Tells whether this node has to seal an open block because the next one gets more copies.
+
+    ``gone`` are the nodes of ``up`` whose store is down: no block that is opened now gets a copy there.
+    """
+    return block.number in coordinated and len(block.replicas) < min(wanted, len(up) - len(gone))
+
+
 def strangers(entry: FileEntry, metas: Sequence[BlockMeta]) -> list[BlockMeta]:
     """Returns the copies that belong to a deleted or replaced file of the same name."""
     return [meta for meta in metas if meta.key[0] != entry.file_id or entry.state == DELETED]

@@ -46,9 +46,15 @@ class Ring:
                 break
         return list(found)
 
-    def successors(self, token: int, count: int, avoid: Collection[str] = ()) -> list[str]:
-        """Returns up to ``count`` nodes for a block, those in ``avoid`` only when the others are too few."""
-        order = self.walk(token)
+    def successors(
+        self, token: int, count: int, avoid: Collection[str] = (), gone: Collection[str] = ()
+    ) -> list[str]:
+        """Returns up to ``count`` nodes for a block, those in ``avoid`` only when the others are too few.
+
+        Nodes in ``gone`` are never chosen: a block with a store that is known to be down is sealed at its
+        first append, and the next one too, without an end.
+        """
+        order = [node for node in self.walk(token) if node not in gone]
         preferred = [node for node in order if node not in avoid]
         return (preferred + [node for node in order if node in avoid])[:count]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from agent.common import clock
 from agent.common.errors import UsageError
 from agent.logs import journal, sources
 from agent.logs.position import HEAD_BYTES, JOURNAL_KEY, Key, Position, Seen, position_from_wire, whole_lines
-from agent.logs.query import file_patterns
+from agent.logs.query import amount, file_patterns
 from agent.logs.sources import LogFile
 from agent.logs.timerange import find_time
 from agent.wire.server import Handler, Reply, Request
@@ -82,11 +82,11 @@ class Follower:
         fields = request.fields
         patterns = file_patterns(fields)
         if fields.get("positions") is None:
-            start = self._begin(patterns, _tail(fields.get("tail")), _seconds(fields, "since"))
+            start = self._begin(patterns, _tail(fields.get("tail")), amount(fields, "since"))
             return Reply({"positions": [each.to_wire() for each in start], "pieces": []})
         positions = _positions(fields["positions"])
         left_s = request.deadline.remaining(clock.monotonic()) - 1.0
-        until = clock.monotonic() + min(WAIT_S_MAX, left_s, _seconds(fields, "wait_s") or 0.0)
+        until = clock.monotonic() + min(WAIT_S_MAX, left_s, amount(fields, "wait_s") or 0.0)
         looks = 0
         while True:
             answer = self._read_on(patterns, positions)
@@ -237,15 +237,6 @@ def _positions(value: Any) -> list[Position]:
     except (TypeError, ValueError) as error:
         raise UsageError(f"these are no positions in logs: {error}") from None
     return found
-
-
-def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e15:
-        raise UsageError(f"{name} takes a number of 0 or more, not {value!r}")
-    return float(value)
 
 
 def _tail(value: Any) -> int:

@@ -85,8 +85,8 @@ def query_from_wire(fields: Mapping[str, Any], output_bytes_max: int, time_limit
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= NUMBER_MAX:
                 raise UsageError(f"{option} takes a number from 0 to {NUMBER_MAX}, not {number!r}")
             numbers.append((name, number))
-    wanted_bytes, wanted_s = _amount(fields, "output_bytes_max"), _amount(fields, "time_limit_s")
-    since, until = _amount(fields, "since"), _amount(fields, "until")
+    wanted_bytes, wanted_s = amount(fields, "output_bytes_max"), amount(fields, "time_limit_s")
+    since, until = amount(fields, "since"), amount(fields, "until")
     if since is not None and until is not None and until <= since:
         raise UsageError("the time range is empty: --until is not after --since", hint="swap them")
     return Query(
@@ -153,7 +153,12 @@ def _flag(fields: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def _amount(fields: Mapping[str, Any], name: str) -> float | None:
+def amount(fields: Mapping[str, Any], name: str) -> float | None:
+    """Returns a field that is a number of 0 or more, or None when it is not given.
+
+    Raises:
+        UsageError: it is something else.
+    """
     value = fields.get(name)
     if value is None:
         return None

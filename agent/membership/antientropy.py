@@ -78,9 +78,8 @@ class AntiEntropy:
                 client = self._make_client()
                 try:
                     self._exchange(client, name)
-                except (
-                    RainStormError
-                ) as error:  # the detectors find out whether it lives; the next time is near
+                except RainStormError as error:
+                    # The detectors find out whether it lives; the next time is near.
                     logger.debug("exchange_failed partner=%s error=%s", name, error)
                 finally:
                     client.close()

@@ -69,3 +69,12 @@ def test_an_open_block_is_sealed_by_its_restarted_coordinator_or_the_first_survi
     lost = ["b", "c", "d", "e"]
     assert repair.local_actions(entry, [], lost, "b", 3, []) == [repair.TakeOver(entry.blocks[0])]
     assert repair.local_actions(entry, [], lost, "c", 3, []) == []
+
+
+def test_an_open_block_is_thin_only_while_a_new_one_gets_more_copies() -> None:
+    """Else it is sealed, and the next one is as thin, without an end."""
+    thin = block(4, "ab", "open")
+    assert repair.is_thin(thin, [4], ["a", "b", "c"], [], 3)
+    assert not repair.is_thin(thin, [4], ["a", "b", "c"], ["c"], 3)
+    assert not repair.is_thin(thin, [4], UP, [], 2)
+    assert not repair.is_thin(thin, [3], UP, [], 3), "another node coordinates it"

@@ -42,3 +42,11 @@ def test_avoided_nodes_come_last_and_only_when_needed() -> None:
     assert ring.successors(token, 4, avoid=[first[0]]) == [*first[1:], first[0]]
     assert ring.successors(token, 3, avoid=first) == first[:3]
     assert Ring([]).successors(token, 3) == []
+
+
+def test_nodes_without_a_store_are_not_chosen_even_when_the_others_are_too_few() -> None:
+    ring = Ring(NODES[:3])
+    token = block_token("f", 0)
+    first = ring.successors(token, 3)
+    assert ring.successors(token, 3, avoid=[first[0]], gone=[first[0]]) == first[1:]
+    assert ring.successors(token, 3, avoid=first[:2], gone=[first[0]]) == [first[2], first[1]]
