@@ -99,13 +99,18 @@ def test_a_voter_that_only_restarts_votes_at_once(cluster: Cluster) -> None:
 
 
 def test_votes_that_were_forgotten_are_waited_for(cluster: Cluster) -> None:
+    """An old proposal may still count a vote that this disk has forgotten: learning is not enough."""
     cluster.proposer.change("r", lambda _: 1)
     cluster.stop("a")
     shutil.rmtree(cluster.folder / "a")
     cluster.start("a", forgotten_votes_s=3600.0)
     assert cluster.proposer.change("r", lambda value: value + 1) == 2, "the other four go on"
-    with pytest.raises(AssertionError):
-        wait_until(lambda: cluster.votes("a"), 0.5, "a votes")
+    for _ in range(3):  # as long as another one takes to learn three times, which began later
+        cluster.stop("b")
+        shutil.rmtree(cluster.folder / "b")
+        cluster.start("b", forgotten_votes_s=0.0)
+        wait_until(lambda: cluster.votes("b"), 10.0, "b has learnt")
+    assert not cluster.votes("a")
 
 
 def test_a_majority_founds_a_cluster_and_who_comes_late_learns() -> None:
