@@ -7,6 +7,7 @@ the log's lines in order, byte by byte.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from collections.abc import Generator
 
@@ -45,7 +46,7 @@ class Collected:
     def sources(self, query: Query) -> list[Source]:
         """Returns the collected logs of ``query.collected_of`` that the query's patterns choose."""
         return [
-            Source(log, sum(stat.length for stat in files), lambda f=files: self._enter(f, query))  # type: ignore[misc]
+            Source(log, sum(stat.length for stat in files), functools.partial(self._enter, files, query))
             for log, files in self.logs(query.collected_of).items()
             if not query.files or any(fnmatch.fnmatchcase(log, pattern) for pattern in query.files)
         ]
