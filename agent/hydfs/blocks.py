@@ -272,6 +272,8 @@ class Blocks:
                     view,
                 )
             )
+            if len(block.replicas) < self._replicas:
+                self.sealing.on_missing_copies(name)
         return block.number, value
 
     def _tail(self, request: Request) -> Reply:

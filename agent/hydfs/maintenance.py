@@ -1,13 +1,15 @@
 """Repair in the background: one thread that compares this node's copies with the file table.
 
 A pass over the local names runs some seconds after the view changed (a machine that restarts quickly is not
-copied for nothing), at the start, and every half minute; a name whose block lost a copy is looked at at once.
-One block is copied at a time, so repair never takes more than one stream of a node.
+copied for nothing), at the start, and every half minute; a name whose block lost a copy is looked at at once,
+and one whose open block is thin because a store is down every two seconds. One block is copied at a time, so
+repair never takes more than one stream of a node.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -68,6 +70,10 @@ class Maintenance:
         self._up = up_nodes(views.current())
         self._changed = threading.Condition()
         self._names: dict[str, None] = {}
+        # Files whose open block (its number) is thin. That a store is down is in no view, and it is heard of
+        # later than the first append notices it, so they are looked at again.
+        self._thin: dict[str, int] = {}
+        self._thin_at = 0.0
         self._pass_at = clock.monotonic()
         self._everything = True
         self._backlog = Backlog(peers.me, replicas)  # guarded by _changed
@@ -168,10 +174,14 @@ class Maintenance:
                     self._pass_at = now + PASS_INTERVAL_S
                     self._names.clear()
                     break
+                if self._thin and now >= self._thin_at:
+                    self._names |= dict.fromkeys(self._thin)
+                    self._thin_at = now + RETRY_S
                 if self._names:
                     names, self._names = self._names, {}
-                    return {name: self._local().get(name, []) for name in names}
-                self._changed.wait(self._pass_at - now)
+                    local = self._local()
+                    return {name: local.get(name, []) for name in names}
+                self._changed.wait(min(self._pass_at, self._thin_at if self._thin else math.inf) - now)
             return {} if self._stopping else None
 
     def _all_names(self) -> dict[str, list[BlockMeta]]:
@@ -222,6 +232,7 @@ class Maintenance:
         return True
 
     def _tend(self, name: str, metas: list[BlockMeta]) -> None:
+        thin = self._thin.pop(name, None)
         entry = filetable.from_value(self._registers.read(name))
         if entry is None:
             return
@@ -243,8 +254,7 @@ class Maintenance:
         if self._new_disk.pending and opened is not None and self._is_missing(entry, opened):
             self._missing.add(name)
             self._blocks.sealing.take_over(name, entry, opened)
-        if opened is not None and self._is_thin(opened, up, coordinated):
-            self._blocks.post(SealRequested((entry.file_id, opened.number)))
+        self._thicken(name, entry, up, coordinated, thin)
         live = entry.state == filetable.LIVE
         pushes = repair.pushes(entry, up, self._peers.me, self._wanted) if live else []
         for push in pushes:
@@ -254,11 +264,20 @@ class Maintenance:
         with self._changed:
             self._backlog.looked(name, entry)
 
-    def _is_thin(self, block: BlockEntry, up: list[str], coordinated: list[int]) -> bool:
-        # Only when the view alone says so is membership asked which of the stores are down.
-        return repair.is_thin(block, coordinated, up, (), self._wanted) and repair.is_thin(
-            block, coordinated, up, self._views.storeless(up), self._wanted
-        )
+    def _thicken(
+        self, name: str, entry: FileEntry, up: list[str], coordinated: list[int], seen: int | None
+    ) -> None:
+        """Seals an open block that was ``seen`` thin before when there are stores for a thicker one."""
+        block = entry.open_block
+        if block is None or not repair.is_thin(block, coordinated, up, (), self._wanted):
+            return
+        known = block.number == seen
+        if known and repair.is_thin(block, coordinated, up, self._views.storeless(up), self._wanted):
+            self._blocks.post(SealRequested((entry.file_id, block.number)))
+        elif len(self._thin) < NAMES_WAITING_MAX:
+            if not self._thin:
+                self._thin_at = clock.monotonic() + RETRY_S
+            self._thin[name] = block.number
 
     def _is_missing(self, entry: FileEntry, block: BlockEntry) -> bool:
         key = (entry.file_id, block.number)

@@ -73,8 +73,11 @@ def test_appends_go_on_with_a_store_less_than_copies_are_wanted(running: Sandbox
         blocks = len(files.stat("log").blocks)
         assert files.append("log", b"still two\n", writer="test", sequence=3).copies == 2
         assert len(files.stat("log").blocks) == blocks <= 4
+        owed = [connections.hydfs(node).health() for node in ("vm1", "vm2")]
+        assert sum(health.under_replicated + health.waiting for health in owed)
         assert running.fab("start-agent", "--vm", "3", "--service", "hydfs").status == 0
-        wait_until(lambda: not running.fab("verify").status, 20, "three stores serve")
+        wait_until(lambda: not running.fab("verify").status, 20, "three stores serve and hold every block")
+        assert all(len(block.replicas) == 3 for block in files.stat("log").blocks)
         files.create("later")
         assert files.append("later", b"three again\n", writer="test", sequence=1).copies == 3
 
