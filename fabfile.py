@@ -1,8 +1,13 @@
 """The tasks of ``fab``; see ops/tasks."""
 
-from fabric.main import program
+import sys
 
-from ops.program import install
-from ops.tasks import namespace as namespace
+# Invoke turns the cache of compiled modules off; without it every command compiles all of ops and agent anew.
+sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+from fabric.main import program  # noqa: E402
+
+from ops.program import install  # noqa: E402
+from ops.tasks import namespace as namespace  # noqa: E402
 
 install(program)
