@@ -123,6 +123,31 @@ class StateEntry:
 Entry = RecordEntry | PromiseEntry | SealedEntry | DroppedEntry | StateEntry
 
 
+class Broken:
+    """The copies of which the disk refused a record: nothing behind it may be written.
+
+    Records of a copy follow each other through the writer's queue, and the disk may have room again for a
+    later one; written, it would stand behind a hole.
+    """
+
+    def __init__(self) -> None:
+        self._keys: set[BlockKey] = set()
+
+    def admits(self, entry: Entry) -> bool:
+        """Tells whether the entry does not follow a refused one."""
+        return not (isinstance(entry, RecordEntry) and entry.key in self._keys)
+
+    def refused(self, entry: Entry) -> None:
+        """Remembers that the disk had no room for the entry."""
+        if isinstance(entry, RecordEntry):
+            self._keys.add(entry.key)
+
+    def written(self, entry: Entry) -> None:
+        """Forgets a copy that is final or gone by now."""
+        if isinstance(entry, (SealedEntry, DroppedEntry)):
+            self._keys.discard(entry.key)
+
+
 def pack_entry(entry: Entry) -> bytes:
     """Returns the entry as bytes."""
     values: list[Any]

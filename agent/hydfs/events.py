@@ -93,9 +93,10 @@ class PromiseRequested:
 
 @dataclass(frozen=True, slots=True)
 class PromiseWritten:
-    """Event: the promise is on stable storage."""
+    """Event: the promise is on stable storage, or the disk refused it."""
 
     key: BlockKey
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)

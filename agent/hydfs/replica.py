@@ -23,11 +23,12 @@ from agent.hydfs.events import (
     PromiseRequested,
     PromiseWritten,
     RecordWritten,
+    Refuse,
     Token,
     WriteReceived,
 )
 
-Effect = PersistRecord | PersistPromise | AnswerWrite | AnswerPromise
+Effect = PersistRecord | PersistPromise | AnswerWrite | AnswerPromise | Refuse
 # A coordinator keeps at most this many records of a block under way, so no more can be early.
 HELD_MAX = 64
 
@@ -123,10 +124,15 @@ class Replica:
         return self._promised(copy)
 
     def promise_written(self, event: PromiseWritten) -> list[Effect]:
-        """Answers the sealers."""
+        """Answers the sealers; a promise that a restart would forget is none."""
         copy = self._copies.get(event.key)
         if copy is None:
             return []
+        if event.code:
+            copy.state = OPEN
+            tokens, copy.sealers = copy.sealers, []
+            message = "the disk of this replica refused the promise"
+            return [Refuse(token, event.code, message, {}) for token in tokens]
         copy.durable_promise = True
         return self._promised(copy)
 

@@ -28,6 +28,7 @@ from agent.hydfs.block import (
     SEALED,
     BlockKey,
     BlockMeta,
+    Broken,
     DroppedEntry,
     Entry,
     PromiseEntry,
@@ -88,6 +89,7 @@ class Store:
         self._files: OrderedDict[BlockKey, int] = OrderedDict()
         self._unsynced: dict[BlockKey, None] = {}
         self._verified: dict[BlockKey, None] = {}
+        self._broken = Broken()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._parts = 0
         self._lock = threading.Lock()
@@ -307,6 +309,7 @@ class Store:
         for job in good:
             if not job.code:
                 apply(self.index, job.entry)
+                self._broken.written(job.entry)
                 self._after(job.entry)
         for job in jobs:
             job.done(job.code)
@@ -315,7 +318,6 @@ class Store:
 
     def _write_payloads(self, jobs: list[_Job]) -> None:
         full = self.free_bytes() < sum(len(job.data) for job in jobs)
-        broken: dict[BlockKey, None] = {}
         flush: dict[BlockKey, None] = {}
         for job in jobs:
             entry = job.entry
@@ -323,17 +325,15 @@ class Store:
                 job.prepare()
             if not isinstance(entry, RecordEntry):
                 continue
-            if full or entry.key in broken:
-                job.code = "DISK_FULL"
-                broken[entry.key] = None
+            if full or not self._broken.admits(entry):
+                self._refuse(job)
                 continue
             try:
                 self._write_data(entry.key, job.data, entry.record.offset)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                job.code = "DISK_FULL"
-                broken[entry.key] = None
+                self._refuse(job)
                 continue
             if len(job.data) > INLINE_BYTES_MAX:
                 flush[entry.key] = None
@@ -353,7 +353,11 @@ class Store:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             for job in jobs:
-                job.code = "DISK_FULL"
+                self._refuse(job)
+
+    def _refuse(self, job: _Job) -> None:
+        job.code = "DISK_FULL"
+        self._broken.refused(job.entry)
 
     def _after(self, entry: Entry) -> None:
         match entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.common.errors import Corrupt, NotFound
-from agent.hydfs.block import BlockKey, Record, RecordEntry, chain
+from agent.hydfs.block import BlockKey, DroppedEntry, Record, RecordEntry, chain
 from agent.hydfs.journal import Journal, frame
 from agent.hydfs.store import Store
 from tests.support import REPOSITORY
@@ -186,4 +187,25 @@ def test_a_received_block_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(Corrupt, match="checksum"):
         store.slice(KEY, 0, 3)
     assert KEY not in store.index
+    store.stop()
+
+
+def test_nothing_is_written_behind_a_refused_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path)
+    append(store, b"abc")
+    codes: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def submit(data: bytes, offset: int) -> str:
+        record = Record(offset, len(data), chain(data, 0), "w", offset, 1)
+        store.submit(RecordEntry(KEY, "f", "s", record, None), data, codes.put)
+        return codes.get(timeout=10.0)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "free_bytes", lambda: 2)
+        assert submit(b"def", 3) == "DISK_FULL"
+        assert submit(b"gh", 6) == "DISK_FULL"  # a smaller one that was under way: there is room for it alone
+    assert submit(b"ijk", 8) == "DISK_FULL"
+    assert store.index[KEY].length == 3
+    store.write(DroppedEntry(KEY))
+    append(store, b"abc")  # a new copy begins anew
     store.stop()

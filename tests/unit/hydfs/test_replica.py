@@ -14,6 +14,7 @@ from agent.hydfs.events import (
     PromiseRequested,
     PromiseWritten,
     RecordWritten,
+    Refuse,
     WriteReceived,
 )
 from agent.hydfs.replica import HELD_MAX, Replica
@@ -89,6 +90,20 @@ def test_a_full_disk_refuses_everything_behind_it() -> None:
     (answer,) = replica.promise_written(PromiseWritten(KEY))
     assert isinstance(answer, AnswerPromise)
     assert (answer.length, answer.crc) == (0, 0)
+
+
+def test_a_promise_that_the_disk_refused_is_none() -> None:
+    replica = Replica()
+    replica.write(write(b"abc", 0))
+    replica.written(RecordWritten(KEY, 3))
+    replica.promise(PromiseRequested("p", KEY, "f"))
+    (refused,) = replica.promise_written(PromiseWritten(KEY, "DISK_FULL"))
+    assert isinstance(refused, Refuse)
+    assert refused.code == "DISK_FULL"
+    assert replica.promise(PromiseRequested("q", KEY, "f")) == [PersistPromise(KEY, "f")]
+    (answer,) = replica.promise_written(PromiseWritten(KEY))
+    assert isinstance(answer, AnswerPromise)
+    replica.check_invariants()
 
 
 def test_a_sealed_block_takes_nothing() -> None:
