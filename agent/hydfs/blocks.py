@@ -133,7 +133,8 @@ class Blocks:
                     entry, effect.data, lambda code: self.post(RecordWritten(key, record.end, code))
                 )
             case PersistPromise(key=key, name=name):
-                self.store.submit(PromiseEntry(key, name), b"", lambda code: self.post(PromiseWritten(key, code)))
+                promise = PromiseEntry(key, name)
+                self.store.submit(promise, b"", lambda code: self.post(PromiseWritten(key, code)))
             case SendWrite(peer=peer):
                 self.peers.later(peer, lambda: self._send_write(effect))
             case SealBlock():
