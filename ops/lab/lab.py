@@ -346,6 +346,13 @@ def _remove_network(current: Plan) -> None:
         host.run(["iptables-restore", "--noflush", "--wait", "10"], stdin=text)
     if Path("/sys/class/net", current.bridge).exists():
         host.run(["ip", "link", "delete", current.bridge])
+    # A VM's network name space goes seconds after its last process, and the cable with it.
+    for cable in Path("/sys/class/net").glob(f"vb-{current.machine('*')}"):
+        try:
+            host.run(["ip", "link", "delete", cable.name])
+        except Unavailable:
+            if cable.exists():
+                raise
 
 
 def _memory(pids: list[int]) -> int:
