@@ -54,13 +54,13 @@ class MembershipConfig:
     probe_timeout_s: float = 0.25
     ack_timeout_s: float = 0.1
     indirect_probes: int = 3
-    suspicion_min_probes: float = 3.5
+    suspicion_min_probes: float = 3.0
     suspicion_max_factor: float = 6.0
     gossip_interval_s: float = 0.1
     gossip_fanout: int = 3
-    heartbeat_interval_s: float = 0.125
+    heartbeat_interval_s: float = 0.15
     heartbeat_fanout: int = 2
-    heartbeat_fail_s: float = 0.5
+    heartbeat_fail_s: float = 0.6
     detector: str = "swim"
     suspicion: bool = True
     view_batch_s: float = 0.15

@@ -149,7 +149,7 @@ def test_a_large_group_fits_into_datagrams_and_everybody_has_a_turn() -> None:
     seen: set[str] = set()
     for index in range(0, 300, 30):
         bench.beat("n2", *names[index : index + 30])
-    for effect in sent(bench.run(8.0, "n2", *names), Kind.HEARTBEAT):
+    for effect in sent(bench.run(64 * bench.config.heartbeat_interval_s, "n2", *names), Kind.HEARTBEAT):
         assert len(encode(effect.datagram)) <= DATAGRAM_BYTES_MAX
         seen.update(beat.name for beat in effect.datagram.beats)
     assert len(seen) >= 240

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -12,7 +13,7 @@ from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership import events
 from agent.membership.messages import Datagram, Kind, Update
-from agent.membership.monitor import COMPARE_INTERVAL_S, Monitor
+from agent.membership.monitor import COMPARE_INTERVAL_S, DOUBT_ASKED_BY, Monitor
 from agent.membership.table import Member, State
 
 CONFIG = MembershipConfig()
@@ -128,6 +129,19 @@ def test_a_suspicion_that_is_heard_is_probed_at_once_and_the_suspect_hears_it() 
     assert Update(member("n3", State.SUSPECT), "n2") in pings[0].updates
     bench.hear("n3", Kind.ACK, pings[0].sequence, updates=[Update(member("n3", incarnation=1))])
     assert bench.state("n3") is State.ALIVE
+
+
+def test_a_suspicion_that_is_heard_is_probed_by_some_of_a_large_group_not_by_all() -> None:
+    size, doubted = 8 * DOUBT_ASKED_BY, DOUBT_ASKED_BY
+    group = [Member(f"m{n}", f"{n + 9:032x}", 1, 0, State.ALIVE, "10.1.0.1", 7100) for n in range(size)]
+    bench = Bench()
+    for first in range(0, size, 16):
+        bench.hear("n2", Kind.GOSSIP, updates=[Update(each) for each in group[first : first + 16]])
+    effects = []
+    for each in group[:doubted]:
+        effects += bench.hear("n2", Kind.GOSSIP, updates=[Update(replace(each, state=State.SUSPECT), "n2")])
+    asked = {e.target for e in of(events.SendDatagram, effects) if e.datagram.kind is Kind.PING}
+    assert 0 < len(asked) < doubted // 2, "an eighth on average"
 
 
 @pytest.mark.parametrize("state", [State.SUSPECT, State.LEFT])
