@@ -4,12 +4,14 @@ Appended bytes can be read at once but are durable only after a completed ``sync
 durable and, as a real page cache may, an arbitrary prefix of the later bytes of each file: the last record
 may be torn. Faults are asked for: the next sync can fail, and then **drops** what was not durable, as Linux
 marks the pages clean (Rebello, ATC 2020), so that a second sync would succeed and mean nothing; the disk can
-be full; one bit can flip in what is durable; and a torn end can be filled with zeros instead of cut off, as
-after a crash between the change of the size and that of the data.
+be nearly full, which is for its host to ask (``free_bytes``), or full, but for files whose last page still
+has room (``slack``); one bit can flip in what is durable; and a torn end can be filled with zeros instead of
+cut off, as after a crash between the change of the size and that of the data.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -28,6 +30,8 @@ class Disk:
 
     def __init__(self, node: Node, rng: random.Random) -> None:
         self.full = False
+        self.slack: tuple[str, ...] = ()
+        self.free_bytes = math.inf
         self.tears_to_zeros = False
         self._fail_syncs = 0
         self._node = node
@@ -47,10 +51,11 @@ class Disk:
         """
         file = self._files.setdefault(name, bytearray())
         self._durable_bytes.setdefault(name, 0)
-        if self.full:
+        if self.full and name not in self.slack:
             file.extend(data[: self._rng.randint(0, max(0, len(data) - 1))])
             raise DiskFull(f"{self._node.name}: no room left for {name}")
         file.extend(data)
+        self.free_bytes -= len(data)
 
     def sync(self, name: str, done: Callable[[], None], failed: Callable[[], None] | None = None) -> None:
         """Calls ``done`` once everything appended so far is durable; never, when the node crashes before.
@@ -100,6 +105,10 @@ class Disk:
         """Returns the bytes of a file; empty when it does not exist."""
         return bytes(self._files.get(name, b""))
 
+    def size(self, name: str) -> int:
+        """Returns how many bytes a file has; 0 when it does not exist."""
+        return len(self._files.get(name, b""))
+
     def truncate(self, name: str, size: int) -> None:
         """Cuts a file off at ``size``, durably."""
         del self._files[name][size:]
@@ -116,7 +125,7 @@ class Disk:
 
     def mend(self) -> None:
         """Ends all faults that are still to strike; what they did stays."""
-        self.full = False
+        self.full, self.slack, self.free_bytes = False, (), math.inf
         self._fail_syncs = 0
 
     def flip_bit(self, name: str, offset: int | None = None) -> int:

@@ -20,6 +20,8 @@ from tests.simulation.hydfs_rpc import (
 )
 from tests.simulation.world import Node
 
+WENT_ON = "an append met a full disk and went on elsewhere"
+
 
 class ClientHost(Caller):
     """A client and its gateway."""
@@ -153,6 +155,7 @@ class _Following:
         self._ask = ask
         self._done = done
         self._route = Route(client.names)
+        self._met_full_disk = False
 
     def start(self) -> None:
         known = self._client.entries.get(self._name)
@@ -192,8 +195,11 @@ class _Following:
         if not code:
             if step.number is None:
                 self._client.entries.pop(self._name, None)
+            if self._met_full_disk:
+                self._client.node.world.hit(WENT_ON)
             self._done("", fields, payload)
             return
+        self._met_full_disk |= fields.get("cause") == "DISK_FULL"
         cause, failed = str(fields.get("cause", "")), list(fields.get("failed", ()))
         self._go(self._route.failed(step, entry, code, cause, failed), entry)
 

@@ -8,27 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgpack
-
 from agent.common.core import Tick
 from agent.common.errors import RainStormError
 from agent.common.register import (
     Accept,
     Prepare,
     Read,
-    Slot,
     VoterRequest,
-    answer,
 )
 from agent.hydfs import filetable
 from agent.hydfs.block import (
     OPEN,
-    SEALED,
     BlockKey,
-    DroppedEntry,
     PromiseEntry,
     RecordEntry,
-    SealedEntry,
     chain,
     record_from_wire,
 )
@@ -38,7 +31,6 @@ from agent.hydfs.events import (
     AnswerTail,
     AnswerWrite,
     AppendRequested,
-    BlockDropped,
     BlockOpened,
     BlockSealed,
     PersistPromise,
@@ -48,7 +40,6 @@ from agent.hydfs.events import (
     RecordWritten,
     Refuse,
     SealBlock,
-    SealFailed,
     SendWrite,
     TailRequested,
     WriteAnswered,
@@ -57,12 +48,10 @@ from agent.hydfs.events import (
 from agent.hydfs.filetable import FileEntry
 from agent.hydfs.node import NodeCore
 from agent.hydfs.ring import block_token, ring_of
-from agent.hydfs.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
 from tests.simulation.hydfs_disk import Bugs, StoreDisk
 from tests.simulation.hydfs_rpc import (
     ACK_TIMEOUT_S,
     BLOCK_BYTES,
-    CALL_TIMEOUT_S,
     REPLICAS,
     Caller,
     Fields,
@@ -70,7 +59,9 @@ from tests.simulation.hydfs_rpc import (
     ballot,
     ignore,
 )
+from tests.simulation.hydfs_sealing import Sealing
 from tests.simulation.hydfs_tender import Tender
+from tests.simulation.voter import Voter
 from tests.simulation.world import Node
 
 
@@ -82,6 +73,8 @@ class StoreHost(Caller):
         self.names = list(names)
         self.bugs = bugs
         self.disk = StoreDisk(node, bugs)
+        self.voter = Voter(node)
+        self.sealing = Sealing(self)
         self.index, self.data = self.disk.index, self.disk.data
         self._opened = 0
         self._opening: dict[str, list[Callable[[], None]]] = {}
@@ -113,18 +106,21 @@ class StoreHost(Caller):
         match effect:
             case PersistRecord(key=key, record=record):
                 entry = RecordEntry(key, effect.name, effect.session, record, bytes(effect.data))
-                self.disk.persist(entry, lambda: self.post(RecordWritten(key, record.end)))
+                self.disk.persist(entry, lambda code: self.post(RecordWritten(key, record.end, code)))
             case PersistPromise(key=key, name=name):
                 if self.bugs.forget_promise:
                     self.node.after(0.0, lambda: self._pretend_promise(key))
                 else:
-                    self.disk.persist(PromiseEntry(key, name), lambda: self.post(PromiseWritten(key)))
+                    self.disk.persist(PromiseEntry(key, name), lambda code: self._promise_written(key, code))
             case SendWrite(peer=peer):
                 self._send_write(peer, effect)
             case SealBlock():
-                self._seal(effect, lambda error: None)
+                self.sealing.seal_in_table(effect, lambda error: None)
             case _:
                 effect.token(effect)
+
+    def _promise_written(self, key: BlockKey, code: str) -> None:
+        self.post(PromiseWritten(key, "" if self.bugs.count_refused_promise else code))
 
     def _pretend_promise(self, key: BlockKey) -> None:
         self.post(PromiseWritten(key))
@@ -149,81 +145,6 @@ class StoreHost(Caller):
             done = ignore
         self.call(peer, "write", fields, bytes(effect.data), ACK_TIMEOUT_S, done)
 
-    def _seal(self, effect: SealBlock, done: Callable[[str], None]) -> None:
-        file_id, number = effect.key
-
-        def settled(entry: FileEntry | None, error: RainStormError | None) -> None:
-            if entry is None or error is not None:
-                code = error.code if error is not None else "NOT_FOUND"
-                self.post(SealFailed(effect.key, code, "the file table could not be changed"))
-                done(code)
-                return
-            block = entry.block(number)
-            length, crc = (block.length, block.crc) if block is not None else (0, 0)
-            self.certify(effect.key, effect.name, length, crc)
-            told = block.replicas if block is not None else ()
-            for node in dict.fromkeys((*told, *effect.holders, *effect.failed)):
-                body = {"key": list(effect.key), "name": effect.name, "length": length, "crc": crc}
-                if node != self.node.name:
-                    self.call(node, "certify", body, b"", CALL_TIMEOUT_S, ignore)
-            done("")
-
-        change = filetable.seal(
-            effect.name, file_id, number, effect.length, effect.crc, effect.holders, effect.writers
-        )
-        self.change(effect.name, change, settled)
-
-    def certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
-        if self.disk.is_pending(key):  # the real one holds a lock while a copy's fate is being written
-            self.node.after(0.001, lambda: self.certify(key, name, length, crc))
-            return
-        meta = self.index.get(key)
-        if meta is not None and meta.state == SEALED and (meta.length, meta.crc) == (length, crc):
-            self.post(BlockSealed(key, name, length, crc))
-        elif (
-            meta is not None and 0 < length <= meta.length and chain(bytes(self.data[key][:length]), 0) == crc
-        ):
-            self.post(BlockSealed(key, name, length, crc))
-            self.disk.persist(SealedEntry(key, name, length, crc))
-        else:
-            self.post(BlockDropped(key))
-            if meta is not None:
-                self.disk.persist(DroppedEntry(key))
-
-    def take_over(self, name: str, entry: FileEntry, number: int, done: Callable[[str], None]) -> None:
-        block = entry.open_block
-        assert block is not None
-        key = (entry.file_id, number)
-        takeover = Takeover(
-            key, name, block.replicas, entry.ack, entry.sealed_length, timeout_s=ACK_TIMEOUT_S
-        )
-
-        def carry_out(effects: Sequence[Any]) -> None:
-            for effect in effects:
-                match effect:
-                    case AskPromise(peer=peer):
-                        ask(peer)
-                    case SealBlock():
-                        self._seal(effect, done)
-                    case GiveUp(code=code):
-                        done(code)
-
-        def ask(peer: str) -> None:
-            def answered(code: str, fields: Fields, payload: bytes) -> None:
-                event: PromiseReceived | PromiseFailed = PromiseFailed(peer)
-                if not code:
-                    writers = {w: (m[0], m[1], m[2]) for w, m in fields["writers"].items()}
-                    event = PromiseReceived(
-                        peer, fields["length"], fields["crc"], writers, fields["doubtful"]
-                    )
-                carry_out(takeover.handle(self.node.now, event))
-
-            body = {"key": list(key), "name": name}
-            self.call(peer, "promise", body, b"", ACK_TIMEOUT_S, answered)
-
-        carry_out(takeover.start(self.node.now))
-        self.node.after(ACK_TIMEOUT_S * 1.01, lambda: carry_out(takeover.handle(self.node.now, None)))
-
     def _serve_voter(self, fields: Fields, payload: bytes, reply: Reply) -> None:
         key = fields["key"]
         request: VoterRequest = Read(key)
@@ -231,22 +152,9 @@ class StoreHost(Caller):
             request = Prepare(key, ballot(fields["ballot"]))
         elif fields["ask"] == "Accept":
             request = Accept(key, ballot(fields["ballot"]), fields["value"])
-        before = self.disk.slots.get(key, Slot())
-        slot, found = answer(before, request)
-        if slot is not before:
-            self.disk.slots[key] = slot
-            record = [key, slot.promised, slot.accepted, slot.value]
-            self.node.disk.append_durably("slots", msgpack.packb(record))
-        reply(
-            "",
-            {
-                "ok": found.ok,
-                "promised": found.promised,
-                "accepted": found.accepted,
-                "value": found.value,
-            },
-            b"",
-        )
+        found = self.voter.apply(request)
+        body = {"promised": found.promised, "accepted": found.accepted, "value": found.value}
+        reply("", {"ok": found.ok, **body}, b"")
 
     def _serve_append(self, fields: Fields, payload: bytes, reply: Reply) -> None:
         file_id = fields["file_id"]
@@ -351,7 +259,10 @@ class StoreHost(Caller):
         self.post(WriteReceived(answered, _key(fields), fields["name"], fields["session"], record, payload))
 
     def _serve_promise(self, fields: Fields, payload: bytes, reply: Reply) -> None:
-        def answered(effect: AnswerPromise) -> None:
+        def answered(effect: AnswerPromise | Refuse) -> None:
+            if isinstance(effect, Refuse):
+                reply(effect.code, {}, b"")
+                return
             body = {
                 "length": effect.length,
                 "crc": effect.crc,
@@ -369,12 +280,14 @@ class StoreHost(Caller):
             elif entry.open_block is None or entry.open_block.number != fields["number"]:
                 reply("", {}, b"")
             else:
-                self.take_over(fields["name"], entry, fields["number"], lambda code: reply(code, {}, b""))
+                self.sealing.take_over(
+                    fields["name"], entry, fields["number"], lambda code: reply(code, {}, b"")
+                )
 
         self.read(fields["name"], settled)
 
     def _serve_certify(self, fields: Fields, payload: bytes, reply: Reply) -> None:
-        self.certify(_key(fields), fields["name"], fields["length"], fields["crc"])
+        self.sealing.certify(_key(fields), fields["name"], fields["length"], fields["crc"])
         reply("", {}, b"")
 
     def _serve_read(self, fields: Fields, payload: bytes, reply: Reply) -> None:
@@ -389,14 +302,20 @@ class StoreHost(Caller):
         if chain(payload, 0) != fields["crc"]:
             reply("CORRUPT", {}, b"")
             return
-        self.post(BlockSealed(key, fields["name"], len(payload), fields["crc"]))
-        # The journal carries a copied block as one record and its certificate.
-        self.adopt(key, fields["name"], payload, fields["crc"], lambda: reply("", {}, b""))
+        self.adopt(key, fields["name"], payload, fields["crc"], lambda code: reply(code, {}, b""))
 
-    def adopt(self, key: BlockKey, name: str, data: bytes, crc: int, done: Callable[[], None]) -> None:
-        record = record_from_wire([0, len(data), crc, "", 0, 0])
-        self.disk.persist(RecordEntry(key, name, "", record, data))
-        self.disk.persist(SealedEntry(key, name, len(data), crc), done)
+    def adopt(self, key: BlockKey, name: str, data: bytes, crc: int, done: Callable[[str], None]) -> None:
+        """Makes a whole block this node's copy; ``done`` gets the code."""
+
+        def written(code: str) -> None:
+            if not code:
+                self.post(BlockSealed(key, name, len(data), crc))
+            done(code)
+
+        if self.disk.has_room(len(data)):
+            self.disk.adopt(key, name, data, crc, written)
+        else:
+            done("DISK_FULL")
 
 
 def _key(fields: Fields) -> BlockKey:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from agent.hydfs import filetable, repair
 from agent.hydfs.block import SEALED, DroppedEntry, chain
-from agent.hydfs.events import BlockDropped, BlockSealed
+from agent.hydfs.events import BlockDropped
 from agent.hydfs.filetable import FileEntry
+from tests.simulation.hydfs_disk import nothing
 from tests.simulation.hydfs_rpc import CALL_TIMEOUT_S, REPLICAS, TEND_INTERVAL_S, Fields
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ class Tender:
                     self.host.post(BlockDropped((entry.file_id, number)))
                     self.host.disk.persist(DroppedEntry((entry.file_id, number)))
                 case repair.Certify(block=block):
-                    self.host.certify((entry.file_id, block.number), name, block.length, block.crc)
+                    self.host.sealing.certify((entry.file_id, block.number), name, block.length, block.crc)
                 case repair.Announce(block=block):
                     change = filetable.set_replicas(name, entry.file_id, block.number, add=[me])
                     self.host.change(name, change, lambda entry, error: None)
                 case repair.TakeOver(block=block):
-                    self.host.take_over(name, entry, block.number, lambda code: None)
+                    self.host.sealing.take_over(name, entry, block.number, lambda code: None)
                 case repair.Pull(block=block):
                     self._pull(name, entry.file_id, block)
         for push in repair.pushes(entry, self.host.names, me, REPLICAS):
@@ -56,8 +57,7 @@ class Tender:
         def fetched(code: str, found: Fields, payload: bytes) -> None:
             missing = key not in self.host.index and not self.host.disk.is_pending(key)
             if not code and missing and chain(payload, 0) == block.crc:
-                self.host.post(BlockSealed(key, name, block.length, block.crc))
-                self.host.adopt(key, name, payload, block.crc, lambda: None)
+                self.host.adopt(key, name, payload, block.crc, nothing)
 
         fields = {"key": list(key), "name": name, "length": block.length}
         for node in block.replicas:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 
-from tests.simulation import planted, rainstorm_bugs, rainstorm_faults, test_hydfs
+from tests.simulation import planted, rainstorm_bugs, rainstorm_faults, test_hydfs, test_hydfs_full_disk
 from tests.simulation.hydfs_disk import Bugs
 
 SEEDS_MAX = 1000
@@ -54,6 +54,8 @@ HYDFS_RULES = {
     "ack_early": "an append is acknowledged when all replicas have it",
     "forget_writers": "an append that comes twice is done once",
     "ack_before_sync": "an append is acknowledged when it is durable",
+    "count_refused_promise": "a promise that the disk refused is none",
+    "write_behind_refused": "nothing is written behind a refused record",
 }
 
 
@@ -63,16 +65,17 @@ def candidates() -> list[Candidate]:
     for entry in fields(Bugs):
         rule = HYDFS_RULES.get(entry.name, "")
         bugs = Bugs(**{entry.name: True})
-        run = partial(_hydfs, bugs)
-        found.append(Candidate("hydfs", entry.name.replace("_", " "), rule, run, partial(_hydfs, None)))
+        scenario = test_hydfs_full_disk.SCENARIOS.get(entry.name, test_hydfs.run)
+        run, control = partial(_hydfs, scenario, bugs), partial(_hydfs, scenario, None)
+        found.append(Candidate("hydfs", entry.name.replace("_", " "), rule, run, control))
     for bug in rainstorm_bugs.BUGS:
         run, control = partial(_rainstorm, bug), partial(_rainstorm_without, bug)
         found.append(Candidate("rainstorm", bug.name, "", run, control))
     return found
 
 
-def _hydfs(bugs: Bugs | None, seed: int) -> None:
-    test_hydfs.run(f"bug-{seed}", bugs)
+def _hydfs(scenario: Callable[..., object], bugs: Bugs | None, seed: int) -> None:
+    scenario(f"bug-{seed}", bugs)
 
 
 def _rainstorm(bug: rainstorm_bugs.Bug, seed: int) -> None:

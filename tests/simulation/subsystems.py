@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.simulation import membership_swarm, register_swarm, test_hydfs, test_membership, test_rainstorm
 from tests.simulation import rainstorm_faults as rainstorm
+from tests.simulation.hydfs_faults import MOMENTS
 from tests.simulation.schedule import Schedule
 
 # Shorter than in its own test, so that there are more seeds in the same time.
@@ -76,7 +77,7 @@ def _rainstorm(seed: int | str) -> Outcome:
 
 # The slowest first, so that both workers end at about the same time.
 SUBSYSTEMS: dict[str, Subsystem] = {
-    "hydfs": Subsystem(_hydfs, ("append acknowledged",)),
+    "hydfs": Subsystem(_hydfs, ("append acknowledged", *MOMENTS)),
     "membership": Subsystem(
         _membership,
         membership_swarm.MOMENTS,

@@ -22,6 +22,7 @@ from agent.hydfs.block import SEALED
 from agent.hydfs.filetable import FileEntry
 from tests.simulation.hydfs_client import ClientHost
 from tests.simulation.hydfs_disk import Bugs
+from tests.simulation.hydfs_faults import Faults, FullDisks
 from tests.simulation.hydfs_host import StoreHost
 from tests.simulation.network import LinkSettings
 from tests.simulation.world import World
@@ -99,69 +100,18 @@ class Load:
         self.host.read_file(NAME, 1.0, done)
 
 
-class Faults:
-    """Breaks nodes and links at random times; never more than two nodes at once."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.rng = world.random("faults")
-        self.kinds = [kind for kind in ("crash", "pause", "cut", "isolate") if self.rng.random() < 0.7]
-        self.active = True
-        world.after(0.3, self._next)
-
-    def _next(self) -> None:
-        if not self.active:
-            return
-        self.world.after(self.rng.uniform(0.05, 0.6), self._next)
-        if self.kinds:
-            self._break(self.rng.choice(self.kinds), self.rng.choice(NODES), self.rng.uniform(0.02, 1.0))
-
-    def _break(self, kind: str, name: str, duration_s: float) -> None:
-        world, node = self.world, self.world.nodes[name]
-        hurt = sum(1 for other in NODES if not world.nodes[other].up or world.nodes[other].paused)
-        if kind == "crash" and node.up and hurt < 2:
-            world.crash(name)
-            world.after(duration_s, world.restart, name)
-        elif kind == "pause" and node.up and not node.paused and hurt < 2:
-            world.pause(name)
-            world.after(duration_s, self._resume, name, node.generation)
-        elif kind == "cut":
-            other = self.rng.choice([other for other in NODES + CLIENTS if other != name])
-            world.network.cut(name, other)
-            world.after(duration_s, world.network.mend, name, other)
-        elif kind == "isolate":
-            world.network.isolate(name, inbound=self.rng.random() < 0.7)
-            world.after(duration_s, world.network.heal)
-
-    def _resume(self, name: str, generation: int) -> None:
-        node = self.world.nodes[name]
-        if node.paused and node.generation == generation:
-            self.world.resume(name)
-
-    def stop(self) -> None:
-        self.active = False
-        self.world.network.heal()
-        for name in NODES:
-            if self.world.nodes[name].paused:
-                self.world.resume(name)
-
-
 def run(seed: int | str, bugs: Bugs | None = None, duration_s: float = 6.0) -> tuple[World, History]:
     """Runs one schedule to its end, heals everything and checks the history."""
     rng = World(f"{seed}:settings").random("link")
     link = LinkSettings(loss=rng.choice([0.0, 0.01, 0.05]), duplicate=rng.choice([0.0, 0.05, 0.2]))
-    world = World(seed, link=link)
-    broken = bugs or Bugs()
-    for name in NODES:
-        world.add(name, lambda node: StoreHost(node, NODES, broken))
-    for name in CLIENTS:
-        world.add(name, lambda node: ClientHost(node, NODES))
-    history = History()
+    world, history = build(seed, bugs, link)
     create(world, World(f"{seed}:settings").random("ack").choice(ACKS))
     loads = [Load(world, name, history) for name in CLIENTS]
-    faults = Faults(world)
+    faults = Faults(world, NODES, CLIENTS)
+    full_disks = FullDisks(world, NODES)
     world.run(duration_s)
     faults.stop()
+    full_disks.stop()
     world.network.link = LinkSettings()
     world.run(1.5)
     for load in loads:
@@ -169,6 +119,19 @@ def run(seed: int | str, bugs: Bugs | None = None, duration_s: float = 6.0) -> t
     world.wait_for(lambda: all(load.idle for load in loads), 30.0, "every client has its answer")
     check(world, history)
     return world, history
+
+
+def build(
+    seed: int | str, bugs: Bugs | None = None, link: LinkSettings | None = None
+) -> tuple[World, History]:
+    """Returns a world with the stores and the clients, and a history that is empty yet."""
+    world = World(seed, link=link)
+    broken = bugs or Bugs()
+    for name in NODES:
+        world.add(name, lambda node: StoreHost(node, NODES, broken))
+    for name in CLIENTS:
+        world.add(name, lambda node: ClientHost(node, NODES))
+    return world, History()
 
 
 def create(world: World, ack: str) -> None:
