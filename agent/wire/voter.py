@@ -73,8 +73,7 @@ class Voter:
         self._on_crash = on_crash
         self._patience_s = patience_s
         self._forgotten_votes_s = forgotten_votes_s
-        # Drawn anew at each start: a disk that was emptied is never taken for a founder's.
-        self._disk = uuid.uuid4().hex
+        self._disk_path = folder / "disk.id"
         self._changed = threading.Condition()
         self._store: RegisterStore | None = None
         self._founders: Mapping[str, str] | None = None
@@ -83,7 +82,10 @@ class Voter:
         self._thread = threading.Thread(target=self._run, name=f"{prefix}-voter", daemon=True)
         folder.mkdir(parents=True, exist_ok=True)
         if self._log_path.exists():
+            self._disk = ""  # only asked for while there is no memory
             self._open(self._load_founders())
+        else:
+            self._disk = self._load_disk()
 
     @property
     def votes(self) -> bool:
@@ -197,13 +199,10 @@ class Voter:
         return slots
 
     def _begin(self, slots: Mapping[str, Slot], founders: Mapping[str, str]) -> None:
-        fresh = self._founders_path.with_suffix(".new")
         try:
-            with open(fresh, "w", encoding="utf-8") as file:
-                json.dump(dict(founders), file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(fresh, self._founders_path)
+            _replace(self._founders_path, json.dumps(dict(founders)))
+            # From here on a disk without a log has lost it, and is no founder's any more.
+            self._disk_path.unlink(missing_ok=True)
             write_log(self._log_path, slots)
         except OSError as error:
             raise DiskFailed(f"the register log {self._log_path} cannot be written: {error}") from error
@@ -214,6 +213,19 @@ class Voter:
         with self._changed:
             self._store, self._founders = store, founders
             self._changed.notify_all()
+
+    def _load_disk(self) -> str:
+        """Returns the id of this disk, drawn when there is none.
+
+        A restart keeps it: when the others have founded the cluster with this disk meanwhile, it is new
+        still, and they may be too few to learn from. A disk that was emptied gets another one.
+        """
+        try:
+            if not self._disk_path.exists():
+                _replace(self._disk_path, uuid.uuid4().hex)
+            return self._disk_path.read_text("utf-8")
+        except OSError as error:
+            raise DiskFailed(f"{self._disk_path} cannot be written: {error}") from error
 
     def _load_founders(self) -> dict[str, str]:
         try:
@@ -226,3 +238,12 @@ class Voter:
                 f"{self._founders_path} does not name the founders: {error}",
                 hint="empty this node's data folder: the node learns from the others",
             ) from None
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
+    with open(fresh, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(fresh, path)

@@ -30,7 +30,7 @@ class Cluster:
         self.crashes: list[BaseException] = []
         self.running: dict[str, tuple[Server, Voter, Registers]] = {}
 
-    def start(self, *names: str, forgotten_votes_s: float = 0.1) -> None:
+    def start(self, *names: str, forgotten_votes_s: float = 0.1, asks: bool = True) -> None:
         for name in names:
             registers = Registers(name, "file", self.client, self.targets)
             voter = Voter(
@@ -47,7 +47,8 @@ class Cluster:
             )
             server = Server(name, voter.handlers())
             server.listen_unix(str(self.targets[name]))
-            voter.start()
+            if asks:
+                voter.start()
             self.running[name] = server, voter, registers
 
     def stop(self, *names: str) -> None:
@@ -124,3 +125,29 @@ def test_a_majority_founds_a_cluster_and_who_comes_late_learns() -> None:
         cluster.stop("a")
         assert cluster.proposer.read("r") == "early"
         cluster.close()
+
+
+def test_a_restart_amid_the_founding_leaves_a_founder() -> None:
+    """Two of five voters remember, and c is the third: to learn from a majority it could never vote again."""
+    with tempfile.TemporaryDirectory(prefix="rs-") as folder:
+        cluster = Cluster(Path(folder))
+        cluster.start("c", asks=False)
+        cluster.start("a", "b")
+        wait_until(lambda: cluster.votes("a", "b"), 12.0, "a and b found it with c")
+        cluster.stop("c")
+        cluster.start("c")
+        wait_until(lambda: cluster.votes("c"), 5.0, "c votes")
+        cluster.proposer.change("r", lambda _: "early")
+        cluster.close()
+
+
+def test_an_emptied_disk_is_no_founder(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    ids = []
+    for _ in range(2):
+        cluster.start("a", asks=False)
+        ids.append((tmp_path / "a" / "disk.id").read_text())
+        cluster.stop("a")
+        shutil.rmtree(tmp_path / "a")
+    cluster.close()
+    assert ids[0] != ids[1]
