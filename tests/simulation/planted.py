@@ -1,4 +1,4 @@
-"""Rules of membership and of the view, each broken on purpose: the checks must find every one.
+"""Rules of membership, the view and the register, each broken on purpose: the checks must find every one.
 
 A bug replaces attributes of the real classes and modules while the seeds run. It names the rule it breaks and
 the schedules that are to find it.
@@ -7,14 +7,9 @@ the schedules that are to find it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
-from unittest import mock
 
-from agent.common import register
-from agent.common.register import Accept, Answer, Prepare, Proposal, Slot, VoterRequest
 from agent.membership import events, gossip, suspicion, table
 from agent.membership import view as views
 from agent.membership.lost import Lost
@@ -23,49 +18,9 @@ from agent.membership.monitor import Monitor
 from agent.membership.roster import Roster
 from agent.membership.suspicion import Suspicion
 from agent.membership.table import Member, Table
-from agent.wire import register_log
-from tests.simulation import membership_host, membership_swarm, register_host, register_swarm, voter
+from tests.simulation import membership_host, register_bugs
 from tests.simulation.membership_host import MembershipHost
-
-MEMBERSHIP, REGISTER = "membership", "register"
-
-
-@dataclass(frozen=True, slots=True)
-class PlantedBug:
-    """A broken rule: what to put in place of which attributes, and which schedules are to find it."""
-
-    name: str
-    rule: str
-    scenario: str
-    patches: tuple[tuple[Any, str, Any], ...]
-    # Only these kinds of fault, where the moment is rare among all of them.
-    kinds: tuple[str, ...] = ()
-
-    @contextmanager
-    def planted(self) -> Iterator[None]:
-        """Runs with the bug in place."""
-        with ExitStack() as stack:
-            for owner, name, broken in self.patches:
-                assert hasattr(owner, name), f"{owner.__name__}.{name} does not exist any more"
-                stack.enter_context(mock.patch.object(owner, name, broken))
-            yield
-
-    def run(self, seed: int) -> None:
-        """Runs one seed with the bug in place.
-
-        Raises:
-            AssertionError: a check has found it.
-        """
-        with self.planted():
-            self.run_without(seed)
-
-    def run_without(self, seed: int) -> None:
-        """Runs the same seed as it is."""
-        if self.scenario == MEMBERSHIP:
-            membership_swarm.run(membership_swarm.schedule_of(seed, self.kinds))
-        else:
-            register_swarm.run(register_swarm.schedule_of(seed, self.kinds))
-
+from tests.simulation.planted_bug import MEMBERSHIP, PlantedBug
 
 # The detector and its beliefs
 
@@ -126,59 +81,6 @@ def _keep_old_boot(self: MembershipHost, effect: events.Effect) -> None:
 
 
 _execute = MembershipHost._execute
-
-# The register
-
-
-def _accept_below_promise(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
-    if isinstance(request, Accept):
-        return Slot(request.ballot, request.ballot, request.value), Answer(
-            True, request.ballot, request.ballot, request.value
-        )
-    return register.answer(slot, request)
-
-
-def _promise_anything(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
-    if isinstance(request, Prepare):
-        return slot, Answer(True, request.ballot, slot.accepted, slot.value)
-    return register.answer(slot, request)
-
-
-def _forget_promises(self: voter.Voter, request: VoterRequest) -> Answer:
-    slot = self._slots.get(request.key, Slot())
-    changed, reply = register.answer(slot, request)
-    self._slots[request.key] = changed
-    if isinstance(request, Accept) and changed != slot:
-        self._node.disk.append_durably(voter.FILE, register_log.pack(request.key, changed))
-    return reply
-
-
-def _answer_before_sync(self: voter.Voter, request: VoterRequest) -> Answer:
-    slot = self._slots.get(request.key, Slot())
-    changed, reply = register.answer(slot, request)
-    if changed != slot:
-        self._node.disk.append(voter.FILE, register_log.pack(request.key, changed))
-        self._slots[request.key] = changed
-    return reply
-
-
-def _first_answer(answers: Sequence[Answer], voters: Sequence[str]) -> Answer | None:
-    return answers[0] if answers else None
-
-
-def _newest_answer(answers: Sequence[Answer], voters: Sequence[str]) -> Answer | None:
-    needed = register.majority(voters)
-    return max(answers, key=lambda found: found.accepted) if len(answers) >= needed else None
-
-
-def _less_than_majority(voters: Sequence[str]) -> int:
-    return max(1, len(voters) // 2)
-
-
-def _any_accepted(self: Proposal) -> list[Any]:
-    self._value = self._change(min(self._answers.values(), key=lambda found: found.accepted).value)
-    return self._ask("accept", lambda ballot: Accept(self._key, ballot, self._value))
-
 
 # The view
 
@@ -342,55 +244,7 @@ BUGS: tuple[PlantedBug, ...] = (
         MEMBERSHIP,
         ((views, "_verdict", _never_readmit),),
     ),
-    PlantedBug(
-        "accepts below its promise",
-        "a promise binds",
-        REGISTER,
-        ((voter, "answer", _accept_below_promise),),
-    ),
-    PlantedBug(
-        "promises nothing",
-        "a promise is remembered",
-        REGISTER,
-        ((voter, "answer", _promise_anything),),
-    ),
-    PlantedBug(
-        "promise not durable",
-        "a promise outlives a crash",
-        REGISTER,
-        ((voter.Voter, "apply", _forget_promises),),
-        ("bounce",),
-    ),
-    PlantedBug(
-        "answers before the sync",
-        "what was accepted outlives a crash",
-        REGISTER,
-        ((voter.Voter, "apply", _answer_before_sync),),
-    ),
-    PlantedBug(
-        "read of one voter",
-        "a read needs a majority",
-        REGISTER,
-        ((register_host, "settled", _first_answer),),
-    ),
-    PlantedBug(
-        "read of a minority's value",
-        "a value counts when a majority holds it",
-        REGISTER,
-        ((register_host, "settled", _newest_answer),),
-    ),
-    PlantedBug(
-        "half the voters are enough",
-        "two majorities have a voter in common",
-        REGISTER,
-        ((register, "majority", _less_than_majority),),
-    ),
-    PlantedBug(
-        "not the newest accepted value",
-        "a change begins with the newest accepted value",
-        REGISTER,
-        ((Proposal, "_prepared", _any_accepted),),
-    ),
+    *register_bugs.BUGS,
 )
 # These are quick to find, one of each kind: part of every `make test`.
 QUICK = (

@@ -1,4 +1,4 @@
-"""The replicated register in the simulator: voters with their logs, and clients that append to one list.
+"""The clients of the replicated register in the simulator: they append to one list.
 
 The register's value is a list of operation ids. An append adds its id unless it is there already, as the
 view and the file table do with what they change; so the value itself is the order of all changes.
@@ -24,7 +24,7 @@ from agent.common.register import (
 )
 from agent.wire import framing
 from agent.wire.registers import to_fields
-from tests.simulation.voter import Voter, answer_of
+from tests.simulation.voter import answer_of
 from tests.simulation.world import Node
 
 KEY = "list"
@@ -46,31 +46,6 @@ class Invocation:
     began_at: float
     ended_at: float | None = None
     value: tuple[str, ...] | None = None
-
-
-class VoterHost:
-    """A voter: its log and its answers."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._voter = Voter(node)
-
-    def on_message(self, now: float, sender: str, data: bytes) -> None:
-        reply = framing.encode(framing.Frame(self._voter.answer_frame(framing.decode(data).header)))
-        self._node.reconnect(sender)
-        self._node.send_stream(sender, reply)
-
-    def on_timer(self, now: float) -> None:
-        raise AssertionError("a voter has no timers")
-
-    def next_deadline(self) -> float | None:
-        return None
-
-    def on_unreachable(self, now: float, target: str) -> None:
-        pass
-
-    def check_invariants(self) -> None:
-        pass
 
 
 class ClientHost:
@@ -196,6 +171,9 @@ class ClientHost:
 
     def on_message(self, now: float, sender: str, data: bytes) -> None:
         header: Mapping[str, Any] = framing.decode(data).header
+        if "refused" in header:
+            self._fail(header["reply"])
+            return
         voter, attempt, invocation = self._asks.pop(header["reply"], ("", 0, None))
         if invocation is None or invocation is not self._invocation:
             return

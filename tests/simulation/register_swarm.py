@@ -4,7 +4,7 @@ The value is the list of all appends in their order, and every operation returns
 search: G1 of any two returned values one is a prefix of the other; G2 an operation that begins after another
 has ended returns at least what that one returned, and an append returns itself; G3 nothing is in the list
 twice, and nothing that nobody appended; G4 after the faults a read returns within its bound, with all that
-was ever acknowledged.
+was ever acknowledged; G5 after the faults every voter with a sound disk votes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import replace
 from functools import partial
 
 from tests.simulation.membership_swarm import Result
-from tests.simulation.register_host import ClientHost, Invocation, VoterHost
+from tests.simulation.register_host import ClientHost, Invocation
+from tests.simulation.register_voter import VoterHost
 from tests.simulation.schedule import KINDS, Faults, Schedule, Step, draw
 from tests.simulation.voter import FILE
 from tests.simulation.world import World
@@ -24,8 +25,9 @@ FAULTS_S = 4.0
 ANSWERED_S = 20.0
 DURATION_S = 1.5
 # A flipped bit in a voter's log, found at the restart that follows: that voter is lost.
-# And a voter that crashes, and is back at once, while two clients wait for its promise.
-EXTRA = {"flip": 1, "bounce": 1}
+# A voter that crashes, and is back at once, while two clients wait for its promise.
+# And one that comes back with an empty disk.
+EXTRA = {"flip": 1, "bounce": 1, "forget": 1}
 BOUNCE_S = 0.0001
 AMBUSH_S, AMBUSH_STEP_S = 1.0, 0.002
 MOMENTS = (
@@ -36,6 +38,8 @@ MOMENTS = (
     "voter crashed under two proposals",
     "read by a round",
     "torn register log",
+    "a voter forgot",
+    "a voter learnt",
     "agent stopped: Corrupt",
     "agent stopped: DiskFailed",
     "agent stopped: DiskFull",
@@ -55,7 +59,7 @@ def schedule_of(seed: int | str, only: Sequence[str] = ()) -> Schedule:
 
 
 class RegisterFaults(Faults):
-    """Faults that can flip bits, in less than half of the voters."""
+    """Faults that can flip bits and empty disks; more than half of the voters remember at any time."""
 
     def __init__(self, world: World, schedule: Schedule) -> None:
         self._voters = schedule.names()[: schedule.voters]
@@ -65,9 +69,26 @@ class RegisterFaults(Faults):
     def _strike(self, step: Step) -> None:
         if step.kind == "flip":
             self._flip(step)
+            return
+        voter = self._voters[self._names.index(step.names[0]) % len(self._voters)]
+        if step.kind == "forget":
+            self._forget(replace(step, names=(voter,)))
         else:
-            voter = self._voters[self._names.index(step.names[0]) % len(self._voters)]
             self._ambush(replace(step, names=(voter,), duration_s=BOUNCE_S), self._world.now + AMBUSH_S)
+
+    def _may_lose(self, name: str) -> bool:
+        blank = [voter for voter in self._voters if FILE not in self._world.nodes[voter].disk.names()]
+        return len({name, *self._flipped, *blank}) <= (len(self._voters) - 1) // 2
+
+    def _forget(self, step: Step) -> None:
+        name = step.names[0]
+        node = self._world.nodes[name]
+        if not node.up or not self._may_lose(name):
+            return
+        self._world.hit("a voter forgot")
+        self._crash(step)
+        for file in node.disk.names():
+            node.disk.delete(file)
 
     def _ambush(self, step: Step, until: float) -> None:
         if self.over or self._world.now > until:
@@ -84,7 +105,7 @@ class RegisterFaults(Faults):
         node = self._world.nodes[name]
         if name not in self._voters or not node.up:
             return
-        if len({**self._flipped, name: None}) > (len(self._voters) - 1) // 2:
+        if not self._may_lose(name):
             return
         # The last record may be a torn one for all that anybody can tell; with others behind it a flipped bit
         # is damage. So the flip is in the first half.
@@ -106,7 +127,7 @@ def run(schedule: Schedule) -> Result:
     voters, clients = names[: schedule.voters], names[schedule.voters :]
     history: list[Invocation] = []
     for name in voters:
-        world.add(name, VoterHost)
+        world.add(name, partial(VoterHost, voters=voters))
         world.nodes[name].disk.tears_to_zeros = len(schedule.steps) % 2 == 1
     for name in clients:
         world.add(name, partial(ClientHost, voters=voters, history=history))
@@ -119,11 +140,17 @@ def run(schedule: Schedule) -> Result:
         host.stopping = True
     world.wait_for(lambda: all(host.idle for host in hosts), ANSWERED_S, "G4: every client has its answer")
     check(history)
+    world.wait_for(lambda: _vote(world, voters), ANSWERED_S, "G5: every voter that is up votes")
     last = hosts[0].read()
     world.wait_for(lambda: hosts[0].idle, ANSWERED_S, "G4: the last read has its answer")
     assert last.value is not None, "G4: the last read fails"
     check(history)
     return Result(world.trace_hash(), dict(world.hits), world.now)
+
+
+def _vote(world: World, voters: Sequence[str]) -> bool:
+    hosts = [world.nodes[name].host for name in voters if world.nodes[name].up]
+    return all(isinstance(host, VoterHost) and host.votes for host in hosts)
 
 
 def check(history: list[Invocation]) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.simulation import membership_swarm, register_swarm
 from tests.simulation.network import LinkSettings
-from tests.simulation.planted import BUGS, QUICK, PlantedBug
+from tests.simulation.planted import BUGS, QUICK
+from tests.simulation.planted_bug import PlantedBug
 from tests.simulation.power import candidates as all_candidates
 from tests.simulation.power import hunt
 from tests.simulation.schedule import Schedule, Step
