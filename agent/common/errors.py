@@ -8,6 +8,7 @@ Exit statuses: 1 the operation failed, 2 usage, 3 cluster unreachable, 4 partial
 
 from __future__ import annotations
 
+import errno
 from typing import Any, ClassVar
 
 
@@ -185,6 +186,11 @@ class DiskFull(RainStormError):
 
     code = "DISK_FULL"
     retryable = True
+
+
+def has_no_room(error: OSError) -> bool:
+    """Tells whether a disk refused a write only because it, or the user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFailed(RainStormError):

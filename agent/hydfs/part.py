@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from agent.common.errors import Corrupt, DiskFailed, DiskFull
+from agent.common.errors import Corrupt, DiskFailed, DiskFull, has_no_room
 from agent.hydfs.block import BlockKey, chain
 from agent.wire.framing import Buffer
 
@@ -49,7 +49,7 @@ class Part:
                 view = view[os.write(self._file, view) :]
         except OSError as error:
             self.abandon()
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if has_no_room(error):
                 raise DiskFull(
                     f"no room for a block in {self._store.root}", hint="free space on this node's disk"
                 ) from None

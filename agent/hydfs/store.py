@@ -10,7 +10,6 @@ the kernel can send them (``FileSlice``).
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import queue
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.common.errors import Corrupt, DiskFailed, DiskFull, NotFound
+from agent.common.errors import Corrupt, DiskFailed, DiskFull, NotFound, has_no_room
 from agent.hydfs.block import (
     OPEN,
     PROMISED,
@@ -331,7 +330,7 @@ class Store:
             try:
                 self._write_data(entry.key, job.data, entry.record.offset)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if not has_no_room(error):
                     raise
                 self._refuse(job)
                 continue
@@ -350,7 +349,7 @@ class Store:
         try:
             self._journal.append(pack_entry(job.entry) for job in jobs)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not has_no_room(error):
                 raise
             for job in jobs:
                 self._refuse(job)

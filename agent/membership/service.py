@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.common import clock
 from agent.common.config import NodeConfig
-from agent.common.errors import DiskFailed, Overloaded, RainStormError
+from agent.common.errors import DiskFailed, DiskFull, Overloaded, RainStormError
 from agent.common.runner import CoreRunner
 from agent.membership import events, story
 from agent.membership import view as views
@@ -43,6 +43,8 @@ logger = logging.getLogger("agent.membership")
 
 REGISTER = "view"
 REGISTER_TIMEOUT_S = 3.0
+# A view that was just chosen reaches the core within a step or two.
+LEARNED_TIMEOUT_S = 1.0
 # Requests of one peer are a sign of life; more often than this they say nothing new.
 HEARD_INTERVAL_S = 0.2
 # malloc.h
@@ -230,6 +232,9 @@ class Service:
             REGISTER, lambda view: views.finish_replacement(view, chosen), timeout_s=REGISTER_TIMEOUT_S
         )
         logger.info("voters_changed old=%s new=%s voters=%s", old, new, ",".join(view.get("voters", ())))
+        self.post(events.ViewLearned(view))
+        with self.changed:  # who asks this node next hears of it
+            self.changed.wait_for(lambda: views.version(self.view) >= views.version(view), LEARNED_TIMEOUT_S)
         return dict(view)
 
     # What comes in from other threads
@@ -318,7 +323,10 @@ class Service:
             ",".join(up),
         )
         if "voters" in view and "voters_before" not in view:
-            self._voters.save(view["voters"])
+            try:
+                self._voters.save(view["voters"])
+            except DiskFull as error:  # a hint for the next start; the view itself says who votes
+                logger.warning("voters_not_saved error=%s", error)
         with self.changed:
             self.view = view
             self.changed.notify_all()

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.common.errors import ConfigError, Corrupt, DiskFailed, UsageError
+from agent.common.errors import ConfigError, Corrupt, DiskFailed, DiskFull, UsageError, has_no_room
 from agent.membership.keyring import KeyRing, parse
 
 
@@ -39,7 +39,7 @@ class IdentityStore:
 
         Raises:
             Corrupt: the file is there but holds no identity.
-            DiskFailed: it cannot be written.
+            DiskFull, DiskFailed: it cannot be written.
         """
         before = self._read()
         fresh = Identity(before.uuid, before.boot + 1) if before else Identity(uuid.uuid4().hex, 1)
@@ -144,4 +144,5 @@ def _replace(path: Path, text: str) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise DiskFailed(f"the node's own file {path} cannot be written: {error}") from error
+        failure = DiskFull if has_no_room(error) else DiskFailed
+        raise failure(f"the node's own file {path} cannot be written: {error}", hint="df -h") from error

@@ -1,20 +1,24 @@
 """The durable slots of a voter, in memory and in one append-only log.
 
 A change is written and ``fdatasync``-ed before it is answered: a promise that a crash forgets could elect
-two values. The log is rewritten when it has grown to many times what it holds. When it turns out damaged
+two values. On a full disk a vote is refused and nothing is changed; any other failure of the disk ends the
+agent. The log is rewritten when it has grown to many times what it holds. When it turns out damaged
 (``register_log``) the agent refuses to start.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.common.errors import DiskFailed
+from agent.common.errors import DiskFailed, DiskFull, has_no_room
 from agent.common.register import Answer, Slot, VoterRequest, answer
 from agent.wire import register_log
+
+logger = logging.getLogger("agent.wire.register_store")
 
 REWRITE_BYTES_MIN = 4 * 1024 * 1024
 
@@ -47,6 +51,7 @@ class RegisterStore:
         """Applies a request; its answer may leave only after this returns.
 
         Raises:
+            DiskFull: there is no room for the change; nothing has changed.
             DiskFailed: the log cannot be written; the agent must stop.
         """
         with self._lock:
@@ -84,9 +89,11 @@ class RegisterStore:
     def _append(self, key: str, slot: Slot) -> None:
         record = register_log.pack(key, slot)
         try:
-            written = os.write(self._file, record)
-            if written != len(record):
-                raise OSError(f"wrote {written} of {len(record)} bytes")
+            if not self._write(record):
+                raise DiskFull(
+                    f"no room for the register log {self._path}: this voter does not vote",
+                    hint="free space on this node's disk",
+                )
             os.fdatasync(self._file)
         except OSError as error:
             raise DiskFailed(f"register log {self._path} cannot be written: {error}") from error
@@ -95,8 +102,25 @@ class RegisterStore:
         if self._size > max(REWRITE_BYTES_MIN, 16 * live):
             self._rewrite(key, slot)
 
+    def _write(self, record: bytes) -> bool:
+        """Writes a record whole, or returns that there is no room for it: then the log is as it was."""
+        try:
+            if os.write(self._file, record) == len(record):
+                return True
+        except OSError as error:
+            if not has_no_room(error):
+                raise
+        os.ftruncate(self._file, self._size)  # a part of a record must not stand between others
+        return False
+
     def _rewrite(self, key: str, slot: Slot) -> None:
-        size = write_log(self._path, {**self._slots, key: slot})
+        try:
+            size = write_log(self._path, {**self._slots, key: slot})
+        except OSError as error:
+            if not has_no_room(error):
+                raise DiskFailed(f"register log {self._path} cannot be rewritten: {error}") from error
+            logger.warning("register_log_not_rewritten path=%s error=%s", self._path, error)
+            return  # the long one is good; the next change tries again
         os.close(self._file)
         self._file = self._open_log()
         self._size = size

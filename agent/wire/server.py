@@ -196,7 +196,11 @@ class Server:
             pass  # the usual end of a connection
         except (OSError, ssl.SSLError, RainStormError) as error:
             if not self._stopping.is_set():
-                logger.info("connection_dropped server=%s peer=%s error=%s", self.name, peer or "?", error)
+                # Who goes without a word only looked whether the port is open.
+                level = logging.DEBUG if isinstance(error, ssl.SSLEOFError) and not peer else logging.INFO
+                logger.log(
+                    level, "connection_dropped server=%s peer=%s error=%s", self.name, peer or "?", error
+                )
         finally:
             with self._lock:
                 connection, _ = self._connections.pop(key)

@@ -31,10 +31,7 @@ LEAKS = {
         "sleep 31",
     ),
     "socket": (
-        "import socket\n"
-        "kept = []\n"
-        "def test_it():\n"
-        "    kept.append(socket.create_server(('127.0.0.1', 0)))\n",
+        "import socket\nkept = []\ndef test_it():\n    kept.append(socket.create_server(('127.0.0.1', 0)))\n",
         "listens on ('127.0.0.1'",
     ),
     "datagram": (
@@ -127,9 +124,7 @@ def run_pytest(folder: Path, files: dict[str, str], **environment: str) -> dict[
 @pytest.fixture(scope="module")
 def leak_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The results of one run over a leaking file of each kind, each followed by a clean test."""
-    files = {
-        f"test_{kind}": source + "def test_next():\n    pass\n" for kind, (source, _) in LEAKS.items()
-    }
+    files = {f"test_{kind}": source + "def test_next():\n    pass\n" for kind, (source, _) in LEAKS.items()}
     return run_pytest(tmp_path_factory.mktemp("leaks"), files)
 
 

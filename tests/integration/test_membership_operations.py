@@ -218,6 +218,7 @@ def test_a_voter_is_replaced_while_the_cluster_runs(alone: Agents) -> None:
         member(alone, "n5").replace_voter("n1", "n2")
     found = member(alone, "n5").replace_voter("n1", "n4")
     assert found["voters"] == ["n4", "n2", "n3"]
+    assert member(alone, "n5").members()["voters"] == [["n4", "n2", "n3"]], "who asks again hears of it"
     wait_until(
         lambda: all(member(alone, name).members()["voters"] == [["n4", "n2", "n3"]] for name in NAMES),
         5.0,

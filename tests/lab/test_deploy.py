@@ -125,7 +125,7 @@ def test_a_restart_leaves_no_process_as_it_was(deployment: Deployment) -> None:
 def test_a_half_finished_run_is_finished_by_the_next(deployment: Deployment) -> None:
     """vm2 was cut off while its release was installed, vm3 after its configuration was written."""
     torn = "rm /opt/rainstorm/current/.complete /etc/rainstorm/tls/vm2.key"
-    deployment.root("vm2", f"systemctl stop rainstorm.target; {torn}")
+    deployment.root("vm2", f"systemctl stop rainstorm.target rainstorm.slice; {torn}")
     deployment.root("vm3", "echo '# other' >> /etc/rainstorm/node.yml")
     again = deployment.done("deploy.yml")
     assert again["vm2"] > 0
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_a_vm_is_named_before_anything_is_changed(
     refused = deployment.play("playbooks/reset.yml")
     assert refused.status != 0
     assert f"-e confirm={deployment.lab.lab.name}" in " ".join(refused.out.split())
-    deployment.root("vm2", "systemctl stop rainstorm.target")
+    deployment.root("vm2", "systemctl stop rainstorm.target rainstorm.slice")
     deployment.root("vm2", "systemd-run --unit=squatter python3 -m http.server 7101 --bind 0.0.0.0")
     try:
         taken = deployment.play("deploy.yml")
@@ -202,5 +202,7 @@ def test_what_is_wrong_with_a_vm_is_named_before_anything_is_changed(
     finally:
         deployment.root("vm2", "systemctl stop squatter")
     deployment.done("playbooks/stop.yml")
+    for vm in VMS:
+        assert deployment.root(vm, "pgrep -u rainstorm,rainstorm-task || true") == "", "all have stopped"
     deployment.done("deploy.yml")
     assert deployment.fab("verify", "--wait", "60").status == 0

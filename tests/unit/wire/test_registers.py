@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, NoMajority
+from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, DiskFull, NoMajority
 from agent.common.register import Accept, Prepare, Read, Slot
 from agent.wire import register_store
 from agent.wire.client import Client, Target
@@ -89,16 +90,61 @@ def test_the_log_is_rewritten_and_keeps_what_counts(tmp_path: Path, monkeypatch:
     reopened.close()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_a_full_disk_is_a_failure_and_never_an_answer(tmp_path: Path) -> None:
+def test_a_full_disk_refuses_a_vote_and_the_next_one_has_a_whole_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "registers.log"
+    fill(path, 1)
+    store, write = RegisterStore(path), os.write
+    for room in (0, 7):
+
+        def write_some(file: int, data: bytes, room: int = room) -> int:
+            if not room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(file, data[:room])
+
+        monkeypatch.setattr(os, "write", write_some)
+        with pytest.raises(DiskFull):
+            store.apply(Prepare("file/1", (1, "p")))
+        monkeypatch.undo()
+        assert store.slot("file/1") == Slot(), "what is not durable is not remembered either"
+    assert store.apply(Prepare("file/1", (2, "p"))).ok
+    store.close()
+    reopened = RegisterStore(path)
+    assert reopened.slot("file/1") == Slot((2, "p"))
+    reopened.close()
+
+
+def test_a_failed_flush_is_a_failure_and_never_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
     store = RegisterStore(tmp_path / "registers.log")
-    full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, store._file)
-    os.close(full)
+    monkeypatch.setattr(os, "fdatasync", fail)
     with pytest.raises(DiskFailed):
         store.apply(Prepare("file", (1, "p")))
-    assert store.slot("file") == Slot(), "what is not durable is not remembered either"
+    assert store.slot("file") == Slot()
     store.close()
+
+
+def test_a_log_that_cannot_be_rewritten_for_want_of_room_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, slots: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "registers.log"
+    monkeypatch.setattr(register_store, "REWRITE_BYTES_MIN", 256)
+    monkeypatch.setattr(register_store, "write_log", full)
+    store = RegisterStore(path)
+    for ballot in range(1, 200):
+        assert store.apply(Prepare("file", (ballot, "p"))).ok
+    store.close()
+    reopened = RegisterStore(path)
+    assert reopened.slot("file").promised == (199, "p")
+    reopened.close()
 
 
 WRITE_FOR_EVER = """
