@@ -197,10 +197,9 @@ class Server:
         except (OSError, ssl.SSLError, RainStormError) as error:
             if not self._stopping.is_set():
                 # Who goes without a word only looked whether the port is open.
-                level = logging.DEBUG if isinstance(error, ssl.SSLEOFError) and not peer else logging.INFO
-                logger.log(
-                    level, "connection_dropped server=%s peer=%s error=%s", self.name, peer or "?", error
-                )
+                silent = not peer and isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+                line = "connection_dropped server=%s peer=%s error=%s"
+                logger.log(logging.DEBUG if silent else logging.INFO, line, self.name, peer or "?", error)
         finally:
             with self._lock:
                 connection, _ = self._connections.pop(key)
