@@ -31,6 +31,8 @@ from agent.hydfs.events import (
 Effect = PersistRecord | PersistPromise | AnswerWrite | AnswerPromise | Refuse
 # A coordinator keeps at most this many records of a block under way, so no more can be early.
 HELD_MAX = 64
+# Dropped blocks that are remembered; whoever still writes one was cut off for as long as that takes.
+GONE_MAX = 65536
 
 
 @dataclass(slots=True)
@@ -60,6 +62,8 @@ class Replica:
     def __init__(self, metas: Iterable[BlockMeta] = ()) -> None:
         self._copies: dict[BlockKey, _Copy] = {}
         self._sealed: dict[BlockKey, int] = {}
+        # A block that was sealed empty leaves no copy, but its coordinator may not have heard of it.
+        self._gone: dict[BlockKey, None] = {}
         for meta in metas:
             if meta.state == SEALED:
                 self._sealed[meta.key] = meta.length
@@ -74,6 +78,8 @@ class Replica:
         """Takes a record, holds it, or refuses it."""
         if event.key in self._sealed:
             return [AnswerWrite(event.token, 0, "FENCED", "the block is sealed")]
+        if event.key in self._gone:
+            return [AnswerWrite(event.token, 0, "FENCED", "the block was dropped")]
         copy = self._copies.get(event.key)
         if copy is None:
             copy = self._copies[event.key] = _Copy(event.session, OPEN)
@@ -140,6 +146,7 @@ class Replica:
         """Forgets the open copy: what is on disk is final."""
         copy = self._copies.pop(event.key, None)
         self._sealed[event.key] = event.length
+        self._gone.pop(event.key, None)
         if copy is None:
             return []
         tokens = [token for _, token in copy.waiting] + [early.token for early in copy.held.values()]
@@ -147,8 +154,11 @@ class Replica:
         return effects + [AnswerPromise(token, event.length, 0, {}, True) for token in copy.sealers]
 
     def dropped(self, event: BlockDropped) -> list[Effect]:
-        """Forgets the copy; records under way are refused."""
+        """Forgets the copy, not that there was one: records under way and later ones are refused."""
         self._sealed.pop(event.key, None)
+        self._gone[event.key] = None
+        if len(self._gone) > GONE_MAX:
+            self._gone.pop(next(iter(self._gone)))
         copy = self._copies.pop(event.key, None)
         if copy is None:
             return []

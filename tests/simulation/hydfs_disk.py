@@ -52,6 +52,7 @@ class Bugs:
     ack_before_sync: bool = False
     count_refused_promise: bool = False
     write_behind_refused: bool = False
+    forget_dropped: bool = False
 
 
 def nothing(code: str) -> None:

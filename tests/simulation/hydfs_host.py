@@ -98,6 +98,8 @@ class StoreHost(Caller):
     def post(self, event: Any) -> None:
         for effect in self.core.handle(self.node.now, event):
             self._execute(effect)
+        if self.bugs.forget_dropped:
+            self.core.replica._gone.clear()
 
     def serve(self, kind: str, fields: Fields, payload: bytes, reply: Reply) -> None:
         getattr(self, f"_serve_{kind}")(fields, payload, reply)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 
-from tests.simulation import planted, rainstorm_bugs, rainstorm_faults, test_hydfs, test_hydfs_full_disk
+from tests.simulation import planted, rainstorm_bugs, rainstorm_faults, test_hydfs, test_hydfs_moments
 from tests.simulation.hydfs_disk import Bugs
 
 SEEDS_MAX = 1000
@@ -55,6 +55,7 @@ HYDFS_RULES = {
     "forget_writers": "an append that comes twice is done once",
     "ack_before_sync": "an append is acknowledged when it is durable",
     "count_refused_promise": "a promise that the disk refused is none",
+    "forget_dropped": "a dropped block takes no records",
     "write_behind_refused": "nothing is written behind a refused record",
 }
 
@@ -65,7 +66,7 @@ def candidates() -> list[Candidate]:
     for entry in fields(Bugs):
         rule = HYDFS_RULES.get(entry.name, "")
         bugs = Bugs(**{entry.name: True})
-        scenario = test_hydfs_full_disk.SCENARIOS.get(entry.name, test_hydfs.run)
+        scenario = test_hydfs_moments.SCENARIOS.get(entry.name, test_hydfs.run)
         run, control = partial(_hydfs, scenario, bugs), partial(_hydfs, scenario, None)
         found.append(Candidate("hydfs", entry.name.replace("_", " "), rule, run, control))
     for bug in rainstorm_bugs.BUGS:

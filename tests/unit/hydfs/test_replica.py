@@ -8,6 +8,7 @@ from agent.hydfs.block import BlockMeta, Record, chain
 from agent.hydfs.events import (
     AnswerPromise,
     AnswerWrite,
+    BlockDropped,
     BlockSealed,
     PersistPromise,
     PersistRecord,
@@ -104,6 +105,14 @@ def test_a_promise_that_the_disk_refused_is_none() -> None:
     (answer,) = replica.promise_written(PromiseWritten(KEY))
     assert isinstance(answer, AnswerPromise)
     replica.check_invariants()
+
+
+def test_a_dropped_block_takes_nothing() -> None:
+    replica = Replica()
+    replica.promise(PromiseRequested("p", KEY, "f"))
+    replica.promise_written(PromiseWritten(KEY))
+    replica.dropped(BlockDropped(KEY))  # it was sealed empty; its coordinator may not know that
+    assert code(replica.write(write(b"abc", 0))) == "FENCED"
 
 
 def test_a_sealed_block_takes_nothing() -> None:

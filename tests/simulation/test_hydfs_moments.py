@@ -1,4 +1,4 @@
-"""Full disks in the simulated store: two moments that chance alone meets too rarely."""
+"""Moments of the simulated store that chance alone meets too rarely."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from agent.hydfs.filetable import BlockEntry
+from agent.common.register import Read
+from agent.hydfs.filetable import BlockEntry, from_value
 from tests.simulation.hydfs_client import ClientHost
 from tests.simulation.hydfs_disk import REFUSED_FOLLOWER, REFUSED_PROMISE, Bugs
+from tests.simulation.hydfs_host import StoreHost
 from tests.simulation.test_hydfs import NAME, NODES, History, build, check, create
 from tests.simulation.voter import FILE as REGISTERS
 from tests.simulation.world import World
@@ -91,8 +93,52 @@ def refused_record(seed: int | str, bugs: Bugs | None = None) -> World:
     return world
 
 
+def late_coordinator(seed: int | str, bugs: Bugs | None = None) -> World:
+    """Pauses a node that opens a block, and has the others seal the block, empty, behind its back.
+
+    When it goes on it has appends to do; the replicas that it writes to have dropped their copies.
+    """
+    world, history = build(seed, bugs)
+    create(world, "all")
+    begin(world, history, "c1", 0)
+    world.wait_for(lambda: _opened(world), 1.0, "a block is open")
+    block = _opened(world)
+    assert block is not None
+    coordinator = block.replicas[0]
+    world.pause(coordinator)
+    world.run(0.01)  # the voters' answers reach it
+    for name in NODES:
+        world.network.cut(name, coordinator)
+    world.run(0.25)
+    begin(world, history, "c3", 0)  # asks the coordinator as long as the block is in the file table
+    world.run(0.25)
+    world.network.heal()
+    opened = _opened(world)
+    assert opened is None or opened.number > block.number, f"seed {seed}: block {block.number} is not sealed"
+    world.resume(coordinator)
+    settle(world, history)
+    check(world, history)
+    return world
+
+
+def _opened(world: World) -> BlockEntry | None:
+    """Returns the open block that a voter has heard of last."""
+    found: list[BlockEntry] = []
+    for name in NODES:
+        host = world.nodes[name].host
+        assert isinstance(host, StoreHost)
+        entry = from_value(host.voter.apply(Read(NAME)).value)
+        if entry is not None and entry.open_block is not None:
+            found.append(entry.open_block)
+    return max(found, key=lambda block: block.number, default=None)
+
+
 # Where chance alone does not find a planted bug in time.
-SCENARIOS = {"count_refused_promise": refused_promise, "write_behind_refused": refused_record}
+SCENARIOS = {
+    "count_refused_promise": refused_promise,
+    "write_behind_refused": refused_record,
+    "forget_dropped": late_coordinator,
+}
 
 
 def _open_block(world: World) -> BlockEntry:
@@ -111,6 +157,12 @@ def test_a_promise_that_a_full_disk_refused_seals_nothing() -> None:
 
 
 @pytest.mark.simulation_quick
+def test_a_coordinator_that_comes_late_acknowledges_nothing() -> None:
+    for seed in range(5):
+        late_coordinator(seed)
+
+
+@pytest.mark.simulation_quick
 def test_nothing_is_kept_behind_a_record_that_a_full_disk_refused() -> None:
     met = sum(refused_record(seed).hits[REFUSED_FOLLOWER] for seed in range(5))
     assert met, "no record was under way behind a refused one"
@@ -118,7 +170,7 @@ def test_nothing_is_kept_behind_a_record_that_a_full_disk_refused() -> None:
 
 @pytest.mark.simulation_quick
 @pytest.mark.parametrize("bug", list(SCENARIOS))
-def test_what_breaks_a_rule_of_full_disks_is_found(bug: str) -> None:
+def test_what_breaks_a_rule_is_found(bug: str) -> None:
     for seed in range(10):
         try:
             SCENARIOS[bug](seed, Bugs(**{bug: True}))
