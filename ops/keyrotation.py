@@ -32,8 +32,7 @@ def rotate(clients: Mapping[str, MembershipClient], key: str) -> Rotation:
     Raises:
         Unavailable: a node did not answer; the message names it and says which key is in use.
     """
-    rings = _everywhere(clients, lambda client: client.keys("list"), "nothing has changed: the old key stays")
-    old = tuple(dict.fromkeys(mark for ring in rings.values() for mark in ring))
+    old = fingerprints(clients)
     installed = _everywhere(
         clients, lambda client: client.keys("install", key=key), "the old key stays in use everywhere"
     )
@@ -51,6 +50,16 @@ def rotate(clients: Mapping[str, MembershipClient], key: str) -> Rotation:
             f"the new key {new} is in use, but the old one is still accepted",
         )
     return Rotation(new, removed, tuple(clients))
+
+
+def fingerprints(clients: Mapping[str, MembershipClient]) -> tuple[str, ...]:
+    """Returns those of all keys that any node has.
+
+    Raises:
+        Unavailable: a node did not answer.
+    """
+    rings = _everywhere(clients, lambda client: client.keys("list"), "nothing has changed: the old key stays")
+    return tuple(dict.fromkeys(mark for ring in rings.values() for mark in ring))
 
 
 def rings_of(clients: Mapping[str, MembershipClient]) -> dict[str, list[str] | RainStormError]:

@@ -57,6 +57,14 @@ def print_json(**values: Any) -> None:
     _print_json(values, 2)
 
 
+def say_dry(what: str, *, json: bool) -> None:
+    """Prints what a command would do that was only asked for."""
+    if json:
+        print_json(dry_run=True, would=what)
+    else:
+        print(f"would {what}")
+
+
 def print_json_line(**values: Any) -> None:
     """Prints one JSON object of several as a line on standard output."""
     _print_json(values, None)

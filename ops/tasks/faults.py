@@ -30,7 +30,7 @@ _find = inventory.find
         "pid": "or its process id",
         "job": "only tasks of this job",
         "dry_run": "only say which task would be killed",
-        "inventory": "inventory file of the cluster",
+        **PLAIN,
     }
 )
 def kill_task(
@@ -40,6 +40,7 @@ def kill_task(
     pid: int = 0,
     job: str = "",
     dry_run: bool = False,
+    json: bool = False,
     inventory: str = "",
 ) -> None:
     """faults: SIGKILL one task of a running job"""
@@ -65,9 +66,12 @@ def kill_task(
         chosen = matching[0]
         what = f"task {chosen['task']} of {chosen['job']} on {chosen['node']} (pid {chosen['pid']})"
         if dry_run:
-            print(f"would kill {what}")
+            render.say_dry(f"kill {what}", json=json)
             return
         killed = client.kill_task(node=chosen["node"], task=chosen["task"], pid=chosen["pid"])
+    if json:
+        render.print_json(job=chosen["job"], task=killed["task"], node=killed["node"], pid=killed["pid"])
+        return
     print(f"killed task {killed['task']} of {chosen['job']} on {killed['node']} (pid {killed['pid']})")
     render.say(f"watch it recover: fab job {chosen['job']}")
 

@@ -40,10 +40,16 @@ def up(context: Context, vms: int = 10, json: bool = False) -> None:
     render.say(f"next: ansible-playbook deploy.yml -i {path}   fab lab.shell --vm 1   fab lab.down")
 
 
-@command(help={"purge": "remove the cached base image, too", **JSON})
-def down(context: Context, purge: bool = False, json: bool = False) -> None:
+@command(
+    help={"purge": "remove the cached base image, too", "dry_run": "only say what would be removed", **JSON}
+)
+def down(context: Context, purge: bool = False, dry_run: bool = False, json: bool = False) -> None:
     """lab: take the VMs away with all that is on them"""
     lab = _lab()
+    if dry_run:
+        names = ", ".join(machine.name for machine in lab.status())
+        render.say_dry(f"remove {names} of the lab {lab.name!r}, all data and the cluster's keys", json=json)
+        return
     done = lab.down(purge=purge)
     if json:
         render.print_json(lab=lab.name, removed=done)

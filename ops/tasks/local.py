@@ -10,39 +10,67 @@ from ops import render
 from ops.errors import command
 from ops.local import LocalCluster, demo_layout, only_demo
 
+JSON = {"json": "print one JSON object"}
+
 
 @command(
     help={
         "nodes": "how many nodes (default: as many as before, else 5)",
         "fresh": "throw the data of an earlier local cluster away first",
+        **JSON,
     }
 )
-def up(context: Context, nodes: int = 0, fresh: bool = False) -> None:
+def up(context: Context, nodes: int = 0, fresh: bool = False, json: bool = False) -> None:
     """local: start a cluster on this machine, wait for it"""
     begun = clock.monotonic()
     cluster = LocalCluster()
     peers = cluster.up(nodes or None, fresh=fresh)
     took_s = clock.monotonic() - begun
-    print(
-        f"{len(peers)} nodes are up after {took_s:.1f} s: "
-        + ", ".join(f"{p.name} {p.address}" for p in peers)
-    )
-    print(f"data and logs: {cluster.layout.folder}/vm*/")
+    if json:
+        render.print_json(
+            seconds=round(took_s, 2),
+            inventory=str(cluster.layout.inventory_path),
+            nodes={p.name: p.address for p in peers},
+        )
+    else:
+        print(
+            f"{len(peers)} nodes are up after {took_s:.1f} s: "
+            + ", ".join(f"{p.name} {p.address}" for p in peers)
+        )
+        print(f"data and logs: {cluster.layout.folder}/vm*/")
     render.say("next: fab status   fab submit-job   fab local.down")
 
 
-@command(help={"wipe": "remove the data, keys and logs too"})
-def down(context: Context, wipe: bool = False) -> None:
+@command(
+    help={
+        "wipe": "remove the data, keys and logs too",
+        "dry_run": "only say what would be stopped and removed",
+        **JSON,
+    }
+)
+def down(context: Context, wipe: bool = False, dry_run: bool = False, json: bool = False) -> None:
     """local: stop it; the data stays unless --wipe"""
     cluster = LocalCluster()
+    if dry_run:
+        what = f"stop {len(cluster.processes())} processes"
+        if wipe:
+            what += f" and remove {cluster.layout.folder} with all files in HyDFS"
+        render.say_dry(what, json=json)
+        return
     _stop_demo_leftovers()
     if not cluster.running() and not wipe:
-        print("the local cluster does not run: nothing to stop")
+        if json:
+            render.print_json(ended=0, killed=0, wiped=False)
+        else:
+            print("the local cluster does not run: nothing to stop")
         return
     from ops.faults.injector import forget_local  # which few commands need, and every one loads this module
 
     forget_local(cluster.layout.inventory_path)
     done = cluster.down(wipe=wipe)
+    if json:
+        render.print_json(**done, wiped=wipe)
+        return
     parts = [f"{done['ended']} agents stopped"]
     if done["killed"]:
         parts.append(f"{done['killed']} other processes killed")
@@ -58,6 +86,6 @@ def _stop_demo_leftovers() -> None:
     try:
         with only_demo():
             demo.down()
-        print("stopped what a killed demo had left")
+        render.say("stopped what a killed demo had left")
     except AlreadyRunning:
         render.say("a demo is running; it stops its own cluster at its end")

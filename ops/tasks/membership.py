@@ -126,7 +126,7 @@ def switch(
                 "detector": detector or now["detector"],
                 "suspicion": now["suspicion"] if wanted is None else wanted,
             }
-            _say_dry(f"switch from {_protocol(now)} to {_protocol(asked)}", json)
+            render.say_dry(f"switch from {_protocol(now)} to {_protocol(asked)}", json=json)
             return
         found = client.switch(detector or None, wanted)
     if json:
@@ -172,7 +172,7 @@ def leave(context: Context, vm: str, dry_run: bool = False, json: bool = False, 
     with connected(_find(inventory)) as connections:
         node = connections.inventory.node(vm).name
         if dry_run:
-            _say_dry(f"make {node} leave", json)
+            render.say_dry(f"make {node} leave", json=json)
             return
         connections.membership(node).leave()
     if json:
@@ -220,7 +220,7 @@ def voters(
         if (replace or finish) and dry_run:
             what = f"replace {node(replace).name} by {node(by).name}" if replace else "finish the replacement"
             now = " and ".join(", ".join(group) for group in client.members()["voters"])
-            _say_dry(f"{what}; the voters are {now}", json)
+            render.say_dry(f"{what}; the voters are {now}", json=json)
             return
         if replace or finish:
             old, new = (node(replace).name, node(by).name) if replace else ("", "")
@@ -243,10 +243,17 @@ def voters(
         "percent": "share of the incoming datagrams to throw away, 0 to 100",
         "vm": "only on this node (default: all)",
         "seed": "seed of the random choice",
+        "dry_run": "only say what would be done",
     }
 )
 def drop(
-    context: Context, percent: float, vm: str = "", seed: int = 0, json: bool = False, inventory: str = ""
+    context: Context,
+    percent: float,
+    vm: str = "",
+    seed: int = 0,
+    dry_run: bool = False,
+    json: bool = False,
+    inventory: str = "",
 ) -> None:
     """faults: throw away a share of the datagrams between membership agents"""
     try:
@@ -255,6 +262,9 @@ def drop(
         raise UsageError(f"{percent!r} is no number", hint="fab drop --percent 5") from None
     with connected(_find(inventory)) as connections:
         names = [connections.inventory.node(vm).name] if vm else connections.inventory.names()
+        if dry_run:
+            render.say_dry(f"make {', '.join(names)} throw away {share:g} % of their datagrams", json=json)
+            return
         for name in names:
             connections.membership(name).drop(share, seed)
             if not json:
@@ -263,11 +273,15 @@ def drop(
         render.print_json(nodes=names, percent=share)
 
 
-@command(help=JSON, name="rotate")
-def rotate_keys(context: Context, json: bool = False, inventory: str = "") -> None:
+@command(help={**JSON, "dry_run": "only check that all nodes answer, and name the key to go"}, name="rotate")
+def rotate_keys(context: Context, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
     """keys: replace the gossip key on all nodes without losing a datagram"""
     with connected(_find(inventory)) as connections:
         clients = {name: connections.membership(name) for name in connections.inventory.names()}
+        if dry_run:
+            old = ", ".join(keyrotation.fingerprints(clients))
+            render.say_dry(f"replace key {old} on {len(clients)} nodes", json=json)
+            return
         key = secrets.token_hex(32)
         done = keyrotation.rotate(clients, key)
         path = connections.inventory.gossip_key_path
@@ -294,13 +308,6 @@ def list_keys(context: Context, json: bool = False, inventory: str = "") -> None
         for name, ring in rings.items()
     ]
     _print_rows(("name", "in_use", "others"), rows, json, "keys")
-
-
-def _say_dry(what: str, json: bool) -> None:
-    if json:
-        render.print_json(dry_run=True, would=what)
-    else:
-        print(f"would {what}")
 
 
 def _client(connections: Connections, vm: str) -> MembershipClient:

@@ -66,6 +66,9 @@ def test_up_status_down_and_up_again_with_the_old_data(sandbox: Sandbox) -> None
     assert found["leader"] in ("vm1", "vm2", "vm3")
     assert found["majority"] is True
     assert sandbox.fab("put", "-", "a/kept", stdin=b"acked\n").status == 0
+    dry = sandbox.fab_json("local.down", "--wipe", "--dry-run")["would"]
+    assert str(sandbox.folder) in dry
+    assert all(node["state"] == "up" for node in sandbox.fab_json("status")["status"]["nodes"])
     ended = sandbox.fab("local.down")
     assert ended.status == 0
     assert "12 agents stopped" in ended.out
@@ -252,6 +255,14 @@ def test_local_files_are_not_overwritten(running: Sandbox, tmp_path: Path) -> No
 
 
 # Words of a command line
+
+
+def test_what_is_only_asked_for_is_not_done(running: Sandbox) -> None:
+    keys = running.fab_json("keys.list")["keys"]
+    assert keys[0]["in_use"] in running.fab("keys.rotate", "--dry-run").out
+    assert running.fab_json("keys.list")["keys"] == keys
+    assert running.fab("drop", "--percent", "100", "--dry-run").status == 0
+    assert "throws away" not in running.fab("verify", "--wait", "20").err
 
 
 def test_an_unknown_node_is_refused(running: Sandbox) -> None:

@@ -1,0 +1,48 @@
+"""What all tasks of ``fab`` have in common."""
+
+from __future__ import annotations
+
+import pytest
+
+from ops.tasks import namespace
+
+# A shell has nothing to say to programs.
+NOT_FOR_PROGRAMS = {"lab.shell"}
+# What is lost, killed, cut off or set wrong by these is seen before it is done.
+DANGEROUS = {
+    "cancel-job",
+    "delete",
+    "drop",
+    "fault.bandwidth",
+    "fault.clock",
+    "fault.crash",
+    "fault.delay",
+    "fault.disk-full",
+    "fault.loss",
+    "fault.one-way",
+    "fault.partition",
+    "fault.pause",
+    "keys.rotate",
+    "kill-agent",
+    "kill-task",
+    "lab.down",
+    "leave",
+    "local.down",
+    "restart-agent",
+    "switch",
+    "voters",
+}
+
+
+@pytest.mark.parametrize("name", sorted(namespace.task_names))
+def test_every_task_speaks_to_programs_and_the_dangerous_can_be_tried(name: str) -> None:
+    options = namespace[name].get_arguments()
+    parameters = {each.name for each in options}
+    assert ("json" in parameters) == (name not in NOT_FOR_PROGRAMS)
+    if name in DANGEROUS:
+        assert "dry_run" in parameters
+    assert [each.name for each in options if not each.help] == [], "every option is explained"
+
+
+def test_the_dangerous_tasks_exist() -> None:
+    assert set(namespace.task_names) >= DANGEROUS
