@@ -66,7 +66,7 @@ class FullDisks:
     """Fills disks and gives them room again; a seed draws whether, how often and for how long.
 
     A disk is near its reserve, or without any room: then the register log has some in its last page, or not
-    even that, and the agent stops with its first vote.
+    even that, and the voter refuses.
     """
 
     def __init__(self, world: World, nodes: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent.common.core import Tick
-from agent.common.errors import RainStormError
+from agent.common.errors import DiskFull, RainStormError
 from agent.common.register import (
     Accept,
     Prepare,
@@ -154,7 +154,11 @@ class StoreHost(Caller):
             request = Prepare(key, ballot(fields["ballot"]))
         elif fields["ask"] == "Accept":
             request = Accept(key, ballot(fields["ballot"]), fields["value"])
-        found = self.voter.apply(request)
+        try:
+            found = self.voter.apply(request)
+        except DiskFull as error:
+            reply(error.code, {}, b"")
+            return
         body = {"promised": found.promised, "accepted": found.accepted, "value": found.value}
         reply("", {"ok": found.ok, **body}, b"")
 

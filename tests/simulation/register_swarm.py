@@ -18,7 +18,7 @@ from tests.simulation.membership_swarm import Result
 from tests.simulation.register_host import ClientHost, Invocation
 from tests.simulation.register_voter import VoterHost
 from tests.simulation.schedule import KINDS, Faults, Schedule, Step, draw
-from tests.simulation.voter import FILE
+from tests.simulation.voter import FILE, REFUSED_VOTE
 from tests.simulation.world import World
 
 FAULTS_S = 4.0
@@ -42,7 +42,7 @@ MOMENTS = (
     "a voter learnt",
     "agent stopped: Corrupt",
     "agent stopped: DiskFailed",
-    "agent stopped: DiskFull",
+    REFUSED_VOTE,
 )
 
 

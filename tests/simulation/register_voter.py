@@ -11,6 +11,7 @@ from typing import Any
 
 import msgpack
 
+from agent.common.errors import DiskFull
 from agent.common.register import (
     AnswerReceived,
     Ask,
@@ -86,7 +87,10 @@ class VoterHost:
         if header["type"] == "keys":
             known = self._voter.apply(Read(KEY)).value is not None
             return {"reply": header["id"], "keys": [KEY] if known else []}
-        return self._voter.answer_frame(header)
+        try:
+            return self._voter.answer_frame(header)
+        except DiskFull:
+            return {"reply": header["id"], "refused": True}
 
     def on_timer(self, now: float) -> None:
         raise AssertionError("a voter has no timers")

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agent.common.errors import DiskFailed, DiskFull
 from agent.common.register import Accept, Answer, Prepare, Read, Slot, VoterRequest, answer
 from agent.wire import register_log
 from tests.simulation.world import Node
 
 FILE = "registers"
+# How often a node dies with a torn record at the end of its log, which a full disk left there.
+DIES_SHARE = 0.2
+REFUSED_VOTE = "a full disk refused a vote"
 
 
 class Voter:
@@ -21,6 +25,7 @@ class Voter:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._rng = node.random("register log")
         data = node.disk.read(FILE)
         self._slots, size = register_log.replay(data, f"{node.name}/{FILE}")
         if size < len(data):
@@ -31,14 +36,27 @@ class Voter:
         """Answers a request; what changed is durable by then.
 
         Raises:
-            DiskFailed, DiskFull: it could not be made durable; the agent must stop.
+            DiskFull: there is no room; nothing has changed.
+            DiskFailed: it could not be made durable; the agent must stop.
         """
         slot = self._slots.get(request.key, Slot())
         changed, reply = answer(slot, request)
         if changed != slot:
-            self._node.disk.append_durably(FILE, register_log.pack(request.key, changed))
+            self._append(register_log.pack(request.key, changed))
             self._slots[request.key] = changed
         return reply
+
+    def _append(self, record: bytes) -> None:
+        disk = self._node.disk
+        size = disk.size(FILE)
+        try:
+            disk.append_durably(FILE, record)
+        except DiskFull as error:
+            if self._rng.random() < DIES_SHARE:
+                raise DiskFailed(f"{self._node.name} died before it cut off the torn record") from error
+            disk.truncate(FILE, size)
+            self._node.world.hit(REFUSED_VOTE)
+            raise
 
     def answer_frame(self, header: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the reply to a request frame."""
