@@ -47,10 +47,10 @@ class MembershipConfig:
     A crash is in the view after about: first probe by anybody (probe_interval_s on average, whatever N) +
     probe_timeout_s until it failed (0 when the machine answers "refused") + Smin = suspicion_min_probes *
     probe_interval_s * max(1, log10 N), given that the others confirm meanwhile + view_batch_s. At N = 5 and
-    at N = 10: 1.0 s. A probe lasts an interval at least.
+    at N = 10: 0.8 s. A probe lasts an interval at least.
     """
 
-    probe_interval_s: float = 0.125
+    probe_interval_s: float = 0.1
     probe_timeout_s: float = 0.25
     ack_timeout_s: float = 0.1
     indirect_probes: int = 3

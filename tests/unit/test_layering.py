@@ -18,15 +18,19 @@ and a few modules of ``common``.
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.support import REPOSITORY
+
+# In one process: parsing everything takes longer than all the tests.
+pytestmark = pytest.mark.xdist_group("layering")
 
 # Every module that may do input and output, and why it must. All others under agent/ are cores.
 SHELLS = {
@@ -280,7 +284,7 @@ def call_problems(module: Module) -> Iterator[str]:
                 yield f"{module.name}:{over.lineno}: walks over a set, whose order differs between runs"
 
 
-def find_cycle(modules: list[Module]) -> list[str]:
+def find_cycle(modules: Sequence[Module]) -> list[str]:
     """Returns the modules of a cycle of imports, or []; imports for the type checker do not count."""
     names = {module.name for module in modules}
     graph = {
@@ -297,8 +301,9 @@ def find_cycle(modules: list[Module]) -> list[str]:
     return []
 
 
-def all_modules() -> list[Module]:
-    """Returns every module of the project that the rules speak of."""
+@functools.cache
+def all_modules() -> tuple[Module, ...]:
+    """Returns every module of the project that the rules speak of, parsed once."""
     paths: dict[str, Path] = {}
     for package in ("agent", "ops", "experiments"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
@@ -307,10 +312,10 @@ def all_modules() -> list[Module]:
     if (REPOSITORY / "fabfile.py").exists():
         paths["fabfile"] = REPOSITORY / "fabfile.py"
     known = frozenset(paths)
-    return [
+    return tuple(
         parse(name, path.read_text("utf-8"), known, path.name == "__init__.py")
         for name, path in paths.items()
-    ]
+    )
 
 
 def test_every_import_points_down() -> None:
