@@ -58,7 +58,7 @@ class MembershipConfig:
     suspicion_max_factor: float = 6.0
     gossip_interval_s: float = 0.1
     gossip_fanout: int = 3
-    heartbeat_interval_s: float = 0.15
+    heartbeat_interval_s: float = 0.125
     heartbeat_fanout: int = 2
     heartbeat_fail_s: float = 0.6
     detector: str = "swim"

@@ -46,6 +46,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        # That a tail was cut off is kept on disk until what follows from it is: this process may end before.
+        self._torn_path = folder / "torn"
         self.torn = False
         self.size = 0
         self._number = 0
@@ -59,6 +61,7 @@ class Journal:
         """
         for leftover in self._folder.glob("*.new"):
             leftover.unlink()
+        self.torn = self._torn_path.exists()
         segments = sorted(self._folder.glob("*.log"))
         for path in segments:
             last = path == segments[-1]
@@ -91,16 +94,24 @@ class Journal:
         self.size += len(data)
 
     def restart(self, bodies: Iterable[bytes]) -> None:
-        """Starts a new segment that begins with ``bodies`` and removes the older ones."""
+        """Starts a new segment that begins with ``bodies`` and removes the older ones.
+
+        Raises:
+            OSError: there is no room for it (ENOSPC), then the older ones go on; or the disk failed.
+        """
         path = self._path(self._number + 1)
         fresh = path.with_suffix(".new")
         size = 0
-        with open(fresh, "wb") as file:
-            for body in bodies:
-                size += file.write(frame(body))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
+        try:
+            with open(fresh, "wb") as file:
+                for body in bodies:
+                    size += file.write(frame(body))
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(fresh, path)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
         os.close(self._file)
         self._file = self._open(path)
         self._number += 1
@@ -108,6 +119,7 @@ class Journal:
         for old in self._folder.glob("*.log"):
             if int(old.stem) < self._number:
                 old.unlink()
+        self._torn_path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Closes the segment."""
@@ -131,6 +143,8 @@ class Journal:
                 hint="the disk lies: replace it and let the node join with an empty data folder",
             )
         self.torn = True
+        self._torn_path.touch()
+        sync_folder(self._folder)
         with open(path, "r+b") as file:
             file.truncate(end)
             os.fsync(file.fileno())

@@ -82,7 +82,7 @@ class Store:
         self._blocks = root / "blocks"
         self._quarantine = root / "quarantine"
         self._reserve = reserve_bytes
-        self._segment_bytes = segment_bytes
+        self._segment_bytes = self._restart_above = segment_bytes
         self._on_crash = on_crash
         self._journal = Journal(root / "journal")
         self._files: OrderedDict[BlockKey, int] = OrderedDict()
@@ -249,6 +249,7 @@ class Store:
         for key, meta in self.index.items():
             if meta.state in (OPEN, PROMISED):
                 self.index[key] = replace(meta, doubtful=True)
+        self._sync_blocks()
         self._restart_journal()
 
     def _file(self, key: BlockKey) -> int:
@@ -312,8 +313,8 @@ class Store:
                 self._after(job.entry)
         for job in jobs:
             job.done(job.code)
-        if self._journal.size > self._segment_bytes:
-            self._restart_journal()
+        if self._journal.size > self._restart_above:
+            self._shorten_journal()
 
     def _write_payloads(self, jobs: list[_Job]) -> None:
         full = self.free_bytes() < sum(len(job.data) for job in jobs)
@@ -382,10 +383,24 @@ class Store:
         if descriptor is not None:
             os.close(descriptor)
 
-    def _restart_journal(self) -> None:
+    def _shorten_journal(self) -> None:
+        self._sync_blocks()
+        try:
+            self._restart_journal()
+            self._restart_above = self._segment_bytes
+        except OSError as error:
+            if not has_no_room(error):
+                raise
+            # The long one is good; it is tried again when it has grown as much again.
+            self._restart_above = self._journal.size + self._segment_bytes
+            logger.warning("journal_not_shortened root=%s error=%s", self.root, error)
+
+    def _sync_blocks(self) -> None:
         for key in list(self._unsynced):
             if key in self.index and self._path(key).exists():
                 os.fdatasync(self._file(key))
         self._unsynced.clear()
         sync_folder(self._blocks)
+
+    def _restart_journal(self) -> None:
         self._journal.restart(pack_entry(StateEntry(meta)) for meta in list(self.index.values()))

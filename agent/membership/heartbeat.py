@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 # Where an accusation is a death nobody can correct it, so it needs a longer silence.
-FINAL_FACTOR = 1.5
+FINAL_FACTOR = 1.6
 # A counter is passed on in so many rounds after it has moved; then most have a newer one.
-PASSED_ON_ROUNDS = 2.0
+PASSED_ON_ROUNDS = 1.5
 # A counter is to come on so many ways before its silence counts.
 HEARD_TIMES = 5.0
 

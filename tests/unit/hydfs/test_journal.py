@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import subprocess
@@ -119,6 +120,51 @@ def test_a_torn_tail_is_cut_and_the_open_copies_are_doubtful(tmp_path: Path) -> 
     store.stop()
     store = opened(tmp_path)  # the doubt itself is durable
     assert store.index[KEY].doubtful
+    store.stop()
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_doubt_for_which_there_is_no_room_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The torn tail was cut off, and the disk was too full for the journal to say so: the store does not start."""
+    store = opened(tmp_path)
+    append(store, b"one")
+    store.stop()
+    (segment,) = (tmp_path / "journal").glob("*.log")
+    with open(segment, "ab") as file:
+        file.write(frame(b"x" * 100)[:50])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", no_room)
+        full = Store(tmp_path, reserve_bytes=0, on_crash=fail)
+        with pytest.raises(OSError, match="No space left"):
+            full.start()
+        full.stop()
+    store = opened(tmp_path)
+    assert store.index[KEY].doubtful
+    store.stop()
+    assert not (tmp_path / "journal" / "torn").exists()
+
+
+def test_a_journal_that_cannot_be_shortened_for_want_of_room_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path, segment_bytes=2000)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", no_room)
+        for _ in range(20):
+            append(store, b"x" * 200)
+        assert list((tmp_path / "journal").glob("*.new")) == []
+    for _ in range(20):
+        append(store, b"y" * 200)
+    store.stop()
+    (segment,) = (tmp_path / "journal").glob("*.log")
+    assert int(segment.stem) > 1, "it is shortened once there is room"
+    store = opened(tmp_path)
+    assert contents(store) == b"x" * 4000 + b"y" * 4000
     store.stop()
 
 
