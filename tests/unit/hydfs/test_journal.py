@@ -130,7 +130,7 @@ def no_room(*_: object) -> None:
 def test_a_doubt_for_which_there_is_no_room_is_not_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The torn tail was cut off, and the disk was too full for the journal to say so: the store does not start."""
+    """The torn tail was cut off, and the disk was too full for the journal to say so: it does not start."""
     store = opened(tmp_path)
     append(store, b"one")
     store.stop()
