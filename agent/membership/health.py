@@ -5,6 +5,10 @@ of the helpers even sent its negative acknowledgement: their silence says that t
 refute raises it, and so does a timer that fires late, which neither SWIM nor Lifeguard looks at: a process
 that was not scheduled cannot tell a dead peer from its own sleep. The probe interval and the time-outs are
 multiplied by score + 1.
+
+Beside it stands the health of the network: how many of the answered probes took a detour, because the direct
+ping or its answer was lost or late. Where many do, refutations are lost as well, and whoever is suspected is
+given longer. The dead do not count: they answer on no way.
 """
 
 from __future__ import annotations
@@ -13,6 +17,10 @@ SCORE_MAX = 7
 # A timer this late means that the machine starves or was suspended: what happened meanwhile says nothing
 # about peers.
 STALL_S = 1.0
+# The share of detours is an average over about so many answers.
+ANSWERS_AVERAGED = 16
+# With every answer on a detour a suspect is given 1 + this times as long. Of 30 % loss, about 45 % are.
+PATIENCE = 3.0
 
 
 class LocalHealth:
@@ -20,6 +28,12 @@ class LocalHealth:
 
     def __init__(self) -> None:
         self.score = 0
+        self.detours = 0.0
+
+    @property
+    def patience(self) -> float:
+        """Returns the factor for the time that a suspect is given."""
+        return 1.0 + PATIENCE * round(self.detours, 1)
 
     @property
     def multiplier(self) -> int:
@@ -29,6 +43,10 @@ class LocalHealth:
     def probe_succeeded(self) -> None:
         """Lowers the score."""
         self._change(-1)
+
+    def answered(self, *, detour: bool) -> None:
+        """Takes note of how a probe was answered: at once, or in its second stage."""
+        self.detours += (detour - self.detours) / ANSWERS_AVERAGED
 
     def probe_failed(self, helpers: int, nacks: int) -> None:
         """Raises the score by the helpers (by one when there was nobody to ask), unless one of them answered.

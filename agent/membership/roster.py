@@ -235,7 +235,9 @@ class Roster:
             self._reporters.pop(member.name, None)
         if member.state is State.SUSPECT:
             count = self.table.live_count
-            self.suspicions[member.name] = Suspicion.begin(now, member, accuser, self._config, count)
+            self.suspicions[member.name] = Suspicion.begin(
+                now, member, accuser, self._config, count, self._health.patience
+            )
         if member.state not in LIVE:
             self.buried.append(member.name)
         if member.state in (State.SUSPECT, State.DEAD) and accuser != self.me.name:

@@ -2,8 +2,9 @@
 
 A suspicion starts with a long time-out, because the accuser itself may be the sick one, and shrinks with each
 independent confirmation: ``T(C) = max(Smin, Smax - (Smax - Smin) * ln(C + 1) / ln(k + 1))``, where
-``Smin = suspicion_min_probes * probe interval * max(1, log10 N)``, ``Smax = suspicion_max_factor * Smin`` and
-``k = min(3, N - 2)`` confirmations bring it down to Smin. With k = 0 (two nodes) nobody else could confirm.
+``Smin = suspicion_min_probes * probe interval * max(1, log10 N) * patience`` (patience is 1 in a network that
+loses nothing, see ``health``), ``Smax = suspicion_max_factor * Smin`` and ``k = min(3, N - 2)`` confirmations
+bring it down to Smin. With k = 0 (two nodes) nobody else could confirm.
 """
 
 from __future__ import annotations
@@ -53,10 +54,16 @@ class Suspicion:
 
     @classmethod
     def begin(
-        cls, now: float, member: Member, accuser: str, config: MembershipConfig, members: int
+        cls,
+        now: float,
+        member: Member,
+        accuser: str,
+        config: MembershipConfig,
+        members: int,
+        patience: float = 1.0,
     ) -> Suspicion:
-        """Returns a fresh suspicion of ``member``."""
-        shortest = shortest_s(config, members)
+        """Returns a fresh suspicion of ``member``; ``patience`` stretches it."""
+        shortest = shortest_s(config, members) * patience
         longest = shortest * config.suspicion_max_factor
         return cls(member, now, shortest, longest, confirmations_wanted(members), [accuser])
 

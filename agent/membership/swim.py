@@ -131,6 +131,7 @@ class Swim:
         if probe is not None:
             self._roster.prove(probe.target, now)
             self._health.probe_succeeded()
+            self._health.answered(detour=probe.indirect)
         relay = self._relays.pop(sequence, None)
         if relay is not None:
             self._roster.prove(relay.target, now)

@@ -37,3 +37,17 @@ def test_refuting_and_stalls_raise_it() -> None:
     assert health.score == 1
     assert health.timer_late(1.0)
     assert health.score == 2
+
+
+def test_where_many_probes_take_a_detour_suspects_are_given_longer() -> None:
+    health = LocalHealth()
+    assert health.patience == 1.0
+    for _ in range(100):
+        health.answered(detour=False)
+    assert health.patience == 1.0
+    for number in range(100):
+        health.answered(detour=number % 2 == 0)
+    assert 2.0 <= health.patience <= 3.0, "about half of them"
+    for _ in range(100):
+        health.answered(detour=False)
+    assert health.patience == 1.0

@@ -109,6 +109,23 @@ def test_silence_leads_to_helpers_suspicion_and_death() -> None:
     assert bench.state("n3") is State.DEAD
 
 
+def test_a_network_that_loses_datagrams_gives_suspects_longer_and_the_dead_do_not_count() -> None:
+    bench = Bench()
+    bench.run(20 * CONFIG.probe_interval_s, silent=["n3"])
+    assert bench.monitor.health.patience == 1.0, "n3 answered on no way"
+    asked = set[int]()
+    for _ in range(200):
+        bench.now = max(bench.now, bench.monitor.next_deadline() or 0.0)
+        for ping in of(events.SendDatagram, bench.do(Tick())):
+            if ping.datagram.kind is Kind.PING and ping.datagram.sequence in asked:
+                bench.hear(ping.target, Kind.ACK, ping.datagram.sequence)  # the first one was lost
+            asked.add(ping.datagram.sequence)
+    assert bench.monitor.health.patience > 1.5
+    bench.hear("n4", Kind.GOSSIP, updates=[Update(member("n5", State.SUSPECT), "n4")])
+    suspicion = bench.monitor.roster.suspicions["n5"]
+    assert suspicion.shortest > 1.5 * CONFIG.suspicion_min_probes * CONFIG.probe_interval_s
+
+
 def test_confirmations_shorten_the_suspicion() -> None:
     bench = Bench()
     for accuser in ("n2", "n4", "n5"):
