@@ -25,7 +25,7 @@ demo: $(STAMP) ## five nodes, a million rows, a killed task and a killed node; c
 	@exec $(BIN)/python -m ops.demo
 
 test: $(STAMP) ## the whole test suite
-	@exec $(BIN)/python -m pytest -n 2 --dist loadgroup tests
+	@exec $(BIN)/python -m pytest -n 2 tests
 
 test-lab: $(STAMP) ## tests on real VMs of the lab on this machine (root)
 	@exec $(BIN)/python -m pytest tests/lab -m lab
@@ -40,7 +40,7 @@ check-static:
 	@echo "check: ruff and mypy found nothing"
 
 check-tests:
-	@$(BIN)/python -m pytest -q -n 3 --dist loadgroup tests/unit tests/simulation -m "not simulation or simulation_quick"
+	@$(BIN)/python -m pytest -q -n 3 tests/unit tests/simulation -m "not integration and (not simulation or simulation_quick)"
 
 simulate: $(STAMP) ## SEEDS=100 schedules of faults through the deterministic simulator
 	@exec $(BIN)/python -m tests.simulation.run --seeds $(SEEDS)

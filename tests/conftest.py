@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -17,7 +16,6 @@ import pytest
 
 pytest_plugins = ["tests.leaks"]
 
-INTEGRATION = Path(__file__).parent / "integration"
 
 _SEED = pytest.StashKey[int]()
 
@@ -42,11 +40,12 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["seed"] = node.config.stash[_SEED]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keeps the tests that drive real agents in one worker process: they share addresses and ports."""
-    for item in items:
-        if item.path.is_relative_to(INTEGRATION):
-            item.add_marker(pytest.mark.xdist_group("integration"))
+    from tests.scheduling import ByRoom
+
+    return ByRoom(config, log)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -94,12 +94,12 @@ def _fails(schedule: Schedule) -> bool:
     return False
 
 
-@pytest.mark.simulation
 def _fails_by_its_steps(schedule: Schedule) -> bool:
     """Tells whether a schedule fails, and not by the loss of its links alone."""
     return _fails(schedule) and not _fails(replace(schedule, steps=()))
 
 
+@pytest.mark.simulation
 def test_a_failing_schedule_shrinks_to_what_it_needs() -> None:
     noise = tuple(Step(at_s, "jump", ("n1",), 0.3, 288.0) for at_s in (0.5, 2.0, 3.0, 4.0, 5.0))
     with by_name("refutes without raising its incarnation").planted():

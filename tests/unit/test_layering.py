@@ -29,9 +29,6 @@ import pytest
 
 from tests.support import REPOSITORY
 
-# In one process: parsing everything takes longer than all the tests.
-pytestmark = pytest.mark.xdist_group("layering")
-
 # Every module that may do input and output, and why it must. All others under agent/ are cores.
 SHELLS = {
     "agent.__main__": "the process: arguments, signals, exit status",

@@ -191,7 +191,8 @@ def test_traffic_is_the_mean_of_a_run_and_its_busiest_node() -> None:
     assert (simulated["bytes_per_s_p50"], simulated["processor_percent_p50"]) == (50.0, None)
 
 
-# In processes of their own: the library that draws keeps its font files open.
+# In processes of their own: the library that draws keeps its font files open. Too slow for make check.
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("experiment", "rows"),
     [
