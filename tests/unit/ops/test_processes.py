@@ -19,7 +19,7 @@ from tests.support import REPOSITORY, wait_until
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-print("child", child.pid, flush=True)
+print(f"child {child.pid}", flush=True)  # one write: a reader sees all of it or nothing
 time.sleep(600)
 """
 STUBBORN = """
