@@ -98,5 +98,5 @@ def test_what_a_killed_demo_leaves_is_stopped_by_local_down(sandbox: Sandbox) ->
         demo.wait(5)
     assert processes.marked(folder)
     ended = sandbox.fab("local.down")
-    assert (ended.status, "killed demo" in ended.out) == (0, True)
+    assert (ended.status, "killed demo" in ended.err) == (0, True)
     assert processes.marked(folder) == []
