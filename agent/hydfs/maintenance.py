@@ -70,9 +70,9 @@ class Maintenance:
         self._up = up_nodes(views.current())
         self._changed = threading.Condition()
         self._names: dict[str, None] = {}
-        # Files whose open block (its number) is thin. That a store is down is in no view, and it is heard of
-        # later than the first append notices it, so they are looked at again.
-        self._thin: dict[str, int] = {}
+        # Files whose open block (its number) is thin, and since when. That a store is down is in no view, and
+        # it is heard of later than the first append notices it, so they are looked at again.
+        self._thin: dict[str, tuple[int, float]] = {}
         self._thin_at = 0.0
         self._pass_at = clock.monotonic()
         self._everything = True
@@ -265,19 +265,27 @@ class Maintenance:
             self._backlog.looked(name, entry)
 
     def _thicken(
-        self, name: str, entry: FileEntry, up: list[str], coordinated: list[int], seen: int | None
+        self,
+        name: str,
+        entry: FileEntry,
+        up: list[str],
+        coordinated: list[int],
+        seen: tuple[int, float] | None,
     ) -> None:
-        """Seals an open block that was ``seen`` thin before when there are stores for a thicker one."""
+        """Seals an open block that was ``seen`` thin a while ago when there are stores for a thicker one."""
         block = entry.open_block
         if block is None or not repair.is_thin(block, coordinated, up, (), self._wanted):
             return
-        known = block.number == seen
-        if known and repair.is_thin(block, coordinated, up, self._views.storeless(up), self._wanted):
+        now = clock.monotonic()
+        since = seen[1] if seen is not None and seen[0] == block.number else now
+        if now - since >= RETRY_S and repair.is_thin(
+            block, coordinated, up, self._views.storeless(up), self._wanted
+        ):
             self._blocks.post(SealRequested((entry.file_id, block.number)))
         elif len(self._thin) < NAMES_WAITING_MAX:
             if not self._thin:
-                self._thin_at = clock.monotonic() + RETRY_S
-            self._thin[name] = block.number
+                self._thin_at = now + RETRY_S
+            self._thin[name] = (block.number, since)
 
     def _is_missing(self, entry: FileEntry, block: BlockEntry) -> bool:
         key = (entry.file_id, block.number)
