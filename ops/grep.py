@@ -13,8 +13,8 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import Internal, NotFound, RainStormError, Unreachable, UsageError
+from agent.common.shell import clock
 from agent.wire.framing import Buffer
 from ops.connections import Connections
 

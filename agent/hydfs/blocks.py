@@ -12,7 +12,6 @@ import threading
 import uuid
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import (
     Corrupt,
     DeadlineExceeded,
@@ -22,6 +21,7 @@ from agent.common.errors import (
     StaleView,
     Unavailable,
 )
+from agent.common.shell import clock
 from agent.hydfs import filetable
 from agent.hydfs.block import (
     DroppedEntry,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from typing import Any, BinaryIO
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, NotFound, RainStormError, Unreachable
+from agent.common.shell import clock
 from agent.wire.client import Client, Response, Target
 from agent.wire.framing import Buffer
 

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from agent.common import clock
 from agent.common.core import Core, Tick
+from agent.common.shell import clock
 
 logger = logging.getLogger("agent.hydfs.engine")
 

@@ -12,9 +12,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, NotFound, RainStormError, Unavailable
+from agent.common.shell import clock
 from agent.hydfs import filetable
 from agent.hydfs.block import SEALED
 from agent.hydfs.codes import code_of, error_of

@@ -10,7 +10,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     Conflict,
@@ -20,6 +19,7 @@ from agent.common.errors import (
     UsageError,
 )
 from agent.common.ids import check_file_name, ring_id
+from agent.common.shell import clock
 from agent.hydfs import filetable
 from agent.hydfs.block import SEALED
 from agent.hydfs.blocks import Blocks

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import Fenced, Unavailable
+from agent.common.shell import clock
 from agent.hydfs.block import BlockKey
 from agent.hydfs.events import BlockSealed
 from agent.hydfs.part import Part

@@ -15,8 +15,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import NotFound, RainStormError
+from agent.common.shell import clock
 from agent.hydfs import filetable, repair
 from agent.hydfs.backlog import Backlog
 from agent.hydfs.block import SEALED, BlockMeta, DroppedEntry

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, Unavailable
+from agent.common.shell import clock
 from agent.wire.client import Client, Response, Target
 from agent.wire.connection import Payload
 from agent.wire.server import Handler, Request

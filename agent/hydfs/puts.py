@@ -16,7 +16,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     AlreadyExists,
@@ -29,6 +28,7 @@ from agent.common.errors import (
     UsageError,
 )
 from agent.common.ids import check_file_name
+from agent.common.shell import clock
 from agent.hydfs import filetable
 from agent.hydfs.block import SEALED, chain
 from agent.hydfs.blocks import Blocks

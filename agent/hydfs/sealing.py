@@ -7,8 +7,8 @@ import queue
 from collections.abc import Callable
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import NotFound, RainStormError
+from agent.common.shell import clock
 from agent.hydfs import filetable
 from agent.hydfs.block import SEALED, BlockKey, DroppedEntry, SealedEntry
 from agent.hydfs.codes import error_of

@@ -17,10 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from agent.common import clock
 from agent.common.config import LogsConfig
 from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyExists, NotFound, RainStormError
+from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
 from agent.logs import journal, sources
 from agent.logs.collected import PREFIX

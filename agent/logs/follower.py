@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import UsageError
+from agent.common.shell import clock
 from agent.logs import journal, sources
 from agent.logs.position import HEAD_BYTES, JOURNAL_KEY, Key, Position, Seen, position_from_wire, whole_lines
 from agent.logs.query import amount, file_patterns

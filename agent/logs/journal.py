@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import Forbidden, NotFound
+from agent.common.shell import clock
 
 JOURNALS = ("/var/log/journal", "/run/log/journal")
 LOG = "journal"

@@ -21,9 +21,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, UsageError
+from agent.common.shell import clock
 from agent.logs.query import GROUP_SEPARATOR, OutputReader, Query
 from agent.logs.timerange import RangeFilter
 

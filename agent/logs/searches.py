@@ -8,9 +8,9 @@ import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from agent.common import clock
 from agent.common.config import LogsConfig
 from agent.common.errors import NotFound, Overloaded, UsageError
+from agent.common.shell import clock
 from agent.logs import journal, sources
 from agent.logs.collected import Collected
 from agent.logs.query import Query, file_patterns, query_from_wire

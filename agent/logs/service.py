@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.common.config import NodeConfig
-from agent.common.sdnotify import Loop
+from agent.common.shell.sdnotify import Loop
 from agent.hydfs.client import HydfsClient
 from agent.logs.collected import Collected
 from agent.logs.collection import Collection

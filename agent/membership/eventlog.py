@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from typing import Any
 
-from agent.common import clock
+from agent.common.shell import clock
 
 EVENTS_MAX = 1000
 

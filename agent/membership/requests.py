@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from agent.common import clock, ids
+from agent.common import ids
 from agent.common.config import NodeConfig
 from agent.common.deadline import Deadline
 from agent.common.errors import Forbidden, NotFound, RainStormError, UsageError
+from agent.common.shell import clock
 from agent.membership import events
 from agent.membership.core import MembershipCore
 from agent.membership.eventlog import EventLog

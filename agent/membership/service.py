@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.common import clock
 from agent.common.config import NodeConfig
 from agent.common.errors import DiskFailed, DiskFull, Overloaded, RainStormError
-from agent.common.runner import CoreRunner
+from agent.common.shell import clock
+from agent.common.shell.runner import CoreRunner
 from agent.membership import events, story
 from agent.membership import view as views
 from agent.membership.antientropy import AntiEntropy

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from agent.common import clock
 from agent.common.config import NodeConfig
 from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStormError
-from agent.common.runner import CoreRunner
+from agent.common.shell import clock
+from agent.common.shell.runner import CoreRunner
 from agent.rainstorm import status
 from agent.rainstorm.joblog import JobState
 from agent.rainstorm.joblogs import LogWriter

@@ -14,8 +14,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import Conflict, Fenced, NotFound, RainStormError
+from agent.common.shell import clock
 from agent.rainstorm.joblog import JobState, Record, decode, encode
 from agent.rainstorm.jobmachine import AppendLog
 from agent.rainstorm.leader import LogAppended, LogRejected, TookOver

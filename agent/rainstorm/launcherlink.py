@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.common import clock
+from agent.common.shell import clock
 
 logger = logging.getLogger("agent.rainstorm.launcherlink")
 

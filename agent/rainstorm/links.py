@@ -16,10 +16,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.common import clock
 from agent.common.config import NodeConfig
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, RainStormError
+from agent.common.shell import clock
 from agent.wire.client import Address, Client
 
 logger = logging.getLogger("agent.rainstorm.links")

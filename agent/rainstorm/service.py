@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from agent.common import clock
 from agent.common.config import NodeConfig
 from agent.common.errors import Forbidden, NotFound, NotLeader, RainStormError
-from agent.common.runner import CoreRunner
+from agent.common.shell import clock
+from agent.common.shell.runner import CoreRunner
 from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient

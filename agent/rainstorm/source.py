@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agent.common import clock
+from agent.common.shell import clock
 from agent.hydfs.client import LocalBlock
 from agent.rainstorm.boundaries import quotes
 from agent.rainstorm.job import JobSpec

@@ -12,9 +12,9 @@ import random
 import threading
 from collections.abc import Iterator
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyExists, Conflict, RainStormError, Unavailable
+from agent.common.shell import clock
 from agent.hydfs.client import AppendResult, HydfsClient
 from agent.rainstorm.boundaries import last_end
 

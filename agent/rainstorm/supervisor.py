@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import NotFound, RainStormError
+from agent.common.shell import clock
 from agent.rainstorm.launcherlink import LOST, LauncherLink
 from agent.rainstorm.tasklog import TaskLog
 from agent.wire.connection import Connection

@@ -25,9 +25,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, RainStormError
+from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
 from agent.rainstorm import job, plan, state
 from agent.rainstorm.channel import Channel, JobIdentity, accept, connect, decode_batch, encode_batch

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.common.config import NodeConfig
-from agent.common.runner import CoreRunner
+from agent.common.shell.runner import CoreRunner
 from agent.rainstorm.host import (
     AppendSegments,
     AssignTask,

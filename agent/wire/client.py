@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     ConnectionLost,
@@ -27,6 +26,7 @@ from agent.common.errors import (
     Unreachable,
     from_wire,
 )
+from agent.common.shell import clock
 from agent.wire.connection import Connection, Payload
 from agent.wire.framing import PROTOCOL_VERSION, Buffer
 

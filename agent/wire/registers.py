@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import NoMajority, RainStormError
 from agent.common.register import (
@@ -34,6 +33,7 @@ from agent.common.register import (
     Wait,
     settled,
 )
+from agent.common.shell import clock
 from agent.wire.client import Client, Target
 from agent.wire.register_store import RegisterStore
 from agent.wire.server import Handler, Reply, Request

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, Internal, PortInUse, ProtocolError, RainStormError
+from agent.common.shell import clock
 from agent.wire import auth
 from agent.wire.connection import Connection, Payload
 from agent.wire.framing import PROTOCOL_VERSION, Buffer, Frame

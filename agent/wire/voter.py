@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agent.common import clock
 from agent.common.errors import Corrupt, DiskFailed, RainStormError, Unavailable
 from agent.common.register import Slot
+from agent.common.shell import clock
 from agent.common.votermemory import Standing, Verdict, judge
 from agent.wire.client import Client, Target
 from agent.wire.register_store import RegisterStore, write_log

@@ -32,10 +32,10 @@ from tests.support import REPOSITORY
 # Every module that may do input and output, and why it must. All others under agent/ are cores.
 SHELLS = {
     "agent.__main__": "the process: arguments, signals, exit status",
-    "agent.common.clock": "reads the clocks",
-    "agent.common.logs": "writes log lines",
-    "agent.common.runner": "the thread that drives a core",
-    "agent.common.sdnotify": "datagrams to the service manager",
+    "agent.common.shell.clock": "reads the clocks",
+    "agent.common.shell.logs": "writes log lines",
+    "agent.common.shell.runner": "the thread that drives a core",
+    "agent.common.shell.sdnotify": "datagrams to the service manager",
     "agent.wire.auth": "ssl contexts from files",
     "agent.wire.authority": "makes keys and writes them",
     "agent.wire.client": "sockets and their pool",
@@ -347,7 +347,7 @@ def test_no_shell_without_need() -> None:
 
 
 KNOWN = frozenset(
-    "agent agent.common agent.common.core agent.common.runner agent.wire agent.wire.framing agent.wire.server"
+    "agent agent.common agent.common.core agent.common.shell.runner agent.wire agent.wire.framing agent.wire.server"
     " agent.membership agent.membership.swim agent.membership.service agent.membership.client agent.hydfs"
     " agent.hydfs.ring agent.hydfs.store agent.hydfs.client ops ops.inventory".split()
 )

@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from agent.common import clock
 from agent.common.core import Core, Tick
 from agent.common.deadline import Deadline
 from agent.common.errors import Overloaded
+from agent.common.shell import clock
 
 logger = logging.getLogger("agent.runner")
 

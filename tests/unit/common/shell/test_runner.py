@@ -10,7 +10,7 @@ import pytest
 
 from agent.common.core import Tick
 from agent.common.errors import Overloaded
-from agent.common.runner import CoreRunner
+from agent.common.shell.runner import CoreRunner
 from tests.support import wait_until
 
 

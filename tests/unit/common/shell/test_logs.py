@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent.common.logs import FILES_KEPT
+from agent.common.shell.logs import FILES_KEPT
 
 PROGRAM = """
 import logging
-from agent.common import logs
+from agent.common.shell import logs
 logging.getLogger().handlers[:] = [logs.BoundedStderr(2000)]
 for number in range(400):
     logging.warning("line %05d", number)

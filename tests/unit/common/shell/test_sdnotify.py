@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.common import sdnotify
-from agent.common.runner import CoreRunner
+from agent.common.shell import sdnotify
+from agent.common.shell.runner import CoreRunner
 from agent.hydfs.engine import Engine
 
 
