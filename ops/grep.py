@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.common.errors import Internal, NotFound, RainStormError, Unreachable, UsageError
 from agent.common.shell import clock
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 from ops.connections import Connections
 
 # Pieces of up to a mebibyte wait here while the terminal is slow.

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgpack
 
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 # A block is named by the id of its file and its number in the file's chain.
 BlockKey = tuple[str, int]

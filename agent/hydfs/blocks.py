@@ -59,7 +59,7 @@ from agent.hydfs.ring import block_token, ring_of
 from agent.hydfs.sealing import Sealing
 from agent.hydfs.store import Store
 from agent.hydfs.views import ViewSource, up_nodes
-from agent.wire.registers import Registers
+from agent.wire.register.proposer import Registers
 from agent.wire.server import Handler, Reply, Request
 
 logger = logging.getLogger("agent.hydfs.blocks")

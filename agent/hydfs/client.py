@@ -18,7 +18,7 @@ from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, NotFound, RainStormError, Unreachable
 from agent.common.shell import clock
 from agent.wire.client import Client, Response, Target
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 READ_PIECE_BYTES = 4 * 1024 * 1024
 

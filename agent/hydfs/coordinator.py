@@ -33,7 +33,7 @@ from agent.hydfs.events import (
     WriteAnswered,
 )
 from agent.hydfs.filetable import needed_acks
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 Effect = SendWrite | SealBlock | AnswerAppend | AnswerTail | Refuse
 # Records of a block under way at once: enough to hide a round trip and a flush, few enough to redo.

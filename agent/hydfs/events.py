@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.hydfs.block import BlockKey, Record, WriterMark
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 Token = Any
 

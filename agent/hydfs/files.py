@@ -24,7 +24,7 @@ from agent.hydfs.ring import block_token
 from agent.hydfs.route import LOST, AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
 from agent.hydfs.views import ViewSource, up_nodes
 from agent.wire.client import Response
-from agent.wire.registers import Registers
+from agent.wire.register.proposer import Registers
 
 ENTRIES_MAX = 4096
 

@@ -31,7 +31,7 @@ from agent.hydfs.ring import block_token
 from agent.hydfs.route import LOST, AskCoordinator, AskSeal
 from agent.hydfs.views import ViewSource
 from agent.wire.client import Response
-from agent.wire.registers import Registers
+from agent.wire.register.proposer import Registers
 from agent.wire.server import Handler, Reply, Request
 
 # One reply carries at most this much; a client that wants more asks again.

@@ -28,7 +28,7 @@ from agent.hydfs.node import NodeLost, SealRequested
 from agent.hydfs.peers import Peers
 from agent.hydfs.store import Store
 from agent.hydfs.views import View, ViewSource, up_nodes
-from agent.wire.registers import Registers
+from agent.wire.register.proposer import Registers
 from agent.wire.server import Handler, Reply, Request
 
 logger = logging.getLogger("agent.hydfs.maintenance")

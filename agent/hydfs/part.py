@@ -9,7 +9,7 @@ from typing import Protocol
 
 from agent.common.errors import Corrupt, DiskFailed, DiskFull, has_no_room
 from agent.hydfs.block import BlockKey, chain
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 
 class Adopter(Protocol):

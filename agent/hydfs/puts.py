@@ -37,8 +37,8 @@ from agent.hydfs.files import describe
 from agent.hydfs.filetable import BlockEntry
 from agent.hydfs.peers import Peers
 from agent.hydfs.views import ViewSource, up_nodes
-from agent.wire.framing import Buffer
-from agent.wire.registers import Registers
+from agent.wire.codec.framing import Buffer
+from agent.wire.register.proposer import Registers
 from agent.wire.server import Handler, Reply, Request
 
 logger = logging.getLogger("agent.hydfs.puts")

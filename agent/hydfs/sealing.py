@@ -16,7 +16,7 @@ from agent.hydfs.events import BlockDropped, BlockSealed, SealBlock, SealFailed
 from agent.hydfs.peers import Peers
 from agent.hydfs.store import Store
 from agent.hydfs.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
-from agent.wire.registers import Registers
+from agent.wire.register.proposer import Registers
 
 logger = logging.getLogger("agent.hydfs.sealing")
 

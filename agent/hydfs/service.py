@@ -23,11 +23,11 @@ from agent.hydfs.store import Store
 from agent.hydfs.views import MembershipView, ViewSource, all_up
 from agent.membership.attachment import Attachment
 from agent.wire import auth
-from agent.wire import registers as voting
 from agent.wire.client import Address, Client, Target, dial_from
-from agent.wire.registers import Registers
+from agent.wire.register import proposer as voting
+from agent.wire.register.proposer import Registers
+from agent.wire.register.voter import Voter
 from agent.wire.server import Handler, Server
-from agent.wire.voter import Voter
 
 logger = logging.getLogger("agent.hydfs")
 

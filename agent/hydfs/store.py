@@ -40,8 +40,8 @@ from agent.hydfs.block import (
 )
 from agent.hydfs.journal import SEGMENT_BYTES, Journal, sync_folder
 from agent.hydfs.part import Part
+from agent.wire.codec.framing import Buffer
 from agent.wire.connection import FileSlice
-from agent.wire.framing import Buffer
 
 logger = logging.getLogger("agent.hydfs.store")
 

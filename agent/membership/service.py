@@ -35,9 +35,9 @@ from agent.membership.table import Member, State
 from agent.membership.transport import Transport
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
-from agent.wire.registers import Registers, voter_targets
+from agent.wire.register.proposer import Registers, voter_targets
+from agent.wire.register.voter import KINDS, Voter
 from agent.wire.server import LOCAL, Handler, Reply, Request, Server
-from agent.wire.voter import KINDS, Voter
 
 logger = logging.getLogger("agent.membership")
 

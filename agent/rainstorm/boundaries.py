@@ -9,7 +9,7 @@ byte-order mark at the start of a file is no data.
 
 from __future__ import annotations
 
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 BOM = b"\xef\xbb\xbf"
 LINE_FEED = b"\n"

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from agent.common.errors import ConnectionLost, ProtocolError
-from agent.wire.framing import PREFIX, Frame, decode_header, decode_prefix, encode_header
+from agent.wire.codec.framing import PREFIX, Frame, decode_header, decode_prefix, encode_header
 
 CONNECT_TIMEOUT_S = 5.0
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgpack
 
 from agent.common.errors import Corrupt
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 LENGTH = struct.Struct(">I")
 # Where bytes lie in HyDFS: (file, offset, length).

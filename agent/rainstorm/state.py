@@ -14,7 +14,7 @@ from typing import Any
 
 import msgpack
 
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 Value = Any
 

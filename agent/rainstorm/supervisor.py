@@ -25,8 +25,8 @@ from agent.common.errors import NotFound, RainStormError
 from agent.common.shell import clock
 from agent.rainstorm.launcherlink import LOST, LauncherLink
 from agent.rainstorm.tasklog import TaskLog
+from agent.wire.codec.framing import Frame
 from agent.wire.connection import Connection
-from agent.wire.framing import Frame
 
 logger = logging.getLogger("agent.rainstorm.supervisor")
 

@@ -49,8 +49,8 @@ from agent.rainstorm.processor import (
 from agent.rainstorm.source import SourceFile
 from agent.rainstorm.storage import Storage
 from agent.wire.client import Client
+from agent.wire.codec.framing import Frame, encode_header
 from agent.wire.connection import Connection
-from agent.wire.framing import Frame, encode_header
 
 AGENT_TIMEOUT_S = 30.0
 PR_SET_PDEATHSIG = 1

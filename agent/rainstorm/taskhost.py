@@ -27,7 +27,7 @@ from agent.rainstorm.links import ReportLink
 from agent.rainstorm.storage import Storage
 from agent.rainstorm.supervisor import Key, TaskSupervisor
 from agent.rainstorm.writers import Publisher, SegmentWriter
-from agent.wire.framing import Frame
+from agent.wire.codec.framing import Frame
 
 logger = logging.getLogger("agent.rainstorm.taskhost")
 

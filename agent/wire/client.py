@@ -27,8 +27,8 @@ from agent.common.errors import (
     from_wire,
 )
 from agent.common.shell import clock
+from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer
 from agent.wire.connection import Connection, Payload
-from agent.wire.framing import PROTOCOL_VERSION, Buffer
 
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTIONS_MAX = 8

@@ -23,8 +23,8 @@ from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, Internal, PortInUse, ProtocolError, RainStormError
 from agent.common.shell import clock
 from agent.wire import auth
+from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer, Frame
 from agent.wire.connection import Connection, Payload
-from agent.wire.framing import PROTOCOL_VERSION, Buffer, Frame
 
 logger = logging.getLogger("agent.wire.server")
 

@@ -25,8 +25,8 @@ import pytest
 
 from agent.rainstorm.launcherlink import LOST, LauncherLink
 from agent.rainstorm.supervisor import TaskSupervisor
+from agent.wire.codec.framing import encode_header
 from agent.wire.connection import Connection
-from agent.wire.framing import encode_header
 from agent.wire.server import Server
 from tests.support import REPOSITORY, wait_until
 

@@ -32,8 +32,8 @@ from agent.membership import view as views
 from agent.membership.core import MembershipCore
 from agent.membership.seal import Opener, Sealer
 from agent.membership.table import Member, State
-from agent.wire import framing
-from agent.wire.registers import to_fields
+from agent.wire.codec import framing
+from agent.wire.register.proposer import to_fields
 from tests.simulation.network import LinkSettings
 from tests.simulation.voter import Voter, answer_of
 from tests.simulation.world import Node, World

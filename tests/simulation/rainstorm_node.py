@@ -39,7 +39,7 @@ from agent.rainstorm.writers import (
     PUBLISH_TIMEOUT_S,
     SEGMENT_TIMEOUT_S,
 )
-from agent.wire.framing import Frame
+from agent.wire.codec.framing import Frame
 from tests.simulation.rainstorm_dispatcher import Dispatcher, ReportLink
 from tests.simulation.rainstorm_kernel import Rpc, Runner, Thread, Worker
 from tests.simulation.rainstorm_store import SimulatedStorage, Store

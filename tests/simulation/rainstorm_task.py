@@ -30,7 +30,7 @@ from agent.rainstorm.processor import (
     TaskCore,
 )
 from agent.rainstorm.task import FRAMES_IN_A_ROW_MAX, GenerationOver
-from agent.wire.framing import Frame, decode, encode, encode_header
+from agent.wire.codec.framing import Frame, decode, encode, encode_header
 from tests.simulation.rainstorm_channel import Channel
 from tests.simulation.rainstorm_kernel import Pending, Thread, run_thread, sleep
 

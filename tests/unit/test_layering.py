@@ -40,9 +40,9 @@ SHELLS = {
     "agent.wire.authority": "makes keys and writes them",
     "agent.wire.client": "sockets and their pool",
     "agent.wire.connection": "one socket",
-    "agent.wire.register_store": "fsynced promises of a voter",
-    "agent.wire.registers": "proposers that wait for the network",
-    "agent.wire.voter": "a thread that asks the other voters, the log it opens",
+    "agent.wire.register.store": "fsynced promises of a voter",
+    "agent.wire.register.proposer": "proposers that wait for the network",
+    "agent.wire.register.voter": "a thread that asks the other voters, the log it opens",
     "agent.wire.server": "the threads that accept and answer",
     "agent.logs.client": "calls over the wire",
     "agent.logs.collected": "reads from HyDFS",
@@ -347,7 +347,7 @@ def test_no_shell_without_need() -> None:
 
 
 KNOWN = frozenset(
-    "agent agent.common agent.common.core agent.common.shell.runner agent.wire agent.wire.framing agent.wire.server"
+    "agent agent.common agent.common.core agent.common.shell.runner agent.wire agent.wire.codec.framing agent.wire.server"
     " agent.membership agent.membership.swim agent.membership.service agent.membership.client agent.hydfs"
     " agent.hydfs.ring agent.hydfs.store agent.hydfs.client ops ops.inventory".split()
 )
@@ -371,7 +371,7 @@ PLANTED = [
     ("agent.hydfs.ring", "from . import store", "a core imports no shell"),
     ("agent.hydfs.ring", "from agent.membership.swim import Swim", "never meet"),
     ("agent.hydfs.ring", "import agent.wire.server", "point down only"),
-    ("agent.wire.framing", "from agent.hydfs.ring import Ring", "knows no subsystem"),
+    ("agent.wire.codec.framing", "from agent.hydfs.ring import Ring", "knows no subsystem"),
     ("agent.wire.server", "from agent.hydfs.ring import Ring", "knows no subsystem"),
     ("agent.common.core", "from agent.wire import framing", "point down only"),
     ("agent.hydfs.store", "from agent.membership.service import Service", "only agent/__main__"),

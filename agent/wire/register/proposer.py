@@ -35,7 +35,7 @@ from agent.common.register import (
 )
 from agent.common.shell import clock
 from agent.wire.client import Client, Target
-from agent.wire.register_store import RegisterStore
+from agent.wire.register.store import RegisterStore
 from agent.wire.server import Handler, Reply, Request
 
 # Voters answer in a millisecond or two; one that takes longer than this is counted as failed for this round.

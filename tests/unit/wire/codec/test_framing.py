@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.common.errors import FrameTooLarge, ProtocolError
-from agent.wire.framing import (
+from agent.wire.codec.framing import (
     HEADER_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
     PREFIX,

@@ -20,11 +20,11 @@ from agent.common.register import Slot
 from agent.common.shell import clock
 from agent.common.votermemory import Standing, Verdict, judge
 from agent.wire.client import Client, Target
-from agent.wire.register_store import RegisterStore, write_log
-from agent.wire.registers import Registers, handlers
+from agent.wire.register.proposer import Registers, handlers
+from agent.wire.register.store import RegisterStore, write_log
 from agent.wire.server import Handler, Reply, Request
 
-logger = logging.getLogger("agent.wire.voter")
+logger = logging.getLogger("agent.wire.register.voter")
 
 KINDS = ("prepare", "accept", "read", "keys")
 ASK_TIMEOUT_S = 1.0

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from agent.common.errors import DiskFailed, DiskFull, has_no_room
 from agent.common.register import Answer, Slot, VoterRequest, answer
-from agent.wire import register_log
+from agent.wire.codec import register_log
 
-logger = logging.getLogger("agent.wire.register_store")
+logger = logging.getLogger("agent.wire.register.store")
 
 REWRITE_BYTES_MIN = 4 * 1024 * 1024
 

@@ -11,9 +11,9 @@ import pytest
 
 from agent.common.errors import NoMajority
 from agent.wire.client import Client, Target
-from agent.wire.registers import Registers
+from agent.wire.register.proposer import Registers
+from agent.wire.register.voter import Voter
 from agent.wire.server import Server
-from agent.wire.voter import Voter
 from tests.support import wait_until
 
 NAMES = ("a", "b", "c", "d", "e")

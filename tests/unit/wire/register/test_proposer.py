@@ -16,10 +16,10 @@ import pytest
 
 from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, DiskFull, NoMajority
 from agent.common.register import Accept, Prepare, Read, Slot
-from agent.wire import register_store
 from agent.wire.client import Client, Target
-from agent.wire.register_store import RegisterStore
-from agent.wire.registers import Registers, handlers
+from agent.wire.register import store as register_store
+from agent.wire.register.proposer import Registers, handlers
+from agent.wire.register.store import RegisterStore
 from agent.wire.server import Server
 from tests.support import REPOSITORY, wait_until
 
@@ -151,7 +151,7 @@ WRITE_FOR_EVER = """
 import sys
 from pathlib import Path
 from agent.common.register import Accept
-from agent.wire.register_store import RegisterStore
+from agent.wire.register.store import RegisterStore
 store = RegisterStore(Path(sys.argv[1]))
 for counter in range(1, 1_000_000):
     assert store.apply(Accept("file", (counter, "p"), "x" * (counter % 300))).ok
