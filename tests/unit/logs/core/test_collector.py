@@ -11,7 +11,7 @@ import random
 import zlib
 from dataclasses import dataclass, field
 
-from agent.logs.collector import (
+from agent.logs.core.collector import (
     SETTLE_S,
     ChunkRead,
     Collector,
@@ -24,8 +24,8 @@ from agent.logs.collector import (
     StoreRecord,
     record_from_wire,
 )
-from agent.logs.position import HEAD_BYTES, Seen
-from agent.logs.sources import name_parts
+from agent.logs.core.position import HEAD_BYTES, Seen
+from agent.logs.shell.sources import name_parts
 
 SCHEDULES = 150
 STEPS = 60

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.common.errors import Forbidden, NotFound
-from agent.logs import sources
+from agent.logs.shell import sources
 
 
 def test_names_of_rotated_files() -> None:

@@ -13,8 +13,8 @@ from collections.abc import Generator
 
 from agent.common.errors import NotFound, RainStormError
 from agent.hydfs.client import FileStat, HydfsClient
-from agent.logs.query import Query
-from agent.logs.search import Entered, Source, entered_stream
+from agent.logs.core.query import Query
+from agent.logs.shell.search import Entered, Source, entered_stream
 
 PREFIX = ".logs/"
 READ_BYTES = 1024 * 1024

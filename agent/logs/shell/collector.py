@@ -22,9 +22,7 @@ from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyExists, NotFound, RainStormError
 from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
-from agent.logs import journal, sources
-from agent.logs.collected import PREFIX
-from agent.logs.collector import (
+from agent.logs.core.collector import (
     ChunkRead,
     Collector,
     Effect,
@@ -35,12 +33,15 @@ from agent.logs.collector import (
     Scanned,
     StoreRecord,
 )
-from agent.logs.journal import Entries
-from agent.logs.position import HEAD_BYTES, Key, Seen
-from agent.logs.sources import LogFile
-from agent.logs.spool import Spool
+from agent.logs.core.position import HEAD_BYTES, Key, Seen
+from agent.logs.shell import journald as journal
+from agent.logs.shell import sources
+from agent.logs.shell.archive import PREFIX
+from agent.logs.shell.journald import Entries
+from agent.logs.shell.sources import LogFile
+from agent.logs.shell.spool import Spool
 
-logger = logging.getLogger("agent.logs.collection")
+logger = logging.getLogger("agent.logs.shell.collector")
 
 APPEND_TIMEOUT_S = 10.0
 BEAT_S = 1.0

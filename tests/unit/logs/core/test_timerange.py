@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.logs.timerange import RangeFilter, find_time, time_of
+from agent.logs.core.timerange import RangeFilter, find_time, time_of
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from agent.common.errors import Forbidden, NotFound
-from agent.logs.query import is_plain_name
+from agent.logs.core.query import is_plain_name
 
 FILES_MAX = 512
 READ_BYTES = 1024 * 1024

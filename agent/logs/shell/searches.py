@@ -11,12 +11,13 @@ from pathlib import Path
 from agent.common.config import LogsConfig
 from agent.common.errors import NotFound, Overloaded, UsageError
 from agent.common.shell import clock
-from agent.logs import journal, sources
-from agent.logs.collected import Collected
-from agent.logs.query import Query, file_patterns, query_from_wire
-from agent.logs.search import Entered, Search, Source, check, entered_stream
-from agent.logs.sources import LogFile
-from agent.logs.timerange import find_time
+from agent.logs.core.query import Query, file_patterns, query_from_wire
+from agent.logs.core.timerange import find_time
+from agent.logs.shell import journald as journal
+from agent.logs.shell import sources
+from agent.logs.shell.archive import Collected
+from agent.logs.shell.search import Entered, Search, Source, check, entered_stream
+from agent.logs.shell.sources import LogFile
 from agent.wire.server import Handler, Reply, Request
 
 # Each is a grep that may take a whole processor.

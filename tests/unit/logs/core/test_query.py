@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.common.errors import UsageError
-from agent.logs.query import OutputReader, Query, query_from_wire
+from agent.logs.core.query import OutputReader, Query, query_from_wire
 
 
 def _query(**fields: Any) -> Query:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agent.logs.position import JOURNAL_KEY, Key, Position, Seen, position_from_wire, whole_lines
+from agent.logs.core.position import JOURNAL_KEY, Key, Position, Seen, position_from_wire, whole_lines
 
 # Larger records save appends; HyDFS takes a quarter of a block at once.
 RECORD_BYTES_MAX = 512 * 1024

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.logs import spool as spooling
-from agent.logs.collector import Collector, Record, Target
-from agent.logs.position import Position
-from agent.logs.spool import Spool
+from agent.logs.core.collector import Collector, Record, Target
+from agent.logs.core.position import Position
+from agent.logs.shell import spool as spooling
+from agent.logs.shell.spool import Spool
 
 
 def _record(number: int, size: int = 20) -> Record:

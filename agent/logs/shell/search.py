@@ -24,10 +24,10 @@ from typing import Any
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, UsageError
 from agent.common.shell import clock
-from agent.logs.query import GROUP_SEPARATOR, OutputReader, Query
-from agent.logs.timerange import RangeFilter
+from agent.logs.core.query import GROUP_SEPARATOR, OutputReader, Query
+from agent.logs.core.timerange import RangeFilter
 
-logger = logging.getLogger("agent.logs.search")
+logger = logging.getLogger("agent.logs.shell.search")
 
 READ_BYTES = 512 * 1024
 # grep writes 4 KiB at a time. A wide pipe, and a moment for it to fill, save waking up for each of them.

@@ -17,11 +17,20 @@ from typing import Any
 
 from agent.common.errors import UsageError
 from agent.common.shell import clock
-from agent.logs import journal, sources
-from agent.logs.position import HEAD_BYTES, JOURNAL_KEY, Key, Position, Seen, position_from_wire, whole_lines
-from agent.logs.query import amount, file_patterns
-from agent.logs.sources import LogFile
-from agent.logs.timerange import find_time
+from agent.logs.core.position import (
+    HEAD_BYTES,
+    JOURNAL_KEY,
+    Key,
+    Position,
+    Seen,
+    position_from_wire,
+    whole_lines,
+)
+from agent.logs.core.query import amount, file_patterns
+from agent.logs.core.timerange import find_time
+from agent.logs.shell import journald as journal
+from agent.logs.shell import sources
+from agent.logs.shell.sources import LogFile
 from agent.wire.server import Handler, Reply, Request
 
 ANSWER_BYTES_MAX = 1024 * 1024

@@ -10,8 +10,8 @@ import pytest
 
 from agent.common.config import LogsConfig
 from agent.hydfs.client import HydfsClient
-from agent.logs import collection as collecting
-from agent.logs.collection import Collection
+from agent.logs.shell import collector as collecting
+from agent.logs.shell.collector import Collection
 from agent.wire.client import Client
 from tests.support import wait_until
 

@@ -22,9 +22,9 @@ from typing import Any
 
 import msgpack
 
-from agent.logs.collector import Record, record_from_wire
+from agent.logs.core.collector import Record, record_from_wire
 
-logger = logging.getLogger("agent.logs.spool")
+logger = logging.getLogger("agent.logs.shell.spool")
 
 ENTRY = struct.Struct(">IIc")
 SNAPSHOT, RECORD, ACKNOWLEDGED = b"s", b"r", b"a"
