@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from agent.common.errors import RainStormError
 from agent.membership.client import MembershipClient
-from agent.membership.view import among
+from agent.membership.core.view import among
 from agent.wire.client import Client, Target
 
 logger = logging.getLogger("agent.hydfs.views")

@@ -10,14 +10,17 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.membership import events, gossip, suspicion, table
-from agent.membership import view as views
-from agent.membership.lost import Lost
+from agent.membership.core import events
+from agent.membership.core import view as views
+from agent.membership.core.beliefs import table
+from agent.membership.core.beliefs.reconnect import Lost
+from agent.membership.core.beliefs.roster import Roster
+from agent.membership.core.beliefs.table import Member, Table
+from agent.membership.core.detectors import suspicion
+from agent.membership.core.detectors.suspicion import Suspicion
+from agent.membership.core.dissemination import gossip
+from agent.membership.core.monitor import Monitor
 from agent.membership.messages import Update
-from agent.membership.monitor import Monitor
-from agent.membership.roster import Roster
-from agent.membership.suspicion import Suspicion
-from agent.membership.table import Member, Table
 from tests.simulation import membership_host, register_bugs
 from tests.simulation.membership_host import MembershipHost
 from tests.simulation.planted_bug import MEMBERSHIP, PlantedBug

@@ -53,15 +53,15 @@ SHELLS = {
     "agent.logs.shell.searches": "opens what a search goes through",
     "agent.logs.service": "the process's threads",
     "agent.logs.shell.sources": "finds and opens log files",
-    "agent.membership.antientropy": "a thread that waits for the tables of others",
+    "agent.membership.shell.exchange": "a thread that waits for the tables of others",
     "agent.logs.shell.spool": "records on disk",
     "agent.membership.attachment": "a thread that keeps a local connection open",
     "agent.membership.client": "calls over the wire",
-    "agent.membership.eventlog": "followers wait in it",
-    "agent.membership.requests": "handlers that wait for the core and for peers",
+    "agent.membership.shell.eventlog": "followers wait in it",
+    "agent.membership.shell.requests": "handlers that wait for the core and for peers",
     "agent.membership.service": "the process's threads",
-    "agent.membership.store": "identity and keys on disk",
-    "agent.membership.transport": "the datagram socket",
+    "agent.membership.shell.store": "identity and keys on disk",
+    "agent.membership.shell.transport": "the datagram socket",
     "agent.hydfs.blocks": "what store agents do for each other: waits for disk and peers",
     "agent.hydfs.client": "calls over the wire",
     "agent.hydfs.engine": "the lock and timer of the core",
@@ -348,7 +348,7 @@ def test_no_shell_without_need() -> None:
 
 KNOWN = frozenset(
     "agent agent.common agent.common.core agent.common.shell.runner agent.wire agent.wire.codec.framing agent.wire.server"
-    " agent.membership agent.membership.swim agent.membership.service agent.membership.client agent.hydfs"
+    " agent.membership agent.membership.core.detectors.swim agent.membership.service agent.membership.client agent.hydfs"
     " agent.hydfs.ring agent.hydfs.store agent.hydfs.client ops ops.inventory".split()
 )
 
@@ -369,7 +369,7 @@ PLANTED = [
     ("agent.hydfs.ring", "from agent.hydfs.store import Store", "a core imports no shell"),
     ("agent.hydfs.ring", "from .store import Store", "a core imports no shell"),
     ("agent.hydfs.ring", "from . import store", "a core imports no shell"),
-    ("agent.hydfs.ring", "from agent.membership.swim import Swim", "never meet"),
+    ("agent.hydfs.ring", "from agent.membership.core.detectors.swim import Swim", "never meet"),
     ("agent.hydfs.ring", "import agent.wire.server", "point down only"),
     ("agent.wire.codec.framing", "from agent.hydfs.ring import Ring", "knows no subsystem"),
     ("agent.wire.server", "from agent.hydfs.ring import Ring", "knows no subsystem"),
@@ -383,7 +383,7 @@ PLANTED = [
     ("ops.inventory", "from agent.hydfs.ring import Ring", "ops sees only"),
     ("ops.inventory", "from agent.hydfs import store", "ops sees only"),
     ("ops.inventory", "from agent.common import runner", "ops sees only"),
-    ("experiments.replication_time", "import agent.membership.swim", "ops sees only"),
+    ("experiments.replication_time", "import agent.membership.core.detectors.swim", "ops sees only"),
     ("ops.reference", "import agent", "independent"),
     ("ops.reference", "import pyarrow", "independent"),
 ]

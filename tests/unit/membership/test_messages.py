@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.common.errors import FrameTooLarge, ProtocolError
+from agent.membership.core.beliefs.table import Member, State
+from agent.membership.core.settings import DetectorKind, Settings
 from agent.membership.messages import (
     COUNTER_MAX,
     Beat,
@@ -19,8 +21,6 @@ from agent.membership.messages import (
     decode,
     encode,
 )
-from agent.membership.settings import DetectorKind, Settings
-from agent.membership.table import Member, State
 
 names = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=63)
 counters = st.integers(0, COUNTER_MAX)

@@ -1,0 +1,1 @@
+"""Failure detectors: SWIM probes and gossip heartbeats, and what both share."""
