@@ -20,8 +20,8 @@ from agent.common.register import (
     Wait,
     settled,
 )
-from agent.hydfs import filetable
-from agent.hydfs.filetable import FileEntry
+from agent.hydfs.core import filetable
+from agent.hydfs.core.filetable import FileEntry
 from agent.wire.codec import framing
 from tests.simulation.world import Node
 

@@ -62,22 +62,22 @@ SHELLS = {
     "agent.membership.service": "the process's threads",
     "agent.membership.shell.store": "identity and keys on disk",
     "agent.membership.shell.transport": "the datagram socket",
-    "agent.hydfs.blocks": "what store agents do for each other: waits for disk and peers",
+    "agent.hydfs.shell.replica": "what store agents do for each other: waits for disk and peers",
     "agent.hydfs.client": "calls over the wire",
-    "agent.hydfs.engine": "the lock and timer of the core",
-    "agent.hydfs.files": "what a gateway knows of files: waits for peers and registers",
-    "agent.hydfs.gateway": "requests of clients: waits for peers and registers",
-    "agent.hydfs.incoming": "whole blocks on their way in",
-    "agent.hydfs.journal": "writes and syncs the journal",
-    "agent.hydfs.maintenance": "repair in the background",
-    "agent.hydfs.newdisk": "a mark on the disk",
-    "agent.hydfs.part": "a block file that is being received",
-    "agent.hydfs.peers": "calls over the wire, a few threads for each peer",
-    "agent.hydfs.puts": "whole files on their way in, a thread for each block",
-    "agent.hydfs.sealing": "seals blocks: waits for peers and registers",
+    "agent.hydfs.shell.node": "the lock and timer of the core",
+    "agent.hydfs.shell.filetable": "what a gateway knows of files: waits for peers and registers",
+    "agent.hydfs.shell.gateway": "requests of clients: waits for peers and registers",
+    "agent.hydfs.shell.transfers": "whole blocks on their way in",
+    "agent.hydfs.shell.journal": "writes and syncs the journal",
+    "agent.hydfs.shell.repair": "repair in the background",
+    "agent.hydfs.shell.newdisk": "a mark on the disk",
+    "agent.hydfs.shell.blockfile": "a block file that is being received",
+    "agent.hydfs.shell.peers": "calls over the wire, a few threads for each peer",
+    "agent.hydfs.shell.put": "whole files on their way in, a thread for each block",
+    "agent.hydfs.shell.takeover": "seals blocks: waits for peers and registers",
     "agent.hydfs.service": "the process's threads",
-    "agent.hydfs.store": "block files on disk",
-    "agent.hydfs.views": "follows the cluster view",
+    "agent.hydfs.shell.store": "block files on disk",
+    "agent.hydfs.shell.view": "follows the cluster view",
     "agent.rainstorm.channel": "one socket between two tasks",
     "agent.rainstorm.client": "calls over the wire",
     "agent.rainstorm.joblogs": "job logs in HyDFS: waits for appends",
@@ -349,38 +349,38 @@ def test_no_shell_without_need() -> None:
 KNOWN = frozenset(
     "agent agent.common agent.common.core agent.common.shell.runner agent.wire agent.wire.codec.framing agent.wire.server"
     " agent.membership agent.membership.core.detectors.swim agent.membership.service agent.membership.client agent.hydfs"
-    " agent.hydfs.ring agent.hydfs.store agent.hydfs.client ops ops.inventory".split()
+    " agent.hydfs.core.ring agent.hydfs.shell.store agent.hydfs.client ops ops.inventory".split()
 )
 
 PLANTED = [
-    ("agent.hydfs.ring", "import socket", "no input or output"),
-    ("agent.hydfs.ring", "def f():\n    import time", "no input or output"),
-    ("agent.hydfs.ring", "from os import path", "no input or output"),
-    ("agent.hydfs.ring", "import psutil", "libraries of cores"),
-    ("agent.hydfs.ring", "import random\nx = random.random()", "uses random.random"),
-    ("agent.hydfs.ring", "from random import shuffle", "uses shuffle"),
-    ("agent.hydfs.ring", "import random\nx = random.Random()", "its own random source"),
-    ("agent.hydfs.ring", "from random import Random\nx = Random(1)", "its own random source"),
-    ("agent.hydfs.ring", "x = open('f')", "calls open()"),
-    ("agent.hydfs.ring", "x = hash('f')", "calls hash()"),
-    ("agent.hydfs.ring", "for x in {1, 2}: pass", "walks over a set"),
-    ("agent.hydfs.ring", "y = [x for x in set([1])]", "walks over a set"),
-    ("agent.hydfs.ring", "from agent.common import runner", "a core imports no shell"),
-    ("agent.hydfs.ring", "from agent.hydfs.store import Store", "a core imports no shell"),
-    ("agent.hydfs.ring", "from .store import Store", "a core imports no shell"),
-    ("agent.hydfs.ring", "from . import store", "a core imports no shell"),
-    ("agent.hydfs.ring", "from agent.membership.core.detectors.swim import Swim", "never meet"),
-    ("agent.hydfs.ring", "import agent.wire.server", "point down only"),
-    ("agent.wire.codec.framing", "from agent.hydfs.ring import Ring", "knows no subsystem"),
-    ("agent.wire.server", "from agent.hydfs.ring import Ring", "knows no subsystem"),
+    ("agent.hydfs.core.ring", "import socket", "no input or output"),
+    ("agent.hydfs.core.ring", "def f():\n    import time", "no input or output"),
+    ("agent.hydfs.core.ring", "from os import path", "no input or output"),
+    ("agent.hydfs.core.ring", "import psutil", "libraries of cores"),
+    ("agent.hydfs.core.ring", "import random\nx = random.random()", "uses random.random"),
+    ("agent.hydfs.core.ring", "from random import shuffle", "uses shuffle"),
+    ("agent.hydfs.core.ring", "import random\nx = random.Random()", "its own random source"),
+    ("agent.hydfs.core.ring", "from random import Random\nx = Random(1)", "its own random source"),
+    ("agent.hydfs.core.ring", "x = open('f')", "calls open()"),
+    ("agent.hydfs.core.ring", "x = hash('f')", "calls hash()"),
+    ("agent.hydfs.core.ring", "for x in {1, 2}: pass", "walks over a set"),
+    ("agent.hydfs.core.ring", "y = [x for x in set([1])]", "walks over a set"),
+    ("agent.hydfs.core.ring", "from agent.common import runner", "a core imports no shell"),
+    ("agent.hydfs.core.ring", "from agent.hydfs.shell.store import Store", "a core imports no shell"),
+    ("agent.hydfs.core.ring", "from .store import Store", "a core imports no shell"),
+    ("agent.hydfs.core.ring", "from . import store", "a core imports no shell"),
+    ("agent.hydfs.core.ring", "from agent.membership.core.detectors.swim import Swim", "never meet"),
+    ("agent.hydfs.core.ring", "import agent.wire.server", "point down only"),
+    ("agent.wire.codec.framing", "from agent.hydfs.core.ring import Ring", "knows no subsystem"),
+    ("agent.wire.server", "from agent.hydfs.core.ring import Ring", "knows no subsystem"),
     ("agent.common.core", "from agent.wire import framing", "point down only"),
-    ("agent.hydfs.store", "from agent.membership.service import Service", "only agent/__main__"),
-    ("agent.membership.client", "from agent.hydfs.store import Store", "only the client"),
-    ("agent.hydfs.store", "import pickle", "banned everywhere"),
-    ("agent.hydfs.store", "import ops.inventory", "agent never imports ops"),
-    ("agent.hydfs.store", "from tests.support import wait_until", "nobody imports tests"),
-    ("agent.hydfs.store", "import experiments.replication_time", "nobody imports experiments"),
-    ("ops.inventory", "from agent.hydfs.ring import Ring", "ops sees only"),
+    ("agent.hydfs.shell.store", "from agent.membership.service import Service", "only agent/__main__"),
+    ("agent.membership.client", "from agent.hydfs.shell.store import Store", "only the client"),
+    ("agent.hydfs.shell.store", "import pickle", "banned everywhere"),
+    ("agent.hydfs.shell.store", "import ops.inventory", "agent never imports ops"),
+    ("agent.hydfs.shell.store", "from tests.support import wait_until", "nobody imports tests"),
+    ("agent.hydfs.shell.store", "import experiments.replication_time", "nobody imports experiments"),
+    ("ops.inventory", "from agent.hydfs.core.ring import Ring", "ops sees only"),
     ("ops.inventory", "from agent.hydfs import store", "ops sees only"),
     ("ops.inventory", "from agent.common import runner", "ops sees only"),
     ("experiments.replication_time", "import agent.membership.core.detectors.swim", "ops sees only"),
@@ -389,12 +389,12 @@ PLANTED = [
 ]
 
 ALLOWED = [
-    ("agent.hydfs.ring", "import bisect\nimport mmh3\nfrom agent.common.core import Tick"),
-    ("agent.hydfs.ring", "import random\ndef pick(chance: random.Random) -> float: return chance.random()"),
-    ("agent.hydfs.ring", "from random import Random\ndef pick(rng: Random) -> float: return rng.random()"),
-    ("agent.hydfs.ring", "for x in sorted({1, 2}): pass"),
-    ("agent.hydfs.store", "import os\nfrom agent.hydfs.ring import Ring\nfrom agent.wire import server"),
-    ("agent.hydfs.store", "from agent.membership.client import Client"),
+    ("agent.hydfs.core.ring", "import bisect\nimport mmh3\nfrom agent.common.core import Tick"),
+    ("agent.hydfs.core.ring", "import random\ndef pick(chance: random.Random) -> float: return chance.random()"),
+    ("agent.hydfs.core.ring", "from random import Random\ndef pick(rng: Random) -> float: return rng.random()"),
+    ("agent.hydfs.core.ring", "for x in sorted({1, 2}): pass"),
+    ("agent.hydfs.shell.store", "import os\nfrom agent.hydfs.core.ring import Ring\nfrom agent.wire import server"),
+    ("agent.hydfs.shell.store", "from agent.membership.client import Client"),
     ("agent.__main__", "from agent.membership.service import Service"),
     ("ops.inventory", "from agent.hydfs.client import Client\nfrom agent.common.errors import Unreachable"),
     ("ops.inventory", "from agent import __version__\nfrom agent.wire import authority\nimport rich"),
@@ -417,8 +417,8 @@ def test_allowed_import_passes(name: str, source: str) -> None:
 
 def test_cycle_is_found() -> None:
     """Two modules that import each other are a cycle, unless one does so for the type checker alone."""
-    ring = parse("agent.hydfs.ring", "def f():\n    import agent.hydfs.store", KNOWN)
-    store = parse("agent.hydfs.store", "from agent.hydfs.ring import Ring", KNOWN)
-    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from agent.hydfs.ring import Ring\n"
-    assert set(find_cycle([ring, store])) == {"agent.hydfs.ring", "agent.hydfs.store"}
-    assert find_cycle([ring, parse("agent.hydfs.store", typed, KNOWN)]) == []
+    ring = parse("agent.hydfs.core.ring", "def f():\n    import agent.hydfs.shell.store", KNOWN)
+    store = parse("agent.hydfs.shell.store", "from agent.hydfs.core.ring import Ring", KNOWN)
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from agent.hydfs.core.ring import Ring\n"
+    assert set(find_cycle([ring, store])) == {"agent.hydfs.core.ring", "agent.hydfs.shell.store"}
+    assert find_cycle([ring, parse("agent.hydfs.shell.store", typed, KNOWN)]) == []

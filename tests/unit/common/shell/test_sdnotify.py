@@ -14,7 +14,7 @@ import pytest
 
 from agent.common.shell import sdnotify
 from agent.common.shell.runner import CoreRunner
-from agent.hydfs.engine import Engine
+from agent.hydfs.shell.node import Engine
 
 
 class Manager:
