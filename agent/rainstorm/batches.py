@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from agent.rainstorm.boundaries import BOM
-from agent.rainstorm.plan import LINE
+from agent.rainstorm.job.boundaries import BOM
+from agent.rainstorm.job.plan import LINE
 
 
 def from_lines(data: bytes | bytearray | memoryview) -> pa.RecordBatch:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import JobFailed, RainStormError, from_wire
-from agent.rainstorm import plan as planning
 from agent.rainstorm.epochs import EPOCH_TIMEOUT_S, Epoch
-from agent.rainstorm.job import JobSpec, parse
+from agent.rainstorm.job import plan as planning
+from agent.rainstorm.job.spec import JobSpec, parse
 from agent.rainstorm.joblog import JobState, Record
 from agent.rainstorm.publication import Publication
 from agent.rainstorm.segments import SegmentFiles

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from agent.common.errors import JobFailed
-from agent.rainstorm import batches, keygroups, operators
+from agent.rainstorm import batches, operators
 from agent.rainstorm.alignment import Alignment
-from agent.rainstorm.job import JobSpec
-from agent.rainstorm.plan import Plan, index_of, needed_columns, vertex_of
+from agent.rainstorm.job import keygroups
+from agent.rainstorm.job.plan import Plan, index_of, needed_columns, vertex_of
+from agent.rainstorm.job.spec import JobSpec
 from agent.rainstorm.splitreader import ReadRequest, SplitReader
 
 # A source takes at most this much into one epoch, which bounds what an epoch can put into memory anywhere.

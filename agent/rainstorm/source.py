@@ -11,9 +11,9 @@ from typing import Any
 
 from agent.common.shell import clock
 from agent.hydfs.client import LocalBlock
-from agent.rainstorm.boundaries import quotes
-from agent.rainstorm.job import JobSpec
-from agent.rainstorm.plan import Plan, index_of
+from agent.rainstorm.job.boundaries import quotes
+from agent.rainstorm.job.plan import Plan, index_of
+from agent.rainstorm.job.spec import JobSpec
 from agent.rainstorm.splitreader import ReadRequest
 from agent.rainstorm.storage import Storage
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.common.errors import JobFailed
-from agent.rainstorm.boundaries import first_end, last_end
-from agent.rainstorm.plan import Split
+from agent.rainstorm.job.boundaries import first_end, last_end
+from agent.rainstorm.job.plan import Split
 
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 READ_BYTES_MIN = 512

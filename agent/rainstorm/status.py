@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.rainstorm.job.plan import vertex_of
 from agent.rainstorm.jobmachine import JobMachine
-from agent.rainstorm.plan import vertex_of
 
 STATES = {
     "waiting": "waiting",

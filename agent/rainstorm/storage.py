@@ -16,7 +16,7 @@ from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyExists, Conflict, RainStormError, Unavailable
 from agent.common.shell import clock
 from agent.hydfs.client import AppendResult, HydfsClient
-from agent.rainstorm.boundaries import last_end
+from agent.rainstorm.job.boundaries import last_end
 
 READ_BYTES_MAX = 4 * 1024 * 1024
 # Half of what one append may hold with the default block size.

@@ -29,8 +29,10 @@ from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, RainStormError
 from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
-from agent.rainstorm import job, plan, state
+from agent.rainstorm import state
 from agent.rainstorm.channel import Channel, JobIdentity, accept, connect, decode_batch, encode_batch
+from agent.rainstorm.job import plan
+from agent.rainstorm.job import spec as job
 from agent.rainstorm.processor import (
     BarrierReceived,
     BatchReceived,

@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from unittest import mock
 
-from agent.rainstorm import jobmachine, locality, processor, publication, splitreader, storage
+from agent.rainstorm import jobmachine, processor, publication, splitreader, storage
+from agent.rainstorm.job import placement as locality
 from agent.rainstorm.jobmachine import JobMachine
 from agent.rainstorm.operators import combine
 from tests.simulation import rainstorm_dispatcher, rainstorm_node

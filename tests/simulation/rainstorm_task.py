@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agent.common.errors import ConnectionLost, RainStormError
-from agent.rainstorm import job, plan, state
-from agent.rainstorm.boundaries import quotes
+from agent.rainstorm import state
 from agent.rainstorm.channel import decode_batch, encode_batch
+from agent.rainstorm.job import plan
+from agent.rainstorm.job import spec as job
+from agent.rainstorm.job.boundaries import quotes
 from agent.rainstorm.processor import (
     BarrierReceived,
     BatchReceived,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from agent.rainstorm.job.plan import OperatorPlan
 from agent.rainstorm.operators.aggregate import AggregateByKey
 from agent.rainstorm.operators.base import Operator
 from agent.rainstorm.operators.combine import Combine, Project
 from agent.rainstorm.operators.filter import Filter
 from agent.rainstorm.operators.identity import Identity
 from agent.rainstorm.operators.transform import Transform
-from agent.rainstorm.plan import OperatorPlan
 
 REGISTRY: dict[str, type[Operator]] = {
     "identity": Identity,

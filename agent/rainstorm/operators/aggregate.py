@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from agent.rainstorm.job.plan import LINE
 from agent.rainstorm.operators.base import Operator
-from agent.rainstorm.plan import LINE
 from agent.rainstorm.state import KeyedState
 
 Number = int | Decimal

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agent.rainstorm.batches import bare, column_of
+from agent.rainstorm.job.plan import LINE
 from agent.rainstorm.operators.aggregate import Number, add, number, text_of
 from agent.rainstorm.operators.base import Operator
-from agent.rainstorm.plan import LINE
 
 # About 10 MB of Python objects: beyond it a combiner sends what it has.
 KEYS_MAX = 100_000

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agent.rainstorm.batches import bare, column_of, records_of, take_rows
+from agent.rainstorm.job.plan import LINE, RECORD
 from agent.rainstorm.operators.base import Operator
-from agent.rainstorm.plan import LINE, RECORD
 
 LINE_END = re.compile("[\\r\\n]")
 

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from agent.rainstorm import job, plan
-from agent.rainstorm.boundaries import BOM, first_end
+from agent.rainstorm.job import plan
+from agent.rainstorm.job import spec as job
+from agent.rainstorm.job.boundaries import BOM, first_end
 from agent.rainstorm.processor import (
     BarrierReceived,
     BatchReceived,

@@ -26,7 +26,7 @@ from agent.rainstorm.host import (
     TaskWantsEpoch,
     TellTask,
 )
-from agent.rainstorm.job import parse
+from agent.rainstorm.job.spec import parse
 from agent.rainstorm.joblog import JobState, decode, encode
 from agent.rainstorm.jobmachine import AppendLog, JobEnded, JobMachine, Tell
 from agent.rainstorm.leader import (

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from agent.rainstorm import operators
 from agent.rainstorm.batches import from_lines, to_output
+from agent.rainstorm.job.plan import OperatorPlan
 from agent.rainstorm.operators import combine
 from agent.rainstorm.operators.aggregate import AggregateByKey, add, number, text_of
 from agent.rainstorm.operators.combine import Combine, Project
 from agent.rainstorm.operators.filter import Filter
 from agent.rainstorm.operators.transform import Transform
-from agent.rainstorm.plan import OperatorPlan
 from ops import reference
 from tests.unit.rainstorm.chain import Chain, job_file
 from tests.unit.rainstorm.rows import batch, csv_texts, rows_of

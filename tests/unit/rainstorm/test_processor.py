@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.common.errors import JobFailed
-from agent.rainstorm import plan, processor
-from agent.rainstorm.job import parse
-from agent.rainstorm.plan import LINE
+from agent.rainstorm import processor
+from agent.rainstorm.job import plan
+from agent.rainstorm.job.plan import LINE
+from agent.rainstorm.job.spec import parse
 from agent.rainstorm.processor import (
     BarrierReceived,
     BatchReceived,

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.rainstorm.plan import Split
+from agent.rainstorm.job.plan import Split
 
 # Several splits a task keep tasks equally busy; below this size there are only as many splits as tasks.
 SPLITS_PER_TASK = 4

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import JobInvalid
-from agent.rainstorm.job import JobSpec, StageSpec
+from agent.rainstorm.job.spec import JobSpec, StageSpec
 
 # The only column of format lines; no column of a CSV file may be taken for it.
 LINE = "\0line"

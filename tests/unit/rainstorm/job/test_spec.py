@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.common.errors import JobInvalid
-from agent.rainstorm.job import STAGES_MAX, TASKS_PER_STAGE_MAX, parse
+from agent.rainstorm.job.spec import STAGES_MAX, TASKS_PER_STAGE_MAX, parse
 from tests.support import REPOSITORY
 
 LINES: dict[str, Any] = {

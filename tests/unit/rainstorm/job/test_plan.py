@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.common.errors import JobInvalid
-from agent.rainstorm import keygroups, locality, plan
-from agent.rainstorm.job import parse
-from agent.rainstorm.locality import Extent
+from agent.rainstorm.job import keygroups, plan
+from agent.rainstorm.job import placement as locality
+from agent.rainstorm.job.placement import Extent
+from agent.rainstorm.job.spec import parse
 from tests.unit.rainstorm.chain import job_file
 
 HEADER = {
