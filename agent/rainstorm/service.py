@@ -18,7 +18,7 @@ from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient
 from agent.membership.core.view import among
-from agent.rainstorm.dispatcher import Dispatcher
+from agent.rainstorm.leader.shell.leader import Dispatcher
 from agent.rainstorm.links import ReportLink, address_of
 from agent.rainstorm.storage import Storage
 from agent.rainstorm.taskhost import TaskHost

@@ -23,8 +23,8 @@ from agent.rainstorm.host import (
     PublishOutput,
     SegmentsAppended,
 )
-from agent.rainstorm.joblog import Reference
-from agent.rainstorm.segments import SEGMENT_FILE_BYTES, segment_file
+from agent.rainstorm.leader.core.joblog import Reference
+from agent.rainstorm.leader.core.segments import SEGMENT_FILE_BYTES, segment_file
 from agent.rainstorm.storage import Storage, pieces
 
 logger = logging.getLogger("agent.rainstorm.writers")

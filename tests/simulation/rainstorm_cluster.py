@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from unittest import mock
 
-from agent.rainstorm import jobmachine, processor, publication, splitreader, storage
+from agent.rainstorm import processor, splitreader, storage
 from agent.rainstorm.job import placement as locality
-from agent.rainstorm.jobmachine import JobMachine
+from agent.rainstorm.leader.core import jobmachine, publication
+from agent.rainstorm.leader.core.jobmachine import JobMachine
 from agent.rainstorm.operators import combine
 from tests.simulation import rainstorm_dispatcher, rainstorm_node
 from tests.simulation.rainstorm_jobs import KINDS, generate, make_state

@@ -28,10 +28,10 @@ from agent.rainstorm.host import (
     TaskWantsEpoch,
     TellTask,
 )
-from agent.rainstorm.joblog import Reference
-from agent.rainstorm.leader import LeaderCore
+from agent.rainstorm.leader.core.joblog import Reference
+from agent.rainstorm.leader.core.leader import LeaderCore
+from agent.rainstorm.leader.core.segments import segment_file
 from agent.rainstorm.processor import TaskCore
-from agent.rainstorm.segments import segment_file
 from agent.rainstorm.storage import pieces
 from agent.rainstorm.taskhost import SNAPSHOT_FIELDS
 from agent.rainstorm.writers import (

@@ -27,9 +27,9 @@ from agent.rainstorm.host import (
     TellTask,
 )
 from agent.rainstorm.job.spec import parse
-from agent.rainstorm.joblog import JobState, decode, encode
-from agent.rainstorm.jobmachine import AppendLog, JobEnded, JobMachine, Tell
-from agent.rainstorm.leader import (
+from agent.rainstorm.leader.core.joblog import JobState, decode, encode
+from agent.rainstorm.leader.core.jobmachine import AppendLog, JobEnded, JobMachine, Tell
+from agent.rainstorm.leader.core.leader import (
     AgentUnreachable,
     JobSubmitted,
     LeaderCore,

@@ -15,7 +15,7 @@ from agent.rainstorm.batches import CsvParser, from_lines, to_output
 from agent.rainstorm.job.boundaries import first_end, last_end, quotes
 from agent.rainstorm.job.plan import Plan, Split
 from agent.rainstorm.job.spec import parse
-from agent.rainstorm.jobmachine import _parities
+from agent.rainstorm.leader.core.jobmachine import _parities
 from agent.rainstorm.source import SourceFile
 from agent.rainstorm.splitreader import SplitReader
 from agent.rainstorm.storage import Storage

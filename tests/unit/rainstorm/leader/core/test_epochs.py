@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.rainstorm.epochs import Epoch
+from agent.rainstorm.leader.core.epochs import Epoch
 
 TASKS = ["0.0", "0.1", "1.0"]
 

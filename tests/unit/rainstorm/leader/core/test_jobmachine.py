@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from agent.rainstorm.jobmachine import (
+from agent.rainstorm.leader.core.jobmachine import (
     DEPLOY_TIMEOUT_S,
     JobEnded,
 )
-from agent.rainstorm.leader import (
+from agent.rainstorm.leader.core.leader import (
     SHUN_S,
     LogAppended,
 )
-from agent.rainstorm.publication import PUBLISH_TIMEOUT_S
+from agent.rainstorm.leader.core.publication import PUBLISH_TIMEOUT_S
 from tests.unit.rainstorm.cluster import JOB, Cluster
 from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, running
 

@@ -18,11 +18,10 @@ from agent.common.config import NodeConfig
 from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStormError
 from agent.common.shell import clock
 from agent.common.shell.runner import CoreRunner
-from agent.rainstorm import status
-from agent.rainstorm.joblog import JobState
-from agent.rainstorm.joblogs import LogWriter
-from agent.rainstorm.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
-from agent.rainstorm.leader import (
+from agent.rainstorm.leader.core import status
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
+from agent.rainstorm.leader.core.leader import (
     AgentUnreachable,
     CancelRequested,
     JobSubmitted,
@@ -35,14 +34,15 @@ from agent.rainstorm.leader import (
     TakeOver,
     ViewChanged,
 )
+from agent.rainstorm.leader.shell.joblog import LogWriter
+from agent.rainstorm.leader.shell.submission import prepare
 from agent.rainstorm.links import AgentLink, address_of
 from agent.rainstorm.storage import Storage
-from agent.rainstorm.submission import prepare
 from agent.rainstorm.writers import Worker
 from agent.wire.authority import ephemeral_identity
 from agent.wire.client import Client
 
-logger = logging.getLogger("agent.rainstorm.dispatcher")
+logger = logging.getLogger("agent.rainstorm.leader.shell.leader")
 
 STATUS_TIMEOUT_S = 5.0
 CANCEL_TIMEOUT_S = 30.0

@@ -16,12 +16,12 @@ from typing import Any
 
 from agent.common.errors import Conflict, Fenced, NotFound, RainStormError
 from agent.common.shell import clock
-from agent.rainstorm.joblog import JobState, Record, decode, encode
-from agent.rainstorm.jobmachine import AppendLog
-from agent.rainstorm.leader import LogAppended, LogRejected, TookOver
+from agent.rainstorm.leader.core.joblog import JobState, Record, decode, encode
+from agent.rainstorm.leader.core.jobmachine import AppendLog
+from agent.rainstorm.leader.core.leader import LogAppended, LogRejected, TookOver
 from agent.rainstorm.storage import Storage
 
-logger = logging.getLogger("agent.rainstorm.joblogs")
+logger = logging.getLogger("agent.rainstorm.leader.shell.joblog")
 
 INDEX = ".rainstorm/index"
 APPEND_TIMEOUT_S = 30.0

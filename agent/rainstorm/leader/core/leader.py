@@ -15,8 +15,8 @@ from typing import Any
 
 from agent.common.core import Tick
 from agent.common.ids import token
-from agent.rainstorm.joblog import JobState
-from agent.rainstorm.jobmachine import AppendLog, DeleteFiles, JobEnded, JobMachine, Tell
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, JobMachine, Tell
 
 # A node that did not answer is left out of placement for this long, or until it reports by itself.
 SHUN_S = 3.0

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from agent.common.core import Tick
-from agent.rainstorm import status
-from agent.rainstorm.jobmachine import JobEnded, Tell
-from agent.rainstorm.leader import (
+from agent.rainstorm.leader.core import status
+from agent.rainstorm.leader.core.jobmachine import JobEnded, Tell
+from agent.rainstorm.leader.core.leader import (
     ENDED_KEPT_MAX,
     SHUN_S,
     AgentUnreachable,

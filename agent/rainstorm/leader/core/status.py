@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.rainstorm.job.plan import vertex_of
-from agent.rainstorm.jobmachine import JobMachine
+from agent.rainstorm.leader.core.jobmachine import JobMachine
 
 STATES = {
     "waiting": "waiting",

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import JobFailed, RainStormError, from_wire
-from agent.rainstorm.epochs import EPOCH_TIMEOUT_S, Epoch
 from agent.rainstorm.job import plan as planning
 from agent.rainstorm.job.spec import JobSpec, parse
-from agent.rainstorm.joblog import JobState, Record
-from agent.rainstorm.publication import Publication
-from agent.rainstorm.segments import SegmentFiles
+from agent.rainstorm.leader.core.epochs import EPOCH_TIMEOUT_S, Epoch
+from agent.rainstorm.leader.core.joblog import JobState, Record
+from agent.rainstorm.leader.core.publication import Publication
+from agent.rainstorm.leader.core.segments import SegmentFiles
 
 DEPLOY_TIMEOUT_S = 20.0
 # Recoveries in a row without a single commit between them: then the job itself is at fault.

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.common.errors import Corrupt
-from agent.rainstorm.joblog import HISTORY_MAX, LENGTH, JobState, decode, encode
+from agent.rainstorm.leader.core.joblog import HISTORY_MAX, LENGTH, JobState, decode, encode
 
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8) | st.binary(max_size=8)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.rainstorm.joblog import JobState
-from agent.rainstorm.segments import SegmentFiles, segment_file
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.core.segments import SegmentFiles, segment_file
 
 
 def _file(writer: str, number: int) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent.rainstorm import publication
-from agent.rainstorm.joblog import JobState
-from agent.rainstorm.publication import PUBLISH_TIMEOUT_S, Publication
+from agent.rainstorm.leader.core import publication
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.core.publication import PUBLISH_TIMEOUT_S, Publication
 
 NODES = ["vm1", "vm2"]
 

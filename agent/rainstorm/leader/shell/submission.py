@@ -16,7 +16,7 @@ from agent.rainstorm.job.boundaries import BOM, first_end
 from agent.rainstorm.job.placement import Extent, homes, splits
 from agent.rainstorm.job.plan import LINE
 from agent.rainstorm.job.spec import JobSpec, parse
-from agent.rainstorm.joblog import JobState
+from agent.rainstorm.leader.core.joblog import JobState
 from agent.rainstorm.storage import Storage
 
 HEADER_BYTES_MAX = 1024 * 1024

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.common.errors import Conflict, DeadlineExceeded, Fenced, RainStormError
-from agent.rainstorm.joblogs import JobLogs, log_file
+from agent.rainstorm.leader.shell.joblog import JobLogs, log_file
 from agent.rainstorm.storage import Storage
 from tests.unit.rainstorm.cluster import JOB
 

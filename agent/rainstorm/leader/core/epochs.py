@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.rainstorm.joblog import Record
+from agent.rainstorm.leader.core.joblog import Record
 
 # An epoch that takes this long beside ten intervals means that a task hangs.
 EPOCH_TIMEOUT_S = 5.0

@@ -8,10 +8,10 @@ import pytest
 
 from agent.common.errors import JobFailed, Unavailable
 from agent.rainstorm.host import TaskGone
-from agent.rainstorm.jobmachine import (
+from agent.rainstorm.leader.core.jobmachine import (
     FRUITLESS_RECOVERIES_MAX,
 )
-from agent.rainstorm.leader import (
+from agent.rainstorm.leader.core.leader import (
     PING_S,
     SHUN_S,
     CancelRequested,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from agent.rainstorm.joblog import JobState, Reference
+from agent.rainstorm.leader.core.joblog import JobState, Reference
 
 # Large enough that files are rare, small enough that a long job's garbage does not matter.
 SEGMENT_FILE_BYTES = 64 * 1024 * 1024
