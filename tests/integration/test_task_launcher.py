@@ -23,8 +23,8 @@ from typing import Any
 import psutil
 import pytest
 
-from agent.rainstorm.launcherlink import LOST, LauncherLink
-from agent.rainstorm.supervisor import TaskSupervisor
+from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
+from agent.rainstorm.host.shell.supervisor import TaskSupervisor
 from agent.wire.codec.framing import encode_header
 from agent.wire.connection import Connection
 from agent.wire.server import Server
@@ -131,7 +131,7 @@ class Machine:
         (self.folder / "code").mkdir(exist_ok=True)
         (self.folder / "code" / "sitecustomize.py").write_text(USER_CODE)
         number = self._listener.fileno()
-        command = [python, "-m", "agent.rainstorm.launcher", "--listen-fd", str(number)]
+        command = [python, "-m", "agent.rainstorm.host.shell.launcher", "--listen-fd", str(number)]
         launcher = subprocess.Popen(
             [*command, "--agent-user", agent_user],
             user=TASK_USER,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from agent.rainstorm.host import HostCore
+from agent.rainstorm.host.core.host import HostCore
 from agent.rainstorm.leader.core.jobmachine import Effect, JobMachine, Tell
 from agent.rainstorm.leader.core.leader import LeaderCore
 from agent.rainstorm.leader.core.publication import Publication

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.common.errors import NotFound, RainStormError
-from agent.rainstorm.host import (
+from agent.rainstorm.host.core.host import (
     AppendSegments,
     AssignTask,
     CommandReceived,
@@ -28,17 +28,17 @@ from agent.rainstorm.host import (
     TaskWantsEpoch,
     TellTask,
 )
+from agent.rainstorm.host.shell.host import SNAPSHOT_FIELDS
+from agent.rainstorm.host.shell.writers import (
+    PIECES_PER_EPOCH_MAX,
+    PUBLISH_TIMEOUT_S,
+    SEGMENT_TIMEOUT_S,
+)
 from agent.rainstorm.leader.core.joblog import Reference
 from agent.rainstorm.leader.core.leader import LeaderCore
 from agent.rainstorm.leader.core.segments import segment_file
 from agent.rainstorm.processor import TaskCore
 from agent.rainstorm.storage import pieces
-from agent.rainstorm.taskhost import SNAPSHOT_FIELDS
-from agent.rainstorm.writers import (
-    PIECES_PER_EPOCH_MAX,
-    PUBLISH_TIMEOUT_S,
-    SEGMENT_TIMEOUT_S,
-)
 from agent.wire.codec.framing import Frame
 from tests.simulation.rainstorm_dispatcher import Dispatcher, ReportLink
 from tests.simulation.rainstorm_kernel import Rpc, Runner, Thread, Worker

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.common.core import Tick
-from agent.rainstorm.host import (
+from agent.rainstorm.host.core.host import (
     AppendSegments,
     AssignTask,
     CommandReceived,

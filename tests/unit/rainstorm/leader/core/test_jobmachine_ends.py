@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.common.errors import JobFailed, Unavailable
-from agent.rainstorm.host import TaskGone
+from agent.rainstorm.host.core.host import TaskGone
 from agent.rainstorm.leader.core.jobmachine import (
     FRUITLESS_RECOVERIES_MAX,
 )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import NotFound, RainStormError
-from agent.rainstorm.host import (
+from agent.rainstorm.host.core.host import (
     AppendSegments,
     OutputPublished,
     PublicationRefused,
@@ -27,7 +27,7 @@ from agent.rainstorm.leader.core.joblog import Reference
 from agent.rainstorm.leader.core.segments import SEGMENT_FILE_BYTES, segment_file
 from agent.rainstorm.storage import Storage, pieces
 
-logger = logging.getLogger("agent.rainstorm.writers")
+logger = logging.getLogger("agent.rainstorm.host.shell.writers")
 
 QUEUE_MAX = 1000
 SEGMENT_TIMEOUT_S = 20.0

@@ -22,7 +22,7 @@ from typing import Any
 
 from agent.common.shell import clock
 
-logger = logging.getLogger("agent.rainstorm.launcherlink")
+logger = logging.getLogger("agent.rainstorm.host.shell.launcherlink")
 
 RETRY_S = 0.2
 RETRY_S_MAX = 5.0
@@ -196,7 +196,7 @@ class LauncherLink:
             os.chmod(self._path, 0o600)
             listener.listen(1)
             number = listener.fileno()
-            command = [sys.executable, "-m", "agent.rainstorm.launcher", "--listen-fd", str(number)]
+            command = [sys.executable, "-m", "agent.rainstorm.host.shell.launcher", "--listen-fd", str(number)]
             self._child = subprocess.Popen(
                 command, pass_fds=[number], stdin=subprocess.DEVNULL, start_new_session=True
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.rainstorm.host import (
+from agent.rainstorm.host.core.host import (
     AppendSegments,
     AssignTask,
     CommandReceived,

@@ -14,7 +14,7 @@ import os
 import threading
 from pathlib import Path
 
-logger = logging.getLogger("agent.rainstorm.tasklog")
+logger = logging.getLogger("agent.rainstorm.host.shell.tasklog")
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
 FILES_KEPT = 4

@@ -23,12 +23,12 @@ from typing import Any
 from agent.common.deadline import Deadline
 from agent.common.errors import NotFound, RainStormError
 from agent.common.shell import clock
-from agent.rainstorm.launcherlink import LOST, LauncherLink
-from agent.rainstorm.tasklog import TaskLog
+from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
+from agent.rainstorm.host.shell.tasklog import TaskLog
 from agent.wire.codec.framing import Frame
 from agent.wire.connection import Connection
 
-logger = logging.getLogger("agent.rainstorm.supervisor")
+logger = logging.getLogger("agent.rainstorm.host.shell.supervisor")
 
 HELLO_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 10.0

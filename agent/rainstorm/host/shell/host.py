@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.common.config import NodeConfig
 from agent.common.shell.runner import CoreRunner
-from agent.rainstorm.host import (
+from agent.rainstorm.host.core.host import (
     AppendSegments,
     AssignTask,
     CommandReceived,
@@ -23,13 +23,13 @@ from agent.rainstorm.host import (
     TaskWantsEpoch,
     TellTask,
 )
+from agent.rainstorm.host.shell.supervisor import Key, TaskSupervisor
+from agent.rainstorm.host.shell.writers import Publisher, SegmentWriter
 from agent.rainstorm.links import ReportLink
 from agent.rainstorm.storage import Storage
-from agent.rainstorm.supervisor import Key, TaskSupervisor
-from agent.rainstorm.writers import Publisher, SegmentWriter
 from agent.wire.codec.framing import Frame
 
-logger = logging.getLogger("agent.rainstorm.taskhost")
+logger = logging.getLogger("agent.rainstorm.host.shell.host")
 
 SNAPSHOT_FIELDS = ("base", "positions", "done", "records", "bytes")
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent.rainstorm.tasklog import FILES_KEPT, TaskLog
+from agent.rainstorm.host.shell.tasklog import FILES_KEPT, TaskLog
 from tests.support import wait_until
 
 WRITER = "import os, sys\nfor i in range(2000): os.write(1, b'%s %d\\n' % (sys.argv[1].encode(), i))"
