@@ -49,7 +49,7 @@ def connect(kind, path):
     with socket.socket(socket.AF_UNIX, kind) as sock:
         sock.connect(path)
 
-if "agent.rainstorm.task" in sys.orig_argv:
+if "agent.rainstorm.task.shell.task" in sys.orig_argv:
     folder = os.environ["TEST_FOLDER"]
     found = {
         "pid": os.getpid(),
@@ -80,7 +80,7 @@ def python_for(user: str) -> tuple[str, str]:
     for candidate in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run(
-                [candidate, "-c", "import agent.rainstorm.task"],
+                [candidate, "-c", "import agent.rainstorm.task.shell.task"],
                 user=user,
                 group=pwd.getpwnam(user).pw_gid,
                 extra_groups=[],

@@ -37,8 +37,8 @@ from agent.rainstorm.host.shell.writers import (
 from agent.rainstorm.leader.core.joblog import Reference
 from agent.rainstorm.leader.core.leader import LeaderCore
 from agent.rainstorm.leader.core.segments import segment_file
-from agent.rainstorm.processor import TaskCore
 from agent.rainstorm.storage import pieces
+from agent.rainstorm.task.core.processor import TaskCore
 from agent.wire.codec.framing import Frame
 from tests.simulation.rainstorm_dispatcher import Dispatcher, ReportLink
 from tests.simulation.rainstorm_kernel import Rpc, Runner, Thread, Worker

@@ -122,7 +122,7 @@ class Launcher:
 
     def _spawn(self, request: Mapping[str, Any], control: int, log: int) -> None:
         number = int(request["spawn"])
-        command = [python(), "-m", "agent.rainstorm.task", "--host", str(request["host"])]
+        command = [python(), "-m", "agent.rainstorm.task.shell.task", "--host", str(request["host"])]
         command += ["--hydfs", str(request["hydfs"]), "--memory", str(int(request["memory"]))]
         wiring = [(os.POSIX_SPAWN_DUP2, control, 0), (os.POSIX_SPAWN_DUP2, log, 1)]
         wiring += [(os.POSIX_SPAWN_DUP2, log, 2)]

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from agent.rainstorm.job.plan import LINE
-from agent.rainstorm.operators.base import Operator
-from agent.rainstorm.state import KeyedState
+from agent.rainstorm.task.operators.base import Operator
+from agent.rainstorm.task.state.keyed import KeyedState
 
 Number = int | Decimal
 # Decimal's usual 28 digits would round, and then the order of additions shows.

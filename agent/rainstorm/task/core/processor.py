@@ -17,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from agent.common.errors import JobFailed
-from agent.rainstorm import batches, operators
-from agent.rainstorm.alignment import Alignment
 from agent.rainstorm.job import keygroups
 from agent.rainstorm.job.plan import Plan, index_of, needed_columns, vertex_of
 from agent.rainstorm.job.spec import JobSpec
-from agent.rainstorm.splitreader import ReadRequest, SplitReader
+from agent.rainstorm.task import operators
+from agent.rainstorm.task.core import batches
+from agent.rainstorm.task.core.alignment import Alignment
+from agent.rainstorm.task.sources.splitreader import ReadRequest, SplitReader
 
 # A source takes at most this much into one epoch, which bounds what an epoch can put into memory anywhere.
 EPOCH_BYTES_MAX = 16 * 1024 * 1024

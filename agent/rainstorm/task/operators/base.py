@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from agent.rainstorm.state import KeyedState
+from agent.rainstorm.task.state.keyed import KeyedState
 
 
 class Operator:

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agent.rainstorm.batches import bare, column_of, records_of, take_rows
 from agent.rainstorm.job.plan import LINE, RECORD
-from agent.rainstorm.operators.base import Operator
+from agent.rainstorm.task.core.batches import bare, column_of, records_of, take_rows
+from agent.rainstorm.task.operators.base import Operator
 
 LINE_END = re.compile("[\\r\\n]")
 

@@ -14,8 +14,8 @@ from agent.hydfs.client import LocalBlock
 from agent.rainstorm.job.boundaries import quotes
 from agent.rainstorm.job.plan import Plan, index_of
 from agent.rainstorm.job.spec import JobSpec
-from agent.rainstorm.splitreader import ReadRequest
 from agent.rainstorm.storage import Storage
+from agent.rainstorm.task.sources.splitreader import ReadRequest
 
 RATE_SLICE_S = 0.02
 SURVEY_BYTES = 4 * 1024 * 1024

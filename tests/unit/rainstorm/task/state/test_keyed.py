@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent.rainstorm.operators.aggregate import text_of
-from agent.rainstorm.state import KeyedState, decode_changes, encode_changes
+from agent.rainstorm.task.operators.aggregate import text_of
+from agent.rainstorm.task.state.keyed import KeyedState, decode_changes, encode_changes
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b""])
 

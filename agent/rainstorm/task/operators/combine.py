@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from agent.rainstorm.batches import bare, column_of
 from agent.rainstorm.job.plan import LINE
-from agent.rainstorm.operators.aggregate import Number, add, number, text_of
-from agent.rainstorm.operators.base import Operator
+from agent.rainstorm.task.core.batches import bare, column_of
+from agent.rainstorm.task.operators.aggregate import Number, add, number, text_of
+from agent.rainstorm.task.operators.base import Operator
 
 # About 10 MB of Python objects: beyond it a combiner sends what it has.
 KEYS_MAX = 100_000

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.common.errors import JobFailed
-from agent.rainstorm import splitreader
-from agent.rainstorm.batches import CsvParser, from_lines, to_output
 from agent.rainstorm.job.boundaries import first_end, last_end, quotes
 from agent.rainstorm.job.plan import Plan, Split
 from agent.rainstorm.job.spec import parse
 from agent.rainstorm.leader.core.jobmachine import _parities
-from agent.rainstorm.source import SourceFile
-from agent.rainstorm.splitreader import SplitReader
 from agent.rainstorm.storage import Storage
+from agent.rainstorm.task.core.batches import CsvParser, from_lines, to_output
+from agent.rainstorm.task.shell.source import SourceFile
+from agent.rainstorm.task.sources import splitreader
+from agent.rainstorm.task.sources.splitreader import SplitReader
 from tests.unit.rainstorm.chain import job_file
 from tests.unit.rainstorm.rows import Row, csv_rows, csv_texts, rows_of
 

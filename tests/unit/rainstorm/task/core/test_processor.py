@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.common.errors import JobFailed
-from agent.rainstorm import processor
 from agent.rainstorm.job import plan
 from agent.rainstorm.job.plan import LINE
 from agent.rainstorm.job.spec import parse
-from agent.rainstorm.processor import (
+from agent.rainstorm.task.core import processor
+from agent.rainstorm.task.core.processor import (
     BarrierReceived,
     BatchReceived,
     EndReceived,

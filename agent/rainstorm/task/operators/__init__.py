@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from agent.rainstorm.job.plan import OperatorPlan
-from agent.rainstorm.operators.aggregate import AggregateByKey
-from agent.rainstorm.operators.base import Operator
-from agent.rainstorm.operators.combine import Combine, Project
-from agent.rainstorm.operators.filter import Filter
-from agent.rainstorm.operators.identity import Identity
-from agent.rainstorm.operators.transform import Transform
+from agent.rainstorm.task.operators.aggregate import AggregateByKey
+from agent.rainstorm.task.operators.base import Operator
+from agent.rainstorm.task.operators.combine import Combine, Project
+from agent.rainstorm.task.operators.filter import Filter
+from agent.rainstorm.task.operators.identity import Identity
+from agent.rainstorm.task.operators.transform import Transform
 
 REGISTRY: dict[str, type[Operator]] = {
     "identity": Identity,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from agent.rainstorm.batches import column_of
-from agent.rainstorm.operators.base import Operator
+from agent.rainstorm.task.core.batches import column_of
+from agent.rainstorm.task.operators.base import Operator
 
 
 class Transform(Operator):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.common.errors import ProtocolError
-from agent.rainstorm.alignment import Alignment
+from agent.rainstorm.task.core.alignment import Alignment
 
 
 def aligned(*, exactly_once: bool = True) -> Alignment:

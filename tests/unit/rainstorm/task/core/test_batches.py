@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from agent.rainstorm.batches import CsvParser, csv_line, from_lines, take_rows, to_output
 from agent.rainstorm.job.plan import LINE
+from agent.rainstorm.task.core.batches import CsvParser, csv_line, from_lines, take_rows, to_output
 from tests.unit.rainstorm.rows import CSV_PIECES, batch, csv_rows, csv_texts, rows_of
 
 AB = ("a", "b")

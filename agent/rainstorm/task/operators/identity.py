@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.rainstorm.operators.base import Operator
+from agent.rainstorm.task.operators.base import Operator
 
 
 class Identity(Operator):

@@ -6,7 +6,7 @@ that the core does not hold back. The process is started ahead of its use, with 
 its agent closes the connection.
 
 The task launcher starts it, with the socket to the agent as standard input:
-``python -m agent.rainstorm.task --host ADDRESS --hydfs SOCKET --memory BYTES``
+``python -m agent.rainstorm.task.shell.task --host ADDRESS --hydfs SOCKET --memory BYTES``
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, RainStormError
 from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
-from agent.rainstorm import state
-from agent.rainstorm.channel import Channel, JobIdentity, accept, connect, decode_batch, encode_batch
 from agent.rainstorm.job import plan
 from agent.rainstorm.job import spec as job
-from agent.rainstorm.processor import (
+from agent.rainstorm.storage import Storage
+from agent.rainstorm.task.core.processor import (
     BarrierReceived,
     BatchReceived,
     Effect,
@@ -48,8 +47,16 @@ from agent.rainstorm.processor import (
     SourceRead,
     TaskCore,
 )
-from agent.rainstorm.source import SourceFile
-from agent.rainstorm.storage import Storage
+from agent.rainstorm.task.shell.channel import (
+    Channel,
+    JobIdentity,
+    accept,
+    connect,
+    decode_batch,
+    encode_batch,
+)
+from agent.rainstorm.task.shell.source import SourceFile
+from agent.rainstorm.task.state import keyed as state
 from agent.wire.client import Client
 from agent.wire.codec.framing import Frame, encode_header
 from agent.wire.connection import Connection
