@@ -19,9 +19,9 @@ from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient
 from agent.membership.core.view import among
 from agent.rainstorm.host.shell.host import TaskHost
+from agent.rainstorm.io.links import ReportLink, address_of
+from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.leader.shell.leader import Dispatcher
-from agent.rainstorm.links import ReportLink, address_of
-from agent.rainstorm.storage import Storage
 from agent.wire import auth
 from agent.wire.client import Client, dial_from
 from agent.wire.server import Handler, Reply, Request, Server

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from unittest import mock
 
-from agent.rainstorm import storage
+from agent.rainstorm.io import storage
 from agent.rainstorm.job import placement as locality
 from agent.rainstorm.leader.core import jobmachine, publication
 from agent.rainstorm.leader.core.jobmachine import JobMachine

@@ -34,10 +34,10 @@ from agent.rainstorm.host.shell.writers import (
     PUBLISH_TIMEOUT_S,
     SEGMENT_TIMEOUT_S,
 )
+from agent.rainstorm.io.storage import pieces
 from agent.rainstorm.leader.core.joblog import Reference
 from agent.rainstorm.leader.core.leader import LeaderCore
 from agent.rainstorm.leader.core.segments import segment_file
-from agent.rainstorm.storage import pieces
 from agent.rainstorm.task.core.processor import TaskCore
 from agent.wire.codec.framing import Frame
 from tests.simulation.rainstorm_dispatcher import Dispatcher, ReportLink

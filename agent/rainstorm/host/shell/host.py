@@ -25,8 +25,8 @@ from agent.rainstorm.host.core.host import (
 )
 from agent.rainstorm.host.shell.supervisor import Key, TaskSupervisor
 from agent.rainstorm.host.shell.writers import Publisher, SegmentWriter
-from agent.rainstorm.links import ReportLink
-from agent.rainstorm.storage import Storage
+from agent.rainstorm.io.links import ReportLink
+from agent.rainstorm.io.storage import Storage
 from agent.wire.codec.framing import Frame
 
 logger = logging.getLogger("agent.rainstorm.host.shell.host")

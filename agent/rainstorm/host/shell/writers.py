@@ -23,9 +23,9 @@ from agent.rainstorm.host.core.host import (
     PublishOutput,
     SegmentsAppended,
 )
+from agent.rainstorm.io.storage import Storage, pieces
 from agent.rainstorm.leader.core.joblog import Reference
 from agent.rainstorm.leader.core.segments import SEGMENT_FILE_BYTES, segment_file
-from agent.rainstorm.storage import Storage, pieces
 
 logger = logging.getLogger("agent.rainstorm.host.shell.writers")
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from agent.common.errors import Conflict, Fenced, NotFound, RainStormError
 from agent.common.shell import clock
+from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.leader.core.joblog import JobState, Record, decode, encode
 from agent.rainstorm.leader.core.jobmachine import AppendLog
 from agent.rainstorm.leader.core.leader import LogAppended, LogRejected, TookOver
-from agent.rainstorm.storage import Storage
 
 logger = logging.getLogger("agent.rainstorm.leader.shell.joblog")
 

@@ -19,6 +19,8 @@ from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStorm
 from agent.common.shell import clock
 from agent.common.shell.runner import CoreRunner
 from agent.rainstorm.host.shell.writers import Worker
+from agent.rainstorm.io.links import AgentLink, address_of
+from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.leader.core import status
 from agent.rainstorm.leader.core.joblog import JobState
 from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
@@ -37,8 +39,6 @@ from agent.rainstorm.leader.core.leader import (
 )
 from agent.rainstorm.leader.shell.joblog import LogWriter
 from agent.rainstorm.leader.shell.submission import prepare
-from agent.rainstorm.links import AgentLink, address_of
-from agent.rainstorm.storage import Storage
 from agent.wire.authority import ephemeral_identity
 from agent.wire.client import Client
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from agent.common.errors import AlreadyExists, JobInvalid, NotFound
 from agent.hydfs.client import FileStat
+from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.job import plan
 from agent.rainstorm.job.boundaries import BOM, first_end
 from agent.rainstorm.job.placement import Extent, homes, splits
 from agent.rainstorm.job.plan import LINE
 from agent.rainstorm.job.spec import JobSpec, parse
 from agent.rainstorm.leader.core.joblog import JobState
-from agent.rainstorm.storage import Storage
 
 HEADER_BYTES_MAX = 1024 * 1024
 COLUMNS_MAX = 10_000

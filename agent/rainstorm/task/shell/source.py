@@ -11,10 +11,10 @@ from typing import Any
 
 from agent.common.shell import clock
 from agent.hydfs.client import LocalBlock
+from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.job.boundaries import quotes
 from agent.rainstorm.job.plan import Plan, index_of
 from agent.rainstorm.job.spec import JobSpec
-from agent.rainstorm.storage import Storage
 from agent.rainstorm.task.sources.splitreader import ReadRequest
 
 RATE_SLICE_S = 0.02

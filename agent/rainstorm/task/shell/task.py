@@ -29,9 +29,9 @@ from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, RainStormError
 from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
+from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.job import plan
 from agent.rainstorm.job import spec as job
-from agent.rainstorm.storage import Storage
 from agent.rainstorm.task.core.processor import (
     BarrierReceived,
     BatchReceived,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from agent.common.errors import Conflict, DeadlineExceeded, Fenced, RainStormError
+from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.leader.shell.joblog import JobLogs, log_file
-from agent.rainstorm.storage import Storage
 from tests.unit.rainstorm.cluster import JOB
 
 FILE = log_file(JOB)

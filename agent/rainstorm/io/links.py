@@ -22,7 +22,7 @@ from agent.common.errors import DeadlineExceeded, RainStormError
 from agent.common.shell import clock
 from agent.wire.client import Address, Client
 
-logger = logging.getLogger("agent.rainstorm.links")
+logger = logging.getLogger("agent.rainstorm.io.links")
 
 QUEUE_MAX = 1000
 COMMAND_TIMEOUT_S = 2.0
