@@ -35,9 +35,8 @@ from agent.rainstorm.host.shell.writers import (
     SEGMENT_TIMEOUT_S,
 )
 from agent.rainstorm.io.storage import pieces
-from agent.rainstorm.leader.core.joblog import Reference
+from agent.rainstorm.job.segment import Reference, segment_file
 from agent.rainstorm.leader.core.leader import LeaderCore
-from agent.rainstorm.leader.core.segments import segment_file
 from agent.rainstorm.task.core.processor import TaskCore
 from agent.wire.codec.framing import Frame
 from tests.simulation.rainstorm_dispatcher import Dispatcher, ReportLink

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.rainstorm.leader.core.joblog import Reference
+from agent.rainstorm.job.segment import Reference
 
 # Snapshots of epochs that never complete (their generation ended) go with the generation; this bounds one
 # generation.

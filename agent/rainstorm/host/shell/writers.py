@@ -24,8 +24,7 @@ from agent.rainstorm.host.core.host import (
     SegmentsAppended,
 )
 from agent.rainstorm.io.storage import Storage, pieces
-from agent.rainstorm.leader.core.joblog import Reference
-from agent.rainstorm.leader.core.segments import SEGMENT_FILE_BYTES, segment_file
+from agent.rainstorm.job.segment import SEGMENT_FILE_BYTES, Reference, segment_file
 
 logger = logging.getLogger("agent.rainstorm.host.shell.writers")
 

@@ -16,11 +16,10 @@ from typing import Any
 import msgpack
 
 from agent.common.errors import Corrupt
+from agent.rainstorm.job.segment import Reference
 from agent.wire.codec.framing import Buffer
 
 LENGTH = struct.Struct(">I")
-# Where bytes lie in HyDFS: (file, offset, length).
-Reference = tuple[str, int, int]
 Record = Mapping[str, Any]
 # What people can look back at; older history is in the log itself.
 HISTORY_MAX = 500

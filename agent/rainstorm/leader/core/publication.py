@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.rainstorm.leader.core.joblog import JobState, Reference
+from agent.rainstorm.job.segment import Reference
+from agent.rainstorm.leader.core.joblog import JobState
 
 PUBLISH_TIMEOUT_S = 10.0
 # Committed output that waits for the destination file lies in the memory of agents.

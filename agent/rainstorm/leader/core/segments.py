@@ -9,17 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from agent.rainstorm.leader.core.joblog import JobState, Reference
+from agent.rainstorm.job.segment import Reference
+from agent.rainstorm.leader.core.joblog import JobState
 
-# Large enough that files are rare, small enough that a long job's garbage does not matter.
-SEGMENT_FILE_BYTES = 64 * 1024 * 1024
 # The output of one task and epoch: epoch, task, where it lies.
 Output = tuple[int, str, list[Reference]]
-
-
-def segment_file(job: str, writer: str, number: int) -> str:
-    """Returns the name of the ``number``-th segment file that a writer made for a job."""
-    return f".rainstorm/{job}/segments-{writer}-{number:06d}"
 
 
 class SegmentFiles:

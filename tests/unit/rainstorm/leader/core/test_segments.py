@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from agent.rainstorm.job.segment import segment_file
 from agent.rainstorm.leader.core.joblog import JobState
-from agent.rainstorm.leader.core.segments import SegmentFiles, segment_file
+from agent.rainstorm.leader.core.segments import SegmentFiles
 
 
 def _file(writer: str, number: int) -> str:
