@@ -22,13 +22,13 @@ from agent.common.errors import DiskFailed, DiskFull, Overloaded, RainStormError
 from agent.common.shell import clock
 from agent.common.shell.runner import CoreRunner
 from agent.membership.core import events
-from agent.membership.core import history as story
 from agent.membership.core import view as views
-from agent.membership.core.beliefs.table import Member, State
+from agent.membership.core.beliefs import history as story
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.node import MembershipCore
-from agent.membership.core.settings import Settings
+from agent.membership.member import Member, State
 from agent.membership.messages import Datagram
+from agent.membership.settings import Settings
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.exchange import AntiEntropy
 from agent.membership.shell.requests import Requests

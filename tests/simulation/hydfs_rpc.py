@@ -107,7 +107,7 @@ class Caller:
         carry_out(proposal.start())
 
     def read(self, name: str, done: Settled) -> None:
-        """Reads a register as ``agent.wire.register.proposer`` does: by a round only when no majority agrees."""
+        """Reads a register as ``agent.wire.register.proposer`` does: by a round only without a majority."""
         answers: list[Answer] = []
         failures = 0
         over = False

@@ -30,10 +30,10 @@ from agent.common.register import (
 from agent.membership import messages
 from agent.membership.core import events
 from agent.membership.core import view as views
-from agent.membership.core.beliefs.table import Member, State
 from agent.membership.core.dissemination import exchange
 from agent.membership.core.dissemination.seal import Opener, Sealer
 from agent.membership.core.node import MembershipCore
+from agent.membership.member import Member, State
 from agent.wire.codec import framing
 from agent.wire.register.proposer import to_fields
 from tests.simulation.network import LinkSettings

@@ -23,8 +23,8 @@ from typing import Any
 from agent.common.config import MembershipConfig
 from agent.membership.core import events
 from agent.membership.core import view as views
-from agent.membership.core.beliefs.table import Member, State
-from agent.membership.core.settings import DetectorKind
+from agent.membership.member import Member, State
+from agent.membership.settings import DetectorKind
 from tests.simulation.membership_host import Cluster, MembershipHost, Sighting
 from tests.simulation.schedule import KINDS, Faults, Schedule, Step, draw
 

@@ -14,7 +14,7 @@ import pytest
 
 from agent.common.config import MembershipConfig
 from agent.membership.core import events
-from agent.membership.core.settings import DetectorKind, Settings
+from agent.membership.settings import DetectorKind, Settings
 from tests.simulation.membership_host import Cluster
 from tests.simulation.network import LinkSettings
 from tests.simulation.seeds import each, seed_ranges

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import RainStormError
-from agent.membership.core.beliefs.table import Member
-from agent.membership.core.settings import DetectorKind, Settings
+from agent.membership.member import Member
 from agent.membership.messages import Datagram, Update
+from agent.membership.settings import DetectorKind, Settings
 
 
 @dataclass(frozen=True, slots=True)

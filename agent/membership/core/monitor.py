@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.common.errors import DuplicateIdentity
-from agent.membership.core import settings as choices
-from agent.membership.core.beliefs.reconnect import Lost
+from agent.membership import settings as choices
+from agent.membership.core.beliefs.health import LocalHealth
 from agent.membership.core.beliefs.roster import Roster
-from agent.membership.core.beliefs.table import LIVE, Member, State, Table
+from agent.membership.core.beliefs.selftest import QUESTIONS, SelfTest
+from agent.membership.core.beliefs.table import Table
 from agent.membership.core.detectors.detector import Detector
-from agent.membership.core.detectors.health import LocalHealth
 from agent.membership.core.detectors.heartbeat import Heartbeat
-from agent.membership.core.detectors.selftest import QUESTIONS, SelfTest
+from agent.membership.core.detectors.reconnect import Lost
 from agent.membership.core.detectors.swim import Swim
 from agent.membership.core.dissemination.outbox import Outbox
 from agent.membership.core.events import (
@@ -46,8 +46,9 @@ from agent.membership.core.events import (
     SwitchRequested,
     TableReceived,
 )
-from agent.membership.core.settings import DetectorKind, Settings
+from agent.membership.member import LIVE, Member, State
 from agent.membership.messages import Kind
+from agent.membership.settings import DetectorKind, Settings
 
 if TYPE_CHECKING:
     import random

@@ -16,7 +16,6 @@ from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.common.register import majority
 from agent.membership.core import view as views
-from agent.membership.core.beliefs.table import LIVE, Member, State
 from agent.membership.core.events import (
     AdoptBoot,
     AnnounceMember,
@@ -34,6 +33,7 @@ from agent.membership.core.events import (
 from agent.membership.core.monitor import Monitor
 from agent.membership.core.proposer import Proposer
 from agent.membership.core.services import LocalServices
+from agent.membership.member import LIVE, Member, State
 
 if TYPE_CHECKING:
     import random

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.membership.core.beliefs.table import SERVICES
+from agent.membership.member import SERVICES
 
 # Renewed every half second. On a machine that is out of breath a second or two may pass in between.
 RENEWAL_TIMEOUT_S = 5.0

@@ -25,7 +25,7 @@ from typing import Any
 
 from agent.common.errors import Conflict, NotFound
 from agent.common.register import Groups
-from agent.membership.core.beliefs.table import LIVE, Member, State
+from agent.membership.member import LIVE, Member, State
 
 UP, DOWN = "up", "down"
 REPORTERS_FROM_NODES = 5

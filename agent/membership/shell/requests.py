@@ -17,11 +17,11 @@ from agent.common.deadline import Deadline
 from agent.common.errors import Forbidden, NotFound, RainStormError, UsageError
 from agent.common.shell import clock
 from agent.membership.core import events
-from agent.membership.core.beliefs.table import LIVE, SERVICES, Member
 from agent.membership.core.dissemination.keyring import KeyRing, parse
 from agent.membership.core.node import MembershipCore
-from agent.membership.core.settings import detector_named
 from agent.membership.core.view import View, groups
+from agent.membership.member import LIVE, SERVICES, Member
+from agent.membership.settings import detector_named
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.transport import Transport
 from agent.wire.client import Client, Target

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent.rainstorm.job.plan import OperatorPlan
 from agent.rainstorm.task import operators
-from agent.rainstorm.task.core.batches import from_lines, to_output
+from agent.rainstorm.task.batches import from_lines, to_output
 from agent.rainstorm.task.operators import combine
 from agent.rainstorm.task.operators.aggregate import AggregateByKey, add, number, text_of
 from agent.rainstorm.task.operators.combine import Combine, Project

@@ -1,1 +1,1 @@
-"""What one node believes of all members: the table, accusations, and attempts to reconnect."""
+"""What one node believes of all members, why, and what of it is passed on. No input or output."""

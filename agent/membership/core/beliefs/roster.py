@@ -25,16 +25,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
-from agent.membership.core import history as story
-from agent.membership.core.beliefs.table import LIVE, Member, State, Table
-from agent.membership.core.detectors.health import LocalHealth
-from agent.membership.core.detectors.selftest import SelfTest
-from agent.membership.core.detectors.suspicion import Suspicion
-from agent.membership.core.dissemination.gossip import GossipQueue
+from agent.membership.core.beliefs import history as story
+from agent.membership.core.beliefs.gossip import GossipQueue
+from agent.membership.core.beliefs.health import LocalHealth
+from agent.membership.core.beliefs.history import Story
+from agent.membership.core.beliefs.selftest import SelfTest
+from agent.membership.core.beliefs.suspicion import Suspicion
+from agent.membership.core.beliefs.table import Table
 from agent.membership.core.events import AdoptBoot, AnnounceConflict, AnnounceMember, Effect
-from agent.membership.core.history import Story
-from agent.membership.core.settings import Settings
+from agent.membership.member import LIVE, Member, State
 from agent.membership.messages import Update
+from agent.membership.settings import Settings
 
 if TYPE_CHECKING:
     import random

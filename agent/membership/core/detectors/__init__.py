@@ -1,1 +1,1 @@
-"""Failure detectors: SWIM probes and gossip heartbeats, and what both share."""
+"""Failure detectors (SWIM probes, gossip heartbeats) and attempts to reconnect. No input or output."""

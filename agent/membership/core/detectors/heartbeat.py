@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
+from agent.membership.core.beliefs.health import SCORE_MAX, LocalHealth
 from agent.membership.core.beliefs.roster import Roster
-from agent.membership.core.beliefs.table import LIVE, Member
-from agent.membership.core.detectors.health import SCORE_MAX, LocalHealth
 from agent.membership.core.detectors.probing import RoundRobin
 from agent.membership.core.dissemination.outbox import Outbox
+from agent.membership.member import LIVE, Member
 from agent.membership.messages import BEATS_BYTES_MAX, Beat, Datagram, Kind, beat_bytes
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
+from agent.membership.core.beliefs.health import LocalHealth
 from agent.membership.core.beliefs.roster import Roster
-from agent.membership.core.beliefs.table import LIVE, State
-from agent.membership.core.detectors.health import LocalHealth
 from agent.membership.core.detectors.probing import Probe, Relay, RoundRobin
 from agent.membership.core.dissemination.outbox import Outbox
+from agent.membership.member import LIVE, State
 from agent.membership.messages import Datagram, Kind
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""How beliefs spread: gossip on datagrams, sealed and opened, and the exchange of whole tables."""
+"""How beliefs travel: datagrams, sealed and opened, and the exchange of whole tables."""

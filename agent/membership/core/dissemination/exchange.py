@@ -21,7 +21,8 @@ import msgpack
 from agent.common.errors import ProtocolError
 from agent.membership import messages
 from agent.membership.core.beliefs.roster import Roster
-from agent.membership.core.beliefs.table import Member, State, checksum
+from agent.membership.core.beliefs.table import checksum
+from agent.membership.member import Member, State
 from agent.membership.messages import Update
 
 BUCKETS = 64

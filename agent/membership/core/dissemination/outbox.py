@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from agent.membership import messages
 from agent.membership.core.beliefs.roster import Roster
-from agent.membership.core.beliefs.table import Member, State
 from agent.membership.core.events import Contact, SendDatagram
+from agent.membership.member import Member, State
 from agent.membership.messages import Beat, Datagram, Kind, Update
 
 

@@ -196,7 +196,8 @@ class LauncherLink:
             os.chmod(self._path, 0o600)
             listener.listen(1)
             number = listener.fileno()
-            command = [sys.executable, "-m", "agent.rainstorm.host.shell.launcher", "--listen-fd", str(number)]
+            launcher = "agent.rainstorm.host.shell.launcher"
+            command = [sys.executable, "-m", launcher, "--listen-fd", str(number)]
             self._child = subprocess.Popen(
                 command, pass_fds=[number], stdin=subprocess.DEVNULL, start_new_session=True
             )

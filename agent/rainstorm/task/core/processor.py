@@ -20,8 +20,7 @@ from agent.common.errors import JobFailed
 from agent.rainstorm.job import keygroups
 from agent.rainstorm.job.plan import Plan, index_of, needed_columns, vertex_of
 from agent.rainstorm.job.spec import JobSpec
-from agent.rainstorm.task import operators
-from agent.rainstorm.task.core import batches
+from agent.rainstorm.task import batches, operators
 from agent.rainstorm.task.core.alignment import Alignment
 from agent.rainstorm.task.sources.splitreader import ReadRequest, SplitReader
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agent.rainstorm.job.plan import LINE
-from agent.rainstorm.task.core.batches import bare, column_of
+from agent.rainstorm.task.batches import bare, column_of
 from agent.rainstorm.task.operators.aggregate import Number, add, number, text_of
 from agent.rainstorm.task.operators.base import Operator
 

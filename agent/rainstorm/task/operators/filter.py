@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from agent.rainstorm.job.plan import LINE, RECORD
-from agent.rainstorm.task.core.batches import bare, column_of, records_of, take_rows
+from agent.rainstorm.task.batches import bare, column_of, records_of, take_rows
 from agent.rainstorm.task.operators.base import Operator
 
 LINE_END = re.compile("[\\r\\n]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from agent.rainstorm.task.core.batches import column_of
+from agent.rainstorm.task.batches import column_of
 from agent.rainstorm.task.operators.base import Operator
 
 

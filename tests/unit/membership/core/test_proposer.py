@@ -8,8 +8,8 @@ import pytest
 
 from agent.common.config import MembershipConfig
 from agent.membership.core import view as views
-from agent.membership.core.beliefs.table import Member, State
 from agent.membership.core.proposer import FIRST_VIEW_S, SETTLE_S, TURN_S, Proposer
+from agent.membership.member import Member, State
 
 CONFIG = MembershipConfig()
 TWO = {"c": ("a", "b"), "d": ("a", "b")}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.common.errors import Conflict, NotFound
 from agent.membership.core import view as views
-from agent.membership.core.beliefs.table import Member, State
+from agent.membership.member import Member, State
 
 
 def member(name: str, state: State = State.ALIVE, boot: int = 1) -> Member:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership.core import events
-from agent.membership.core.beliefs.table import Member, State
 from agent.membership.core.events import Contact
 from agent.membership.core.monitor import Monitor
-from agent.membership.core.settings import DetectorKind
+from agent.membership.member import Member, State
 from agent.membership.messages import Datagram, Kind, Update
+from agent.membership.settings import DetectorKind
 from tests.unit.membership.core.detectors.test_swim import Bench, member, of, sent
 
 

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from agent.membership.core.beliefs.table import Member, State, Table
+from agent.membership.core.beliefs.table import Table
+from agent.membership.member import Member, State
 
 
 def record(boot: int, incarnation: int, state: State, name: str = "n1") -> Member:

@@ -12,8 +12,8 @@ import pytest
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership.core import events
-from agent.membership.core.beliefs.table import Member, State
 from agent.membership.core.monitor import COMPARE_INTERVAL_S, DOUBT_ASKED_BY, Monitor
+from agent.membership.member import Member, State
 from agent.membership.messages import Datagram, Kind, Update
 
 CONFIG = MembershipConfig()

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from agent.common.errors import ProtocolError
 from agent.membership.core import events
-from agent.membership.core.beliefs.table import Member, State
 from agent.membership.core.dissemination.exchange import (
     RECORDS_MAX,
     differing,
@@ -21,6 +20,7 @@ from agent.membership.core.dissemination.exchange import (
     records,
     unpack,
 )
+from agent.membership.member import Member, State
 from agent.membership.messages import Update
 from tests.unit.membership.core.detectors.test_swim import Bench, member
 

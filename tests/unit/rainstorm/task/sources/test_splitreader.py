@@ -15,7 +15,7 @@ from agent.rainstorm.job.boundaries import first_end, last_end, quotes
 from agent.rainstorm.job.plan import Plan, Split
 from agent.rainstorm.job.spec import parse
 from agent.rainstorm.leader.core.jobmachine import _parities
-from agent.rainstorm.task.core.batches import CsvParser, from_lines, to_output
+from agent.rainstorm.task.batches import CsvParser, from_lines, to_output
 from agent.rainstorm.task.shell.source import SourceFile
 from agent.rainstorm.task.sources import splitreader
 from agent.rainstorm.task.sources.splitreader import SplitReader

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.rainstorm.job.plan import LINE
-from agent.rainstorm.task.core.batches import CsvParser, csv_line, from_lines, take_rows, to_output
+from agent.rainstorm.task.batches import CsvParser, csv_line, from_lines, take_rows, to_output
 from tests.unit.rainstorm.rows import CSV_PIECES, batch, csv_rows, csv_texts, rows_of
 
 AB = ("a", "b")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.common.errors import FrameTooLarge
-from agent.membership.core.beliefs.table import Member, State
-from agent.membership.core.dissemination.gossip import GossipQueue, transmit_limit
+from agent.membership.core.beliefs.gossip import GossipQueue, transmit_limit
+from agent.membership.member import Member, State
 from agent.membership.messages import DATAGRAM_BYTES_MAX, Datagram, Kind, Update, encode
 
 

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from agent.common.errors import FrameTooLarge
-from agent.membership.core.beliefs.table import State
+from agent.membership.member import State
 from agent.membership.messages import DATAGRAM_BYTES_MAX, OVERHEAD_BYTES, Update, update_bytes
 
 REPETITIONS = 4

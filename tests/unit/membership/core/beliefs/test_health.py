@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.membership.core.detectors.health import LocalHealth
+from agent.membership.core.beliefs.health import LocalHealth
 
 
 def test_only_the_silence_of_all_helpers_counts() -> None:

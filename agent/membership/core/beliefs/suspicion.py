@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, field
 
 from agent.common.config import MembershipConfig
-from agent.membership.core.beliefs.table import Member
+from agent.membership.member import Member
 
 CONFIRMATIONS_MAX = 3
 # Every event asks for every deadline; a group has a few sizes and four counts of confirmations.

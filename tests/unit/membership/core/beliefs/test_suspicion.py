@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.common.config import MembershipConfig
-from agent.membership.core.beliefs.table import Member, State
-from agent.membership.core.detectors.suspicion import Suspicion, confirmations_wanted, shortest_s, timeout_s
+from agent.membership.core.beliefs.suspicion import Suspicion, confirmations_wanted, shortest_s, timeout_s
+from agent.membership.member import Member, State
 
 CONFIG = MembershipConfig(probe_interval_s=0.5, suspicion_min_probes=3.0, suspicion_max_factor=6.0)
 MEMBER = Member("n1", "ab" * 16, 1, 0, State.SUSPECT, "10.0.0.1", 7100)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
 from agent.membership.core.beliefs.roster import Roster
-from agent.membership.core.beliefs.table import State
 from agent.membership.core.detectors.probing import RoundRobin
 from agent.membership.core.dissemination.outbox import Outbox
 from agent.membership.core.events import Contact
+from agent.membership.member import State
 from agent.membership.messages import Kind
 
 if TYPE_CHECKING:

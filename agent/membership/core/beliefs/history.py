@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from agent.membership.core.beliefs.table import Member, State
+from agent.membership.member import Member, State
 
 # A death leaves about ten entries; a cluster that flaps once a second is remembered for two minutes.
 ENTRIES_MAX = 1000
