@@ -1,9 +1,9 @@
 """The disk of a simulated store agent: its journal and what it has applied of it.
 
-Entries are written in batches, as by ``agent.hydfs.shell.store``: while one is on its way to the disk the next
-one gathers. A batch whose payloads do not fit above the reserve loses its records, and a disk without any room
-refuses all of it; what follows a refused record is refused too (``block.Broken``). Payloads are in the
-journal, as those of small appends are.
+Entries are written in batches, as by ``agent.hydfs.shell.store``: while one is on its way to the disk the
+next one gathers. A batch whose payloads do not fit above the reserve loses its records, and a disk without
+any room refuses all of it; what follows a refused record is refused too (``block.Broken``). Payloads are in
+the journal, as those of small appends are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A voter of the replicated register in the simulator, which learns before it votes on an empty disk.
 
-The shell of ``agent.common.votermemory``, as ``agent.wire.register.voter`` is: the log is there if and only if
-this disk may vote. It is made whole, after the founders, once the voter is found to be new or has learnt.
+The shell of ``agent.common.votermemory``, as ``agent.wire.register.voter`` is: the log is there if and
+only if this disk may vote. It is made whole, after the founders, once the voter is found to be new or has
+learnt.
 """
 
 from __future__ import annotations

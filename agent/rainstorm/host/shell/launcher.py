@@ -9,7 +9,8 @@ of its own user in its own slice. It reads no configuration and holds no secret:
     rainstorm-tasks.service   User=rainstorm-task  Slice=rainstorm-tasks.slice  Type=exec  Restart=no
                               KillMode=control-group  StartLimitIntervalSec=0  PrivateUsers=no
                               ExecStart=/opt/rainstorm/current/bin/python
-                                        -m agent.rainstorm.host.shell.launcher --listen-fd 3 --agent-user rainstorm
+                                        -m agent.rainstorm.host.shell.launcher
+                                        --listen-fd 3 --agent-user rainstorm
 
 systemd starts it when the agent connects; user code can neither reach nor replace the socket. In a local
 cluster the agent starts it itself, and all is the same but the user (``rainstorm.task_launcher`` in the
