@@ -47,7 +47,7 @@ BANNED_IN_CORES = frozenset(
 BANNED_EVERYWHERE = frozenset("asyncio marshal pickle shelve".split())
 BANNED_CALLS_IN_CORES = frozenset("breakpoint exec eval hash input open print".split())
 # Libraries that compute and do nothing else unless asked to.
-LIBRARIES_IN_CORES = frozenset("cryptography mmh3 msgpack numpy polars pyarrow yaml".split())
+LIBRARIES_IN_CORES = frozenset("cryptography mmh3 msgpack msgspec numpy polars pyarrow yaml".split())
 # Single exceptions: (core, module it may import), and why.
 EXEMPT = {
     ("agent.common.config", "pathlib"): "reads the one configuration file before anything runs",

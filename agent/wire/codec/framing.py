@@ -78,7 +78,7 @@ def decode_header(data: Buffer) -> dict[str, Any]:
     """
     try:
         header = msgpack.unpackb(data, raw=False, strict_map_key=False)
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:  # TypeError: a list as key
         raise ProtocolError(f"frame header is not msgpack: {error}") from None
     if not isinstance(header, dict):
         raise ProtocolError(f"frame header is a {type(header).__name__}, not a map")
