@@ -65,7 +65,9 @@ class Repair:
 
     def missing(self) -> str:
         """Returns what has not been seen yet, in words."""
-        return f"{self._victim} is still up in the view" if self.dead_at is None else "blocks lack copies"
+        if self.dead_at is None:
+            return f"{self._victim} is still up in the view"
+        return f"some blocks still have fewer than {COPIES} copies"
 
 
 def thin(stat: FileStat, alive: frozenset[str]) -> list[int]:
@@ -98,5 +100,10 @@ def check_copies(stat: FileStat, kept: Mapping[str, Sequence[Mapping[str, Any]]]
                 raise Corrupt(
                     f"the file table says that {node} has block {block.number} of {stat.name!r}; "
                     "its store does not keep it",
-                    hint=f"fab ls {stat.name}",
+                    hint=look_at(stat.name),
                 )
+
+
+def look_at(name: str) -> str:
+    """Returns what to do about a file whose data is wrong."""
+    return f"on a cluster named by --inventory the file is still there: fab ls {name}"

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
 from agent.common import clock
-from agent.common.errors import DeadlineExceeded, RainStormError
+from agent.common.errors import Corrupt, DeadlineExceeded, RainStormError
 from agent.hydfs.client import FileStat, HydfsClient
 from experiments import _cluster
 from ops import inventory
@@ -137,10 +137,14 @@ class StoreCluster:
 
     @contextlib.contextmanager
     def file(self, name: str, source: BinaryIO) -> Iterator[FileStat]:
-        """Stores a file, yields what the file table says of it and deletes it at the end."""
+        """Stores a file, yields what the file table says of it and deletes it at the end, unless its data
+        turned out to be wrong.
+        """
         stat = self.store().put(name, source)
         try:
             yield stat
+        except Corrupt:
+            raise  # the file is the evidence
         except BaseException:
             with contextlib.suppress(RainStormError):  # the first failure is the one to tell
                 self.store().delete(name)

@@ -41,7 +41,7 @@ try:
     from experiments import _harness as harness
     from experiments._cluster import ADDRESSES_EACH, pause
     from experiments._harness import Experiment, Recorder, Row
-    from experiments._repair import COPIES, Repair, check_copies, moved, thin
+    from experiments._repair import COPIES, Repair, check_copies, look_at, moved, thin
     from experiments._store_cluster import Crash, StoreCluster, named_cluster, own_cluster
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: run me with .venv/bin/python (make check installs it)") from None
@@ -206,9 +206,7 @@ def _check_data(cluster: StoreCluster, before: FileStat, after: FileStat, wanted
     for node in sorted(new):  # a node that holds a block reads its own copy
         read = functools.partial(_read, cluster.store(node), after)
         if checksum(read, after.length) != wanted:
-            raise Corrupt(
-                f"{after.name!r} read through {node} is not what was put", hint=f"fab ls {after.name}"
-            )
+            raise Corrupt(f"{after.name!r} read through {node} is not what was put", hint=look_at(after.name))
 
 
 def _read(store: HydfsClient, stat: FileStat, offset: int, length: int) -> Buffer:

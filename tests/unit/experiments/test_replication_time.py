@@ -55,7 +55,7 @@ def test_a_copy_on_a_node_that_is_down_does_not_count() -> None:
     repair.saw_view(1.0, WITHOUT_C - {"e"})
     repair.saw_file(1.0, file("abe"), WITHOUT_C - {"e"})
     assert (repair.first_copy_at, repair.restored_at) == (None, None)
-    assert repair.missing() == "blocks lack copies"
+    assert repair.missing() == "some blocks still have fewer than 3 copies"
 
 
 def test_one_block_with_two_copies_is_enough_not_to_be_repaired() -> None:
