@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
-from agent.common import clock
 from agent.common.errors import Corrupt, DeadlineExceeded, RainStormError
+from agent.common.shell import clock
 from agent.hydfs.client import FileStat, HydfsClient
 from experiments import _cluster
 from ops import inventory

@@ -27,7 +27,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 try:
-    from agent.common import clock
     from agent.common.deadline import Deadline
     from agent.common.errors import (
         Corrupt,
@@ -36,8 +35,9 @@ try:
         Unavailable,
         UsageError,
     )
+    from agent.common.shell import clock
     from agent.hydfs.client import READ_PIECE_BYTES, FileStat, HydfsClient
-    from agent.wire.framing import Buffer
+    from agent.wire.codec.framing import Buffer
     from experiments import _harness as harness
     from experiments._cluster import ADDRESSES_EACH, pause
     from experiments._harness import Experiment, Recorder, Row
