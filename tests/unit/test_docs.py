@@ -87,7 +87,7 @@ def problems(text: str) -> Iterator[str]:
         for target in re.findall(r"(?:^|\s)make ([a-z][a-z-]*)", line):
             if not re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE):
                 yield f"make {target}"
-        for script in re.findall(r"python (experiments/[a-z_]+\.py)", line):
+        for script in re.findall(r"python ((?:examples|experiments)/[a-z_]+\.py)", line):
             if not (REPOSITORY / script).is_file():
                 yield f"python {script}"
 
@@ -110,6 +110,7 @@ def test_what_a_document_says_to_type_exists(document: Path) -> None:
         "`ansible-playbook playbooks/reset.yml -e confrm=book`",
         "`make tset`",
         "`python experiments/replication_speed.py`",
+        "`python examples/store_cat.py`",
     ],
 )
 def test_what_does_not_exist_is_found(wrong: str) -> None:
