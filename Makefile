@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-options \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
-LINTED := agent ops tests $(wildcard experiments) $(wildcard fabfile.py)
+LINTED := agent ops tests examples $(wildcard experiments) $(wildcard fabfile.py)
 
 .PHONY: help demo test test-lab check check-static check-tests simulate simulate-power coverage mutants lock clean
 
