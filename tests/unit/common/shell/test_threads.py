@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.common.shell import threads
-from tests.unit.simulation.conftest import Run
+from tests.simulation.machine.both import Run
 
 # Long enough for a thread on a busy machine; only a failing test waits so long.
 PATIENCE_S = 10.0
