@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.simulation.machine.network import SimNetwork
+from tests.simulation.machine.process import Process
 from tests.simulation.machine.scheduler import Scheduler
+from tests.simulation.machine.wires import Wires
 
 Body = Callable[[], object]
 Run = Callable[[Body], object]
@@ -21,3 +24,10 @@ def run(request: pytest.FixtureRequest, seed: int) -> Iterator[Run]:
     with Scheduler(seed) as scheduler:
         process = scheduler.process("test")
         yield lambda body: scheduler.call(process, body)
+
+
+def equip(scheduler: Scheduler, host: str, wires: Wires | None = None) -> Process:
+    """Returns a new process of the name and address ``host`` with a network."""
+    process = scheduler.process(host)
+    process.equip(network=SimNetwork(wires or Wires(scheduler), process, host))
+    return process
