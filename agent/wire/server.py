@@ -90,7 +90,9 @@ class Server:
         handlers: Mapping[str, Handler | Endpoint],
         *,
         on_disconnect: Callable[[str, int], None] | None = None,
+        on_request: Callable[[str], None] | None = None,
     ) -> None:
+        """Prepares to answer requests; ``on_request`` is told the caller of each one that is handled."""
         self.name = name
         # When each authenticated peer made its last request, on the monotonic clock. As many names as there
         # are certificates.
@@ -100,6 +102,7 @@ class Server:
         # How many requests of each kind were refused because their fields were not as they must be.
         self.refused: Counted[str] = Counted()
         self._on_disconnect = on_disconnect
+        self._on_request = on_request
         self._listeners: list[Socket] = []
         self._threads: list[threads.Thread] = []
         self._connections: dict[int, tuple[Connection, threads.Thread]] = {}
@@ -109,6 +112,11 @@ class Server:
         self._answered = threads.condition()
         self._stopping = threads.event()
         self._unix_paths: list[str] = []
+
+    def add(self, handlers: Mapping[str, Handler | Endpoint]) -> None:
+        """Answers further types of requests; before the server listens."""
+        assert not self._listeners, f"{self.name} listens already"
+        self._handlers.update(handlers)
 
     def listen_tls(self, address: str, port: int, context: TlsContext) -> int:
         """Binds the TLS address and returns the port (useful when ``port`` is 0).
@@ -314,6 +322,8 @@ class Server:
         now = clock.monotonic()
         if peer != LOCAL:
             self.heard_at[peer] = now
+        if self._on_request is not None:
+            self._on_request(peer)
         deadline = Deadline(now, timeout_s)
         if isinstance(handler, Endpoint):
             return handler.answer(frame.header, Call(peer, deadline, frame.payload, envelope.view, key))
