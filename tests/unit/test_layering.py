@@ -54,7 +54,7 @@ EXEMPT = {
 }
 
 COMMON_FOR_OPS = frozenset(
-    f"agent.common.{name}" for name in "config deadline errors ids shell shell.clock".split()
+    f"agent.common.{name}" for name in "config deadline errors ids shell shell.clock shell.network".split()
 )
 # The reference program must share no code with what it judges.
 INDEPENDENT = frozenset({"ops.reference"})
