@@ -16,7 +16,6 @@ from agent.common.shell.runner import CoreRunner
 from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient
-from agent.membership.core.view import among
 from agent.rainstorm.host.shell.host import TaskHost
 from agent.rainstorm.io.links import ReportLink, address_of
 from agent.rainstorm.io.storage import Storage
@@ -89,7 +88,7 @@ class Service:
         while not self._stopping.is_set():
             try:
                 found = self._membership.watch(self._view["version"], WATCH_S)
-                view = among(found, [peer.name for peer in self._config.peers])
+                view = found.among([peer.name for peer in self._config.peers]).as_fields()
             except RainStormError as error:
                 logger.info("membership_unreachable error=%s", error)
                 self._stopping.wait(WATCH_RETRY_S)
