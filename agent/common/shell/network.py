@@ -424,7 +424,10 @@ def send_file(sock: Socket, descriptor: int, offset: int, length: int) -> int:
 
 
 def take_refusal(sock: Socket) -> tuple[str, int] | None:
-    """Returns the next address that refused a datagram of this socket, or None when no more are known."""
+    """Returns the next address that refused a datagram of this socket, or None when no more are known.
+
+    The socket must have no time-out: Python would wait for so long before it looks.
+    """
     return _platform().take_refusal(sock)
 
 
