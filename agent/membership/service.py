@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.common.config import NodeConfig
-from agent.common.errors import DiskFailed, DiskFull, Overloaded, RainStormError
+from agent.common.errors import DiskFull, Overloaded, RainStormError
 from agent.common.shell import clock, threads
 from agent.common.shell.runner import CoreRunner
 from agent.common.shell.worker import Worker
@@ -36,8 +36,8 @@ from agent.membership.view import EMPTY, REGISTER, View
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
 from agent.wire.register.proposer import Registers, voter_targets
-from agent.wire.register.voter import KINDS, Voter
-from agent.wire.server import LOCAL, Handler, Reply, Request, Server
+from agent.wire.register.voter import Voter
+from agent.wire.server import LOCAL, Server
 
 logger = logging.getLogger("agent.membership")
 
@@ -94,7 +94,12 @@ class Service:
             on_crash,
         )
         self._requests = Requests(self)
-        self._server = Server("membership", self._handlers(), on_disconnect=self._on_disconnect)
+        self._server = Server(
+            "membership",
+            self._requests.handlers() | self._anti_entropy.handlers(),
+            on_disconnect=self._on_disconnect,
+            on_request=self.note_peer,
+        )
         self._heard_at: dict[str, float] = {}
         self._worker: Worker[events.ReadView | events.ChangeView] = Worker(
             "membership-register", self._work, JOBS_MAX, on_error=self._fail
@@ -148,6 +153,7 @@ class Service:
             member, self._contacts, self.config.voters, self.config.membership, threads.random_source()
         )
         self._runner = CoreRunner("membership", self._core, self._execute, on_crash=self._on_crash)
+        self._server.add(self._voter.endpoints())
         self._server.listen_tls(me.address, me.membership_port, self._server_context)
         self._server.listen_unix(self.config.socket_path("membership"))
         self._voter.start()
@@ -391,26 +397,6 @@ class Service:
             return None if view is None else view.as_fields()
 
         return _view_of(self._registers.change(REGISTER, changed, timeout_s=REGISTER_TIMEOUT_S))
-
-    def _handlers(self) -> dict[str, Handler]:
-        own = self._requests.handlers() | self._anti_entropy.handlers()
-        own.update({f"{REGISTER}.{kind}": self._vote for kind in (*KINDS, "memory")})
-        return {kind: self._noting(handler) for kind, handler in own.items()}
-
-    def _noting(self, handler: Handler) -> Handler:
-        def handle(request: Request) -> Reply:
-            self.note_peer(request.peer)
-            return handler(request)
-
-        return handle
-
-    def _vote(self, request: Request) -> Reply:
-        assert self._voter is not None
-        try:
-            return self._voter.handlers()[request.type](request)
-        except DiskFailed as error:
-            self._on_crash(error)
-            raise
 
 
 def _view_of(value: object) -> View | None:

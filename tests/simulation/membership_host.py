@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.common import message
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.common.errors import NoMajority, RainStormError
@@ -34,7 +35,6 @@ from agent.membership.core.node import MembershipCore
 from agent.membership.member import Member, State
 from agent.membership.view import UP, View
 from agent.wire.codec import framing
-from agent.wire.register.proposer import to_fields
 from tests.simulation.network import LinkSettings
 from tests.simulation.voter import Voter, answer_of
 from tests.simulation.world import Node, World
@@ -248,7 +248,7 @@ class MembershipHost:
         self._next_id += 1
         number = self._next_id
         self._asks[number] = (ask.voter, ask.attempt, operation)
-        header = {**to_fields(ask.request), "type": type(ask.request).__name__.lower(), "id": number}
+        header = {**message.encode(ask.request), "type": type(ask.request).__name__.lower(), "id": number}
         self._node.reconnect(ask.voter)
         self._node.send_stream(ask.voter, b"S" + framing.encode(framing.Frame(header)))
         self._node.after(VOTER_TIMEOUT_S, lambda: self._fail(number))
