@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from agent.common.config import NodeConfig
 from agent.common.errors import AlreadyRunning
@@ -23,10 +23,11 @@ from agent.hydfs.shell.view import MembershipView, ViewSource, all_up
 from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
+from agent.wire.endpoint import by_kind
 from agent.wire.register import proposer as voting
 from agent.wire.register.proposer import Registers
 from agent.wire.register.voter import Voter
-from agent.wire.server import Handler, Server
+from agent.wire.server import Server
 
 logger = logging.getLogger("agent.hydfs")
 
@@ -122,18 +123,15 @@ class Service:
             replicas=knobs.replicas,
             put_is_alive=puts.is_alive,
             votes=lambda: self._voter is None or self._voter.votes,
+            tidy=self._tidy,
         )
-        handlers: dict[str, Handler] = {
-            **blocks.handlers(),
-            **gateway.handlers(),
-            **puts.handlers(),
-            **maintenance.handlers(),
-        }
-        if self._voter is not None:
-            handlers.update(self._voter.handlers())
-        self._peers.handlers = handlers
-        self._server = Server("hydfs", handlers)
-        self._task_server = Server("hydfs-task", gateway.task_handlers())
+        endpoints = by_kind(
+            *blocks.endpoints(), *gateway.endpoints(), *puts.endpoints(), *maintenance.endpoints()
+        )
+        self._peers.endpoints = endpoints
+        votes = {} if self._voter is None else self._voter.handlers()
+        self._server = Server("hydfs", {**endpoints, **votes})
+        self._task_server = Server("hydfs-task", by_kind(*gateway.task_endpoints()))
         blocks.sealing.on_missing_copies = maintenance.look_at
         blocks.engine.start()
         if self._followed is not None:
@@ -174,6 +172,12 @@ class Service:
             self._voter.stop(timeout_s)
         os.close(self._lock)
 
+    def _tidy(self) -> None:
+        if self._puts is not None:
+            self._puts.abandon_idle()
+        if self._blocks is not None:
+            self._blocks.incoming.abandon_idle()
+
     def loops(self) -> list[Engine]:
         """Returns the loops that must turn while the service lives."""
         engine = self._blocks.engine if self._blocks is not None else None
@@ -181,9 +185,7 @@ class Service:
 
     def status(self) -> str:
         """Returns one line about the agent's state."""
-        states: dict[str, Any] = {}
-        for meta in list(self._store.index.values()):
-            states[meta.state] = states.get(meta.state, 0) + 1
+        states = Counter(meta.state for meta in list(self._store.index.values()))
         blocks = " ".join(f"{state}={count}" for state, count in sorted(states.items())) or "empty"
         return blocks if self._voter is None or self._voter.votes else f"{blocks}, does not vote yet"
 
