@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.common.config import NodeConfig
 from agent.common.errors import AlreadyRunning
+from agent.hydfs.core import filetable
 from agent.hydfs.shell.gateway import Gateway
 from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.node import Engine
@@ -19,7 +20,7 @@ from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.repair import Maintenance
 from agent.hydfs.shell.replica import Blocks
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.view import MembershipView, ViewSource, all_up
+from agent.hydfs.shell.view import MembershipView, ViewSource
 from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
@@ -48,8 +49,8 @@ class Service:
         self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
         self._followed: MembershipView | None = None
         if views is None:
-            first = all_up([peer.name for peer in config.peers])
-            self._followed = MembershipView(self._client, config.socket_path("membership"), first)
+            nodes = [peer.name for peer in config.peers]
+            self._followed = MembershipView(self._client, config.socket_path("membership"), nodes)
         self.views: ViewSource = views or self._followed  # type: ignore[assignment]
         self._on_crash = on_crash
         self._new_disk = NewDisk(root, config.name)
@@ -62,9 +63,17 @@ class Service:
         self._voter: Voter | None = None
         if config.name in config.voters:
             self._voter = Voter(
-                config.name, "file", root, self._client, voters, registers, registers.keys, on_crash
+                config.name,
+                "file",
+                root,
+                self._client,
+                voters,
+                registers,
+                registers.keys,
+                on_crash,
+                check=filetable.check,
             )
-        self._peers = Peers(config.name, self._client, targets, lambda: int(self.views.current()["version"]))
+        self._peers = Peers(config.name, self._client, targets, lambda: self.views.current().version)
         if self._followed is not None:
             self._peers.on_suspect = self._followed.hint
         self._server = Server("hydfs", {})
@@ -129,8 +138,9 @@ class Service:
             *blocks.endpoints(), *gateway.endpoints(), *puts.endpoints(), *maintenance.endpoints()
         )
         self._peers.endpoints = endpoints
-        votes = {} if self._voter is None else self._voter.handlers()
-        self._server = Server("hydfs", {**endpoints, **votes})
+        self._server = Server("hydfs", endpoints)
+        if self._voter is not None:
+            self._server.add(self._voter.endpoints())
         self._task_server = Server("hydfs-task", by_kind(*gateway.task_endpoints()))
         blocks.sealing.on_missing_copies = maintenance.look_at
         blocks.engine.start()
@@ -151,7 +161,7 @@ class Service:
         """Stops listening, then the parts below."""
         self._attachment.stop(timeout_s)
         if self._followed is not None:
-            self._followed.stop()
+            self._followed.stop(timeout_s)
         if self._gateway is not None:
             self._gateway.close()
         if self._maintenance is not None:

@@ -23,7 +23,7 @@ from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal, ReadFile, Rout
 from agent.hydfs.messages import block as messages
 from agent.hydfs.messages.file import BlockStat, FileStat
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.view import ViewSource, up_nodes
+from agent.hydfs.shell.view import ViewSource
 from agent.wire.register.proposer import Registers
 
 # Files of which a gateway remembers the entry; those of a few jobs are some hundreds.
@@ -81,7 +81,7 @@ class Files:
         Raises:
             DeadlineExceeded: nobody could in time; the outcome of the last try is unknown.
         """
-        route = Route(up_nodes(self._views.current()))
+        route = Route(self._views.current().up_names())
         entry = self.known(name)
         fresh = entry is None
         if entry is None:
@@ -96,7 +96,7 @@ class Files:
                     case ReadFile(pause_s=pause_s):
                         if pause_s and self._pause.wait(min(pause_s, deadline.remaining(clock.monotonic()))):
                             raise Unavailable("the agent is stopping")
-                        route.nodes = up_nodes(self._views.current())
+                        route.nodes = self._views.current().up_names()
                         entry = self.entry(name, deadline)
                         fresh = True
                         step = route.found(entry)

@@ -38,7 +38,7 @@ from agent.hydfs.messages.block import AskPut, DropFile, PutLife, StorePiece
 from agent.hydfs.shell.filetable import describe
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Blocks
-from agent.hydfs.shell.view import ViewSource, up_nodes
+from agent.hydfs.shell.view import ViewSource
 from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
@@ -196,7 +196,7 @@ class Puts:
                 instead_of = other.file_id
 
     def _lives(self, other: Reservation) -> bool:
-        if other.owner not in up_nodes(self._views.current()):
+        if other.owner not in self._views.current().up_names():
             return False
         try:
             return self._peers.ask(other.owner, AskPut(other.file_id), timeout_s=2.0).message.alive
@@ -315,12 +315,12 @@ class Puts:
             replicas = self._blocks.placement(block.file_id, block.number, avoid)
             failures = self._store(block, replicas)
             if replicas and not failures:
-                view = int(self._views.current()["version"])
+                view = self._views.current().version
                 return BlockEntry(block.number, tuple(replicas), view, SEALED, block.length, block.crc, "")
             for node, error in failures.items():
                 avoid.append(node)
                 self._peers.suspect(node, code_of(error))
-            if set(up_nodes(self._views.current())) <= set(avoid) and isinstance(error, DiskFull):
+            if set(self._views.current().up_names()) <= set(avoid) and isinstance(error, DiskFull):
                 break
         raise error
 
@@ -412,5 +412,5 @@ class Puts:
         except RainStormError as error:
             logger.warning("put_abort_failed name=%s error=%s", put.name, error)
             return
-        for node in up_nodes(self._views.current()):
+        for node in self._views.current().up_names():
             self._peers.tell(node, DropFile(put.file_id, put.name))

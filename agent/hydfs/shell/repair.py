@@ -29,7 +29,8 @@ from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Blocks
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.view import View, ViewSource, up_nodes
+from agent.hydfs.shell.view import ViewSource
+from agent.membership.view import View
 from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
 
@@ -77,7 +78,7 @@ class Maintenance:
         self._registers = registers
         self._views = views
         self._wanted = replicas
-        self._up = up_nodes(views.current())
+        self._up = views.current().up_names()
         self._changed = threads.condition()
         self._names: dict[str, None] = {}
         # Files whose open block (its number) is thin, and since when. That a store is down is in no view, and
@@ -97,10 +98,10 @@ class Maintenance:
     def _health(self, request: Health, call: Call) -> StoreHealth:
         view = self._views.current()
         with self._changed:
-            found = self._backlog.report(up_nodes(view), len(self._names))
+            found = self._backlog.report(view.up_names(), len(self._names))
         lengths = [meta.length for meta in list(self._store.index.values())]
         return StoreHealth(
-            view_version=view["version"],
+            view_version=view.version,
             # A voter that has still to learn is a copy of the file table that is missing.
             checked=found.checked and self._votes() and not self._new_disk.pending,
             under_replicated=found.under_replicated,
@@ -130,7 +131,7 @@ class Maintenance:
             self._changed.notify()
 
     def _on_view(self, view: View) -> None:
-        up = up_nodes(view)
+        up = view.up_names()
         lost = [node for node in self._up if node not in up]
         changed, self._up = up != self._up, up
         for node in lost:
@@ -268,7 +269,7 @@ class Maintenance:
         entry = filetable.from_value(self._registers.read(name), name)
         if entry is None:
             return
-        up = up_nodes(self._views.current())
+        up = self._views.current().up_names()
         if entry.state == filetable.CREATING and self._is_orphan(entry, up):
             value = self._registers.change(name, filetable.remove(name, entry.file_id))
             entry = filetable.from_value(value, name) or entry

@@ -51,7 +51,7 @@ from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.store import Store
 from agent.hydfs.shell.takeover import Sealing
 from agent.hydfs.shell.transfers import Incoming
-from agent.hydfs.shell.view import ViewSource, up_nodes
+from agent.hydfs.shell.view import ViewSource
 from agent.hydfs.shell.waiting.filelocks import FileLocks
 from agent.hydfs.shell.waiting.waiter import Asked, Waiter, Waiters
 from agent.wire.connection import FileSlice
@@ -159,7 +159,7 @@ class Blocks:
 
         With fewer stores up than copies wanted there are fewer copies, and every answer says how many.
         """
-        nodes = up_nodes(self.views.current())
+        nodes = self.views.current().up_names()
         avoid = [*self.peers.suspects(), *avoid]
         # The view keeps a machine that lives while its store is down; membership's gossip knows better.
         shunned = [node for node in nodes if node in avoid]
@@ -240,7 +240,7 @@ class Blocks:
         with self._lock:
             self._opened += 1
             session = f"{self.peers.me}/{self._process}/{self._opened}"
-        view = int(self.views.current()["version"])
+        view = self.views.current().version
         value = self.registers.change(
             name,
             filetable.open_next(name, file_id, replicas, view, session),

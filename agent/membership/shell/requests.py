@@ -6,24 +6,32 @@ waited for by their effect. Orders are taken from operators and from this machin
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from agent.common import ids
 from agent.common.config import NodeConfig
 from agent.common.deadline import Deadline
-from agent.common.errors import Forbidden, NotFound, RainStormError, UsageError
-from agent.common.shell import clock
+from agent.common.errors import (
+    Forbidden,
+    NotFound,
+    Overloaded,
+    RainStormError,
+    Unavailable,
+    UsageError,
+)
+from agent.common.shell import clock, threads
+from agent.common.shell.worker import Pool
 from agent.membership.core import events
 from agent.membership.core.dissemination.keyring import KeyRing, parse
 from agent.membership.core.node import MembershipCore
-from agent.membership.core.view import View, groups
+from agent.membership.core.view import groups
 from agent.membership.member import LIVE, SERVICES, Member
 from agent.membership.settings import detector_named
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.transport import Transport
+from agent.membership.view import View
 from agent.wire.client import Client, Target
 from agent.wire.server import LOCAL, Handler, Reply, Request
 
@@ -34,6 +42,10 @@ ORDER_TIMEOUT_S = 2.0
 UDP_FRESH_S = 5.0
 TCP_TIMEOUT_S = 0.5
 TCP_THREADS_MAX = 16
+# A hundred nodes, asked about by two operators at once; of further ones "tcp" is not known.
+TCP_WAITING_MAX = 200
+# With sixteen threads all of those are through in time.
+TCP_WAIT_S = 8.0
 
 
 class Agent(Protocol):
@@ -45,8 +57,8 @@ class Agent(Protocol):
     events: EventLog
     view: View
     ring: KeyRing
-    changed: threading.Condition
-    stopping: threading.Event
+    changed: threads.Condition
+    stopping: threads.Event
 
     @property
     def core(self) -> MembershipCore:
@@ -73,12 +85,13 @@ class Requests:
 
     def __init__(self, service: Agent) -> None:
         self._service = service
+        self._pool = Pool("membership-tcp", TCP_THREADS_MAX, TCP_WAITING_MAX)
 
     def handlers(self) -> dict[str, Handler]:
         """Returns the handlers by request type."""
         return {
             "membership.members": self._members,
-            "membership.view": lambda request: Reply({"view": dict(self._service.view)}),
+            "membership.view": lambda request: Reply({"view": self._service.view.as_fields()}),
             "membership.watch": self._watch,
             "membership.events": self._events,
             "membership.why": self._why,
@@ -103,6 +116,10 @@ class Requests:
 
         return handle
 
+    def stop(self, timeout_s: float) -> None:
+        """Ends the threads that try to reach members."""
+        self._pool.stop(drain=False, timeout_s=timeout_s)
+
     # Questions
 
     def _members(self, request: Request) -> Reply:
@@ -114,7 +131,7 @@ class Requests:
         return Reply(
             {
                 "members": [self._describe(member, now, tcp) for member in found],
-                "view": dict(service.view),
+                "view": service.view.as_fields(),
                 "majority": core.majority,
                 "voters": [list(group) for group in groups(service.view, service.config.voters)],
                 "self": service.config.name,
@@ -168,8 +185,17 @@ class Requests:
                 return False
             return True
 
-        with ThreadPoolExecutor(TCP_THREADS_MAX, thread_name_prefix="membership-tcp") as pool:
-            return dict(zip(others, pool.map(answers, others), strict=True))
+        asked: dict[str, threads.Future[bool]] = {}
+        for name in others:
+            try:
+                asked[name] = self._pool.call(answers, name)
+            except Overloaded:
+                break
+        limit, found = Deadline(clock.monotonic(), TCP_WAIT_S), dict[str, bool]()
+        for name, future in asked.items():
+            with contextlib.suppress(TimeoutError, threads.CancelledError):
+                found[name] = future.result(limit.remaining(clock.monotonic()))
+        return found
 
     def _watch(self, request: Request) -> Reply:
         service = self._service
@@ -177,9 +203,9 @@ class Requests:
         wait_s = min(float(request.fields.get("wait_s", 0.0)), WATCH_S_MAX)
         with service.changed:
             service.changed.wait_for(
-                lambda: service.view["version"] > version or service.stopping.is_set(), timeout=wait_s
+                lambda: service.view.version > version or service.stopping.is_set(), timeout=wait_s
             )
-            return Reply({"view": dict(service.view)})
+            return Reply({"view": service.view.as_fields()})
 
     def _events(self, request: Request) -> Reply:
         wait_s = min(float(request.fields.get("wait_s", 0.0)), WATCH_S_MAX)
@@ -269,7 +295,7 @@ class Requests:
         old, new = str(request.fields.get("old", "")), str(request.fields.get("new", ""))
         if bool(old) != bool(new):
             raise UsageError("a voter is replaced by another one", hint="fab voters --replace vm2 --by vm6")
-        return Reply({"view": dict(self._service.replace_voter(old, new))})
+        return Reply({"view": self._service.replace_voter(old, new).as_fields()})
 
     def _keys(self, request: Request) -> Reply:
         service, fields = self._service, request.fields
@@ -292,4 +318,5 @@ class Requests:
         deadline = Deadline(clock.monotonic(), ORDER_TIMEOUT_S)
         while not predicate():
             deadline.require(clock.monotonic(), what)
-            self._service.stopping.wait(0.01)
+            if self._service.stopping.wait(0.01):
+                raise Unavailable(f"{self._service.config.name} is being stopped: {what} is not done")

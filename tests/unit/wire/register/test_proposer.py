@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, DiskFull, NoMajority
-from agent.common.register import Accept, Prepare, Read, Slot
+from agent.common.register import Accept, Check, Prepare, Read, Slot
 from agent.wire.client import Client, Target
 from agent.wire.register import store as register_store
-from agent.wire.register.proposer import Registers, handlers
-from agent.wire.register.store import RegisterStore
+from agent.wire.register.proposer import Registers, anything
+from agent.wire.register.store import RegisterStore, write_log
+from agent.wire.register.voter import Voter
 from agent.wire.server import Server
 from tests.support import REPOSITORY, wait_until
 
@@ -27,8 +28,8 @@ from tests.support import REPOSITORY, wait_until
 def fill(path: Path, count: int = 5) -> None:
     store = RegisterStore(path)
     for index in range(count):
-        assert store.apply(Prepare(f"file/{index}", (index + 1, "p"))).ok
-        assert store.apply(Accept(f"file/{index}", (index + 1, "p"), {"n": index})).ok
+        assert store.apply(Prepare(f"file/{index}", (index + 1, "p"))).voted
+        assert store.apply(Accept(f"file/{index}", (index + 1, "p"), {"n": index})).voted
     store.close()
 
 
@@ -37,8 +38,8 @@ def test_promises_and_values_survive_a_reopening(tmp_path: Path) -> None:
     fill(path)
     store = RegisterStore(path)
     assert store.slot("file/3") == Slot((4, "p"), (4, "p"), {"n": 3})
-    assert not store.apply(Prepare("file/3", (4, "p"))).ok
-    assert not store.apply(Accept("file/3", (3, "z"), "late")).ok
+    assert not store.apply(Prepare("file/3", (4, "p"))).voted
+    assert not store.apply(Accept("file/3", (3, "z"), "late")).voted
     assert store.apply(Read("file/3")).value == {"n": 3}
     assert store.keys("file/") == [f"file/{index}" for index in range(5)]
     assert store.keys("other") == []
@@ -60,7 +61,7 @@ def test_a_torn_tail_is_cut_off_at_every_length(tmp_path: Path) -> None:
         store = RegisterStore(torn)
         assert store.slot("file/1") == Slot((2, "p"), (0, ""), None), "the promise, not yet the value"
         assert store.slot("file/0").value == {"n": 0}
-        assert store.apply(Accept("file/1", (2, "p"), "again")).ok
+        assert store.apply(Accept("file/1", (2, "p"), "again")).voted
         store.close()
         reopened = RegisterStore(torn)
         assert reopened.slot("file/1").value == "again"
@@ -82,7 +83,7 @@ def test_the_log_is_rewritten_and_keeps_what_counts(tmp_path: Path, monkeypatch:
     path = tmp_path / "registers.log"
     store = RegisterStore(path)
     for index in range(1, 240):
-        assert store.apply(Accept(f"file/{index % 3}", (index, "p"), "x" * 100)).ok
+        assert store.apply(Accept(f"file/{index % 3}", (index, "p"), "x" * 100)).voted
     assert path.stat().st_size < 20_000
     store.close()
     reopened = RegisterStore(path)
@@ -108,7 +109,7 @@ def test_a_full_disk_refuses_a_vote_and_the_next_one_has_a_whole_log(
             store.apply(Prepare("file/1", (1, "p")))
         monkeypatch.undo()
         assert store.slot("file/1") == Slot(), "what is not durable is not remembered either"
-    assert store.apply(Prepare("file/1", (2, "p"))).ok
+    assert store.apply(Prepare("file/1", (2, "p"))).voted
     store.close()
     reopened = RegisterStore(path)
     assert reopened.slot("file/1") == Slot((2, "p"))
@@ -140,7 +141,7 @@ def test_a_log_that_cannot_be_rewritten_for_want_of_room_goes_on(
     monkeypatch.setattr(register_store, "write_log", full)
     store = RegisterStore(path)
     for ballot in range(1, 200):
-        assert store.apply(Prepare("file", (ballot, "p"))).ok
+        assert store.apply(Prepare("file", (ballot, "p"))).voted
     store.close()
     reopened = RegisterStore(path)
     assert reopened.slot("file").promised == (199, "p")
@@ -154,7 +155,7 @@ from agent.common.register import Accept
 from agent.wire.register.store import RegisterStore
 store = RegisterStore(Path(sys.argv[1]))
 for counter in range(1, 1_000_000):
-    assert store.apply(Accept("file", (counter, "p"), "x" * (counter % 300))).ok
+    assert store.apply(Accept("file", (counter, "p"), "x" * (counter % 300))).voted
     print(counter, flush=True)
 """
 
@@ -180,22 +181,42 @@ def test_sigkill_in_a_write_loop_loses_nothing_that_was_answered(tmp_path: Path)
 class Voters:
     """Three real voters on Unix sockets."""
 
-    def __init__(self, folder: Path) -> None:
-        self.stores = [RegisterStore(folder / f"v{index}.log") for index in range(3)]
-        self.targets: dict[str, Target] = {}
+    def __init__(self, folder: Path, check: Check = anything) -> None:
+        self.client = Client(None)
+        self.targets: dict[str, Target] = {f"v{index}": str(folder / f"v{index}.sock") for index in range(3)}
+        self.registers = Registers("v", "view", self.client, self.targets)
+        self.voters: list[Voter] = []
         self.servers: list[Server] = []
-        for index, store in enumerate(self.stores):
-            server = Server(f"v{index}", handlers(store, "view"))
-            path = str(folder / f"v{index}.sock")
-            server.listen_unix(path)
+        for name, path in self.targets.items():
+            (folder / name).mkdir()
+            write_log(folder / name / "registers.log", {})
+            voter = Voter(
+                name,
+                "view",
+                folder / name,
+                self.client,
+                self.targets,
+                self.registers,
+                list,
+                self._crashed,
+                check=check,
+            )
+            server = Server(name, voter.endpoints())
+            server.listen_unix(str(path))
+            self.voters.append(voter)
             self.servers.append(server)
-            self.targets[f"v{index}"] = path
+
+    @staticmethod
+    def _crashed(error: BaseException) -> None:
+        raise AssertionError("a voter crashed") from error
 
     def close(self) -> None:
         for server in self.servers:
             server.stop()
-        for store in self.stores:
-            store.close()
+        for voter in self.voters:
+            voter.stop()
+        self.registers.close()
+        self.client.close()
 
 
 @pytest.fixture
@@ -272,7 +293,7 @@ def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
     def counting(*arguments: Any, **options: Any) -> Any:
         found = call(*arguments, **options)
         if arguments[2] == "view.read":
-            sent.append("value" in found.fields)
+            sent.append(not found.fields["same"])
         return found
 
     monkeypatch.setattr(Client, "call", counting)

@@ -1,0 +1,1 @@
+"""A simulated machine under the unchanged shells: threads, clocks, sockets and disks from one seed."""
