@@ -8,6 +8,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
 
@@ -153,8 +154,8 @@ def store(context: Context, vm: str, json: bool = False, inventory: str = "") ->
         return
     print(f"{node.name} (ring id {ring}): {len(blocks)} blocks")
     if blocks:
-        columns = list(blocks[0])
-        render.print_table(columns, [[block.get(column) for column in columns] for block in blocks])
+        columns = [field.name for field in fields(blocks[0])]
+        render.print_table(columns, [[getattr(block, column) for column in columns] for block in blocks])
 
 
 @command(
