@@ -56,7 +56,7 @@ def test_lists(running: Sandbox) -> None:
     ring = [m["ring_id"] for m in running.fab_json("list-mem-ids")["members"]]
     assert ring == sorted(ring)
     assert running.fab_json("display-suspects")["suspects"] == []
-    assert running.fab("display-suspects").err.startswith("nobody is suspected")
+    assert running.fab("display-suspects").err.startswith("no member is suspected")
     why = running.fab_json("why", "--node", "2")
     assert [each["observer"] for each in why["observers"]] == NAMES
     assert any(entry["what"] == "join" for entry in why["observers"][0]["story"])

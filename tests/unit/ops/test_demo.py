@@ -42,8 +42,8 @@ def test_only_an_equal_result_is_success(
     assert written["total_s"] < 10  # measured, not the report's own
 
 
-def test_a_recovery_that_was_not_seen_is_no_success(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Unavailable, match="recovery was not seen"):
+def test_a_recovery_that_was_not_observed_is_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unavailable, match="recovery was not observed"):
         _run(monkeypatch, replace(REPORT, equal=True, node_recovery_s=None))
 
 

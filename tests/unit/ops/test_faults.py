@@ -167,7 +167,7 @@ def test_a_fault_is_written_down_before_it_is_applied(
         injector.inject("partition", ["vm3"], {})
     assert [(fault.kind, fault.nodes) for fault in seen] == [("partition", ("vm3",))]
     assert injector.in_force() == seen
-    with pytest.raises(UsageError, match="nobody on the other side"):
+    with pytest.raises(UsageError, match="at least one node on the other side"):
         injector.inject("partition", ["vm1", "vm2", "vm3"], {})
 
 

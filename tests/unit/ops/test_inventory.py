@@ -100,7 +100,7 @@ def test_the_choice_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(inventory.INVENTORY_VARIABLE, str(other))
     assert inventory.find().path == other
     assert inventory.find(str(tmp_path / "vms")).path == tmp_path / "vms"
-    with pytest.raises(ConfigError, match="no inventory at"):
+    with pytest.raises(ConfigError, match="there is no inventory"):
         inventory.find(str(tmp_path / "absent"))
 
 
