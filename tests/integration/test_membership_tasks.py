@@ -74,9 +74,9 @@ def test_switches(running: Sandbox) -> None:
         ended = running.fab(*arguments)
         assert (ended.status, "[USAGE]" in ended.err) == (2, True), ended
     assert running.fab("drop", "--percent", "5", "--vm", "3").status == 0
-    assert "vm3 throws away 5 %" in running.fab("status").err
+    assert "vm3 drops 5 %" in running.fab("status").err
     assert running.fab("drop", "--percent", "0").status == 0
-    assert "throws away" not in running.fab("status").err
+    assert "of its datagrams" not in running.fab("status").err
     assert running.fab("drop", "--percent", "101").status == 2
 
 
