@@ -75,7 +75,7 @@ def test_a_file_that_is_refused_stays_as_it_was(run: Run, tmp_path: Path) -> Non
     for check in (True, False):
         found = run(entry, check=check)
         assert found["failed"] is True
-        assert f"{path} was refused and not changed" in found["msg"]
+        assert f"{path} was rejected and not changed" in found["msg"]
     assert path.read_text() == "good\n"
     assert [each.name for each in tmp_path.iterdir()] == ["node.yml"]
 
