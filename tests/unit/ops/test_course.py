@@ -1,4 +1,4 @@
-"""The course's command lines: both years, every mistake with the number of its field."""
+"""One-line jobs of the courses: both years' forms, and every mistake with the number of its field."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_form_of_2025() -> None:
             ],
             1,
         ),
-        (  # columns are numbered anew behind a transform
+        (  # columns are renumbered after a transform
             "3 1 equals '6 Punched Telespar' cut 8,2 count 1 logs.csv out true false 1000",
             CSV,
             [
@@ -70,7 +70,7 @@ def test_the_form_of_2025() -> None:
 def test_lines(line: str, source: dict[str, Any], stages: list[dict[str, Any]], notes: int) -> None:
     found = parse(line)
     assert (found.job["source"], found.job["stages"], len(found.notes)) == (source, stages, notes)
-    job.parse(found.job)  # the engine takes it
+    job.parse(found.job)  # the engine accepts it
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The demo's verdict cannot be right by accident."""
+"""The demo's verdict cannot be correct by accident."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ansible module that writes a node's files: atomic, checked first, silent about secrets."""
+"""The Ansible module that writes a node's files: atomically, checked first, without showing secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def files() -> ModuleType:
 
 
 class Run:
-    """Runs the module as Ansible does."""
+    """Runs the module like Ansible does."""
 
     def __init__(self, code: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
         self._code = code

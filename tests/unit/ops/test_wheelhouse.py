@@ -1,4 +1,4 @@
-"""Releases and their names; the archive itself is built and installed in tests/lab/test_deploy.py."""
+"""Releases and their names; tests/lab/test_deploy.py builds and installs the archive itself."""
 
 from __future__ import annotations
 
