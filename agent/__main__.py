@@ -21,9 +21,9 @@ from types import FrameType
 from typing import Protocol
 
 from agent.common import config as configuration
-from agent.common import logs, sdnotify
 from agent.common.config import NodeConfig
 from agent.common.errors import ConfigError, DiskFailed, RainStormError
+from agent.common.shell import logs, sdnotify
 
 logger = logging.getLogger("agent.main")
 

@@ -30,9 +30,9 @@ from typing import Any
 import psutil
 import yaml
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, RainStormError, Unavailable, UsageError
+from agent.common.shell import clock
 from agent.membership.client import MembershipClient
 from agent.wire.client import Client
 from ops import inventory, processes

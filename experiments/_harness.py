@@ -29,8 +29,8 @@ from typing import Any
 
 import psutil
 
-from agent.common import clock
 from agent.common.errors import ConfigError, RainStormError, UsageError
+from agent.common.shell import clock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "experiments" / "results"

@@ -14,9 +14,9 @@ from types import TracebackType
 
 import psutil
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded
+from agent.common.shell import clock
 from experiments import _cluster
 from ops import inventory, processes
 from ops.connections import connected

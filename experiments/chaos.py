@@ -29,8 +29,8 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from agent.common import clock
 from agent.common.errors import RainStormError
+from agent.common.shell import clock
 from ops import citysigns
 from ops.connections import Connections, connected
 from ops.inventory import load

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 try:
-    from agent.common import clock
+    from agent.common.shell import clock
     from experiments import _faults as faults
     from experiments import _harness as harness
     from experiments._cluster import (

@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 try:
-    from agent.common import clock
     from agent.common.errors import Corrupt, Unavailable
+    from agent.common.shell import clock
     from experiments import _harness as harness
     from experiments._harness import Experiment, Recorder, Row
     from experiments._logs_cluster import LogsCluster

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 try:
     import psutil
 
-    from agent.common import clock
     from agent.common.errors import DeadlineExceeded, Unavailable
+    from agent.common.shell import clock
     from experiments import _harness as harness
     from experiments._cluster import (
         VARIANTS,

@@ -26,8 +26,8 @@ from types import FrameType
 import psutil
 import yaml
 
-from agent.common import clock
 from agent.common.errors import AlreadyRunning, Internal, JobFailed, RainStormError, Unavailable
+from agent.common.shell import clock
 from ops import demo_report, inventory, processes, progress, reference, render, samples
 from ops.connections import Connections, connected
 from ops.demo_report import DemoReport

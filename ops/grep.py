@@ -13,9 +13,9 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.common import clock
 from agent.common.errors import Internal, NotFound, RainStormError, Unreachable, UsageError
-from agent.wire.framing import Buffer
+from agent.common.shell import clock
+from agent.wire.codec.framing import Buffer
 from ops.connections import Connections
 
 # Pieces of up to a mebibyte wait here while the terminal is slow.

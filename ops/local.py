@@ -19,7 +19,6 @@ from typing import Any
 
 import psutil
 
-from agent.common import clock
 from agent.common.config import PeerConfig
 from agent.common.deadline import Deadline
 from agent.common.errors import (
@@ -31,6 +30,7 @@ from agent.common.errors import (
     RainStormError,
     Unavailable,
 )
+from agent.common.shell import clock
 from agent.membership.client import MembershipClient
 from agent.wire.client import Client
 from ops import inventory, processes

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import psutil
 
-from agent.common import clock
 from agent.common.deadline import Deadline
+from agent.common.shell import clock
 
 FOLDER_VARIABLE = "RAINSTORM_LOCAL_FOLDER"
 NODE_VARIABLE = "RAINSTORM_LOCAL_NODE"

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, RainStormError
+from agent.common.shell import clock
 from agent.rainstorm.client import RainstormClient
 from ops import render
 

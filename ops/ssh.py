@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     ConfigError,
@@ -33,6 +32,7 @@ from agent.common.errors import (
     SshUnreachable,
     Unreachable,
 )
+from agent.common.shell import clock
 from agent.wire.client import Address
 from ops.sshlogin import PORT, Login
 

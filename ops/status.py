@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, Unreachable
+from agent.common.shell import clock
 from agent.hydfs.client import StoreHealth
 from ops.connections import SSH_CODES, Connections, nothing_answers
 

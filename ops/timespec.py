@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-from agent.common import clock
 from agent.common.errors import UsageError
+from agent.common.shell import clock
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 

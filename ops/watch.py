@@ -11,8 +11,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-from agent.common import clock
 from agent.common.errors import RainStormError
+from agent.common.shell import clock
 
 INTERVAL_S = 1.0
 HOME, CLEAR, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"

@@ -61,6 +61,12 @@ class ProtocolError(RainStormError):
     code = "PROTOCOL_ERROR"
 
 
+class InvalidMessage(ProtocolError):
+    """A message has a field that is missing, of the wrong type or out of range; it was refused unread."""
+
+    code = "INVALID_MESSAGE"
+
+
 class FrameTooLarge(ProtocolError):
     """A frame is larger than the receiver accepts."""
 

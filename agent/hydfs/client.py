@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from typing import Any, BinaryIO
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, NotFound, RainStormError, Unreachable
+from agent.common.shell import clock
 from agent.wire.client import Client, Response, Target
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 READ_PIECE_BYTES = 4 * 1024 * 1024
 

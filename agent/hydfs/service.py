@@ -12,22 +12,22 @@ from typing import Any
 
 from agent.common.config import NodeConfig
 from agent.common.errors import AlreadyRunning
-from agent.hydfs.blocks import Blocks
-from agent.hydfs.engine import Engine
-from agent.hydfs.gateway import Gateway
-from agent.hydfs.maintenance import Maintenance
-from agent.hydfs.newdisk import NewDisk
-from agent.hydfs.peers import Peers
-from agent.hydfs.puts import Puts
-from agent.hydfs.store import Store
-from agent.hydfs.views import MembershipView, ViewSource, all_up
+from agent.hydfs.shell.gateway import Gateway
+from agent.hydfs.shell.newdisk import NewDisk
+from agent.hydfs.shell.node import Engine
+from agent.hydfs.shell.peers import Peers
+from agent.hydfs.shell.put import Puts
+from agent.hydfs.shell.repair import Maintenance
+from agent.hydfs.shell.replica import Blocks
+from agent.hydfs.shell.store import Store
+from agent.hydfs.shell.view import MembershipView, ViewSource, all_up
 from agent.membership.attachment import Attachment
 from agent.wire import auth
-from agent.wire import registers as voting
 from agent.wire.client import Address, Client, Target, dial_from
-from agent.wire.registers import Registers
+from agent.wire.register import proposer as voting
+from agent.wire.register.proposer import Registers
+from agent.wire.register.voter import Voter
 from agent.wire.server import Handler, Server
-from agent.wire.voter import Voter
 
 logger = logging.getLogger("agent.hydfs")
 

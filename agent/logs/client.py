@@ -9,7 +9,7 @@ from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.wire.client import Client, Target
-from agent.wire.framing import Buffer
+from agent.wire.codec.framing import Buffer
 
 # The agent answers a wait for output after ten seconds at the latest.
 PIECE_TIMEOUT_S = 15.0

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.common.config import NodeConfig
-from agent.common.sdnotify import Loop
+from agent.common.shell.sdnotify import Loop
 from agent.hydfs.client import HydfsClient
-from agent.logs.collected import Collected
-from agent.logs.collection import Collection
-from agent.logs.collector import RECORD_BYTES_MAX
-from agent.logs.follower import Follower
-from agent.logs.searches import Searches
+from agent.logs.core.collector import RECORD_BYTES_MAX
+from agent.logs.shell.archive import Collected
+from agent.logs.shell.collector import Collection
+from agent.logs.shell.follower import Follower
+from agent.logs.shell.searches import Searches
 from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire.client import Client, dial_from

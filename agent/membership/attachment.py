@@ -12,8 +12,8 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 
-from agent.common import clock
 from agent.common.errors import RainStormError
+from agent.common.shell import clock
 from agent.wire.client import Client
 
 logger = logging.getLogger("agent.membership.attachment")

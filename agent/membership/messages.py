@@ -16,8 +16,8 @@ from typing import Any
 import msgpack
 
 from agent.common.errors import FrameTooLarge, ProtocolError
+from agent.membership.member import Member, State
 from agent.membership.settings import DetectorKind, Settings
-from agent.membership.table import Member, State
 
 FORMAT = 3
 # Fits any path's MTU with room for IP, UDP and the seal; a longer one would be dropped silently somewhere.

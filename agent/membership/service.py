@@ -17,27 +17,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.common import clock
 from agent.common.config import NodeConfig
 from agent.common.errors import DiskFailed, DiskFull, Overloaded, RainStormError
-from agent.common.runner import CoreRunner
-from agent.membership import events, story
-from agent.membership import view as views
-from agent.membership.antientropy import AntiEntropy
-from agent.membership.core import MembershipCore
-from agent.membership.eventlog import EventLog
-from agent.membership.keyring import KeyRing
+from agent.common.shell import clock
+from agent.common.shell.runner import CoreRunner
+from agent.membership.core import events
+from agent.membership.core import view as views
+from agent.membership.core.beliefs import history as story
+from agent.membership.core.dissemination.keyring import KeyRing
+from agent.membership.core.node import MembershipCore
+from agent.membership.member import Member, State
 from agent.membership.messages import Datagram
-from agent.membership.requests import Requests
 from agent.membership.settings import Settings
-from agent.membership.store import Identity, IdentityStore, KeyStore, VoterStore
-from agent.membership.table import Member, State
-from agent.membership.transport import Transport
+from agent.membership.shell.eventlog import EventLog
+from agent.membership.shell.exchange import AntiEntropy
+from agent.membership.shell.requests import Requests
+from agent.membership.shell.store import Identity, IdentityStore, KeyStore, VoterStore
+from agent.membership.shell.transport import Transport
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
-from agent.wire.registers import Registers, voter_targets
+from agent.wire.register.proposer import Registers, voter_targets
+from agent.wire.register.voter import KINDS, Voter
 from agent.wire.server import LOCAL, Handler, Reply, Request, Server
-from agent.wire.voter import KINDS, Voter
 
 logger = logging.getLogger("agent.membership")
 

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, DeadlineExceeded, NotLeader, RainStormError, Unreachable
+from agent.common.shell import clock
 from agent.wire.client import Client, Target
 
 TIMEOUT_S = 10.0

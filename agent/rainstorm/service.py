@@ -10,18 +10,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from agent.common import clock
 from agent.common.config import NodeConfig
 from agent.common.errors import Forbidden, NotFound, NotLeader, RainStormError
-from agent.common.runner import CoreRunner
+from agent.common.shell import clock
+from agent.common.shell.runner import CoreRunner
 from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
 from agent.membership.client import MembershipClient
-from agent.membership.view import among
-from agent.rainstorm.dispatcher import Dispatcher
-from agent.rainstorm.links import ReportLink, address_of
-from agent.rainstorm.storage import Storage
-from agent.rainstorm.taskhost import TaskHost
+from agent.membership.core.view import among
+from agent.rainstorm.host.shell.host import TaskHost
+from agent.rainstorm.io.links import ReportLink, address_of
+from agent.rainstorm.io.storage import Storage
+from agent.rainstorm.leader.shell.leader import Dispatcher
 from agent.wire import auth
 from agent.wire.client import Client, dial_from
 from agent.wire.server import Handler, Reply, Request, Server

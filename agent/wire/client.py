@@ -9,26 +9,30 @@ type of the project is idempotent.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
-from agent.common import clock
+from agent.common import message
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     ConnectionLost,
     DeadlineExceeded,
+    InvalidMessage,
     Overloaded,
     RainStormError,
     Unreachable,
     from_wire,
 )
+from agent.common.message import R
+from agent.common.shell import clock
+from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer
 from agent.wire.connection import Connection, Payload
-from agent.wire.framing import PROTOCOL_VERSION, Buffer
 
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTIONS_MAX = 8
@@ -77,6 +81,15 @@ class Response:
     """A successful answer; whoever asked for an open file closes ``descriptor``."""
 
     fields: dict[str, Any]
+    payload: Buffer
+    descriptor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[R]):
+    """A reply, checked against its type; whoever asked for an open file closes ``descriptor``."""
+
+    message: R
     payload: Buffer
     descriptor: int | None = None
 
@@ -137,6 +150,35 @@ class Client:
             return self._call(pool, target, {**(fields or {}), "type": kind}, payload, deadline)
         finally:
             pool.slots.release()
+
+    def ask(
+        self,
+        target: Target,
+        request: message.Request[R],
+        payload: Payload = b"",
+        *,
+        view: int = 0,
+        timeout_s: float = 10.0,
+    ) -> Answered[R]:
+        """Sends a request and returns its answer; ``view`` is the version of the view that the caller knows.
+
+        Raises:
+            InvalidMessage: the answer is not of the request's reply type.
+            RainStormError: as ``call`` does.
+        """
+        fields = {**message.encode(request), "view": view} if view else message.encode(request)
+        found = self.call(target, request.kind, fields, payload, timeout_s=timeout_s)
+        return self._checked(target, request, found)
+
+    @staticmethod
+    def _checked(target: Target, request: message.Request[R], found: Response) -> Answered[R]:
+        try:
+            reply: R = message.decode(request.reply, found.fields, f"answer of {target} to {request.kind}")
+        except InvalidMessage:
+            if found.descriptor is not None:
+                os.close(found.descriptor)
+            raise
+        return Answered(reply, found.payload, found.descriptor)
 
     @property
     def busy(self) -> int:

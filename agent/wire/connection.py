@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, DeadlineExceeded
-from agent.wire.framing import PREFIX, Buffer, Frame, decode_header, decode_prefix, encode_header
+from agent.common.shell import clock
+from agent.wire.codec.framing import PREFIX, Buffer, Frame, decode_header, decode_prefix, encode_header
 
 # OpenSSL hands out at most one 16 KiB record a call; larger reads only save calls on plain sockets.
 FILE_CHUNK_BYTES = 256 * 1024

@@ -15,23 +15,32 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections import Counter as Counted
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.common import clock
+from agent.common import message
 from agent.common.deadline import Deadline
-from agent.common.errors import ConnectionLost, Internal, PortInUse, ProtocolError, RainStormError
+from agent.common.errors import (
+    ConnectionLost,
+    Internal,
+    InvalidMessage,
+    PortInUse,
+    ProtocolError,
+    RainStormError,
+)
+from agent.common.shell import clock
 from agent.wire import auth
+from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer, Frame
 from agent.wire.connection import Connection, Payload
-from agent.wire.framing import PROTOCOL_VERSION, Buffer, Frame
+from agent.wire.endpoint import REQUEST_TIMEOUT_S_MAX, Answer, Call, Endpoint, Envelope
 
 logger = logging.getLogger("agent.wire.server")
 
 # Ten nodes hold a handful of connections each; beyond this a peer is misbehaving and is turned away.
 CONNECTIONS_MAX = 256
 HANDSHAKE_TIMEOUT_S = 5.0
-REQUEST_TIMEOUT_S_MAX = 120.0
 BACKLOG = 128
 # A stopping server answers what it has in hand; a request that only waits is not worth more than this.
 DRAIN_S = 1.0
@@ -72,7 +81,7 @@ class Server:
     def __init__(
         self,
         name: str,
-        handlers: dict[str, Handler],
+        handlers: Mapping[str, Handler | Endpoint],
         *,
         on_disconnect: Callable[[str, int], None] | None = None,
     ) -> None:
@@ -80,7 +89,9 @@ class Server:
         # When each authenticated peer made its last request, on the monotonic clock.
         self.heard_at: dict[str, float] = {}
         # Every server answers a ping, so that anybody can ask whether the agent behind it is alive.
-        self._handlers: dict[str, Handler] = {"ping": self._ping, **handlers}
+        self._handlers: dict[str, Handler | Endpoint] = {"ping": self._ping, **handlers}
+        # How many requests of each kind were refused because their fields were not as they must be.
+        self.refused: Counted[str] = Counted()
         self._on_disconnect = on_disconnect
         self._listeners: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -243,24 +254,47 @@ class Server:
     def _reply_to(self, frame: Frame, key: int, connection: Connection) -> None:
         if frame.descriptor is not None:
             os.close(frame.descriptor)  # no request brings a file
-        kind = str(frame.header.get("type", ""))
-        timeout_s = min(float(frame.header.get("timeout_s", REQUEST_TIMEOUT_S_MAX)), REQUEST_TIMEOUT_S_MAX)
-        deadline = Deadline(clock.monotonic(), timeout_s)
-        reply = Reply()
-        header: dict[str, Any]
+        kind, timeout_s = "", REQUEST_TIMEOUT_S_MAX
+        answer: Answer[Any] = Answer(None)
         try:
-            handler = self._handlers.get(kind)
-            if handler is None:
-                raise ProtocolError(f"{self.name} does not know requests of type {kind!r}")
-            if connection.peer != LOCAL:
-                self.heard_at[connection.peer] = clock.monotonic()
-            reply = handler(Request(kind, frame.header, frame.payload, connection.peer, deadline, key))
-            header = {"ok": True, **reply.fields}
+            envelope = message.decode(Envelope, frame.header, "request")
+            kind, timeout_s = envelope.type, min(envelope.timeout_s, REQUEST_TIMEOUT_S_MAX)
+            header, answer = self._handle(envelope, timeout_s, frame, key, connection.peer)
         except RainStormError as error:
+            if isinstance(error, InvalidMessage):
+                self._count_refusal(kind, connection.peer, error)
             header = {"error": error.to_wire()}
         except Exception as error:
             logger.exception("handler_failed server=%s type=%s peer=%s", self.name, kind, connection.peer)
             header = {"error": Internal(f"{self.name}: {kind} failed: {error!r}").to_wire()}
         # The reply may go out a little after the request's deadline: the caller decides what it is worth.
         limit = Deadline(clock.monotonic(), max(5.0, timeout_s))
-        connection.send(header, reply.payload, limit, reply.descriptor)
+        connection.send(header, answer.payload, limit, answer.descriptor)
+
+    def _handle(
+        self, envelope: Envelope, timeout_s: float, frame: Frame, key: int, peer: str
+    ) -> tuple[dict[str, Any], Answer[Any]]:
+        """Returns the header of the reply, and the answer for its payload and open file."""
+        handler = self._handlers.get(envelope.type)
+        if handler is None:
+            raise ProtocolError(f"{self.name} does not know requests of type {envelope.type!r}")
+        now = clock.monotonic()
+        if peer != LOCAL:
+            self.heard_at[peer] = now
+        deadline = Deadline(now, timeout_s)
+        if isinstance(handler, Endpoint):
+            call = Call(peer, deadline, frame.payload, envelope.view, key)
+            answer = handler.answer(frame.header, call)
+            return {"ok": True, **message.encode(answer.message)}, answer
+        reply = handler(Request(envelope.type, frame.header, frame.payload, peer, deadline, key))
+        return {"ok": True, **reply.fields}, Answer(None, reply.payload, reply.descriptor)
+
+    def _count_refusal(self, kind: str, peer: str, error: InvalidMessage) -> None:
+        """Counts a message that was refused; a flood of them costs a line for each doubling."""
+        known = kind if kind in self._handlers else "unknown"
+        with self._lock:
+            self.refused[known] += 1
+            count = self.refused[known]
+        if count & (count - 1) == 0:
+            line = "message_refused server=%s type=%s peer=%s count=%d error=%s"
+            logger.warning(line, self.name, known, peer, count, error)

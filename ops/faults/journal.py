@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.common import clock
+from agent.common.shell import clock
 from ops.faults.plan import Fault
 from ops.locks import exclusive
 

@@ -12,8 +12,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from agent.common import clock
 from agent.common.errors import Unavailable
+from agent.common.shell import clock
 from ops import render
 from ops.lab import host
 from ops.lab.plan import USER

@@ -13,9 +13,9 @@ import signal
 import threading
 from pathlib import Path
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import Internal
+from agent.common.shell import clock
 
 # The share of the processors that one process has, and the most that a group can have, in either version.
 SHARES = {"cpu.shares": (1024, 1 << 18), "cpu.weight": (100, 10_000)}

@@ -20,9 +20,9 @@ from typing import Any
 
 import yaml
 
-from agent.common import clock
 from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyRunning, DeadlineExceeded, NotFound, NotRunning, Unavailable
+from agent.common.shell import clock
 from ops import inventory
 from ops.lab import base, host, keys, plan, watches
 from ops.lab.cgroups import Group, hierarchies

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from invoke.context import Context
 
-from agent.common import clock
 from agent.common.errors import AlreadyExists, NotFound, UsageError
+from agent.common.shell import clock
 from agent.hydfs.client import READ_PIECE_BYTES, FileStat, HydfsClient
 from ops import inventory, render
 from ops.connections import Connections, connected

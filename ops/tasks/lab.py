@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from agent.common import clock
+from agent.common.shell import clock
 from ops import render
 from ops.errors import command
 from ops.inventory import REPOSITORY

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from invoke.context import Context
 
-from agent.common import clock
 from agent.common.errors import AlreadyRunning
+from agent.common.shell import clock
 from ops import render
 from ops.errors import command
 from ops.local import LocalCluster, demo_layout, only_demo

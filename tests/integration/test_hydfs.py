@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import random
 import shutil
@@ -331,7 +330,7 @@ def test_all_nodes_killed_at_once_keep_everything(cluster: HydfsCluster) -> None
 def test_a_store_with_a_new_disk_does_not_say_that_nothing_was_written(cluster: HydfsCluster) -> None:
     client = cluster.hydfs("vm1")
     marks = [cluster.data_dir(name) / "hydfs" / "new" for name in cluster.names]
-    # A store whose disk is still new seals an open block that it should have, and then there is nothing to lose.
+    # A store whose disk is still new seals an open block that it should have: there would be nothing to lose.
     wait_until(lambda: not any(mark.exists() for mark in marks), 20.0, "no disk is new any more")
     client.create("log")
     client.append("log", b"acknowledged", writer="w", sequence=0)

@@ -247,7 +247,7 @@ def test_a_killed_agent_takes_its_tasks_with_it_and_the_job_goes_on(engine: Engi
     victim = engine.bystander(status)
     processes = engine.sandbox.cluster.processes(victim)
     agent = next(each for each in processes if "rainstorm" in each.process.cmdline())
-    tasks = [each for each in processes if "agent.rainstorm.task" in each.process.cmdline()]
+    tasks = [each for each in processes if "agent.rainstorm.task.shell.task" in each.process.cmdline()]
     agent.process.kill()
     wait_until(lambda: not any(each.process.is_running() for each in tasks), 10, "its tasks end with it")
     ended = engine.finish(job)

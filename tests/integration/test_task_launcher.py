@@ -23,10 +23,10 @@ from typing import Any
 import psutil
 import pytest
 
-from agent.rainstorm.launcherlink import LOST, LauncherLink
-from agent.rainstorm.supervisor import TaskSupervisor
+from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
+from agent.rainstorm.host.shell.supervisor import TaskSupervisor
+from agent.wire.codec.framing import encode_header
 from agent.wire.connection import Connection
-from agent.wire.framing import encode_header
 from agent.wire.server import Server
 from tests.support import REPOSITORY, wait_until
 
@@ -49,7 +49,7 @@ def connect(kind, path):
     with socket.socket(socket.AF_UNIX, kind) as sock:
         sock.connect(path)
 
-if "agent.rainstorm.task" in sys.orig_argv:
+if "agent.rainstorm.task.shell.task" in sys.orig_argv:
     folder = os.environ["TEST_FOLDER"]
     found = {
         "pid": os.getpid(),
@@ -80,7 +80,7 @@ def python_for(user: str) -> tuple[str, str]:
     for candidate in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run(
-                [candidate, "-c", "import agent.rainstorm.task"],
+                [candidate, "-c", "import agent.rainstorm.task.shell.task"],
                 user=user,
                 group=pwd.getpwnam(user).pw_gid,
                 extra_groups=[],
@@ -131,7 +131,7 @@ class Machine:
         (self.folder / "code").mkdir(exist_ok=True)
         (self.folder / "code" / "sitecustomize.py").write_text(USER_CODE)
         number = self._listener.fileno()
-        command = [python, "-m", "agent.rainstorm.launcher", "--listen-fd", str(number)]
+        command = [python, "-m", "agent.rainstorm.host.shell.launcher", "--listen-fd", str(number)]
         launcher = subprocess.Popen(
             [*command, "--agent-user", agent_user],
             user=TASK_USER,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from agent.common.errors import NotFound, RainStormError
-from agent.hydfs import filetable
-from agent.hydfs.block import (
+from agent.hydfs.core import filetable
+from agent.hydfs.core.block import (
     SEALED,
 )
-from agent.hydfs.filetable import FileEntry
-from agent.hydfs.route import AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
+from agent.hydfs.core.filetable import FileEntry
+from agent.hydfs.core.route import AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
 from tests.simulation.hydfs_rpc import (
     ACK_TIMEOUT_S,
     CALL_TIMEOUT_S,
@@ -139,7 +139,7 @@ class ClientHost(Caller):
 
 
 class _Following:
-    """Follows a ``Route`` until an answer or the time limit, as ``agent.hydfs.gateway`` does."""
+    """Follows a ``Route`` until an answer or the time limit, as ``agent.hydfs.shell.gateway`` does."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """The disk of a simulated store agent: its journal and what it has applied of it.
 
-Entries are written in batches, as by ``agent.hydfs.store``: while one is on its way to the disk the next one
-gathers. A batch whose payloads do not fit above the reserve loses its records, and a disk without any room
-refuses all of it; what follows a refused record is refused too (``block.Broken``). Payloads are in the
-journal, as those of small appends are.
+Entries are written in batches, as by ``agent.hydfs.shell.store``: while one is on its way to the disk the
+next one gathers. A batch whose payloads do not fit above the reserve loses its records, and a disk without
+any room refuses all of it; what follows a refused record is refused too (``block.Broken``). Payloads are in
+the journal, as those of small appends are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.common.errors import DiskFull
-from agent.hydfs.block import (
+from agent.hydfs.core.block import (
     OPEN,
     PROMISED,
     BlockKey,
@@ -29,7 +29,7 @@ from agent.hydfs.block import (
     pack_entry,
     unpack_entry,
 )
-from agent.hydfs.journal import frame, read_frame
+from agent.hydfs.shell.journal import frame, read_frame
 from tests.simulation.world import Node
 
 FILE = "journal"

@@ -16,8 +16,8 @@ from agent.common.register import (
     Read,
     VoterRequest,
 )
-from agent.hydfs import filetable
-from agent.hydfs.block import (
+from agent.hydfs.core import filetable
+from agent.hydfs.core.block import (
     OPEN,
     BlockKey,
     PromiseEntry,
@@ -25,7 +25,7 @@ from agent.hydfs.block import (
     chain,
     record_from_wire,
 )
-from agent.hydfs.events import (
+from agent.hydfs.core.events import (
     AnswerAppend,
     AnswerPromise,
     AnswerTail,
@@ -45,9 +45,9 @@ from agent.hydfs.events import (
     WriteAnswered,
     WriteReceived,
 )
-from agent.hydfs.filetable import FileEntry
-from agent.hydfs.node import NodeCore
-from agent.hydfs.ring import block_token, ring_of
+from agent.hydfs.core.filetable import FileEntry
+from agent.hydfs.core.node import NodeCore
+from agent.hydfs.core.ring import block_token, ring_of
 from tests.simulation.hydfs_disk import Bugs, StoreDisk
 from tests.simulation.hydfs_rpc import (
     ACK_TIMEOUT_S,

@@ -20,9 +20,9 @@ from agent.common.register import (
     Wait,
     settled,
 )
-from agent.hydfs import filetable
-from agent.hydfs.filetable import FileEntry
-from agent.wire import framing
+from agent.hydfs.core import filetable
+from agent.hydfs.core.filetable import FileEntry
+from agent.wire.codec import framing
 from tests.simulation.world import Node
 
 BLOCK_BYTES = 400
@@ -107,7 +107,7 @@ class Caller:
         carry_out(proposal.start())
 
     def read(self, name: str, done: Settled) -> None:
-        """Reads a register as ``agent.wire.registers`` does: by a round only when no majority agrees."""
+        """Reads a register as ``agent.wire.register.proposer`` does: by a round only without a majority."""
         answers: list[Answer] = []
         failures = 0
         over = False

@@ -1,4 +1,4 @@
-"""Making blocks final on a simulated store agent, as ``agent.hydfs.sealing`` does on a real one."""
+"""Making blocks final on a simulated store agent, as ``agent.hydfs.shell.takeover`` does on a real one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.common.errors import RainStormError
-from agent.hydfs import filetable
-from agent.hydfs.block import SEALED, BlockKey, DroppedEntry, SealedEntry, chain
-from agent.hydfs.events import BlockDropped, BlockSealed, SealBlock, SealFailed
-from agent.hydfs.filetable import FileEntry
-from agent.hydfs.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.core import filetable
+from agent.hydfs.core.block import SEALED, BlockKey, DroppedEntry, SealedEntry, chain
+from agent.hydfs.core.events import BlockDropped, BlockSealed, SealBlock, SealFailed
+from agent.hydfs.core.filetable import FileEntry
+from agent.hydfs.core.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
 from tests.simulation.hydfs_rpc import ACK_TIMEOUT_S, CALL_TIMEOUT_S, Fields, ignore
 
 if TYPE_CHECKING:

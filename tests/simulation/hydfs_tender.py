@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.hydfs import filetable, repair
-from agent.hydfs.block import SEALED, DroppedEntry, chain
-from agent.hydfs.events import BlockDropped
-from agent.hydfs.filetable import FileEntry
+from agent.hydfs.core import filetable, repair
+from agent.hydfs.core.block import SEALED, DroppedEntry, chain
+from agent.hydfs.core.events import BlockDropped
+from agent.hydfs.core.filetable import FileEntry
 from tests.simulation.hydfs_disk import nothing
 from tests.simulation.hydfs_rpc import CALL_TIMEOUT_S, REPLICAS, TEND_INTERVAL_S, Fields
 

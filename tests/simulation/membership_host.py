@@ -27,13 +27,15 @@ from agent.common.register import (
     Wait,
     settled,
 )
-from agent.membership import events, exchange, messages
-from agent.membership import view as views
-from agent.membership.core import MembershipCore
-from agent.membership.seal import Opener, Sealer
-from agent.membership.table import Member, State
-from agent.wire import framing
-from agent.wire.registers import to_fields
+from agent.membership import messages
+from agent.membership.core import events
+from agent.membership.core import view as views
+from agent.membership.core.dissemination import exchange
+from agent.membership.core.dissemination.seal import Opener, Sealer
+from agent.membership.core.node import MembershipCore
+from agent.membership.member import Member, State
+from agent.wire.codec import framing
+from agent.wire.register.proposer import to_fields
 from tests.simulation.network import LinkSettings
 from tests.simulation.voter import Voter, answer_of
 from tests.simulation.world import Node, World
@@ -180,7 +182,7 @@ class MembershipHost:
         self._node.send_stream(target, b"S" + framing.encode(framing.Frame(header, payload)))
 
     def _exchange(self, sender: str, frame: framing.Frame) -> None:
-        """Does what ``agent.membership.antientropy`` does, in one-way messages that nobody waits for."""
+        """Does what ``agent.membership.shell.exchange`` does, in one-way messages that nobody waits for."""
         header, roster = frame.header, self.core.monitor.roster
         if header["type"] in ("compare", "swap"):
             self.post(events.PeerHeard(sender))

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.common.config import MembershipConfig
-from agent.membership import events
-from agent.membership import view as views
+from agent.membership.core import events
+from agent.membership.core import view as views
+from agent.membership.member import Member, State
 from agent.membership.settings import DetectorKind
-from agent.membership.table import Member, State
 from tests.simulation.membership_host import Cluster, MembershipHost, Sighting
 from tests.simulation.schedule import KINDS, Faults, Schedule, Step, draw
 

@@ -10,14 +10,16 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agent.membership import events, gossip, suspicion, table
-from agent.membership import view as views
-from agent.membership.lost import Lost
+from agent.membership.core import events
+from agent.membership.core import view as views
+from agent.membership.core.beliefs import gossip, suspicion, table
+from agent.membership.core.beliefs.roster import Roster
+from agent.membership.core.beliefs.suspicion import Suspicion
+from agent.membership.core.beliefs.table import Table
+from agent.membership.core.detectors.reconnect import Lost
+from agent.membership.core.monitor import Monitor
+from agent.membership.member import Member, State
 from agent.membership.messages import Update
-from agent.membership.monitor import Monitor
-from agent.membership.roster import Roster
-from agent.membership.suspicion import Suspicion
-from agent.membership.table import Member, Table
 from tests.simulation import membership_host, register_bugs
 from tests.simulation.membership_host import MembershipHost
 from tests.simulation.planted_bug import MEMBERSHIP, PlantedBug
@@ -106,7 +108,7 @@ def _decide_alone(self: MembershipHost, change: Callable[[Any], Any]) -> None:
 
 
 def _evict_suspects(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] | None:
-    if entry is not None and entry["state"] == views.UP and member.state is table.State.SUSPECT:
+    if entry is not None and entry["state"] == views.UP and member.state is State.SUSPECT:
         return {"state": views.DOWN, "node_id": entry["node_id"]}
     return _verdict(entry, member)
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from agent.rainstorm.host import HostCore
-from agent.rainstorm.jobmachine import Effect, JobMachine, Tell
-from agent.rainstorm.leader import LeaderCore
-from agent.rainstorm.processor import Restore, TaskCore
-from agent.rainstorm.publication import Publication
-from agent.rainstorm.state import KeyedState
+from agent.rainstorm.host.core.host import HostCore
+from agent.rainstorm.leader.core.jobmachine import Effect, JobMachine, Tell
+from agent.rainstorm.leader.core.leader import LeaderCore
+from agent.rainstorm.leader.core.publication import Publication
+from agent.rainstorm.task.core.processor import Restore, TaskCore
+from agent.rainstorm.task.state.keyed import KeyedState
 from tests.simulation.rainstorm_node import Parts
 
 

@@ -12,9 +12,13 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from unittest import mock
 
-from agent.rainstorm import jobmachine, locality, processor, publication, splitreader, storage
-from agent.rainstorm.jobmachine import JobMachine
-from agent.rainstorm.operators import combine
+from agent.rainstorm.io import storage
+from agent.rainstorm.job import placement as locality
+from agent.rainstorm.leader.core import jobmachine, publication
+from agent.rainstorm.leader.core.jobmachine import JobMachine
+from agent.rainstorm.task.core import processor
+from agent.rainstorm.task.operators import combine
+from agent.rainstorm.task.sources import splitreader
 from tests.simulation import rainstorm_dispatcher, rainstorm_node
 from tests.simulation.rainstorm_jobs import KINDS, generate, make_state
 from tests.simulation.rainstorm_kernel import run_thread

@@ -16,10 +16,16 @@ from agent.common.errors import (
     NotLeader,
     RainStormError,
 )
-from agent.rainstorm.joblog import JobState, Record, decode, encode
-from agent.rainstorm.joblogs import APPEND_TIMEOUT_S, INDEX, TAKE_OVER_RETRY_S, log_file
-from agent.rainstorm.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
-from agent.rainstorm.leader import (
+from agent.rainstorm.io.links import (
+    COMMAND_TIMEOUT_S,
+    COMMAND_TRIES,
+    QUEUE_MAX,
+    REPORT_TIMEOUT_S,
+    RETRY_S,
+)
+from agent.rainstorm.leader.core.joblog import JobState, Record, decode, encode
+from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
+from agent.rainstorm.leader.core.leader import (
     AgentUnreachable,
     JobSubmitted,
     LogAppended,
@@ -30,13 +36,7 @@ from agent.rainstorm.leader import (
     TookOver,
     ViewChanged,
 )
-from agent.rainstorm.links import (
-    COMMAND_TIMEOUT_S,
-    COMMAND_TRIES,
-    QUEUE_MAX,
-    REPORT_TIMEOUT_S,
-    RETRY_S,
-)
+from agent.rainstorm.leader.shell.joblog import APPEND_TIMEOUT_S, INDEX, TAKE_OVER_RETRY_S, log_file
 from tests.simulation.rainstorm_kernel import Runner, Thread, Worker, sleep
 
 if TYPE_CHECKING:

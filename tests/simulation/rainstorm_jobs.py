@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.hydfs.client import FileStat
-from agent.rainstorm.joblog import JobState
-from agent.rainstorm.submission import prepare
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.shell.submission import prepare
 from ops.reference import expected_records, output_records
 from tests.simulation.rainstorm_store import Store
 

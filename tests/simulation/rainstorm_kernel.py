@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.common.core import Tick
 from agent.common.errors import DeadlineExceeded, RainStormError, Unreachable, from_wire
-from agent.wire import framing
+from agent.wire.codec import framing
 from tests.simulation.world import Node
 
 Thread = Generator["Pending", Any, Any]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent.common.errors import NotFound, RainStormError
-from agent.rainstorm.host import (
+from agent.rainstorm.host.core.host import (
     AppendSegments,
     AssignTask,
     CommandReceived,
@@ -28,18 +28,17 @@ from agent.rainstorm.host import (
     TaskWantsEpoch,
     TellTask,
 )
-from agent.rainstorm.joblog import Reference
-from agent.rainstorm.leader import LeaderCore
-from agent.rainstorm.processor import TaskCore
-from agent.rainstorm.segments import segment_file
-from agent.rainstorm.storage import pieces
-from agent.rainstorm.taskhost import SNAPSHOT_FIELDS
-from agent.rainstorm.writers import (
+from agent.rainstorm.host.shell.host import SNAPSHOT_FIELDS
+from agent.rainstorm.host.shell.writers import (
     PIECES_PER_EPOCH_MAX,
     PUBLISH_TIMEOUT_S,
     SEGMENT_TIMEOUT_S,
 )
-from agent.wire.framing import Frame
+from agent.rainstorm.io.storage import pieces
+from agent.rainstorm.job.segment import Reference, segment_file
+from agent.rainstorm.leader.core.leader import LeaderCore
+from agent.rainstorm.task.core.processor import TaskCore
+from agent.wire.codec.framing import Frame
 from tests.simulation.rainstorm_dispatcher import Dispatcher, ReportLink
 from tests.simulation.rainstorm_kernel import Rpc, Runner, Thread, Worker
 from tests.simulation.rainstorm_store import SimulatedStorage, Store

@@ -2,8 +2,8 @@
 
 A request takes effect at one instant between call and answer. Appends carry (writer, sequence): a sequence
 that is not above the writer's last one is a duplicate, which is looked at before ``if_offset``
-(``agent/hydfs/coordinator.py``). An answer may be lost although the append took place, and an append may take
-place long after its caller gave up. ``SimulatedStorage`` mirrors ``agent/rainstorm/storage.py``.
+(``agent/hydfs/core/coordinator.py``). An answer may be lost although the append took place, and an append may
+take place long after its caller gave up. ``SimulatedStorage`` mirrors ``agent/rainstorm/io/storage.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agent.common.errors import (
     Unavailable,
 )
 from agent.hydfs.client import AppendResult, BlockStat, FileStat
-from agent.rainstorm import storage
+from agent.rainstorm.io import storage
 from tests.simulation.rainstorm_kernel import Pending, sleep
 from tests.simulation.world import Node, World
 

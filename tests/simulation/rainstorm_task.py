@@ -1,4 +1,4 @@
-"""A simulated task process: mirrors ``agent/rainstorm/task.py`` around the real ``TaskCore``.
+"""A simulated task process: mirrors ``agent/rainstorm/task/shell/task.py`` around the real ``TaskCore``.
 
 Batches, barriers and ends travel as the real frames over ``rainstorm_channel``. Whatever blocks the real
 process (loading segments, reading the source, a full channel) blocks this one as well.
@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agent.common.errors import ConnectionLost, RainStormError
-from agent.rainstorm import job, plan, state
-from agent.rainstorm.boundaries import quotes
-from agent.rainstorm.channel import decode_batch, encode_batch
-from agent.rainstorm.processor import (
+from agent.rainstorm.job import plan
+from agent.rainstorm.job import spec as job
+from agent.rainstorm.job.boundaries import quotes
+from agent.rainstorm.task.core.processor import (
     BarrierReceived,
     BatchReceived,
     Effect,
@@ -29,8 +29,10 @@ from agent.rainstorm.processor import (
     SourceRead,
     TaskCore,
 )
-from agent.rainstorm.task import FRAMES_IN_A_ROW_MAX, GenerationOver
-from agent.wire.framing import Frame, decode, encode, encode_header
+from agent.rainstorm.task.shell.channel import decode_batch, encode_batch
+from agent.rainstorm.task.shell.task import FRAMES_IN_A_ROW_MAX, GenerationOver
+from agent.rainstorm.task.state import keyed as state
+from agent.wire.codec.framing import Frame, decode, encode, encode_header
 from tests.simulation.rainstorm_channel import Channel
 from tests.simulation.rainstorm_kernel import Pending, Thread, run_thread, sleep
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from agent.rainstorm.joblog import JobState, decode
-from agent.rainstorm.joblogs import log_file
-from agent.rainstorm.jobmachine import JobMachine
-from agent.rainstorm.writers import PIECES_PER_EPOCH_MAX
+from agent.rainstorm.host.shell.writers import PIECES_PER_EPOCH_MAX
+from agent.rainstorm.leader.core.joblog import JobState, decode
+from agent.rainstorm.leader.core.jobmachine import JobMachine
+from agent.rainstorm.leader.shell.joblog import log_file
 from tests.simulation.rainstorm_jobs import Workload, whole_records
 from tests.simulation.rainstorm_store import Store
 

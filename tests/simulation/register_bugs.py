@@ -8,7 +8,7 @@ from typing import Any
 from agent.common import register
 from agent.common.register import Accept, Answer, Prepare, Proposal, Slot, VoterRequest
 from agent.common.votermemory import Judgement, Verdict
-from agent.wire import register_log
+from agent.wire.codec import register_log
 from tests.simulation import register_host, register_voter, voter
 from tests.simulation.planted_bug import REGISTER, PlantedBug
 

@@ -22,8 +22,8 @@ from agent.common.register import (
     Wait,
     settled,
 )
-from agent.wire import framing
-from agent.wire.registers import to_fields
+from agent.wire.codec import framing
+from agent.wire.register.proposer import to_fields
 from tests.simulation.voter import answer_of
 from tests.simulation.world import Node
 

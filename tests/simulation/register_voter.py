@@ -1,7 +1,8 @@
 """A voter of the replicated register in the simulator, which learns before it votes on an empty disk.
 
-The shell of ``agent.common.votermemory``, as ``agent.wire.voter`` is: the log is there if and only if this
-disk may vote. It is made whole, after the founders, once the voter is found to be new or has learnt.
+The shell of ``agent.common.votermemory``, as ``agent.wire.register.voter`` is: the log is there if and
+only if this disk may vote. It is made whole, after the founders, once the voter is found to be new or has
+learnt.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from agent.common.register import (
     majority,
 )
 from agent.common.votermemory import Standing, Verdict, judge
-from agent.wire import framing, register_log
-from agent.wire.registers import to_fields
+from agent.wire.codec import framing, register_log
+from agent.wire.register.proposer import to_fields
 from tests.simulation.register_host import KEY, OPERATION_TIMEOUT_S, VOTER_TIMEOUT_S
 from tests.simulation.voter import FILE, Voter, answer_of
 from tests.simulation.world import Node

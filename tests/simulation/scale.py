@@ -25,8 +25,11 @@ from typing import Any
 
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
-from agent.membership import exchange, messages
-from agent.membership.events import (
+from agent.membership import messages
+from agent.membership.core.beliefs.table import Table, checksum
+from agent.membership.core.dissemination import exchange
+from agent.membership.core.dissemination.seal import TAG_BYTES, TAIL
+from agent.membership.core.events import (
     AnnounceMember,
     CompareTables,
     DatagramReceived,
@@ -34,9 +37,8 @@ from agent.membership.events import (
     Started,
     TableReceived,
 )
-from agent.membership.monitor import Monitor
-from agent.membership.seal import TAG_BYTES, TAIL
-from agent.membership.table import Member, State, Table, checksum
+from agent.membership.core.monitor import Monitor
+from agent.membership.member import Member, State
 
 # Format, length of the name, and the name itself come before the tail of a sealed datagram.
 SEAL_BYTES = 2 + TAIL.size + TAG_BYTES

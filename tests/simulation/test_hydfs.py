@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from agent.hydfs.block import SEALED
-from agent.hydfs.filetable import FileEntry
+from agent.hydfs.core.block import SEALED
+from agent.hydfs.core.filetable import FileEntry
 from tests.simulation.hydfs_client import ClientHost
 from tests.simulation.hydfs_disk import Bugs
 from tests.simulation.hydfs_faults import Faults, FullDisks

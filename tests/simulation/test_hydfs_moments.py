@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.common.register import Read
-from agent.hydfs.filetable import BlockEntry, from_value
+from agent.hydfs.core.filetable import BlockEntry, from_value
 from tests.simulation.hydfs_client import ClientHost
 from tests.simulation.hydfs_disk import REFUSED_FOLLOWER, REFUSED_PROMISE, Bugs
 from tests.simulation.hydfs_host import StoreHost

@@ -13,7 +13,7 @@ import statistics
 import pytest
 
 from agent.common.config import MembershipConfig
-from agent.membership import events
+from agent.membership.core import events
 from agent.membership.settings import DetectorKind, Settings
 from tests.simulation.membership_host import Cluster
 from tests.simulation.network import LinkSettings

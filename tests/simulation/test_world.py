@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from agent.common.errors import DiskFull
-from agent.wire import framing
+from agent.wire.codec import framing
 from tests.simulation.network import LinkSettings
 from tests.simulation.world import Node, World
 from tests.support import REPOSITORY

@@ -11,7 +11,7 @@ from typing import Any
 
 from agent.common.errors import DiskFailed, DiskFull
 from agent.common.register import Accept, Answer, Prepare, Read, Slot, VoterRequest, answer
-from agent.wire import register_log
+from agent.wire.codec import register_log
 from tests.simulation.world import Node
 
 FILE = "registers"

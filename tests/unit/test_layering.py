@@ -1,18 +1,20 @@
 """The walls of the code: imports point down only, and cores do no input or output.
 
-A module under ``agent/`` is a **core** unless ``SHELLS`` names it, with the reason. To add a shell, add a
-line to that table; a module that stands there without needing to is an error too. The layers, top first::
+The path tells a core from a shell. A module under ``agent/`` is a **shell**, which may do input and output,
+if it lies in a room called ``shell`` or ``io``, if it is a door of its subsystem (``client``, ``service``,
+``attachment``, ``__main__``), or if it belongs to ``agent/wire`` outside ``codec``. Every other module is a
+**core**. The layers, top first::
 
     agent/__main__                  may import all of agent
-    subsystem shells                service, client, journal, store, supervisor ...
-    wire shells                     server, client, connection ... (never a subsystem)
+    subsystem shells                client, service, shell/, io/
+    wire                            server, client, connection ... (never a subsystem)
     subsystem cores                 (never another subsystem)
-    wire cores                      framing, codec, messages
-    common                          cores and the shells that all share (clock, runner, logs)
+    wire/codec                      frames and record formats
+    common                          cores, and in shell/ what all shells share
 
 Of another subsystem a shell may import the cores, the ``client`` and membership's ``attachment`` (by which a
 service says that it lives), never its other shells. ``ops`` and ``experiments`` see only clients, the wire
-and a few modules of ``common``.
+and a few modules of ``common``. At every level the rooms and modules of one folder form no circle.
 """
 
 from __future__ import annotations
@@ -29,72 +31,12 @@ import pytest
 
 from tests.support import REPOSITORY
 
-# Every module that may do input and output, and why it must. All others under agent/ are cores.
-SHELLS = {
-    "agent.__main__": "the process: arguments, signals, exit status",
-    "agent.common.clock": "reads the clocks",
-    "agent.common.logs": "writes log lines",
-    "agent.common.runner": "the thread that drives a core",
-    "agent.common.sdnotify": "datagrams to the service manager",
-    "agent.wire.auth": "ssl contexts from files",
-    "agent.wire.authority": "makes keys and writes them",
-    "agent.wire.client": "sockets and their pool",
-    "agent.wire.connection": "one socket",
-    "agent.wire.register_store": "fsynced promises of a voter",
-    "agent.wire.registers": "proposers that wait for the network",
-    "agent.wire.voter": "a thread that asks the other voters, the log it opens",
-    "agent.wire.server": "the threads that accept and answer",
-    "agent.logs.client": "calls over the wire",
-    "agent.logs.collected": "reads from HyDFS",
-    "agent.logs.collection": "threads around the collector",
-    "agent.logs.follower": "reads log files, holds requests",
-    "agent.logs.journal": "runs journalctl",
-    "agent.logs.search": "a thread and a grep for each search",
-    "agent.logs.searches": "opens what a search goes through",
-    "agent.logs.service": "the process's threads",
-    "agent.logs.sources": "finds and opens log files",
-    "agent.membership.antientropy": "a thread that waits for the tables of others",
-    "agent.logs.spool": "records on disk",
-    "agent.membership.attachment": "a thread that keeps a local connection open",
-    "agent.membership.client": "calls over the wire",
-    "agent.membership.eventlog": "followers wait in it",
-    "agent.membership.requests": "handlers that wait for the core and for peers",
-    "agent.membership.service": "the process's threads",
-    "agent.membership.store": "identity and keys on disk",
-    "agent.membership.transport": "the datagram socket",
-    "agent.hydfs.blocks": "what store agents do for each other: waits for disk and peers",
-    "agent.hydfs.client": "calls over the wire",
-    "agent.hydfs.engine": "the lock and timer of the core",
-    "agent.hydfs.files": "what a gateway knows of files: waits for peers and registers",
-    "agent.hydfs.gateway": "requests of clients: waits for peers and registers",
-    "agent.hydfs.incoming": "whole blocks on their way in",
-    "agent.hydfs.journal": "writes and syncs the journal",
-    "agent.hydfs.maintenance": "repair in the background",
-    "agent.hydfs.newdisk": "a mark on the disk",
-    "agent.hydfs.part": "a block file that is being received",
-    "agent.hydfs.peers": "calls over the wire, a few threads for each peer",
-    "agent.hydfs.puts": "whole files on their way in, a thread for each block",
-    "agent.hydfs.sealing": "seals blocks: waits for peers and registers",
-    "agent.hydfs.service": "the process's threads",
-    "agent.hydfs.store": "block files on disk",
-    "agent.hydfs.views": "follows the cluster view",
-    "agent.rainstorm.channel": "one socket between two tasks",
-    "agent.rainstorm.client": "calls over the wire",
-    "agent.rainstorm.joblogs": "job logs in HyDFS: waits for appends",
-    "agent.rainstorm.launcher": "the process that starts tasks under their own user",
-    "agent.rainstorm.launcherlink": "the connection to the process that starts tasks",
-    "agent.rainstorm.links": "a thread for each direction between leader and agents",
-    "agent.rainstorm.dispatcher": "threads around the leader core",
-    "agent.rainstorm.service": "the process's threads",
-    "agent.rainstorm.source": "reads the source file at a rate",
-    "agent.rainstorm.storage": "HyDFS with retries",
-    "agent.rainstorm.submission": "reads the source's head, creates the destination",
-    "agent.rainstorm.supervisor": "starts, watches and ends task processes",
-    "agent.rainstorm.task": "the task's process",
-    "agent.rainstorm.taskhost": "threads around the host core",
-    "agent.rainstorm.tasklog": "a pipe, and the file it is emptied into",
-    "agent.rainstorm.writers": "threads that append segments and publish output",
-}
+# Beyond this a folder is a warehouse.
+ROOM_MODULES_MAX = 15
+# Doors of a subsystem: modules at its root that may do input and output, by name.
+DOORS = frozenset("__main__ client service attachment".split())
+# Rooms whose modules may do input and output.
+SHELL_ROOMS = frozenset("shell io".split())
 
 # What a core may not import: the operating system, time, chance, other threads.
 BANNED_IN_CORES = frozenset(
@@ -105,13 +47,15 @@ BANNED_IN_CORES = frozenset(
 BANNED_EVERYWHERE = frozenset("asyncio marshal pickle shelve".split())
 BANNED_CALLS_IN_CORES = frozenset("breakpoint exec eval hash input open print".split())
 # Libraries that compute and do nothing else unless asked to.
-LIBRARIES_IN_CORES = frozenset("cryptography mmh3 msgpack numpy polars pyarrow yaml".split())
+LIBRARIES_IN_CORES = frozenset("cryptography mmh3 msgpack msgspec numpy polars pyarrow yaml".split())
 # Single exceptions: (core, module it may import), and why.
 EXEMPT = {
     ("agent.common.config", "pathlib"): "reads the one configuration file before anything runs",
 }
 
-COMMON_FOR_OPS = frozenset(f"agent.common.{name}" for name in "clock config deadline errors ids".split())
+COMMON_FOR_OPS = frozenset(
+    f"agent.common.{name}" for name in "config deadline errors ids shell shell.clock".split()
+)
 # The reference program must share no code with what it judges.
 INDEPENDENT = frozenset({"ops.reference"})
 
@@ -140,8 +84,11 @@ class Module:
 
 
 def is_shell(name: str) -> bool:
-    """Tells whether ``name`` or a package around it stands in ``SHELLS``."""
-    return any(name == shell or name.startswith(f"{shell}.") for shell in SHELLS)
+    """Tells from its path whether the module ``name`` may do input and output."""
+    parts = name.split(".")
+    if parts[:2] == ["agent", "wire"]:
+        return len(parts) > 2 and parts[2] != "codec"
+    return parts[-1] in DOORS or not SHELL_ROOMS.isdisjoint(parts[1:-1])
 
 
 def parse(name: str, source: str, known: frozenset[str], is_package: bool = False) -> Module:
@@ -167,7 +114,7 @@ def parse(name: str, source: str, known: frozenset[str], is_package: bool = Fals
                 base = ".".join([*above, base] if base else above)
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                targets.append(inner if inner in known or inner in SHELLS else base)
+                targets.append(inner if inner in known else base)
         line = getattr(node, "lineno", 0)
         found += [Import(target, line, id(node) in guarded) for target in targets if target]
     return Module(name, tree, tuple(dict.fromkeys(found)))
@@ -251,7 +198,7 @@ def core_import_problems(module: Module, entry: Import, where: str) -> Iterator[
     if top == "random":
         yield from random_problems(module, where)
     elif top in BANNED_IN_CORES:
-        yield f"{where}: cores do no input or output (a shell needs a line in SHELLS)"
+        yield f"{where}: cores do no input or output (that is for a room called shell)"
     elif top not in sys.stdlib_module_names and top not in LIBRARIES_IN_CORES:
         yield f"{where}: not among the libraries of cores"
 
@@ -329,27 +276,65 @@ def test_imports_form_no_cycle() -> None:
     assert not cycle, "import cycle: " + " → ".join(cycle)
 
 
-def test_no_shell_without_need() -> None:
-    """A module in SHELLS that would pass as a core leaves that table."""
-    needless = []
-    for module in all_modules():
-        if module.name not in SHELLS:
-            continue
-        tops = {entry.module.split(".")[0] for entry in module.imports}
-        if not (
-            tops & BANNED_IN_CORES
-            or tops - sys.stdlib_module_names - LIBRARIES_IN_CORES - {"agent"}
-            or any(is_shell(entry.module) for entry in module.imports)
-            or list(call_problems(module))
-        ):
-            needless.append(module.name)
-    assert not needless, f"these do no input or output, take them out of SHELLS: {needless}"
+def find_circles(modules: Sequence[Module]) -> list[str]:
+    """Returns a line for each folder whose rooms and modules import each other in a circle."""
+    circles = []
+    names = [module.name.split(".") for module in modules]
+    folders = {".".join(parts[:depth]) for parts in names for depth in range(1, len(parts))}
+    for folder in sorted(folders):
+        depth = folder.count(".") + 2
+        graph: dict[str, set[str]] = {}
+        for module in modules:
+            room = ".".join(module.name.split(".")[:depth])
+            for entry in module.imports:
+                target = ".".join(entry.module.split(".")[:depth])
+                inside = room.startswith(f"{folder}.") and target.startswith(f"{folder}.")
+                if inside and room != target and not entry.typing_only:
+                    graph.setdefault(room, set()).add(target)
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            circles.append(f"{folder}: {' → '.join(reversed(error.args[1]))}")
+    return circles
+
+
+def test_rooms_form_no_circle() -> None:
+    """A folder can be read room by room, at every level of the tree."""
+    modules = [module for module in all_modules() if module.name.startswith("agent.")]
+    assert len(modules) > 100
+    assert find_circles(modules) == []
+
+
+def test_circle_of_rooms_is_found() -> None:
+    """Two rooms that import each other are a circle although no two modules do."""
+    known = frozenset("agent.x.a.one agent.x.a.two agent.x.b.one agent.x.b.two".split())
+    there = parse("agent.x.a.one", "import agent.x.b.one", known)
+    back = parse("agent.x.b.two", "import agent.x.a.two", known)
+    assert find_circles([there]) == []
+    (circle,) = find_circles([there, back])
+    assert circle.startswith("agent.x: ")
+    assert circle.endswith(("agent.x.a → agent.x.b → agent.x.a", "agent.x.b → agent.x.a → agent.x.b"))
+
+
+def test_rooms_are_not_full() -> None:
+    """A folder of ``agent`` has at most 15 modules: what grows beyond that gets a room within."""
+    full = {
+        str(folder.relative_to(REPOSITORY)): count
+        for folder in sorted((REPOSITORY / "agent").rglob("*"))
+        if folder.is_dir()
+        and (count := sum(1 for path in folder.glob("*.py") if path.name != "__init__.py")) > ROOM_MODULES_MAX
+    }
+    assert not full
 
 
 KNOWN = frozenset(
-    "agent agent.common agent.common.core agent.common.runner agent.wire agent.wire.framing agent.wire.server"
-    " agent.membership agent.membership.swim agent.membership.service agent.membership.client agent.hydfs"
-    " agent.hydfs.ring agent.hydfs.store agent.hydfs.client ops ops.inventory".split()
+    """
+    agent agent.common agent.common.core agent.common.shell agent.common.shell.runner
+    agent.wire agent.wire.server agent.wire.codec agent.wire.codec.framing
+    agent.membership agent.membership.swim agent.membership.service agent.membership.client
+    agent.hydfs agent.hydfs.ring agent.hydfs.shell agent.hydfs.shell.store agent.hydfs.client
+    ops ops.inventory
+    """.split()
 )
 
 PLANTED = [
@@ -365,24 +350,24 @@ PLANTED = [
     ("agent.hydfs.ring", "x = hash('f')", "calls hash()"),
     ("agent.hydfs.ring", "for x in {1, 2}: pass", "walks over a set"),
     ("agent.hydfs.ring", "y = [x for x in set([1])]", "walks over a set"),
-    ("agent.hydfs.ring", "from agent.common import runner", "a core imports no shell"),
-    ("agent.hydfs.ring", "from agent.hydfs.store import Store", "a core imports no shell"),
-    ("agent.hydfs.ring", "from .store import Store", "a core imports no shell"),
-    ("agent.hydfs.ring", "from . import store", "a core imports no shell"),
+    ("agent.hydfs.ring", "from agent.common.shell import runner", "a core imports no shell"),
+    ("agent.hydfs.ring", "from agent.hydfs.shell.store import Store", "a core imports no shell"),
+    ("agent.hydfs.ring", "from .shell.store import Store", "a core imports no shell"),
+    ("agent.hydfs.ring", "from .shell import store", "a core imports no shell"),
     ("agent.hydfs.ring", "from agent.membership.swim import Swim", "never meet"),
     ("agent.hydfs.ring", "import agent.wire.server", "point down only"),
-    ("agent.wire.framing", "from agent.hydfs.ring import Ring", "knows no subsystem"),
+    ("agent.wire.codec.framing", "from agent.hydfs.ring import Ring", "knows no subsystem"),
     ("agent.wire.server", "from agent.hydfs.ring import Ring", "knows no subsystem"),
     ("agent.common.core", "from agent.wire import framing", "point down only"),
-    ("agent.hydfs.store", "from agent.membership.service import Service", "only agent/__main__"),
-    ("agent.membership.client", "from agent.hydfs.store import Store", "only the client"),
-    ("agent.hydfs.store", "import pickle", "banned everywhere"),
-    ("agent.hydfs.store", "import ops.inventory", "agent never imports ops"),
-    ("agent.hydfs.store", "from tests.support import wait_until", "nobody imports tests"),
-    ("agent.hydfs.store", "import experiments.replication_time", "nobody imports experiments"),
+    ("agent.hydfs.shell.store", "from agent.membership.service import Service", "only agent/__main__"),
+    ("agent.membership.client", "from agent.hydfs.shell.store import Store", "only the client"),
+    ("agent.hydfs.shell.store", "import pickle", "banned everywhere"),
+    ("agent.hydfs.shell.store", "import ops.inventory", "agent never imports ops"),
+    ("agent.hydfs.shell.store", "from tests.support import wait_until", "nobody imports tests"),
+    ("agent.hydfs.shell.store", "import experiments.replication_time", "nobody imports experiments"),
     ("ops.inventory", "from agent.hydfs.ring import Ring", "ops sees only"),
-    ("ops.inventory", "from agent.hydfs import store", "ops sees only"),
-    ("ops.inventory", "from agent.common import runner", "ops sees only"),
+    ("ops.inventory", "from agent.hydfs.shell import store", "ops sees only"),
+    ("ops.inventory", "from agent.common.shell import runner", "ops sees only"),
     ("experiments.replication_time", "import agent.membership.swim", "ops sees only"),
     ("ops.reference", "import agent", "independent"),
     ("ops.reference", "import pyarrow", "independent"),
@@ -393,8 +378,8 @@ ALLOWED = [
     ("agent.hydfs.ring", "import random\ndef pick(chance: random.Random) -> float: return chance.random()"),
     ("agent.hydfs.ring", "from random import Random\ndef pick(rng: Random) -> float: return rng.random()"),
     ("agent.hydfs.ring", "for x in sorted({1, 2}): pass"),
-    ("agent.hydfs.store", "import os\nfrom agent.hydfs.ring import Ring\nfrom agent.wire import server"),
-    ("agent.hydfs.store", "from agent.membership.client import Client"),
+    ("agent.hydfs.shell.store", "import os\nfrom agent.hydfs import ring\nfrom agent.wire import server"),
+    ("agent.hydfs.shell.store", "from agent.membership.client import Client"),
     ("agent.__main__", "from agent.membership.service import Service"),
     ("ops.inventory", "from agent.hydfs.client import Client\nfrom agent.common.errors import Unreachable"),
     ("ops.inventory", "from agent import __version__\nfrom agent.wire import authority\nimport rich"),
@@ -417,8 +402,8 @@ def test_allowed_import_passes(name: str, source: str) -> None:
 
 def test_cycle_is_found() -> None:
     """Two modules that import each other are a cycle, unless one does so for the type checker alone."""
-    ring = parse("agent.hydfs.ring", "def f():\n    import agent.hydfs.store", KNOWN)
-    store = parse("agent.hydfs.store", "from agent.hydfs.ring import Ring", KNOWN)
+    ring = parse("agent.hydfs.ring", "def f():\n    import agent.hydfs.shell.store", KNOWN)
+    store = parse("agent.hydfs.shell.store", "from agent.hydfs.ring import Ring", KNOWN)
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from agent.hydfs.ring import Ring\n"
-    assert set(find_cycle([ring, store])) == {"agent.hydfs.ring", "agent.hydfs.store"}
-    assert find_cycle([ring, parse("agent.hydfs.store", typed, KNOWN)]) == []
+    assert set(find_cycle([ring, store])) == {"agent.hydfs.ring", "agent.hydfs.shell.store"}
+    assert find_cycle([ring, parse("agent.hydfs.shell.store", typed, KNOWN)]) == []

@@ -1,1 +1,1 @@
-"""The shells that all subsystems share: clocks, threads, network, disk, and what is built on them."""
+"""What every agent shares and that touches the machine: clocks, threads, log lines, the service manager."""

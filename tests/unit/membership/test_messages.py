@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.common.errors import FrameTooLarge, ProtocolError
+from agent.membership.member import Member, State
 from agent.membership.messages import (
     COUNTER_MAX,
     Beat,
@@ -20,7 +21,6 @@ from agent.membership.messages import (
     encode,
 )
 from agent.membership.settings import DetectorKind, Settings
-from agent.membership.table import Member, State
 
 names = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=63)
 counters = st.integers(0, COUNTER_MAX)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.common.errors import UsageError
-from agent.rainstorm import job
+from agent.rainstorm.job import spec as job
 from ops.course import parse
 
 WHOLE = {"operator": "filter", "column": "*", "matches": "error", "tasks": 3}

@@ -12,7 +12,7 @@ from ops.memory import role
     [
         ("python -m agent hydfs --config x", "hydfs"),
         ("python -W error -m agent membership --config x", "membership"),
-        ("python -m agent.rainstorm.task --config x", "task"),
+        ("python -m agent.rainstorm.task.shell.task --config x", "task"),
         ("python -m ops.reference job.yml input", ""),
         ("python -c pass", "task"),
     ],

@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from agent.rainstorm import job, plan
-from agent.rainstorm.boundaries import BOM, first_end
-from agent.rainstorm.processor import (
+from agent.rainstorm.job import plan
+from agent.rainstorm.job import spec as job
+from agent.rainstorm.job.boundaries import BOM, first_end
+from agent.rainstorm.task.core.processor import (
     BarrierReceived,
     BatchReceived,
     Effect,
@@ -29,7 +30,7 @@ from agent.rainstorm.processor import (
     SourceRead,
     TaskCore,
 )
-from agent.rainstorm.state import decode_changes, encode_changes
+from agent.rainstorm.task.state.keyed import decode_changes, encode_changes
 from tests.unit.rainstorm.rows import csv_rows
 
 STEPS_MAX = 20_000

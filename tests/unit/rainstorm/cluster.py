@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.common.core import Tick
-from agent.rainstorm.host import (
+from agent.rainstorm.host.core.host import (
     AppendSegments,
     AssignTask,
     CommandReceived,
@@ -26,10 +26,10 @@ from agent.rainstorm.host import (
     TaskWantsEpoch,
     TellTask,
 )
-from agent.rainstorm.job import parse
-from agent.rainstorm.joblog import JobState, decode, encode
-from agent.rainstorm.jobmachine import AppendLog, JobEnded, JobMachine, Tell
-from agent.rainstorm.leader import (
+from agent.rainstorm.job.spec import parse
+from agent.rainstorm.leader.core.joblog import JobState, decode, encode
+from agent.rainstorm.leader.core.jobmachine import AppendLog, JobEnded, JobMachine, Tell
+from agent.rainstorm.leader.core.leader import (
     AgentUnreachable,
     JobSubmitted,
     LeaderCore,

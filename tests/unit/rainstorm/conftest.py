@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.rainstorm import splitreader
+from agent.rainstorm.task.sources import splitreader
 from tests.unit.rainstorm.cluster import Cluster
 
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.rainstorm import operators
-from agent.rainstorm.batches import from_lines, to_output
-from agent.rainstorm.operators import combine
-from agent.rainstorm.operators.aggregate import AggregateByKey, add, number, text_of
-from agent.rainstorm.operators.combine import Combine, Project
-from agent.rainstorm.operators.filter import Filter
-from agent.rainstorm.operators.transform import Transform
-from agent.rainstorm.plan import OperatorPlan
+from agent.rainstorm.job.plan import OperatorPlan
+from agent.rainstorm.task import operators
+from agent.rainstorm.task.batches import from_lines, to_output
+from agent.rainstorm.task.operators import combine
+from agent.rainstorm.task.operators.aggregate import AggregateByKey, add, number, text_of
+from agent.rainstorm.task.operators.combine import Combine, Project
+from agent.rainstorm.task.operators.filter import Filter
+from agent.rainstorm.task.operators.transform import Transform
 from ops import reference
 from tests.unit.rainstorm.chain import Chain, job_file
 from tests.unit.rainstorm.rows import batch, csv_texts, rows_of

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.common import clock
 from agent.common.config import TlsConfig
 from agent.common.deadline import Deadline
 from agent.common.errors import (
@@ -25,6 +24,7 @@ from agent.common.errors import (
     ProtocolError,
     Unreachable,
 )
+from agent.common.shell import clock
 from agent.wire import auth
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client

@@ -1,0 +1,1 @@
+"""The rules of the store: placement, replication, sealing and repair. No input or output."""

@@ -1,0 +1,90 @@
+"""What repair still has to do, as one node knows it: the gate of every step that takes a machine away.
+
+Each block is counted by one node, its first live holder in the order of the file table, so the counts of all
+nodes add up. What was found holds only for the nodes that were up then: after any of them came or went this
+node says *unchecked* until it has compared all its copies with the file table again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.hydfs.core.filetable import LIVE, FileEntry
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogReport:
+    """``under_replicated`` in blocks, ``waiting`` in file names; nothing is owed when both are 0 and
+    ``checked`` holds.
+    """
+
+    checked: bool
+    under_replicated: int
+    waiting: int
+
+
+class Backlog:
+    """The findings of one node's repair."""
+
+    def __init__(self, me: str, wanted: int) -> None:
+        self._me = me
+        self._wanted = wanted
+        self._replicas: dict[str, tuple[tuple[str, ...], ...]] = {}
+        self._postponed: set[str] = set()
+        self._seen: set[str] = set()
+        self._valid_from = 0
+        self._pass_from = 0
+        self._whole = True
+        self._checked = False
+
+    def nodes_changed(self) -> None:
+        """Forgets that everything was checked."""
+        self._valid_from += 1
+        self._checked = False
+
+    def pass_begins(self) -> None:
+        """Starts a comparison of everything."""
+        self._pass_from = self._valid_from
+        self._whole = True
+        self._seen = set()
+
+    def pass_ends(self) -> None:
+        """Ends it: what was not met any more is not held any more."""
+        for name in (self._replicas.keys() | self._postponed) - self._seen:
+            self.gone(name)
+        self._checked = self._whole and self._pass_from == self._valid_from
+
+    def incomplete(self) -> None:
+        """Says that the comparison under way cannot see everything."""
+        self._whole = False
+
+    def looked(self, name: str, entry: FileEntry) -> None:
+        """Notes what the table says of a file whose copies here agree with it now."""
+        self._seen.add(name)
+        self._postponed.discard(name)
+        held = tuple(block.replicas for block in entry.blocks if self._me in block.replicas)
+        if held and entry.state == LIVE:
+            self._replicas[name] = held
+        else:
+            self._replicas.pop(name, None)
+
+    def postponed(self, name: str) -> None:
+        """Notes that a file could not be put right."""
+        self._seen.add(name)
+        self._postponed.add(name)
+        self._whole = False
+
+    def gone(self, name: str) -> None:
+        """Forgets a file."""
+        self._replicas.pop(name, None)
+        self._postponed.discard(name)
+
+    def report(self, up: Sequence[str], waiting: int) -> BacklogReport:
+        """Returns what is owed while the nodes ``up`` are there; ``waiting`` names were not seen yet."""
+        thin = 0
+        for chain in self._replicas.values():
+            for replicas in chain:
+                alive = [node for node in replicas if node in up]
+                thin += bool(alive) and alive[0] == self._me and len(alive) < min(self._wanted, len(up))
+        return BacklogReport(self._checked, thin, waiting + len(self._postponed))

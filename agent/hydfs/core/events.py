@@ -1,0 +1,222 @@
+"""What the store's cores are told (events, past tense) and what they ask for (effects, imperative).
+
+A *token* stands for whoever waits for an answer; cores pass it back unread. ``code`` is the stable code of an
+error, empty when all went well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agent.hydfs.core.block import BlockKey, Record, WriterMark
+from agent.wire.codec.framing import Buffer
+
+Token = Any
+
+
+@dataclass(frozen=True, slots=True)
+class BlockOpened:
+    """Event: this process opened a block and coordinates it. ``base`` is the block's offset in the file,
+    ``writers`` the marks of the file's earlier blocks.
+    """
+
+    key: BlockKey
+    name: str
+    session: str
+    replicas: tuple[str, ...]
+    ack: str
+    base: int
+    writers: dict[str, WriterMark]
+    view: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRequested:
+    """Event: a client wants ``data`` behind the end of the file that block ``key`` is the open end of."""
+
+    token: Token
+    key: BlockKey
+    writer: str
+    sequence: int
+    if_offset: int | None
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class TailRequested:
+    """Event: a reader wants to know how far the open block is committed."""
+
+    token: Token
+    key: BlockKey
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReceived:
+    """Event: a coordinator sent a record to this replica."""
+
+    token: Token
+    key: BlockKey
+    name: str
+    session: str
+    record: Record
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAnswered:
+    """Event: a replica wrote all of the block up to ``end``, or refused to."""
+
+    peer: str
+    key: BlockKey
+    end: int
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordWritten:
+    """Event: the record that ends at ``end`` is on stable storage here, or the disk refused it."""
+
+    key: BlockKey
+    end: int
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseRequested:
+    """Event: somebody is sealing the block and wants this replica to take no more records of it."""
+
+    token: Token
+    key: BlockKey
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseWritten:
+    """Event: the promise is on stable storage, or the disk refused it."""
+
+    key: BlockKey
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSealed:
+    """Event: the file table says that the block is final with this length."""
+
+    key: BlockKey
+    name: str
+    length: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealFailed:
+    """Event: the file table could not be changed; the block may still be open there."""
+
+    key: BlockKey
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDropped:
+    """Event: this node's copy of the block is no longer wanted."""
+
+    key: BlockKey
+
+
+@dataclass(frozen=True, slots=True)
+class SendWrite:
+    """Effect: send the record to ``peer`` and report back with WriteAnswered."""
+
+    peer: str
+    key: BlockKey
+    name: str
+    session: str
+    record: Record
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class PersistRecord:
+    """Effect: write the record, then report RecordWritten. Records of a block are written in order."""
+
+    key: BlockKey
+    name: str
+    session: str
+    record: Record
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class PersistPromise:
+    """Effect: write the promise, then report PromiseWritten."""
+
+    key: BlockKey
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealBlock:
+    """Effect: have the file table make the block final, then report BlockSealed or SealFailed.
+
+    ``holders`` hold all of it; ``failed`` are the replicas that were lost, best avoided for the next block.
+    """
+
+    key: BlockKey
+    name: str
+    length: int
+    crc: int
+    holders: tuple[str, ...]
+    writers: dict[str, WriterMark]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerWrite:
+    """Effect: tell a coordinator how its record fared."""
+
+    token: Token
+    end: int
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerAppend:
+    """Effect: tell a client where its append is."""
+
+    token: Token
+    offset: int
+    length: int
+    copies: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTail:
+    """Effect: tell a reader the committed length of the open block."""
+
+    token: Token
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPromise:
+    """Effect: tell a sealer what this replica has; it will have nothing more."""
+
+    token: Token
+    length: int
+    crc: int
+    writers: dict[str, WriterMark]
+    doubtful: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Effect: answer with an error."""
+
+    token: Token
+    code: str
+    message: str
+    details: dict[str, Any]

@@ -1,0 +1,165 @@
+"""The store's core on one node: its replicas and the blocks it coordinates, as one state machine.
+
+What a coordinator sends to its own node never leaves this core. Everything else is an event or an effect of
+``events.py``; the agent and the simulator drive this very class.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.common.core import Tick
+from agent.hydfs.core.block import BlockKey, BlockMeta
+from agent.hydfs.core.coordinator import RETIRED, Coordinator
+from agent.hydfs.core.events import (
+    AnswerWrite,
+    AppendRequested,
+    BlockDropped,
+    BlockOpened,
+    BlockSealed,
+    PromiseRequested,
+    PromiseWritten,
+    RecordWritten,
+    Refuse,
+    SealBlock,
+    SealFailed,
+    SendWrite,
+    TailRequested,
+    Token,
+    WriteAnswered,
+    WriteReceived,
+)
+from agent.hydfs.core.replica import Replica
+from agent.hydfs.core.route import NOT_COORDINATOR
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """The token of a record that this node's coordinator sent to this node's replica."""
+
+    key: BlockKey
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """Event: the cluster view says that ``node`` is down."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealRequested:
+    """Event: somebody wants the block sealed; a coordinator that is at work here does it itself."""
+
+    key: BlockKey
+
+
+class NodeCore:
+    """Replicas and coordinators of one node."""
+
+    def __init__(
+        self, name: str, metas: Iterable[BlockMeta], *, block_size_bytes: int, ack_timeout_s: float
+    ) -> None:
+        self.name = name
+        self.replica = Replica(metas)
+        self.coordinators: dict[BlockKey, Coordinator] = {}
+        self._block_size = block_size_bytes
+        self._ack_timeout = ack_timeout_s
+
+    def handle(self, now: float, event: Any) -> Sequence[Any]:
+        """Applies an event and returns the effects that leave this node or its memory."""
+        effects: list[Any] = []
+        work: deque[Any] = deque([event])
+        while work:
+            for effect in self._dispatch(now, work.popleft()):
+                match effect:
+                    case SendWrite(peer=self.name):
+                        own = _Own(effect.key)
+                        work.append(
+                            WriteReceived(
+                                own, effect.key, effect.name, effect.session, effect.record, effect.data
+                            )
+                        )
+                    case AnswerWrite(token=_Own(key=key), end=end, code=code):
+                        work.append(WriteAnswered(self.name, key, end, code))
+                    case _:
+                        effects.append(effect)
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """Returns the earliest deadline of the coordinators."""
+        due: float | None = None
+        for coordinator in self.coordinators.values():
+            deadline = coordinator.next_deadline()
+            if deadline is not None and (due is None or deadline < due):
+                due = deadline
+        return due
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when a replica or a coordinator breaks a rule."""
+        self.replica.check_invariants()
+        for coordinator in self.coordinators.values():
+            coordinator.check_invariants()
+
+    def coordinates(self, key: BlockKey) -> bool:
+        """Tells whether this process coordinates the block now."""
+        return key in self.coordinators
+
+    def _dispatch(self, now: float, event: Any) -> Sequence[Any]:
+        match event:
+            case AppendRequested(key=key, token=token):
+                coordinator = self.coordinators.get(key)
+                return self._stranger(token) if coordinator is None else coordinator.append(now, event)
+            case TailRequested(key=key, token=token):
+                coordinator = self.coordinators.get(key)
+                return self._stranger(token) if coordinator is None else coordinator.tail(event)
+            case WriteAnswered(key=key):
+                coordinator = self.coordinators.get(key)
+                return [] if coordinator is None else coordinator.answered(now, event)
+            case WriteReceived():
+                return self.replica.write(event)
+            case RecordWritten():
+                return self.replica.written(event)
+            case PromiseRequested():
+                return self.replica.promise(event)
+            case PromiseWritten():
+                return self.replica.promise_written(event)
+            case Tick():
+                return [effect for c in list(self.coordinators.values()) for effect in c.tick(now)]
+            case _:
+                return self._change(now, event)
+
+    def _change(self, now: float, event: Any) -> Sequence[Any]:
+        match event:
+            case BlockOpened(key=key):
+                self.coordinators[key] = Coordinator(
+                    event, block_size_bytes=self._block_size, ack_timeout_s=self._ack_timeout
+                )
+                return []
+            case BlockSealed(key=key):
+                return [*self._retire(key), *self.replica.sealed(event)]
+            case BlockDropped(key=key):
+                return [*self._retire(key), *self.replica.dropped(event)]
+            case SealFailed(key=key):
+                coordinator = self.coordinators.pop(key, None)
+                return [] if coordinator is None else coordinator.seal_failed(event)
+            case SealRequested(key=key):
+                coordinator = self.coordinators.get(key)
+                return [] if coordinator is None else coordinator.close()
+            case NodeLost(node=node):
+                return [effect for c in list(self.coordinators.values()) for effect in c.lose(node)]
+            case _:
+                raise TypeError(f"unknown event {event!r}")
+
+    def _retire(self, key: BlockKey) -> Sequence[Any]:
+        coordinator = self.coordinators.pop(key, None)
+        return [] if coordinator is None or coordinator.state == RETIRED else coordinator.sealed()
+
+    def _stranger(self, token: Token) -> Sequence[Refuse]:
+        return [Refuse(token, NOT_COORDINATOR, f"{self.name} does not coordinate this block", {})]
+
+
+__all__ = ["NodeCore", "NodeLost", "SealBlock", "SealRequested"]

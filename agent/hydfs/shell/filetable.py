@@ -1,0 +1,208 @@
+"""What a gateway knows about files, and how it reaches the node that knows more.
+
+A read of the open end asks its coordinator first and the register afterwards: when the register (a majority
+read) still names that block as the open one, nobody had sealed it when the coordinator answered, so the
+answer was the newest. That makes lengths and reads linearizable without leases.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from agent.common.deadline import Deadline
+from agent.common.errors import DeadlineExceeded, NotFound, RainStormError, Unavailable
+from agent.common.shell import clock
+from agent.hydfs.core import filetable
+from agent.hydfs.core.block import SEALED
+from agent.hydfs.core.errors import code_of, error_of
+from agent.hydfs.core.filetable import FileEntry
+from agent.hydfs.core.ring import block_token
+from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
+from agent.hydfs.shell.peers import Peers
+from agent.hydfs.shell.view import ViewSource, up_nodes
+from agent.wire.client import Response
+from agent.wire.register.proposer import Registers
+
+ENTRIES_MAX = 4096
+
+
+class Files:
+    """The file table as one gateway sees it."""
+
+    def __init__(
+        self, peers: Peers, registers: Registers, views: ViewSource, *, ack_timeout_s: float
+    ) -> None:
+        self._peers = peers
+        self._registers = registers
+        self._views = views
+        self._ack_timeout = ack_timeout_s
+        self._entries: OrderedDict[str, FileEntry] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pause = threading.Event()
+
+    def close(self) -> None:
+        """Wakes requests that wait for another try."""
+        self._pause.set()
+
+    def entry(self, name: str, deadline: Deadline) -> FileEntry:
+        """Returns what the file table says, by a majority read.
+
+        Raises:
+            NotFound: there is no such file.
+        """
+        timeout_s = deadline.require(clock.monotonic(), f"file {name!r}")
+        try:
+            found = filetable.live(name, self._registers.read(name, timeout_s=timeout_s))
+        except NotFound:
+            self.forget(name)
+            raise
+        self.remember(name, found)
+        return found
+
+    def stat(self, name: str, deadline: Deadline) -> dict[str, Any]:
+        """Returns the file's length and blocks; the length is linearizable."""
+        entry, length = self.settle(name, deadline)
+        return describe(name, entry, length)
+
+    def follow(
+        self,
+        name: str,
+        deadline: Deadline,
+        ask: Callable[[AskCoordinator, FileEntry], Response],
+    ) -> Response:
+        """Returns the answer of the node that can give it, found by a ``Route``.
+
+        Raises:
+            DeadlineExceeded: nobody could in time; the outcome of the last try is unknown.
+        """
+        route = Route(up_nodes(self._views.current()))
+        entry = self.known(name)
+        fresh = entry is None
+        if entry is None:
+            entry = self.entry(name, deadline)
+        step = route.found(entry)
+        last: RainStormError | None = None
+        while True:
+            if deadline.expired(clock.monotonic()):
+                raise self._too_late(name, last)
+            try:
+                match step:
+                    case ReadFile(pause_s=pause_s):
+                        if pause_s and self._pause.wait(min(pause_s, deadline.remaining(clock.monotonic()))):
+                            raise Unavailable("the agent is stopping")
+                        route.nodes = up_nodes(self._views.current())
+                        entry = self.entry(name, deadline)
+                        fresh = True
+                        step = route.found(entry)
+                    case AskCoordinator():
+                        return ask(step, entry)
+                    case AskSeal():
+                        self.ask_seal(name, entry, step)
+                        step = route.sealed()
+                    case Stop(code=code, message=message):
+                        raise last if last is not None and code_of(last) == code else error_of(code, message)
+            except RainStormError as error:
+                if not isinstance(step, AskCoordinator | AskSeal):
+                    raise
+                last = error
+                if isinstance(error, NotFound) and not fresh:
+                    step = ReadFile()
+                    continue
+                step = self._next_step(route, step, entry, error)
+
+    def _next_step(
+        self, route: Route, step: AskCoordinator | AskSeal, entry: FileEntry, error: RainStormError
+    ) -> Step:
+        code = code_of(error)
+        cause, failed = str(error.details.get("cause", "")), list(error.details.get("failed", ()))
+        if code in LOST:
+            self._peers.suspect(step.node)
+        following = route.failed(step, entry, code, cause, failed)
+        if isinstance(following, Stop) and following.code == code:
+            raise error
+        return following
+
+    def ask_seal(self, name: str, entry: FileEntry, step: AskSeal) -> None:
+        """Has a replica seal a block."""
+        body = {"name": name, "file_id": entry.file_id, "number": step.number}
+        self._peers.call(step.node, "hydfs.block.seal", body, timeout_s=3.0 * self._ack_timeout)
+
+    def _too_late(self, name: str, last: RainStormError | None) -> RainStormError:
+        why = f"; the last try said: {last.message}" if last is not None else ""
+        return DeadlineExceeded(f"{name!r}: no replica could do it in time{why}", hint="fab status")
+
+    def settle(self, name: str, deadline: Deadline) -> tuple[FileEntry, int]:
+        """Returns the file and its committed length, both of one moment."""
+        while True:
+            entry = self.known(name) or self.entry(name, deadline)
+            tail = 0
+            if entry.open_block is not None:
+                entry, tail = self._ask_tail(name, entry, deadline)
+            now = self.entry(name, deadline)
+            if same_end(entry, now):
+                return now, now.sealed_length + tail
+            if now.open_block is None:
+                return now, now.sealed_length
+
+    def _ask_tail(self, name: str, entry: FileEntry, deadline: Deadline) -> tuple[FileEntry, int]:
+        seen = [entry]
+
+        def ask(step: AskCoordinator, found: FileEntry) -> Response:
+            seen[0] = found
+            if step.number is None:
+                return Response({"length": 0}, b"")  # nothing is open: the file table knows the length
+            body = {"file_id": found.file_id, "number": step.number}
+            return self._peers.call(step.node, "hydfs.block.tail", body, timeout_s=self._ack_timeout)
+
+        answer = self.follow(name, deadline, ask)
+        return seen[0], int(answer.fields["length"])
+
+    def known(self, name: str) -> FileEntry | None:
+        """Returns what was last read of the file; it may be out of date."""
+        with self._lock:
+            return self._entries.get(name)
+
+    def remember(self, name: str, entry: FileEntry) -> None:
+        """Keeps what the file table said."""
+        with self._lock:
+            self._entries[name] = entry
+            self._entries.move_to_end(name)
+            if len(self._entries) > ENTRIES_MAX:
+                self._entries.popitem(last=False)
+
+    def forget(self, name: str) -> None:
+        """Drops what is known of the file."""
+        with self._lock:
+            self._entries.pop(name, None)
+
+
+def same_end(one: FileEntry, other: FileEntry) -> bool:
+    """Tells whether both have the same open block, or none and the same chain."""
+    if one.file_id != other.file_id or (one.open_block is None) != (other.open_block is None):
+        return False
+    if one.open_block is None or other.open_block is None:
+        return one.next_number == other.next_number
+    return one.open_block.session == other.open_block.session
+
+
+def describe(name: str, entry: FileEntry, length: int) -> dict[str, Any]:
+    """Returns the file as plain values for a client."""
+    blocks = []
+    start = 0
+    for block in entry.blocks:
+        size = block.length if block.state == SEALED else length - start
+        blocks.append(
+            {
+                "number": block.number,
+                "offset": start,
+                "length": size,
+                "replicas": list(block.replicas),
+                "state": block.state,
+                "ring_id": f"{block_token(entry.file_id, block.number):08x}",
+            }
+        )
+        start += size
+    return {"name": name, "file_id": entry.file_id, "length": length, "blocks": blocks}

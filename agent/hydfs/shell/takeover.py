@@ -1,0 +1,145 @@
+"""Making blocks final: the change of the file table, and what follows from it on every replica."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable
+from typing import Any
+
+from agent.common.errors import NotFound, RainStormError
+from agent.common.shell import clock
+from agent.hydfs.core import filetable
+from agent.hydfs.core.block import SEALED, BlockKey, DroppedEntry, SealedEntry
+from agent.hydfs.core.errors import error_of
+from agent.hydfs.core.events import BlockDropped, BlockSealed, SealBlock, SealFailed
+from agent.hydfs.core.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.shell.peers import Peers
+from agent.hydfs.shell.store import Store
+from agent.wire.register.proposer import Registers
+
+logger = logging.getLogger("agent.hydfs.shell.takeover")
+
+Inbox = queue.SimpleQueue[PromiseReceived | PromiseFailed]
+
+
+class Sealing:
+    """Seals blocks for this agent's coordinators and for those of others that are gone."""
+
+    def __init__(
+        self,
+        store: Store,
+        peers: Peers,
+        registers: Registers,
+        post: Callable[[Any], None],
+        *,
+        replicas: int,
+        ack_timeout_s: float,
+    ) -> None:
+        self.store = store
+        self.peers = peers
+        self.registers = registers
+        self.post = post
+        self.on_missing_copies: Callable[[str], None] = lambda name: None
+        self._replicas = replicas
+        self._ack_timeout = ack_timeout_s
+
+    def seal_in_table(self, effect: SealBlock) -> filetable.FileEntry | None:
+        """Makes a block final in the file table and tells its replicas; returns the file, None if gone."""
+        file_id, number = effect.key
+        for node in effect.failed:
+            self.peers.suspect(node)
+        change = filetable.seal(
+            effect.name, file_id, number, effect.length, effect.crc, effect.holders, effect.writers
+        )
+        try:
+            entry = filetable.from_value(self.registers.change(effect.name, change))
+        except NotFound:
+            self.post(SealFailed(effect.key, "NOT_FOUND", f"file {effect.name!r} was deleted"))
+            return None
+        except RainStormError as error:
+            self.post(SealFailed(effect.key, error.code, error.message))
+            raise
+        assert entry is not None
+        block = entry.block(number)
+        length, crc = (block.length, block.crc) if block is not None else (0, 0)
+        logger.info(
+            "block_sealed name=%s number=%d length=%d failed=%s",
+            effect.name,
+            number,
+            length,
+            ",".join(effect.failed) or "-",
+        )
+        fields = {"name": effect.name, "file_id": file_id, "number": number, "length": length, "crc": crc}
+        self.certify(effect.key, effect.name, length, crc)
+        holders = block.replicas if block is not None else effect.holders
+        for node in dict.fromkeys((*holders, *effect.holders, *effect.failed)):
+            if node != self.peers.me:
+                self.peers.tell(node, "hydfs.block.certify", fields)
+        if block is not None and len(block.replicas) < self._replicas:
+            self.on_missing_copies(effect.name)
+        return entry
+
+    def certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
+        """Makes this node's copy agree with the file table: final, shortened, or dropped."""
+        with self.store.deciding(key):
+            self._certify(key, name, length, crc)
+
+    def _certify(self, key: BlockKey, name: str, length: int, crc: int) -> None:
+        meta = self.store.index.get(key)
+        if meta is not None and meta.state == SEALED and (meta.length, meta.crc) == (length, crc):
+            self.post(BlockSealed(key, name, length, crc))
+            return
+        good = length > 0 and meta is not None and meta.length >= length
+        if good and self.store.crc_of(key, length) == crc:
+            self.post(BlockSealed(key, name, length, crc))
+            self.store.write(SealedEntry(key, name, length, crc))
+        elif meta is not None:
+            self.post(BlockDropped(key))
+            self.store.write(DroppedEntry(key))
+        else:
+            self.post(BlockDropped(key))
+
+    def take_over(self, name: str, entry: filetable.FileEntry, block: filetable.BlockEntry) -> None:
+        """Seals a block that somebody else coordinates or coordinated.
+
+        Raises:
+            Unavailable: too few replicas answer.
+        """
+        key = (entry.file_id, block.number)
+        takeover = Takeover(
+            key, name, block.replicas, entry.ack, entry.sealed_length, timeout_s=self._ack_timeout
+        )
+        inbox: Inbox = queue.SimpleQueue()
+        effects = takeover.start(clock.monotonic())
+        while True:
+            for effect in effects:
+                match effect:
+                    case AskPromise(peer=peer):
+                        self._ask_later(peer, key, name, inbox)
+                    case SealBlock():
+                        self.seal_in_table(effect)
+                        return
+                    case GiveUp(code=code, message=message):
+                        raise error_of(code, message)
+            deadline = takeover.next_deadline()
+            assert deadline is not None
+            try:
+                event: PromiseReceived | PromiseFailed | None = inbox.get(
+                    timeout=max(0.0, deadline - clock.monotonic())
+                )
+            except queue.Empty:
+                event = None
+            effects = takeover.handle(clock.monotonic(), event)
+
+    def _ask_later(self, peer: str, key: BlockKey, name: str, inbox: Inbox) -> None:
+        self.peers.later(peer, lambda: inbox.put(self._ask_promise(peer, key, name)))
+
+    def _ask_promise(self, peer: str, key: BlockKey, name: str) -> PromiseReceived | PromiseFailed:
+        fields = {"file_id": key[0], "number": key[1], "name": name}
+        try:
+            found = self.peers.call(peer, "hydfs.block.promise", fields, timeout_s=self._ack_timeout).fields
+        except RainStormError:
+            return PromiseFailed(peer)
+        writers = {writer: (mark[0], mark[1], mark[2]) for writer, mark in found["writers"].items()}
+        return PromiseReceived(peer, found["length"], found["crc"], writers, found["doubtful"])

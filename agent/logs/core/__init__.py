@@ -1,0 +1,1 @@
+"""What to search, follow and collect: decisions without input or output."""

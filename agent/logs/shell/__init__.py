@@ -1,0 +1,1 @@
+"""Files, threads and processes around the logs agent's decisions."""

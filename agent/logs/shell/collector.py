@@ -1,0 +1,396 @@
+"""Collects this node's logs into HyDFS: looks at the files, spools what is new, sends what is spooled.
+
+Two threads. One looks at the log folder, lets the core decide and makes records durable in the spool. The
+other sends them, one after the other, at a bounded rate; while HyDFS is away the spool fills, and when it
+is full nothing more is read: then the log files themselves are what waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from agent.common.config import LogsConfig
+from agent.common.deadline import Deadline
+from agent.common.errors import AlreadyExists, NotFound, RainStormError
+from agent.common.shell import clock
+from agent.hydfs.client import HydfsClient
+from agent.logs.core.collector import (
+    ChunkRead,
+    Collector,
+    Effect,
+    JournalRead,
+    ReadChunk,
+    Record,
+    RecordStored,
+    Scanned,
+    StoreRecord,
+)
+from agent.logs.core.position import HEAD_BYTES, Key, Seen
+from agent.logs.shell import journald as journal
+from agent.logs.shell import sources
+from agent.logs.shell.archive import PREFIX
+from agent.logs.shell.journald import Entries
+from agent.logs.shell.sources import LogFile
+from agent.logs.shell.spool import Spool
+
+logger = logging.getLogger("agent.logs.shell.collector")
+
+APPEND_TIMEOUT_S = 10.0
+BEAT_S = 1.0
+SPOOL_RETRY_S = 5.0
+RETRY_S = (0.5, 10.0)
+RETENTION_INTERVAL_S = 3600.0
+# The name of a log becomes part of names in HyDFS.
+LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
+UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
+# Each look at the journal is a process.
+JOURNAL_INTERVAL_S = 5.0
+JOURNAL_ENTRIES = 500
+
+
+class Collection:
+    """The threads around the collector."""
+
+    def __init__(
+        self,
+        node: str,
+        folder: Path,
+        spool_folder: Path,
+        knobs: LogsConfig,
+        hydfs: HydfsClient,
+        *,
+        record_bytes_max: int,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.name = "log-look"
+        self._beats = 0
+        self._beat_changed = threading.Condition()
+        self._node = node
+        self._folder = folder
+        self._knobs = knobs
+        self._hydfs = hydfs
+        self._on_crash = on_crash
+        # Guards core and spool: the sender's acknowledgements may start a segment, which holds a snapshot.
+        self._lock = threading.Lock()
+        self._record_bytes_max = record_bytes_max
+        self._spool_folder = spool_folder
+        self._core = self._fresh_core()
+        self._spool: Spool | None = None
+        self._stopping = threading.Event()
+        self._stored = threading.Event()
+        self._looked: dict[Key, tuple[int, int]] = {}
+        self._unpacked: dict[Key, tuple[int, bytes]] = {}
+        self._paths: dict[Key, LogFile] = {}
+        self._full = False
+        self._troubles: dict[str, str] = {}
+        self._sent_bytes = 0
+        self._retained_at = float("-inf")
+        self._units = journal.Units(knobs.journal_units)
+        self._journal_at = float("-inf")
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(self._look_loop,), name="log-look", daemon=True),
+            threading.Thread(target=self._guarded, args=(self._send_loop,), name="log-send", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begins; a spool that cannot be opened is tried again and again."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends both threads; what was not sent is sent after the next start."""
+        self._stopping.set()
+        self._stored.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(timeout_s)
+        with self._lock:
+            if self._spool is not None:
+                self._spool.close()
+
+    def status(self) -> dict[str, Any]:
+        """Returns how far the collection is."""
+        with self._lock:
+            spool = self._spool
+            return {
+                "waiting_records": spool.unsent_records if spool is not None else 0,
+                "waiting_bytes": spool.size_bytes if spool is not None else 0,
+                "unread_bytes": self._core.unread_bytes(),
+                "lost_bytes": self._core.lost_bytes,
+                "sent_bytes": self._sent_bytes,
+                "spool_full": self._full,
+                "trouble": "; ".join(self._troubles.values()),
+            }
+
+    def turns(self, timeout_s: float) -> bool:
+        """Tells whether the thread that looks at the logs gets on within ``timeout_s``."""
+        with self._beat_changed:
+            before = self._beats
+            return self._beat_changed.wait_for(lambda: self._beats != before, timeout_s)
+
+    def _beat(self) -> None:
+        with self._beat_changed:
+            self._beats += 1
+            self._beat_changed.notify_all()
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:
+            logger.exception("collection_crashed")
+            self._on_crash(error)
+
+    def _complain(self, about: str, words: str) -> None:
+        # Once: what is logged here is collected, too.
+        if about not in self._troubles:
+            logger.warning("collection_waits about=%s error=%s", about, words)
+        self._troubles[about] = words
+
+    def _fresh_core(self) -> Collector:
+        size = self._knobs.collected_file_bytes
+        return Collector(target_bytes_max=size, record_bytes_max=self._record_bytes_max)
+
+    def _open_spool(self) -> bool:
+        """Reads what an earlier life left; tells whether that was possible."""
+        core = self._fresh_core()
+        try:
+            spool = Spool(self._spool_folder, core.snapshot)
+            spool.recover(core.restore, core.apply)
+        except OSError as error:
+            # Searching goes on, whatever the disk is like.
+            self._complain("spool", f"the spool cannot be opened: {error.strerror}")
+            return False
+        self._troubles.pop("spool", None)
+        with self._lock:
+            self._core, self._spool = core, spool
+        self._stored.set()
+        return True
+
+    # Looking
+
+    def _look_loop(self) -> None:
+        self._rest(self._knobs.collect_delay_s)
+        while not (self._stopping.is_set() or self._open_spool()):
+            self._rest(SPOOL_RETRY_S)
+        while not self._stopping.is_set():
+            self._beat()
+            self._look()
+            self._rest(self._knobs.collect_interval_s)
+
+    def _rest(self, duration_s: float) -> None:
+        deadline = Deadline(clock.monotonic(), duration_s)
+        while not (self._stopping.is_set() or deadline.expired(clock.monotonic())):
+            self._beat()
+            self._stopping.wait(min(BEAT_S, deadline.remaining(clock.monotonic())))
+
+    def _look(self) -> None:
+        day = datetime.fromtimestamp(clock.wall(), UTC).strftime("%Y%m%d")
+        files = sources.in_folder(self._folder) + sources.allowed_system_files(self._knobs.system_files)
+        seen = []
+        for file in files:
+            with contextlib.suppress(OSError):  # rotated away meanwhile, or damaged
+                found = self._see(file)
+                if found is not None:
+                    seen.append(found)
+        for memory in (self._looked, self._paths, self._unpacked):
+            _keep(memory, {each.key for each in seen})
+        with self._lock:
+            lost = self._core.lost_bytes
+            effects = self._core.handle(clock.monotonic(), Scanned(tuple(seen), day))
+            if self._core.lost_bytes > lost:
+                logger.warning("log_lost bytes=%d", self._core.lost_bytes - lost)
+        self._full = False
+        for effect in effects:
+            self._carry_out(effect)
+        self._look_at_journal()
+
+    def _look_at_journal(self) -> None:
+        now = clock.monotonic()
+        if now < self._journal_at:
+            return
+        self._journal_at = now + JOURNAL_INTERVAL_S
+        while self._units.known() and not (self._full or self._stopping.is_set()):
+            with self._lock:
+                cursor = self._core.journal_cursor()
+            try:
+                found = self._read_journal(cursor)
+            except (OSError, ValueError) as error:
+                self._complain("journal", f"the journal cannot be read: {error}")
+                return
+            self._troubles.pop("journal", None)
+            if not found.data:
+                return
+            with self._lock:
+                event = JournalRead(journal.LOG, found.data, found.cursor)
+                effects = self._core.handle(now, event)
+            for effect in effects:
+                self._carry_out(effect)
+
+    def _read_journal(self, cursor: str) -> Entries:
+        limit = JOURNAL_ENTRIES
+        while True:
+            found = journal.read(self._units.known(), cursor, limit)
+            if len(found.data) <= self._record_bytes_max:
+                return found
+            if limit == 1:  # an entry that no record can hold
+                return Entries(found.cursor, found.data[: self._record_bytes_max - 1] + b"\n")
+            limit = max(1, limit // 4)
+
+    def _see(self, file: LogFile) -> Seen | None:
+        log = self._log_name(file)
+        if not LOG_NAME.fullmatch(log):
+            return None
+        key = file.key
+        self._paths[key] = file
+        size, head = file.size, None
+        mark = (file.size, file.modified_ns)
+        with self._lock:
+            known = self._core.knows(key)
+        if file.packed:
+            size, head = self._measure(file)
+        elif not (known and self._looked.get(key) == mark):
+            head = _read_at(file, 0, HEAD_BYTES)
+        self._looked[key] = mark
+        return Seen(log, file.age, file.device, file.inode, size, head, bool(file.packed))
+
+    def _log_name(self, file: LogFile) -> str:
+        # A file of the system keeps its path, told apart from the node's own.
+        return file.log.replace("/", "+").lstrip("+") if file.log.startswith("/") else file.log
+
+    def _measure(self, file: LogFile) -> tuple[int, bytes]:
+        """Returns how long a compressed file's contents are, and how they begin."""
+        key = file.key
+        if key not in self._unpacked:
+            size, head = 0, b""
+            for chunk in sources.unpacked(sources.open_regular(file.path), file.packed):
+                head += chunk[: HEAD_BYTES - len(head)]
+                size += len(chunk)
+                if size > UNPACKED_BYTES_MAX or self._stopping.is_set():
+                    break
+            self._unpacked[key] = (size, head)
+        return self._unpacked[key]
+
+    def _carry_out(self, effect: Effect) -> None:
+        waiting = [effect]
+        while waiting and not self._stopping.is_set():
+            self._beat()
+            match waiting.pop():
+                case ReadChunk(key=key, number=number, offset=offset, length=length):
+                    data = self._read(key, offset, length)
+                    with self._lock:
+                        event = ChunkRead(key, number, offset, data)
+                        waiting += self._core.handle(clock.monotonic(), event) if data else []
+                case StoreRecord(record=record):
+                    waiting += self._store(record)
+
+    def _store(self, record: Record) -> list[Effect]:
+        with self._lock:
+            assert self._spool is not None
+            if self._spool.size_bytes + len(record.data) > self._knobs.spool_bytes:
+                self._full = True
+                return []
+            try:
+                self._spool.store(record)
+            except OSError as error:
+                self._complain("spool", f"the spool cannot be written: {error.strerror}")
+                return []
+            self._troubles.pop("spool", None)
+            effects = self._core.handle(clock.monotonic(), RecordStored(record))
+        self._stored.set()
+        return effects
+
+    def _read(self, key: Key, offset: int, length: int) -> bytes:
+        file = self._paths[key]
+        try:
+            if file.packed:
+                return sources.unpacked_part(file, offset, length)
+            return _read_at(file, offset, length)
+        except OSError:
+            return b""  # the next look tells what became of it
+
+    # Sending
+
+    def _send_loop(self) -> None:
+        pause_s = RETRY_S[0]
+        while not self._stopping.is_set():
+            self._stored.clear()
+            with self._lock:
+                spool = self._spool
+                record = spool.first() if spool is not None else None
+            if spool is None or record is None:
+                self._retain()
+                if not self._stopping.is_set():
+                    self._stored.wait(RETENTION_INTERVAL_S)
+                continue
+            try:
+                self._send(record, spool.identity)
+            except RainStormError as error:
+                self._complain("hydfs", f"[{error.code}] {error.message}")
+                self._stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, RETRY_S[1])
+                continue
+            pause_s = RETRY_S[0]
+            if self._troubles.pop("hydfs", ""):
+                logger.info("collection_goes_on")
+            with self._lock:
+                spool.acknowledge()
+                self._sent_bytes += len(record.data)
+            self._stopping.wait(len(record.data) / self._knobs.collect_bytes_per_s)
+
+    def _send(self, record: Record, identity: str) -> None:
+        position, target = record.position, record.target
+        name = f"{PREFIX}{self._node}/{position.log}/{target.number:06d}-{target.day}"
+        writer = f"logs-{self._node}-{identity}-{position.number}"
+
+        def append() -> None:
+            self._hydfs.append(
+                name, record.data, writer=writer, sequence=record.sequence, timeout_s=APPEND_TIMEOUT_S
+            )
+
+        try:
+            append()
+        except NotFound:
+            with contextlib.suppress(AlreadyExists):
+                self._hydfs.create(name, timeout_s=APPEND_TIMEOUT_S)
+            append()
+
+    def _retain(self) -> None:
+        """Deletes what is older, or more, than is to be kept; the newest file of each log stays."""
+        now = clock.monotonic()
+        if self._stopping.is_set() or now - self._retained_at < RETENTION_INTERVAL_S:
+            return
+        self._retained_at = now
+        oldest = datetime.fromtimestamp(clock.wall(), UTC) - timedelta(days=self._knobs.collected_days)
+        try:
+            found = sorted(self._hydfs.list(f"{PREFIX}{self._node}/"), key=lambda each: each.name)
+            newest = {stat.name.rpartition("/")[0]: stat.name for stat in found}
+            total = sum(stat.length for stat in found)
+            for stat in sorted(found, key=lambda each: each.name.rpartition("-")[2]):
+                day = stat.name.rpartition("-")[2]
+                if stat.name in newest.values() or (
+                    day >= oldest.strftime("%Y%m%d") and total <= self._knobs.collected_bytes
+                ):
+                    continue
+                self._hydfs.delete(stat.name)
+                total -= stat.length
+                logger.info("collected_deleted file=%s bytes=%d", stat.name, stat.length)
+        except RainStormError as error:
+            logger.info("retention_waits error=%s", error)
+
+
+def _keep(memory: dict[Key, Any], keys: set[Key]) -> None:
+    for key in [key for key in memory if key not in keys]:
+        del memory[key]
+
+
+def _read_at(file: LogFile, offset: int, length: int) -> bytes:
+    with sources.opened(file) as descriptor:
+        return os.pread(descriptor, length, offset)

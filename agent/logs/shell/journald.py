@@ -1,0 +1,190 @@
+"""The system journal: which units this node lets be read, and reading them, from a cursor on as well.
+
+Searches let ``journalctl`` print. Following and collecting need the cursor of each entry, which only its JSON
+has; the lines made of it look the same. All own units together are one log, called ``journal``.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.common.errors import Forbidden, NotFound
+from agent.common.shell import clock
+
+JOURNALS = ("/var/log/journal", "/run/log/journal")
+LOG = "journal"
+LIST_TIMEOUT_S = 10.0
+UNITS_MAX = 256
+UNITS_FRESH_S = 30.0
+FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,_PID,_HOSTNAME,_SOURCE_REALTIME_TIMESTAMP"
+# In front of a cursor: the entry itself is wanted too, not only those behind it.
+INCLUSIVE = "="
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Lines of the journal and the cursor of the last."""
+
+    cursor: str
+    data: bytes
+
+
+class Units:
+    """The units that the patterns allow, asked for anew after a while: each time is a process."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = patterns
+        self._known: list[str] = []
+        self._asked_at = float("-inf")
+
+    def known(self) -> list[str]:
+        """Returns the units."""
+        now = clock.monotonic()
+        if now - self._asked_at > UNITS_FRESH_S:
+            self._known, self._asked_at = units(self._patterns), now
+        return self._known
+
+
+def units(patterns: Sequence[str]) -> list[str]:
+    """Returns the units that have written to the journal and that the patterns allow; none without one."""
+    program = shutil.which("journalctl")
+    if program is None or not patterns or not any(_holds_files(Path(folder)) for folder in JOURNALS):
+        return []
+    try:
+        done = subprocess.run(
+            [program, "--quiet", "--no-pager", "--field=_SYSTEMD_UNIT"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=LIST_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    names = sorted(line.decode("utf-8", "replace") for line in done.stdout.splitlines())
+    return [name for name in names if matches(name, patterns)][:UNITS_MAX]
+
+
+def matches(unit: str, patterns: Sequence[str]) -> bool:
+    """Tells whether a unit is meant, with or without its ``.service``."""
+    short = unit.removesuffix(".service")
+    return any(fnmatch.fnmatchcase(unit, p) or fnmatch.fnmatchcase(short, p) for p in patterns)
+
+
+def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Returns the units that a request names, as far as they are allowed.
+
+    Raises:
+        Forbidden: the configuration does not allow one.
+        NotFound: the journal has nothing of one.
+    """
+    if not names:
+        return []
+    allowed = units(patterns)
+    found: dict[str, None] = {}
+    for name in names:
+        fitting = [unit for unit in allowed if matches(unit, [name])]
+        if not fitting and not any(matches(name, [pattern]) for pattern in patterns):
+            raise Forbidden(
+                f"the journal of {name} may not be read here (allowed: {', '.join(patterns) or 'no unit'})",
+                hint="allow it in the node's configuration: logs: {journal_units: [...]}",
+            )
+        if not fitting:
+            raise NotFound(f"the journal has nothing of {name}", hint="is the unit's name right?")
+        found.update(dict.fromkeys(fitting))
+    return list(found)
+
+
+def label(unit: str) -> str:
+    """Returns the name in front of a unit's lines."""
+    return unit.removesuffix(".service") + ".journal"
+
+
+def read(names: Sequence[str], cursor: str, limit: int) -> Entries:
+    """Returns up to ``limit`` entries of some units behind a cursor (from the beginning when empty).
+
+    Raises:
+        OSError: journalctl cannot be run or refuses, for instance a cursor that is gone.
+    """
+    words = []
+    if cursor.startswith(INCLUSIVE):
+        words = [f"--cursor={cursor[len(INCLUSIVE) :]}"]
+    elif cursor:
+        words = [f"--after-cursor={cursor}"]
+    # Without a cursor, so many lines are the last ones; from the oldest time on they are the first.
+    found = _entries(names, [*(words or ["--since=@0"]), f"--lines={limit}"])
+    if not found:
+        return Entries(cursor, b"")
+    return Entries(str(found[-1]["__CURSOR"]), b"".join(_line(entry) for entry in found))
+
+
+def tail_cursor(names: Sequence[str], lines: int) -> str:
+    """Returns the cursor behind which the last ``lines`` entries are.
+
+    Raises:
+        OSError: as for ``read``.
+    """
+    found = _entries(names, [f"--lines={lines + 1}"])
+    return str(found[0]["__CURSOR"]) if len(found) > lines else ""
+
+
+def since_cursor(names: Sequence[str], since: float) -> str:
+    """Returns the cursor from which on entries were written at ``since`` or later.
+
+    Raises:
+        OSError: as for ``read``.
+    """
+    first = _entries(names, [f"--since=@{since:.6f}"], stop_after=1)
+    return INCLUSIVE + str(first[0]["__CURSOR"]) if first else tail_cursor(names, 0)
+
+
+def _entries(names: Sequence[str], words: Sequence[str], stop_after: int = 0) -> list[dict[str, Any]]:
+    command = ["journalctl", "--quiet", "--no-pager", "--output=json", "--all", f"--output-fields={FIELDS}"]
+    command += [f"--unit={name}" for name in names] + list(words)
+    found: list[dict[str, Any]] = []
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for text in process.stdout:
+                found.append(json.loads(text))
+                if len(found) == stop_after:
+                    return found
+        finally:
+            if stop_after and len(found) == stop_after:
+                process.kill()
+    if process.returncode:
+        raise OSError(f"journalctl ended with status {process.returncode}")
+    return found
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    at = int(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry["__REALTIME_TIMESTAMP"])
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at // 1_000_000))
+    who = f"{entry.get('_HOSTNAME', '-')} {entry.get('SYSLOG_IDENTIFIER', '-')}[{entry.get('_PID', '-')}]"
+    message = entry.get("MESSAGE") or ""
+    # What is not UTF-8 comes as a list of numbers.
+    text = bytes(message) if isinstance(message, list) else str(message).encode("utf-8", "replace")
+    return f"{stamp}.{at % 1_000_000:06d}+0000 {who}: ".encode() + text.replace(b"\n", b"\n    ") + b"\n"
+
+
+def command(unit: str, *, since: float | None = None, until: float | None = None) -> list[str]:
+    """Returns the command that prints a unit's lines, each with its time in front."""
+    words = ["journalctl", "--quiet", "--no-pager", "--output=short-iso-precise", "--utc", f"--unit={unit}"]
+    if since is not None:
+        words.append(f"--since=@{since:.6f}")
+    if until is not None:
+        words.append(f"--until=@{until:.6f}")
+    return words
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and next(folder.glob("*/*.journal"), None) is not None

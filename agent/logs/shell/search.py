@@ -1,0 +1,347 @@
+"""One search under way: a grep for each log, one after the other, within limits of time and output.
+
+A thread runs it and puts what grep prints into a short queue; requests take pieces from there, so that a
+slow reader slows grep down and nothing piles up. Pieces are numbered: whoever lost an answer asks for the
+same number again. A search whose pieces nobody takes ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import resource
+import select
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.common.deadline import Deadline
+from agent.common.errors import RainStormError, UsageError
+from agent.common.shell import clock
+from agent.logs.core.query import GROUP_SEPARATOR, OutputReader, Query
+from agent.logs.core.timerange import RangeFilter
+
+logger = logging.getLogger("agent.logs.shell.search")
+
+READ_BYTES = 512 * 1024
+# grep writes 4 KiB at a time. A wide pipe, and a moment for it to fill, save waking up for each of them.
+PIPE_BYTES = 1024 * 1024
+GATHER_BYTES, GATHER_S = 128 * 1024, 0.002
+# As much as four pieces on their way: grep never waits for the network unless the reader is slow.
+QUEUE_BYTES_MAX = 4 * 1024 * 1024
+PIECE_BYTES_MAX = 1024 * 1024
+# Whoever takes nothing for so long has gone.
+IDLE_S_MAX = 20.0
+POLL_S = 0.1
+# A line, or the states of an expression, that need more memory than this end the search, not the machine.
+GREP_MEMORY_BYTES_MAX = 512 * 1024 * 1024
+CHECK_TIMEOUT_S = 5.0
+ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
+SELECTED, NOTHING_SELECTED = 0, 1
+PLAIN = re.compile(rb"[A-Za-z0-9_ :=/,@%-]*")
+
+
+class StoppedEarly(Exception):
+    """The search was cut: its limits, or nobody wants it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A log that is ready to be searched: an open file, or chunks that are written into grep."""
+
+    descriptor: int = -1
+    chunks: Generator[bytes, None, None] | None = None
+    skipped_lines: Callable[[], int] = lambda: 0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One log to search; ``enter`` opens it and raises OSError or RainStormError when it cannot be read."""
+
+    label: str
+    size: int
+    enter: Callable[[], Entered]
+
+
+def entered_stream(chunks: Generator[bytes, None, None], query: Query, reference: float) -> Entered:
+    """Returns what can only be read from its beginning, limited to the query's range of time."""
+    if query.since is None and query.until is None:
+        return Entered(chunks=chunks)
+    limited = RangeFilter(query.since, query.until, reference)
+    return Entered(chunks=limited.feed(chunks), skipped_lines=lambda: limited.skipped_lines)
+
+
+def check(query: Query) -> None:
+    """Has grep look at the pattern, unless there is nothing in it that could be wrong.
+
+    Raises:
+        UsageError: grep refuses it, or is not to be found.
+    """
+    if PLAIN.fullmatch(query.pattern):
+        return
+    try:
+        done = subprocess.run(
+            query.arguments("check"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=ENVIRONMENT,
+            timeout=CHECK_TIMEOUT_S,
+            check=False,
+        )
+    except OSError as error:
+        raise UsageError(f"grep cannot be run here: {error}", hint="install grep on the node") from None
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"grep looked at the pattern for more than {CHECK_TIMEOUT_S:g} s") from None
+    if done.returncode > NOTHING_SELECTED or done.returncode < 0:
+        said = done.stderr.decode("utf-8", "replace").strip().removeprefix("grep: ")
+        raise UsageError(f"grep refuses the pattern: {said[:200]}", hint="-F takes it as it stands")
+
+
+class Search:
+    """Runs one query over the logs and keeps what nobody has taken yet."""
+
+    def __init__(self, name: str, query: Query, sources: Sequence[Source]) -> None:
+        self.name = name
+        self._query = query
+        self._sources = sources
+        self._began_at = clock.monotonic()
+        self._deadline = Deadline(self._began_at, query.time_limit_s)
+        self._condition = threading.Condition()
+        self._pause = threading.Event()
+        self._pieces: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._last = (0, b"")
+        self._touched_at = self._began_at
+        self._finished = False
+        self._cancelled = False
+        self._sent_bytes = 0
+        numbers = dict.fromkeys(("matches", "lines", "files", "searched_bytes"), 0)
+        self._summary: dict[str, Any] = {**numbers, "seconds": 0.0, "cut": "", "problems": []}
+        self._thread = threading.Thread(target=self._run, name=f"log-search-{name[:8]}", daemon=True)
+
+    @property
+    def is_active(self) -> bool:
+        """Tells whether it still searches, or holds output that was not taken."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begins to search."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the search and waits for its thread."""
+        with self._condition:
+            self._cancelled = True
+            self._condition.notify_all()
+        if self._thread is not threading.current_thread() and self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def take(self, number: int, wait_s: float) -> tuple[dict[str, Any], bytes]:
+        """Returns piece ``number``; an empty one while there is nothing yet, with the summary at the end.
+
+        Raises:
+            UsageError: it is not the next piece, nor the one before.
+        """
+        deadline = Deadline(clock.monotonic(), wait_s)
+        with self._condition:
+            self._touched_at = clock.monotonic()
+            if number == self._last[0]:
+                return {"number": number, "done": False}, self._last[1]
+            if number != self._last[0] + 1:
+                raise UsageError(f"piece {number} of the search is gone; the last was {self._last[0]}")
+            while not (self._pieces or self._finished or self._cancelled):
+                left = deadline.remaining(clock.monotonic())
+                if not left:
+                    return {"number": 0, "done": False}, b""
+                self._condition.wait(left)
+            taken: list[bytes] = []
+            size = 0
+            while self._pieces and (not taken or size + len(self._pieces[0]) <= PIECE_BYTES_MAX):
+                taken.append(self._pieces.popleft())
+                size += len(taken[-1])
+            self._waiting_bytes -= size
+            self._touched_at = clock.monotonic()
+            self._condition.notify_all()
+            if not taken:
+                return {"number": number, "done": True, "summary": self._summary}, b""
+            self._last = (number, b"".join(taken))
+            return {"number": number, "done": False}, self._last[1]
+
+    def _run(self) -> None:
+        try:
+            self._search_all()
+        except StoppedEarly as stopped:
+            self._summary["cut"] = str(stopped)
+        except Exception as error:
+            logger.exception("search_failed search=%s", self.name)
+            self._summary["problems"].append(f"the search failed: {error!r}")
+        self._summary["seconds"] = round(clock.monotonic() - self._began_at, 4)
+        with self._condition:
+            self._finished = True
+            self._condition.notify_all()
+            # What is left to take is kept for a while.
+            while self._pieces and not self._gone():
+                self._condition.wait(IDLE_S_MAX)
+            if self._pieces:
+                self._summary["cut"] = "nobody took the output"
+                self._pieces.clear()
+
+    def _search_all(self) -> None:
+        printed = False
+        for source in self._sources:
+            self._check_limits()
+            try:
+                entered = source.enter()
+            except FileNotFoundError:
+                continue  # rotated away since the files were listed; its lines have another name now
+            except (OSError, RainStormError) as error:
+                self._summary["problems"].append(f"{source.label}: {_words(error)}")
+                continue
+            self._summary["files"] += 1
+            self._summary["searched_bytes"] += source.size
+            with _Grep(self._query, source.label, entered) as grep:
+                reader = OutputReader(self._query, source.label)
+                separator = GROUP_SEPARATOR if printed and self._query.has_groups else b""
+                while data := self._read(grep):
+                    reader.skipped_lines = entered.skipped_lines()
+                    if shown := reader.feed(data):
+                        self._put(separator + shown)
+                        self._summary["lines"] += bool(separator)
+                        printed, separator = True, b""
+                problem = grep.end()
+            self._summary["matches"] += reader.matches
+            self._summary["lines"] += reader.lines
+            if problem:
+                self._summary["problems"].append(f"{source.label}: {problem}")
+
+    def _read(self, grep: _Grep) -> bytes:
+        if grep.last_bytes < GATHER_BYTES:
+            self._pause.wait(GATHER_S)
+        while True:
+            self._check_limits()
+            ready, _, _ = select.select([grep.output], [], [], POLL_S)
+            if ready:
+                data = os.read(grep.output, READ_BYTES)
+                grep.last_bytes = len(data)
+                return data
+
+    def _put(self, data: bytes) -> None:
+        room = self._query.output_bytes_max - self._sent_bytes
+        cut = len(data) > room
+        if cut:
+            data = data[: data.rfind(b"\n", 0, room) + 1]
+        self._sent_bytes += len(data)
+        for begin in range(0, len(data), PIECE_BYTES_MAX):
+            piece = data[begin : begin + PIECE_BYTES_MAX]
+            with self._condition:
+                while self._waiting_bytes + len(piece) > QUEUE_BYTES_MAX and not self._gone():
+                    self._condition.wait(POLL_S)
+                if self._gone():
+                    raise StoppedEarly("nobody takes the output")
+                self._pieces.append(piece)
+                self._waiting_bytes += len(piece)
+                self._condition.notify_all()
+        if cut:
+            raise StoppedEarly(f"cut at {self._query.output_bytes_max:,} bytes of output")
+
+    def _gone(self) -> bool:
+        return self._cancelled or clock.monotonic() - self._touched_at > IDLE_S_MAX
+
+    def _check_limits(self) -> None:
+        if self._gone():
+            raise StoppedEarly("nobody takes the output")
+        if self._deadline.expired(clock.monotonic()):
+            raise StoppedEarly(f"cut after {self._query.time_limit_s:g} s")
+
+
+class _Grep:
+    """One grep process, fed from a file or by a thread of its own; gone when the block ends."""
+
+    def __init__(self, query: Query, label: str, entered: Entered) -> None:
+        self._entered = entered
+        # At first nothing is waited for: a short output is shown at once.
+        self.last_bytes = GATHER_BYTES
+        self._problem = ""
+        self._feeder: threading.Thread | None = None
+        piped = entered.chunks is not None
+        try:
+            self._process = subprocess.Popen(
+                query.arguments(label),
+                stdin=subprocess.PIPE if piped else entered.descriptor,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=ENVIRONMENT,
+                bufsize=0,
+            )
+        finally:
+            if not piped:
+                os.close(entered.descriptor)
+        assert self._process.stdout is not None
+        self.output = self._process.stdout.fileno()
+        with contextlib.suppress(OSError):  # the user's share of memory for pipes is used up
+            fcntl.fcntl(self.output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        with contextlib.suppress(ProcessLookupError):  # it is done already
+            limit = GREP_MEMORY_BYTES_MAX
+            resource.prlimit(self._process.pid, resource.RLIMIT_AS, (limit, limit))
+            # Should this agent be killed, its grep ends all the same.
+            seconds = int(query.time_limit_s) + 2
+            resource.prlimit(self._process.pid, resource.RLIMIT_CPU, (seconds, seconds))
+            # The agent is spared when memory runs out; its grep is the first to go.
+            with contextlib.suppress(OSError), open(f"/proc/{self._process.pid}/oom_score_adj", "w") as file:
+                file.write("900")
+        if piped:
+            self._feeder = threading.Thread(target=self._feed, name=f"log-feed-{label[:40]}", daemon=True)
+            self._feeder.start()
+
+    def __enter__(self) -> _Grep:
+        return self
+
+    def end(self) -> str:
+        """Returns what went wrong when grep has closed its output; '' when nothing did."""
+        assert self._process.stderr is not None
+        said = self._process.stderr.read(4096).decode("utf-8", "replace").strip()
+        status = self._process.wait()
+        if self._feeder is not None:
+            self._feeder.join()
+        if status not in (SELECTED, NOTHING_SELECTED):
+            return said.removeprefix("grep: ")[:200] or f"grep ended with status {status}"
+        return self._problem
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()  # nothing happens when it has ended
+        if self._feeder is not None:
+            self._feeder.join()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):  # what was not written is not wanted any more
+                    pipe.close()
+        self._process.wait()
+
+    def _feed(self) -> None:
+        assert self._process.stdin is not None
+        assert self._entered.chunks is not None
+        try:
+            with contextlib.closing(self._entered.chunks) as chunks:
+                for chunk in chunks:
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[self._process.stdin.write(view) :]
+        except BrokenPipeError:
+            pass  # grep has seen enough (-m), or was killed
+        except (OSError, RainStormError) as error:
+            self._problem = f"read only in part: {_words(error)}"
+        finally:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)

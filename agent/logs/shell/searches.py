@@ -1,0 +1,210 @@
+"""The searches of one agent: which logs each goes through, how many there may be, and their requests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+from agent.common.config import LogsConfig
+from agent.common.errors import NotFound, Overloaded, UsageError
+from agent.common.shell import clock
+from agent.logs.core.query import Query, file_patterns, query_from_wire
+from agent.logs.core.timerange import find_time
+from agent.logs.shell import journald as journal
+from agent.logs.shell import sources
+from agent.logs.shell.archive import Collected
+from agent.logs.shell.search import Entered, Search, Source, check, entered_stream
+from agent.logs.shell.sources import LogFile
+from agent.wire.server import Handler, Reply, Request
+
+# Each is a grep that may take a whole processor.
+SEARCHES_MAX = 4
+# Ends of searches, for those who lost the last answer.
+ENDED_MAX = 64
+ID_BYTES_MAX = 64
+WAIT_S_MAX = 10.0
+COUNT_BYTES = 1024 * 1024
+
+
+class Searches:
+    """Starts searches on request and hands out what they find."""
+
+    def __init__(self, folder: Path, knobs: LogsConfig, collected: Collected) -> None:
+        self._folder = folder
+        self._knobs = knobs
+        self._collected = collected
+        self._units = journal.Units(knobs.journal_units)
+        self._lock = threading.Lock()
+        self._searches: dict[str, Search] = {}
+
+    def handlers(self) -> dict[str, Handler]:
+        """Returns the requests that are answered here."""
+        return {
+            "logs.search": self._start,
+            "logs.search_piece": self._piece,
+            "logs.search_end": self._end,
+            "logs.files": self._files,
+        }
+
+    def status(self) -> str:
+        """Returns how many searches there are, in words."""
+        return f"{sum(each.is_active for each in list(self._searches.values()))} searches"
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends all searches."""
+        with self._lock:
+            left = list(self._searches.values())
+        for search in left:
+            search.stop(timeout_s)
+
+    def _start(self, request: Request) -> Reply:
+        name = _name(request)
+        knobs = self._knobs
+        query = query_from_wire(request.fields, knobs.search_output_bytes, knobs.search_time_limit_s)
+        check(query)
+        found = self._sources(query)
+        search = Search(name, query, found)
+        with self._lock:
+            if name in self._searches:  # the answer to the same request was lost
+                return Reply({"sources": len(found)})
+            ended = [each.name for each in self._searches.values() if not each.is_active]
+            for old in ended[:-ENDED_MAX]:
+                del self._searches[old]
+            if len(self._searches) - len(ended[-ENDED_MAX:]) >= SEARCHES_MAX:
+                raise Overloaded(f"{SEARCHES_MAX} searches are under way here", hint="try again later")
+            self._searches[name] = search
+            search.start()
+        return Reply({"sources": len(found)})
+
+    def _piece(self, request: Request) -> Reply:
+        name, number = _name(request), request.fields.get("number")
+        if not isinstance(number, int) or number < 1:
+            raise UsageError("pieces of a search are numbered from 1 on")
+        with self._lock:
+            search = self._searches.get(name)
+        if search is None:
+            raise NotFound("the search is not known here (any more)", hint="run it again")
+        wait_s = min(WAIT_S_MAX, max(0.0, request.deadline.remaining(clock.monotonic()) - 1.0))
+        fields, payload = search.take(number, wait_s)
+        return Reply(fields, payload)
+
+    def _end(self, request: Request) -> Reply:
+        name = _name(request)
+        with self._lock:
+            search = self._searches.pop(name, None)
+        if search is not None:
+            search.stop(5.0)
+        return Reply()
+
+    def _files(self, request: Request) -> Reply:
+        patterns = file_patterns(request.fields)
+        found = sources.in_folder(self._folder, patterns)
+        return Reply(
+            {
+                "files": [
+                    {"name": each.label, "bytes": each.size, "modified_at": each.modified_at}
+                    for each in found
+                ],
+                "units": self._own_units(patterns),
+                "system_files": list(self._knobs.system_files),
+                "system_units": list(self._knobs.system_units),
+            }
+        )
+
+    def _sources(self, query: Query) -> list[Source]:
+        if query.collected_of:
+            return self._collected.sources(query)
+        paths = [name for name in query.system if name.startswith("/")]
+        units = [name for name in query.system if not name.startswith("/")]
+        files = sources.in_folder(self._folder, query.files)
+        files += sources.system_files(paths, self._knobs.system_files)
+        since = query.since
+        found = [
+            file_source(each, query) for each in files if since is None or each.modified_at >= since - 1.0
+        ]
+        named = self._own_units(query.files)
+        named += [unit for unit in journal.chosen(units, self._knobs.system_units) if unit not in named]
+        return found + [_journal_source(unit, query) for unit in named]
+
+    def _own_units(self, patterns: Sequence[str]) -> list[str]:
+        return [unit for unit in self._units.known() if not patterns or journal.matches(unit, patterns)]
+
+
+def _name(request: Request) -> str:
+    name = request.fields.get("search")
+    if not isinstance(name, str) or not 0 < len(name) <= ID_BYTES_MAX:
+        raise UsageError("a search needs an id of its own")
+    return f"{request.peer}/{name}"
+
+
+def file_source(file: LogFile, query: Query) -> Source:
+    """Returns a file as something to search."""
+    return Source(file.label, file.size, lambda: _enter_file(file, query))
+
+
+def _enter_file(file: LogFile, query: Query) -> Entered:
+    descriptor = sources.open_regular(file.path)
+    if file.packed:
+        return entered_stream(sources.unpacked(descriptor, file.packed), query, file.modified_at)
+    if query.since is None and query.until is None:
+        return Entered(descriptor)
+    try:
+        return _enter_range(descriptor, query)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _enter_range(descriptor: int, query: Query) -> Entered:
+    status = os.fstat(descriptor)
+    size, reference = status.st_size, status.st_mtime
+
+    def read(offset: int, length: int) -> bytes:
+        return os.pread(descriptor, length, offset)
+
+    begin = find_time(read, size, query.since, reference) if query.since is not None else 0
+    end = find_time(read, size, query.until, reference) if query.until is not None else size
+    skipped = 0
+    if query.numbered:
+        skipped = sum(
+            read(offset, min(COUNT_BYTES, begin - offset)).count(b"\n")
+            for offset in range(0, begin, COUNT_BYTES)
+        )
+    os.lseek(descriptor, begin, os.SEEK_SET)
+    if end >= size:
+        return Entered(descriptor, skipped_lines=lambda: skipped)
+    return Entered(chunks=_part(descriptor, begin, end), skipped_lines=lambda: skipped)
+
+
+def _part(descriptor: int, begin: int, end: int) -> Generator[bytes, None, None]:
+    try:
+        while begin < end:
+            data = os.pread(descriptor, min(sources.READ_BYTES, end - begin), begin)
+            if not data:
+                return
+            begin += len(data)
+            yield data
+    finally:
+        os.close(descriptor)
+
+
+def _journal_source(unit: str, query: Query) -> Source:
+    command = journal.command(unit, since=query.since, until=query.until)
+    return Source(journal.label(unit), 0, lambda: Entered(chunks=_printed(command)))
+
+
+def _printed(command: Sequence[str]) -> Generator[bytes, None, None]:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+    ) as process:
+        assert process.stdout is not None
+        try:
+            while data := process.stdout.read(sources.READ_BYTES):
+                yield data
+        finally:
+            process.kill()
+    if process.returncode not in (0, -9):
+        raise OSError(f"journalctl ended with status {process.returncode}")

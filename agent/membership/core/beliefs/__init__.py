@@ -1,0 +1,1 @@
+"""What one node believes of all members, why, and what of it is passed on. No input or output."""

@@ -1,0 +1,303 @@
+"""What this node believes of each member, and the rules by which beliefs change, whatever detects failures.
+
+SWIM's suspicion with incarnation numbers (SWIM section 4.2) and Lifeguard's confirmations, with these
+differences, each against a known complaint:
+
+- a death heard from others is believed only after this node itself has had the member under suspicion for a
+  probe interval: one node that hears nobody cannot bury the others by gossip;
+- accusations by a member that is itself suspect or dead here count for nothing;
+- a member that proves its life while it is suspected (by an answer or a request of its own) is asked again
+  instead of being declared dead;
+- every accuser is kept as a *reporter*: nodes that found the member silent by themselves. A death is evidence
+  for an eviction from the view only with enough of them (``view``).
+
+Without suspicion an accusation is a death at once, and a death that is heard of is believed.
+
+``doubted``, ``heard_doubts``, ``buried`` and ``urgent`` tell the monitor what to do next: look at a member,
+look at one that others doubt, drop what is under way about it, and spread the news now instead of with the
+next gossip round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agent.common.config import MembershipConfig
+from agent.membership.core.beliefs import history as story
+from agent.membership.core.beliefs.gossip import GossipQueue
+from agent.membership.core.beliefs.health import LocalHealth
+from agent.membership.core.beliefs.history import Story
+from agent.membership.core.beliefs.selftest import SelfTest
+from agent.membership.core.beliefs.suspicion import Suspicion
+from agent.membership.core.beliefs.table import Table
+from agent.membership.core.events import AdoptBoot, AnnounceConflict, AnnounceMember, Effect
+from agent.membership.member import LIVE, Member, State
+from agent.membership.messages import Update
+from agent.membership.settings import Settings
+
+if TYPE_CHECKING:
+    import random
+
+# More reporters than this say nothing new: two are asked for at most, and some of them may be evicted too.
+REPORTERS_MAX = 8
+# So many reports of one death are passed on.
+REPORTERS_SPREAD = 4
+
+
+class Roster:
+    """The beliefs of one node."""
+
+    def __init__(
+        self,
+        me: Member,
+        config: MembershipConfig,
+        settings: Settings,
+        health: LocalHealth,
+        table: Table,
+        selftest: SelfTest,
+    ) -> None:
+        self.me = me
+        self.table = table
+        self.settings = settings
+        self.gossip = GossipQueue()
+        self.story = Story()
+        self.suspicions: dict[str, Suspicion] = {}
+        self.effects: list[Effect] = []
+        self.leaving = False
+        self.doubted: list[str] = []
+        self.heard_doubts: list[str] = []
+        self.buried: list[str] = []
+        self.urgent = False
+        self.reports = 0
+        # The disk of each node that is up in the agreed view; decides who of two with one identity is second.
+        self.agreed: Mapping[str, str] = {}
+        self.refused: list[Member] = []
+        # What is said of this node and not refuted yet, because it has to pass a test first.
+        self.contested: Member | None = None
+        self._selftest = selftest
+        self._config = config
+        self._health = health
+        self._reporters: dict[str, dict[str, None]] = {}
+        self._proved_at: dict[str, float] = {}
+        table.put(me)
+
+    # What is known
+
+    def is_live_other(self, member: Member) -> bool:
+        """Tells whether a record is of another node that may live."""
+        return member.state in LIVE and member.name != self.me.name
+
+    def sample_others(self, rng: random.Random, count: int) -> list[str]:
+        """Returns up to ``count`` other members at random."""
+        return self.table.sample(rng, count, self.is_live_other)
+
+    def reporters(self, name: str) -> tuple[str, ...]:
+        """Returns who found this member silent by itself, in the order heard."""
+        return tuple(self._reporters.get(name, ()))
+
+    def all_reporters(self) -> Mapping[str, tuple[str, ...]]:
+        """Returns the reporters of every member that is believed dead."""
+        return {name: self.reporters(name) for name in self.table.dead_names()}
+
+    def record(self, member: Member) -> Update:
+        """Returns a record as it is told to others: with this node as the accuser if it is one."""
+        reporters = self.reporters(member.name)
+        if member.state in (State.SUSPECT, State.DEAD) and reporters:
+            return Update(member, self.me.name if self.me.name in reporters else reporters[0])
+        return Update(member)
+
+    def next_deadline(self) -> float | None:
+        """Returns when the next suspicion is over."""
+        if not self.suspicions:
+            return None
+        return min([entry.deadline for entry in self.suspicions.values()])
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when the state breaks a rule."""
+        assert self.table.get(self.me.name) == self.me, "my own record is stale"
+        assert self.me.state is (State.LEFT if self.leaving else State.ALIVE), (
+            "I believe something else of me"
+        )
+        assert len(self.suspicions) == self.table.suspect_count, "suspicions and suspects disagree"
+        for name, suspicion in self.suspicions.items():
+            assert self.table.get(name) == suspicion.member, f"{name} and its suspicion disagree"
+
+    # What comes in
+
+    def prove(self, name: str, at: float) -> None:
+        """Takes note of a sign of life at the time ``at``."""
+        self._proved_at[name] = max(at, self._proved_at.get(name, at))
+
+    def merge(self, now: float, update: Update) -> None:
+        """Takes over a record from another node, as far as it is to be believed."""
+        member = update.member
+        if member.name == self.me.name:
+            self._hear_about_me(now, member, update.accuser)
+            return
+        current = self.table.get(member.name)
+        if (current is None or current.uuid != member.uuid) and self._is_second(now, member):
+            return
+        if member.state in (State.ALIVE, State.LEFT) or current is None:
+            if self.table.supersedes(member):
+                self.put(now, member, update.accuser)
+            return
+        accuser = self.table.get(update.accuser)
+        if accuser is not None and accuser.state is not State.ALIVE:
+            return
+        if self.table.supersedes(member):
+            if member.state is State.DEAD:
+                self._hear_death(now, member, current, update.accuser)
+            else:
+                self.put(now, member, update.accuser)
+                self.heard_doubts.append(member.name)
+        elif current.same_life(member):
+            self._hear_report(now, current, update.accuser)
+
+    def _is_second(self, now: float, member: Member) -> bool:
+        """Tells whether another live node with the disk of ``member`` came first; the second is refused."""
+        holder = next((m for m in self.table if m.uuid == member.uuid and m.name != member.name), None)
+        if holder is None or holder.state not in LIVE or member.state not in LIVE:
+            return False
+        if self.agreed.get(member.name) == member.uuid != self.agreed.get(holder.name):
+            return False
+        self.refuse(now, member, holder.name)
+        return True
+
+    def refuse(self, now: float, member: Member, holder: str) -> None:
+        """Takes note of a node that claims the identity of another one."""
+        self.refused.append(member)
+        self.story.add(now, "refused", member, holder)
+        self.effects.append(AnnounceConflict(member.name, member.address, holder))
+
+    def _hear_report(self, now: float, current: Member, accuser: str) -> None:
+        if current.state not in (State.SUSPECT, State.DEAD) or accuser == self.me.name:
+            return
+        fresh = self._report(now, current, accuser)
+        suspicion = self.suspicions.get(current.name)
+        wanted = suspicion is not None and accuser and suspicion.confirm(accuser)
+        if wanted or (fresh and suspicion is None and len(self._reporters[current.name]) <= REPORTERS_SPREAD):
+            self.gossip.add(Update(current, accuser))
+
+    def _hear_death(self, now: float, member: Member, current: Member, accuser: str) -> None:
+        suspicion = self.suspicions.get(member.name)
+        mature = suspicion is not None and now - suspicion.started_at >= self._config.probe_duration_s
+        if (mature and current.same_life(member)) or not self.settings.suspicion:
+            self.put(now, member, accuser)
+        elif self.table.supersedes(member.with_state(State.SUSPECT)):
+            self.put(now, member.with_state(State.SUSPECT), accuser)
+            self.heard_doubts.append(member.name)
+        elif suspicion is not None:
+            self._report(now, current, accuser)
+            suspicion.confirm(accuser)
+
+    def _hear_about_me(self, now: float, member: Member, accuser: str) -> None:
+        if self.leaving:
+            return
+        if (member.uuid, member.boot) != (self.me.uuid, self.me.boot):
+            if member.boot >= self.me.boot:
+                # My disk is new or went back in time: the cluster remembers a later life of this name.
+                self.me = replace(self.me, boot=member.boot + 1, incarnation=1)
+                self.effects.append(AdoptBoot(self.me.boot))
+                self.announce_me()
+            return
+        # One that was refuted already still tells who could not reach this node.
+        if member.state in (State.SUSPECT, State.DEAD) and member.incarnation + 1 >= self.me.incarnation:
+            self._selftest.accused(now, accuser)
+        if member.precedence > self.me.precedence:
+            self.story.add(now, "accused", member, accuser)
+            self.contested = member
+            if not self._selftest.is_needed(now, len(self.table) - 1, dead=member.state is State.DEAD):
+                self.refute()
+
+    def refute(self) -> None:
+        """Contradicts what others believe of this node."""
+        said, self.contested = self.contested, None
+        if said is not None and said.precedence > self.me.precedence:
+            self.me = replace(self.me, incarnation=said.incarnation + 1)
+            self._health.refuted()
+            self.announce_me()
+            self.urgent = True
+
+    def announce_me(self) -> None:
+        """Stores and spreads this node's own record."""
+        self.table.put(self.me)
+        self.gossip.add(Update(self.me))
+
+    # Verdicts
+
+    def put(self, now: float, member: Member, accuser: str = "") -> None:
+        """Stores a record and spreads it."""
+        before = self.table.get(member.name)
+        self.table.put(member)
+        self.suspicions.pop(member.name, None)
+        if before is None or not before.same_life(member) or member.state not in (State.SUSPECT, State.DEAD):
+            self._reporters.pop(member.name, None)
+        if member.state is State.SUSPECT:
+            count = self.table.live_count
+            self.suspicions[member.name] = Suspicion.begin(
+                now, member, accuser, self._config, count, self._health.patience
+            )
+        if member.state not in LIVE:
+            self.buried.append(member.name)
+        if member.state in (State.SUSPECT, State.DEAD) and accuser != self.me.name:
+            self._report(now, member, accuser)
+            if accuser and before is not None and before.state is State.ALIVE:
+                self._selftest.others_accused(now)
+        self.gossip.add(Update(member, accuser))
+        if before is not None and before.services != member.services:
+            self.urgent = True  # passed on at once: a crashed service is to be known within milliseconds
+        if before is None or (before.state, before.node_id, before.services) != (
+            member.state,
+            member.node_id,
+            member.services,
+        ):
+            self.story.add(now, story.change(member, before), member, accuser)
+            self.effects.append(AnnounceMember(member, before, accuser))
+
+    def accuse(self, now: float, name: str) -> None:
+        """Says that this node itself found a member silent."""
+        current = self.table.get(name)
+        if current is None or name == self.me.name:
+            return
+        me = self.me.name
+        if current.state is State.ALIVE:
+            self.put(now, current.with_state(State.SUSPECT if self.settings.suspicion else State.DEAD), me)
+            self._report(now, current, me)
+            self.urgent = True
+        elif current.state in (State.SUSPECT, State.DEAD):
+            fresh = self._report(now, current, me)
+            suspicion = self.suspicions.get(name)
+            if suspicion.confirm(me) if suspicion is not None else fresh:
+                self.gossip.add(Update(current, me))
+
+    def expire(self, now: float) -> None:
+        """Ends the suspicions whose time is over: with death, or with another question."""
+        for suspicion in [entry for entry in self.suspicions.values() if entry.deadline <= now]:
+            name, me = suspicion.member.name, self.me.name
+            if self._proved_at.get(name, 0.0) > suspicion.started_at:
+                # It answered somebody or made a request meanwhile, but its refutation is not here: ask again.
+                suspicion.started_at = now
+                suspicion.accusers = [me]
+                self.doubted.append(name)
+                continue
+            witnesses = self._reporters.get(name, {})
+            accuser = me if me in witnesses or not witnesses else next(iter(witnesses))
+            self.put(now, suspicion.member.with_state(State.DEAD), accuser)
+            self.urgent = True
+
+    def forgive(self, now: float, grace_s: float) -> None:
+        """Puts off the end of all suspicions."""
+        for suspicion in self.suspicions.values():
+            suspicion.not_before_at = max(suspicion.not_before_at, now + 2 * grace_s)
+
+    def _report(self, now: float, member: Member, accuser: str) -> bool:
+        """Counts a reporter; tells whether it is new."""
+        known = self._reporters.setdefault(member.name, {})
+        if not accuser or accuser in known or len(known) >= REPORTERS_MAX:
+            return False
+        known[accuser] = None
+        self.reports += 1
+        self.story.add(now, "accused", member, accuser)
+        return True

@@ -1,0 +1,1 @@
+"""Failure detectors (SWIM probes, gossip heartbeats) and attempts to reconnect. No input or output."""

@@ -1,0 +1,1 @@
+"""How beliefs travel: datagrams, sealed and opened, and the exchange of whole tables."""

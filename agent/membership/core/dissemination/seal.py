@@ -1,0 +1,155 @@
+"""Sealed datagrams: AES-256-GCM, the sender authenticated, replays dropped.
+
+Layout: format (1 byte), name length (1), name, boot (8), session (16), counter (8), mark of the key (4), then
+ciphertext and tag. All before the ciphertext is authenticated as associated data. Each session (one run of
+one agent) has keys of its own, made from the keys of the cluster's ring by HMAC-SHA256 over name, boot and
+the random session; so the counter can be the nonce, and no two datagrams of the cluster ever share key and
+nonce. A receiver keeps a window of 64 counters for each sender (as RFC 4303, section 3.4.3), whatever key
+they are sealed with, and knows only the newest boot of each.
+
+What this does not give: the key is shared, so whoever holds it can seal in the name of any node. The receiver
+also compares the address that a datagram came from with the configured one of the name (``transport``), so
+such a forger must be able to send from the victim's address. Requests that change anything go over TLS, where
+each node has a key of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from agent.common.errors import ProtocolError
+from agent.membership.core.dissemination.keyring import FINGERPRINT_BYTES, key_id
+
+FORMAT = 2
+SESSION_BYTES = 16
+TAG_BYTES = 16
+TAIL = struct.Struct(f">Q{SESSION_BYTES}sQ{FINGERPRINT_BYTES}s")
+NONCE = struct.Struct(">IQ")
+WINDOW = 64
+# Beyond the nodes of any cluster: a bound on what a holder of the key can make a receiver remember.
+SENDERS_MAX = 4096
+
+
+class ReplayWindow:
+    """The counters seen of one session: the highest, and a bit for each of the 64 below it."""
+
+    __slots__ = ("_bits", "_highest")
+
+    def __init__(self) -> None:
+        self._highest = 0
+        self._bits = 0
+
+    def accept(self, counter: int) -> bool:
+        """Tells whether ``counter`` is new, and remembers it."""
+        if counter > self._highest:
+            self._bits = ((self._bits << (counter - self._highest)) | 1) & ((1 << WINDOW) - 1)
+            self._highest = counter
+            return True
+        age = self._highest - counter
+        if age >= WINDOW or self._bits >> age & 1:
+            return False
+        self._bits |= 1 << age
+        return True
+
+
+@dataclass(slots=True)
+class _Session:
+    boot: int
+    session: bytes
+    ciphers: dict[bytes, AESGCM]
+    window: ReplayWindow
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A datagram that passed: who sent it, in which life, and what it says."""
+
+    sender: str
+    boot: int
+    data: bytes
+
+
+def _cipher(key: bytes, name: bytes, boot: int, session: bytes) -> AESGCM:
+    label = b"rainstorm gossip\0" + struct.pack(">BQ", len(name), boot) + name + session
+    return AESGCM(hmac.new(key, label, hashlib.sha256).digest())
+
+
+class Sealer:
+    """Seals what this node sends."""
+
+    def __init__(self, key: bytes, name: str, boot: int, session: bytes) -> None:
+        self._name = name.encode()
+        self._boot = boot
+        self._session = session
+        self._counter = 0
+        self.use(key)
+
+    def use(self, key: bytes) -> None:
+        """Seals with this key from now on."""
+        # One assignment, because another thread may be sealing.
+        self._key = key_id(key), _cipher(key, self._name, self._boot, self._session)
+
+    def seal(self, data: bytes) -> bytes:
+        """Returns ``data`` sealed under the next counter."""
+        self._counter += 1
+        mark, cipher = self._key
+        tail = TAIL.pack(self._boot, self._session, self._counter, mark)
+        header = bytes((FORMAT, len(self._name))) + self._name + tail
+        return header + cipher.encrypt(NONCE.pack(0, self._counter), data, header)
+
+
+class Opener:
+    """Opens what other nodes sent."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self._keys: dict[bytes, bytes] = {}
+        self._sessions: dict[bytes, _Session] = {}
+        self.replace_keys(keys)
+
+    def replace_keys(self, keys: Sequence[bytes]) -> None:
+        """Opens with these keys from now on."""
+        self._keys = {key_id(key): key for key in keys}
+
+    def open(self, packet: bytes) -> Opened:
+        """Returns what a sealed datagram holds.
+
+        Raises:
+            ProtocolError: it is malformed, forged, of an earlier boot of its sender, or a replay.
+        """
+        if len(packet) < 2 or packet[0] != FORMAT:
+            raise ProtocolError("datagram of an unknown format")
+        start = 2 + packet[1]
+        end = start + TAIL.size
+        if len(packet) < end + TAG_BYTES:
+            raise ProtocolError("truncated datagram")
+        name = packet[2:start]
+        boot, session, counter, mark = TAIL.unpack_from(packet, start)
+        key = self._keys.get(mark)
+        if key is None:
+            raise ProtocolError("datagram is not sealed with a key of the ring")
+        known = self._sessions.get(name)
+        if known is not None and boot < known.boot:
+            raise ProtocolError("datagram of an earlier boot of its sender")
+        fresh = known is None or (known.boot, known.session) != (boot, session)
+        entry = _Session(boot, session, {}, ReplayWindow()) if known is None or fresh else known
+        cipher = entry.ciphers.get(mark) or _cipher(key, name, boot, session)
+        try:
+            data = cipher.decrypt(NONCE.pack(0, counter), packet[end:], packet[:end])
+        except InvalidTag:
+            raise ProtocolError("datagram is not sealed with the key that it names") from None
+        if known is not None and fresh and boot == known.boot:
+            raise ProtocolError("two sessions of one boot: a replay, or two nodes of one name")
+        if fresh and len(self._sessions) >= SENDERS_MAX and name not in self._sessions:
+            raise ProtocolError("too many senders")
+        if not entry.window.accept(counter):
+            raise ProtocolError("replayed datagram")
+        entry.ciphers[mark] = cipher
+        self._sessions[name] = entry
+        return Opened(name.decode("utf-8", "replace"), boot, data)

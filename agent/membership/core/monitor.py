@@ -1,0 +1,405 @@
+"""One node's watch over all others: beliefs (``roster``), the detector in charge, and the exchange of tables.
+
+Whatever detects failures, the monitor sees to it that tables converge and partitions heal: tables with
+different digests are compared over TCP (``exchange``), so a lost update never stays lost; dead members and
+unknown contacts are looked for (``lost``).
+
+A timer that fires late puts off all verdicts (``health``): a process that was not scheduled cannot tell a
+dead peer from its own sleep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agent.common.config import MembershipConfig
+from agent.common.core import Tick
+from agent.common.errors import DuplicateIdentity
+from agent.membership import settings as choices
+from agent.membership.core.beliefs.health import LocalHealth
+from agent.membership.core.beliefs.roster import Roster
+from agent.membership.core.beliefs.selftest import QUESTIONS, SelfTest
+from agent.membership.core.beliefs.table import Table
+from agent.membership.core.detectors.detector import Detector
+from agent.membership.core.detectors.heartbeat import Heartbeat
+from agent.membership.core.detectors.reconnect import Lost
+from agent.membership.core.detectors.swim import Swim
+from agent.membership.core.dissemination.outbox import Outbox
+from agent.membership.core.events import (
+    AnnounceMember,
+    AnnounceSettings,
+    CompareTables,
+    Contact,
+    ContactRefused,
+    DatagramReceived,
+    Effect,
+    GiveUp,
+    HintReceived,
+    ImpostorHeard,
+    JoinRequested,
+    LeaveRequested,
+    PeerHeard,
+    Started,
+    SwitchRequested,
+    TableReceived,
+)
+from agent.membership.member import LIVE, Member, State
+from agent.membership.messages import Kind
+from agent.membership.settings import DetectorKind, Settings
+
+if TYPE_CHECKING:
+    import random
+
+# Tables that differ are compared this often at most: where datagrams get lost some always differ, and gossip
+# mostly gets there first. Whoever was just welcomed knows that it lacks much.
+COMPARE_S_MIN = 3.0
+COMPARE_WELCOMED_S_MIN = 1.0
+# Without any reason they are compared with a random member; the digest on every datagram is the usual reason.
+COMPARE_INTERVAL_S = 30.0
+REFUSAL_INTERVAL_S = 0.5
+# So many nodes ask a member that is doubted, with up to a dozen datagrams each. Three confirmations do.
+DOUBT_ASKED_BY = 32
+# A timer later than this gives every pending verdict one more acknowledgement time-out.
+LATE_S = 0.05
+
+MonitorEvent = (
+    Started
+    | DatagramReceived
+    | TableReceived
+    | PeerHeard
+    | ContactRefused
+    | HintReceived
+    | LeaveRequested
+    | JoinRequested
+    | SwitchRequested
+    | ImpostorHeard
+    | Tick
+)
+
+
+class Monitor:
+    """Watches all other members for one node."""
+
+    def __init__(
+        self,
+        me: Member,
+        contacts: Mapping[str, Contact],
+        config: MembershipConfig,
+        rng: random.Random,
+        table: Table | None = None,
+    ) -> None:
+        self.health = LocalHealth()
+        self.table = table if table is not None else Table()
+        self.selftest = SelfTest(config, rng)
+        settings = choices.initial(config)
+        self.roster = Roster(me, config, settings, self.health, self.table, self.selftest)
+        self.newest_view_heard = 0
+        self.heard_at: dict[str, float] = {}
+        self.datagram_at: dict[str, float] = {}
+        self._contacts = {name: contact for name, contact in contacts.items() if name != me.name}
+        self._config = config
+        self._rng = rng
+        self._out = Outbox(self.roster, self._contacts)
+        parts = (self.roster, self._out, self.health, config, rng)
+        self._detectors: dict[DetectorKind, Detector] = {
+            DetectorKind.SWIM: Swim(*parts),
+            DetectorKind.HEARTBEAT: Heartbeat(*parts),
+        }
+        self._timed: tuple[Roster | Detector, ...] = (self.roster, *self._detectors.values())
+        self._lost = Lost(self.roster, self._out, self._contacts, self.heard_at, config, rng)
+        self._running = False
+        self._gossip_at = 0.0
+        self._compared_at = -math.inf
+        self._compare_at = 0.0
+        self._refusal_allowed_at = 0.0
+        self.agreed_boot = 0
+        self._due: float | None = None
+        self._due_is_known = False
+
+    @property
+    def me(self) -> Member:
+        """Returns this node's own record."""
+        return self.roster.me
+
+    @property
+    def leaving(self) -> bool:
+        """Tells whether this node has left."""
+        return self.roster.leaving
+
+    @property
+    def settings(self) -> Settings:
+        """Returns which detector is in charge, and whether it suspects first."""
+        return self.roster.settings
+
+    def handle(self, now: float, event: MonitorEvent) -> list[Effect]:
+        """Applies an event and everything that is due, and returns what to do."""
+        due = self.next_deadline()
+        self._begin()
+        if due is not None and now - due > LATE_S:
+            self._forgive_lateness(now, now - due)
+        match event:
+            case Tick():
+                pass
+            case DatagramReceived():
+                self._receive(now, event)
+            case TableReceived(updates=updates):
+                for update in updates:
+                    self.roster.merge(now, update)
+            case Started():
+                self._start(now)
+            case PeerHeard(name=name, age_s=age_s):
+                self.heard_at[name] = max(now - age_s, self.heard_at.get(name, 0.0))
+                self.roster.prove(name, now - age_s)
+            case ContactRefused(name=name) if self._running:
+                self.roster.accuse(now, name)
+            case HintReceived(name=name):
+                self._detector.check(now, name)
+            case LeaveRequested():
+                self._leave(now)
+            case JoinRequested():
+                self._join(now)
+            case ImpostorHeard(name=name, contact=contact):
+                self._hear_impostor(now, name, contact)
+            case SwitchRequested(detector=detector, suspicion=suspicion):
+                self._adopt(now, self.settings.changed(detector, suspicion))
+            case _:
+                pass
+        if self._running and self._is_due(now):
+            self._run_timers(now)
+            self._due_is_known = False
+        self._settle(now)
+        if self._lost.follow(now):
+            self._due_is_known = False
+        return self.roster.effects
+
+    def next_deadline(self) -> float | None:
+        """Returns when the next timer is due; None before the start and after leaving."""
+        if not self._due_is_known:
+            self._due, self._due_is_known = self._find_deadline(), True
+        return self._due
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when the state breaks a rule."""
+        self.roster.check_invariants()
+        for detector in self._detectors.values():
+            detector.check_invariants()
+
+    def seed(self, now: float, members: Sequence[Member]) -> list[Effect]:
+        """Adds members that the view names and nobody has told of yet, so that they are looked for."""
+        self._begin()
+        for member in members:
+            if self.table.get(member.name) is None:
+                self.roster.put(now, member)
+        return self.roster.effects
+
+    def spread_view(self, now: float, version: int) -> list[Effect]:
+        """Takes note of the newest view and tells a few members at once that it exists."""
+        self._begin()
+        if version > self._out.view_version:
+            self._out.view_version = version
+            self.newest_view_heard = max(version, self.newest_view_heard)
+            self._send_gossip()
+        return self.roster.effects
+
+    def greet_lost(self) -> list[Effect]:
+        """Greets every member that is believed dead, and every unknown contact, at once."""
+        self._begin()
+        self._lost.greet_all()
+        return self.roster.effects
+
+    def set_services(self, services: int) -> list[Effect]:
+        """Spreads which services of this node live."""
+        self._begin()
+        if services != self.me.services:
+            before = self.me
+            self.roster.me = replace(before, services=services, incarnation=before.incarnation + 1)
+            self.roster.announce_me()
+            self.roster.effects.append(AnnounceMember(self.me, before))
+            if self._running:
+                self._send_gossip()
+        return self.roster.effects
+
+    @property
+    def _detector(self) -> Detector:
+        return self._detectors[self.settings.detector]
+
+    def _begin(self) -> None:
+        self.roster.effects = []
+        self._due_is_known = False
+
+    def _is_due(self, now: float) -> bool:
+        due = self.next_deadline()
+        return due is not None and due <= now
+
+    def _find_deadline(self) -> float | None:
+        if not self._running:
+            return None
+        due = min(self._lost.next_deadline(), self._compare_at)
+        for part in self._timed:
+            other = part.next_deadline()
+            if other is not None and other < due:
+                due = other
+        if self._gossip_at < due and len(self.roster.gossip):
+            due = self._gossip_at
+        return due
+
+    # Start, leave, join, switch
+
+    def _start(self, now: float) -> None:
+        self._running = True
+        self._detector.start(now)
+        self._compare_at = now + COMPARE_INTERVAL_S * self._rng.random()
+        self._lost.start(now)
+
+    def _leave(self, now: float) -> None:
+        if self.leaving:
+            return
+        self.roster.leaving = True
+        self.roster.me = self.me.with_state(State.LEFT)
+        self.roster.announce_me()
+        for member in self.table.live():
+            if member.name != self.me.name:
+                self._out.send(member.name, Kind.GOSSIP)
+        for detector in self._detectors.values():
+            detector.stop()
+        self._lost.stop()
+        self._running = False
+
+    def _join(self, now: float) -> None:
+        if not self.leaving:
+            return
+        self.roster.leaving = False
+        self.roster.me = replace(self.me, state=State.ALIVE, incarnation=self.me.incarnation + 1)
+        self.roster.announce_me()
+        self._start(now)
+        self.roster.urgent = True
+
+    def _adopt(self, now: float, chosen: Settings) -> None:
+        if chosen <= self.settings:
+            return
+        if chosen.detector is not self.settings.detector and self._running:
+            self._detector.stop()
+            self._detectors[chosen.detector].start(now)
+        self.roster.settings = chosen
+        self.roster.effects.append(AnnounceSettings(chosen))
+        self.roster.urgent = True
+
+    # What comes in
+
+    def _receive(self, now: float, event: DatagramReceived) -> None:
+        name, datagram = event.sender, event.datagram
+        known = self.table.get(name)
+        if name == self.me.name or (known is not None and event.boot < known.boot):
+            return
+        self.heard_at[name] = self.datagram_at[name] = now
+        self.newest_view_heard = max(self.newest_view_heard, datagram.view_version)
+        for update in datagram.updates:
+            self.roster.merge(now, update)
+        if datagram.settings is not None:
+            self._adopt(now, datagram.settings)
+        if not self._running:
+            return
+        if datagram.kind is Kind.REFUSAL:
+            self._hear_refusal(name)
+        for detector in self._detectors.values():
+            detector.receive(now, name, datagram)
+        if datagram.kind is Kind.ACK and self.selftest.answered(now, datagram.sequence):
+            self.roster.refute()
+        if datagram.kind is Kind.GREETING:
+            self._out.greet(name, Kind.WELCOME)
+        elif datagram.kind is Kind.WELCOME or not len(self.roster.gossip):
+            interval_s = COMPARE_WELCOMED_S_MIN if datagram.kind is Kind.WELCOME else COMPARE_S_MIN
+            self._compare_digest(now, name, datagram.digest, interval_s)
+
+    def _hear_impostor(self, now: float, name: str, contact: Contact) -> None:
+        known = self.table.get(name)
+        if known is not None and now >= self._refusal_allowed_at:
+            impostor = replace(known, address=contact.address, port=contact.port)
+            self.roster.refuse(now, impostor, name)
+
+    def _hear_refusal(self, sender: str) -> None:
+        # Who is in the agreed view was there first, whatever a node says that has just started.
+        if self.roster.agreed.get(self.me.name) != self.me.uuid or self.agreed_boot != self.me.boot:
+            error = DuplicateIdentity(
+                f"{sender} refuses this node: another one with the identity {self.me.uuid} or the name "
+                f"{self.me.name!r} is a member of the cluster",
+                hint="a cloned machine? remove membership/identity.json in its data folder, start it again",
+            )
+            self.roster.effects.append(GiveUp(error))
+
+    def _compare_digest(self, now: float, name: str, digest: int, interval_s: float) -> None:
+        if digest != self.table.digest and now >= self._compared_at + interval_s:
+            member = self.table.get(name)
+            # One that is held for dead and sends all the same hears so by datagram, or cannot be helped.
+            if member is not None and member.state in LIVE:
+                self._compare(now, name)
+
+    def _settle(self, now: float) -> None:
+        """Does what changed beliefs ask for."""
+        roster, sent = self.roster, len(self.roster.effects)
+        while roster.buried or roster.doubted or roster.heard_doubts:
+            self._due_is_known = False
+            buried, roster.buried = roster.buried, []
+            for name in buried:
+                for detector in self._detectors.values():
+                    detector.forget(name)
+                self._lost.ask(now, name)
+            doubted, roster.doubted = roster.doubted, []
+            heard, roster.heard_doubts = roster.heard_doubts, []
+            for name in (*doubted, *filter(self._is_to_ask, heard)):
+                self._detector.check(now, name)
+        if roster.contested is not None and self._running:
+            live = self.roster.sample_others(self._rng, QUESTIONS)
+            for name, sequence in self.selftest.begin(now, live):
+                self._out.send(name, Kind.PING, sequence, name)
+        for member in roster.refused:
+            if now >= self._refusal_allowed_at:
+                self._out.refuse(member)
+                self._refusal_allowed_at = now + REFUSAL_INTERVAL_S
+        roster.refused.clear()
+        if roster.urgent:
+            roster.urgent = False
+            if self._running:
+                self._send_gossip()
+        if len(roster.effects) != sent:
+            self._due_is_known = False
+
+    def _is_to_ask(self, name: str) -> bool:
+        """Tells whether this node asks a member that others doubt: in a large group some do, not all."""
+        live = self.table.live_count
+        return live <= DOUBT_ASKED_BY or self._rng.random() * live < DOUBT_ASKED_BY
+
+    # Timers and what goes out
+
+    def _forgive_lateness(self, now: float, lateness_s: float) -> None:
+        stalled = self.health.timer_late(lateness_s)
+        grace_s = self._config.probe_duration_s if stalled else self._config.ack_timeout_s
+        for detector in self._detectors.values():
+            detector.forgive(now, grace_s, stalled)
+        self.roster.forgive(now, grace_s)
+        self._lost.forgive(now, grace_s)
+
+    def _run_timers(self, now: float) -> None:
+        self.roster.expire(now)
+        for detector in self._detectors.values():
+            detector.run_timers(now)
+        if now >= self._compare_at:
+            self._compare_at = now + COMPARE_INTERVAL_S
+            for name in self.roster.sample_others(self._rng, 1):
+                self._compare(now, name)
+        self._lost.run_timers(now)
+        if len(self.roster.gossip) and now >= self._gossip_at:
+            self._gossip_at = now + self._config.gossip_interval_s
+            self._send_gossip()
+
+    def _send_gossip(self) -> None:
+        for name in self.roster.sample_others(self._rng, self._config.gossip_fanout):
+            self._out.send(name, Kind.GOSSIP)
+
+    def _compare(self, now: float, name: str) -> None:
+        self._compared_at = now
+        self._compare_at = now + COMPARE_INTERVAL_S * self._rng.uniform(0.5, 1.5)
+        self.roster.effects.append(CompareTables(name))

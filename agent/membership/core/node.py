@@ -1,0 +1,209 @@
+"""The membership core of one node: the monitor of the others and the proposer of views, joined.
+
+The monitor's verdicts feed the proposer; the view's version travels with the monitor's datagrams, and a
+node that hears of a newer one reads the register. At most one register operation is under way at a time. The
+register is also read every ``REFRESH_S`` without a reason, which is what finds out that the voters' majority
+is gone or back. A node
+that sees less than a majority of the voters alive proposes nothing: it is the one that is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from agent.common.config import MembershipConfig
+from agent.common.core import Tick
+from agent.common.register import majority
+from agent.membership.core import view as views
+from agent.membership.core.events import (
+    AdoptBoot,
+    AnnounceMember,
+    AnnounceView,
+    ChangeView,
+    Contact,
+    Effect,
+    Event,
+    ReadView,
+    RegisterFailed,
+    ServiceAttached,
+    ServiceDetached,
+    ViewLearned,
+)
+from agent.membership.core.monitor import Monitor
+from agent.membership.core.proposer import Proposer
+from agent.membership.core.services import LocalServices
+from agent.membership.member import LIVE, Member, State
+
+if TYPE_CHECKING:
+    import random
+
+# Each read moves the whole view from every voter: at ten nodes 1.2 KB/s for each node, all headers counted.
+REFRESH_S = 4.0
+# After a failure the register is read again this soon; nothing is proposed before that works.
+RETRY_S = 0.3
+# What may be a reason to propose another view.
+NEWS = (AnnounceMember, AdoptBoot)
+
+
+class MembershipCore:
+    """All rules of membership on one node."""
+
+    def __init__(
+        self,
+        me: Member,
+        contacts: Mapping[str, Contact],
+        voters: Sequence[str],
+        config: MembershipConfig,
+        rng: random.Random,
+    ) -> None:
+        self.monitor = Monitor(me, contacts, config, rng)
+        self.proposer = Proposer(me.name, config, rng)
+        self.majority = False
+        self._voters = tuple(voters)
+        self._contacts = contacts
+        self._services = LocalServices()
+        self._register_works = False
+        self._had_majority = False
+        self._reaches_majority = False
+        self._seen: tuple[int, views.View | None] = (-1, None)
+        self._rng = rng
+        self._busy = False
+        self._was_read = False
+        self._read_at = 0.0
+
+    def handle(self, now: float, event: Event | Tick) -> list[Effect]:
+        """Applies an event and returns what to do."""
+        effects: list[Effect] = []
+        reports = self.monitor.roster.reports
+        match event:
+            case ServiceAttached(service=service, connection=connection):
+                self._services.attach(now, service, connection)
+            case ServiceDetached(connection=connection):
+                self._services.detach(connection)
+            case ViewLearned(view=view):
+                self._busy, self._was_read, self._register_works = False, True, True
+                self._read_at = now + REFRESH_S * self._rng.uniform(0.8, 1.2)
+                # Whatever was heard of before, the register is the truth: never read it in a tight loop.
+                self.monitor.newest_view_heard = views.version(view)
+                effects += self._learn(now, view)
+                self.proposer.due_at = None
+            case RegisterFailed():
+                self._busy, self._register_works = False, False
+                self.proposer.failed(now)
+                self._read_at = now + RETRY_S * self._rng.uniform(0.8, 1.2)
+            case _:
+                effects += self.monitor.handle(now, event)
+        self._services.expire(now)
+        if self._services.mask != self.monitor.me.services:
+            effects += self.monitor.set_services(self._services.mask)
+        effects += self._watch_majority(now)
+        news = (
+            reports != self.monitor.roster.reports
+            or isinstance(event, ViewLearned)
+            or any([isinstance(effect, NEWS) for effect in effects])
+        )
+        if news and self._was_read:
+            self.proposer.reconsider(now, self._verdicts(), self.monitor.roster.all_reporters())
+        return effects + self._use_register(now)
+
+    def next_deadline(self) -> float | None:
+        """Returns when the next timer is due."""
+        due, hung_at = self.monitor.next_deadline(), self._services.next_deadline()
+        if due is None:
+            return hung_at
+        if hung_at is not None:
+            due = min(due, hung_at)
+        if self._busy:
+            return due
+        due = min(due, self._read_at)
+        return due if self.proposer.due_at is None else min(due, self.proposer.due_at)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when the state breaks a rule."""
+        self.monitor.check_invariants()
+        view = self.proposer.view
+        if view is not None and view["leader"]:
+            assert view["nodes"][view["leader"]]["state"] == views.UP, "the leader is not up"
+
+    def members(self) -> dict[str, Member]:
+        """Returns the verdicts by name; a member's own doubts about itself do not count."""
+        return {member.name: member for member in self.monitor.table}
+
+    def _verdicts(self) -> dict[str, Member]:
+        """Returns what this node would have the view say; who was evicted is let in again by others only.
+
+        They must have heard of it: a node that others cannot hear, or that hears nobody, would else come and
+        go for ever.
+        """
+        members, view, me = self.members(), self.proposer.view, self.monitor.me
+        entry = view["nodes"].get(me.name) if view is not None else None
+        evicted = entry is not None and entry["state"] == views.DOWN and entry["node_id"] == me.node_id
+        if evicted and view is not None and views.up_names(view):
+            del members[me.name]
+        return members
+
+    def _sees_majority(self) -> bool:
+        # Every event asks; nothing can have changed while the table and the view are the same.
+        seen = (self.monitor.table.changes, self.proposer.view)
+        if seen[0] != self._seen[0] or seen[1] is not self._seen[1]:
+            self._seen, self._reaches_majority = seen, self._count_voters()
+        return self._reaches_majority
+
+    def _count_voters(self) -> bool:
+        for group in views.groups(self.proposer.view, self._voters):
+            found = [self.monitor.table.get(voter) for voter in group]
+            if sum(member is not None and member.state in LIVE for member in found) < majority(group):
+                return False
+        return True
+
+    def _watch_majority(self, now: float) -> list[Effect]:
+        before, self.majority = self.majority, self._register_works and self._sees_majority()
+        regained = self.majority and not before and self._had_majority
+        self._had_majority = self._had_majority or self.majority
+        if not regained:
+            return []
+        # What this node came to believe of the others while it was cut off is worth nothing: ask them all
+        # first.
+        self.proposer.settle(now)
+        return self.monitor.greet_lost()
+
+    def _learn(self, now: float, view: views.View | None) -> list[Effect]:
+        if view is None or not self.proposer.learn(view):
+            return []
+        self.monitor.roster.agreed = {
+            name: view["nodes"][name]["node_id"].rpartition(":")[0] for name in views.up_names(view)
+        }
+        mine = view["nodes"].get(self.monitor.me.name)
+        self.monitor.agreed_boot = int(mine["node_id"].rpartition(":")[2]) if mine is not None else 0
+        effects: list[Effect] = list(self.monitor.seed(now, self._strangers(view)))
+        effects += self.monitor.spread_view(now, views.version(view))
+        return [*effects, AnnounceView(view)]
+
+    def _strangers(self, view: views.View) -> list[Member]:
+        """Returns records for nodes that the view calls up: if they are gone, probing must find out."""
+        found = []
+        for name in views.up_names(view):
+            contact = self._contacts.get(name)
+            if contact is not None and name != self.monitor.me.name:
+                uuid, _, boot = view["nodes"][name]["node_id"].rpartition(":")
+                found.append(Member(name, uuid, int(boot), 0, State.ALIVE, contact.address, contact.port))
+        return found
+
+    def _use_register(self, now: float) -> list[Effect]:
+        if self._busy or self.monitor.next_deadline() is None:
+            return []
+        due_at = self.proposer.due_at
+        if due_at is not None and now >= due_at and not self.majority:
+            self.proposer.failed(now)
+        elif due_at is not None and now >= due_at:
+            members, reporters = self._verdicts(), self.monitor.roster.all_reporters()
+            if views.propose(self.proposer.view, members, reporters) is not None:
+                self._busy = True
+                return [ChangeView(members, reporters)]
+            self.proposer.due_at = None
+        behind = self.monitor.newest_view_heard > views.version(self.proposer.view) and self._register_works
+        if behind or now >= self._read_at:
+            self._busy = True
+            return [ReadView()]
+        return []

@@ -1,0 +1,67 @@
+"""A member: what is known of one node, and the states that it can be in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+
+class State(IntEnum):
+    """What is believed of a member, in order of precedence."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DEAD = 2
+    LEFT = 3
+
+    @property
+    def label(self) -> str:
+        """Returns the word that users and other agents see."""
+        return self.name.lower()
+
+
+LIVE = (State.ALIVE, State.SUSPECT)
+# The other agents of a node; their places here are their bits in a record, so append only.
+SERVICES = ("hydfs", "rainstorm", "logs")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What is known of one node."""
+
+    name: str
+    uuid: str
+    boot: int
+    incarnation: int
+    state: State
+    address: str
+    port: int
+    # Which services of the node live, a bit for each of SERVICES. Only the node itself changes it, together
+    # with its incarnation, so records of equal precedence are equal.
+    services: int = 0
+
+    @property
+    def node_id(self) -> str:
+        """Returns the identity of this life of the node: its disk and its boot."""
+        return f"{self.uuid}:{self.boot}"
+
+    @property
+    def precedence(self) -> tuple[int, int, int]:
+        """Returns the sort key that decides which of two records of a name is kept."""
+        return (self.boot, self.incarnation, int(self.state))
+
+    def lives(self, service: str) -> bool:
+        """Tells whether a service of the node lives, as far as its membership agent knows."""
+        return bool(self.services >> SERVICES.index(service) & 1)
+
+    def living_services(self) -> list[str]:
+        """Returns the names of the services of the node that live."""
+        return [name for name in SERVICES if self.lives(name)]
+
+    def with_state(self, state: State) -> Member:
+        """Returns the same record in another state."""
+        return replace(self, state=state)
+
+    def same_life(self, other: Member) -> bool:
+        """Tells whether both records speak of the same boot and incarnation."""
+        return (self.boot, self.incarnation) == (other.boot, other.incarnation)

@@ -1,0 +1,1 @@
+"""Sockets, threads and files around the membership core."""

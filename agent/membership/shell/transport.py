@@ -1,0 +1,179 @@
+"""The datagram socket: one thread receives, the core's thread sends.
+
+What does not open is dropped and counted. With ``IP_RECVERR`` Linux reports "port unreachable" answers
+together with the address that was sent to, so a peer whose process is gone is noticed with the first datagram
+to it. A datagram in the name of a configured node must come from that node's address. For experiments a share
+of what comes in can be thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable, Mapping
+
+from agent.common.errors import PortInUse, ProtocolError, RainStormError
+from agent.membership import messages
+from agent.membership.core.dissemination.keyring import KeyRing
+from agent.membership.core.dissemination.seal import SESSION_BYTES, Opener, Sealer
+from agent.membership.core.events import Contact
+from agent.membership.messages import Datagram
+
+logger = logging.getLogger("agent.membership.shell.transport")
+
+# linux/in.h; Python does not export it.
+IP_RECVERR = 11
+RECEIVE_BYTES = 2048
+
+
+class Transport:
+    """Sealed datagrams to and from other agents."""
+
+    def __init__(
+        self,
+        name: str,
+        ring: KeyRing,
+        addresses: Mapping[str, str],
+        on_datagram: Callable[[str, int, Datagram], None],
+        on_refused: Callable[[str, int], None],
+        on_impostor: Callable[[str, str, int], None],
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.sent = 0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.dropped = 0
+        self._name = name
+        self.discarded = 0
+        self.drop_percent = 0.0
+        self._ring = ring
+        self._addresses = addresses
+        self._rng = random.Random()
+        self._on_impostor = on_impostor
+        self._on_datagram = on_datagram
+        self._on_refused = on_refused
+        self._on_crash = on_crash
+        self._opener = Opener(*ring.keys)
+        self._sealer: Sealer | None = None
+        self._socket: socket.socket | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="membership-datagrams", daemon=True)
+
+    def bind(self, address: str, port: int) -> None:
+        """Takes the address.
+
+        Raises:
+            PortInUse: another process has it.
+        """
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            sock.bind((address, port))
+        except OSError as error:
+            sock.close()
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUse(
+                    f"membership: UDP {address}:{port} is in use by another process",
+                    hint=f"find it with: ss -lunp 'sport = :{port}'; stop it or choose another port",
+                ) from None
+            raise
+        self._socket = sock
+
+    def start(self) -> None:
+        """Starts to receive."""
+        self._thread.start()
+
+    def set_boot(self, boot: int) -> None:
+        """Speaks as this life of the node from now on."""
+        self._sealer = Sealer(self._ring.primary, self._name, boot, os.urandom(SESSION_BYTES))
+
+    def set_ring(self, ring: KeyRing) -> None:
+        """Opens with the keys of this ring and seals with its primary from now on."""
+        self._ring = ring
+        self._opener.replace_keys(ring.keys)
+        if self._sealer is not None:
+            self._sealer.use(ring.primary)
+
+    def set_drop(self, percent: float, seed: int | None) -> None:
+        """Throws away this share of the datagrams that come in, chosen by a seeded random."""
+        self._rng = random.Random(seed)
+        self.drop_percent = percent
+
+    def send(self, contact: Contact, datagram: Datagram) -> None:
+        """Sends a datagram; what the network refuses is as good as lost."""
+        assert self._socket is not None
+        assert self._sealer is not None
+        packet = self._sealer.seal(messages.encode(datagram))
+        try:
+            self._socket.sendto(packet, (contact.address, contact.port))
+        except ConnectionRefusedError:
+            # The answer to an earlier datagram: the error queue names its target. This one was not sent.
+            self._drain_errors()
+            with contextlib.suppress(OSError):
+                self._socket.sendto(packet, (contact.address, contact.port))
+        except OSError as error:
+            logger.debug("send_failed target=%s:%s error=%s", contact.address, contact.port, error)
+        self.sent += 1
+        self.sent_bytes += len(packet)
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the thread and frees the address."""
+        self._stopping.set()
+        if self._socket is None:
+            return
+        if self._thread.is_alive():
+            with contextlib.suppress(OSError):  # an empty datagram to itself wakes the receiver
+                self._socket.sendto(b"", self._socket.getsockname())
+            self._thread.join(timeout_s)
+        self._socket.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._receive()
+        except BaseException as error:
+            if not self._stopping.is_set():
+                logger.exception("receiver_crashed")
+                self._on_crash(error)
+
+    def _receive(self) -> None:
+        assert self._socket is not None
+        try:
+            packet, source = self._socket.recvfrom(RECEIVE_BYTES)
+        except OSError as error:
+            if error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
+                raise
+            self._drain_errors()
+            return
+        self.received_bytes += len(packet)
+        if self._stopping.is_set():
+            return
+        if self.drop_percent and self._rng.random() * 100 < self.drop_percent:
+            self.discarded += 1
+            return
+        try:
+            opened = self._opener.open(packet)
+            if self._addresses.get(opened.sender, source[0]) != source[0]:
+                self._on_impostor(opened.sender, source[0], source[1])
+                raise ProtocolError(f"datagram in the name of {opened.sender} from {source[0]}")
+            self._on_datagram(opened.sender, opened.boot, messages.decode(opened.data))
+        except RainStormError as error:
+            self.dropped += 1
+            level = logging.DEBUG if isinstance(error, ProtocolError) else logging.WARNING
+            logger.log(level, "datagram_dropped total=%d reason=%s", self.dropped, error)
+
+    def _drain_errors(self) -> None:
+        assert self._socket is not None
+        while True:
+            try:
+                found = self._socket.recvmsg(1, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+            except OSError:
+                return  # the queue is empty
+            address = found[3]
+            if isinstance(address, tuple) and not self._stopping.is_set():
+                self._on_refused(str(address[0]), int(address[1]))

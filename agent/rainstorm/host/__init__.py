@@ -1,0 +1,1 @@
+"""A node's part in all jobs: its tasks, their snapshots and their publications."""

@@ -1,0 +1,1 @@
+"""The host's rules. No input or output."""

@@ -1,0 +1,1 @@
+"""Threads, processes and files around the host's rules."""

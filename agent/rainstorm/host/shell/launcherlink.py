@@ -1,0 +1,216 @@
+"""The agent's connection to the task launcher of its node: start and kill tasks, hear when they end.
+
+Whatever happens to the launcher, each task that was asked for is reported as ended exactly once. What is
+asked for while there is no launcher waits until there is one. The launcher runs as the user of the tasks, so
+that a hostile task might speak in its place: nothing it says is believed but that a task has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent.common.shell import clock
+
+logger = logging.getLogger("agent.rainstorm.host.shell.launcherlink")
+
+RETRY_S = 0.2
+RETRY_S_MAX = 5.0
+# Connections that end sooner were refused, or the launcher cannot live: asked again ever more slowly.
+LIFE_S_MIN = 1.0
+SEND_TIMEOUT_S = 5
+PACKET_BYTES_MAX = 4096
+CAUSE_CHARACTERS_MAX = 200
+LOST = "ended with the task launcher"
+
+OnEnded = Callable[[int, str], None]
+
+
+@dataclass(slots=True)
+class _Start:
+    """A task that was asked for; the files are ours until they were sent."""
+
+    request: bytes
+    files: list[int]
+    sent: bool = False
+
+    def close_files(self) -> None:
+        while self.files:
+            os.close(self.files.pop())
+
+
+class LauncherLink:
+    """Talks to the launcher at ``path``; with ``own`` it starts that process itself, as its child."""
+
+    def __init__(self, path: str, own: bool, on_ended: OnEnded) -> None:
+        self._path = path
+        self._own = own
+        self._on_ended = on_ended
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        # Every task that was asked for and has not been reported as ended.
+        self._tasks: dict[int, _Start] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="task-launcher", daemon=True)
+
+    def start(self) -> None:
+        """Begins to connect in the background."""
+        self._thread.start()
+
+    def spawn(self, number: int, parameters: Mapping[str, Any], files: list[int]) -> None:
+        """Has a task started; ``files`` are its control socket and its log, which are closed afterwards."""
+        request = json.dumps({"spawn": number, **parameters}).encode()
+        with self._lock:
+            self._tasks[number] = task = _Start(request, files)
+            self._send_start(task)
+
+    def kill(self, number: int) -> None:
+        """Ends a task and the processes that it started; nothing when it has ended already."""
+        with self._lock:
+            task = self._tasks.get(number)
+            if task is None:
+                return
+            if task.sent:
+                self._send(json.dumps({"kill": number}).encode(), [])
+                return
+        self._report(number, "was not started: no task launcher")
+
+    def stop(self, timeout_s: float) -> None:
+        """Closes the connection, at which the launcher ends all tasks and itself."""
+        self._stopping.set()
+        with self._lock:
+            self._break()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    # -- the thread -----------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        delay = RETRY_S
+        while not self._stopping.is_set():
+            begun = clock.monotonic()
+            try:
+                sock = self._connect()
+            except OSError as error:
+                hint = "systemctl status rainstorm-tasks.socket rainstorm-tasks.service"
+                logger.error("launcher_unreachable path=%s error=%s hint=%s", self._path, error, hint)
+            else:
+                self._serve(sock)
+            self._end_child()
+            delay = RETRY_S if clock.monotonic() - begun >= LIFE_S_MIN else min(2 * delay, RETRY_S_MAX)
+            self._stopping.wait(delay)
+        for number in list(self._tasks):
+            self._report(number, LOST)
+
+    def _serve(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sock = sock
+            for task in self._tasks.values():
+                self._send_start(task)
+        # Set after the socket can be seen: either we see the wish to stop, or stop() sees the socket.
+        while not self._stopping.is_set() and self._hear(sock):
+            pass
+        with self._lock:
+            self._sock = None
+            lost = [number for number, task in self._tasks.items() if task.sent]
+        sock.close()
+        if not self._stopping.is_set():
+            logger.warning("launcher_lost tasks=%d", len(lost))
+        # Spares have the highest numbers: once the first lost task is known, no lost spare can replace it.
+        for number in sorted(lost, reverse=True):
+            self._report(number, LOST)
+
+    def _hear(self, sock: socket.socket) -> bool:
+        try:
+            packet = sock.recv(PACKET_BYTES_MAX)
+            if not packet:
+                return False
+            said = json.loads(packet)
+            self._report(int(said["ended"]), str(said["cause"])[:CAUSE_CHARACTERS_MAX])
+        except OSError:
+            return False
+        except (ValueError, TypeError, KeyError) as error:
+            logger.error("launcher_speaks_nonsense error=%r", error)
+            return False
+        return True
+
+    def _report(self, number: int, cause: str) -> None:
+        with self._lock:
+            task = self._tasks.pop(number, None)
+        if task is not None:
+            task.close_files()
+            self._on_ended(number, cause)
+
+    # -- the connection -------------------------------------------------------------------------------
+
+    def _send_start(self, task: _Start) -> None:
+        if self._sock is not None and not task.sent:
+            task.sent = True
+            self._send(task.request, task.files)
+            task.close_files()
+
+    def _send(self, packet: bytes, files: list[int]) -> None:
+        if self._sock is None:
+            return  # whoever noticed that it is lost reports the tasks
+        try:
+            socket.send_fds(self._sock, [packet], files)
+        except OSError as error:
+            logger.warning("launcher_takes_nothing error=%s", error)
+            self._break()
+
+    def _break(self) -> None:
+        if self._sock is not None:
+            with contextlib.suppress(OSError):  # it is broken already
+                self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread
+
+    def _connect(self) -> socket.socket:
+        if self._own:
+            self._start_child()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            # A launcher that does not read for so long hangs; hearing nothing for long is normal.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", SEND_TIMEOUT_S, 0))
+            sock.connect(self._path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _start_child(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(self._path)
+            os.chmod(self._path, 0o600)
+            listener.listen(1)
+            number = listener.fileno()
+            launcher = "agent.rainstorm.host.shell.launcher"
+            command = [sys.executable, "-m", launcher, "--listen-fd", str(number)]
+            self._child = subprocess.Popen(
+                command, pass_fds=[number], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+
+    def _end_child(self) -> None:
+        """Waits for a launcher of our own, which ends with its connection."""
+        if self._child is None:
+            return
+        try:
+            self._child.wait(SEND_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child = None
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)

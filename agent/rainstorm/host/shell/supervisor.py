@@ -1,0 +1,281 @@
+"""Task processes of one node: spares started ahead, assignment, messages, and noticing at once when one ends.
+
+A process costs a quarter of a second to start because of its imports, so that some wait ready. A task keeps
+its process from generation to generation; a process is never used for a second task. The kernel closes a
+process's socket when it ends, however it ends, so that its reader thread knows within a millisecond. The
+processes are children of the task launcher, not of this one (``launcher.py``); they run the users' code, so
+that a message is believed as far as it concerns the sender's own task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from agent.common.deadline import Deadline
+from agent.common.errors import NotFound, RainStormError
+from agent.common.shell import clock
+from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
+from agent.rainstorm.host.shell.tasklog import TaskLog
+from agent.wire.codec.framing import Frame
+from agent.wire.connection import Connection
+
+logger = logging.getLogger("agent.rainstorm.host.shell.supervisor")
+
+HELLO_TIMEOUT_S = 30.0
+SEND_TIMEOUT_S = 10.0
+REFILL_DELAY_S = 2.0
+# The launcher tells of an exit a millisecond after the task's socket does.
+EXIT_TIMEOUT_S = 10.0
+
+Key = tuple[str, str]
+OnMessage = Callable[[Key, int, Frame], None]
+OnExit = Callable[[Key, int, str], None]
+
+
+class TaskProcess:
+    """One task process, known to the launcher by its number, and the thread that hears it."""
+
+    def __init__(self, number: int, control: socket.socket, owner: TaskSupervisor) -> None:
+        self.number = number
+        # The kernel's, as the process says it; 0 until then.
+        self.pid = 0
+        self.connection = Connection(control, f"task process {number}")
+        self.key: Key | None = None
+        self.generation = 0
+        self.ready = threading.Event()
+        self.ended = threading.Event()
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._waiting: deque[Mapping[str, Any]] = deque()
+        # The launcher has nothing to do with it any more, for this reason.
+        self.exited = threading.Event()
+        self._cause = LOST
+        self.thread = threading.Thread(target=self._listen, name=f"task-{number}", daemon=True)
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends a message; before the process has said hello it is kept for later."""
+        with self._lock:
+            if not self.ready.is_set():
+                self._waiting.append(message)
+                return
+            self._send(message)
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._owner.link.kill(self.number)
+
+    def note_exit(self, cause: str) -> None:
+        """Takes the launcher's word that the process is gone."""
+        self._cause = cause
+        self.exited.set()
+        # What it said last can still be read. A copy of the socket that some child of it has kept is of no
+        # use, and should it live itself, it sees that its agent is done with it.
+        with contextlib.suppress(OSError):
+            self.connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        try:
+            self.connection.send(dict(message), b"", Deadline(clock.monotonic(), SEND_TIMEOUT_S))
+        except RainStormError as error:
+            # A task that does not read its commands for this long is as good as dead.
+            logger.warning("task_unresponsive pid=%d error=%s", self.pid, error)
+            self.kill()
+
+    def _listen(self) -> None:
+        try:
+            self._hear_hello()
+            while True:
+                frame = self._receive(None)
+                if self.key is not None:
+                    self._owner.on_message(self.key, self.pid, frame)
+        except RainStormError as error:
+            # The usual reason is that the process has ended.
+            logger.debug("task_silent number=%d pid=%d error=%s", self.number, self.pid, error)
+        except (KeyError, TypeError, ValueError) as error:
+            logger.error("task_speaks_nonsense number=%d pid=%d error=%r", self.number, self.pid, error)
+        self.kill()
+        self.exited.wait(EXIT_TIMEOUT_S)
+        self.connection.close()
+        self.ended.set()
+        self._owner.ended(self, self._cause)
+
+    def _hear_hello(self) -> None:
+        self.pid = int(self._receive(Deadline(clock.monotonic(), HELLO_TIMEOUT_S)).header["pid"])
+        with self._lock:
+            self.ready.set()
+            while self._waiting:
+                self._send(self._waiting.popleft())
+
+    def _receive(self, deadline: Deadline | None) -> Frame:
+        frame = self.connection.receive(deadline)
+        if frame.descriptor is not None:
+            os.close(frame.descriptor)  # user code must not fill the agent's table of open files
+        return frame
+
+
+class TaskSupervisor:
+    """Starts, assigns and ends the task processes of a node."""
+
+    def __init__(
+        self,
+        host: str,
+        hydfs_socket: str,
+        log_path: Path,
+        launcher_path: str,
+        own_launcher: bool,
+        spares: int,
+        memory_bytes: int,
+        on_message: OnMessage,
+        on_exit: OnExit,
+    ) -> None:
+        self.on_message = on_message
+        self._on_exit = on_exit
+        self._parameters = {"host": host, "hydfs": hydfs_socket, "memory": memory_bytes}
+        self._log = TaskLog(log_path)
+        self._wanted = spares
+        self._lock = threading.Lock()
+        self._spares: deque[TaskProcess] = deque()
+        self._tasks: dict[Key, TaskProcess] = {}
+        self._all: dict[int, TaskProcess] = {}
+        self._numbers = itertools.count(1)
+        self.link = LauncherLink(launcher_path, own_launcher, self._note_exit)
+        self._refill = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep_spares, name="task-spares", daemon=True)
+
+    def start(self) -> None:
+        """Begins to start spares in the background."""
+        self._log.start()
+        self.link.start()
+        self._thread.start()
+
+    def assign(self, key: Key, generation: int, in_place: bool, message: Mapping[str, Any]) -> None:
+        """Has a process run a task: the one that has it when ``in_place``, else a fresh one."""
+        with self._lock:
+            process = self._tasks.get(key)
+            if process is not None and (not in_place or process.ended.is_set()):
+                process.kill()
+                process = None
+            if process is None:
+                message = {**message, "in_place": False}
+                process = self._take_spare() or self._spawn()
+                process.key = key
+                self._tasks[key] = process
+                self._refill.set()
+            process.generation = generation
+        process.send(message)
+
+    def tell(self, key: Key, message: Mapping[str, Any]) -> None:
+        """Sends a message to a task's process, if there is one."""
+        with self._lock:
+            process = self._tasks.get(key)
+        if process is not None:
+            process.send(message)
+
+    def kill(self, key: Key) -> None:
+        """Ends the process of a task without a report."""
+        with self._lock:
+            process = self._tasks.pop(key, None)
+        if process is not None:
+            process.key = None
+            process.kill()
+
+    def find(self, task: str | None, pid: int | None) -> tuple[Key, TaskProcess]:
+        """Returns the first task process that fits.
+
+        Raises:
+            NotFound: none does.
+        """
+        with self._lock:
+            for key, process in sorted(self._tasks.items()):
+                if (task is None or key[1] == task) and (pid is None or process.pid == pid):
+                    return key, process
+        wanted = f"task {task}" if task else f"process {pid}" if pid else "any task"
+        raise NotFound(f"{wanted} does not run here", hint="see what runs where: fab list-tasks")
+
+    def running(self) -> dict[Key, int]:
+        """Returns the process ids of all assigned tasks."""
+        with self._lock:
+            return {key: process.pid for key, process in self._tasks.items()}
+
+    def ended(self, process: TaskProcess, cause: str) -> None:
+        """Notes that a process is gone; reports it when it had a task."""
+        with self._lock:
+            self._all.pop(process.number, None)
+            key, generation = process.key, process.generation
+            if key is not None and self._tasks.get(key) is process:
+                del self._tasks[key]
+            elif process in self._spares:
+                self._spares.remove(process)
+                key = None
+            else:
+                key = None
+        self._refill.set()
+        if key is not None and not self._stopping.is_set():
+            self._on_exit(key, generation, cause)
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends all task processes and waits for them."""
+        self._stopping.set()
+        self._refill.set()
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        if self._thread.is_alive():
+            self._thread.join(deadline.remaining(clock.monotonic()))
+        with self._lock:
+            processes = list(self._all.values())
+        self.link.stop(deadline.remaining(clock.monotonic()))
+        for process in processes:
+            process.thread.join(deadline.remaining(clock.monotonic()))
+        self._log.stop(deadline.remaining(clock.monotonic()))
+
+    def _take_spare(self) -> TaskProcess | None:
+        while self._spares:
+            process = self._spares.popleft()
+            if not process.exited.is_set():
+                return process
+        return None
+
+    def _keep_spares(self) -> None:
+        while not self._stopping.is_set():
+            self._fill()
+            self._refill.wait()
+            self._refill.clear()
+            # New spares are for the next failure: they must not take the processor from a job that begins.
+            self._stopping.wait(REFILL_DELAY_S)
+
+    def _fill(self) -> None:
+        # One at a time: a node that starts all its spares at once would starve its own agents.
+        while not self._stopping.is_set():
+            with self._lock:
+                if len(self._spares) >= self._wanted:
+                    return
+                process = self._spawn()
+                self._spares.append(process)
+            while not (process.ready.wait(0.1) or process.ended.is_set() or self._stopping.is_set()):
+                pass
+            if process.ended.is_set():
+                logger.error("spare_failed number=%d log=%s", process.number, self._log.path)
+                if self._stopping.wait(1.0):
+                    return
+
+    def _spawn(self) -> TaskProcess:
+        ours, theirs = socket.socketpair()
+        process = TaskProcess(next(self._numbers), ours, self)
+        self._all[process.number] = process
+        process.thread.start()
+        self.link.spawn(process.number, self._parameters, [theirs.detach(), self._log.writer()])
+        return process
+
+    def _note_exit(self, number: int, cause: str) -> None:
+        process = self._all.get(number)
+        if process is not None:
+            process.note_exit(cause)

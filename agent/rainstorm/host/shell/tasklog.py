@@ -1,0 +1,91 @@
+"""The log of a node's tasks: one file of bounded size that all task processes write through one pipe.
+
+Tasks keep their output open as long as they live, so that a file that they wrote themselves could not be
+rotated without losing lines or growing for ever. They write into a pipe, whose reader here is the only one
+that writes the file, and moves it aside (``tasks.log.1``, ``.2`` ...) when it is full. A task that writes
+faster than the disk takes it waits, as it would for the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from pathlib import Path
+
+logger = logging.getLogger("agent.rainstorm.host.shell.tasklog")
+
+FILE_BYTES_MAX = 16 * 1024 * 1024
+FILES_KEPT = 4
+READ_BYTES = 64 * 1024
+
+
+class TaskLog:
+    """The pipe, and the thread that empties it into the file."""
+
+    def __init__(self, path: Path, *, file_bytes_max: int = FILE_BYTES_MAX) -> None:
+        self.path = path
+        self._file_bytes_max = file_bytes_max
+        self._lock = threading.Lock()
+        self._read_end = self._write_end = self._file = -1
+        self._ends_line = True
+        self._thread = threading.Thread(target=self._pump, name="task-log", daemon=True)
+
+    def start(self) -> None:
+        """Opens pipe and file and begins to empty the one into the other."""
+        self._file = self._open()
+        self._read_end, self._write_end = os.pipe()
+        # Tasks run as another user, whose programs may open /dev/stdout anew.
+        os.fchmod(self._write_end, 0o622)
+        self._thread.start()
+
+    def writer(self) -> int:
+        """Returns a descriptor to write to, the caller's to close; what comes after the end goes nowhere."""
+        with self._lock:
+            if self._write_end < 0:
+                return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            return os.dup(self._write_end)
+
+    def stop(self, timeout_s: float) -> None:
+        """Closes the own end; what the tasks wrote until they ended is in the file afterwards."""
+        with self._lock:
+            if self._write_end < 0:
+                return
+            os.close(self._write_end)
+            self._write_end = -1
+        self._thread.join(timeout_s)
+
+    def _pump(self) -> None:
+        try:
+            while data := os.read(self._read_end, READ_BYTES):
+                try:
+                    self._write(data)
+                except OSError as error:
+                    # A full disk must not stop the tasks: their words are lost, this one is not.
+                    logger.warning("task_log_failed bytes=%d error=%s", len(data), error)
+        finally:
+            os.close(self._read_end)
+            os.close(self._file)
+
+    def _write(self, data: bytes) -> None:
+        if self._ends_line and os.fstat(self._file).st_size >= self._file_bytes_max:
+            self._rotate()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+        self._ends_line = data.endswith(b"\n")
+
+    def _rotate(self) -> None:
+        for number in range(FILES_KEPT - 1, 0, -1):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self._aside(number), self._aside(number + 1))
+        os.replace(self.path, self._aside(1))
+        os.close(self._file)
+        self._file = self._open()
+
+    def _aside(self, number: int) -> str:
+        return f"{self.path}.{number}"
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)

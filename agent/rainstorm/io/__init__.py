@@ -1,0 +1,1 @@
+"""What leader, hosts and tasks reach over the wire: HyDFS and each other."""

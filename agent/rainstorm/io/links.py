@@ -1,0 +1,155 @@
+"""The two directions between leader and agents: commands down, reports up; in order, never blocking the
+sender.
+
+Each node has its own thread and bounded queue, so that one that does not answer delays nobody else. A command
+that cannot be delivered makes the node unreachable: its queue is dropped, because the next generation makes
+all of it void. Reports follow the leader: they are sent again to whoever leads until they are taken or too
+old to matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agent.common.config import NodeConfig
+from agent.common.deadline import Deadline
+from agent.common.errors import DeadlineExceeded, RainStormError
+from agent.common.shell import clock
+from agent.wire.client import Address, Client
+
+logger = logging.getLogger("agent.rainstorm.io.links")
+
+QUEUE_MAX = 1000
+COMMAND_TIMEOUT_S = 2.0
+COMMAND_TRIES = 2
+RETRY_S = 0.05
+# The leader has long given up on an epoch whose acknowledgement is this late.
+REPORT_TIMEOUT_S = 10.0
+
+
+def address_of(config: NodeConfig, node: str) -> Address:
+    """Returns where the rainstorm agent of a node listens."""
+    peer = config.peer(node)
+    return Address(peer.address, peer.rainstorm_port, node)
+
+
+class AgentLink:
+    """Commands to one node."""
+
+    def __init__(
+        self, node: str, target: Address, client: Client, on_unreachable: Callable[[str], None]
+    ) -> None:
+        self._node = node
+        self._target = target
+        self._client = client
+        self._on_unreachable = on_unreachable
+        self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue(maxsize=QUEUE_MAX)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"link-{node}", daemon=True)
+        self._thread.start()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Queues a command; when the queue is full the node counts as unreachable."""
+        try:
+            self._queue.put_nowait(message)
+        except queue.Full:
+            self._fail("its queue is full")
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the thread."""
+        self._stopping.set()
+        with contextlib.suppress(queue.Full):  # the thread looks at _stopping before its next command
+            self._queue.put_nowait(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            message = self._queue.get()
+            if message is not None and not self._stopping.is_set():
+                self._deliver(message)
+
+    def _deliver(self, message: Mapping[str, Any]) -> None:
+        for attempt in range(COMMAND_TRIES):
+            try:
+                self._client.call(
+                    self._target, "rainstorm.command", {"message": message}, timeout_s=COMMAND_TIMEOUT_S
+                )
+                return
+            except DeadlineExceeded as error:
+                self._fail(str(error))
+                return
+            except RainStormError as error:
+                if attempt + 1 == COMMAND_TRIES or self._stopping.wait(RETRY_S):
+                    self._fail(str(error))
+
+    def _fail(self, reason: str) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+        if not self._stopping.is_set():
+            logger.info("agent_unreachable node=%s reason=%s", self._node, reason)
+            self._on_unreachable(self._node)
+
+
+class ReportLink:
+    """Reports of this node to whoever leads."""
+
+    def __init__(self, config: NodeConfig, client: Client, leader: Callable[[], str]) -> None:
+        self._config = config
+        self._client = client
+        self._leader = leader
+        self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue(maxsize=QUEUE_MAX)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="report-link", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def send(self, report: Mapping[str, Any]) -> None:
+        """Queues a report; the oldest one gives way when the queue is full, for the leader repeats what
+        matters.
+        """
+        while True:
+            try:
+                self._queue.put_nowait(report)
+                return
+            except queue.Full:
+                with contextlib.suppress(queue.Empty):
+                    self._queue.get_nowait()
+                    logger.warning("report_dropped reason=queue_full")
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the thread."""
+        self._stopping.set()
+        with contextlib.suppress(queue.Full):  # the thread looks at _stopping before its next report
+            self._queue.put_nowait(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            report = self._queue.get()
+            if report is not None:
+                self._deliver(report)
+
+    def _deliver(self, report: Mapping[str, Any]) -> None:
+        deadline = Deadline(clock.monotonic(), REPORT_TIMEOUT_S)
+        while not self._stopping.is_set() and not deadline.expired(clock.monotonic()):
+            leader = self._leader()
+            if leader:
+                try:
+                    self._client.call(
+                        address_of(self._config, leader),
+                        "rainstorm.report",
+                        {"report": report},
+                        timeout_s=COMMAND_TIMEOUT_S,
+                    )
+                    return
+                except RainStormError as error:
+                    logger.info("report_retry type=%s leader=%s error=%s", report["type"], leader, error)
+            self._stopping.wait(RETRY_S)

@@ -1,0 +1,13 @@
+"""Segment files: where hosts put the state and output of epochs, and how others refer to bytes in them."""
+
+from __future__ import annotations
+
+# Where bytes lie in HyDFS: (file, offset, length).
+Reference = tuple[str, int, int]
+# Large enough that files are rare, small enough that a long job's garbage does not matter.
+SEGMENT_FILE_BYTES = 64 * 1024 * 1024
+
+
+def segment_file(job: str, writer: str, number: int) -> str:
+    """Returns the name of the ``number``-th segment file that a writer made for a job."""
+    return f".rainstorm/{job}/segments-{writer}-{number:06d}"

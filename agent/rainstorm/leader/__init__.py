@@ -1,0 +1,1 @@
+"""The leader of all jobs, on the node that the view names."""

@@ -1,0 +1,1 @@
+"""The leader's rules: epochs, commits, recovery, publication. No input or output."""

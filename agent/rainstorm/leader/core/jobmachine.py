@@ -1,0 +1,434 @@
+"""The life of one job at the leader: generations, epochs, publication, recovery (a core).
+
+A job runs in **generations**. A generation is a placement of all tasks plus the committed epoch from which
+they start; any failure ends it and begins the next one: the record of the new generation goes into the job
+log, the agents put their tasks back to the last committed epoch in place and start lost ones afresh, and when
+all are prepared they start together. Frames, reports and commands carry job, term and generation, so that
+whatever belongs to an older one is ignored wherever it turns up.
+
+Phases: ``logging`` (a record that the next step depends on is being appended) → ``deploying`` → ``running`` →
+``publishing`` → ``ended``; ``waiting`` when there is no usable node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.common.errors import JobFailed, RainStormError, from_wire
+from agent.rainstorm.job import plan as planning
+from agent.rainstorm.job.spec import JobSpec, parse
+from agent.rainstorm.leader.core.epochs import EPOCH_TIMEOUT_S, Epoch
+from agent.rainstorm.leader.core.joblog import JobState, Record
+from agent.rainstorm.leader.core.publication import Publication
+from agent.rainstorm.leader.core.segments import SegmentFiles
+
+DEPLOY_TIMEOUT_S = 20.0
+# Recoveries in a row without a single commit between them: then the job itself is at fault.
+FRUITLESS_RECOVERIES_MAX = 5
+# How often a job that waits for something looks whether it has waited too long.
+TICK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Effect: send a command to the agent of a node."""
+
+    node: str
+    message: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AppendLog:
+    """Effect: append records to the job's log and report back with ``token``."""
+
+    job: str
+    token: int
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """Effect: the job is over; wake those who wait for it and remove its temporary files."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFiles:
+    """Effect: remove segment files that nobody needs any more."""
+
+    names: Sequence[str]
+
+
+Effect = Tell | AppendLog | JobEnded | DeleteFiles
+
+
+class JobMachine:
+    """One job; ``nodes`` are the usable nodes in placement order, kept up to date by the leader core."""
+
+    def __init__(self, state: JobState, term: int, nodes: Sequence[str]) -> None:
+        self.state = state
+        self.term = term
+        self.spec: JobSpec = parse(state.spec)
+        self.plan = planning.make(self.spec, state.header)
+        self._tasks = self.plan.tasks()
+        self._quoted = self.spec.source.format == "csv"
+        self.nodes = list(nodes)
+        self.phase = "waiting"
+        self._token = 0
+        self._pending: tuple[str, Sequence[Record]] = ("", ())
+        self._fresh: set[str] = set()
+        self._previous: dict[str, str] = dict(state.placement)
+        self._prepared: dict[str, Mapping[str, Any]] = {}
+        self._quotes: dict[int, int] = {}
+        self._epoch: Epoch | None = None
+        self._wanted = False
+        self._ended_tasks: set[str] = set()
+        self._last_trigger_at = 0.0
+        self._phase_at = 0.0
+        self._ticked_at = 0.0
+        self._segment_files = SegmentFiles()
+        self._publication = Publication(state)
+        self._fruitless = 0
+        self._cause = ""
+        self._ending: tuple[str, RainStormError | None] = ("finished", None)
+        self.endpoints: dict[str, Mapping[str, Any]] = {}
+
+    # -- events ---------------------------------------------------------------------------------------
+
+    def begin(self, now: float, cause: str) -> list[Effect]:
+        """Starts the job, or takes it over from the log: a new generation from the last committed epoch."""
+        if self.state.outcome:
+            self.phase = "ended"
+            return [JobEnded(self.state.job)]
+        if self.last_epoch_committed():
+            return self._end(now, "finished", None)
+        # The leader before may have triggered one epoch more than the log knows of.
+        self.state.epoch_max += 1 if self.state.generation else 0
+        return self._new_generation(now, cause)
+
+    def prepared(self, now: float, node: str, report: Mapping[str, Any]) -> list[Effect]:
+        """An agent has its tasks ready to start."""
+        if self.phase != "deploying" or report["generation"] != self.state.generation:
+            return []
+        self._prepared[node] = report
+        self._quotes.update({int(split): int(count) for split, count in report["quotes"].items()})
+        if any(node not in self._prepared for node in self._nodes_in_use()):
+            return []
+        return self._start(now)
+
+    def acknowledged(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+        """An agent has made an epoch of its tasks durable."""
+        epoch = self._epoch
+        if epoch is None or report["generation"] != epoch.generation or report["epoch"] != epoch.number:
+            return []
+        if self.phase != "running" or epoch.committing or not epoch.acknowledge(report["tasks"]):
+            return []
+        epoch.committing = True
+        return self._log(now, "commit", [epoch.commit_record(self.state.published)])
+
+    def epoch_wanted(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+        """A task has ended or must not take more into the epoch."""
+        if report["generation"] != self.state.generation or self.phase != "running":
+            return []
+        if report["done"]:
+            self._ended_tasks.add(report["task"])
+            self._wanted = self._wanted or len(self._ended_tasks) == len(self._tasks)
+        else:
+            self._wanted = True
+        return self._trigger_if_due(now)
+
+    def published(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+        """Output of an epoch is in the destination file."""
+        if not self._publication.confirm(int(report["epoch"]), str(report["task"])):
+            return []
+        if self.phase == "publishing":
+            return self._end_when_published(now)
+        return self._publish(now) + self._trigger_if_due(now)
+
+    def publication_refused(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+        """The destination can never take the output: it was deleted."""
+        known = self._publication.under_way(int(report["epoch"]), str(report["task"]))
+        if not known or self._pending[0] == "outcome":
+            return []
+        return self._log_outcome(now, "failed", from_wire(report["error"]))
+
+    def task_failed(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+        """A task died or reported an error."""
+        if report["generation"] != self.state.generation or self.phase not in ("deploying", "running"):
+            return []
+        task = str(report["task"])
+        error = from_wire(report["error"]) if report.get("error") else None
+        if isinstance(error, JobFailed):
+            return self._end(now, "failed", error)
+        self._fresh.add(task)
+        return self._fail(now, f"task {task} on {report['node']}: {report['cause']}", error)
+
+    def node_lost(self, now: float, node: str) -> list[Effect]:
+        """A node is not usable any more; its tasks and publications go elsewhere."""
+        effects: list[Effect] = []
+        if self.phase in ("deploying", "running") and node in self._nodes_in_use():
+            self._fresh.update(task for task, home in self.state.placement.items() if home == node)
+            effects += self._fail(now, f"node {node} is lost", None)
+        self._publication.lose(node)
+        return effects if self.phase == "ended" else effects + self._publish(now)
+
+    def appended(self, now: float, token: int, at: float) -> list[Effect]:
+        """Records are in the log, stamped with wall-clock time ``at``: the step that waited goes on."""
+        if token != self._token:
+            return []
+        what, records = self._pending
+        self._pending = ("", ())
+        for record in records:
+            self.state.apply({**record, "at": at})
+            if record["t"] == "commit":
+                self._publication.log(record["published"])
+        if what == "outcome":
+            return self._ended()
+        if self.phase == "publishing":
+            return self._end_when_published(now)
+        if what == "generation":
+            return self._deploy(now)
+        return self._committed(now) if self._epoch is not None else []  # None: its generation ended meanwhile
+
+    def cancel(self, now: float) -> list[Effect]:
+        """Ends the job on request; what is committed stays and is published, unless it is asked for twice."""
+        if self.phase == "ended" or self._pending[0] == "outcome":
+            return []
+        if self.phase == "publishing":
+            return self._log_outcome(now, "cancelled", None)
+        return self._end(now, "cancelled", None)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Looks at what is due."""
+        self._ticked_at = now
+        match self.phase:
+            case "waiting" if self.nodes:
+                return self._new_generation(now, self._cause)
+            case "deploying" if now - self._phase_at > DEPLOY_TIMEOUT_S:
+                late = [node for node in self._nodes_in_use() if node not in self._prepared]
+                self._fresh.update(task for task, node in self.state.placement.items() if node in late)
+                return self._fail(now, f"tasks on {', '.join(late)} were not ready in time", None)
+            case "running":
+                return self._watch_epoch(now) + self._retry_publications(now)
+            case "publishing":
+                return self._retry_publications(now)
+        return []
+
+    def next_deadline(self) -> float | None:
+        """Returns when ``tick`` is due."""
+        if self.phase in ("ended", "logging"):
+            return None
+        if self.phase == "running":
+            if self._epoch is not None and not self._epoch.committing:
+                return self._epoch.triggered_at + self._epoch_timeout_s()
+            if self._epoch is not None:  # the store may take its time: nothing can be done meanwhile
+                return self._ticked_at + TICK_S
+            if not self._publication.backlog():
+                return self._last_trigger_at + self.spec.epoch_interval_ms / 1000
+        return self._ticked_at + TICK_S
+
+    # -- generations ----------------------------------------------------------------------------------
+
+    def _fail(self, now: float, cause: str, error: RainStormError | None) -> list[Effect]:
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS_RECOVERIES_MAX:
+            reason = error or JobFailed(
+                f"{self._fruitless} recoveries in a row without progress; the last cause: {cause}",
+                hint="look at the task's log: fab job " + self.state.job,
+            )
+            return self._end(now, "failed", reason)
+        return self._new_generation(now, cause)
+
+    def _new_generation(self, now: float, cause: str) -> list[Effect]:
+        self._cause = cause
+        self._epoch = None
+        if not self.nodes:
+            self._enter("waiting", now)
+            return []
+        self._previous = dict(self.state.placement)
+        keep = self.state.placement or self.state.header["homes"]
+        placement = planning.place(self._tasks, self.nodes, keep)
+        record = {
+            "t": "generation",
+            "g": self.state.generation + 1,
+            "placement": placement,
+            "cause": cause,
+            "epoch_max": self.state.epoch_max,
+        }
+        return self._log(now, "generation", [record])
+
+    def _deploy(self, now: float) -> list[Effect]:
+        self._enter("deploying", now)
+        self._prepared = {}
+        self._ended_tasks = set()
+        in_use = self._nodes_in_use()
+        left = [node for node in dict.fromkeys(self._previous.values()) if node not in in_use]
+        stops: list[Effect] = [Tell(node, self._command("stop")) for node in left if node in self.nodes]
+        if any(node not in self.nodes for node in in_use):
+            return stops + self._fail(now, "a node was lost while the generation was logged", None)
+        return [*(Tell(node, self._deployment(node)) for node in in_use), *stops]
+
+    def _deployment(self, node: str) -> Mapping[str, Any]:
+        tasks = {}
+        for task in self._tasks_on(node):
+            tasks[task] = {
+                "epoch": self.state.epoch,
+                "done": task in self.state.done,
+                "segments": self.state.segments.get(task, []),
+                "in_place": self._previous.get(task) == node and task not in self._fresh,
+                "positions": self.state.positions if task.startswith("0.") else {},
+                "counts": self.state.counts.get(task, [0, 0]),
+            }
+        survey = self._quoted and not self.state.inside
+        return {
+            **self._command("deploy"),
+            "spec": self.state.spec,
+            "header": self.state.header,
+            "tasks": tasks,
+            "survey": survey,
+        }
+
+    def _start(self, now: float) -> list[Effect]:
+        self._enter("running", now)
+        self._fresh = set()
+        if self._quoted and not self.state.inside:
+            self.state.inside = _parities(self.plan.splits, self._quotes)
+        self.endpoints = {
+            task: found for report in self._prepared.values() for task, found in report["endpoints"].items()
+        }
+        self._last_trigger_at = now
+        command = {
+            **self._command("start"),
+            "endpoints": {task: [found["host"], found["port"]] for task, found in self.endpoints.items()},
+            "inside": self.state.inside,
+            "epoch": self.state.epoch,
+        }
+        return [Tell(node, command) for node in self._nodes_in_use()]
+
+    # -- epochs ---------------------------------------------------------------------------------------
+
+    def _watch_epoch(self, now: float) -> list[Effect]:
+        epoch = self._epoch
+        if epoch is None:
+            return self._trigger_if_due(now)
+        if epoch.committing or now < epoch.triggered_at + self._epoch_timeout_s():
+            return []
+        missing = epoch.missing()
+        self._fresh.update(missing)
+        return self._fail(now, f"epoch {epoch.number} is stuck: no answer from {', '.join(missing)}", None)
+
+    def _trigger_if_due(self, now: float) -> list[Effect]:
+        due = self._wanted or now >= self._last_trigger_at + self.spec.epoch_interval_ms / 1000
+        if self._epoch is not None or not due or self.phase != "running":
+            return []
+        if self._publication.backlog():
+            return []  # sources stop when their epoch is full, so a slow destination slows them down
+        self._wanted = False
+        self._last_trigger_at = now
+        self.state.epoch_max += 1
+        self._epoch = Epoch(self.state.epoch_max, self.state.generation, now, self._tasks)
+        command = {**self._command("trigger"), "epoch": self.state.epoch_max, "committed": self.state.epoch}
+        return [Tell(node, command) for node in self._nodes_in_use()]
+
+    def _committed(self, now: float) -> list[Effect]:
+        epoch = self._epoch
+        assert epoch is not None
+        assert epoch.number == self.state.epoch
+        self._epoch = None
+        self._fruitless = 0
+        self.phase = "running"
+        effects = self._drop_segments(epoch) + self._publish(now)
+        if self.last_epoch_committed():
+            return effects + self._end(now, "finished", None)
+        # All tasks may have ended while this epoch was under way.
+        self._wanted = self._wanted or len(self._ended_tasks) == len(self._tasks)
+        return effects + self._trigger_if_due(now)
+
+    def _drop_segments(self, epoch: Epoch) -> list[Effect]:
+        kept = self._publication.confirmed_only()
+        unused = self._segment_files.unused(self.state, epoch.files(), kept)
+        return [DeleteFiles(unused)] if unused else []
+
+    def last_epoch_committed(self) -> bool:
+        """Tells whether all tasks had ended in the last committed epoch."""
+        return self.state.epoch > 0 and len(self.state.done) == len(self._tasks)
+
+    # -- publication ----------------------------------------------------------------------------------
+
+    def _publish(self, now: float) -> list[Effect]:
+        command = {**self._command("publish"), "sink": self.state.sink}
+        given = self._publication.next(now, self.nodes)
+        return [Tell(node, {**command, **detail}) for node, detail in given]
+
+    def _retry_publications(self, now: float) -> list[Effect]:
+        self._publication.expire(now)
+        return self._publish(now)
+
+    # -- ends -----------------------------------------------------------------------------------------
+
+    def _end(self, now: float, outcome: str, error: RainStormError | None) -> list[Effect]:
+        """Ends the job once all committed output is in the destination: what is committed happened."""
+        self._ending = (outcome, error)
+        self._epoch = None
+        self._enter("publishing", now)
+        return self._end_when_published(now)
+
+    def _end_when_published(self, now: float) -> list[Effect]:
+        if self._pending[0] == "commit" or not self._publication.done:
+            return self._publish(now)
+        return self._log_outcome(now, *self._ending)
+
+    def _log_outcome(self, now: float, outcome: str, error: RainStormError | None) -> list[Effect]:
+        record = {
+            "t": "outcome",
+            "outcome": outcome,
+            "error": None if error is None else error.to_wire(),
+        }
+        return self._log(now, "outcome", [record])
+
+    def _ended(self) -> list[Effect]:
+        self.phase = "ended"
+        # The last generation may not have been deployed: then the tasks are where the one before put them.
+        homes = dict.fromkeys([*self.state.placement.values(), *self._previous.values()])
+        nodes = [node for node in homes if node in self.nodes]
+        return [*(Tell(node, self._command("stop")) for node in nodes), JobEnded(self.state.job)]
+
+    # -- helpers --------------------------------------------------------------------------------------
+
+    def _log(self, now: float, what: str, records: Sequence[Record]) -> list[Effect]:
+        # A later step replaces an earlier one that still waits: a failure overtakes a commit. The commit may
+        # be in the log all the same, so the records stay pending to be applied when the append of the later
+        # step is confirmed.
+        self._token += 1
+        self._pending = (what, [*self._pending[1], *records])
+        if what != "commit":
+            self._enter("logging", now)
+        return [AppendLog(self.state.job, self._token, records)]
+
+    def _enter(self, phase: str, now: float) -> None:
+        self.phase = phase
+        self._phase_at = now
+
+    def _command(self, kind: str) -> dict[str, Any]:
+        return {"type": kind, "job": self.state.job, "term": self.term, "generation": self.state.generation}
+
+    def _nodes_in_use(self) -> list[str]:
+        return list(dict.fromkeys(self.state.placement.values()))
+
+    def _tasks_on(self, node: str) -> list[str]:
+        return [task for task in self._tasks if self.state.placement.get(task) == node]
+
+    def _epoch_timeout_s(self) -> float:
+        return EPOCH_TIMEOUT_S + self.spec.epoch_interval_ms / 100
+
+
+def _parities(splits: Sequence[planning.Split], quotes: Mapping[int, int]) -> dict[int, bool]:
+    inside: dict[int, bool] = {}
+    total = 0
+    for split in splits:
+        inside[split.index] = bool(total & 1)
+        total += quotes.get(split.index, 0)
+    return inside

@@ -1,0 +1,334 @@
+"""All jobs of the cluster, as the node sees them that leads in the current term (a core).
+
+Who leads is a field of the agreed view; the term in it is the fencing token. A node that finds itself leader
+takes over: the shell appends a term record to the index and to the log of every unfinished job (from then on
+the former leader's appends fail), reads them to their ends and hands the folded states in with ``TookOver``.
+Every job then begins a new generation from its last committed epoch. A conditional append that is refused
+means that somebody else has taken over: the node steps down at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.common.core import Tick
+from agent.common.ids import token
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, JobMachine, Tell
+
+# A node that did not answer is left out of placement for this long, or until it reports by itself.
+SHUN_S = 3.0
+# Ended jobs that are kept with all their detail; the index has a summary of every one.
+ENDED_KEPT_MAX = 50
+# A killed agent refuses connections at once: asking often finds it long before its silence would.
+PING_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class ViewChanged:
+    """The agreed view has a new version."""
+
+    view: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TookOver:
+    """The logs are fenced for ``term`` and read to their ends."""
+
+    term: int
+    states: Sequence[JobState]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    """A new job's log has its first record."""
+
+    state: JobState
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Somebody wants a job to end."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportReceived:
+    """An agent reports something of a job."""
+
+    node: str
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentUnreachable:
+    """A command could not be delivered to a node's agent."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogAppended:
+    """Records are durable in a job's log, stamped with the wall-clock time ``at``."""
+
+    job: str
+    token: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogRejected:
+    """A conditional append was refused: this node does not lead any more."""
+
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatusWanted:
+    """Somebody asks how the jobs are; ``token`` says who."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyStatus:
+    """Effect: hand out the jobs to who asked; they must be read before the next event is handled."""
+
+    token: int
+    leading: bool
+    jobs: Mapping[str, JobMachine]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """Effect: fence the logs for ``term`` and read them; answer with ``TookOver``."""
+
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepDown:
+    """Effect: stop acting as leader."""
+
+
+Event = (
+    ViewChanged
+    | TookOver
+    | JobSubmitted
+    | CancelRequested
+    | ReportReceived
+    | AgentUnreachable
+    | LogAppended
+    | LogRejected
+    | StatusWanted
+    | Tick
+)
+Effect = Tell | AppendLog | JobEnded | DeleteFiles | TakeOver | StepDown | ReplyStatus
+
+
+class LeaderCore:
+    """Routes events to jobs and keeps track of which nodes are usable."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.term = 0
+        self.leading = False
+        self.taking_over = False
+        self.jobs: dict[str, JobMachine] = {}
+        self.view: Mapping[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
+        self._shunned: dict[str, float] = {}
+        self._ping_at = 0.0
+
+    def handle(self, now: float, event: Event) -> list[Effect]:
+        """Applies one event and returns the effects in order."""
+        match event:
+            case ViewChanged(view=view):
+                return self._see(now, view)
+            case TookOver(term=term, states=states):
+                return self._took_over(now, term, states)
+            case JobSubmitted(state=state):
+                known = state.job in self.jobs  # a take-over meanwhile may have found it in the log
+                return self._add(now, state, "submitted") if self.leading and not known else []
+            case CancelRequested(job=job):
+                return list(self.jobs[job].cancel(now)) if job in self.jobs else []
+            case ReportReceived(node=node, report=report):
+                return self._report(now, node, report)
+            case AgentUnreachable(node=node):
+                return self._lose(now, node)
+            case LogAppended(job=job, token=number, at=at):
+                return list(self.jobs[job].appended(now, number, at)) if job in self.jobs else []
+            case LogRejected():
+                return self._start_over()
+            case StatusWanted(token=asked):
+                return [ReplyStatus(asked, self.leading, self.jobs)]
+            case Tick():
+                return self._tick(now)
+
+    def next_deadline(self) -> float | None:
+        """Returns when the next job or shunned node is due."""
+        if not self.leading:
+            return None
+        times = [machine.next_deadline() for machine in self.jobs.values()]
+        times += list(self._shunned.values())
+        if self._nodes_in_use():
+            times.append(self._ping_at)
+        return min((at for at in times if at is not None), default=None)
+
+    def check_invariants(self) -> None:
+        """Raises AssertionError when a rule is broken."""
+        for job, machine in self.jobs.items():
+            state = machine.state
+            assert state.epoch <= state.epoch_max, f"{job}: committed epoch {state.epoch} was never triggered"
+            assert state.published <= state.epoch, f"{job}: published what is not committed"
+            epochs = [commit["epoch"] for commit in state.commits]
+            assert epochs == sorted(set(epochs)), f"{job}: epochs {epochs} committed out of order"
+
+    def usable(self, job: str) -> list[str]:
+        """Returns the nodes that may get tasks, beginning at a place that differs from job to job."""
+        nodes = sorted(
+            name
+            for name, node in self.view["nodes"].items()
+            if node["state"] == "up" and name not in self._shunned
+        )
+        first = token(job) % len(nodes) if nodes else 0
+        return nodes[first:] + nodes[:first]
+
+    def _see(self, now: float, view: Mapping[str, Any]) -> list[Effect]:
+        if view["version"] <= self.view["version"]:
+            return []
+        before = {name for name, node in self.view["nodes"].items() if node["state"] == "up"}
+        reborn = {
+            name
+            for name, node in view["nodes"].items()
+            if name in self.view["nodes"] and node["node_id"] != self.view["nodes"][name]["node_id"]
+        }
+        self.view = view
+        if view["leader"] != self.name:
+            return self._step_down()
+        if view["term"] > self.term:
+            self.term, self.leading, self.taking_over = view["term"], False, True
+            return [TakeOver(self.term)]
+        up = {name for name, node in view["nodes"].items() if node["state"] == "up"}
+        effects: list[Effect] = []
+        for name in sorted((before - up) | (reborn & before)):
+            effects += self._gone(now, name)
+        for name in sorted(up - before):
+            effects.append(self._keep(name))
+        return effects + self._renew_nodes(now)
+
+    def _took_over(self, now: float, term: int, states: Sequence[JobState]) -> list[Effect]:
+        if term != self.term or not self.taking_over:
+            return []
+        self.leading, self.taking_over = True, False
+        self.jobs = {}
+        effects: list[Effect] = []
+        for state in states:
+            effects += self._add(now, state, f"{self.name} took over in term {term}")
+        keeps = [self._keep(name) for name, node in self.view["nodes"].items() if node["state"] == "up"]
+        return [*keeps, *effects]
+
+    def _add(self, now: float, state: JobState, cause: str) -> list[Effect]:
+        ended = [job for job, machine in self.jobs.items() if machine.phase == "ended"]
+        for job in ended[:-ENDED_KEPT_MAX]:
+            del self.jobs[job]
+        machine = JobMachine(state, self.term, self.usable(state.job))
+        self.jobs[state.job] = machine
+        return list(machine.begin(now, cause))
+
+    def _keep(self, node: str) -> Tell:
+        jobs = {
+            job: machine.state.generation
+            for job, machine in self.jobs.items()
+            if machine.phase != "ended" and node in machine.state.placement.values()
+        }
+        return Tell(node, {"type": "keep", "term": self.term, "jobs": jobs})
+
+    def _report(self, now: float, node: str, report: Mapping[str, Any]) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._shunned.pop(node, None) is not None:
+            effects += self._welcome(now, [node])
+        machine = self.jobs.get(report["job"])
+        if machine is None or not self.leading:
+            return effects
+        match report["type"]:
+            case "prepared":
+                effects += machine.prepared(now, node, report)
+            case "ack":
+                effects += machine.acknowledged(now, report)
+            case "epoch-wanted":
+                effects += machine.epoch_wanted(now, report)
+            case "published":
+                effects += machine.published(now, report)
+            case "publication-refused":
+                effects += machine.publication_refused(now, report)
+            case "task-failed":
+                effects += machine.task_failed(now, report)
+        return effects
+
+    def _lose(self, now: float, node: str) -> list[Effect]:
+        if not self.leading:
+            return []
+        self._shunned[node] = now + SHUN_S
+        return self._gone(now, node)
+
+    def _gone(self, now: float, node: str) -> list[Effect]:
+        effects: list[Effect] = []
+        for job, machine in self.jobs.items():
+            usable = self.usable(job)
+            machine.nodes = [name for name in usable if name != node] or usable
+            effects += machine.node_lost(now, node)
+            machine.nodes = usable
+        return effects
+
+    def _welcome(self, now: float, nodes: Sequence[str]) -> list[Effect]:
+        # What they were told to stop meanwhile did not reach them.
+        up = [node for node in nodes if self.view["nodes"].get(node, {}).get("state") == "up"]
+        return [*(self._keep(node) for node in up), *self._renew_nodes(now)]
+
+    def _renew_nodes(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for job, machine in self.jobs.items():
+            machine.nodes = self.usable(job)
+            if machine.phase == "waiting":
+                effects += machine.tick(now)
+        return effects
+
+    def _tick(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        over = [node for node, until in self._shunned.items() if until <= now]
+        for node in over:
+            del self._shunned[node]
+        if over:
+            effects += self._welcome(now, over)
+        if now >= self._ping_at:
+            self._ping_at = now + PING_S
+            ping = {"type": "ping", "term": self.term}
+            effects += [Tell(node, ping) for node in self._nodes_in_use()]
+        for machine in self.jobs.values():
+            deadline = machine.next_deadline()
+            if deadline is not None and deadline <= now:
+                effects += machine.tick(now)
+        return effects
+
+    def _start_over(self) -> list[Effect]:
+        # Either somebody leads in a later term, then the take-over is refused; or HyDFS was out of reach for
+        # so long that only the logs can tell what is in them.
+        effects = self._step_down()
+        if effects and self.view["leader"] == self.name:
+            self.taking_over = True
+            effects.append(TakeOver(self.term))
+        return effects
+
+    def _nodes_in_use(self) -> list[str]:
+        active = [machine for machine in self.jobs.values() if machine.phase != "ended"]
+        return sorted({node for machine in active for node in machine.state.placement.values()})
+
+    def _step_down(self) -> list[Effect]:
+        if not (self.leading or self.taking_over):
+            return []
+        self.leading = self.taking_over = False
+        self.jobs = {}
+        return [StepDown()]

@@ -1,0 +1,89 @@
+"""Which committed output is on its way to the destination file (a core).
+
+One epoch of a sink task is under way at a time: the next one only after the one before is in the file,
+whoever put it there, because the store takes an older sequence of the same writer for a repetition and drops
+it. What was not confirmed in time, or was given to a node that is lost, is given out again, which changes
+nothing when it had been appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.rainstorm.job.segment import Reference
+from agent.rainstorm.leader.core.joblog import JobState
+
+PUBLISH_TIMEOUT_S = 10.0
+# Committed output that waits for the destination file lies in the memory of agents.
+UNPUBLISHED_BYTES_MAX = 64 * 1024 * 1024
+
+Entry = tuple[int, str, list[Reference]]
+
+
+class Publication:
+    """The unpublished output of one job; ``state`` is the job's, kept in step."""
+
+    def __init__(self, state: JobState) -> None:
+        self._state = state
+        self._logged = state.published
+        self._told: dict[tuple[int, str], tuple[str, float]] = {}
+        self._confirmed: list[Entry] = []
+
+    @property
+    def done(self) -> bool:
+        """Tells whether everything that is committed is in the destination."""
+        return not self._state.unpublished
+
+    def backlog(self) -> bool:
+        """Tells whether so much waits that nothing more should be produced."""
+        pieces = (reference for _, _, references in self._state.unpublished for reference in references)
+        return sum(length for _, _, length in pieces) > UNPUBLISHED_BYTES_MAX
+
+    def next(self, now: float, nodes: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
+        """Returns which node is to publish what, for every sink task that has nothing under way."""
+        given: list[tuple[str, Mapping[str, Any]]] = []
+        busy = {task for _, task in self._told}
+        for epoch, task, references in self._state.unpublished:
+            if task in busy or not nodes:
+                continue
+            busy.add(task)
+            node = self._state.placement.get(task, "")
+            node = node if node in nodes else nodes[0]
+            self._told[epoch, task] = (node, now)
+            given.append((node, {"epoch": epoch, "task": task, "references": references}))
+        return given
+
+    def confirm(self, epoch: int, task: str) -> bool:
+        """Notes that an epoch's output is in the destination; returns False when that was known."""
+        state, key = self._state, (epoch, task)
+        found = [entry for entry in state.unpublished if entry[:2] == key]
+        if not found:
+            return False
+        self._told.pop(key, None)
+        self._confirmed += found
+        state.unpublished = [entry for entry in state.unpublished if entry[:2] != key]
+        first_left = min((entry[0] for entry in state.unpublished), default=state.epoch + 1)
+        state.published = max(state.published, first_left - 1)
+        return True
+
+    def under_way(self, epoch: int, task: str) -> bool:
+        """Tells whether a node was told to publish this and has not answered."""
+        return (epoch, task) in self._told
+
+    def lose(self, node: str) -> None:
+        """Forgets what a lost node was told."""
+        self._told = {key: told for key, told in self._told.items() if told[0] != node}
+
+    def expire(self, now: float) -> None:
+        """Forgets what was not confirmed in time."""
+        self._told = {key: told for key, told in self._told.items() if now - told[1] <= PUBLISH_TIMEOUT_S}
+
+    def log(self, epoch: int) -> None:
+        """Notes that the job log calls everything up to ``epoch`` published."""
+        self._logged = max(self._logged, epoch)
+        self._confirmed = [entry for entry in self._confirmed if entry[0] > self._logged]
+
+    def confirmed_only(self) -> list[Entry]:
+        """Returns what is published but not logged as such: the next leader would publish it again."""
+        return list(self._confirmed)

@@ -1,0 +1,44 @@
+"""Which segment files of a job are still needed (a core).
+
+Agents write the state and output of epochs to numbered files of their own and begin a new one when it has
+become large. A file may go when no committed state and no unpublished output lies in it any more and its
+writer has begun a later one; so what a job keeps in HyDFS is bounded by its state, not by how long it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from agent.rainstorm.job.segment import Reference
+from agent.rainstorm.leader.core.joblog import JobState
+
+# The output of one task and epoch: epoch, task, where it lies.
+Output = tuple[int, str, list[Reference]]
+
+
+class SegmentFiles:
+    """The segment files that a leader has seen in acknowledgements."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, None] = {}
+
+    def unused(self, state: JobState, written: Iterable[str], confirmed: Sequence[Output] = ()) -> list[str]:
+        """Returns the files that nobody needs any more, each once.
+
+        Args:
+            state: what is committed.
+            written: the files that the last epoch was written to.
+            confirmed: output that is published, but not yet according to the log.
+        """
+        needed = dict.fromkeys(file for references in state.segments.values() for file, _, _ in references)
+        for _, _, references in (*state.unpublished, *confirmed):
+            needed.update(dict.fromkeys(file for file, _, _ in references))
+        self._files.update(dict.fromkeys([*needed, *written]))
+        newest: dict[str, str] = {}
+        for file in sorted(self._files):
+            newest[file.rpartition("-")[0]] = file
+        kept = {**needed, **dict.fromkeys(newest.values())}
+        over = [file for file in self._files if file not in kept]
+        for file in over:
+            del self._files[file]
+        return over

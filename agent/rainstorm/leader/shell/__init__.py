@@ -1,0 +1,1 @@
+"""Threads, job logs and submissions around the leader's rules."""

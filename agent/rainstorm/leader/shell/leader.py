@@ -1,0 +1,271 @@
+"""The dispatcher of a node: takes jobs in, drives the leader core and carries out its effects.
+
+It exists on every node and does nothing until the view says that this node leads. Effects that take time go
+to their own threads: commands to the links, appends and take-overs to the log thread, the index entry of an
+ended job to the log thread as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from agent.common.config import NodeConfig
+from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStormError
+from agent.common.shell import clock
+from agent.common.shell.runner import CoreRunner
+from agent.rainstorm.host.shell.writers import Worker
+from agent.rainstorm.io.links import AgentLink, address_of
+from agent.rainstorm.io.storage import Storage
+from agent.rainstorm.leader.core import status
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
+from agent.rainstorm.leader.core.leader import (
+    AgentUnreachable,
+    CancelRequested,
+    JobSubmitted,
+    LeaderCore,
+    LogRejected,
+    ReplyStatus,
+    ReportReceived,
+    StatusWanted,
+    StepDown,
+    TakeOver,
+    ViewChanged,
+)
+from agent.rainstorm.leader.shell.joblog import LogWriter
+from agent.rainstorm.leader.shell.submission import prepare
+from agent.wire.authority import ephemeral_identity
+from agent.wire.client import Client
+
+logger = logging.getLogger("agent.rainstorm.leader.shell.leader")
+
+STATUS_TIMEOUT_S = 5.0
+CANCEL_TIMEOUT_S = 30.0
+# What the index keeps of an ended job's history.
+SUMMARY_COMMITS_MAX = 100
+
+
+class Dispatcher:
+    """Leads while the view says so."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        client: Client,
+        storage: Storage,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._storage = storage
+        self._core = LeaderCore(config.name)
+        self._runner = CoreRunner("leader-core", self._core, self._execute, on_crash=on_crash)
+        self._log_writer = LogWriter(storage, config.name, self._runner.post)
+        self._log_thread = Worker("job-log", lambda work: work())
+        self._links: dict[str, AgentLink] = {}
+        self._identities: dict[tuple[str, int], bytes] = {}
+        self._asked: dict[int, Future[dict[str, dict[str, Any]]]] = {}
+        self._lock = threading.Lock()
+        self._tokens = 0
+        self._changed = threading.Condition()
+        self._over: set[str] = set()
+
+    @property
+    def loop(self) -> CoreRunner:
+        """Returns the core's loop."""
+        return self._runner
+
+    def start(self) -> None:
+        """Starts the threads."""
+        self._log_thread.start()
+        self._runner.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the threads; jobs go on under the next leader."""
+        self._log_writer.stop()
+        self._runner.stop(timeout_s)
+        self._log_thread.stop(timeout_s)
+        for link in self._links.values():
+            link.stop(timeout_s)
+
+    def see_view(self, view: Mapping[str, Any]) -> None:
+        """Tells the core about a new view."""
+        self._runner.post(ViewChanged(view))
+
+    def report(self, node: str, report: Mapping[str, Any]) -> None:
+        """Takes an agent's report.
+
+        Raises:
+            NotLeader: this node does not lead.
+        """
+        if not self._core.leading:
+            raise NotLeader(
+                f"{self._config.name} does not lead", details={"leader": self._core.view["leader"]}
+            )
+        self._runner.post(ReportReceived(node, report))
+
+    def submit(self, raw: Any) -> str:
+        """Checks a job, makes it durable and starts it; returns its id.
+
+        Raises:
+            RainStormError: the job is refused, or this node does not lead.
+        """
+        logs = self._log_writer.logs
+        if logs is None or not self._core.leading:
+            raise NotLeader(f"{self._config.name} does not lead", hint="try again in a second")
+        job = f"j-{uuid.uuid4().hex[:8]}"
+        batch_bytes = self._config.rainstorm.batch_bytes
+        nodes = self._core.usable(job)
+        state: JobState = prepare(self._storage, raw, job, batch_bytes, nodes, clock.wall())
+        record = {
+            "t": "job",
+            "job": job,
+            "spec": state.spec,
+            "header": state.header,
+            "sink": state.sink,
+            "at": state.submitted_at,
+        }
+        try:
+            logs.open_job(state, record)
+        except (Conflict, Fenced):
+            self._storage.client.delete(state.sink)  # it never began: another node leads
+            self._runner.post(LogRejected(job))
+            raise
+        except RainStormError:
+            self._runner.post(LogRejected(job))  # whether it began is for the take-over to find out
+            raise
+        logger.info("job_submitted job=%s name=%s", job, state.spec.get("name", "job"))
+        self._runner.post(JobSubmitted(state))
+        return job
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Returns the status of all jobs, the newest first.
+
+        Raises:
+            NotLeader: this node does not lead.
+        """
+        found = self._ask()
+        logs = self._log_writer.logs
+        ended = {} if logs is None else dict(logs.ended)
+        merged = {**ended, **found}
+        return sorted((dict(job) for job in merged.values()), key=lambda job: -job["submitted_at"])
+
+    def job(self, wanted: str) -> dict[str, Any]:
+        """Returns the status of the job whose id begins with ``wanted``.
+
+        Raises:
+            NotFound: no job or several jobs fit.
+        """
+        fitting = [job for job in self.jobs() if job["job"].startswith(wanted)]
+        if len(fitting) != 1:
+            what = "no job" if not fitting else f"{len(fitting)} jobs"
+            raise NotFound(f"{what} with an id that begins with {wanted!r}", hint="see them all: fab jobs")
+        return fitting[0]
+
+    def wait(self, wanted: str, timeout_s: float) -> dict[str, Any]:
+        """Returns the status of a job when it is over, or after ``timeout_s`` as it is."""
+        job = self.job(wanted)["job"]
+        with self._changed:
+            self._changed.wait_for(lambda: job in self._over, timeout_s)
+        return self.job(job)
+
+    def cancel(self, wanted: str) -> dict[str, Any]:
+        """Ends a job and returns its status."""
+        job = self.job(wanted)["job"]
+        self._runner.post(CancelRequested(job))
+        return self.wait(job, CANCEL_TIMEOUT_S)
+
+    def _ask(self) -> dict[str, dict[str, Any]]:
+        answer: Future[dict[str, dict[str, Any]]] = Future()
+        with self._lock:
+            self._tokens += 1
+            token = self._tokens
+            self._asked[token] = answer
+        self._runner.post(StatusWanted(token))
+        return answer.result(STATUS_TIMEOUT_S)
+
+    def _execute(self, effect: Any) -> None:
+        match effect:
+            case Tell(node=node, message=message):
+                self._link(node).send(self._with_identity(message))
+            case AppendLog():
+                self._log_thread.put(lambda: self._log_writer.append(effect))
+            case TakeOver(term=term):
+                logger.info("taking_over term=%d", term)
+                self._log_thread.put(lambda: self._log_writer.take_over(term))
+            case StepDown():
+                logger.info("stepped_down term=%d", self._core.term)
+                with self._changed:
+                    self._changed.notify_all()
+            case ReplyStatus():
+                self._answer(effect)
+            case JobEnded(job=job):
+                self._end(job)
+            case DeleteFiles(names=names):
+                self._log_thread.put(lambda: self._delete(names))
+
+    def _answer(self, effect: ReplyStatus) -> None:
+        with self._lock:
+            answer = self._asked.pop(effect.token)
+        if not effect.leading:
+            leader = self._core.view["leader"]
+            answer.set_exception(
+                NotLeader(f"{self._config.name} does not lead", hint="try again", details={"leader": leader})
+            )
+            return
+        now, name = clock.wall(), self._config.name
+        answer.set_result({job: status.describe(machine, now, name) for job, machine in effect.jobs.items()})
+
+    def _end(self, job: str) -> None:
+        machine = self._core.jobs[job]
+        summary = status.describe(machine, clock.wall(), self._config.name)
+        logger.info("job_ended job=%s state=%s epochs=%d", job, summary["state"], summary["epoch"])
+        with self._changed:
+            self._over.add(job)
+            self._changed.notify_all()
+        self._identities = {key: pem for key, pem in self._identities.items() if key[0] != job}
+        short = {**summary, "commits": summary["commits"][-SUMMARY_COMMITS_MAX:]}
+        self._log_thread.put(lambda: self._close(job, short))
+
+    def _close(self, job: str, summary: Mapping[str, Any]) -> None:
+        if self._log_writer.logs is None:
+            return
+        try:
+            self._log_writer.logs.close_job(job, summary)
+        except RainStormError as error:
+            # The job's own log has its outcome; taking over again enters it into the index.
+            logger.warning("index_not_written job=%s error=%s", job, error)
+            self._runner.post(LogRejected(job))
+
+    def _delete(self, names: Sequence[str]) -> None:
+        for name in names:
+            try:
+                self._storage.client.delete(name)
+            except RainStormError as error:
+                # What is left goes with the job's other segments when the job ends.
+                logger.info("segments_not_deleted name=%s error=%s", name, error)
+
+    def _with_identity(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Adds to a deployment the certificate that the tasks of this generation share."""
+        if message["type"] != "deploy":
+            return message
+        key = (message["job"], message["generation"])
+        if key not in self._identities:
+            self._identities = {old: pem for old, pem in self._identities.items() if old[0] != message["job"]}
+            self._identities[key] = ephemeral_identity(message["job"])
+        return {**message, "identity": self._identities[key]}
+
+    def _link(self, node: str) -> AgentLink:
+        if node not in self._links:
+            self._links[node] = AgentLink(
+                node,
+                address_of(self._config, node),
+                self._client,
+                lambda name: self._runner.post(AgentUnreachable(name)),
+            )
+        return self._links[node]

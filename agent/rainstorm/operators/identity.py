@@ -1,9 +1,0 @@
-"""Identity: every tuple goes on as it came; used to test rates and delivery."""
-
-from __future__ import annotations
-
-from agent.rainstorm.operators.base import Operator
-
-
-class Identity(Operator):
-    """Passes every tuple on."""

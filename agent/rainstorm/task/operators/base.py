@@ -1,0 +1,42 @@
+"""The contract of an operator inside a task.
+
+The task calls ``process`` for every batch, ``end_epoch`` when the epoch's barrier has come in on all inputs
+(before the state is closed), and ``end_input`` once when all inputs have ended. Operators that keep state
+keep it in ``state`` only: it is what epochs, rollbacks and checkpoints know of. Anything else that an
+operator holds must be empty after ``end_epoch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from agent.rainstorm.task.state.keyed import KeyedState
+
+
+class Operator:
+    """Passes batches on unchanged; the base of all operators."""
+
+    #: None for operators without state.
+    state: KeyedState | None = None
+
+    def __init__(self, options: Mapping[str, Any], columns: Sequence[str]) -> None:
+        self.options = options
+        self.columns = tuple(columns)
+
+    def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+        """Returns what comes out for one batch."""
+        return [batch]
+
+    def end_epoch(self) -> list[pa.RecordBatch]:
+        """Returns what has to leave before the epoch ends."""
+        return []
+
+    def end_input(self) -> list[pa.RecordBatch]:
+        """Returns what has to leave when no more input will come."""
+        return []
+
+    def reset(self) -> None:
+        """Forgets what belongs to the running epoch, beside ``state``."""

@@ -1,0 +1,1 @@
+"""The task's process: its sockets, its source and its main loop."""

@@ -1,0 +1,113 @@
+"""Reads the source file of a job for one task, at the job's rate.
+
+A rate is a promise on average: a task reads about 20 ms worth of records at a time, counts what it got, and
+waits until that much time has passed. Reads go to the HyDFS agent of the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.common.shell import clock
+from agent.hydfs.client import LocalBlock
+from agent.rainstorm.io.storage import Storage
+from agent.rainstorm.job.boundaries import quotes
+from agent.rainstorm.job.plan import Plan, index_of
+from agent.rainstorm.job.spec import JobSpec
+from agent.rainstorm.task.sources.splitreader import ReadRequest
+
+RATE_SLICE_S = 0.02
+SURVEY_BYTES = 4 * 1024 * 1024
+# The first guess of a record's size, until some have been seen.
+RECORD_BYTES = 100.0
+# A block that is not on this machine is not asked for again before this much of it was read.
+ELSEWHERE_BYTES = 4 * 1024 * 1024
+
+
+class SourceFile:
+    """One task's share of the source file."""
+
+    def __init__(
+        self, storage: Storage, spec: JobSpec, plan: Plan, task: str, header: Mapping[str, Any]
+    ) -> None:
+        self._storage = storage
+        self._file = spec.source.file
+        self._splits = [split for split in plan.splits if split.task == index_of(task)]
+        self._data_start = plan.data_start
+        # Tasks with more to read get more of the rate, so that all end at about the same time.
+        mine = sum(split.end - split.start for split in self._splits)
+        self._rate = spec.source.rate * mine / max(1, plan.data_end - plan.data_start)
+        self._batch_bytes = int(header["batch_bytes"])
+        self._file_id = str(header["file_id"])
+        self._record_bytes = RECORD_BYTES
+        self._next_at = 0.0
+        self._block: LocalBlock | None = None
+        self._elsewhere = -ELSEWHERE_BYTES
+
+    def restart_rate(self) -> None:
+        """Starts the rate anew; what was not read during a recovery is not made up for."""
+        self._next_at = clock.monotonic()
+
+    def wait_s(self) -> float:
+        """Returns how long to wait before the next read."""
+        return max(0.0, self._next_at - clock.monotonic()) if self._rate else 0.0
+
+    def read_size(self) -> int:
+        """Returns how many bytes to ask for."""
+        if not self._rate:
+            return self._batch_bytes
+        return max(1, min(self._batch_bytes, int(self._rate * RATE_SLICE_S * self._record_bytes)))
+
+    def read(self, request: ReadRequest) -> bytes | bytearray:
+        """Returns the bytes asked for.
+
+        Raises:
+            RainStormError: HyDFS cannot deliver them.
+        """
+        return self._read(request.offset, request.size)
+
+    def _read(self, offset: int, size: int) -> bytes | bytearray:
+        block = self._local_block(offset)
+        if block is None:
+            return self._ask(offset, size)
+        begin = offset - block.start
+        data = block.memory[begin : begin + size]
+        return data if len(data) == size else data + self._ask(offset + len(data), size - len(data))
+
+    def _ask(self, offset: int, size: int) -> bytearray:
+        return self._storage.read_exactly(self._file, offset, size, file_id=self._file_id)
+
+    def _local_block(self, offset: int) -> LocalBlock | None:
+        """Returns the block around ``offset`` when this machine has it; one is kept at a time."""
+        block = self._block
+        if block is not None and block.start <= offset < block.start + block.length:
+            return block
+        if self._elsewhere <= offset < self._elsewhere + ELSEWHERE_BYTES:
+            return None
+        self._block = self._storage.client.map_block(self._file, offset, self._file_id)
+        if self._block is None:
+            self._elsewhere = offset
+        return self._block
+
+    def count(self, records: int, size: int) -> None:
+        """Notes what a read brought, for the rate."""
+        if not self._rate or not records:
+            return
+        self._record_bytes = 0.9 * self._record_bytes + 0.1 * size / records
+        # Falling behind by more than a second is not made up for: a rate is no licence for a burst.
+        self._next_at = max(self._next_at, clock.monotonic() - 1.0) + records / self._rate
+
+    def count_quotes(self) -> dict[int, int]:
+        """Returns for each split the quotes between the byte before it and the byte before the next one."""
+        found: dict[int, int] = {}
+        for split in self._splits:
+            begin = split.start if split.start == self._data_start else split.start - 1
+            end = max(begin, split.end - 1)
+            total = 0
+            while begin < end:
+                data = self._read(begin, min(SURVEY_BYTES, end - begin))
+                total += quotes(data)
+                begin += len(data)
+            found[split.index] = total
+        return found

@@ -1,0 +1,1 @@
+"""How a task reads its splits. No input or output."""

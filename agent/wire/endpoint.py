@@ -1,0 +1,83 @@
+"""What answers a typed request: the envelope around it, the call as a handler sees it, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from agent.common import message
+from agent.common.deadline import Deadline
+from agent.common.message import Counter, Duration, Name, R
+from agent.wire.codec.framing import Buffer
+from agent.wire.connection import Payload
+
+# A caller that would wait longer than this asks again.
+REQUEST_TIMEOUT_S_MAX = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every request carries beside its message: its kind, the caller's patience and view."""
+
+    type: Name
+    timeout_s: Duration = REQUEST_TIMEOUT_S_MAX
+    view: Counter = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler learns of a request beside its message.
+
+    ``peer`` is the authenticated name of the caller, ``local`` on a Unix socket; ``view`` the version of the
+    cluster view that the caller knows; ``connection`` a number that is never used twice.
+    """
+
+    peer: str
+    deadline: Deadline
+    payload: Buffer = b""
+    view: int = 0
+    connection: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[R]):
+    """A reply with a payload; ``descriptor`` hands an open file to a caller on the Unix socket."""
+
+    message: R
+    payload: Payload = b""
+    descriptor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A request type and what answers it: with the request's reply type, alone or in an ``Answer``."""
+
+    request: type[message.Request[Any]]
+    handle: Callable[[Any, Call], Any]
+
+    def answer(self, fields: dict[str, Any], call: Call) -> Answer[Any]:
+        """Decodes the request, has it handled and returns the answer.
+
+        Raises:
+            InvalidMessage: the fields are not those of the request; the handler was not called.
+        """
+        found = self.handle(message.decode(self.request, fields, self.request.kind), call)
+        answer = found if isinstance(found, Answer) else Answer(found)
+        assert isinstance(answer.message, self.request.reply), f"{self.request.kind}: wrong type of reply"
+        return answer
+
+
+Q = TypeVar("Q", bound=message.Request[Any])
+
+
+def endpoint(request: type[Q], handle: Callable[[Q, Call], Any]) -> Endpoint:
+    """Returns the endpoint that has requests of one type answered by ``handle``."""
+    return Endpoint(request, handle)
+
+
+def by_kind(*found: Endpoint) -> dict[str, Endpoint]:
+    """Returns endpoints under the kinds of their requests, as a server takes them."""
+    named = {each.request.kind: each for each in found}
+    assert len(named) == len(found), "two endpoints answer the same kind of request"
+    return named

@@ -1,0 +1,168 @@
+"""Words to the service manager, over a real socket; a real hung core keeps the word of life back."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.common.shell import sdnotify
+from agent.common.shell.runner import CoreRunner
+from agent.hydfs.shell.node import Engine
+
+
+class Manager:
+    """The receiving end: what systemd is to a service."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+
+    def words_other_than(self, words: list[str]) -> list[str]:
+        """Returns the next words that are not ``words``; those at most ten times."""
+        return next((heard for _ in range(10) if (heard := self.words(5.0)) != words), words)
+
+    def words(self, timeout_s: float) -> list[str]:
+        """Returns the lines of the next datagram; [] when none comes."""
+        self.socket.settimeout(timeout_s)
+        try:
+            return self.socket.recv(4096).decode().splitlines()
+        except TimeoutError:
+            return []
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    found = Manager(tmp_path / "notify")
+    yield found
+    found.socket.close()
+
+
+class Gate:
+    """A core whose handler waits while the gate is shut."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self.open.set()
+
+    def handle(self, now: float, event: object) -> list[object]:
+        self.entered.set()
+        self.open.wait(20.0)
+        return []
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def check_invariants(self) -> None:
+        pass
+
+
+class OneLoop:
+    """A service of one loop."""
+
+    def __init__(self, loop: sdnotify.Loop) -> None:
+        self.loop = loop
+
+    def loops(self) -> list[sdnotify.Loop]:
+        return [self.loop]
+
+    def status(self) -> str:
+        return "3 live,\nview 7"
+
+
+def test_a_hung_core_keeps_the_word_of_life_back_until_it_turns_again(manager: Manager) -> None:
+    core = Gate()
+    runner = CoreRunner("gate-core", core, lambda effect: None, on_crash=lambda error: None)
+    watchdog = sdnotify.Watchdog(sdnotify.Notifier(manager.path, watchdog_s=0.3), OneLoop(runner))
+    runner.start()
+    watchdog.start()
+    try:
+        lives, hung = ["WATCHDOG=1", "STATUS=3 live, view 7"], ["STATUS=hung: gate-core"]
+        assert manager.words(5.0) == lives
+        core.open.clear()
+        runner.post("anything")
+        assert core.entered.wait(5.0)
+        assert manager.words_other_than(lives) == hung
+        assert all(manager.words(5.0) == hung for _ in range(2))
+        core.open.set()
+        assert manager.words_other_than(hung) == lives
+    finally:
+        core.open.set()
+        watchdog.stop()
+        runner.stop()
+
+
+def test_a_full_inbox_that_moves_is_no_hang() -> None:
+    core = Gate()
+    runner = CoreRunner("busy-core", core, lambda effect: None, on_crash=lambda error: None, inbox_max=1)
+    runner.start()
+    core.open.clear()
+    runner.post("in the handler")
+    assert core.entered.wait(5.0)
+    runner.post("in the inbox")
+    try:
+        assert not runner.turns(0.05)
+        core.open.set()
+        assert runner.turns(5.0)
+    finally:
+        core.open.set()
+        runner.stop()
+
+
+def test_a_thread_stuck_in_the_store_s_core_is_noticed() -> None:
+    core = Gate()
+    engine = Engine(core, lambda effect: None, lambda error: None)
+    assert engine.turns(5.0)
+    core.open.clear()
+    stuck = threading.Thread(target=engine.post, args=("anything",), name="stuck")
+    stuck.start()
+    try:
+        assert core.entered.wait(5.0)
+        assert not engine.turns(0.05)
+    finally:
+        core.open.set()
+        stuck.join(5.0)
+    assert engine.turns(5.0)
+
+
+def test_the_variables_are_taken_out_of_the_environment() -> None:
+    environment = {"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "20000000", "PATH": "/bin"}
+    notifier = sdnotify.take({**environment, "WATCHDOG_PID": str(os.getpid())})
+    assert (bool(notifier), notifier.watchdog_s) == (True, 20.0)
+    theirs = {**environment, "WATCHDOG_PID": "1"}
+    assert sdnotify.take(theirs).watchdog_s == 0.0
+    assert theirs == {"PATH": "/bin"}
+    assert not sdnotify.take({})
+
+
+def test_words_go_to_the_abstract_namespace_and_a_deaf_manager_does_no_harm(tmp_path: Path) -> None:
+    address = f"@rainstorm-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(f"\0{address[1:]}")
+        listener.settimeout(5.0)
+        sdnotify.Notifier(address).send(READY=1)
+        assert listener.recv(100) == b"READY=1"
+    sdnotify.Notifier(address).send(READY=1)
+    sdnotify.Notifier(str(tmp_path / "nobody")).send(READY=1)
+    sdnotify.Notifier().send(READY=1)
+
+
+def test_an_agent_says_nothing_when_its_configuration_is_wrong(manager: Manager, tmp_path: Path) -> None:
+    """Exit status 78 keeps the manager from starting it again; READY would have been a lie."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "agent", "membership", "--config", str(tmp_path / "none.yml")],
+        env={**os.environ, "NOTIFY_SOCKET": manager.path},
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 78
+    assert manager.words(0.05) == []

@@ -1,0 +1,118 @@
+"""What may happen to a file's register."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.common.errors import AlreadyExists, Conflict, Fenced, NotFound
+from agent.hydfs.core import filetable
+from agent.hydfs.core.filetable import BlockEntry, FileEntry, from_value, needed_acks, needed_promises
+
+
+def made(value: Any) -> FileEntry:
+    entry = from_value(value)
+    assert entry is not None
+    return entry
+
+
+def opened(value: Any, session: str = "s1", nodes: tuple[str, ...] = ("a", "b", "c")) -> Any:
+    return filetable.open_next("f", "id1", nodes, 1, session)(value)
+
+
+def created() -> Any:
+    return filetable.create("f", "id1", "all")(None)
+
+
+def test_create_is_exclusive_and_may_be_applied_twice() -> None:
+    value = created()
+    assert filetable.create("f", "id1", "all")(value) == value
+    with pytest.raises(AlreadyExists):
+        filetable.create("f", "id2", "all")(value)
+
+
+def test_delete_keeps_the_id_and_lets_the_name_be_used_again() -> None:
+    value = filetable.remove("f", "id1")(created())
+    assert (made(value).state, made(value).file_id) == ("deleted", "id1")
+    with pytest.raises(NotFound):
+        filetable.live("f", value)
+    with pytest.raises(NotFound):
+        filetable.open_next("f", "id1", ["a"], 1, "s")(value)
+    again = filetable.create("f", "id2", "all")(value)
+    with pytest.raises(NotFound):
+        filetable.remove("f", "id1")(again)
+    with pytest.raises(NotFound):
+        filetable.open_next("f", "id1", ["a"], 1, "s")(again)
+
+
+def test_a_file_with_an_open_block_is_not_deleted() -> None:
+    with pytest.raises(Conflict):
+        filetable.remove("f", "id1")(opened(created()))
+
+
+def test_only_one_block_is_open_and_the_first_opener_wins() -> None:
+    value = opened(created(), "s1")
+    assert opened(value, "s2") == value
+    block = made(value).open_block
+    assert block is not None
+    assert (block.session, block.replicas, block.number) == ("s1", ("a", "b", "c"), 0)
+
+
+def test_seal_fixes_the_length_once_and_carries_the_writers() -> None:
+    value = opened(created())
+    sealed = filetable.seal("f", "id1", 0, 10, 99, ["a", "b"], {"w": (3, 5, 5)})(value)
+    assert filetable.seal("f", "id1", 0, 20, 98, ["c"], {"w": (9, 9, 9)})(sealed) == sealed
+    entry = made(opened(sealed, "s2"))
+    assert entry.sealed_length == 10
+    assert entry.writers == {"w": (3, 5, 5)}
+    assert [block.number for block in entry.blocks] == [0, 1]
+    assert entry.blocks[0].replicas == ("a", "b")
+
+
+def test_an_empty_block_leaves_the_chain_and_its_number_is_not_used_again() -> None:
+    value = filetable.seal("f", "id1", 0, 0, 0, [], {})(opened(created()))
+    assert made(value).blocks == ()
+    block = made(opened(value, "s2")).open_block
+    assert block is not None
+    assert block.number == 1
+
+
+def test_writers_are_bounded_and_the_oldest_go_first() -> None:
+    value = opened(created())
+    many = {f"w{index}": (1, 0, 1) for index in range(filetable.WRITERS_MAX + 5)}
+    entry = made(filetable.seal("f", "id1", 0, 10, 1, ["a"], many)(value))
+    assert entry.writers is not None
+    assert len(entry.writers) == filetable.WRITERS_MAX
+    assert "w0" not in entry.writers
+    assert f"w{filetable.WRITERS_MAX + 4}" in entry.writers
+
+
+def test_a_put_is_invisible_until_published_and_can_be_given_up() -> None:
+    reserved = filetable.create("f", "p1", "all", state="creating", owner="a")(None)
+    with pytest.raises(NotFound):
+        filetable.live("f", reserved)
+    with pytest.raises(AlreadyExists):
+        filetable.create("f", "p2", "all", state="creating")(reserved)
+    blocks = [BlockEntry(0, ("a", "b", "c"), 1, "sealed", 5, 7, "")]
+    published = filetable.publish("f", "p1", blocks)(reserved)
+    assert made(published).sealed_length == 5
+    assert filetable.publish("f", "p1", blocks)(published) == published
+    taken = filetable.create("f", "p2", "all", state="creating", instead_of="p1")(reserved)
+    with pytest.raises(Conflict):
+        filetable.publish("f", "p1", blocks)(taken)
+
+
+def test_replicas_change_only_on_sealed_blocks_and_never_to_none() -> None:
+    sealed = filetable.seal("f", "id1", 0, 10, 99, ["a", "b"], {})(opened(created()))
+    moved = filetable.set_replicas("f", "id1", 0, add=["d"], drop=["b"])(sealed)
+    assert made(moved).blocks[0].replicas == ("a", "d")
+    with pytest.raises(Conflict):
+        filetable.set_replicas("f", "id1", 0, drop=["a", "b"])(sealed)
+    with pytest.raises(Fenced):
+        filetable.set_replicas("f", "id1", 0, add=["d"])(opened(created()))
+
+
+@pytest.mark.parametrize(("ack", "replicas"), [("all", 1), ("all", 3), ("quorum", 3), ("quorum", 5)])
+def test_promises_meet_every_acknowledging_set(ack: str, replicas: int) -> None:
+    assert needed_acks(ack, replicas) + needed_promises(ack, replicas) == replicas + 1

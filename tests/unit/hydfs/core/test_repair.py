@@ -1,0 +1,80 @@
+"""Who copies what, and what may be dropped."""
+
+from __future__ import annotations
+
+from agent.hydfs.core import repair
+from agent.hydfs.core.block import BlockMeta
+from agent.hydfs.core.filetable import BlockEntry, FileEntry
+
+UP = ["a", "b", "c", "d", "e"]
+
+
+def block(number: int, replicas: str, state: str = "sealed") -> BlockEntry:
+    return BlockEntry(number, tuple(replicas), 1, state, 10, 77, "s")
+
+
+def file(*blocks: BlockEntry, state: str = "live") -> FileEntry:
+    return FileEntry("id1", state, blocks=blocks, next_number=9)
+
+
+def meta(number: int, *, state: str = "sealed", crc: int = 77, file_id: str = "id1") -> BlockMeta:
+    return BlockMeta((file_id, number), "f", "s", 10, crc, state)
+
+
+def test_the_first_live_holder_copies_fewest_copies_first() -> None:
+    entry = file(block(0, "abc"), block(1, "xab"), block(2, "xya"))
+    found = repair.pushes(entry, UP, "a", 3)
+    assert [(push.block.number, push.copies, len(push.targets)) for push in found] == [(2, 1, 2), (1, 2, 1)]
+    assert found[0].drop == ("x", "y")
+    assert not set(found[0].targets) & {"a", "x", "y"}
+    assert repair.pushes(entry, UP, "b", 3) == []
+
+
+def test_fewer_nodes_than_copies_make_fewer_copies_and_forget_nobody() -> None:
+    assert repair.pushes(file(block(0, "abx")), ["a", "b"], "a", 3) == []
+
+
+def test_a_block_without_a_live_holder_is_left_alone() -> None:
+    assert repair.pushes(file(block(0, "xyz")), UP, "a", 3) == []
+
+
+def test_local_copies_follow_the_table() -> None:
+    entry = file(block(0, "abc"), block(1, "bcd"), block(2, "bcx"), block(3, "abc"), block(4, "abc"))
+    metas = [meta(0, state="promised"), meta(1), meta(2), meta(3), meta(7)]
+    found = repair.local_actions(entry, metas, UP, "a", 3, [])
+    assert found == [
+        repair.Certify(entry.blocks[0]),
+        repair.Drop(1),
+        repair.Announce(entry.blocks[2]),
+        repair.Drop(7),
+        repair.Pull(entry.blocks[4]),
+    ]
+
+
+def test_nothing_of_a_put_under_way_is_touched() -> None:
+    assert repair.local_actions(file(state="creating"), [meta(0)], UP, "a", 3, []) == []
+
+
+def test_copies_of_a_deleted_or_replaced_file_are_strangers() -> None:
+    old = meta(0, file_id="id0")
+    assert repair.strangers(file(block(0, "abc")), [old, meta(0)]) == [old]
+    assert repair.strangers(file(state="deleted"), [meta(0)]) == [meta(0)]
+
+
+def test_an_open_block_is_sealed_by_its_restarted_coordinator_or_the_first_survivor() -> None:
+    entry = file(block(0, "abc", "open"))
+    assert repair.local_actions(entry, [], UP, "a", 3, [0]) == []
+    assert repair.local_actions(entry, [], UP, "a", 3, []) == [repair.TakeOver(entry.blocks[0])]
+    assert repair.local_actions(entry, [], UP, "b", 3, []) == []
+    lost = ["b", "c", "d", "e"]
+    assert repair.local_actions(entry, [], lost, "b", 3, []) == [repair.TakeOver(entry.blocks[0])]
+    assert repair.local_actions(entry, [], lost, "c", 3, []) == []
+
+
+def test_an_open_block_is_thin_only_while_a_new_one_gets_more_copies() -> None:
+    """Else it is sealed, and the next one is as thin, without an end."""
+    thin = block(4, "ab", "open")
+    assert repair.is_thin(thin, [4], ["a", "b", "c"], [], 3)
+    assert not repair.is_thin(thin, [4], ["a", "b", "c"], ["c"], 3)
+    assert not repair.is_thin(thin, [4], UP, [], 2)
+    assert not repair.is_thin(thin, [3], UP, [], 3), "another node coordinates it"

@@ -1,0 +1,94 @@
+"""A node that others call silent: when it may say no at once, and when it has to prove itself first."""
+
+from __future__ import annotations
+
+from agent.membership.core import events
+from agent.membership.core.beliefs.selftest import AGAIN_S, QUESTIONS, WINDOW_S
+from agent.membership.member import State
+from agent.membership.messages import Kind, Update
+from tests.unit.membership.core.detectors.test_swim import CONFIG, Bench, member, of
+
+
+def accuse(bench: Bench, *accusers: str, of_whom: str = "n1") -> list[events.Effect]:
+    found = []
+    for accuser in accusers:
+        said = member(of_whom, State.SUSPECT, incarnation=bench.monitor.me.incarnation)
+        found += bench.hear(accuser, Kind.GOSSIP, updates=[Update(said, accuser)])
+    return found
+
+
+def questions(effects: list[events.Effect]) -> list[events.SendDatagram]:
+    sent = of(events.SendDatagram, effects)
+    return [e for e in sent if e.datagram.kind is Kind.PING and e.datagram.sequence >= 1 << 40]
+
+
+def answer(bench: Bench, asked: list[events.SendDatagram], count: int) -> None:
+    for effect in asked[:count]:
+        bench.hear(effect.target, Kind.ACK, sequence=effect.datagram.sequence)
+
+
+def test_one_or_two_accusers_are_contradicted_at_once() -> None:
+    bench = Bench()
+    assert not questions(accuse(bench, "n2", "n3"))
+    assert bench.monitor.me.incarnation == 2
+
+
+def test_who_hears_first_of_its_death_proves_itself_before_it_comes_back() -> None:
+    bench = Bench()
+    effects = bench.hear("n2", Kind.GREETING, updates=[Update(member("n1", State.DEAD), "n2")])
+    asked = questions(effects)
+    assert len(asked) == QUESTIONS
+    assert bench.monitor.me.incarnation == 0
+    answer(bench, asked, QUESTIONS)
+    assert bench.monitor.me.incarnation == 1
+
+
+def test_who_alone_is_accused_by_three_refutes_only_when_nearly_all_of_them_answer() -> None:
+    bench = Bench()
+    asked = questions(accuse(bench, "n2", "n3", "n4"))
+    assert len(asked) == QUESTIONS
+    assert {effect.target for effect in asked} >= {"n2", "n3", "n4"}
+    held = bench.monitor.me.incarnation
+    answer(bench, asked, QUESTIONS - 2)
+    assert bench.monitor.me.incarnation == held
+    answer(bench, asked[QUESTIONS - 2 :], 1)
+    assert bench.monitor.me.incarnation == held + 1
+
+
+def test_late_answers_do_not_count_and_the_next_test_waits() -> None:
+    bench = Bench()
+    asked = questions(accuse(bench, "n2", "n3", "n4"))
+    held = bench.monitor.me.incarnation
+    bench.now += 2 * CONFIG.probe_duration_s
+    answer(bench, asked, QUESTIONS)
+    assert bench.monitor.me.incarnation == held
+    assert not questions(accuse(bench, "n2"))
+    bench.now += AGAIN_S
+    assert len(questions(accuse(bench, "n2"))) == QUESTIONS
+
+
+def test_with_nobody_left_to_ask_it_waits_for_the_next_accusation() -> None:
+    bench = Bench(known=["n1", "n2", "n3", "n4"])
+    accuse(bench, "n2", "n3", "n4")
+    held = bench.monitor.me.incarnation
+    for name in ("n2", "n3", "n4"):
+        bench.monitor.roster.put(bench.now, member(name, State.DEAD), "n1")
+    bench.run(WINDOW_S + AGAIN_S, silent=["n2", "n3", "n4", "n5"])
+    assert bench.monitor.me.incarnation == held
+    accuse(bench, "n2")
+    assert bench.monitor.me.incarnation == held + 1
+
+
+def test_where_others_are_accused_too_everybody_refutes() -> None:
+    bench = Bench()
+    accuse(bench, "n2", of_whom="n5")
+    assert not questions(accuse(bench, "n2", "n3", "n4"))
+    assert bench.monitor.me.incarnation == 3
+
+
+def test_old_accusations_are_forgotten() -> None:
+    bench = Bench()
+    accuse(bench, "n2", "n3")
+    bench.now += WINDOW_S + 0.1
+    assert not questions(accuse(bench, "n4"))
+    assert bench.monitor.me.incarnation == 3

@@ -1,0 +1,71 @@
+"""The node's identity and its ring of gossip keys, on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.common.errors import ConfigError, Corrupt, DiskFailed
+from agent.membership.core.dissemination.keyring import KeyRing
+from agent.membership.shell.store import Identity, IdentityStore, KeyStore
+
+
+def test_each_life_has_its_own_boot_and_the_disk_keeps_its_uuid(tmp_path: Path) -> None:
+    path = tmp_path / "membership" / "identity.json"
+    lives = [IdentityStore(path).begin_life() for _ in range(3)]
+    assert [life.boot for life in lives] == [1, 2, 3]
+    assert len({life.uuid for life in lives}) == 1
+    IdentityStore(path).write(Identity(lives[0].uuid, 40))
+    assert IdentityStore(path).begin_life().boot == 41
+
+
+def test_a_crash_while_writing_leaves_the_earlier_identity(tmp_path: Path) -> None:
+    path = tmp_path / "identity.json"
+    first = IdentityStore(path).begin_life()
+    path.with_suffix(".new").write_text('{"uuid": "ab')
+    assert IdentityStore(path).begin_life() == Identity(first.uuid, 2)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", '{"uuid": "xyz", "boot": 1}', '{"uuid": "' + "ab" * 16 + '", "boot": 0}']
+)
+def test_a_damaged_identity_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "identity.json"
+    path.write_text(content)
+    with pytest.raises(Corrupt, match="identity"):
+        IdentityStore(path).begin_life()
+    assert path.read_text() == content
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskFailed, match="cannot be read"):
+        IdentityStore(tmp_path / "file" / "identity.json").begin_life()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "identity.new").mkdir()
+    with pytest.raises(DiskFailed, match="cannot be written"):
+        IdentityStore(tmp_path / "new" / "identity.json").begin_life()
+
+
+def test_the_configured_gossip_key_is_the_ring_until_another_one_is_stored(tmp_path: Path) -> None:
+    configured, stored = tmp_path / "gossip.key", tmp_path / "membership" / "gossip.keys"
+    configured.write_text("ab" * 32 + "\n")
+    store = KeyStore(stored, configured)
+    assert store.load().keys == (b"\xab" * 32,)
+    ring = store.load().install(b"\xcd" * 32)
+    store.save(ring)
+    assert stored.stat().st_mode & 0o777 == 0o600
+    assert store.load() == ring
+    store.save(KeyRing((b"\xcd" * 32,)))
+    assert store.load().keys == (b"\xcd" * 32,), "the configured key counts for nothing any more"
+
+
+def test_a_key_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "gossip.key"
+    for content in ("", "ab" * 31, "zz" * 32, "\xff"):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match="gossip key"):
+            KeyStore(tmp_path / "none", path).load()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        KeyStore(tmp_path / "none", tmp_path / "missing").load()

@@ -1,0 +1,51 @@
+"""The task log: many writers, rotation, nothing lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from agent.rainstorm.host.shell.tasklog import FILES_KEPT, TaskLog
+from tests.support import wait_until
+
+WRITER = "import os, sys\nfor i in range(2000): os.write(1, b'%s %d\\n' % (sys.argv[1].encode(), i))"
+
+
+def test_lines_of_many_processes_survive_rotation_whole(tmp_path: Path) -> None:
+    log = TaskLog(tmp_path / "tasks.log", file_bytes_max=10_000)
+    log.start()
+    writers = []
+    for number in range(3):
+        descriptor = log.writer()
+        writers.append(
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(number)], stdout=descriptor, stderr=descriptor
+            )
+        )
+        os.close(descriptor)
+    for writer in writers:
+        assert writer.wait(20) == 0
+    log.stop(5.0)
+    files = [tmp_path / "tasks.log", *(tmp_path / f"tasks.log.{n}" for n in range(1, FILES_KEPT + 1))]
+    lines = b"".join(path.read_bytes() for path in files if path.exists()).splitlines()
+    assert len(list(tmp_path.iterdir())) > 1
+    # A file is moved aside between two lines, after at most one read of the pipe too many.
+    assert all(path.read_bytes().endswith(b"\n") for path in files if path.exists())
+    assert sorted(lines) == sorted(b"%d %d" % (n, i) for n in range(3) for i in range(2000))
+
+
+def test_only_so_many_files_are_kept(tmp_path: Path) -> None:
+    log = TaskLog(tmp_path / "tasks.log", file_bytes_max=100)
+    log.start()
+    descriptor = log.writer()
+    for number in range(12):
+        os.write(descriptor, b"%099d\n" % number * 2)
+        wait_until(lambda n=number: (b"%099d" % n) in log.path.read_bytes(), 5, "the line is in the file")  # type: ignore[misc]
+    os.close(descriptor)
+    log.stop(5.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "tasks.log",
+        *(f"tasks.log.{n}" for n in range(1, FILES_KEPT + 1)),
+    ]

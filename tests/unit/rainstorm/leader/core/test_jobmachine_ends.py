@@ -1,0 +1,369 @@
+"""How jobs and generations end: zombies, time limits, cancellation, deposed leaders, nodes that return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.common.errors import JobFailed, Unavailable
+from agent.rainstorm.host.core.host import TaskGone
+from agent.rainstorm.leader.core.jobmachine import (
+    FRUITLESS_RECOVERIES_MAX,
+)
+from agent.rainstorm.leader.core.leader import (
+    PING_S,
+    SHUN_S,
+    CancelRequested,
+    LogAppended,
+    LogRejected,
+    ReportReceived,
+    StepDown,
+    TakeOver,
+)
+from tests.unit.rainstorm.cluster import JOB, Cluster, new_job
+from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, running
+
+
+def test_zombies_change_nothing(cluster: Cluster) -> None:
+    """Acknowledgements, failures and wishes of an older generation are ignored by the leader."""
+    running(cluster)
+    node = cluster.home("1.0")
+    cluster.kill_task("1.0")
+    cluster.settle()
+    cluster.pass_time(0.125)
+    cluster.told.clear()
+    machine = cluster.leader.jobs[JOB]
+    epoch = machine.state.epoch_max
+    ack = {"base": False, "positions": {}, "done": True, "records": 9, "bytes": 9, "state": [], "sink": []}
+    old = {"job": JOB, "generation": 1, "node": node}
+    stale: list[dict[str, Any]] = [
+        {**old, "type": "ack", "epoch": epoch, "tasks": dict.fromkeys(machine.plan.tasks(), ack)},
+        {
+            **old,
+            "type": "ack",
+            "generation": 2,
+            "epoch": 1,
+            "tasks": dict.fromkeys(machine.plan.tasks(), ack),
+        },
+        {**old, "type": "task-failed", "task": "1.0", "cause": "old", "error": JobFailed("no").to_wire()},
+        {**old, "type": "epoch-wanted", "task": "0.0", "done": True},
+        {**old, "type": "prepared", "endpoints": {}, "quotes": {0: 1}},
+        {**old, "type": "published", "epoch": 99, "task": "1.0"},
+        {**old, "type": "ack", "job": "j-gone", "epoch": epoch, "tasks": {}},
+    ]
+    for report in stale:
+        assert cluster.tell_leader(ReportReceived(node, report)) == []
+    assert (machine.phase, machine.state.generation, machine.state.epoch) == ("running", 2, 2)
+
+
+def test_an_acknowledgement_counts_once(cluster: Cluster) -> None:
+    """Repeated acknowledgements of an epoch do not commit it twice."""
+    running(cluster)
+    reports: list[Any] = []
+    original = cluster.tell_leader
+
+    def record(event: Any) -> list[Any]:
+        if isinstance(event, ReportReceived) and event.report["type"] == "ack":
+            reports.append(event)
+            original(event)
+        return original(event)
+
+    cluster.tell_leader = record  # type: ignore[method-assign]
+    cluster.pass_time(0.125)
+    cluster.settle()
+    assert len(reports) >= 2
+    for report in reports:
+        original(report)
+    assert [commit["e"] for commit in cluster.records("commit")] == [1, 2, 3]
+
+
+def test_a_stuck_epoch_names_who_is_missing(cluster: Cluster) -> None:
+    """A task that does not answer is started afresh; those that answered stay in place."""
+    running(cluster)
+    machine = cluster.leader.jobs[JOB]
+    hung = cluster.home("0.1")
+    missing = [task for task in machine.plan.tasks() if cluster.home(task) == hung]
+    cluster.pass_time(0.125)
+    cluster.told = [tell for tell in cluster.told if tell.node != hung]
+    cluster.settle()
+    cluster.pass_time(5.0)
+    assert machine.state.generation == 1, "not yet"
+    cluster.pass_time(1.1)
+    cluster.settle()
+    assert machine.state.generation == 2
+    assert machine.state.recoveries[-1]["cause"].endswith(f"no answer from {', '.join(missing)}")
+    for (_, _, task), process in cluster.tasks.items():
+        assert process.in_place == (task not in missing)
+
+
+def test_the_leader_never_asks_for_a_tick_in_the_past(cluster: Cluster) -> None:
+    """While a commit takes long its epoch is overdue, and the deadline must still lie ahead, or the leader's
+    thread spins.
+    """
+    into_phase(cluster, "committing")
+    for _ in range(100):
+        deadline = cluster.leader.next_deadline()
+        assert deadline is not None
+        cluster.now = max(cluster.now, deadline)
+        cluster.pass_time(0)
+        following = cluster.leader.next_deadline()
+        assert following is not None
+        assert following > cluster.now
+    assert cluster.now > 15
+    go_on(cluster)
+    check_output(cluster)
+
+
+@pytest.mark.parametrize("at", [10.1, 10.3, 10.7, 1234.567, 98765.4321])
+def test_a_deadline_reached_is_acted_on(at: float) -> None:
+    """An epoch times out at the very instant that was asked for, whatever floating point makes of it."""
+    cluster = Cluster()
+    cluster.now = at
+    cluster.lead()
+    running(cluster, 1)
+    cluster.silent.update(cluster.names)
+    cluster.pass_time(0.125)
+    machine = cluster.leader.jobs[JOB]
+    deadline = machine.next_deadline()
+    assert deadline is not None
+    machine.tick(deadline)
+    assert machine.phase == "logging"
+
+
+def test_recoveries_without_progress_end_the_job(cluster: Cluster) -> None:
+    """After some recoveries in a row without a commit the job has failed, and says why."""
+    running(cluster)
+    for _ in range(FRUITLESS_RECOVERIES_MAX):
+        cluster.kill_task("0.1")
+        cluster.settle()
+    assert cluster.state().outcome == ""
+    cluster.kill_task("0.1")
+    assert cluster.state().outcome == "failed"
+    error = cluster.state().error
+    assert error is not None
+    assert error["code"] == "JOB_FAILED"
+    assert "task 0.1 on n2: killed by signal 9" in error["message"]
+    cluster.settle()
+    assert cluster.tasks == {}
+
+
+def test_progress_makes_up_for_recoveries(cluster: Cluster) -> None:
+    """A commit in between starts the count anew."""
+    running(cluster)
+    for _ in range(FRUITLESS_RECOVERIES_MAX * 2):
+        cluster.kill_task("0.1")
+        cluster.settle()
+        cluster.pass_time(0.125)
+        cluster.settle()
+    assert cluster.state().outcome == ""
+    assert cluster.state().generation == 1 + 2 * FRUITLESS_RECOVERIES_MAX
+    assert all(found["seconds"] is not None for found in cluster.leader.jobs[JOB].state.recoveries)
+
+
+def test_an_error_of_the_job_itself_ends_it_at_once(cluster: Cluster) -> None:
+    """Nothing would change by trying again; other errors are tried again."""
+    running(cluster)
+    node = cluster.home("0.0")
+    wire = Unavailable("HyDFS has no replica").to_wire()
+    cluster.tell_host(node, TaskGone(JOB, "0.0", 1, "HyDFS", wire))
+    cluster.settle()
+    assert (cluster.state().outcome, cluster.state().generation) == ("", 2)
+    wire = JobFailed("'x' is not a number").to_wire()
+    cluster.tell_host(node, TaskGone(JOB, "0.0", 2, "not a number", wire))
+    cluster.settle()
+    assert cluster.state().outcome == "failed"
+    assert cluster.state().error == wire
+    assert cluster.tasks == {}
+
+
+@pytest.mark.parametrize("phase", ["deploying", "running", "in flight", "committing", "publishing"])
+def test_a_job_can_be_cancelled(cluster: Cluster, phase: str) -> None:
+    """In any phase; its tasks end and what was committed stays committed."""
+    into_phase(cluster, phase)
+    cluster.hold_log = False
+    cluster.tell_leader(CancelRequested(JOB))
+    cluster.release_log()
+    cluster.settle()
+    machine = cluster.leader.jobs[JOB]
+    assert (cluster.state().outcome, machine.phase) == ("cancelled", "ended")
+    assert machine.state.epoch == cluster.state().epoch
+    assert cluster.tasks == {}
+    assert cluster.tell_leader(CancelRequested(JOB)) == []
+    cluster.lose(cluster.names[2])
+    assert not [tell for tell in cluster.told if tell.message["type"] == "publish"]
+
+
+def test_a_cancelled_job_leaves_no_task_where_it_was(cluster: Cluster) -> None:
+    """A cancellation while a generation is being logged: tasks are where the one before put them."""
+    running(cluster)
+    cluster.hold_log = True
+    node = cluster.home("0.1")
+    cluster.see(**{node: "down"})  # the view is late or wrong: its agent still runs and hears
+    cluster.tell_leader(CancelRequested(JOB))
+    cluster.see()
+    cluster.hold_log = False
+    cluster.release_log()
+    cluster.settle()
+    assert [record["t"] for record in cluster.records("generation")] == ["generation"] * 2
+    assert cluster.state().outcome == "cancelled"
+    assert cluster.tasks == {}
+
+
+def test_a_job_that_is_over_cannot_be_cancelled(cluster: Cluster) -> None:
+    """A cancellation that comes while the outcome is being written does not change it."""
+    into_phase(cluster, "publishing")
+    cluster.hold_publications, cluster.hold_log = False, True
+    cluster.release_publications()
+    assert [effect.records[0]["t"] for effect in cluster.held_appends] == ["outcome"]
+    cluster.tell_leader(CancelRequested(JOB))
+    cluster.release_log()
+    assert cluster.state().outcome == "finished"
+    assert cluster.leader.jobs[JOB].phase == "ended"
+
+
+def test_a_rejected_append_deposes_the_leader(cluster: Cluster) -> None:
+    """It forgets all jobs at once, and takes over again as long as the view says that it leads."""
+    running(cluster)
+    effects = cluster.tell_leader(LogRejected(JOB))
+    assert [type(effect) for effect in effects] == [StepDown, TakeOver]
+    cluster.settle()
+    assert cluster.leader.jobs[JOB].state.generation == 2
+    cluster.see("n2")
+    assert not cluster.leader.leading
+    assert cluster.leader.jobs == {}
+    assert cluster.tell_leader(LogRejected(JOB)) == []
+    assert cluster.tell_leader(LogAppended(JOB, 1, 0.0)) == []
+
+
+def test_a_node_that_came_back_has_lost_its_tasks(cluster: Cluster) -> None:
+    """The same name with another node id is another agent: its tasks start afresh."""
+    running(cluster)
+    reborn = cluster.home("0.1")
+    gone = [task for task in ("0.0", "0.1", "1.0", "1.1") if cluster.home(task) == reborn]
+    for key in [key for key in cluster.tasks if key[0] == reborn]:
+        del cluster.tasks[key]
+    cluster.hosts[reborn] = type(cluster.hosts[reborn])(reborn)
+    cluster.see(**{reborn: "up:b"})
+    cluster.settle()
+    machine = cluster.leader.jobs[JOB]
+    assert machine.state.generation == 2
+    assert machine.state.recoveries[-1]["cause"] == f"node {reborn} is lost"
+    for (_, _, task), process in cluster.tasks.items():
+        assert process.in_place == (task not in gone)
+        if task in gone and task.startswith("1."):
+            assert process.message["segments"], "state comes from the committed segments"
+    cluster.finish()
+    check_output(cluster)
+
+
+def test_a_task_is_put_back_in_place_only_where_it_was(cluster: Cluster) -> None:
+    """A node that once had a task and gets it again has an outdated state: the task starts afresh there."""
+    running(cluster)
+    first = cluster.home("0.1")
+    cluster.lose(first)
+    cluster.settle()
+    second = cluster.home("0.1")
+    assert second != first
+    cluster.pass_time(0.125)
+    cluster.settle()
+    cluster.silent.clear()
+    cluster.pass_time(SHUN_S + 0.1)
+    cluster.settle()
+    for node in cluster.names:
+        if node != first:
+            cluster.lose(node)
+    deploys = [
+        tell.message for tell in cluster.told if tell.message["type"] == "deploy" and tell.node == first
+    ]
+    assert deploys[-1]["tasks"]["0.1"]["in_place"] is False
+    cluster.settle()
+    assert cluster.home("0.1") == first
+    process = cluster.tasks[first, JOB, "0.1"]
+    assert not process.in_place
+    assert process.message["epoch"] == cluster.state().epoch
+
+
+def test_a_new_leader_puts_moved_tasks_nowhere_in_place(cluster: Cluster) -> None:
+    """It knows from the log alone who had which task: only those stay in place."""
+    running(cluster)
+    gone = cluster.home("0.1")
+    before = dict(cluster.state().placement)
+    cluster.silent.add(gone)
+    down: Any = {gone: "down"}
+    cluster.restart_leader(**down)
+    details = {
+        (task, tell.node): detail["in_place"]
+        for tell in cluster.told
+        if tell.message["type"] == "deploy"
+        for task, detail in tell.message["tasks"].items()
+    }
+    assert {task for task, _ in details} == set(before)
+    assert all(in_place == (before[task] == node) for (task, node), in_place in details.items())
+    assert set(details.values()) == {True, False}
+
+
+def test_two_jobs_do_not_touch_each_other(cluster: Cluster) -> None:
+    """A failure of one does not reset the other; both end."""
+    running(cluster)
+    cluster.submit(new_job("j-2"))
+    cluster.settle()
+    cluster.pass_time(0.125)
+    cluster.settle()
+    cluster.kill_task("1.0", "j-2")
+    cluster.settle()
+    assert (cluster.state().generation, cluster.state("j-2").generation) == (1, 2)
+    cluster.finish()
+    assert cluster.leader.jobs[JOB].phase == "ended"
+    cluster.finish("j-2")
+    assert {cluster.state().outcome, cluster.state("j-2").outcome} == {"finished"}
+    assert cluster.tasks == {}
+
+
+def test_a_job_waits_for_a_node(cluster: Cluster) -> None:
+    """Without a usable node it waits, and starts when one is there; that is no failure of the job."""
+    for node in cluster.names:
+        cluster.lose(node)
+    machine = cluster.submit()
+    assert machine.phase == "waiting"
+    for _ in range(4):
+        cluster.pass_time(0.5)
+    assert machine.phase == "waiting"
+    cluster.silent.clear()
+    cluster.pass_time(SHUN_S)
+    cluster.settle()
+    assert machine.phase == "running"
+
+
+def test_nodes_that_run_tasks_are_pinged(cluster: Cluster) -> None:
+    """A killed agent refuses connections at once; the leader asks often enough to notice."""
+    running(cluster)
+    cluster.told.clear()
+    cluster.pass_time(PING_S)
+    pinged = [tell.node for tell in cluster.told if tell.message["type"] == "ping"]
+    assert pinged == sorted(set(cluster.leader.jobs[JOB].state.placement.values()))
+
+
+def test_all_tasks_ended_means_an_epoch_at_once(cluster: Cluster) -> None:
+    """The last epoch does not wait for the interval; wishes during an epoch are kept for the next."""
+    running(cluster)
+    for task in ("0.0", "0.1", "1.0"):
+        cluster.want_epoch(task, done=True)
+    assert cluster.told == []
+    cluster.finished_tasks = {"0.0", "0.1", "1.0", "1.1"}
+    cluster.want_epoch("1.1", done=True)
+    assert {tell.message["type"] for tell in cluster.told} == {"trigger"}
+    cluster.settle()
+    assert cluster.state().outcome == "finished"
+
+
+def test_an_epoch_wanted_during_a_commit_follows_it(cluster: Cluster) -> None:
+    """A source that has filled its epoch while another one commits does not wait for the interval."""
+    into_phase(cluster, "committing")
+    cluster.want_epoch("0.0")
+    cluster.want_epoch("0.0")
+    cluster.hold_log = False
+    cluster.release_log()
+    assert [tell.message["epoch"] for tell in cluster.told if tell.message["type"] == "trigger"][:1] == [4]
+    cluster.settle()
+    assert cluster.state().epoch == 4, "one epoch for both wishes"

@@ -1,0 +1,316 @@
+"""Who leads, which nodes may be used, and what people see: the leader core around the jobs."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from agent.common.core import Tick
+from agent.rainstorm.leader.core import status
+from agent.rainstorm.leader.core.jobmachine import JobEnded, Tell
+from agent.rainstorm.leader.core.leader import (
+    ENDED_KEPT_MAX,
+    SHUN_S,
+    AgentUnreachable,
+    CancelRequested,
+    JobSubmitted,
+    LeaderCore,
+    LogAppended,
+    LogRejected,
+    ReplyStatus,
+    ReportReceived,
+    StatusWanted,
+    StepDown,
+    TakeOver,
+    TookOver,
+    ViewChanged,
+)
+from tests.unit.rainstorm.cluster import JOB, WALL, Cluster, new_job, view
+
+
+def leading() -> LeaderCore:
+    """Returns a core that leads three nodes in term 1 without jobs."""
+    core = LeaderCore("n1")
+    core.handle(0.0, ViewChanged(view(1, 1, "n1", n1="up", n2="up", n3="up")))
+    core.handle(0.0, TookOver(1, []))
+    assert core.leading
+    return core
+
+
+def messages(effects: Any, kind: str) -> dict[str, Any]:
+    """Returns the commands of a kind by node."""
+    found = [effect for effect in effects if isinstance(effect, Tell)]
+    return {effect.node: effect.message for effect in found if effect.message["type"] == kind}
+
+
+def test_a_node_leads_only_when_the_logs_are_fenced() -> None:
+    """From the view to the end of the take-over it acts on nothing; then it says what may stay."""
+    core = LeaderCore("n1")
+    assert core.handle(0.0, ViewChanged(view(1, 4, "n1", n1="up", n2="down"))) == [TakeOver(4)]
+    assert not core.leading
+    assert core.next_deadline() is None
+    assert core.handle(0.0, JobSubmitted(new_job())) == []
+    effects = core.handle(0.0, TookOver(4, []))
+    assert core.leading
+    assert messages(effects, "keep") == {"n1": {"type": "keep", "term": 4, "jobs": {}}}
+
+
+@pytest.mark.parametrize("term", [3, 5])
+def test_a_take_over_of_another_term_is_ignored(term: int) -> None:
+    """Logs fenced for a term that is over, or was never seen, do not make a leader."""
+    core = LeaderCore("n1")
+    core.handle(0.0, ViewChanged(view(1, 4, "n1", n1="up")))
+    assert core.handle(0.0, TookOver(term, [new_job()])) == []
+    assert not core.leading
+    core.handle(0.0, TookOver(4, []))
+    assert core.handle(0.0, TookOver(4, [new_job()])) == [], "a second one does not start jobs anew"
+    assert core.jobs == {}
+
+
+def test_the_view_ends_a_leadership() -> None:
+    """Another leader in the view: step down at once, also in the middle of a take-over."""
+    core = leading()
+    core.handle(0.0, JobSubmitted(new_job()))
+    assert core.handle(0.0, ViewChanged(view(2, 2, "n2", n1="up", n2="up"))) == [StepDown()]
+    assert (core.leading, core.jobs, core.next_deadline()) == (False, {}, None)
+    assert core.handle(0.0, ViewChanged(view(3, 3, "n1", n1="up", n2="up"))) == [TakeOver(3)]
+    assert core.handle(0.0, ViewChanged(view(4, 4, "n2", n1="up", n2="up"))) == [StepDown()]
+    assert core.handle(0.0, TookOver(3, [])) == []
+    assert not core.leading
+    assert core.handle(0.0, ViewChanged(view(5, 5, "n3", n1="up", n2="up"))) == []
+
+
+def test_an_older_view_changes_nothing() -> None:
+    """Views may come in any order; only newer versions count."""
+    core = leading()
+    core.handle(0.0, ViewChanged(view(3, 1, "n1", n1="up", n2="down", n3="up")))
+    assert core.handle(0.0, ViewChanged(view(2, 9, "n2", n1="up", n2="up", n3="up"))) == []
+    assert core.handle(0.0, ViewChanged(view(3, 9, "n2", n1="up"))) == []
+    assert (core.leading, core.usable(JOB)) == (True, core.usable(JOB))
+    assert sorted(core.usable(JOB)) == ["n1", "n3"]
+
+
+def test_a_zombie_leader_appends_nothing_more() -> None:
+    """A refused append while the view names another leader: it stays down and forgets its jobs."""
+    core = leading()
+    core.handle(0.0, JobSubmitted(new_job()))
+    core.handle(0.0, ViewChanged(view(2, 2, "n2", n1="up")))
+    for event in (
+        LogRejected(JOB),
+        LogAppended(JOB, 1, 0.0),
+        CancelRequested(JOB),
+        AgentUnreachable("n2"),
+        Tick(),
+    ):
+        assert core.handle(1.0, event) == []
+    assert (
+        core.handle(1.0, ReportReceived("n2", {"type": "ack", "job": JOB, "generation": 1, "epoch": 1})) == []
+    )
+
+
+def test_an_unreachable_node_is_left_out_for_a_while() -> None:
+    """Until its time is over, or until it says something itself."""
+    core = leading()
+    core.handle(0.0, AgentUnreachable("n2"))
+    assert sorted(core.usable(JOB)) == ["n1", "n3"]
+    assert core.next_deadline() == SHUN_S
+    core.handle(SHUN_S - 0.1, Tick())
+    assert sorted(core.usable(JOB)) == ["n1", "n3"]
+    effects = core.handle(SHUN_S, Tick())
+    assert sorted(core.usable(JOB)) == ["n1", "n2", "n3"]
+    assert list(messages(effects, "keep")) == ["n2"], "what it was told to stop meanwhile did not reach it"
+    core.handle(5.0, AgentUnreachable("n3"))
+    effects = core.handle(
+        5.1, ReportReceived("n3", {"type": "published", "job": "j-gone", "epoch": 1, "task": "1.0"})
+    )
+    assert sorted(core.usable(JOB)) == ["n1", "n2", "n3"]
+    assert list(messages(effects, "keep")) == ["n3"]
+
+
+def test_a_node_that_comes_up_hears_what_it_may_keep() -> None:
+    """It may still run tasks that have been started elsewhere."""
+    cluster = Cluster()
+    cluster.lead(n3="down")
+    cluster.submit()
+    cluster.settle()
+    cluster.see()
+    kept = messages(cluster.told, "keep")
+    assert kept == {"n3": {"type": "keep", "term": 1, "jobs": {}}}
+    cluster.settle()
+    cluster.restart_leader()
+    kept = messages(cluster.told, "keep")
+    assert set(kept) == {"n1", "n2", "n3"}
+    assert kept["n3"]["jobs"] == {}
+    assert kept["n1"]["jobs"] == {JOB: 1}
+
+
+def test_a_node_down_in_the_view_gets_no_tasks() -> None:
+    """And loses those that it has."""
+    cluster = Cluster()
+    cluster.lead()
+    cluster.submit()
+    cluster.settle()
+    gone = cluster.home("0.1")
+    cluster.silent.add(gone)
+    cluster.see(**{gone: "down"})
+    cluster.settle()
+    assert gone not in cluster.state().placement.values()
+    assert cluster.leader.jobs[JOB].state.recoveries[-1]["cause"] == f"node {gone} is lost"
+
+
+def test_jobs_begin_at_different_nodes() -> None:
+    """So that small jobs do not all land on the first node."""
+    core = leading()
+    first = {core.usable(f"j-{number}")[0] for number in range(20)}
+    assert first == {"n1", "n2", "n3"}
+    assert all(sorted(core.usable(f"j-{number}")) == ["n1", "n2", "n3"] for number in range(5))
+
+
+def test_ended_jobs_are_kept_for_a_while() -> None:
+    """A bounded number of them; running ones are never dropped."""
+    cluster = Cluster()
+    cluster.lead()
+    cluster.submit(new_job("j-running"))
+    for number in range(ENDED_KEPT_MAX + 5):
+        cluster.submit(new_job(f"j-{number}"))
+        cluster.tell_leader(CancelRequested(f"j-{number}"))
+        cluster.told.clear()
+    assert len(cluster.leader.jobs) <= ENDED_KEPT_MAX + 3
+    assert "j-running" in cluster.leader.jobs
+    assert f"j-{ENDED_KEPT_MAX + 4}" in cluster.leader.jobs
+
+
+def test_a_job_that_ended_in_its_log_is_only_closed() -> None:
+    """The former leader wrote the outcome but not the index entry."""
+    core = LeaderCore("n1")
+    core.handle(0.0, ViewChanged(view(1, 1, "n1", n1="up")))
+    state = new_job()
+    state.outcome, state.finished_at = "finished", 5.0
+    effects = core.handle(0.0, TookOver(1, [state]))
+    assert [effect for effect in effects if not isinstance(effect, Tell)] == [JobEnded(JOB)]
+    assert core.jobs[JOB].phase == "ended"
+
+
+def test_status_is_answered_by_everybody() -> None:
+    """With who asked, and whether the answer means anything."""
+    core = LeaderCore("n1")
+    (reply,) = core.handle(0.0, StatusWanted(7))
+    assert isinstance(reply, ReplyStatus)
+    assert (reply.token, reply.leading, dict(reply.jobs)) == (7, False, {})
+
+
+def described(cluster: Cluster) -> dict[str, Any]:
+    """Returns the status of the job."""
+    return status.describe(cluster.leader.jobs[JOB], cluster.now + WALL, "n1")
+
+
+def test_what_people_see_of_a_job() -> None:
+    """Its state in words from beginning to end, progress from commits, tasks with pids."""
+    cluster = Cluster()
+    cluster.lead()
+    cluster.hold_log = True
+    cluster.submit()
+    seen = described(cluster)
+    assert (seen["state"], seen["epoch"], seen["lines_per_s"], seen["finished_at"]) == (
+        "deploying",
+        0,
+        0.0,
+        None,
+    )
+    cluster.hold_log = False
+    cluster.release_log()
+    cluster.settle()
+    for _ in range(4):
+        cluster.pass_time(0.125)
+        cluster.settle()
+    seen = described(cluster)
+    assert (seen["state"], seen["epoch"], seen["epochs_committed"], seen["generation"]) == (
+        "running",
+        4,
+        4,
+        1,
+    )
+    assert (seen["lines_read"], seen["bytes_read"], seen["bytes_total"]) == (8, 80, 8)
+    assert seen["lines_per_s"] == pytest.approx(16)
+    assert seen["recoveries"] == []
+    tasks = {task["task"]: task for task in seen["tasks"]}
+    assert {task: found["node"] for task, found in tasks.items()} == cluster.leader.jobs[JOB].state.placement
+    assert (tasks["0.0"]["operator"], tasks["0.0"]["pid"], tasks["0.0"]["state"]) == (
+        "identity → combine",
+        7,
+        "running",
+    )
+    cluster.hold_log = True
+    cluster.kill_task("0.0")
+    assert described(cluster)["state"] == "recovering"
+    cluster.hold_log = False
+    cluster.release_log()
+    assert {task["state"] for task in described(cluster)["tasks"]} == {"starting"}
+    cluster.settle()
+    cluster.finish()
+    seen = described(cluster)
+    assert (seen["state"], seen["tasks"], seen["lines_per_s"], seen["error"]) == ("finished", [], 0.0, None)
+    assert seen["finished_at"] > WALL
+    assert [found["cause"] for found in seen["recoveries"]] == ["task 0.0 on n1: killed by signal 9"]
+
+
+@pytest.mark.parametrize("number", range(25))
+def test_jobs_survive_any_schedule_of_faults(number: int, seed: int) -> None:
+    """Tasks die, nodes come and go, leaders change, appends and publications wait: two jobs end, with every
+    committed output in the sink once and in order.
+    """
+    chance = random.Random(seed + number)
+    cluster = Cluster()
+    cluster.lead()
+    cluster.submit()
+    for _ in range(60):
+        fault = chance.random()
+        running = [task for task in cluster.tasks if task[0] not in cluster.silent]
+        if fault < 0.08 and running and JOB in cluster.leader.jobs:
+            task = chance.choice(running)[2]
+            node = cluster.leader.jobs[JOB].state.placement.get(task, "")
+            if (node, JOB, task) in cluster.tasks and node not in cluster.silent:
+                cluster.kill_task(task)
+        elif fault < 0.14 and len(cluster.silent) < 2:
+            cluster.lose(chance.choice(cluster.names))
+        elif fault < 0.20:
+            cluster.silent.clear()
+        elif fault < 0.26:
+            cluster.restart_leader(lose_appends=chance.random() < 0.5)
+        elif fault < 0.34:
+            cluster.hold_log = not cluster.hold_log
+        elif fault < 0.42:
+            cluster.hold_publications = not cluster.hold_publications
+        elif fault < 0.50 and cluster.held_publications:
+            cluster.release_publications(chance.choice(cluster.names))
+        elif fault < 0.60 and cluster.told:
+            cluster.deliver(cluster.told.pop(0))
+        else:
+            cluster.pass_time(chance.choice((0.125, 0.125, 1.0, 4.0, 12.0)))
+            if chance.random() < 0.7:
+                cluster.settle()
+    cluster.silent.clear()
+    cluster.hold_log = cluster.hold_publications = False
+    cluster.release_log()
+    cluster.release_publications()
+    for _ in range(3):
+        cluster.pass_time(SHUN_S)
+        cluster.settle()
+    if cluster.state().outcome == "":
+        cluster.finish()
+    assert cluster.state().outcome in ("finished", "failed")
+    marks: dict[str, int] = {}
+    generation = {record["e"]: record["g"] for record in cluster.records("commit")}
+    for epoch, task, output in cluster.published:
+        assert epoch > marks.get(task, 0), "a repetition, or out of order"
+        marks[task] = epoch
+        assert output in (b"read", f"{task}@{epoch}g{generation[epoch]}\n".encode())
+    published = sorted((epoch, task) for epoch, task, _ in cluster.published)
+    if cluster.state().outcome == "finished":
+        assert published == cluster.expected_output()
+    else:
+        assert set(published) <= set(cluster.expected_output())
+    epochs = [record["e"] for record in cluster.records("commit")]
+    assert epochs == sorted(set(epochs))

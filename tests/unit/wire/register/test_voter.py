@@ -1,0 +1,153 @@
+"""Five real voters on Unix sockets: found a cluster, lose a disk, and vote only after they have learnt."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.common.errors import NoMajority
+from agent.wire.client import Client, Target
+from agent.wire.register.proposer import Registers
+from agent.wire.register.voter import Voter
+from agent.wire.server import Server
+from tests.support import wait_until
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+class Cluster:
+    """The voters, each of which can be stopped, emptied and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.targets: dict[str, Target] = {name: str(folder / f"{name}.sock") for name in NAMES}
+        self.client = Client(None)
+        self.proposer = Registers("p", "file", self.client, self.targets)
+        self.crashes: list[BaseException] = []
+        self.running: dict[str, tuple[Server, Voter, Registers]] = {}
+
+    def start(self, *names: str, forgotten_votes_s: float = 0.1, asks: bool = True) -> None:
+        for name in names:
+            registers = Registers(name, "file", self.client, self.targets)
+            voter = Voter(
+                name,
+                "file",
+                self.folder / name,
+                self.client,
+                self.targets,
+                registers,
+                registers.keys,
+                self.crashes.append,
+                patience_s=1.0,
+                forgotten_votes_s=forgotten_votes_s,
+            )
+            server = Server(name, voter.handlers())
+            server.listen_unix(str(self.targets[name]))
+            if asks:
+                voter.start()
+            self.running[name] = server, voter, registers
+
+    def stop(self, *names: str) -> None:
+        for name in names:
+            server, voter, registers = self.running.pop(name)
+            server.stop()
+            voter.stop()
+            registers.close()
+
+    def votes(self, *names: str) -> bool:
+        return all(self.running[name][1].votes for name in names)
+
+    def close(self) -> None:
+        self.stop(*self.running)
+        self.proposer.close()
+        self.client.close()
+        assert self.crashes == []
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="rs-") as folder:
+        found = Cluster(Path(folder))
+        found.start(*NAMES)
+        wait_until(lambda: found.votes(*NAMES), 5.0, "the cluster is founded")
+        yield found
+        found.close()
+
+
+def test_a_voter_that_lost_its_disk_cannot_undo_a_decision(cluster: Cluster) -> None:
+    cluster.stop("d", "e")
+    assert cluster.proposer.change("r", lambda _: "decided") == "decided"
+    cluster.stop("a", "b", "c")
+    shutil.rmtree(cluster.folder / "a")
+    cluster.start("a", "d", "e")
+    # a, d and e are a majority of which none knows the decision: a must not vote.
+    with pytest.raises(NoMajority):
+        cluster.proposer.read("r", timeout_s=3.0)
+    cluster.start("b")
+    wait_until(lambda: cluster.votes("a"), 10.0, "a has learnt")
+    cluster.stop("b")
+    assert cluster.proposer.read("r") == "decided"
+
+
+def test_a_voter_that_only_restarts_votes_at_once(cluster: Cluster) -> None:
+    cluster.stop("b")
+    cluster.start("b")
+    assert cluster.votes("b")
+
+
+def test_votes_that_were_forgotten_are_waited_for(cluster: Cluster) -> None:
+    """An old proposal may still count a vote that this disk has forgotten: learning is not enough."""
+    cluster.proposer.change("r", lambda _: 1)
+    cluster.stop("a")
+    shutil.rmtree(cluster.folder / "a")
+    cluster.start("a", forgotten_votes_s=3600.0)
+    assert cluster.proposer.change("r", lambda value: value + 1) == 2, "the other four go on"
+    for _ in range(3):  # as long as another one takes to learn three times, which began later
+        cluster.stop("b")
+        shutil.rmtree(cluster.folder / "b")
+        cluster.start("b", forgotten_votes_s=0.0)
+        wait_until(lambda: cluster.votes("b"), 10.0, "b has learnt")
+    assert not cluster.votes("a")
+
+
+def test_a_majority_founds_a_cluster_and_who_comes_late_learns() -> None:
+    with tempfile.TemporaryDirectory(prefix="rs-") as folder:
+        cluster = Cluster(Path(folder))
+        cluster.start("a", "b", "c")
+        wait_until(lambda: cluster.votes("a", "b", "c"), 12.0, "three of five found it")
+        cluster.proposer.change("r", lambda _: "early")
+        cluster.start("d")
+        wait_until(lambda: cluster.votes("d"), 5.0, "d has learnt")
+        cluster.stop("a")
+        assert cluster.proposer.read("r") == "early"
+        cluster.close()
+
+
+def test_a_restart_amid_the_founding_leaves_a_founder() -> None:
+    """Two of five voters remember, and c is the third: to learn from a majority it could never vote again."""
+    with tempfile.TemporaryDirectory(prefix="rs-") as folder:
+        cluster = Cluster(Path(folder))
+        cluster.start("c", asks=False)
+        cluster.start("a", "b")
+        wait_until(lambda: cluster.votes("a", "b"), 12.0, "a and b found it with c")
+        cluster.stop("c")
+        cluster.start("c")
+        wait_until(lambda: cluster.votes("c"), 5.0, "c votes")
+        cluster.proposer.change("r", lambda _: "early")
+        cluster.close()
+
+
+def test_an_emptied_disk_is_no_founder(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    ids = []
+    for _ in range(2):
+        cluster.start("a", asks=False)
+        ids.append((tmp_path / "a" / "disk.id").read_text())
+        cluster.stop("a")
+        shutil.rmtree(tmp_path / "a")
+    cluster.close()
+    assert ids[0] != ids[1]
