@@ -14,9 +14,9 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-options \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
-LINTED := agent ops tests $(wildcard experiments) $(wildcard fabfile.py)
+LINTED := agent ops tests examples $(wildcard experiments) $(wildcard fabfile.py)
 
-.PHONY: help demo test test-lab check check-static check-tests simulate simulate-power lock clean
+.PHONY: help demo test test-lab check check-static check-tests simulate simulate-power coverage mutants lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -48,6 +48,13 @@ simulate: $(STAMP) ## SEEDS=100 schedules of faults through the deterministic si
 simulate-power: $(STAMP) ## plant bugs, one after the other: the simulator must find each
 	@exec $(BIN)/python -m tests.simulation.power
 
+coverage: $(STAMP) ## branch coverage of unit tests and simulation, room by room; below its floor a room fails
+	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/simulation --cov=agent --cov-report=json:.coverage.json
+	@exec $(BIN)/python -m tests.gates.coverage .coverage.json
+
+mutants: $(STAMP) ## break one safety rule after the other in a copy: its tests must fail
+	@exec $(BIN)/python -m tests.gates.mutants
+
 lock: $(STAMP) ## bring requirements/*.lock up to date with pyproject.toml (UPGRADE=1: newest versions)
 	@echo "lock: requirements/agent.lock"
 	@CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) $(if $(UPGRADE),--upgrade) \
@@ -58,7 +65,7 @@ lock: $(STAMP) ## bring requirements/*.lock up to date with pyproject.toml (UPGR
 
 clean: ## stop a running local cluster; remove .local, .venv and caches
 	@if [ -d .local ] && [ -x $(BIN)/fab ]; then echo "clean: stopping the local cluster"; $(BIN)/fab local.down; fi
-	@rm -rf .local $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .local $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: done"
 

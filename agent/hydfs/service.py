@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,6 @@ class Service:
         self._peers = Peers(config.name, self._client, targets, lambda: int(self.views.current()["version"]))
         if self._followed is not None:
             self._peers.on_suspect = self._followed.hint
-        self._stopping = threading.Event()
         self._server = Server("hydfs", {})
         self._task_server = Server("hydfs-task", {})
         self._attachment = Attachment(
@@ -75,6 +73,7 @@ class Service:
         )
         self._blocks: Blocks | None = None
         self._gateway: Gateway | None = None
+        self._puts: Puts | None = None
         self._maintenance: Maintenance | None = None
 
     def start(self) -> None:
@@ -95,7 +94,7 @@ class Service:
             block_size_bytes=knobs.block_size_bytes,
             ack_timeout_s=knobs.ack_timeout_s,
         )
-        blocks.engine = Engine(blocks.core, blocks.execute, self._on_crash)
+        blocks.engine = Engine(blocks.core, blocks.execute, self._on_crash, blocks.refuse_waiters)
         self._gateway = gateway = Gateway(
             blocks,
             self._peers,
@@ -105,7 +104,7 @@ class Service:
             ack=knobs.ack,
             ack_timeout_s=knobs.ack_timeout_s,
         )
-        puts = Puts(
+        self._puts = puts = Puts(
             blocks,
             self._peers,
             self._registers,
@@ -152,7 +151,6 @@ class Service:
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stops listening, then the parts below."""
-        self._stopping.set()
         self._attachment.stop(timeout_s)
         if self._followed is not None:
             self._followed.stop()
@@ -162,10 +160,12 @@ class Service:
             self._maintenance.stop(timeout_s)
         self._server.stop(timeout_s)
         self._task_server.stop(timeout_s)
+        if self._puts is not None:
+            self._puts.close()
         if self._blocks is not None:
             if self._blocks.engine is not None:
                 self._blocks.engine.stop(timeout_s)
-            self._blocks.incoming.close()
+            self._blocks.close()
         self._peers.close()
         self._registers.close()
         self._store.stop(timeout_s)

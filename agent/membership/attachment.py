@@ -9,11 +9,10 @@ life.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 
 from agent.common.errors import RainStormError
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.wire.client import Client
 
 logger = logging.getLogger("agent.membership.attachment")
@@ -33,8 +32,9 @@ class Attachment:
         self._socket_path = socket_path
         self._service = service
         self._heard_at = heard_at
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"{service}-attachment", daemon=True)
+        self._client = Client(None)
+        self._stopping = threads.event()
+        self._thread = threads.thread(f"{service}-attachment", self._run)
 
     def start(self) -> None:
         """Starts to attach; while the membership agent is away it is tried again and again."""
@@ -43,19 +43,21 @@ class Attachment:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Closes the connection: the service is known to be gone from now on."""
         self._stopping.set()
+        self._client.close()  # an answer that is late must not delay the end
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        client = Client(None)
         attached = True
         try:
             while not self._stopping.is_set():
                 fields = {"service": self._service, "heard": self._fresh()}
                 try:
-                    client.call(self._socket_path, "membership.attach", fields, timeout_s=RENEWAL_TIMEOUT_S)
+                    self._client.call(
+                        self._socket_path, "membership.attach", fields, timeout_s=RENEWAL_TIMEOUT_S
+                    )
                 except RainStormError as error:
-                    if attached:
+                    if attached and not self._stopping.is_set():
                         logger.info("detached service=%s error=%s", self._service, error)
                     attached = False
                     self._stopping.wait(RETRY_S)
@@ -63,7 +65,7 @@ class Attachment:
                 attached = True
                 self._stopping.wait(RENEWAL_INTERVAL_S)
         finally:
-            client.close()
+            self._client.close()
 
     def _fresh(self) -> list[tuple[str, float]]:
         if self._heard_at is None:

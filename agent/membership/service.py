@@ -10,17 +10,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-import queue
-import random
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.common.config import NodeConfig
 from agent.common.errors import DiskFailed, DiskFull, Overloaded, RainStormError
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.common.shell.runner import CoreRunner
+from agent.common.shell.worker import Worker
 from agent.membership.core import events
 from agent.membership.core import view as views
 from agent.membership.core.beliefs import history as story
@@ -46,6 +44,10 @@ REGISTER = "view"
 REGISTER_TIMEOUT_S = 3.0
 # A view that was just chosen reaches the core within a step or two.
 LEARNED_TIMEOUT_S = 1.0
+# The core has one register operation under way at a time and waits for its outcome.
+JOBS_MAX = 1
+# A core whose inbox is full is about to work it off, or stalled for longer than any wait here.
+OUTCOME_RETRY_S = 0.05
 # Requests of one peer are a sign of life; more often than this they say nothing new.
 HEARD_INTERVAL_S = 0.2
 # malloc.h
@@ -58,8 +60,8 @@ class Service:
     def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
         self.config = config
         self.view: views.View = views.empty()
-        self.changed = threading.Condition()
-        self.stopping = threading.Event()
+        self.changed = threads.condition()
+        self.stopping = threads.event()
         self.events = EventLog()
         context, dial = auth.client_context(config.tls), dial_from(config.me.address)
         self.client = Client(context, dial=dial)
@@ -67,7 +69,7 @@ class Service:
         folder = Path(config.data_dir) / "membership"
         self._keys = KeyStore(folder / "gossip.keys", Path(config.gossip_key))
         self.ring = self._keys.load()
-        self._ring_lock = threading.Lock()
+        self._ring_lock = threads.lock()
         self._server_context = auth.server_context(config.tls)
         self._contacts = {
             peer.name: events.Contact(peer.address, peer.membership_port) for peer in config.peers
@@ -91,10 +93,12 @@ class Service:
             self.post,
             on_crash,
         )
+        self._requests = Requests(self)
         self._server = Server("membership", self._handlers(), on_disconnect=self._on_disconnect)
         self._heard_at: dict[str, float] = {}
-        self._jobs: queue.SimpleQueue[events.ReadView | events.ChangeView | None] = queue.SimpleQueue()
-        self._worker = threading.Thread(target=self._work, name="membership-register", daemon=True)
+        self._worker: Worker[events.ReadView | events.ChangeView] = Worker(
+            "membership-register", self._work, JOBS_MAX, on_error=self._fail
+        )
         self._voter: Voter | None = None
         self._registers: Registers | None = None
         self._core: MembershipCore | None = None
@@ -141,7 +145,7 @@ class Service:
         )
         member = Member(me.name, identity.uuid, identity.boot, 0, State.ALIVE, me.address, me.membership_port)
         self._core = MembershipCore(
-            member, self._contacts, self.config.voters, self.config.membership, random.Random()
+            member, self._contacts, self.config.voters, self.config.membership, threads.random_source()
         )
         self._runner = CoreRunner("membership", self._core, self._execute, on_crash=self._on_crash)
         self._server.listen_tls(me.address, me.membership_port, self._server_context)
@@ -161,14 +165,13 @@ class Service:
             self._runner.stop(timeout_s)
         self.transport.stop(timeout_s)
         self._anti_entropy.stop(timeout_s)
-        self._jobs.put(None)
         self.events.close()
         with self.changed:
             self.changed.notify_all()
         self._server.stop(timeout_s)
         self.client.close()
-        if self._worker.is_alive():
-            self._worker.join(timeout_s)
+        self._worker.stop(drain=False, timeout_s=timeout_s)
+        self._requests.stop(timeout_s)
         if self._voter is not None:
             self._voter.stop(timeout_s)
         if self._registers is not None:
@@ -208,11 +211,16 @@ class Service:
 
     def post(self, event: Any) -> None:
         """Hands an event to the core."""
+        self._try_post(event)
+
+    def _try_post(self, event: Any) -> bool:
         assert self._runner is not None
         try:
             self._runner.post(event)
         except Overloaded as error:  # as good as a lost datagram
             logger.warning("event_dropped error=%s", error)
+            return False
+        return True
 
     def replace_voter(self, old: str, new: str) -> views.View:
         """Makes ``new`` a voter in place of ``old``, or with two empty names finishes what was begun.
@@ -271,7 +279,8 @@ class Service:
             case events.CompareTables(target=target):
                 self._anti_entropy.ask(target)
             case events.ReadView() | events.ChangeView():
-                self._jobs.put(effect)
+                if not self._worker.try_submit(effect):
+                    logger.info("register_operation_refused operation=%s", type(effect).__name__)
             case events.AnnounceMember():
                 self._announce_member(effect)
             case events.AnnounceView(view=view):
@@ -345,13 +354,16 @@ class Service:
 
     # The register
 
-    def _work(self) -> None:
-        try:
-            while (job := self._jobs.get()) is not None:
-                self.post(self._use_register(job))
-        except BaseException as error:
-            logger.exception("register_worker_crashed")
-            self._on_crash(error)
+    def _work(self, job: events.ReadView | events.ChangeView) -> None:
+        outcome = self._use_register(job)
+        # The core waits for this one event before it uses the register again: it must not get lost.
+        while not self._try_post(outcome):
+            if self.stopping.wait(OUTCOME_RETRY_S):
+                return
+
+    def _fail(self, error: Exception) -> bool:
+        self._on_crash(error)
+        return False
 
     def _own_votes(self) -> list[str]:
         """Returns the register if this node votes about it, as far as a majority knows."""
@@ -377,7 +389,7 @@ class Service:
             return events.RegisterFailed(error)
 
     def _handlers(self) -> dict[str, Handler]:
-        own = Requests(self).handlers() | self._anti_entropy.handlers()
+        own = self._requests.handlers() | self._anti_entropy.handlers()
         own.update({f"{REGISTER}.{kind}": self._vote for kind in (*KINDS, "memory")})
         return {kind: self._noting(handler) for kind, handler in own.items()}
 

@@ -15,8 +15,13 @@ from ops.errors import CAUSES
 from ops.tasks import namespace
 from tests.support import REPOSITORY
 
+# Not the changelog: its older entries may name what has been removed since.
 DOCUMENTS = sorted(
-    [*REPOSITORY.glob("docs/**/*.md"), REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"],
+    [
+        *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *REPOSITORY.glob("docs/**/*.md"),
+        *REPOSITORY.glob("roles/*/README.md"),
+    ],
     key=str,
 )
 FENCED = re.compile(r"^```[a-z]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -82,7 +87,7 @@ def problems(text: str) -> Iterator[str]:
         for target in re.findall(r"(?:^|\s)make ([a-z][a-z-]*)", line):
             if not re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE):
                 yield f"make {target}"
-        for script in re.findall(r"python (experiments/[a-z_]+\.py)", line):
+        for script in re.findall(r"python ((?:examples|experiments)/[a-z_]+\.py)", line):
             if not (REPOSITORY / script).is_file():
                 yield f"python {script}"
 
@@ -105,6 +110,7 @@ def test_what_a_document_says_to_type_exists(document: Path) -> None:
         "`ansible-playbook playbooks/reset.yml -e confrm=book`",
         "`make tset`",
         "`python experiments/replication_speed.py`",
+        "`python examples/store_cat.py`",
     ],
 )
 def test_what_does_not_exist_is_found(wrong: str) -> None:
@@ -117,6 +123,27 @@ def test_the_runbook_knows_every_error_code_and_playbook() -> None:
     assert missing == []
     plays = [file for file in (REPOSITORY / "playbooks").glob("*.yml") if not _is_part(file)]
     assert [file.name for file in plays if file.name not in text] == []
+
+
+def test_the_index_of_decisions_has_each_one_with_its_title_and_status() -> None:
+    folder = REPOSITORY / "docs" / "adr"
+    rows = [line.split(" | ") for line in (folder / "README.md").read_text("utf-8").splitlines()]
+    listed = [(row[1], row[3].rstrip(" |")) for row in rows if row[0].removeprefix("| ").isdigit()]
+    wanted = []
+    for file in sorted(folder.glob("[0-9]*.md")):
+        title, _, status = file.read_text("utf-8").splitlines()[:3]
+        number, words = title.removeprefix("# ").split(". ", 1)
+        assert int(number) == int(file.name[:4])
+        wanted.append((f"[{words}]({file.name})", status.removeprefix("Status: ")))
+    assert listed == wanted
+
+
+def test_the_map_of_the_documents_names_each_one() -> None:
+    text = (REPOSITORY / "docs" / "README.md").read_text("utf-8")
+    wanted = [file.name for file in (REPOSITORY / "docs").glob("*.md") if file.name != "README.md"]
+    assert [name for name in wanted if f"({name})" not in text] == []
+    roles = [f"roles/{folder.name}/README.md" for folder in REPOSITORY.glob("roles/*") if folder.is_dir()]
+    assert [name for name in roles if name not in text] == []
 
 
 def codes(root: type[errors.RainStormError]) -> set[str]:

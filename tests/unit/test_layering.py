@@ -145,11 +145,11 @@ def violations(module: Module) -> Iterator[str]:
         top = entry.module.split(".")[0]
         if top in BANNED_EVERYWHERE:
             yield f"{where}, which is banned everywhere"
-        if top in ("tests", "experiments") and top != module.name.split(".")[0]:
+        if top in ("tests", "experiments", "examples") and top != module.name.split(".")[0]:
             yield f"{where}: nobody imports {top}"
         if module.name in INDEPENDENT and top not in sys.stdlib_module_names | {"yaml"}:
             yield f"{where}: it must stay independent of what it judges"
-        if module.name.split(".")[0] in ("ops", "experiments", "fabfile"):
+        if module.name.split(".")[0] in ("ops", "experiments", "examples", "fabfile"):
             if top == "agent" and not visible_to_ops(entry.module):
                 yield f"{where}: ops sees only clients, agent.wire and {', '.join(sorted(COMMON_FOR_OPS))}"
             continue
@@ -249,7 +249,7 @@ def find_cycle(modules: Sequence[Module]) -> list[str]:
 def all_modules() -> tuple[Module, ...]:
     """Returns every module of the project that the rules speak of, parsed once."""
     paths: dict[str, Path] = {}
-    for package in ("agent", "ops", "experiments"):
+    for package in ("agent", "ops", "experiments", "examples"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             parts = path.relative_to(REPOSITORY).with_suffix("").parts
             paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path

@@ -7,14 +7,13 @@ answer was the newest. That makes lengths and reads linearizable without leases.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, NotFound, RainStormError, Unavailable
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.core.errors import code_of, error_of
@@ -40,8 +39,8 @@ class Files:
         self._views = views
         self._ack_timeout = ack_timeout_s
         self._entries: OrderedDict[str, FileEntry] = OrderedDict()
-        self._lock = threading.Lock()
-        self._pause = threading.Event()
+        self._lock = threads.lock()
+        self._pause = threads.event()
 
     def close(self) -> None:
         """Wakes requests that wait for another try."""

@@ -7,7 +7,6 @@ this node's own copy when there is one.
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from agent.common.deadline import Deadline
@@ -19,7 +18,7 @@ from agent.common.errors import (
     UsageError,
 )
 from agent.common.ids import check_file_name, ring_id
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.core.errors import code_of
@@ -86,7 +85,7 @@ class Gateway:
 
     def _create(self, request: Request) -> Reply:
         name = check_file_name(str(request.fields["name"]))
-        change = filetable.create(name, uuid.uuid4().hex, self._ack)
+        change = filetable.create(name, threads.unique_id(), self._ack)
         timeout_s = request.deadline.remaining(clock.monotonic())
         entry = filetable.live(name, self._registers.change(name, change, timeout_s=timeout_s))
         self.files.remember(name, entry)

@@ -1,19 +1,19 @@
 """Feeds the node's core: one lock, whoever has an event brings it in, effects go out in order.
 
 Unlike ``common.runner`` there is no inbox: an append passes through the core several times, and a thread
-change costs more than the core's own work. Effects must not block and must not bring events in by themselves;
-they queue work for other threads.
+change costs more than the core's own work. Effects must not block. An event that an effect brings in is
+applied after the remaining effects of the event before it.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from agent.common.core import Core, Tick
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 
 logger = logging.getLogger("agent.hydfs.shell.node")
 
@@ -24,15 +24,24 @@ class Engine:
     name = "hydfs-core"
 
     def __init__(
-        self, core: Core, execute: Callable[[Any], None], on_crash: Callable[[BaseException], None]
+        self,
+        core: Core,
+        execute: Callable[[Any], None],
+        on_crash: Callable[[BaseException], None],
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_stop`` is called once no event will be applied any more: nobody is to wait for an answer."""
         self._core = core
         self._execute = execute
         self._on_crash = on_crash
-        self._changed = threading.Condition()
+        self._on_stop = on_stop
+        self._changed = threads.condition()
+        # Events that wait for the one being applied; only effects add to it, a few for each.
+        self._events: deque[Any] = deque()
+        self._applying = False
         self._timer_at: float | None = None
         self._stopping = False
-        self._thread = threading.Thread(target=self._keep_time, name="hydfs-timer", daemon=True)
+        self._thread = threads.thread("hydfs-timer", self._keep_time)
 
     def start(self) -> None:
         """Starts the timer."""
@@ -43,7 +52,8 @@ class Engine:
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+        self._on_stop()
+        if self._thread.is_alive() and threads.current() is not self._thread:
             self._thread.join(timeout_s)
 
     def turns(self, timeout_s: float) -> bool:
@@ -54,23 +64,31 @@ class Engine:
         return True
 
     def post(self, event: Any) -> None:
-        """Applies the event and carries out the effects."""
+        """Applies the event and carries out the effects; does nothing once the engine has stopped."""
         with self._changed:
-            if self._stopping:
-                return
             self._apply(event)
             deadline = self._core.next_deadline()
             if deadline is not None and (self._timer_at is None or deadline < self._timer_at):
                 self._changed.notify()
 
     def _apply(self, event: Any) -> None:
+        """Applies an event and what its effects bring in; the lock is held."""
+        self._events.append(event)
+        if self._applying:
+            return  # an effect brought it in: the call that carries out that effect comes to it
+        self._applying = True
         try:
-            for effect in self._core.handle(clock.monotonic(), event):
-                self._execute(effect)
+            while self._events and not self._stopping:
+                for effect in self._core.handle(clock.monotonic(), self._events.popleft()):
+                    self._execute(effect)
         except BaseException as error:
             logger.exception("core_crashed event=%s", type(event).__name__)
             self._stopping = True
+            self._on_stop()
             self._on_crash(error)
+        finally:
+            self._applying = False
+            self._events.clear()
 
     def _keep_time(self) -> None:
         with self._changed:

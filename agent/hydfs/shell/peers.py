@@ -6,19 +6,26 @@ to this node itself goes straight to its handler.
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from agent.common.deadline import Deadline
-from agent.common.errors import RainStormError, Unavailable
-from agent.common.shell import clock
+from agent.common.errors import Overloaded, RainStormError, Unavailable
+from agent.common.shell import clock, threads
+from agent.common.shell.worker import Pool
 from agent.wire.client import Client, Response, Target
 from agent.wire.connection import Payload
 from agent.wire.server import Handler, Request
 
+logger = logging.getLogger("agent.hydfs.shell.peers")
+
 LANE_THREADS = 4
+# Calls that wait for one peer: sixteen blocks with a full window of records (64 each). Beyond it the peer is
+# taken for one that has failed.
+LANE_CALLS_MAX = 1024
+# Long enough for a call under way to end by its own deadline.
+CLOSE_TIMEOUT_S = 5.0
 SUSPECT_S = 3.0
 FULL_S = 15.0
 
@@ -36,9 +43,9 @@ class Peers:
         self._client = client
         self._targets = targets
         self._view_version = view_version
-        self._lanes: dict[str, ThreadPoolExecutor] = {}
+        self._lanes: dict[str, Pool] = {}
         self._suspects: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
         self._closed = False
 
     def call(
@@ -60,16 +67,21 @@ class Peers:
             raise Unavailable(f"{self.me} was not told where {node} is", hint="ansible-playbook deploy.yml")
         return self._client.call(target, kind, fields, payload, timeout_s=timeout_s)
 
-    def later(self, node: str, work: Callable[[], None]) -> None:
-        """Runs ``work`` in one of the threads kept for ``node``."""
+    def later(self, node: str, work: Callable[[], None]) -> bool:
+        """Has ``work`` done by one of the threads kept for ``node``; returns False when too much waits there
+        or the agent is stopping.
+        """
         with self._lock:
             if self._closed:
-                return
+                return False
             lane = self._lanes.get(node)
             if lane is None:
-                lane = ThreadPoolExecutor(LANE_THREADS, thread_name_prefix=f"hydfs-to-{node}")
-                self._lanes[node] = lane
-            lane.submit(work)
+                lane = self._lanes[node] = Pool(f"hydfs-to-{node}", LANE_THREADS, LANE_CALLS_MAX)
+        try:
+            lane.run(work)
+        except (Overloaded, Unavailable):
+            return False
+        return True
 
     def tell(self, node: str, kind: str, fields: dict[str, Any], *, timeout_s: float = 2.0) -> None:
         """Calls in the background; a failure is left to the repair."""
@@ -77,29 +89,34 @@ class Peers:
         def work() -> None:
             try:
                 self.call(node, kind, fields, timeout_s=timeout_s)
-            except RainStormError:
-                return
+            except RainStormError as error:
+                logger.debug("tell_failed node=%s kind=%s error=%s", node, kind, error)
 
         self.later(node, work)
 
     def suspect(self, node: str, cause: str = "") -> None:
         """Remembers for a while that new blocks better avoid ``node``."""
-        known = self._suspects.get(node, 0.0) > clock.monotonic()
-        self._suspects[node] = clock.monotonic() + (FULL_S if cause == "DISK_FULL" else SUSPECT_S)
+        now = clock.monotonic()
+        with self._lock:
+            known = self._suspects.get(node, 0.0) > now
+            self._suspects = {other: until for other, until in self._suspects.items() if until > now}
+            self._suspects[node] = now + (FULL_S if cause == "DISK_FULL" else SUSPECT_S)
         if not known and cause != "DISK_FULL" and node != self.me:
             self.later(self.me, lambda: self.on_suspect(node))
 
     def suspects(self) -> list[str]:
         """Returns the nodes to avoid now."""
         now = clock.monotonic()
-        return [node for node, until in list(self._suspects.items()) if until > now]
+        with self._lock:
+            return [node for node, until in self._suspects.items() if until > now]
 
     def close(self) -> None:
         """Ends the threads; calls under way end by their own deadlines."""
         with self._lock:
             self._closed = True
             lanes = list(self._lanes.values())
+        deadline = Deadline(clock.monotonic(), CLOSE_TIMEOUT_S)
         for lane in lanes:
-            lane.shutdown(wait=False, cancel_futures=True)
+            lane.clear()
         for lane in lanes:
-            lane.shutdown(wait=True)
+            lane.stop(drain=False, timeout_s=deadline.remaining(clock.monotonic()))

@@ -10,9 +10,8 @@ be taken over as soon as its gateway no longer knows it.
 from __future__ import annotations
 
 import logging
-import threading
-import uuid
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +27,8 @@ from agent.common.errors import (
     UsageError,
 )
 from agent.common.ids import check_file_name
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
+from agent.common.shell.worker import Pool
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED, chain
 from agent.hydfs.core.errors import code_of
@@ -50,10 +50,30 @@ PUTS_MAX = 32
 IDLE_S_MAX = 60.0
 BLOCK_TIMEOUT_S = 20.0
 TRIES_MAX = 4
+# Every buffered block is sent to all of its replicas at once; a cluster that keeps more copies than this of a
+# block sends to some of them one after the other.
+SENDERS = 3 * BUFFERED_BLOCKS
+CLOSE_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A whole block on its way to its replicas."""
+
+    name: str
+    file_id: str
+    number: int
+    pieces: tuple[Buffer, ...]
+    length: int
+    crc: int
 
 
 @dataclass(slots=True)
 class _Put:
+    """One put. ``lock`` serialises its pieces; ``ended``, ``requests`` and ``holds_slot`` belong to the
+    condition of ``Puts``, so that a put can be given up while a piece of it waits.
+    """
+
     name: str
     file_id: str
     touched_at: float
@@ -61,9 +81,11 @@ class _Put:
     filling: int = 0
     length: int = 0
     crc: int = 0
+    blocks: list[threads.Future[BlockEntry]] = field(default_factory=list)
+    lock: threads.Lock = field(default_factory=threads.lock)
+    requests: int = 0
+    ended: bool = False
     holds_slot: bool = False
-    blocks: list[Future[BlockEntry]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Puts:
@@ -86,8 +108,26 @@ class Puts:
         self._block_size = block_size_bytes
         self._ack = ack
         self._puts: dict[str, _Put] = {}
-        self._lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(BUFFERED_BLOCKS)
+        self._changed = threads.condition()
+        self._free = BUFFERED_BLOCKS
+        # A block that waits for a thread holds a slot, so there are never more of them.
+        self._placers = Pool("hydfs-put", BUFFERED_BLOCKS, BUFFERED_BLOCKS)
+        self._senders = Pool("hydfs-put-send", SENDERS, SENDERS * TRIES_MAX)
+
+    def close(self) -> None:
+        """Gives up the puts under way, without a word to the other agents: those find them dead."""
+        with self._changed:
+            puts = list(self._puts.values())
+            self._puts.clear()
+        for put in puts:
+            self._end(put)
+        for pool in (self._placers, self._senders):
+            pool.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
+
+    @property
+    def free_slots(self) -> int:
+        """Returns how many more blocks may be in memory."""
+        return self._free
 
     def handlers(self) -> dict[str, Handler]:
         """Returns the request handlers."""
@@ -106,25 +146,30 @@ class Puts:
     def abandon_idle(self) -> None:
         """Gives up puts whose client has not been heard of for a while."""
         now = clock.monotonic()
-        with self._lock:
-            old = [file_id for file_id, put in self._puts.items() if now - put.touched_at > IDLE_S_MAX]
+        with self._changed:
+            old = [
+                file_id
+                for file_id, put in self._puts.items()
+                if not put.requests and now - put.touched_at > IDLE_S_MAX
+            ]
         for file_id in old:
             self._give_up(file_id)
 
     def _begin(self, request: Request) -> Reply:
         name = check_file_name(str(request.fields["name"]))
         self.abandon_idle()
-        put = _Put(name, uuid.uuid4().hex, clock.monotonic())
-        with self._lock:
+        put = _Put(name, threads.unique_id(), clock.monotonic())
+        with self._changed:
             if len(self._puts) >= PUTS_MAX:
                 raise Overloaded(f"{PUTS_MAX} puts are under way on this node", hint="try again later")
             self._puts[put.file_id] = put
         try:
             self._reserve(put, request.deadline)
         except BaseException:
-            with self._lock:
+            with self._changed:
                 self._puts.pop(put.file_id, None)
             raise
+        put.touched_at = clock.monotonic()
         return Reply({"file_id": put.file_id, "piece_bytes": min(PIECE_BYTES, self._block_size)})
 
     def _reserve(self, put: _Put, deadline: Deadline) -> None:
@@ -162,16 +207,32 @@ class Puts:
     def _alive(self, request: Request) -> Reply:
         return Reply({"alive": self.is_alive(str(request.fields["file_id"]))})
 
-    def _find(self, request: Request) -> _Put:
-        put = self._puts.get(str(request.fields["file_id"]))
-        if put is None:
-            raise NotFound("this put is not under way any more", hint="put the file again")
-        put.touched_at = clock.monotonic()
-        return put
+    @contextmanager
+    def _working(self, request: Request) -> Iterator[_Put]:
+        """Finds the put of a request and keeps it from being taken for idle meanwhile."""
+        with self._changed:
+            put = self._puts.get(str(request.fields["file_id"]))
+            if put is None:
+                raise NotFound("this put is not under way any more", hint="put the file again")
+            put.requests += 1
+        try:
+            yield put
+        finally:
+            with self._changed:
+                put.requests -= 1
+                put.touched_at = clock.monotonic()
+
+    @contextmanager
+    def _in_turn(self, put: _Put, deadline: Deadline) -> Iterator[None]:
+        if not put.lock.acquire(timeout=deadline.remaining(clock.monotonic())):
+            raise DeadlineExceeded(f"put of {put.name!r}: an earlier request of it is still under way")
+        try:
+            yield
+        finally:
+            put.lock.release()
 
     def _piece(self, request: Request) -> Reply:
-        put = self._find(request)
-        with put.lock:
+        with self._working(request) as put, self._in_turn(put, request.deadline):
             offset = int(request.fields["offset"])
             if offset == put.length - len(request.payload):
                 return Reply()  # sent twice: the first answer was lost
@@ -186,10 +247,7 @@ class Puts:
         return Reply()
 
     def _add(self, put: _Put, data: memoryview, deadline: Deadline) -> None:
-        if not put.holds_slot:
-            if not self._slots.acquire(timeout=deadline.remaining(clock.monotonic())):
-                raise DeadlineExceeded(f"put of {put.name!r}: the replicas do not keep up")
-            put.holds_slot = True
+        self._take_slot(put, deadline)
         put.pieces.append(data)
         put.filling += len(data)
         put.length += len(data)
@@ -197,32 +255,67 @@ class Puts:
         if put.filling == self._block_size:
             self._send(put)
 
+    def _take_slot(self, put: _Put, deadline: Deadline) -> None:
+        with self._changed:
+            if not put.holds_slot:
+                wait_s = deadline.remaining(clock.monotonic())
+                if not self._changed.wait_for(lambda: put.ended or self._free > 0, wait_s):
+                    raise DeadlineExceeded(f"put of {put.name!r}: the replicas do not keep up")
+            self._require_under_way(put)
+            if not put.holds_slot:
+                self._free -= 1
+                put.holds_slot = True
+
+    def _free_slot(self) -> None:
+        with self._changed:
+            self._free += 1
+            assert self._free <= BUFFERED_BLOCKS, "a slot came back twice"
+            self._changed.notify_all()
+
+    @staticmethod
+    def _require_under_way(put: _Put) -> None:
+        if put.ended:
+            raise NotFound(f"the put of {put.name!r} was given up", hint="put the file again")
+
+    def _end(self, put: _Put) -> None:
+        """Marks a put as given up; a piece of it that waits for a slot goes without one."""
+        with self._changed:
+            put.ended = True
+            held, put.holds_slot = put.holds_slot, False
+            self._changed.notify_all()
+        if held:
+            self._free_slot()
+
     def _send(self, put: _Put) -> None:
-        pieces, length, crc, number = put.pieces, put.filling, put.crc, len(put.blocks)
-        put.pieces, put.filling, put.crc, put.holds_slot = [], 0, 0, False
-        future: Future[BlockEntry] = Future()
+        """Has the block that was filled stored; from here on the slot belongs to that work."""
+        block = _Block(put.name, put.file_id, len(put.blocks), tuple(put.pieces), put.filling, put.crc)
+        with self._changed:
+            self._require_under_way(put)
+            put.holds_slot = False
+        put.pieces, put.filling, put.crc = [], 0, 0
+        try:
+            future = self._placers.call(self._place_block, block)
+        except RainStormError as error:
+            self._free_slot()
+            future = threads.future()
+            future.set_exception(error)
         put.blocks.append(future)
 
-        def work() -> None:
-            try:
-                future.set_result(self._place(put, number, pieces, length, crc))
-            except BaseException as error:
-                future.set_exception(error)
-            finally:
-                pieces.clear()
-                self._slots.release()
+    def _place_block(self, block: _Block) -> BlockEntry:
+        try:
+            return self._place(block)
+        finally:
+            self._free_slot()
 
-        threading.Thread(target=work, name=f"hydfs-put-{number}", daemon=True).start()
-
-    def _place(self, put: _Put, number: int, pieces: list[Buffer], length: int, crc: int) -> BlockEntry:
+    def _place(self, block: _Block) -> BlockEntry:
         avoid: list[str] = []
         error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
         for _ in range(TRIES_MAX):
-            replicas = self._blocks.placement(put.file_id, number, avoid)
-            failures = self._store(put, number, replicas, pieces, length, crc)
+            replicas = self._blocks.placement(block.file_id, block.number, avoid)
+            failures = self._store(block, replicas)
             if replicas and not failures:
                 view = int(self._views.current()["version"])
-                return BlockEntry(number, tuple(replicas), view, SEALED, length, crc, "")
+                return BlockEntry(block.number, tuple(replicas), view, SEALED, block.length, block.crc, "")
             for node, error in failures.items():
                 avoid.append(node)
                 self._peers.suspect(node, code_of(error))
@@ -230,78 +323,78 @@ class Puts:
                 break
         raise error
 
-    def _store(
-        self, put: _Put, number: int, replicas: list[str], pieces: list[Buffer], length: int, crc: int
-    ) -> dict[str, RainStormError]:
+    def _store(self, block: _Block, replicas: Sequence[str]) -> dict[str, RainStormError]:
+        """Sends a block to all of its replicas and returns those that failed."""
+        sent = {}
         failures: dict[str, RainStormError] = {}
-
-        def send(node: str) -> None:
+        for node in replicas:
             try:
-                self._send_pieces(node, put, number, pieces, length, crc)
+                sent[node] = self._senders.call(self._send_pieces, node, block)
             except RainStormError as error:
                 failures[node] = error
+        for node, future in sent.items():
+            try:
+                future.result()  # each call has its own time limit
+            except RainStormError as error:
+                failures[node] = error
+            except threads.CancelledError:
+                failures[node] = Unavailable("the agent is stopping")
+        return failures
 
-        threads = [
-            threading.Thread(target=send, args=(node,), name=f"hydfs-put-to-{node}", daemon=True)
-            for node in replicas[1:]
-        ]
-        for thread in threads:
-            thread.start()
-        for node in replicas[:1]:
-            send(node)
-        for thread in threads:
-            thread.join()
-        return {node: failures[node] for node in replicas if node in failures}
-
-    def _send_pieces(
-        self, node: str, put: _Put, number: int, pieces: list[Buffer], length: int, crc: int
-    ) -> None:
+    def _send_pieces(self, node: str, block: _Block) -> None:
         offset = 0
-        for piece in pieces:
+        for piece in block.pieces:
             end = offset + len(piece)
             fields: dict[str, Any] = {
-                "name": put.name,
-                "file_id": put.file_id,
-                "number": number,
+                "name": block.name,
+                "file_id": block.file_id,
+                "number": block.number,
                 "sender": self._peers.me,
                 "offset": offset,
-                "last": end == length,
-                "length": length,
-                "crc": crc,
+                "last": end == block.length,
+                "length": block.length,
+                "crc": block.crc,
             }
             self._peers.call(node, "hydfs.block.store", fields, piece, timeout_s=BLOCK_TIMEOUT_S)
             offset = end
 
     def _check_sent(self, put: _Put) -> None:
         for future in put.blocks:
-            if future.done() and future.exception() is not None:
+            if future.done() and (future.cancelled() or future.exception() is not None):
                 self._give_up(put.file_id)
-                future.result()
+                self._result(put, future, 0.0)
+
+    @staticmethod
+    def _result(put: _Put, future: threads.Future[BlockEntry], timeout_s: float) -> BlockEntry:
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            raise DeadlineExceeded(f"put of {put.name!r}: the replicas do not keep up") from None
+        except threads.CancelledError:
+            raise Unavailable(f"put of {put.name!r}: the agent is stopping") from None
 
     def _commit(self, request: Request) -> Reply:
-        put = self._find(request)
-        with put.lock:
+        with self._working(request) as put, self._in_turn(put, request.deadline):
             if int(request.fields["length"]) != put.length:
                 raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
             if put.filling:
                 self._send(put)
             try:
                 blocks = [
-                    future.result(request.deadline.remaining(clock.monotonic())) for future in put.blocks
+                    self._result(put, future, request.deadline.remaining(clock.monotonic()))
+                    for future in put.blocks
                 ]
                 value = self._registers.change(
                     put.name,
                     filetable.publish(put.name, put.file_id, blocks),
                     timeout_s=request.deadline.require(clock.monotonic(), f"put of {put.name!r}"),
                 )
-            except TimeoutError:
-                raise DeadlineExceeded(f"put of {put.name!r}: the replicas do not keep up") from None
             except RainStormError as error:
                 if not error.retryable:
                     self._give_up(put.file_id)
                 raise
-        with self._lock:
-            self._puts.pop(put.file_id, None)
+            with self._changed:
+                self._puts.pop(put.file_id, None)
         return Reply({"stat": describe(put.name, filetable.live(put.name, value), put.length)})
 
     def _abort(self, request: Request) -> Reply:
@@ -309,14 +402,11 @@ class Puts:
         return Reply()
 
     def _give_up(self, file_id: str) -> None:
-        with self._lock:
+        with self._changed:
             put = self._puts.pop(file_id, None)
         if put is None:
             return
-        if put.holds_slot:
-            put.holds_slot = False
-            put.pieces.clear()
-            self._slots.release()
+        self._end(put)
         try:
             self._registers.change(put.name, filetable.remove(put.name, put.file_id), timeout_s=5.0)
         except RainStormError as error:

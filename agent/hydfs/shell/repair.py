@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 from agent.common.errors import NotFound, RainStormError
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable, repair
 from agent.hydfs.core.backlog import Backlog
 from agent.hydfs.core.block import SEALED, BlockMeta, DroppedEntry
@@ -68,7 +67,7 @@ class Maintenance:
         self._views = views
         self._wanted = replicas
         self._up = up_nodes(views.current())
-        self._changed = threading.Condition()
+        self._changed = threads.condition()
         self._names: dict[str, None] = {}
         # Files whose open block (its number) is thin, and since when. That a store is down is in no view, and
         # it is heard of later than the first append notices it, so they are looked at again.
@@ -78,7 +77,7 @@ class Maintenance:
         self._everything = True
         self._backlog = Backlog(peers.me, replicas)  # guarded by _changed
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="hydfs-repair", daemon=True)
+        self._thread = threads.thread("hydfs-repair", self._run)
 
     def handlers(self) -> dict[str, Handler]:
         """Returns the request handlers."""

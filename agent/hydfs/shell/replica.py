@@ -7,21 +7,18 @@ core; whole sealed blocks (puts and repair) go straight to the store.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import uuid
 from typing import Any
 
 from agent.common.errors import (
     Corrupt,
-    DeadlineExceeded,
     Fenced,
     Internal,
     RainStormError,
     StaleView,
     Unavailable,
 )
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
+from agent.common.shell.worker import Pool
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import (
     DroppedEntry,
@@ -43,8 +40,8 @@ from agent.hydfs.core.events import (
     PromiseRequested,
     PromiseWritten,
     RecordWritten,
-    Refuse,
     SealBlock,
+    SealFailed,
     SendWrite,
     TailRequested,
     WriteAnswered,
@@ -59,14 +56,21 @@ from agent.hydfs.shell.store import Store
 from agent.hydfs.shell.takeover import Sealing
 from agent.hydfs.shell.transfers import Incoming
 from agent.hydfs.shell.view import ViewSource, up_nodes
+from agent.hydfs.shell.waiting.filelocks import FileLocks
+from agent.hydfs.shell.waiting.waiter import Waiter, Waiters
 from agent.wire.register.proposer import Registers
 from agent.wire.server import Handler, Reply, Request
 
 logger = logging.getLogger("agent.hydfs.shell.replica")
 
-Waiter = queue.SimpleQueue[Any]
 # A newer view that a caller knows of reaches every agent within a fraction of this.
 VIEW_WAIT_S = 0.5
+# Each seal is a change of the file table, so most of the time is spent waiting for the voters.
+SEAL_THREADS = 4
+# Seals that wait: after the loss of a node each block that it held is sealed.
+SEALS_MAX = 1024
+# A seal under way ends with the change of the file table.
+CLOSE_TIMEOUT_S = 5.0
 
 
 class Blocks:
@@ -99,10 +103,13 @@ class Blocks:
         self.incoming = Incoming(store, self.post)
         self._replicas = replicas
         self._ack_timeout = ack_timeout_s
-        self._process = uuid.uuid4().hex[:12]
+        self._process = threads.unique_id()[:12]
         self._opened = 0
-        self._locks: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
+        # The first append to a file without an open block opens one; others to the same file wait for that.
+        self._opening = FileLocks()
+        self._waiters = Waiters()
+        self._seals = Pool("hydfs-seal", SEAL_THREADS, SEALS_MAX)
+        self._lock = threads.lock()
 
     def handlers(self) -> dict[str, Handler]:
         """Returns the request handlers."""
@@ -136,9 +143,13 @@ class Blocks:
                 promise = PromiseEntry(key, name)
                 self.store.submit(promise, b"", lambda code: self.post(PromiseWritten(key, code)))
             case SendWrite(peer=peer):
-                self.peers.later(peer, lambda: self._send_write(effect))
+                if not self.peers.later(peer, lambda: self._send_write(effect)):
+                    self.post(WriteAnswered(peer, effect.key, effect.record.end, "OVERLOADED"))
             case SealBlock():
-                self.peers.later(self.peers.me, lambda: self._seal_own(effect))
+                try:
+                    self._seals.run(self._seal_own, effect)
+                except RainStormError as error:
+                    self.post(SealFailed(effect.key, error.code, error.message))
             case _:
                 effect.token.put(effect)
 
@@ -155,11 +166,24 @@ class Blocks:
         ring = ring_of(tuple(nodes))
         return ring.successors(block_token(file_id, number), self._replicas, avoid, gone)
 
+    def refuse_waiters(self) -> None:
+        """Refuses requests that wait for the core: it has stopped."""
+        self._waiters.refuse_all()
+
+    def close(self) -> None:
+        """Gives up the seals that wait and the blocks on their way in."""
+        self._seals.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
+        self.incoming.close()
+
     def _seal_own(self, effect: SealBlock) -> None:
         try:
             self.sealing.seal_in_table(effect)
         except RainStormError as error:
             logger.warning("seal_failed name=%s number=%d error=%s", effect.name, effect.key[1], error)
+        except Exception as error:
+            # Those who wait for the next block must hear of it, whatever went wrong; the pool logs it.
+            self.post(SealFailed(effect.key, "INTERNAL", f"sealing failed: {error!r}"))
+            raise
 
     def _only_nodes(self, handler: Handler) -> Handler:
         def checked(request: Request) -> Reply:
@@ -190,14 +214,9 @@ class Blocks:
             self.peers.suspect(effect.peer, code)
         self.post(WriteAnswered(effect.peer, effect.key, effect.record.end, code))
 
-    def _wait(self, waiter: Waiter, request: Request, what: str) -> Any:
-        try:
-            answer = waiter.get(timeout=request.deadline.remaining(clock.monotonic()))
-        except queue.Empty:
-            raise DeadlineExceeded(f"{what}: no answer in time") from None
-        if isinstance(answer, Refuse):
-            raise error_of(answer.code, answer.message, answer.details)
-        return answer
+    def _ask(self, event: Any, request: Request, what: str) -> Any:
+        """Brings in an event whose token is a ``Waiter`` and returns the core's answer."""
+        return self._waiters.ask(event.token, lambda: self.post(event), request.deadline, what)
 
     def _append(self, request: Request) -> Reply:
         fields = request.fields
@@ -205,21 +224,18 @@ class Blocks:
         extra: dict[str, Any] = {}
         if number is None or not self.core.coordinates((file_id, number)):
             # The first append of another client may be opening the very same block just now.
-            with self._file_lock(file_id):
+            with self._opening.hold(file_id, request.deadline, f"append to {fields['name']!r}"):
                 if number is None:
                     number, extra["value"] = self._open(request)
-        waiter: Waiter = queue.SimpleQueue()
-        self.post(
-            AppendRequested(
-                waiter,
-                (file_id, int(number)),
-                str(fields["writer"]),
-                int(fields["sequence"]),
-                fields["if_offset"],
-                request.payload,
-            )
+        event = AppendRequested(
+            Waiter(),
+            (file_id, int(number)),
+            str(fields["writer"]),
+            int(fields["sequence"]),
+            fields["if_offset"],
+            request.payload,
         )
-        answer = self._wait(waiter, request, f"append to {fields['name']!r}")
+        answer = self._ask(event, request, f"append to {fields['name']!r}")
         assert isinstance(answer, AnswerAppend)
         return Reply(
             {
@@ -230,12 +246,6 @@ class Blocks:
                 **extra,
             }
         )
-
-    def _file_lock(self, file_id: str) -> threading.Lock:
-        with self._lock:
-            if len(self._locks) > 4096:
-                self._locks = {key: lock for key, lock in self._locks.items() if lock.locked()}
-            return self._locks.setdefault(file_id, threading.Lock())
 
     def _open(self, request: Request) -> tuple[int, Any]:
         fields = request.fields
@@ -278,30 +288,25 @@ class Blocks:
         return block.number, value
 
     def _tail(self, request: Request) -> Reply:
-        waiter: Waiter = queue.SimpleQueue()
         key = (str(request.fields["file_id"]), int(request.fields["number"]))
         if not self.core.coordinates(key):
-            with self._file_lock(key[0]):
+            with self._opening.hold(key[0], request.deadline, "tail"):
                 pass  # an opening under way ends first
-        self.post(TailRequested(waiter, key))
-        answer = self._wait(waiter, request, "tail")
+        answer = self._ask(TailRequested(Waiter(), key), request, "tail")
         assert isinstance(answer, AnswerTail)
         return Reply({"length": answer.length})
 
     def _write(self, request: Request) -> Reply:
         fields = request.fields
-        waiter: Waiter = queue.SimpleQueue()
-        self.post(
-            WriteReceived(
-                waiter,
-                (str(fields["file_id"]), int(fields["number"])),
-                str(fields["name"]),
-                str(fields["session"]),
-                record_from_wire(fields["record"]),
-                request.payload,
-            )
+        event = WriteReceived(
+            Waiter(),
+            (str(fields["file_id"]), int(fields["number"])),
+            str(fields["name"]),
+            str(fields["session"]),
+            record_from_wire(fields["record"]),
+            request.payload,
         )
-        answer = self._wait(waiter, request, "record")
+        answer = self._ask(event, request, "record")
         assert isinstance(answer, AnswerWrite)
         if answer.code:
             raise error_of(answer.code, answer.message)
@@ -309,12 +314,10 @@ class Blocks:
 
     def _promise(self, request: Request) -> Reply:
         fields = request.fields
-        waiter: Waiter = queue.SimpleQueue()
         key = (str(fields["file_id"]), int(fields["number"]))
         if key not in self.store.index:
             self._new_disk.refuse_unknown(str(fields["name"]), key[1])
-        self.post(PromiseRequested(waiter, key, str(fields["name"])))
-        answer = self._wait(waiter, request, "promise")
+        answer = self._ask(PromiseRequested(Waiter(), key, str(fields["name"])), request, "promise")
         assert isinstance(answer, AnswerPromise)
         return Reply(
             {

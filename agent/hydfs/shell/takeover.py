@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import queue
 from collections.abc import Callable
 from typing import Any
 
 from agent.common.errors import NotFound, RainStormError
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED, BlockKey, DroppedEntry, SealedEntry
 from agent.hydfs.core.errors import error_of
@@ -20,7 +19,7 @@ from agent.wire.register.proposer import Registers
 
 logger = logging.getLogger("agent.hydfs.shell.takeover")
 
-Inbox = queue.SimpleQueue[PromiseReceived | PromiseFailed]
+Inbox = threads.Queue[PromiseReceived | PromiseFailed]
 
 
 class Sealing:
@@ -110,7 +109,8 @@ class Sealing:
         takeover = Takeover(
             key, name, block.replicas, entry.ack, entry.sealed_length, timeout_s=self._ack_timeout
         )
-        inbox: Inbox = queue.SimpleQueue()
+        # One answer for each replica.
+        inbox: Inbox = threads.queue(len(block.replicas))
         effects = takeover.start(clock.monotonic())
         while True:
             for effect in effects:
@@ -128,12 +128,13 @@ class Sealing:
                 event: PromiseReceived | PromiseFailed | None = inbox.get(
                     timeout=max(0.0, deadline - clock.monotonic())
                 )
-            except queue.Empty:
+            except threads.Empty:
                 event = None
             effects = takeover.handle(clock.monotonic(), event)
 
     def _ask_later(self, peer: str, key: BlockKey, name: str, inbox: Inbox) -> None:
-        self.peers.later(peer, lambda: inbox.put(self._ask_promise(peer, key, name)))
+        if not self.peers.later(peer, lambda: inbox.put(self._ask_promise(peer, key, name))):
+            inbox.put(PromiseFailed(peer))
 
     def _ask_promise(self, peer: str, key: BlockKey, name: str) -> PromiseReceived | PromiseFailed:
         fields = {"file_id": key[0], "number": key[1], "name": name}

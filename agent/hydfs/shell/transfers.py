@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from agent.common.errors import Fenced, Unavailable
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.hydfs.core.block import BlockKey
 from agent.hydfs.core.events import BlockSealed
 from agent.hydfs.shell.blockfile import Part
@@ -25,7 +24,7 @@ class Incoming:
         self.store = store
         self.post = post
         self._parts: dict[tuple[str, BlockKey], tuple[Part, float]] = {}
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
 
     def take(self, request: Request) -> Reply:
         """Takes one piece; with the last one the block is here, durably."""

@@ -8,11 +8,11 @@ A store that is alone, as in a test or before membership answers, uses the confi
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from agent.common.errors import RainStormError
+from agent.common.shell import threads
 from agent.membership.client import MembershipClient
 from agent.membership.core.view import among
 from agent.wire.client import Client, Target
@@ -61,7 +61,7 @@ class SettableView:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._lock = threading.Condition()
+        self._lock = threads.condition()
         self._callbacks: list[Callable[[View], None]] = []
 
     def current(self) -> View:
@@ -102,8 +102,8 @@ class MembershipView(SettableView):
         super().__init__(first)
         self._names = tuple(first["nodes"])
         self._membership = MembershipClient(client, target)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="hydfs-view", daemon=True)
+        self._stopping = threads.event()
+        self._thread = threads.thread("hydfs-view", self._follow)
 
     def start(self) -> None:
         """Starts the thread."""

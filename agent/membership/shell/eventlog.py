@@ -6,11 +6,10 @@ and must look at the members afresh.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Any
 
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 
 EVENTS_MAX = 1000
 
@@ -20,7 +19,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
-        self._changed = threading.Condition()
+        self._changed = threads.condition()
         self._last = 0
         self._closed = False
 

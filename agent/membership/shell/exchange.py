@@ -6,14 +6,12 @@ connections would in time join every node to every other one, with a thread for 
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from agent.common.errors import RainStormError, UsageError
+from agent.common.shell.worker import Worker
 from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.dissemination import exchange
 from agent.membership.core.events import TableReceived
@@ -47,45 +45,39 @@ class AntiEntropy:
         self._roster = roster
         self._post = post
         self._on_crash = on_crash
-        self._partners: queue.Queue[str | None] = queue.Queue(maxsize=WAITING_MAX)
-        self._thread = threading.Thread(target=self._run, name="membership-exchange", daemon=True)
+        self._worker: Worker[str] = Worker(
+            "membership-exchange", self._exchange_with, WAITING_MAX, on_error=self._fail
+        )
 
     def start(self) -> None:
         """Starts the thread that asks."""
-        self._thread.start()
+        self._worker.start()
 
     def stop(self, timeout_s: float) -> None:
         """Ends the thread."""
-        if self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    self._partners.get_nowait()
-            self._partners.put(None)
-            self._thread.join(timeout_s)
+        self._worker.stop(drain=False, timeout_s=timeout_s)
 
     def ask(self, name: str) -> None:
         """Compares tables with a node soon, or not at all when much is waiting."""
-        with contextlib.suppress(queue.Full):
-            self._partners.put_nowait(name)
+        self._worker.try_submit(name)
 
     def handlers(self) -> dict[str, Handler]:
         """Returns the handlers by request type."""
         return {COMPARE: self._compare, SWAP: self._swap}
 
-    def _run(self) -> None:
+    def _exchange_with(self, name: str) -> None:
+        client = self._make_client()
         try:
-            while (name := self._partners.get()) is not None:
-                client = self._make_client()
-                try:
-                    self._exchange(client, name)
-                except RainStormError as error:
-                    # The detectors find out whether it lives; the next time is near.
-                    logger.debug("exchange_failed partner=%s error=%s", name, error)
-                finally:
-                    client.close()
-        except BaseException as error:
-            logger.exception("exchange_crashed")
-            self._on_crash(error)
+            self._exchange(client, name)
+        except RainStormError as error:
+            # The detectors find out whether it lives; the next time is near.
+            logger.debug("exchange_failed partner=%s error=%s", name, error)
+        finally:
+            client.close()
+
+    def _fail(self, error: Exception) -> bool:
+        self._on_crash(error)
+        return False
 
     def _exchange(self, client: Client, name: str) -> None:
         roster, target = self._roster(), self._target(name)

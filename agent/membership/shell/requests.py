@@ -6,16 +6,23 @@ waited for by their effect. Orders are taken from operators and from this machin
 
 from __future__ import annotations
 
-import threading
+import contextlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from agent.common import ids
 from agent.common.config import NodeConfig
 from agent.common.deadline import Deadline
-from agent.common.errors import Forbidden, NotFound, RainStormError, UsageError
-from agent.common.shell import clock
+from agent.common.errors import (
+    Forbidden,
+    NotFound,
+    Overloaded,
+    RainStormError,
+    Unavailable,
+    UsageError,
+)
+from agent.common.shell import clock, threads
+from agent.common.shell.worker import Pool
 from agent.membership.core import events
 from agent.membership.core.dissemination.keyring import KeyRing, parse
 from agent.membership.core.node import MembershipCore
@@ -34,6 +41,10 @@ ORDER_TIMEOUT_S = 2.0
 UDP_FRESH_S = 5.0
 TCP_TIMEOUT_S = 0.5
 TCP_THREADS_MAX = 16
+# A hundred nodes, asked about by two operators at once; of further ones "tcp" is not known.
+TCP_WAITING_MAX = 200
+# With sixteen threads all of those are through in time.
+TCP_WAIT_S = 8.0
 
 
 class Agent(Protocol):
@@ -45,8 +56,8 @@ class Agent(Protocol):
     events: EventLog
     view: View
     ring: KeyRing
-    changed: threading.Condition
-    stopping: threading.Event
+    changed: threads.Condition
+    stopping: threads.Event
 
     @property
     def core(self) -> MembershipCore:
@@ -73,6 +84,7 @@ class Requests:
 
     def __init__(self, service: Agent) -> None:
         self._service = service
+        self._pool = Pool("membership-tcp", TCP_THREADS_MAX, TCP_WAITING_MAX)
 
     def handlers(self) -> dict[str, Handler]:
         """Returns the handlers by request type."""
@@ -102,6 +114,10 @@ class Requests:
             return handler(request)
 
         return handle
+
+    def stop(self, timeout_s: float) -> None:
+        """Ends the threads that try to reach members."""
+        self._pool.stop(drain=False, timeout_s=timeout_s)
 
     # Questions
 
@@ -168,8 +184,17 @@ class Requests:
                 return False
             return True
 
-        with ThreadPoolExecutor(TCP_THREADS_MAX, thread_name_prefix="membership-tcp") as pool:
-            return dict(zip(others, pool.map(answers, others), strict=True))
+        asked: dict[str, threads.Future[bool]] = {}
+        for name in others:
+            try:
+                asked[name] = self._pool.call(answers, name)
+            except Overloaded:
+                break
+        limit, found = Deadline(clock.monotonic(), TCP_WAIT_S), dict[str, bool]()
+        for name, future in asked.items():
+            with contextlib.suppress(TimeoutError, threads.CancelledError):
+                found[name] = future.result(limit.remaining(clock.monotonic()))
+        return found
 
     def _watch(self, request: Request) -> Reply:
         service = self._service
@@ -292,4 +317,5 @@ class Requests:
         deadline = Deadline(clock.monotonic(), ORDER_TIMEOUT_S)
         while not predicate():
             deadline.require(clock.monotonic(), what)
-            self._service.stopping.wait(0.01)
+            if self._service.stopping.wait(0.01):
+                raise Unavailable(f"{self._service.config.name} is being stopped: {what} is not done")

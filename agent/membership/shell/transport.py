@@ -8,16 +8,12 @@ of what comes in can be thrown away.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import os
-import random
-import socket
-import threading
 from collections.abc import Callable, Mapping
 
 from agent.common.errors import PortInUse, ProtocolError, RainStormError
+from agent.common.shell import network, threads
 from agent.membership import messages
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.dissemination.seal import SESSION_BYTES, Opener, Sealer
@@ -26,9 +22,13 @@ from agent.membership.messages import Datagram
 
 logger = logging.getLogger("agent.membership.shell.transport")
 
-# linux/in.h; Python does not export it.
-IP_RECVERR = 11
 RECEIVE_BYTES = 2048
+# These say that the descriptor itself is no good; every other error is an answer of the network to an earlier
+# datagram, and anybody on its way may send one (ICMP has sixteen codes for "unreachable" alone).
+SOCKET_ERRORS = (errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT)
+# So many errors in a row come with a flood of refusals; of more the receiver reads only so many a second.
+ERRORS_IN_A_ROW = 100
+ERROR_PAUSE_S = 0.01
 
 
 class Transport:
@@ -53,16 +53,17 @@ class Transport:
         self.drop_percent = 0.0
         self._ring = ring
         self._addresses = addresses
-        self._rng = random.Random()
+        self._rng = threads.random_source()
         self._on_impostor = on_impostor
         self._on_datagram = on_datagram
         self._on_refused = on_refused
         self._on_crash = on_crash
+        self._errors = 0
         self._opener = Opener(*ring.keys)
         self._sealer: Sealer | None = None
-        self._socket: socket.socket | None = None
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="membership-datagrams", daemon=True)
+        self._socket: network.Socket | None = None
+        self._stopping = threads.event()
+        self._thread = threads.thread("membership-datagrams", self._run)
 
     def bind(self, address: str, port: int) -> None:
         """Takes the address.
@@ -70,19 +71,15 @@ class Transport:
         Raises:
             PortInUse: another process has it.
         """
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-            sock.bind((address, port))
+            self._socket = network.datagram(address, port)
         except OSError as error:
-            sock.close()
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(
                     f"membership: UDP {address}:{port} is in use by another process",
                     hint=f"find it with: ss -lunp 'sport = :{port}'; stop it or choose another port",
                 ) from None
             raise
-        self._socket = sock
 
     def start(self) -> None:
         """Starts to receive."""
@@ -90,7 +87,7 @@ class Transport:
 
     def set_boot(self, boot: int) -> None:
         """Speaks as this life of the node from now on."""
-        self._sealer = Sealer(self._ring.primary, self._name, boot, os.urandom(SESSION_BYTES))
+        self._sealer = Sealer(self._ring.primary, self._name, boot, threads.random_bytes(SESSION_BYTES))
 
     def set_ring(self, ring: KeyRing) -> None:
         """Opens with the keys of this ring and seals with its primary from now on."""
@@ -101,7 +98,10 @@ class Transport:
 
     def set_drop(self, percent: float, seed: int | None) -> None:
         """Throws away this share of the datagrams that come in, chosen by a seeded random."""
-        self._rng = random.Random(seed)
+        rng = threads.random_source()
+        if seed is not None:
+            rng.seed(seed)
+        self._rng = rng
         self.drop_percent = percent
 
     def send(self, contact: Contact, datagram: Datagram) -> None:
@@ -109,15 +109,16 @@ class Transport:
         assert self._socket is not None
         assert self._sealer is not None
         packet = self._sealer.seal(messages.encode(datagram))
+        target = (contact.address, contact.port)
         try:
-            self._socket.sendto(packet, (contact.address, contact.port))
-        except ConnectionRefusedError:
-            # The answer to an earlier datagram: the error queue names its target. This one was not sent.
+            self._socket.sendto(packet, target)
+        except OSError:
+            # Mostly an answer to an earlier datagram, which the error queue names; this one was not sent.
             self._drain_errors()
-            with contextlib.suppress(OSError):
-                self._socket.sendto(packet, (contact.address, contact.port))
-        except OSError as error:
-            logger.debug("send_failed target=%s:%s error=%s", contact.address, contact.port, error)
+            try:
+                self._socket.sendto(packet, target)
+            except OSError as error:
+                logger.debug("send_failed target=%s:%s error=%s", *target, error)
         self.sent += 1
         self.sent_bytes += len(packet)
 
@@ -127,10 +128,19 @@ class Transport:
         if self._socket is None:
             return
         if self._thread.is_alive():
-            with contextlib.suppress(OSError):  # an empty datagram to itself wakes the receiver
-                self._socket.sendto(b"", self._socket.getsockname())
+            self._wake()
             self._thread.join(timeout_s)
         self._socket.close()
+
+    def _wake(self) -> None:
+        """Sends an empty datagram to itself; what the network still has to say may come first."""
+        assert self._socket is not None
+        for _ in range(2):
+            try:
+                self._socket.sendto(b"", self._socket.getsockname())
+                return
+            except OSError as error:
+                logger.debug("wake_failed error=%s", error)
 
     def _run(self) -> None:
         try:
@@ -146,10 +156,14 @@ class Transport:
         try:
             packet, source = self._socket.recvfrom(RECEIVE_BYTES)
         except OSError as error:
-            if error.errno not in (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH):
+            if error.errno in SOCKET_ERRORS:
                 raise
             self._drain_errors()
+            self._errors += 1
+            if self._errors > ERRORS_IN_A_ROW:
+                self._stopping.wait(ERROR_PAUSE_S)
             return
+        self._errors = 0
         self.received_bytes += len(packet)
         if self._stopping.is_set():
             return
@@ -169,11 +183,6 @@ class Transport:
 
     def _drain_errors(self) -> None:
         assert self._socket is not None
-        while True:
-            try:
-                found = self._socket.recvmsg(1, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
-            except OSError:
-                return  # the queue is empty
-            address = found[3]
-            if isinstance(address, tuple) and not self._stopping.is_set():
-                self._on_refused(str(address[0]), int(address[1]))
+        while (refusal := network.take_refusal(self._socket)) is not None:
+            if not self._stopping.is_set():
+                self._on_refused(*refusal)

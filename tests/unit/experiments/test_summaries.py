@@ -12,7 +12,7 @@ import pytest
 
 from agent.common.errors import ConfigError, UsageError
 from experiments import _harness as harness
-from experiments import detection_time, false_positives, isolation, membership_bandwidth
+from experiments import detection_time, false_positives, isolation, membership_bandwidth, replication_time
 from experiments._cluster import VARIANTS, Seen, false_deaths, settings_of, variant_named
 from experiments._harness import Experiment, Recorder, Row
 from tests.support import REPOSITORY
@@ -191,6 +191,53 @@ def test_traffic_is_the_mean_of_a_run_and_its_busiest_node() -> None:
     assert (simulated["bytes_per_s_p50"], simulated["processor_percent_p50"]) == (50.0, None)
 
 
+def replication_rows() -> list[Row]:
+    """Returns the samples of two sizes; those of the larger one stand first."""
+    columns = {
+        "victim": "vm2",
+        "nodes": 5,
+        "crash_command_s": 0.05,
+        "longest_gap_s": 0.06,
+        "failed_looks": 0,
+        "settled_after_start_s": 3.0,
+    }
+    times = [(20, 0, 3, 20, 0.5, 3.5, 4.5), (1, 0, 1, 1, 0.6, 3.6, 3.6), (20, 1, 2, 10, 0.7, 3.7, 5.7)]
+    return [
+        {
+            "megabytes": megabytes,
+            "run": run,
+            "blocks": 3 if megabytes == 20 else 1,
+            "blocks_moved": blocks,
+            "bytes_moved": mb * 1_000_000,
+            "dead_after_s": dead,
+            "first_copy_after_s": first,
+            "restored_after_s": restored,
+            **columns,
+        }
+        for megabytes, run, blocks, mb, dead, first, restored in times
+    ]
+
+
+def test_replication_shows_detection_and_repair_apart() -> None:
+    small, large = replication_time.summarize(replication_rows())
+    assert (small["megabytes"], small["runs"], small["repair_p50_s"]) == (1, 1, 3.0)
+    assert large == {
+        "megabytes": 20,
+        "nodes": 5,
+        "runs": 2,
+        "blocks": 3,
+        "blocks_moved_p50": 2.5,
+        "mb_moved_p50": 15.0,
+        "dead_p50_s": 0.6,
+        "dead_max_s": 0.7,
+        "first_copy_p50_s": 3.6,
+        "restored_p50_s": 5.1,
+        "restored_max_s": 5.7,
+        "repair_p50_s": 4.5,
+        "repair_mb_per_s_p50": 3.5,
+    }
+
+
 # In processes of their own: the library that draws keeps its font files open. Too slow for make check.
 @pytest.mark.integration
 @pytest.mark.parametrize(
@@ -199,8 +246,9 @@ def test_traffic_is_the_mean_of_a_run_and_its_busiest_node() -> None:
         (detection_time.EXPERIMENT, detection_rows()[:2]),
         (false_positives.EXPERIMENT, loss_rows()),
         (membership_bandwidth.EXPERIMENT, traffic_rows()),
+        (replication_time.EXPERIMENT, replication_rows()),
     ],
-    ids=["detection_time", "false_positives", "membership_bandwidth"],
+    ids=["detection_time", "false_positives", "membership_bandwidth", "replication_time"],
 )
 def test_figures_come_from_the_file(experiment: Experiment, rows: list[Row], tmp_path: Path) -> None:
     write(tmp_path, rows)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.common.errors import PortInUse
 from agent.membership import messages
 from agent.membership.core.dissemination.keyring import KeyRing
-from agent.membership.core.dissemination.seal import Sealer
+from agent.membership.core.dissemination.seal import Opener, Sealer
 from agent.membership.core.events import Contact
 from agent.membership.messages import Datagram, Kind
 from agent.membership.shell.transport import Transport
@@ -24,7 +27,8 @@ GOOD = messages.encode(Datagram(Kind.PING, 1, "n1"))
 class Place:
     """A transport of n1 that receives, and a socket that sends to it from n2's address."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, start: bool = True) -> None:
+        self.refused: list[tuple[str, int]] = []
         self.received: list[tuple[str, int, Datagram]] = []
         self.impostors: list[tuple[str, str]] = []
         self.crashes: list[BaseException] = []
@@ -33,7 +37,7 @@ class Place:
             KeyRing((KEY,)),
             {"n2": "127.0.0.1", "n3": "127.0.0.77"},
             lambda sender, boot, datagram: self.received.append((sender, boot, datagram)),
-            lambda address, port: None,
+            lambda address, port: self.refused.append((address, port)),
             lambda name, address, port: self.impostors.append((name, address)),
             self.crashes.append,
         )
@@ -41,10 +45,15 @@ class Place:
         assert self.transport._socket is not None
         self.address = self.transport._socket.getsockname()
         self.transport.set_boot(1)
-        self.transport.start()
+        if start:
+            self.transport.start()
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1", 0))
         self.sessions = 0
+
+    def close(self) -> None:
+        self.transport.stop(5.0)
+        self.socket.close()
 
     def sealer(self, name: str = "n2", key: bytes = KEY) -> Sealer:
         self.sessions += 1
@@ -68,8 +77,7 @@ def place() -> Iterator[Place]:
     try:
         yield made
     finally:
-        made.transport.stop(5.0)
-        made.socket.close()
+        made.close()
 
 
 BAD: dict[str, Callable[[Place], bytes]] = {
@@ -126,6 +134,107 @@ def test_a_share_is_thrown_away_by_a_seeded_choice(place: Place) -> None:
     assert 20 <= len(kept[0]) <= 36
     place.transport.set_drop(0.0, None)
     place.expect_received(place.sealer().seal(GOOD))
+
+
+class Haunted(socket.socket):
+    """A socket whose next calls fail as they do after the network has answered an earlier datagram."""
+
+    errors: list[int]
+
+    @classmethod
+    def takes_over(cls, transport: Transport, errors: list[int]) -> Haunted:
+        assert transport._socket is not None
+        made = cls(fileno=transport._socket.detach())
+        made.errors = errors
+        transport._socket = made
+        return made
+
+    def recvfrom(self, *args: Any) -> Any:
+        self._fail()
+        return super().recvfrom(*args)
+
+    def sendto(self, *args: Any) -> int:
+        self._fail()
+        return super().sendto(*args)
+
+    def _fail(self) -> None:
+        if self.errors:
+            code = self.errors.pop(0)
+            raise OSError(code, errno.errorcode[code])
+
+
+# What Linux makes of the codes of ICMP's "destination unreachable", and of a few other answers.
+NETWORK_ERRORS = [
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.ENOPROTOOPT,
+    errno.ECONNREFUSED,
+    errno.EMSGSIZE,
+    errno.EOPNOTSUPP,
+    errno.EHOSTDOWN,
+    errno.ENONET,
+    errno.EPROTO,
+    errno.EPERM,
+]
+
+
+@pytest.mark.parametrize("code", NETWORK_ERRORS, ids=errno.errorcode.__getitem__)
+def test_no_answer_of_the_network_ends_the_receiver(code: int) -> None:
+    place = Place(start=False)
+    haunted = Haunted.takes_over(place.transport, [code] * 3)
+    place.transport.start()
+    try:
+        place.expect_received(place.sealer().seal(GOOD))
+        assert (haunted.errors, place.crashes) == ([], [])
+        haunted.errors = [code]
+        place.transport.send(Contact(*place.socket.getsockname()), Datagram(Kind.PING, 9, "n2"))
+        assert place.socket.recv(2000), "a datagram that met the answer to another one is sent again"
+    finally:
+        place.close()
+
+
+def test_a_socket_that_is_gone_ends_the_agent() -> None:
+    place = Place(start=False)
+    Haunted.takes_over(place.transport, [errno.EBADF])
+    place.transport.start()
+    try:
+        wait_until(lambda: place.crashes, 5.0, "the crash is told")
+    finally:
+        place.close()
+
+
+def test_a_flood_of_refusals_does_not_keep_the_receiver_from_stopping() -> None:
+    place = Place(start=False)
+    haunted = Haunted.takes_over(place.transport, [errno.ECONNREFUSED] * 100_000)
+    place.transport.start()
+    place.close()
+    assert len(haunted.errors) > 90_000, "after the first hundred it pauses"
+    assert place.crashes == []
+
+
+def test_an_address_in_use_is_refused_by_name(place: Place) -> None:
+    other = Transport("n9", KeyRing((KEY,)), {}, *[lambda *_: None] * 4)
+    with pytest.raises(PortInUse, match="in use"):
+        other.bind(*place.address)
+    other.stop(1.0)
+
+
+def test_a_port_where_nobody_listens_is_told(place: Place) -> None:
+    gone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    gone.bind(("127.0.0.1", 0))
+    address = gone.getsockname()
+    gone.close()
+    place.transport.send(Contact(*address), Datagram(Kind.PING, 9, "n2"))
+    wait_until(lambda: place.refused, 5.0, "the refusal is told")
+    assert place.refused == [address]
+
+
+def test_with_another_ring_it_seals_and_opens_with_the_new_keys(place: Place) -> None:
+    place.transport.set_ring(KeyRing((OTHER, KEY)))
+    place.expect_received(place.sealer(key=OTHER).seal(GOOD))
+    place.expect_received(place.sealer("n2", KEY).seal(GOOD))
+    place.transport.send(Contact(*place.socket.getsockname()), Datagram(Kind.PING, 9, "n2"))
+    assert Opener(OTHER).open(place.socket.recv(2000)).sender == "n1"
 
 
 def test_what_is_sent_arrives(place: Place) -> None:

@@ -1,0 +1,430 @@
+"""The one source of sockets for every shell, and of what waits for several of them.
+
+What these functions return are the classes of ``socket`` and ``selectors``, so that using them costs nothing
+extra; only their creation, waiting and descriptors pass through the seam. A simulator returns classes of the
+same contract, that raise the same errors. TLS contexts are ``ssl.SSLContext`` in production; the simulator's
+have a ``wrap_socket`` of the same meaning.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import math
+import os
+import select
+import selectors
+import socket
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from agent.common.shell import seam
+
+Buffer = bytes | bytearray | memoryview
+
+# linux/in.h; Python does not export it.
+IP_RECVERR = 11
+EVENT_READ, EVENT_WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Socket(Protocol):
+    """What shells use of ``socket.socket`` and ``ssl.SSLSocket``."""
+
+    @property
+    def family(self) -> int: ...
+
+    def accept(self) -> tuple[Any, Any]:
+        """Returns the next connection and its origin; raises OSError once the listener is shut down."""
+
+    def close(self) -> None:
+        """Closes the descriptor. It does not wake a thread that waits in the socket: ``shutdown`` does."""
+
+    def detach(self) -> int:
+        """Gives the descriptor away: the caller closes it from now on."""
+
+    def fileno(self) -> int:
+        """Returns the descriptor, or -1 once it is closed."""
+
+    def getpeername(self) -> Any:
+        """Returns the address of the other end."""
+
+    def getsockname(self) -> Any:
+        """Returns the own address."""
+
+    def gettimeout(self) -> float | None:
+        """Returns the time-out of each call in seconds; None waits, 0 never does."""
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Sets the time-out of each call."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """Sets no time-out (True) or a time-out of 0."""
+
+    def recv(self, bufsize: int, flags: int = ..., /) -> bytes:
+        """Returns up to so many bytes, none when the other end is done."""
+
+    def recv_into(self, buffer: Any, nbytes: int = ..., flags: int = ...) -> int:
+        """Reads into a buffer and returns how much that was."""
+
+    def recvfrom(self, bufsize: int, flags: int = ..., /) -> tuple[bytes, Any]:
+        """Returns a datagram and where it comes from."""
+
+    def send(self, data: Any, flags: int = ..., /) -> int:
+        """Sends a part of the data and returns how much that was."""
+
+    def sendall(self, data: Any, flags: int = ..., /) -> None:
+        """Sends all of the data."""
+
+    def sendmsg(self, buffers: Iterable[Any], /) -> int:
+        """Sends a part of several buffers; plain sockets only."""
+
+    def sendto(self, data: Any, address: Any, /) -> int:
+        """Sends a datagram."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Ends the connection or the listener and wakes who waits in it."""
+
+
+class TlsContext(Protocol):
+    """What shells use of ``ssl.SSLContext``."""
+
+    def wrap_socket(
+        self,
+        sock: Any,
+        server_side: bool = False,
+        do_handshake_on_connect: bool = True,
+        suppress_ragged_eofs: bool = True,
+        server_hostname: str | None = None,
+    ) -> Any:
+        """Returns a socket with ``getpeercert`` after the handshake; raises OSError when it fails."""
+
+
+class SelectorKey(Protocol):
+    """What shells use of ``selectors.SelectorKey``."""
+
+    @property
+    def fileobj(self) -> Any: ...
+
+    @property
+    def data(self) -> Any: ...
+
+
+class Selector(Protocol):
+    """What shells use of ``selectors.DefaultSelector``."""
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Any:
+        """Begins to watch a socket; KeyError when it is watched already."""
+
+    def unregister(self, fileobj: Any) -> Any:
+        """Ends watching a socket; KeyError when it is not watched."""
+
+    def select(self, timeout: float | None = None) -> Sequence[tuple[Any, int]]:
+        """Returns the keys and events of the sockets that are ready, none when the time has passed."""
+
+    def get_map(self) -> Mapping[Any, Any] | None:
+        """Returns what is watched, by socket."""
+
+    def close(self) -> None:
+        """Ends watching."""
+
+
+class Platform(Protocol):
+    """Makes sockets, waits for them, and moves descriptors between processes."""
+
+    def dial_tcp(self, host: str, port: int, timeout_s: float | None, source: str | None) -> Socket: ...
+
+    def dial_unix(self, path: str, timeout_s: float | None, packets: bool) -> Socket: ...
+
+    def listen_tcp(self, host: str, port: int, backlog: int) -> Socket: ...
+
+    def listen_unix(self, path: str, mode: int, backlog: int, packets: bool) -> Socket: ...
+
+    def remove_unix(self, path: str) -> None: ...
+
+    def datagram(self, host: str, port: int) -> Socket: ...
+
+    def pair(self) -> tuple[Socket, Socket]: ...
+
+    def adopt(self, descriptor: int) -> Socket: ...
+
+    def close_descriptor(self, descriptor: int) -> None: ...
+
+    def set_send_timeout(self, sock: Socket, seconds: float) -> None: ...
+
+    def set_no_delay(self, sock: Socket) -> None: ...
+
+    def wait(
+        self, readable: Sequence[Socket], writable: Sequence[Socket], timeout_s: float | None
+    ) -> list[Socket]: ...
+
+    def selector(self) -> Selector: ...
+
+    def send_descriptors(self, sock: Socket, data: Buffer, descriptors: Sequence[int]) -> int: ...
+
+    def receive_descriptors(self, sock: Socket, size: int, count_max: int) -> tuple[bytes, list[int]]: ...
+
+    def send_file(self, sock: Socket, descriptor: int, offset: int, length: int) -> int: ...
+
+    def take_refusal(self, sock: Socket) -> tuple[str, int] | None: ...
+
+
+class RealNetwork:
+    """The sockets of the operating system."""
+
+    def dial_tcp(self, host: str, port: int, timeout_s: float | None, source: str | None) -> Socket:
+        """Returns a TCP connection, from the address ``source`` if one is given."""
+        return socket.create_connection((host, port), timeout_s, (source, 0) if source else None)
+
+    def dial_unix(self, path: str, timeout_s: float | None, packets: bool) -> Socket:
+        """Returns a connection to a Unix socket."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def listen_tcp(self, host: str, port: int, backlog: int) -> Socket:
+        """Returns a listener; its address is free again at once when it is closed."""
+        return socket.create_server((host, port), backlog=backlog)
+
+    def listen_unix(self, path: str, mode: int, backlog: int, packets: bool) -> Socket:
+        """Returns a listener on a path; what a killed process left there is replaced."""
+        self.remove_unix(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM)
+        try:
+            sock.bind(path)
+            os.chmod(path, mode)
+            sock.listen(backlog)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def remove_unix(self, path: str) -> None:
+        """Removes the path of a listener."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def datagram(self, host: str, port: int) -> Socket:
+        """Returns a bound UDP socket that notes who refuses its datagrams."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            sock.bind((host, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def pair(self) -> tuple[Socket, Socket]:
+        """Returns two ends of a Unix stream."""
+        return socket.socketpair()
+
+    def adopt(self, descriptor: int) -> Socket:
+        """Returns the socket that a descriptor stands for; it owns the descriptor."""
+        return socket.socket(fileno=descriptor)
+
+    def close_descriptor(self, descriptor: int) -> None:
+        """Closes a descriptor of a socket or a file."""
+        os.close(descriptor)
+
+    def set_send_timeout(self, sock: Socket, seconds: float) -> None:
+        """Bounds sending alone; ``BlockingIOError`` is what a sender gets then."""
+        whole = int(seconds)
+        value = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+        _real(sock).setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+    def set_no_delay(self, sock: Socket) -> None:
+        """Sends small parts of a TCP connection at once; nothing on other sockets."""
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            _real(sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def wait(
+        self, readable: Sequence[Socket], writable: Sequence[Socket], timeout_s: float | None
+    ) -> list[Socket]:
+        """Waits until one of the sockets is ready and returns those that are."""
+        watched = {sock.fileno(): sock for sock in (*readable, *writable)}
+        events = dict.fromkeys(watched, 0)
+        for sock in readable:
+            events[sock.fileno()] |= select.POLLIN
+        for sock in writable:
+            events[sock.fileno()] |= select.POLLOUT
+        poller = select.poll()
+        for descriptor, wanted in events.items():
+            poller.register(descriptor, wanted)
+        # poll(2) counts whole milliseconds: a shorter wait must not become a loop without one.
+        found = poller.poll(None if timeout_s is None else math.ceil(max(0.0, timeout_s) * 1000))
+        return [watched[descriptor] for descriptor, _ in found]
+
+    def selector(self) -> Selector:
+        """Returns a selector."""
+        return selectors.DefaultSelector()
+
+    def send_descriptors(self, sock: Socket, data: Buffer, descriptors: Sequence[int]) -> int:
+        """Sends bytes and copies of descriptors over a Unix socket; the caller still closes its own."""
+        return socket.send_fds(_real(sock), [data], list(descriptors))
+
+    def receive_descriptors(self, sock: Socket, size: int, count_max: int) -> tuple[bytes, list[int]]:
+        """Returns bytes and the descriptors that came with them, which no child inherits."""
+        room = socket.CMSG_SPACE(count_max * array.array("i").itemsize)
+        data, ancillary, _, _ = _real(sock).recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+        found = array.array("i")
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                found.frombytes(content[: len(content) - len(content) % found.itemsize])
+        return data, list(found)
+
+    def send_file(self, sock: Socket, descriptor: int, offset: int, length: int) -> int:
+        """Sends a part of a file over a plain socket under its time-out; returns how much that was."""
+        timeout_s = sock.gettimeout()
+        while True:
+            try:
+                return os.sendfile(sock.fileno(), descriptor, offset, length)
+            except BlockingIOError:
+                # A socket with a time-out is non-blocking underneath.
+                if timeout_s == 0:
+                    raise
+                if not self.wait([], [sock], timeout_s):
+                    raise TimeoutError("timed out") from None
+
+    def take_refusal(self, sock: Socket) -> tuple[str, int] | None:
+        """Returns the next address that refused a datagram of this socket, or None."""
+        while True:
+            try:
+                found = _real(sock).recvmsg(1, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+            except OSError:
+                return None  # the queue is empty
+            if isinstance(found[3], tuple):
+                return str(found[3][0]), int(found[3][1])
+
+
+def _real(sock: Socket) -> socket.socket:
+    assert isinstance(sock, socket.socket), f"{sock!r} does not belong to this platform"
+    return sock
+
+
+REAL: Platform = RealNetwork()
+
+
+def _platform() -> Platform:
+    found: Platform | None = seam.current().network
+    return REAL if found is None else found
+
+
+def dial_tcp(host: str, port: int, timeout_s: float | None, source: str | None = None) -> Socket:
+    """Returns a TCP connection, from the address ``source`` if one is given.
+
+    Raises:
+        TimeoutError: nobody answers in time.
+        OSError: nobody listens there.
+    """
+    return _platform().dial_tcp(host, port, timeout_s, source)
+
+
+def dial_unix(path: str, timeout_s: float | None, *, packets: bool = False) -> Socket:
+    """Returns a connection to a Unix socket, of whole packets or of a stream.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    return _platform().dial_unix(path, timeout_s, packets)
+
+
+def listen_tcp(host: str, port: int, backlog: int = 128) -> Socket:
+    """Returns a listener; port 0 takes a free one.
+
+    Raises:
+        OSError: EADDRINUSE, another process listens there.
+    """
+    return _platform().listen_tcp(host, port, backlog)
+
+
+def listen_unix(path: str, mode: int, backlog: int = 128, *, packets: bool = False) -> Socket:
+    """Returns a listener on ``path`` with these permissions; what a killed process left there is replaced."""
+    return _platform().listen_unix(path, mode, backlog, packets)
+
+
+def remove_unix(path: str) -> None:
+    """Removes the path of a Unix listener, if it is still there."""
+    _platform().remove_unix(path)
+
+
+def datagram(host: str, port: int) -> Socket:
+    """Returns a bound UDP socket; ``take_refusal`` names who refused its datagrams.
+
+    Raises:
+        OSError: EADDRINUSE, another process has the address.
+    """
+    return _platform().datagram(host, port)
+
+
+def pair() -> tuple[Socket, Socket]:
+    """Returns the two ends of a Unix stream."""
+    return _platform().pair()
+
+
+def adopt(descriptor: int) -> Socket:
+    """Returns the socket that a descriptor stands for; it owns the descriptor."""
+    return _platform().adopt(descriptor)
+
+
+def close_descriptor(descriptor: int) -> None:
+    """Closes a descriptor of a socket or a file."""
+    _platform().close_descriptor(descriptor)
+
+
+def set_send_timeout(sock: Socket, seconds: float) -> None:
+    """Bounds sending alone: a sender gets BlockingIOError after so long; receiving waits as before."""
+    _platform().set_send_timeout(sock, seconds)
+
+
+def set_no_delay(sock: Socket) -> None:
+    """Sends small parts of a TCP connection at once; nothing on other sockets."""
+    _platform().set_no_delay(sock)
+
+
+def wait(
+    readable: Sequence[Socket] = (), writable: Sequence[Socket] = (), timeout_s: float | None = None
+) -> list[Socket]:
+    """Waits until one of the sockets is ready and returns those that are, none when the time has passed.
+
+    A socket whose other end is gone is ready for both.
+    """
+    return _platform().wait(readable, writable, timeout_s)
+
+
+def selector() -> Selector:
+    """Returns a selector, for a thread that waits for the same sockets again and again."""
+    return _platform().selector()
+
+
+def send_descriptors(sock: Socket, data: Buffer, descriptors: Sequence[int]) -> int:
+    """Sends bytes and copies of descriptors over a Unix socket; the caller still closes its own."""
+    return _platform().send_descriptors(sock, data, descriptors)
+
+
+def receive_descriptors(sock: Socket, size: int, count_max: int) -> tuple[bytes, list[int]]:
+    """Returns up to ``size`` bytes and the descriptors that came with them, which the caller closes."""
+    return _platform().receive_descriptors(sock, size, count_max)
+
+
+def send_file(sock: Socket, descriptor: int, offset: int, length: int) -> int:
+    """Sends a part of a file over a plain socket under its time-out.
+
+    Returns how much that was; 0 when the file is shorter.
+    """
+    return _platform().send_file(sock, descriptor, offset, length)
+
+
+def take_refusal(sock: Socket) -> tuple[str, int] | None:
+    """Returns the next address that refused a datagram of this socket, or None when no more are known."""
+    return _platform().take_refusal(sock)
+
+
+def is_tls(sock: Socket) -> bool:
+    """Tells whether a TLS context made this socket."""
+    return hasattr(sock, "getpeercert")

@@ -1,0 +1,186 @@
+"""A cluster with all agents of its nodes whose stores are measured: one made for the experiment on this
+machine, or the one that an inventory names.
+
+The experiment talks to one node, the gateway, which is never made to fail. On a named cluster nodes fail and
+come back as with ``fab fault.crash`` and ``fab fault.start``, whether it is local, a lab or real VMs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol
+
+from agent.common.errors import Corrupt, DeadlineExceeded, RainStormError
+from agent.common.shell import clock
+from agent.hydfs.client import FileStat, HydfsClient
+from experiments import _cluster
+from ops import inventory
+from ops.connections import Connections
+from ops.faults.injector import injecting
+from ops.inventory import Inventory
+from ops.layout import Layout
+from ops.local import LocalCluster
+from ops.status import wait_until_settled
+
+# A request that takes longer is counted as a failed look: the measurement must not hang on one of them.
+LOOK_TIMEOUT_S = 2.0
+# The agents start within seconds, and a store checks its copies at least every half minute.
+SETTLED_TIMEOUT_S = 120.0
+ADDRESS_SLOT = 2
+# Collected logs would be files of the store: their repair would delay that of the measured file.
+SETTINGS = {"logs": {"collect": False}}
+
+
+class Machines(Protocol):
+    """Who can make a node fail."""
+
+    def crash(self, node: str, /) -> object:
+        """Kills all that a node runs."""
+
+    def start(self, node: str, /) -> object:
+        """Starts a node that was killed."""
+
+
+@contextlib.contextmanager
+def own_cluster(nodes: int) -> Iterator[StoreCluster]:
+    """Yields a local cluster in a temporary folder, of which nothing is left afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="rs-exp-"))
+    address = _cluster.own_address(ADDRESS_SLOT)
+    layout = Layout(folder / "cluster", folder / "inventory", address, SETTINGS)
+    local = LocalCluster(layout)
+    try:
+        local.up(nodes)
+        with StoreCluster(inventory.load(layout.inventory_path), local) as cluster:
+            yield cluster
+    finally:
+        try:
+            local.down()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def named_cluster(path: str) -> Iterator[StoreCluster]:
+    """Yields the cluster that an inventory names; it keeps running.
+
+    Raises:
+        ConfigError: the inventory cannot be used.
+    """
+    with injecting(path) as injector, StoreCluster(injector.inventory, injector) as cluster:
+        yield cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A node that is being killed: when the command began, and how long it takes."""
+
+    began: float
+    seconds: Future[float]
+
+
+class StoreCluster:
+    """Puts files into a cluster, kills a node, and asks for the view, the file and the cluster's state."""
+
+    def __init__(self, found: Inventory, machines: Machines) -> None:
+        self._inventory = found
+        self._connections = Connections(found)
+        self._machines = machines
+        self.gateway = ""
+
+    def __enter__(self) -> StoreCluster:
+        try:
+            self.gateway = self._connections.gateway("hydfs")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; the cluster goes on."""
+        self._connections.close()
+
+    @property
+    def label(self) -> str:
+        """Returns the name of the cluster."""
+        return self._inventory.cluster
+
+    @property
+    def names(self) -> list[str]:
+        """Returns the names of all nodes."""
+        return self._inventory.names()
+
+    def store(self, node: str = "") -> HydfsClient:
+        """Returns a client of the store agent of a node, of the gateway when none is named."""
+        return self._connections.hydfs(node or self.gateway)
+
+    def up(self) -> frozenset[str]:
+        """Returns the nodes that are up in the view as the gateway knows it."""
+        membership = self._connections.membership(self.gateway, timeout_s=LOOK_TIMEOUT_S)
+        nodes: dict[str, Any] = membership.view()["nodes"]
+        return frozenset(name for name, entry in nodes.items() if entry["state"] == "up")
+
+    def stat(self, name: str) -> FileStat:
+        """Returns the file as the file table has it."""
+        return self.store().stat(name, timeout_s=LOOK_TIMEOUT_S)
+
+    @contextlib.contextmanager
+    def file(self, name: str, source: BinaryIO) -> Iterator[FileStat]:
+        """Stores a file, yields what the file table says of it and deletes it at the end, unless its data
+        turned out to be wrong.
+        """
+        stat = self.store().put(name, source)
+        try:
+            yield stat
+        except Corrupt:
+            raise  # the file is the evidence
+        except BaseException:
+            with contextlib.suppress(RainStormError):  # the first failure is the one to tell
+                self.store().delete(name)
+            raise
+        self.store().delete(name)
+
+    @contextlib.contextmanager
+    def crashed(self, node: str) -> Iterator[Crash]:
+        """Kills all that a node runs while the caller looks on; at the end starts the node again."""
+        with ThreadPoolExecutor(1, thread_name_prefix="crash") as pool:
+            crash = Crash(clock.monotonic(), pool.submit(_timed, self._machines.crash, node))
+            try:
+                yield crash
+            finally:
+                wait([crash.seconds])
+                if crash.seconds.exception() is None:
+                    self._machines.start(node)
+
+    def wait_settled(self) -> float:
+        """Returns how long it took until ``fab verify`` would succeed.
+
+        Raises:
+            DeadlineExceeded: it does not within ``SETTLED_TIMEOUT_S``.
+        """
+        began = clock.monotonic()
+        found = wait_until_settled(self._connections, SETTLED_TIMEOUT_S)
+        if not found.settled:
+            raise DeadlineExceeded(
+                f"after {SETTLED_TIMEOUT_S:g} s the cluster {found.cluster} is not settled: "
+                + "; ".join(found.unsettled()),
+                hint=f"fab status --inventory {self._inventory.path}",
+            )
+        return clock.monotonic() - began
+
+
+def _timed(action: Callable[[str], object], node: str) -> float:
+    began = clock.monotonic()
+    action(node)
+    return clock.monotonic() - began

@@ -1,0 +1,158 @@
+"""Mutants: one line of the code is changed, and a test must fail (``python -m tests.gates.mutants``).
+
+Each mutant breaks a rule that safety rests on. It is made in a copy of the checkout, where the tests that
+guard the rule are run: they must fail. A mutant that survives means that nothing guards the line. The same
+tests are run on an unchanged copy first, where they must pass, because a test that always fails kills every
+mutant. The text of a mutant must occur exactly once in its file: code that moves on takes its mutants along.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.support import REPOSITORY
+
+# The slowest of the named tests takes some seconds; a mutant that hangs them is killed by the clock.
+LIMIT_S = 180.0
+JOBS = 2
+COPIED = ("agent", "ops", "tests", "pyproject.toml", "jobs", "inventory")
+TEXT_MAX = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change: in ``path``, ``old`` becomes ``new``; ``tests`` must notice, because of ``rule``."""
+
+    rule: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a mutant: ``killed``, ``survived`` or what is wrong with it."""
+
+    mutant: Mutant
+    outcome: str
+    seconds: float
+
+
+def make_copy(folder: Path) -> Path:
+    """Returns a copy of what the tests need, without caches."""
+    for name in COPIED:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy2(source, folder / name)
+    return folder
+
+
+def apply(mutant: Mutant, folder: Path) -> str:
+    """Changes the copy in ``folder``; returns what is wrong with the mutant, or ''."""
+    path = folder / mutant.path
+    if not path.is_file():
+        return f"no file {mutant.path}"
+    text = path.read_text("utf-8")
+    count = text.count(mutant.old)
+    if count != 1:
+        return f"its text occurs {count} times"
+    changed = text.replace(mutant.old, mutant.new)
+    try:
+        ast.parse(changed)
+    except SyntaxError as error:
+        return f"it is not Python: {error}"
+    path.write_text(changed, "utf-8")
+    return ""
+
+
+def run_tests(folder: Path, tests: Sequence[str], limit_s: float) -> str:
+    """Returns ``passed``, ``failed``, or what went wrong, of tests in a copy."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder)}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, timeout=limit_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "failed"
+    outcomes = {0: "passed", 1: "failed"}
+    tail = done.stdout.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
+    return outcomes.get(done.returncode, f"pytest ended with {done.returncode}: {tail[0]}")
+
+
+def judge(mutant: Mutant, limit_s: float = LIMIT_S) -> Verdict:
+    """Makes a mutant in a copy of its own and runs its tests."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        folder = make_copy(Path(name))
+        outcome = apply(mutant, folder)
+        if not outcome:
+            outcome = run_tests(folder, mutant.tests, limit_s)
+    outcome = {"failed": "killed", "passed": "survived"}.get(outcome, outcome)
+    return Verdict(mutant, outcome, time.monotonic() - began)
+
+
+def control(mutants: Iterable[Mutant], limit_s: float = LIMIT_S) -> str:
+    """Runs the tests of all mutants on an unchanged copy; returns what is wrong with them, or ''."""
+    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        outcome = run_tests(make_copy(Path(name)), tests, 4 * limit_s)
+    return "" if outcome == "passed" else f"the tests without any mutant: {outcome}"
+
+
+def show(verdicts: Iterable[Verdict], console: Console) -> None:
+    """Prints the table."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("rule", "file", "outcome"):
+        table.add_column(column)
+    table.add_column("seconds", justify="right")
+    for verdict in verdicts:
+        rule = verdict.mutant.rule
+        shown = rule if len(rule) <= TEXT_MAX else f"{rule[: TEXT_MAX - 1]}…"
+        table.add_row(shown, verdict.mutant.path, verdict.outcome, f"{verdict.seconds:.1f}")
+    console.print(table)
+
+
+def main(arguments: list[str] | None = None, *, say: Callable[[str], None] = print) -> int:
+    """Judges all mutants, or those whose rule or file holds a text; returns the exit status."""
+    from tests.gates.mutant_list import MUTANTS
+
+    parser = argparse.ArgumentParser(prog="python -m tests.gates.mutants", description=__doc__)
+    parser.add_argument("--only", default="", help="judge the mutants whose rule or file holds this text")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="how many at a time (%(default)s)")
+    options = parser.parse_args(arguments)
+    chosen = [mutant for mutant in MUTANTS if options.only in mutant.rule or options.only in mutant.path]
+    if not chosen:
+        say(f"mutants: none has {options.only!r} in its rule or file")
+        return 2
+    problem = control(chosen)
+    if problem:
+        say(f"mutants: {problem}")
+        return 1
+    with ThreadPoolExecutor(options.jobs) as pool:
+        verdicts = list(pool.map(judge, chosen))
+    show(verdicts, Console(width=130))
+    killed = sum(verdict.outcome == "killed" for verdict in verdicts)
+    say(f"mutants: {killed} of {len(verdicts)} killed")
+    return 0 if killed == len(verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

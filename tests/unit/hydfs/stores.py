@@ -1,0 +1,105 @@
+"""Store agents of a small cluster inside the test's own process: real sockets, real disks, a view at hand."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from agent.common.config import HydfsConfig, NodeConfig, PeerConfig, TlsConfig
+from agent.hydfs.client import HydfsClient
+from agent.hydfs.service import Service
+from agent.hydfs.shell.view import SettableView, all_up
+from agent.wire import auth
+from agent.wire.authority import Authority
+from agent.wire.client import Address, Client
+from tests.integration.agents import free_port
+
+
+class Stores:
+    """``count`` store agents, n1, n2, ...; all vote. ``settings`` go into their configuration."""
+
+    def __init__(self, folder: Path, count: int = 3, **settings: Any) -> None:
+        self.names = [f"n{index + 1}" for index in range(count)]
+        self.addresses = {name: f"127.0.0.{index + 1}" for index, name in enumerate(self.names)}
+        self.port = free_port(list(self.addresses.values()))
+        self.folder = folder
+        self.crashes: list[BaseException] = []
+        self.services: dict[str, Service] = {}
+        self._views = {name: SettableView(all_up(self.names)) for name in self.names}
+        # The path of a Unix socket may have 107 bytes at most.
+        self._sockets = Path(tempfile.mkdtemp(prefix="rs-"))
+        self._settings = {"block_size_bytes": 64 * 1024, "reserve_bytes": 0, "ack_timeout_s": 1.0, **settings}
+        authority = Authority(folder / "keys")
+        authority.create("test")
+        for name in [*self.names, "operator"]:
+            authority.issue(name, folder / "keys")
+        self.client = Client(auth.client_context(self._tls("operator")))
+        self._local = Client(None)
+
+    def start(self, *names: str) -> None:
+        """Starts agents."""
+        for name in names or self.names:
+            service = Service(self.config(name), self.crashes.append, self._views[name])
+            self.services[name] = service
+            service.start()
+
+    def stop(self, *names: str) -> None:
+        """Stops agents."""
+        for name in names or list(self.services):
+            self.services.pop(name).stop()
+
+    def up(self, *names: str) -> None:
+        """Makes these nodes the ones that are up in a newer view of everybody."""
+        for view in self._views.values():
+            known = view.current()
+            nodes = {
+                name: {**node, "state": "up" if name in names else "down"}
+                for name, node in known["nodes"].items()
+            }
+            view.set({**known, "version": known["version"] + 1, "nodes": nodes})
+
+    def hydfs(self, name: str = "n1") -> HydfsClient:
+        """Returns an operator's client of an agent."""
+        return HydfsClient(self.client, Address(self.addresses[name], self.port, name))
+
+    def local(self, name: str = "n1") -> HydfsClient:
+        """Returns a client of an agent on its own machine."""
+        return HydfsClient(self._local, self.config(name).socket_path("hydfs"))
+
+    def config(self, name: str) -> NodeConfig:
+        """Returns the configuration of a node."""
+        peers = tuple(
+            PeerConfig(name=each, address=address, membership_port=0, hydfs_port=self.port)
+            for each, address in self.addresses.items()
+        )
+        return NodeConfig(
+            cluster="test",
+            name=name,
+            data_dir=str(self.folder / name),
+            tls=self._tls(name),
+            gossip_key="",
+            peers=peers,
+            voters=tuple(self.names),
+            introducers=(),
+            run_dir=str(self._sockets / name),
+            hydfs=HydfsConfig(**self._settings),
+        )
+
+    def __enter__(self) -> Stores:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self.client.close()
+        self._local.close()
+        shutil.rmtree(self._sockets)
+        assert not self.crashes
+
+    def _tls(self, name: str) -> TlsConfig:
+        keys = self.folder / "keys"
+        return TlsConfig(str(keys / "ca.pem"), str(keys / f"{name}.pem"), str(keys / f"{name}.key"))
