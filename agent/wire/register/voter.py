@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agent.common.errors import Corrupt, DiskFailed, RainStormError, Unavailable
+from agent.common.errors import Corrupt, RainStormError, Unavailable
 from agent.common.register import Slot
-from agent.common.shell import clock
+from agent.common.shell import clock, disk
 from agent.common.votermemory import Standing, Verdict, judge
 from agent.wire.client import Client, Target
 from agent.wire.register.proposer import Registers, handlers
@@ -80,8 +79,12 @@ class Voter:
         self._learning = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{prefix}-voter", daemon=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._log_path.exists():
+        try:
+            disk.make_folder_durably(folder)
+            remembers = disk.exists(self._log_path)
+        except OSError as error:
+            raise disk.failure(error, f"the folder {folder} of this voter cannot be used") from error
+        if remembers:
             self._disk = ""  # only asked for while there is no memory
             self._open(self._load_founders())
         else:
@@ -200,12 +203,12 @@ class Voter:
 
     def _begin(self, slots: Mapping[str, Slot], founders: Mapping[str, str]) -> None:
         try:
-            _replace(self._founders_path, json.dumps(dict(founders)))
+            disk.write_durably(self._founders_path, json.dumps(dict(founders)).encode())
             # From here on a disk without a log has lost it, and is no founder's any more.
-            self._disk_path.unlink(missing_ok=True)
-            write_log(self._log_path, slots)
+            disk.unlink(self._disk_path, missing_ok=True)
         except OSError as error:
-            raise DiskFailed(f"the register log {self._log_path} cannot be written: {error}") from error
+            raise disk.failure(error, f"{self._founders_path} cannot be written") from error
+        write_log(self._log_path, slots)
         self._open(founders)
 
     def _open(self, founders: Mapping[str, str]) -> None:
@@ -221,16 +224,16 @@ class Voter:
         still, and they may be too few to learn from. A disk that was emptied gets another one.
         """
         try:
-            if not self._disk_path.exists():
-                _replace(self._disk_path, uuid.uuid4().hex)
-            return self._disk_path.read_text("utf-8")
+            if not disk.exists(self._disk_path):
+                disk.write_durably(self._disk_path, uuid.uuid4().hex.encode())
+            return disk.read_text(self._disk_path)
         except OSError as error:
-            raise DiskFailed(f"{self._disk_path} cannot be written: {error}") from error
+            raise disk.failure(error, f"{self._disk_path} cannot be written") from error
 
     def _load_founders(self) -> dict[str, str]:
         try:
-            found = json.loads(self._founders_path.read_text("utf-8"))
-            return {str(name): str(disk) for name, disk in found.items()}
+            found = json.loads(disk.read_text(self._founders_path))
+            return {str(name): str(identity) for name, identity in found.items()}
         except FileNotFoundError:
             return {}  # of a release that did not record them
         except (OSError, ValueError, AttributeError) as error:
@@ -238,12 +241,3 @@ class Voter:
                 f"{self._founders_path} does not name the founders: {error}",
                 hint="empty this node's data folder: the node learns from the others",
             ) from None
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_suffix(".new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(fresh, path)
