@@ -105,9 +105,17 @@ class Segments:
         return number
 
     def drop_before(self, number: int) -> None:
-        """Removes the segments before ``number``; one that a crash brings back is dropped again later."""
+        """Removes the segments before ``number``; one that a crash brings back can be dropped again.
+
+        Raises:
+            DiskFailed: one cannot be removed.
+        """
         while self.numbers and self.numbers[0] < number:
-            disk.unlink(self._path(self.numbers[0]), missing_ok=True)
+            path = self._path(self.numbers[0])
+            try:
+                disk.unlink(path, missing_ok=True)
+            except OSError as error:
+                raise disk.failure(error, f"the log {path} cannot be removed") from error
             self.numbers.popleft()
 
     def read(self, number: int, offset: int, body_bytes: int) -> bytes:
