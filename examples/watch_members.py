@@ -9,10 +9,10 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.membership.client import MembershipClient
+from agent.membership.view import View
 from ops.connections import connected
 from ops.errors import describe
 from ops.inventory import find
@@ -21,13 +21,13 @@ from ops.inventory import find
 WAIT_S = 10.0
 
 
-def views(membership: MembershipClient) -> Iterator[dict[str, Any]]:
+def views(membership: MembershipClient) -> Iterator[View]:
     """Yields the view as it is now, and every newer one that is seen."""
     view = membership.view()
     while True:
         yield view
-        version = view["version"]
-        while view["version"] == version:
+        version = view.version
+        while view.version == version:
             view = membership.watch(version, WAIT_S)
 
 
@@ -40,9 +40,9 @@ def main() -> int:
     try:
         with connected(find(options.inventory)) as connections:
             for view in itertools.islice(views(connections.membership()), options.views):
-                nodes = ", ".join(f"{name} {node['state']}" for name, node in sorted(view["nodes"].items()))
-                leader = f"leader {view['leader'] or 'none'}, term {view['term']}"
-                print(f"version {view['version']}: {leader}: {nodes}", flush=True)
+                nodes = ", ".join(f"{name} {node.state}" for name, node in sorted(view.nodes.items()))
+                leader = f"leader {view.leader or 'none'}, term {view.term}"
+                print(f"version {view.version}: {leader}: {nodes}", flush=True)
     except KeyboardInterrupt:
         return 130
     except RainStormError as error:

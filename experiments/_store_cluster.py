@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from agent.common.errors import Corrupt, DeadlineExceeded, RainStormError
 from agent.common.shell import clock
@@ -128,8 +128,7 @@ class StoreCluster:
     def up(self) -> frozenset[str]:
         """Returns the nodes that are up in the view as the gateway knows it."""
         membership = self._connections.membership(self.gateway, timeout_s=LOOK_TIMEOUT_S)
-        nodes: dict[str, Any] = membership.view()["nodes"]
-        return frozenset(name for name, entry in nodes.items() if entry["state"] == "up")
+        return frozenset(membership.view().up_names())
 
     def stat(self, name: str) -> FileStat:
         """Returns the file as the file table has it."""

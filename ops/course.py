@@ -329,9 +329,7 @@ def _texts(operator: _Operator, number: int, least: int, most: int | None) -> li
     if len(found) < least or (most is not None and len(found) > most):
         wanted = str(least) if most == least else f"at least {least}" if most is None else f"at most {most}"
         place = operator.arguments[0] if operator.arguments else operator.name
-        _refuse(
-            place, f"op{number}_args", f"{operator.name.text} takes {wanted} arguments, not {len(found)}"
-        )
+        _refuse(place, f"op{number}_args", f"{operator.name.text} takes {wanted} arguments, not {len(found)}")
     return found
 
 

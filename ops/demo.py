@@ -151,9 +151,7 @@ class Demo:
         """
         options = self._options
         first = self._cluster.layout.first_address
-        self._step(
-            f"starting {options.nodes} nodes, four agents each, on {first} and the addresses after it"
-        )
+        self._step(f"starting {options.nodes} nodes, four agents each, on {first} and the addresses after it")
         self._cluster.up(options.nodes, fresh=True)
         start_s = clock.monotonic() - self._begun
         where = self._cluster.layout.inventory_path

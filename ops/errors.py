@@ -40,6 +40,7 @@ CAUSES = {
     "HOST_KEY_CHANGED": "the machine was installed anew, or something else answers at its address",
     "HOST_KEY_UNKNOWN": "nobody has connected to the machine from here and checked its key",
     "INTERNAL": "a defect of ours; the agent's log has the traceback",
+    "INVALID_MESSAGE": "the two sides are not of neighbouring releases, or a message was damaged",
     "JOB_FAILED": "the input, a task or the cluster under it; fab job tells",
     "JOB_INVALID": "a mistake in the job file; nothing was started",
     "MISSING_TOOL": "a package of this machine is not installed",

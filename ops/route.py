@@ -7,10 +7,10 @@ that is closed means an agent that is down.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 
 from agent.common.errors import RainStormError
+from agent.common.shell.network import Socket
 from agent.wire.client import CONNECT_TIMEOUT_S, Address, Dial, dial_tcp
 from ops.ssh import CONNECT_TIMEOUT_S as SSH_TIMEOUT_S
 from ops.ssh import Ssh
@@ -51,7 +51,7 @@ class Route:
         elif self._way == "ssh":
             self.ssh.open(address.node)
 
-    def dial(self, address: Address, timeout_s: float) -> socket.socket:
+    def dial(self, address: Address, timeout_s: float) -> Socket:
         """Returns a socket to an agent.
 
         Raises:

@@ -115,7 +115,7 @@ class HostKeyChanged(Unreachable):
 
 
 class DeadlineExceeded(RainStormError):
-    """The time limit of the operation is over: the outcome is unknown."""
+    """The operation timed out: the outcome is unknown."""
 
     code = "DEADLINE_EXCEEDED"
     exit_status = 5
@@ -262,16 +262,18 @@ class Internal(RainStormError):
     code = "INTERNAL"
 
 
-def _tree(root: type[RainStormError]) -> dict[str, type[RainStormError]]:
-    found = {root.code: root}
+def by_code(root: type[RainStormError] = RainStormError) -> dict[str, type[RainStormError]]:
+    """Returns the class of each code that this process knows."""
+    # A class without a code of its own stays within its subsystem and must not take its parent's place.
+    found = {root.code: root} if "code" in vars(root) else {}
     for child in root.__subclasses__():
-        found.update(_tree(child))
+        found.update(by_code(child))
     return found
 
 
 def from_wire(value: dict[str, Any]) -> RainStormError:
     """Returns the error that a reply frame carries; an unknown code becomes ``Internal``."""
-    kind = _tree(RainStormError).get(str(value.get("code")), Internal)
+    kind = by_code().get(str(value.get("code")), Internal)
     return kind(
         str(value.get("message", "")),
         hint=str(value.get("hint", "")),

@@ -5,21 +5,24 @@ round that reads the newest accepted value from a majority, applies a change fun
 accepted by a majority. Promises and acceptances must be durable before they are answered (the shell's duty):
 ``Acceptor.handle`` returns the state to write together with the reply.
 
-Two uses: the cluster **view** (one register) and the **file table** of HyDFS (one register for each file
-name).
+There are two uses: the cluster **view** (one register) and the **file table** of HyDFS (one register for each
+file name).
 
 **Changing the voters.** The value itself may say who votes (``groups_of``): one group of voters, or two while
 one voter is being replaced; every phase then needs a majority of each group. A replacement is two changes:
 first the value names the old and the new group, and only when that value is known to be chosen does a second
 change drop the old group. A proposer that finds a value with other groups than it asked starts again with
 those. So a proposer that still asks the old group meets the value that names the new one, because a majority
-of the old group accepted it. (The same as Raft's joint consensus, here inside the register; CASPaxos section
-2.3 does it by growing quorums.) Going to the new group in one step would not do: a majority of the old group
-and one of the new need not meet.
+of the old group accepted it. (This is Raft's joint consensus inside the register; CASPaxos section 2.3 grows
+the quorums instead.) A single step to the new group would be unsafe: a majority of the old group and a
+majority of the new one may have no voter in common.
 
-Why a refused change still runs its second phase: the value seen in the first phase may have been accepted by
-a minority only. An error such as ALREADY_EXISTS must not rest on a value that could vanish, so the proposer
-first has that same value accepted.
+A refused change still runs its second phase, because the value seen in the first phase may have been
+accepted by a minority only. An error such as ALREADY_EXISTS must not rest on a value that could vanish, so
+the proposer first has that same value accepted.
+
+Requests and answers are messages (``agent.common.message``): they cross the wire as they are. What a register
+holds belongs to its subsystem, which checks it.
 """
 
 from __future__ import annotations
@@ -27,12 +30,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, assert_never
 
 from agent.common.errors import NoMajority, RainStormError
+from agent.common.message import Counter, Name, OptionalName, Request
 
 # Ballots order proposals: the counter first, the proposer's name breaks ties.
-Ballot = tuple[int, str]
+Ballot = tuple[Counter, OptionalName]
 ZERO: Ballot = (0, "")
 # After a lost race a proposer waits a random time of this size times the number of its attempts.
 BACKOFF_S = 0.01
@@ -48,46 +52,78 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepare:
-    """Asks a voter to promise not to accept anything below ``ballot``."""
-
-    key: str
-    ballot: Ballot
-
-
-@dataclass(frozen=True, slots=True)
-class Accept:
-    """Asks a voter to accept ``value`` at ``ballot``."""
-
-    key: str
-    ballot: Ballot
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Asks a voter for what it has accepted."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """A voter's reply: ``ok`` tells whether it promised or accepted; the rest is its state afterwards."""
+    """A voter's reply: ``voted`` tells whether it promised or accepted; the rest is its state afterwards.
 
-    ok: bool
+    ``same`` stands for the value where the reader knows the one of this ballot.
+    """
+
+    voted: bool
     promised: Ballot
     accepted: Ballot
+    value: Any = None
+    same: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(Request[Answer]):
+    """Asks a voter to promise not to accept anything below ``ballot``."""
+
+    kind: ClassVar[str] = "prepare"
+    reply: ClassVar[type[Any]] = Answer
+    key: Name
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class Accept(Request[Answer]):
+    """Asks a voter to accept ``value`` at ``ballot``."""
+
+    kind: ClassVar[str] = "accept"
+    reply: ClassVar[type[Any]] = Answer
+    key: Name
+    ballot: Ballot
     value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Request[Answer]):
+    """Asks a voter for what it has accepted; ``known`` is the ballot of a value that the reader has."""
+
+    kind: ClassVar[str] = "read"
+    reply: ClassVar[type[Any]] = Answer
+    key: Name
+    known: Ballot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The answer to ``ListKeys``: the registers that hold an accepted value."""
+
+    keys: tuple[Name, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListKeys(Request[Keys]):
+    """Asks a voter for the names of the registers that it knows."""
+
+    kind: ClassVar[str] = "keys"
+    reply: ClassVar[type[Any]] = Keys
+    prefix: OptionalName = ""
 
 
 VoterRequest = Prepare | Accept | Read
+# Raises InvalidMessage when a register must not hold a value; what that is, the register's subsystem knows.
+Check = Callable[[str, Any], None]
 
 
 def answer(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
     """Returns the voter's new slot and its answer; a changed one must be durable before the answer leaves."""
     match request:
-        case Read():
+        case Read(known=known):
+            if known is not None and known == slot.accepted:
+                # A ballot chooses one value: whoever has the value of this ballot need not get it again.
+                return slot, Answer(True, slot.promised, slot.accepted, same=True)
             return slot, Answer(True, slot.promised, slot.accepted, slot.value)
         case Prepare(ballot=ballot):
             if ballot <= slot.promised:
@@ -99,6 +135,8 @@ def answer(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
                 return slot, Answer(False, slot.promised, slot.accepted, slot.value)
             slot = Slot(ballot, ballot, value)
             return slot, Answer(True, ballot, ballot, value)
+        case _:
+            assert_never(request)
 
 
 def majority(voters: Sequence[str]) -> int:
@@ -209,7 +247,7 @@ class Proposal:
             return self._count_failure(event.voter)
         found = event.answer
         self._counter = max(self._counter, found.promised[0], found.accepted[0])
-        if not found.ok:
+        if not found.voted:
             return self._lost_race()
         self._answers[event.voter] = found
         if not all(_reach(self._answers, group) for group in self._groups):

@@ -1,4 +1,4 @@
-"""Whether a voter without a memory is a new one, or one that lost it: the rule, without input and output.
+"""The rule by which a voter without a memory finds out whether it is new, or lost its memory.
 
 A voter that forgets what it promised and accepted can undo a decision: with five voters, a value accepted by
 A, B and C is unknown to the majority A, D, E once A has forgotten it. So a voter whose disk is empty must not
@@ -12,7 +12,7 @@ vote before it knows which of two cases it is in:
   the lost vote was accepted by one of that majority at least, so it is among what is learnt. A proposal that
   still counts on the lost vote must be over by then; how long one lasts is the shell's knowledge.
 
-Both rest on what the registers themselves rest on: a majority of the voters keeps its disks.
+Both rest on the assumption of the registers themselves: a majority of the voters keeps its disks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any, ClassVar
 
+from agent.common.message import Name, OptionalName, Request
 from agent.common.register import majority
 
 
@@ -28,12 +30,20 @@ from agent.common.register import majority
 class Standing:
     """What a voter says of itself: the id of its disk, and the founders, or None while it has no memory."""
 
-    disk: str
-    founders: Mapping[str, str] | None
+    disk: OptionalName
+    founders: Mapping[Name, OptionalName] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskStanding(Request[Standing]):
+    """Asks a voter whether it has a memory."""
+
+    kind: ClassVar[str] = "memory"
+    reply: ClassVar[type[Any]] = Standing
 
 
 class Verdict(Enum):
-    """What a voter without a memory is to do."""
+    """What a voter without a memory must do."""
 
     WAIT = "ask the others again"
     VOTE = "it is new and may vote"
@@ -42,7 +52,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict and, unless it is to wait, the founders to keep."""
+    """A verdict and, unless the voter must wait, the founders to record."""
 
     verdict: Verdict
     founders: Mapping[str, str] = field(default_factory=dict)
@@ -51,10 +61,10 @@ class Judgement:
 def judge(
     name: str, disk: str, voters: Sequence[str], others: Mapping[str, Standing], *, patient: bool
 ) -> Judgement:
-    """Returns what the node ``name`` is to do whose ``disk`` holds no memory.
+    """Returns what the node ``name`` must do, whose ``disk`` holds no memory.
 
-    ``others`` are the answers of the other ``voters``. While ``patient``, those that do not answer are waited
-    for: a cluster is founded by all of its voters rather than by a majority.
+    ``others`` are the answers of the other ``voters``. While ``patient``, it waits for those that do not
+    answer: a cluster is founded by all of its voters rather than by a majority.
     """
     records = [other.founders for other in others.values() if other.founders is not None]
     for founders in records:

@@ -129,10 +129,10 @@ class Service:
             **puts.handlers(),
             **maintenance.handlers(),
         }
-        if self._voter is not None:
-            handlers.update(self._voter.handlers())
         self._peers.handlers = handlers
         self._server = Server("hydfs", handlers)
+        if self._voter is not None:
+            self._server.add(self._voter.endpoints())
         self._task_server = Server("hydfs-task", gateway.task_handlers())
         blocks.sealing.on_missing_copies = maintenance.look_at
         blocks.engine.start()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError
 from agent.common.shell import clock, threads
 from agent.wire.client import Client
@@ -21,6 +22,7 @@ RENEWAL_INTERVAL_S = 0.5
 RETRY_S = 0.2
 # Shorter, and an answer that is late on a busy machine would look like a crash.
 RENEWAL_TIMEOUT_S = 5.0
+JOIN_S = 0.2
 
 
 class Attachment:
@@ -43,9 +45,11 @@ class Attachment:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Closes the connection: the service is known to be gone from now on."""
         self._stopping.set()
+        deadline = Deadline(clock.monotonic(), timeout_s)
         self._client.close()  # an answer that is late must not delay the end
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        while self._thread.is_alive() and deadline.remaining(clock.monotonic()) > 0:
+            self._thread.join(JOIN_S)
+            self._client.close()  # the request may have begun just after the first time
 
     def _run(self) -> None:
         attached = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.membership.view import View
 from agent.wire.client import Client, Target
 
 # A request must outlive the wait that it asks for.
@@ -33,17 +34,17 @@ class MembershipClient:
         fields = self._call("membership.members", {"probe": probe})
         return {key: fields[key] for key in MEMBERS_KEYS}
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> View:
         """Returns the newest view that the node knows; version 0 when there is none yet."""
-        return dict(self._call("membership.view")["view"])
+        return View.from_fields(self._call("membership.view").get("view"))
 
-    def watch(self, version: int, timeout_s: float) -> dict[str, Any]:
+    def watch(self, version: int, timeout_s: float) -> View:
         """Returns the view as soon as its version is above ``version``, or after ``timeout_s`` as it is."""
         fields = {"version": version, "wait_s": timeout_s}
         found = self._client.call(
             self._target, "membership.watch", fields, timeout_s=timeout_s + MARGIN_S
         ).fields
-        return dict(found["view"])
+        return View.from_fields(found.get("view"))
 
     def hint(self, name: str) -> None:
         """Says that contact with the node ``name`` was lost, so that it is probed at once.
@@ -98,7 +99,7 @@ class MembershipClient:
         fields = {} if percent is None else {"percent": percent, "seed": seed}
         return float(self._call("membership.drop", fields)["percent"])
 
-    def replace_voter(self, old: str, new: str) -> dict[str, Any]:
+    def replace_voter(self, old: str, new: str) -> View:
         """Makes ``new`` a voter of the view in place of ``old`` and returns the view; with two empty names it
         finishes a replacement that was interrupted.
 
@@ -108,7 +109,7 @@ class MembershipClient:
         """
         fields = {"old": old, "new": new}
         found = self._client.call(self._target, "membership.voters", fields, timeout_s=VOTERS_TIMEOUT_S)
-        return dict(found.fields["view"])
+        return View.from_fields(found.fields.get("view"))
 
     def keys(self, operation: str, *, key: str = "", fingerprint: str = "") -> list[str]:
         """Changes the node's ring of gossip keys (``list``, ``install``, ``use``, ``remove``) and returns the

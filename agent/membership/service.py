@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from agent.common.config import NodeConfig
-from agent.common.errors import DiskFailed, DiskFull, Overloaded, RainStormError
+from agent.common.errors import DiskFull, Overloaded, RainStormError
 from agent.common.shell import clock, threads
 from agent.common.shell.runner import CoreRunner
 from agent.common.shell.worker import Worker
@@ -32,15 +32,15 @@ from agent.membership.shell.exchange import AntiEntropy
 from agent.membership.shell.requests import Requests
 from agent.membership.shell.store import Identity, IdentityStore, KeyStore, VoterStore
 from agent.membership.shell.transport import Transport
+from agent.membership.view import EMPTY, REGISTER, View
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
 from agent.wire.register.proposer import Registers, voter_targets
-from agent.wire.register.voter import KINDS, Voter
-from agent.wire.server import LOCAL, Handler, Reply, Request, Server
+from agent.wire.register.voter import Voter
+from agent.wire.server import LOCAL, Server
 
 logger = logging.getLogger("agent.membership")
 
-REGISTER = "view"
 REGISTER_TIMEOUT_S = 3.0
 # A view that was just chosen reaches the core within a step or two.
 LEARNED_TIMEOUT_S = 1.0
@@ -59,7 +59,7 @@ class Service:
 
     def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
         self.config = config
-        self.view: views.View = views.empty()
+        self.view = EMPTY
         self.changed = threads.condition()
         self.stopping = threads.event()
         self.events = EventLog()
@@ -94,7 +94,12 @@ class Service:
             on_crash,
         )
         self._requests = Requests(self)
-        self._server = Server("membership", self._handlers(), on_disconnect=self._on_disconnect)
+        self._server = Server(
+            "membership",
+            self._requests.handlers() | self._anti_entropy.handlers(),
+            on_disconnect=self._on_disconnect,
+            on_request=self.note_peer,
+        )
         self._heard_at: dict[str, float] = {}
         self._worker: Worker[events.ReadView | events.ChangeView] = Worker(
             "membership-register", self._work, JOBS_MAX, on_error=self._fail
@@ -129,7 +134,7 @@ class Service:
             REGISTER,
             self.client,
             targets,
-            groups_of=lambda view: views.groups(view, self.config.voters),
+            groups_of=lambda value: views.groups(_view_of(value), self.config.voters),
             target=self.target,
         )
         # Every node can be made a voter while the cluster runs.
@@ -148,6 +153,7 @@ class Service:
             member, self._contacts, self.config.voters, self.config.membership, threads.random_source()
         )
         self._runner = CoreRunner("membership", self._core, self._execute, on_crash=self._on_crash)
+        self._server.add(self._voter.endpoints())
         self._server.listen_tls(me.address, me.membership_port, self._server_context)
         self._server.listen_unix(self.config.socket_path("membership"))
         self._voter.start()
@@ -183,7 +189,7 @@ class Service:
         if core is None:
             return "starting"
         live = core.monitor.table.live_count
-        return f"{live} live, view {self.view['version']}, majority {'yes' if core.majority else 'no'}"
+        return f"{live} live, view {self.view.version}, majority {'yes' if core.majority else 'no'}"
 
     def loops(self) -> list[CoreRunner]:
         """Returns the loops that must turn while the service lives."""
@@ -222,29 +228,26 @@ class Service:
             return False
         return True
 
-    def replace_voter(self, old: str, new: str) -> views.View:
+    def replace_voter(self, old: str, new: str) -> View:
         """Makes ``new`` a voter in place of ``old``, or with two empty names finishes what was begun.
 
         Raises:
             NoMajority: too few voters answer; how far it went shows in the view, and it can be run again.
             Conflict, NotFound: it cannot be done.
         """
-        assert self._registers is not None
-        registers, configured = self._registers, self.config.voters
+        configured = self.config.voters
 
-        def begin(view: views.View | None) -> Any:
+        def begin(view: View | None) -> View | None:
             return views.replace_voter(view, old, new, configured) if old else view
 
         # The second change may only follow when the first one is known to be chosen.
-        chosen = registers.change(REGISTER, begin, timeout_s=REGISTER_TIMEOUT_S)
-        view = registers.change(
-            REGISTER, lambda view: views.finish_replacement(view, chosen), timeout_s=REGISTER_TIMEOUT_S
-        )
-        logger.info("voters_changed old=%s new=%s voters=%s", old, new, ",".join(view.get("voters", ())))
+        chosen = self._change_view(begin)
+        view = self._change_view(lambda view: views.finish_replacement(view, chosen)) or EMPTY
+        logger.info("voters_changed old=%s new=%s voters=%s", old, new, ",".join(view.voters))
         self.post(events.ViewLearned(view))
         with self.changed:  # who asks this node next hears of it
-            self.changed.wait_for(lambda: views.version(self.view) >= views.version(view), LEARNED_TIMEOUT_S)
-        return dict(view)
+            self.changed.wait_for(lambda: self.view.version >= view.version, LEARNED_TIMEOUT_S)
+        return view
 
     # What comes in from other threads
 
@@ -323,24 +326,24 @@ class Service:
             by=effect.accuser,
         )
 
-    def _announce_view(self, view: views.View) -> None:
-        up = views.up_names(view)
+    def _announce_view(self, view: View) -> None:
+        up = view.up_names()
         logger.info(
             "view_changed version=%d term=%d leader=%s up=%s",
-            view["version"],
-            view["term"],
-            view["leader"],
+            view.version,
+            view.term,
+            view.leader,
             ",".join(up),
         )
-        if "voters" in view and "voters_before" not in view:
+        if view.voters and not view.voters_before:
             try:
-                self._voters.save(view["voters"])
+                self._voters.save(view.voters)
             except DiskFull as error:  # a hint for the next start; the view itself says who votes
                 logger.warning("voters_not_saved error=%s", error)
         with self.changed:
             self.view = view
             self.changed.notify_all()
-        self.events.add("view", version=view["version"], term=view["term"], leader=view["leader"], up=up)
+        self.events.add("view", version=view.version, term=view.term, leader=view.leader, up=up)
 
     def _announce_settings(self, settings: Settings) -> None:
         plain = settings.plain()
@@ -367,46 +370,38 @@ class Service:
 
     def _own_votes(self) -> list[str]:
         """Returns the register if this node votes about it, as far as a majority knows."""
-        assert self._registers is not None
-        view = self._registers.read(REGISTER, timeout_s=REGISTER_TIMEOUT_S)
-        voters = {name for group in views.groups(view, self.config.voters) for name in group}
+        voters = {name for group in views.groups(self._read_view(), self.config.voters) for name in group}
         return [REGISTER] if self.config.name in voters else []
 
     def _use_register(self, job: events.ReadView | events.ChangeView) -> events.Event:
-        assert self._registers is not None
         try:
             if isinstance(job, events.ReadView):
-                return events.ViewLearned(self._registers.read(REGISTER, timeout_s=REGISTER_TIMEOUT_S))
+                return events.ViewLearned(self._read_view())
             members, reporters = job.members, job.reporters
-
-            def change(current: Mapping[str, Any] | None) -> Any:
-                changed = views.propose(current, members, reporters)
-                return current if changed is None else changed
-
-            return events.ViewLearned(self._registers.change(REGISTER, change, timeout_s=REGISTER_TIMEOUT_S))
+            return events.ViewLearned(
+                self._change_view(lambda view: views.propose(view, members, reporters) or view)
+            )
         except RainStormError as error:
             logger.info("register_failed operation=%s error=%s", type(job).__name__, error)
             return events.RegisterFailed(error)
 
-    def _handlers(self) -> dict[str, Handler]:
-        own = self._requests.handlers() | self._anti_entropy.handlers()
-        own.update({f"{REGISTER}.{kind}": self._vote for kind in (*KINDS, "memory")})
-        return {kind: self._noting(handler) for kind, handler in own.items()}
+    def _read_view(self) -> View | None:
+        assert self._registers is not None
+        return _view_of(self._registers.read(REGISTER, timeout_s=REGISTER_TIMEOUT_S))
 
-    def _noting(self, handler: Handler) -> Handler:
-        def handle(request: Request) -> Reply:
-            self.note_peer(request.peer)
-            return handler(request)
+    def _change_view(self, change: Callable[[View | None], View | None]) -> View | None:
+        assert self._registers is not None
 
-        return handle
+        def changed(value: Any) -> Any:
+            view = change(_view_of(value))
+            return None if view is None else view.as_fields()
 
-    def _vote(self, request: Request) -> Reply:
-        assert self._voter is not None
-        try:
-            return self._voter.handlers()[request.type](request)
-        except DiskFailed as error:
-            self._on_crash(error)
-            raise
+        return _view_of(self._registers.change(REGISTER, changed, timeout_s=REGISTER_TIMEOUT_S))
+
+
+def _view_of(value: object) -> View | None:
+    """Returns the view that the register holds, or None before the first one."""
+    return None if value is None else View.from_fields(value)
 
 
 def _share_one_heap() -> None:

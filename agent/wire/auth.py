@@ -9,6 +9,7 @@ connect with a certificate of the name ``operator``.
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
 from agent.common.config import TlsConfig
 from agent.common.errors import ConfigError
@@ -24,7 +25,7 @@ def _context(purpose: int, tls: TlsConfig) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"TLS files cannot be used ({tls.ca}, {tls.certificate}, {tls.key}): {error}",
-            hint="make the cluster's certificates again (fab local.up does it for a local cluster)",
+            hint="create the cluster's certificates again (fab local.up does it for a local cluster)",
         ) from None
     return context
 
@@ -41,7 +42,7 @@ def client_context(tls: TlsConfig) -> ssl.SSLContext:
     return context
 
 
-def peer_name(sock: ssl.SSLSocket) -> str:
+def peer_name(sock: Any) -> str:
     """Returns the node name in the certificate that the peer showed."""
     certificate = sock.getpeercert() or {}
     for entry in certificate.get("subjectAltName", ()):

@@ -9,12 +9,9 @@ type of the project is idempotent.
 
 from __future__ import annotations
 
-import os
-import socket
-import ssl
-import threading
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -25,18 +22,20 @@ from agent.common.errors import (
     DeadlineExceeded,
     InvalidMessage,
     Overloaded,
-    RainStormError,
     Unreachable,
-    from_wire,
 )
 from agent.common.message import R
-from agent.common.shell import clock
-from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer
-from agent.wire.connection import Connection, Payload
+from agent.common.shell import clock, network, threads
+from agent.common.shell.network import Socket, TlsContext
+from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer, Frame
+from agent.wire.connection import Connection, Payload, close_files
+from agent.wire.messages import ErrorAnswer, Hello, Welcome
 
 CONNECT_TIMEOUT_S = 2.0
 IDLE_CONNECTIONS_MAX = 8
 CONNECTIONS_MAX = 32
+# Four agents on each of a hundred nodes, and room for the addresses of nodes that were replaced.
+TARGETS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +52,16 @@ class Address:
 
 Target = Address | str
 # Returns a socket connected to the address within so many seconds, or raises OSError or a RainStormError.
-Dial = Callable[[Address, float], socket.socket]
+Dial = Callable[[Address, float], Socket]
 
 
-def dial_tcp(address: Address, timeout_s: float) -> socket.socket:
+def dial_tcp(address: Address, timeout_s: float) -> Socket:
     """Returns a TCP connection.
 
     Raises:
         OSError: nobody listens there, or does not answer in time.
     """
-    return socket.create_connection((address.host, address.port), timeout=timeout_s)
+    return network.dial_tcp(address.host, address.port, timeout_s)
 
 
 def dial_from(source: str) -> Dial:
@@ -70,8 +69,8 @@ def dial_from(source: str) -> Dial:
     nodes of one machine apart.
     """
 
-    def dial(address: Address, timeout_s: float) -> socket.socket:
-        return socket.create_connection((address.host, address.port), timeout_s, (source, 0))
+    def dial(address: Address, timeout_s: float) -> Socket:
+        return network.dial_tcp(address.host, address.port, timeout_s, source)
 
     return dial
 
@@ -97,13 +96,21 @@ class Answered(Generic[R]):
 class _Pool:
     """The connections to one target, idle and busy, and a bound on all of them."""
 
-    __slots__ = ("busy", "idle", "lock", "slots")
+    __slots__ = ("busy", "idle", "lock", "slots", "users")
 
     def __init__(self) -> None:
         self.idle: deque[Connection] = deque()
         self.busy: set[Connection] = set()
-        self.lock = threading.Lock()
-        self.slots = threading.BoundedSemaphore(CONNECTIONS_MAX)
+        self.lock = threads.lock()
+        self.slots = threads.semaphore(CONNECTIONS_MAX)
+        # How many requests use the pool or wait for a slot; guarded by the client's lock.
+        self.users = 0
+
+    def drop_idle(self) -> None:
+        """Closes the connections that no request uses."""
+        with self.lock:
+            while self.idle:
+                self.idle.pop().close()
 
 
 class Client:
@@ -111,7 +118,7 @@ class Client:
 
     def __init__(
         self,
-        context: ssl.SSLContext | None,
+        context: TlsContext | None,
         *,
         dial: Dial = dial_tcp,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
@@ -119,8 +126,9 @@ class Client:
         self._context = context
         self._dial = dial
         self._connect_timeout_s = connect_timeout_s
+        # The target that was used last stands at the end.
         self._pools: dict[Target, _Pool] = {}
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
         self._closed = False
 
     def call(
@@ -132,24 +140,30 @@ class Client:
         *,
         timeout_s: float = 10.0,
     ) -> Response:
-        """Sends a request and returns the answer.
+        """Sends a request and returns the answer; the file of a ``FileSlice`` is closed whatever happens.
 
         Raises:
             Unreachable: nobody listens at the target.
             ConnectionLost: the connection broke; the outcome is unknown.
             DeadlineExceeded: no answer within ``timeout_s``; the outcome is unknown.
+            Overloaded: too many requests to the target are in progress.
             RainStormError: the error that the peer answered with.
         """
         deadline = Deadline(clock.monotonic(), timeout_s)
-        pool = self._pool(target)
-        if not pool.slots.acquire(timeout=timeout_s):
-            raise Overloaded(
-                f"{CONNECTIONS_MAX} requests to {target} are under way already", hint="try again later"
-            )
         try:
-            return self._call(pool, target, {**(fields or {}), "type": kind}, payload, deadline)
+            with self._pool(target) as pool:
+                if not pool.slots.acquire(timeout=timeout_s):
+                    raise Overloaded(
+                        f"{CONNECTIONS_MAX} requests to {target} are already in progress",
+                        hint="try again later",
+                    )
+                try:
+                    frame = self._call(pool, target, {**(fields or {}), "type": kind}, payload, deadline)
+                finally:
+                    pool.slots.release()
         finally:
-            pool.slots.release()
+            close_files(payload)
+        return _response(frame, target)
 
     def ask(
         self,
@@ -157,17 +171,21 @@ class Client:
         request: message.Request[R],
         payload: Payload = b"",
         *,
+        kind: str = "",
         view: int = 0,
         timeout_s: float = 10.0,
     ) -> Answered[R]:
-        """Sends a request and returns its answer; ``view`` is the version of the view that the caller knows.
+        """Sends a request and returns its answer.
+
+        ``view`` is the version of the view that the caller knows; ``kind`` the name of the request where a
+        server answers it under another one than its own.
 
         Raises:
             InvalidMessage: the answer is not of the request's reply type.
             RainStormError: as ``call`` does.
         """
         fields = {**message.encode(request), "view": view} if view else message.encode(request)
-        found = self.call(target, request.kind, fields, payload, timeout_s=timeout_s)
+        found = self.call(target, kind or request.kind, fields, payload, timeout_s=timeout_s)
         return self._checked(target, request, found)
 
     @staticmethod
@@ -176,34 +194,48 @@ class Client:
             reply: R = message.decode(request.reply, found.fields, f"answer of {target} to {request.kind}")
         except InvalidMessage:
             if found.descriptor is not None:
-                os.close(found.descriptor)
+                network.close_descriptor(found.descriptor)
             raise
         return Answered(reply, found.payload, found.descriptor)
 
     @property
     def busy(self) -> int:
-        """Returns how many requests are under way."""
+        """Returns how many requests are in progress."""
         return sum(len(pool.busy) for pool in list(self._pools.values()))
 
     def close(self) -> None:
-        """Closes all connections; requests under way end with ConnectionLost."""
+        """Closes all connections; requests in progress end with ConnectionLost, and so does any later one."""
         with self._lock:
             self._closed = True
             pools = list(self._pools.values())
         for pool in pools:
+            pool.drop_idle()
             with pool.lock:
-                while pool.idle:
-                    pool.idle.pop().close()
                 for connection in pool.busy:
                     connection.close()
 
-    def _pool(self, target: Target) -> _Pool:
+    @contextlib.contextmanager
+    def _pool(self, target: Target) -> Iterator[_Pool]:
+        """Yields the pool of a target, which stays as long as somebody uses it."""
         with self._lock:
-            return self._pools.setdefault(target, _Pool())
+            pool = self._pools.pop(target, None) or _Pool()
+            self._pools[target] = pool
+            pool.users += 1
+            unused = []
+            if len(self._pools) > TARGETS_MAX:
+                unused = [each for each, other in self._pools.items() if not other.users][:1]
+            dropped = [self._pools.pop(each) for each in unused]
+        try:
+            for other in dropped:
+                other.drop_idle()
+            yield pool
+        finally:
+            with self._lock:
+                pool.users -= 1
 
     def _call(
         self, pool: _Pool, target: Target, header: dict[str, Any], payload: Payload, deadline: Deadline
-    ) -> Response:
+    ) -> Frame:
         with pool.lock:
             connection = pool.idle.pop() if pool.idle else None
         if connection is not None:
@@ -212,15 +244,10 @@ class Client:
             except ConnectionLost:
                 if self._closed or not isinstance(payload, bytes | bytearray | memoryview):
                     raise  # a file slice or an iterator is used up
-                self._drop_idle(pool)
-        connection = self._connect(target, deadline)
+                # One idle connection was dead, so the peer restarted: the others are dead too.
+                pool.drop_idle()
+        connection = self._connect(pool, target, deadline)
         return self._exchange(pool, connection, header, payload, deadline)
-
-    def _drop_idle(self, pool: _Pool) -> None:
-        # One idle connection was dead, so the peer restarted: the others are dead too.
-        with pool.lock:
-            while pool.idle:
-                pool.idle.pop().close()
 
     def _exchange(
         self,
@@ -229,69 +256,74 @@ class Client:
         header: dict[str, Any],
         payload: Payload,
         deadline: Deadline,
-    ) -> Response:
-        with pool.lock:
-            pool.busy.add(connection)
-        try:
+    ) -> Frame:
+        with self._busy(pool, connection):
             header["timeout_s"] = deadline.require(clock.monotonic(), f"request to {connection.peer}")
             connection.send(header, payload, deadline)
             frame = connection.receive(deadline)
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            with pool.lock:
-                pool.busy.discard(connection)
         with pool.lock:
             keep = not self._closed and len(pool.idle) < IDLE_CONNECTIONS_MAX
             if keep:
                 pool.idle.append(connection)
         if not keep:
             connection.close()
-        if "error" in frame.header:
-            raise from_wire(frame.header["error"])
-        return Response(frame.header, frame.payload, frame.descriptor)
+        return frame
 
-    def _connect(self, target: Target, deadline: Deadline) -> Connection:
+    @contextlib.contextmanager
+    def _busy(self, pool: _Pool, connection: Connection) -> Iterator[None]:
+        """Lets ``close`` end what waits for the connection; an error inside closes it."""
+        try:
+            with pool.lock:
+                if self._closed:
+                    raise ConnectionLost(f"connection to {connection.peer}: the client was closed")
+                pool.busy.add(connection)
+            yield
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            with pool.lock:
+                pool.busy.discard(connection)
+
+    def _connect(self, pool: _Pool, target: Target, deadline: Deadline) -> Connection:
         left = min(self._connect_timeout_s, deadline.require(clock.monotonic(), f"connect to {target}"))
         try:
             sock = self._open(target, left)
         except TimeoutError:
             raise Unreachable(f"{target} does not answer", hint="is the node up? try: fab status") from None
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise Unreachable(
                 f"cannot connect to {target}: {error}", hint="is the agent up? try: fab status"
             ) from None
         connection = Connection(sock, str(target))
-        try:
-            connection.send({"type": "hello", "version": PROTOCOL_VERSION}, b"", deadline)
-            answer = connection.receive(deadline).header
-        except (ConnectionLost, DeadlineExceeded) as error:
-            connection.close()
-            raise Unreachable(f"{target} did not finish the handshake: {error}") from None
-        except RainStormError:
-            connection.close()
-            raise
-        if "error" in answer:
-            connection.close()
-            raise from_wire(answer["error"])
+        with self._busy(pool, connection):
+            try:
+                connection.send(message.encode(Hello(Hello.kind, PROTOCOL_VERSION)), b"", deadline)
+                frame = connection.receive(deadline)
+            except (ConnectionLost, DeadlineExceeded) as error:
+                raise Unreachable(f"{target} did not finish the handshake: {error}") from None
+            message.decode(Welcome, _response(frame, target).fields, f"handshake of {target}")
         return connection
 
-    def _open(self, target: Target, timeout_s: float) -> socket.socket:
+    def _open(self, target: Target, timeout_s: float) -> Socket:
         if isinstance(target, str):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.settimeout(timeout_s)
-            try:
-                sock.connect(target)
-            except BaseException:
-                sock.close()
-                raise
-            return sock
+            return network.dial_unix(target, timeout_s)
         assert self._context is not None, "a TLS target needs a client context"
         plain = self._dial(target, timeout_s)
         try:
             plain.settimeout(timeout_s)
-            return self._context.wrap_socket(plain, server_hostname=target.node)
+            found: Socket = self._context.wrap_socket(plain, server_hostname=target.node)
         except BaseException:
             plain.close()
             raise
+        return found
+
+
+def _response(frame: Frame, target: Target) -> Response:
+    """Returns the answer that a frame holds, or raises the error that it holds."""
+    if "error" not in frame.header:
+        return Response(frame.header, frame.payload, frame.descriptor)
+    if frame.descriptor is not None:
+        network.close_descriptor(frame.descriptor)
+    answer = message.decode(ErrorAnswer, frame.header, f"error answer of {target}")
+    raise answer.error.error()

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import socket
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, DeadlineExceeded
-from agent.common.shell import clock
+from agent.common.shell import clock, network
+from agent.common.shell.network import Socket
 from agent.wire.codec.framing import PREFIX, Buffer, Frame, decode_header, decode_prefix, encode_header
 
 # OpenSSL hands out at most one 16 KiB record a call; larger reads only save calls on plain sockets.
@@ -27,7 +25,7 @@ FILE_CHUNK_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class FileSlice:
-    """A part of an open file that is sent as a payload; the connection closes ``descriptor`` afterwards."""
+    """A part of an open file that is sent as a payload; client and server close ``descriptor`` afterwards."""
 
     descriptor: int
     offset: int
@@ -46,32 +44,40 @@ def payload_bytes(payload: Payload) -> int:
     return sum(len(part) for part in payload)
 
 
+def close_files(payload: Payload, descriptor: int | None = None) -> None:
+    """Closes the files of a frame that was sent, or never will be."""
+    if isinstance(payload, FileSlice):
+        network.close_descriptor(payload.descriptor)
+    if descriptor is not None:
+        network.close_descriptor(descriptor)
+
+
 class Connection:
     """Frames over one socket."""
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(self, sock: Socket, peer: str) -> None:
         self.sock = sock
         self.peer = peer
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        network.set_no_delay(sock)
 
     def send(
         self, header: dict[str, Any], payload: Payload, deadline: Deadline, descriptor: int | None = None
     ) -> None:
         """Sends one frame, on a Unix socket together with an open file if one is given.
 
-        The files (``descriptor``, that of a ``FileSlice``) are closed whatever happens.
+        The files (``descriptor``, that of a ``FileSlice``) stay open: the caller closes them.
 
         Raises:
+            FrameTooLarge, InvalidMessage: it is no frame; nothing was sent.
             ConnectionLost: the peer is gone.
             DeadlineExceeded: the peer does not take the bytes in time; the connection is of no more use.
         """
+        head = encode_header(header, payload_bytes(payload))
         try:
-            head = encode_header(header, payload_bytes(payload))
             self._arm(deadline, "send")
             if descriptor is not None:
                 # The file goes with the first byte; a head this small is taken whole or not at all.
-                socket.send_fds(self.sock, [head[:1]], [descriptor])
+                network.send_descriptors(self.sock, head[:1], [descriptor])
                 head = head[1:]
             if isinstance(payload, FileSlice):
                 self.sock.sendall(head)
@@ -82,13 +88,8 @@ class Connection:
                 self._send_parts([head, *payload])
         except TimeoutError:
             raise DeadlineExceeded(f"{self.peer} did not take a request in time") from None
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise ConnectionLost(f"connection to {self.peer} broke while sending: {error}") from None
-        finally:
-            if isinstance(payload, FileSlice):
-                os.close(payload.descriptor)
-            if descriptor is not None:
-                os.close(descriptor)
 
     def receive(self, deadline: Deadline | None) -> Frame:
         """Returns the next frame; without a deadline it waits as long as the peer stays connected.
@@ -106,17 +107,17 @@ class Connection:
                 return Frame(header, self._receive_exactly(size, deadline), descriptor)
             except BaseException:
                 if descriptor is not None:
-                    os.close(descriptor)
+                    network.close_descriptor(descriptor)
                 raise
         except TimeoutError:
             raise DeadlineExceeded(f"{self.peer} did not answer in time") from None
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise ConnectionLost(f"connection to {self.peer} broke: {error}") from None
 
     def close(self) -> None:
         """Closes the socket; a thread blocked in ``receive`` returns with ConnectionLost."""
         with contextlib.suppress(OSError):  # the peer may have closed it already
-            self.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(network.SHUT_RDWR)
         self.sock.close()
 
     def _arm(self, deadline: Deadline | None, step: str) -> None:
@@ -127,10 +128,13 @@ class Connection:
 
     def _receive_first(self, deadline: Deadline | None) -> tuple[bytes, int | None]:
         """Returns the first bytes of a frame and the open file that came with them."""
-        if self.sock.family != socket.AF_UNIX or isinstance(self.sock, ssl.SSLSocket):
-            return b"", None  # no file can come along
+        if not network.is_unix(self.sock):
+            return b"", None
         self._arm(deadline, "receive")
-        data, descriptors, _, _ = socket.recv_fds(self.sock, PREFIX.size, 1)
+        data, descriptors = network.receive_descriptors(self.sock, PREFIX.size, 1)
+        # The kernel may deliver more descriptors than were asked for: it rounds the space for them up.
+        for superfluous in descriptors[1:]:
+            network.close_descriptor(superfluous)
         if not data:
             raise ConnectionLost(f"{self.peer} closed the connection")
         return data, descriptors[0] if descriptors else None
@@ -148,7 +152,7 @@ class Connection:
         return buffer
 
     def _send_parts(self, parts: list[Buffer]) -> None:
-        if isinstance(self.sock, ssl.SSLSocket):
+        if network.is_tls(self.sock):
             # sendmsg does not exist over TLS: join what is small, so that a request is one record.
             if sum(len(part) for part in parts) <= 16 * 1024:
                 self.sock.sendall(b"".join(parts))
@@ -167,29 +171,15 @@ class Connection:
     def _send_file(self, part: FileSlice) -> None:
         offset, left = part.offset, part.length
         while left:
-            if isinstance(self.sock, ssl.SSLSocket):
+            if network.is_tls(self.sock):
                 chunk = os.pread(part.descriptor, min(left, FILE_CHUNK_BYTES), offset)
                 if not chunk:
                     raise OSError("file is shorter than announced")
                 self.sock.sendall(chunk)
                 sent = len(chunk)
             else:
-                sent = self._sendfile_some(part.descriptor, offset, left)
+                sent = network.send_file(self.sock, part.descriptor, offset, left)
+                if not sent:
+                    raise OSError("file is shorter than announced")
             offset += sent
             left -= sent
-
-    def _sendfile_some(self, descriptor: int, offset: int, left: int) -> int:
-        # A socket with a time-out is non-blocking underneath, so an empty send buffer has to be waited for.
-        timeout = self.sock.gettimeout()
-        while True:
-            try:
-                sent = os.sendfile(self.sock.fileno(), descriptor, offset, left)
-            except BlockingIOError:
-                poller = select.poll()
-                poller.register(self.sock, select.POLLOUT)
-                if not poller.poll(None if timeout is None else timeout * 1000):
-                    raise TimeoutError from None
-                continue
-            if sent == 0:
-                raise OSError("file is shorter than announced")
-            return sent

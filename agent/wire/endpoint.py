@@ -1,4 +1,4 @@
-"""What answers a typed request: the envelope around it, the call as a handler sees it, and the answer."""
+"""What answers a typed request: the handler's function, the call as it sees it, and the answer."""
 
 from __future__ import annotations
 
@@ -8,21 +8,9 @@ from typing import Any, Generic, TypeVar
 
 from agent.common import message
 from agent.common.deadline import Deadline
-from agent.common.message import Counter, Duration, Name, R
+from agent.common.message import R
 from agent.wire.codec.framing import Buffer
 from agent.wire.connection import Payload
-
-# A caller that would wait longer than this asks again.
-REQUEST_TIMEOUT_S_MAX = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """What every request carries beside its message: its kind, the caller's patience and view."""
-
-    type: Name
-    timeout_s: Duration = REQUEST_TIMEOUT_S_MAX
-    view: Counter = 0
 
 
 @dataclass(frozen=True, slots=True)

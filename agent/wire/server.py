@@ -12,9 +12,7 @@ import contextlib
 import errno
 import logging
 import os
-import socket
 import ssl
-import threading
 from collections import Counter as Counted
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,17 +22,21 @@ from agent.common import message
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     ConnectionLost,
+    FrameTooLarge,
     Internal,
     InvalidMessage,
     PortInUse,
     ProtocolError,
     RainStormError,
 )
-from agent.common.shell import clock
+from agent.common.failure import Failure
+from agent.common.shell import clock, network, threads
+from agent.common.shell.network import Socket, TlsContext
 from agent.wire import auth
-from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer, Frame
-from agent.wire.connection import Connection, Payload
-from agent.wire.endpoint import REQUEST_TIMEOUT_S_MAX, Answer, Call, Endpoint, Envelope
+from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer, Frame, encode_header
+from agent.wire.connection import Connection, Payload, close_files
+from agent.wire.endpoint import Answer, Call, Endpoint, endpoint
+from agent.wire.messages import REQUEST_TIMEOUT_S_MAX, Envelope, ErrorAnswer, Hello, Ping, Pong, Welcome
 
 logger = logging.getLogger("agent.wire.server")
 
@@ -42,8 +44,12 @@ logger = logging.getLogger("agent.wire.server")
 CONNECTIONS_MAX = 256
 HANDSHAKE_TIMEOUT_S = 5.0
 BACKLOG = 128
-# A stopping server answers what it has in hand; a request that only waits is not worth more than this.
+# Out of descriptors or threads: connections end meanwhile, and one log line a second is enough.
+ACCEPT_RETRY_S = 1.0
+# A stopping server finishes the requests in progress; one that only waits is not worth more than this.
 DRAIN_S = 1.0
+# A caller may use its reply even a little after the request's deadline.
+REPLY_TIMEOUT_S_MIN = 5.0
 # The name of whoever calls over the Unix socket.
 LOCAL = "local"
 
@@ -84,37 +90,43 @@ class Server:
         handlers: Mapping[str, Handler | Endpoint],
         *,
         on_disconnect: Callable[[str, int], None] | None = None,
+        on_request: Callable[[str], None] | None = None,
     ) -> None:
+        """Prepares to answer requests; ``on_request`` is told the caller of each one that is handled."""
         self.name = name
-        # When each authenticated peer made its last request, on the monotonic clock.
+        # When each authenticated peer made its last request, on the monotonic clock. As many names as there
+        # are certificates.
         self.heard_at: dict[str, float] = {}
         # Every server answers a ping, so that anybody can ask whether the agent behind it is alive.
-        self._handlers: dict[str, Handler | Endpoint] = {"ping": self._ping, **handlers}
+        self._handlers: dict[str, Handler | Endpoint] = {Ping.kind: endpoint(Ping, self._ping), **handlers}
         # How many requests of each kind were refused because their fields were not as they must be.
         self.refused: Counted[str] = Counted()
         self._on_disconnect = on_disconnect
-        self._listeners: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._connections: dict[int, tuple[Connection, threading.Thread]] = {}
+        self._on_request = on_request
+        self._listeners: list[Socket] = []
+        self._threads: list[threads.Thread] = []
+        self._connections: dict[int, tuple[Connection, threads.Thread]] = {}
         self._accepted = 0
-        self._lock = threading.Lock()
-        self._in_hand = 0
-        self._answered = threading.Condition()
-        self._stopping = threading.Event()
+        self._lock = threads.lock()
+        self._in_progress = 0
+        self._answered = threads.condition()
+        self._stopping = threads.event()
         self._unix_paths: list[str] = []
 
-    def listen_tls(self, address: str, port: int, context: ssl.SSLContext) -> int:
+    def add(self, handlers: Mapping[str, Handler | Endpoint]) -> None:
+        """Answers further types of requests; before the server listens."""
+        assert not self._listeners, f"{self.name} listens already"
+        self._handlers.update(handlers)
+
+    def listen_tls(self, address: str, port: int, context: TlsContext) -> int:
         """Binds the TLS address and returns the port (useful when ``port`` is 0).
 
         Raises:
             PortInUse: another process listens there.
         """
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((address, port))
+            listener = network.listen_tcp(address, port, BACKLOG)
         except OSError as error:
-            listener.close()
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(
                     f"{self.name}: {address}:{port} is in use by another process",
@@ -125,55 +137,48 @@ class Server:
         return int(listener.getsockname()[1])
 
     def listen_unix(self, path: str) -> None:
-        """Binds a Unix socket that only the owner and group of the data folder may use."""
-        os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
-        if os.path.exists(path):
-            os.unlink(path)  # left by a killed process; the TLS port is the lock against a second agent
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(path)
-        os.chmod(path, 0o660)
+        """Binds a Unix socket that only the owner and group of the data folder may use.
+
+        A socket that a killed process left is replaced: the TLS port is the lock against a second agent.
+        """
+        listener = network.listen_unix(path, 0o660, BACKLOG)
         self._unix_paths.append(path)
         self._accept_on(listener, None, path)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Closes listeners, answers what is in hand, closes connections and waits for their threads."""
+        """Closes the listeners, finishes the requests in progress, closes connections, ends the threads."""
         self._stopping.set()
         for listener in self._listeners:
             with contextlib.suppress(OSError):  # not connected; on Linux this wakes the acceptor all the same
-                listener.shutdown(socket.SHUT_RDWR)
+                listener.shutdown(network.SHUT_RDWR)
             listener.close()
         with self._answered:
-            self._answered.wait_for(lambda: not self._in_hand, min(DRAIN_S, timeout_s))
+            self._answered.wait_for(lambda: not self._in_progress, min(DRAIN_S, timeout_s))
         with self._lock:
             open_now = list(self._connections.values())
         for connection, _ in open_now:
             connection.close()
         deadline = Deadline(clock.monotonic(), timeout_s)
+        me = threads.current()
         for thread in [*self._threads, *(thread for _, thread in open_now)]:
-            if thread is not threading.current_thread():
+            if thread is not me:
                 thread.join(deadline.remaining(clock.monotonic()))
         for path in self._unix_paths:
-            if os.path.exists(path):
-                os.unlink(path)
+            network.remove_unix(path)
 
     @property
-    def in_hand(self) -> int:
+    def in_progress(self) -> int:
         """Returns how many requests are being answered."""
-        return self._in_hand
+        return self._in_progress
 
-    def _ping(self, request: Request) -> Reply:
-        return Reply({"server": self.name, "pid": os.getpid()})
+    def _ping(self, request: Ping, call: Call) -> Pong:
+        return Pong(self.name, os.getpid())
 
-    def _accept_on(self, listener: socket.socket, context: ssl.SSLContext | None, where: str) -> None:
-        listener.listen(BACKLOG)
+    def _accept_on(self, listener: Socket, context: TlsContext | None, where: str) -> None:
         self._listeners.append(listener)
-        thread = threading.Thread(
-            target=self._accept, args=(listener, context), name=f"{self.name}-accept-{where}", daemon=True
-        )
-        self._threads.append(thread)
-        thread.start()
+        self._threads.append(threads.start(f"{self.name}-accept-{where}", self._accept, listener, context))
 
-    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _accept(self, listener: Socket, context: TlsContext | None) -> None:
         while not self._stopping.is_set():
             try:
                 sock, _ = listener.accept()
@@ -181,22 +186,38 @@ class Server:
                 if self._stopping.is_set() or error.errno == errno.EBADF:
                     return
                 logger.warning("accept_failed server=%s error=%s", self.name, error)
-                self._stopping.wait(0.1)  # out of descriptors: let connections end before the next try
+                self._stopping.wait(ACCEPT_RETRY_S)
                 continue
-            with self._lock:
-                if len(self._connections) >= CONNECTIONS_MAX:
-                    logger.warning("connection_refused server=%s reason=too_many", self.name)
-                    sock.close()
-                    continue
-                self._accepted += 1
-                key = self._accepted
-                thread = threading.Thread(
-                    target=self._serve, args=(key, sock, context), name=f"{self.name}-connection", daemon=True
-                )
-                self._connections[key] = (Connection(sock, "handshaking"), thread)
-            thread.start()
+            if not self._admit(sock, context):
+                sock.close()
 
-    def _serve(self, key: int, sock: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _admit(self, sock: Socket, context: TlsContext | None) -> bool:
+        """Starts the thread of a new connection; returns False when there is no room for it."""
+        try:
+            connection = Connection(sock, "handshaking")
+        except OSError:
+            return False  # the caller is gone already
+        with self._lock:
+            if self._stopping.is_set():
+                return False
+            if len(self._connections) >= CONNECTIONS_MAX:
+                logger.warning("connection_refused server=%s reason=too_many", self.name)
+                return False
+            self._accepted += 1
+            key = self._accepted
+            thread = threads.thread(f"{self.name}-connection-{key}", self._serve, key, sock, context)
+            self._connections[key] = connection, thread
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process or the machine has too many threads
+            with self._lock:
+                del self._connections[key]
+            logger.error("connection_refused server=%s reason=no_thread error=%s", self.name, error)
+            self._stopping.wait(ACCEPT_RETRY_S)
+            return False
+        return True
+
+    def _serve(self, key: int, sock: Socket, context: TlsContext | None) -> None:
         peer = ""
         try:
             connection = self._handshake(key, sock, context)
@@ -205,20 +226,29 @@ class Server:
                 self._answer(key, connection)
         except ConnectionLost:
             pass  # the usual end of a connection
-        except (OSError, ssl.SSLError, RainStormError) as error:
+        except (OSError, RainStormError) as error:
             if not self._stopping.is_set():
-                # Who goes without a word only looked whether the port is open.
+                # Whoever leaves without a byte only looked whether the port is open.
                 silent = not peer and isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
                 line = "connection_dropped server=%s peer=%s error=%s"
                 logger.log(logging.DEBUG if silent else logging.INFO, line, self.name, peer or "?", error)
+        except Exception:  # a defect of ours costs this connection, not the agent
+            logger.exception("connection_failed server=%s peer=%s", self.name, peer or "?")
         finally:
-            with self._lock:
-                connection, _ = self._connections.pop(key)
-            connection.close()
-            if peer and self._on_disconnect is not None and not self._stopping.is_set():
-                self._on_disconnect(peer, key)
+            self._forget(key, peer)
 
-    def _handshake(self, key: int, sock: socket.socket, context: ssl.SSLContext | None) -> Connection:
+    def _forget(self, key: int, peer: str) -> None:
+        with self._lock:
+            connection, _ = self._connections.pop(key)
+        connection.close()
+        if not peer or self._on_disconnect is None or self._stopping.is_set():
+            return
+        try:
+            self._on_disconnect(peer, key)
+        except Exception:
+            logger.exception("disconnect_handler_failed server=%s peer=%s", self.name, peer)
+
+    def _handshake(self, key: int, sock: Socket, context: TlsContext | None) -> Connection:
         deadline = Deadline(clock.monotonic(), HANDSHAKE_TIMEOUT_S)
         peer = LOCAL
         if context is not None:
@@ -229,65 +259,76 @@ class Server:
         with self._lock:
             _, thread = self._connections[key]
             self._connections[key] = (connection, thread)
-        hello = connection.receive(deadline).header
-        if hello.get("type") != "hello" or hello.get("version") != PROTOCOL_VERSION:
-            error = ProtocolError(
-                f"{self.name} speaks protocol {PROTOCOL_VERSION}, the caller {hello.get('version')!r}",
-                hint="run the same release on every node",
-            )
-            connection.send({"error": error.to_wire()}, b"", deadline)
-            raise error
-        connection.send({"ok": True, "version": PROTOCOL_VERSION}, b"", deadline)
+        header = connection.receive(deadline).header
+        try:
+            hello = message.decode(Hello, header, "handshake")
+            if hello.type != Hello.kind or hello.version != PROTOCOL_VERSION:
+                raise ProtocolError(
+                    f"{self.name} speaks protocol {PROTOCOL_VERSION}, the caller {hello.version}",
+                    hint="run the same release on every node",
+                )
+        except ProtocolError as error:
+            connection.send(_error(error), b"", deadline)
+            raise
+        connection.send(_ok(Welcome(PROTOCOL_VERSION)), b"", deadline)
         return connection
 
     def _answer(self, key: int, connection: Connection) -> None:
         frame = connection.receive(None)
         with self._answered:
-            self._in_hand += 1
+            self._in_progress += 1
         try:
             self._reply_to(frame, key, connection)
         finally:
             with self._answered:
-                self._in_hand -= 1
+                self._in_progress -= 1
                 self._answered.notify_all()
 
     def _reply_to(self, frame: Frame, key: int, connection: Connection) -> None:
-        if frame.descriptor is not None:
-            os.close(frame.descriptor)  # no request brings a file
+        close_files(b"", frame.descriptor)  # no request brings a file
         kind, timeout_s = "", REQUEST_TIMEOUT_S_MAX
-        answer: Answer[Any] = Answer(None)
+        answer: Answer[Any] | None = None
+        header: dict[str, Any] = {}
         try:
             envelope = message.decode(Envelope, frame.header, "request")
             kind, timeout_s = envelope.type, min(envelope.timeout_s, REQUEST_TIMEOUT_S_MAX)
-            header, answer = self._handle(envelope, timeout_s, frame, key, connection.peer)
+            answer = self._handle(envelope, timeout_s, frame, key, connection.peer)
         except RainStormError as error:
             if isinstance(error, InvalidMessage):
                 self._count_refusal(kind, connection.peer, error)
-            header = {"error": error.to_wire()}
+            header = _error(error)
         except Exception as error:
             logger.exception("handler_failed server=%s type=%s peer=%s", self.name, kind, connection.peer)
-            header = {"error": Internal(f"{self.name}: {kind} failed: {error!r}").to_wire()}
-        # The reply may go out a little after the request's deadline: the caller decides what it is worth.
-        limit = Deadline(clock.monotonic(), max(5.0, timeout_s))
-        connection.send(header, answer.payload, limit, answer.descriptor)
+            header = _error(Internal(f"{self.name}: {kind} failed: {error!r}"))
+        limit = Deadline(clock.monotonic(), max(REPLY_TIMEOUT_S_MIN, timeout_s))
+        if answer is None:
+            connection.send(header, b"", limit)
+        else:
+            self._send_answer(connection, kind, answer, limit)
 
-    def _handle(
-        self, envelope: Envelope, timeout_s: float, frame: Frame, key: int, peer: str
-    ) -> tuple[dict[str, Any], Answer[Any]]:
-        """Returns the header of the reply, and the answer for its payload and open file."""
+    def _send_answer(self, connection: Connection, kind: str, answer: Answer[Any], limit: Deadline) -> None:
+        try:
+            connection.send(_ok(answer.message), answer.payload, limit, answer.descriptor)
+        except (FrameTooLarge, InvalidMessage) as error:  # nothing of it was sent
+            logger.error("reply_not_sent server=%s type=%s error=%s", self.name, kind, error)
+            connection.send(_error(error), b"", limit)
+        finally:
+            close_files(answer.payload, answer.descriptor)
+
+    def _handle(self, envelope: Envelope, timeout_s: float, frame: Frame, key: int, peer: str) -> Answer[Any]:
         handler = self._handlers.get(envelope.type)
         if handler is None:
             raise ProtocolError(f"{self.name} does not know requests of type {envelope.type!r}")
         now = clock.monotonic()
         if peer != LOCAL:
             self.heard_at[peer] = now
+        if self._on_request is not None:
+            self._on_request(peer)
         deadline = Deadline(now, timeout_s)
         if isinstance(handler, Endpoint):
-            call = Call(peer, deadline, frame.payload, envelope.view, key)
-            answer = handler.answer(frame.header, call)
-            return {"ok": True, **message.encode(answer.message)}, answer
+            return handler.answer(frame.header, Call(peer, deadline, frame.payload, envelope.view, key))
         reply = handler(Request(envelope.type, frame.header, frame.payload, peer, deadline, key))
-        return {"ok": True, **reply.fields}, Answer(None, reply.payload, reply.descriptor)
+        return Answer(reply.fields, reply.payload, reply.descriptor)
 
     def _count_refusal(self, kind: str, peer: str, error: InvalidMessage) -> None:
         """Counts a message that was refused; a flood of them costs a line for each doubling."""
@@ -298,3 +339,19 @@ class Server:
         if count & (count - 1) == 0:
             line = "message_refused server=%s type=%s peer=%s count=%d error=%s"
             logger.warning(line, self.name, known, peer, count, error)
+
+
+def _ok(reply: Any) -> dict[str, Any]:
+    """Returns the header of a reply."""
+    return {"ok": True, **(reply if isinstance(reply, dict) else message.encode(reply))}
+
+
+def _error(error: RainStormError) -> dict[str, Any]:
+    """Returns the header of an error answer; details that no frame can hold are left out."""
+    header = message.encode(ErrorAnswer(Failure.of(error)))
+    if error.details:
+        try:
+            encode_header(header, 0)
+        except RainStormError:
+            header["error"]["details"] = {}
+    return header

@@ -225,8 +225,7 @@ def voters(
         if replace or finish:
             old, new = (node(replace).name, node(by).name) if replace else ("", "")
             changed = client.replace_voter(old, new)
-            names = changed.get("voters")
-            found = [names] if names else client.members()["voters"]
+            found = [list(changed.voters)] if changed.voters else client.members()["voters"]
         else:
             found = client.members()["voters"]
     if json:

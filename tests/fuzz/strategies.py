@@ -181,8 +181,9 @@ def _composed(info: inspect.Type) -> st.SearchStrategy[Any]:
     match info:
         case inspect.TupleType(item_types=items):
             return st.tuples(*map(_of, items)).map(list)
-        case inspect.VarTupleType(item_type=item, min_length=low) | inspect.ListType(
-            item_type=item, min_length=low
+        case (
+            inspect.VarTupleType(item_type=item, min_length=low)
+            | inspect.ListType(item_type=item, min_length=low)
         ):
             return st.lists(_of(item), min_size=low or 0, max_size=(low or 0) + SIZE_MAX)
         case inspect.DictType(key_type=key, value_type=value):

@@ -38,8 +38,8 @@ def member(cluster: Agents, name: str) -> MembershipClient:
 
 
 def up(cluster: Agents, name: str) -> list[str]:
-    nodes = member(cluster, name).view()["nodes"]
-    return sorted(node for node, entry in nodes.items() if entry["state"] == "up")
+    nodes = member(cluster, name).view().nodes
+    return sorted(node for node, entry in nodes.items() if entry.state == "up")
 
 
 def wait_for_up(cluster: Agents, names: list[str], timeout_s: float, observers: list[str]) -> None:
@@ -53,17 +53,17 @@ def wait_for_up(cluster: Agents, names: list[str], timeout_s: float, observers: 
 def test_a_killed_node_leaves_the_view_and_comes_back_as_a_new_life(cluster: Agents) -> None:
     wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
     before = member(cluster, "n2").view()
-    assert (before["leader"], before["term"]) == ("n1", 1)
+    assert (before.leader, before.term) == ("n1", 1)
     rest = ["n1", "n2", "n3", "n5"]
     cluster.kill("n4")
     wait_for_up(cluster, rest, DETECTION_MAX_S, rest)
     after = member(cluster, "n2").view()
-    assert (after["leader"], after["term"]) == ("n1", 1), "the leader lives on"
+    assert (after.leader, after.term) == ("n1", 1), "the leader lives on"
     states = {entry["name"]: entry["state"] for entry in member(cluster, "n5").members()["members"]}
     assert states == {"n1": "alive", "n2": "alive", "n3": "alive", "n4": "dead", "n5": "alive"}
     cluster.start("n4")
     wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
-    old, new = before["nodes"]["n4"]["node_id"], member(cluster, "n1").view()["nodes"]["n4"]["node_id"]
+    old, new = before.nodes["n4"].node_id, member(cluster, "n1").view().nodes["n4"].node_id
     assert (old.split(":")[0], old.split(":")[1], new.split(":")[1]) == (new.split(":")[0], "1", "2")
 
 
@@ -71,12 +71,12 @@ def test_a_killed_leader_is_replaced_under_a_higher_term(cluster: Agents) -> Non
     wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
     before = member(cluster, "n3").view()
     cluster.kill("n1")
-    found = member(cluster, "n3").watch(before["version"], DETECTION_MAX_S)
-    assert found["leader"] == "n2"
-    assert found["term"] == before["term"] + 1
+    found = member(cluster, "n3").watch(before.version, DETECTION_MAX_S)
+    assert found.leader == "n2"
+    assert found.term == before.term + 1
     cluster.start("n1")
     wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
-    assert member(cluster, "n1").view()["leader"] == "n2"
+    assert member(cluster, "n1").view().leader == "n2"
 
 
 def test_a_hint_a_paused_node_and_a_node_that_leaves(cluster: Agents) -> None:
@@ -113,7 +113,7 @@ def test_without_a_majority_of_voters_the_view_stands_still_and_says_so(cluster:
     )
     found = member(cluster, "n5").view()
     # Both voters died at once: at most one of them can have been evicted while two still answered.
-    assert found["version"] <= before["version"] + 1
+    assert found.version <= before.version + 1
     cluster.start("n1", "n2", "n3")
     wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
     wait_until(lambda: member(cluster, "n5").members()["majority"], 5.0, "n5 sees a majority again")
@@ -127,14 +127,14 @@ def test_the_whole_cluster_restarts_over_its_old_view(cluster: Agents) -> None:
     cluster.start()
     wait_until(
         lambda: all(
-            entry["node_id"].endswith(":2") and entry["state"] == "up"
+            entry.node_id.endswith(":2") and entry.state == "up"
             for name in NAMES
-            for entry in member(cluster, name).view()["nodes"].values()
+            for entry in member(cluster, name).view().nodes.values()
         ),
         FORM_TIMEOUT_S,
         "the new lives replace the old ones",
     )
-    assert member(cluster, "n1").view()["term"] > before["term"]
+    assert member(cluster, "n1").view().term > before.term
 
 
 def test_strangers_are_ignored_and_the_agents_stay_small(cluster: Agents) -> None:

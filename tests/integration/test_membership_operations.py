@@ -61,8 +61,8 @@ def member(cluster: Agents, name: str) -> MembershipClient:
 
 
 def up(cluster: Agents, name: str) -> list[str]:
-    nodes = member(cluster, name).view()["nodes"]
-    return sorted(node for node, entry in nodes.items() if entry["state"] == "up")
+    nodes = member(cluster, name).view().nodes
+    return sorted(node for node, entry in nodes.items() if entry.state == "up")
 
 
 def record(cluster: Agents, observer: str, name: str) -> dict[str, Any]:
@@ -115,20 +115,20 @@ def services_of_n4(cluster: Agents, state: str) -> bool:
 
 
 def test_a_node_leaves_and_joins_again_without_a_restart(cluster: Agents) -> None:
-    before = member(cluster, "n1").view()["nodes"]["n5"]["node_id"]
+    before = member(cluster, "n1").view().nodes["n5"].node_id
     rest = NAMES[:4]
     member(cluster, "n5").leave()
     wait_until(lambda: all(up(cluster, name) == rest for name in rest), 3.0, "n5 is out of the view")
     assert record(cluster, "n1", "n5")["state"] == "left"
     member(cluster, "n5").join()
     wait_until(lambda: all(up(cluster, name) == NAMES for name in NAMES), 5.0, "n5 is back")
-    assert member(cluster, "n1").view()["nodes"]["n5"]["node_id"] == before, "it is the same life"
+    assert member(cluster, "n1").view().nodes["n5"].node_id == before, "it is the same life"
     kinds = [e["kind"] for e in member(cluster, "n1").events(0, 0.0)["events"] if e.get("name") == "n5"]
     assert kinds[-2:] == ["left", "join"]
 
 
 def test_the_detector_is_switched_everywhere_and_a_killed_node_is_still_found(alone: Agents) -> None:
-    began = member(alone, "n2").view()["version"]
+    began = member(alone, "n2").view().version
     with pytest.raises(UsageError, match="no failure detector"):
         member(alone, "n1").switch("crystal-ball", None)
     for detector, suspicion in [("heartbeat", True), ("heartbeat", False), ("swim", True)]:
@@ -146,7 +146,7 @@ def test_the_detector_is_switched_everywhere_and_a_killed_node_is_still_found(al
         alone.start("n4")
         wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), FORM_TIMEOUT_S, "n4 is back")
         assert member(alone, "n4").members()["settings"] == wanted, "it learnt the setting when it joined"
-    assert member(alone, "n2").view()["version"] == began + 2, "nobody else came or went"
+    assert member(alone, "n2").view().version == began + 2, "nobody else came or went"
 
 
 def test_datagrams_are_thrown_away_on_demand_and_nobody_dies_of_it(cluster: Agents) -> None:
@@ -214,10 +214,10 @@ def test_a_rotation_needs_every_node_and_leaves_the_old_key_when_one_is_missing(
 
 
 def test_a_voter_is_replaced_while_the_cluster_runs(alone: Agents) -> None:
-    with pytest.raises(Conflict, match="votes already"):
+    with pytest.raises(Conflict, match="a voter already"):
         member(alone, "n5").replace_voter("n1", "n2")
     found = member(alone, "n5").replace_voter("n1", "n4")
-    assert found["voters"] == ["n4", "n2", "n3"]
+    assert found.voters == ("n4", "n2", "n3")
     assert member(alone, "n5").members()["voters"] == [["n4", "n2", "n3"]], "who asks again hears of it"
     wait_until(
         lambda: all(member(alone, name).members()["voters"] == [["n4", "n2", "n3"]] for name in NAMES),

@@ -160,7 +160,7 @@ class StoreHost(Caller):
             reply(error.code, {}, b"")
             return
         body = {"promised": found.promised, "accepted": found.accepted, "value": found.value}
-        reply("", {"ok": found.ok, **body}, b"")
+        reply("", {"ok": found.voted, **body}, b"")
 
     def _serve_append(self, fields: Fields, payload: bytes, reply: Reply) -> None:
         file_id = fields["file_id"]

@@ -6,12 +6,11 @@ node ever learned and every change of state that any node ever saw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgpack
-
+from agent.common import message
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.common.errors import NoMajority, RainStormError
@@ -34,8 +33,8 @@ from agent.membership.core.dissemination import exchange
 from agent.membership.core.dissemination.seal import Opener, Sealer
 from agent.membership.core.node import MembershipCore
 from agent.membership.member import Member, State
+from agent.membership.view import UP, View
 from agent.wire.codec import framing
-from agent.wire.register.proposer import to_fields
 from tests.simulation.network import LinkSettings
 from tests.simulation.voter import Voter, answer_of
 from tests.simulation.world import Node, World
@@ -44,6 +43,11 @@ KEY = bytes(range(32))
 PORT = 7100
 VOTER_TIMEOUT_S = 1.0
 OPERATION_TIMEOUT_S = 3.0
+
+
+def view_of(value: Any) -> View | None:
+    """Returns the view that a register holds."""
+    return None if value is None else View.from_fields(value)
 
 
 class Operation:
@@ -159,7 +163,7 @@ class MembershipHost:
                 for voter in self._cluster.voters:
                     self._ask(Ask(voter, 0, Read("view")), self._operation)
             case events.ChangeView(members=members, reporters=reporters):
-                self._begin_change(lambda current: views.propose(current, members, reporters) or current)
+                self._begin_change(lambda view: views.propose(view, members, reporters) or view)
             case events.AnnounceSettings() | events.AnnounceConflict():
                 self._node.world.trace(self._node.name, effect)
             case events.GiveUp(error=error):
@@ -209,9 +213,13 @@ class MembershipHost:
         self._operation = operation
         self._node.after(OPERATION_TIMEOUT_S, lambda: self._give_up(operation))
 
-    def _begin_change(self, change: Any) -> None:
+    def _begin_change(self, change: Callable[[View | None], View | None]) -> None:
+        def changed(value: Any) -> Any:
+            view = change(view_of(value))
+            return None if view is None else view.as_fields()
+
         name = f"{self._node.name}/{self._node.generation}"
-        proposal = Proposal("view", change, self._cluster.voters, name, self._rng, self._counter)
+        proposal = Proposal("view", changed, self._cluster.voters, name, self._rng, self._counter)
         operation = Operation(proposal)
         self._begin(operation)
         self._carry_out(operation, proposal.start())
@@ -228,8 +236,8 @@ class MembershipHost:
                     self._end(operation, events.RegisterFailed(error))
                 case Finished(value=value):
                     self._counter = operation.proposal.counter
-                    self._cluster.learned(value)
-                    self._end(operation, events.ViewLearned(value))
+                    self._cluster.learned(view_of(value))
+                    self._end(operation, events.ViewLearned(view_of(value)))
 
     def _retry(self, operation: Operation) -> None:
         if not operation.over:
@@ -240,7 +248,7 @@ class MembershipHost:
         self._next_id += 1
         number = self._next_id
         self._asks[number] = (ask.voter, ask.attempt, operation)
-        header = {**to_fields(ask.request), "type": type(ask.request).__name__.lower(), "id": number}
+        header = {**message.encode(ask.request), "type": type(ask.request).__name__.lower(), "id": number}
         self._node.reconnect(ask.voter)
         self._node.send_stream(ask.voter, b"S" + framing.encode(framing.Frame(header)))
         self._node.after(VOTER_TIMEOUT_S, lambda: self._fail(number))
@@ -256,7 +264,7 @@ class MembershipHost:
         operation.answers.append(found)
         same = settled(operation.answers, self._cluster.voters)
         if same is not None:
-            self._end(operation, events.ViewLearned(same.value))
+            self._end(operation, events.ViewLearned(view_of(same.value)))
         else:
             self._check_read(operation)
 
@@ -300,7 +308,7 @@ class Cluster:
         self.config = config or MembershipConfig()
         self.names = [f"n{index + 1}" for index in range(nodes)]
         self.voters = self.names[:voters]
-        self.views: dict[int, Mapping[str, Any]] = {}
+        self.views: dict[int, View] = {}
         self.sightings: list[Sighting] = []
         for name in self.names:
             self.world.add(name, lambda node: MembershipHost(node, self))
@@ -321,25 +329,24 @@ class Cluster:
         member = sighting.member
         self.world.trace("saw", sighting.observer, member.name, member.boot, member.state.label)
 
-    def learned(self, view: Mapping[str, Any] | None) -> None:
+    def learned(self, view: View | None) -> None:
         """Checks a view that a node learned against all others: one view a version, one leader a term."""
         if view is None:
             return
-        number = view["version"]
-        plain = msgpack.unpackb(msgpack.packb(view))
-        known = self.views.setdefault(number, plain)
-        assert known == plain, f"two views of version {number}: {known} and {plain}"
-        self.world.trace("view", number, view["term"], view["leader"], *views.up_names(view))
+        number = view.version
+        known = self.views.setdefault(number, view)
+        assert known == view, f"two views of version {number}: {known} and {view}"
+        self.world.trace("view", number, view.term, view.leader, *view.up_names())
         for other in self.views.values():
-            if other["term"] == view["term"]:
-                assert other["leader"] == view["leader"], f"two leaders of term {view['term']}"
-            elif (other["version"] < number) != (other["term"] < view["term"]):
+            if other.term == view.term:
+                assert other.leader == view.leader, f"two leaders of term {view.term}"
+            elif (other.version < number) != (other.term < view.term):
                 raise AssertionError(f"terms go back: {other} and {view}")
 
     def up(self, name: str) -> list[str]:
         """Returns the nodes that are up in the view that ``name`` knows."""
         view = self.host(name).core.proposer.view
-        return views.up_names(view) if view is not None else []
+        return view.up_names() if view is not None else []
 
     def agree_on(self, names: Sequence[str], observers: Sequence[str] | None = None) -> bool:
         """Tells whether all observers know one and the same view, with exactly ``names`` up and alive."""
@@ -375,8 +382,5 @@ class Cluster:
     def ever_down(self) -> set[str]:
         """Returns the names of the nodes that any view called down."""
         return {
-            name
-            for view in self.views.values()
-            for name, e in view["nodes"].items()
-            if e["state"] != views.UP
+            name for view in self.views.values() for name, entry in view.nodes.items() if entry.state != UP
         }

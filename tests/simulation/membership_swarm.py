@@ -18,13 +18,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from agent.common.config import MembershipConfig
 from agent.membership.core import events
 from agent.membership.core import view as views
 from agent.membership.member import Member, State
 from agent.membership.settings import DetectorKind
+from agent.membership.view import DOWN, UP, NodeEntry, View
 from tests.simulation.membership_host import Cluster, MembershipHost, Sighting
 from tests.simulation.schedule import KINDS, Faults, Schedule, Step, draw
 
@@ -110,25 +110,24 @@ class SwarmCluster(Cluster):
             excused = self._is_touched(member.name) or self._is_cut_off(observer)
             assert excused, f"M2: {observer} holds {member.name} for dead, whom no fault touched"
 
-    def learned(self, view: Mapping[str, Any] | None) -> None:
+    def learned(self, view: View | None) -> None:
         """Checks and counts a view that a node learned."""
-        fresh = view is not None and view["version"] not in self.views
+        fresh = view is not None and view.version not in self.views
         super().learned(view)
         if view is None or not fresh:
             return
-        before = self.views.get(view["version"] - 1)
-        for name, entry in view["nodes"].items():
+        before = self.views.get(view.version - 1)
+        for name, entry in view.nodes.items():
             self._note_own(name)
-            boot = int(entry["node_id"].rpartition(":")[2])
-            assert boot <= self._own.get(name, (0, 0))[0], f"M3: the view has a life {entry} of {name}"
-            known = before["nodes"].get(name) if before is not None else None
-            if known is not None and boot < int(known["node_id"].rpartition(":")[2]):
+            assert entry.boot <= self._own.get(name, (0, 0))[0], f"M3: the view has a life {entry} of {name}"
+            known = before.nodes.get(name) if before is not None else None
+            if known is not None and entry.boot < known.boot:
                 raise AssertionError(f"M4: the view went back to an earlier life of {name}: {known}, {entry}")
             self._count_entry(known, entry)
-            if entry["state"] == views.DOWN and (known is None or known["state"] == views.UP):
+            if entry.state == DOWN and (known is None or known.state == UP):
                 excused = self._is_touched(name) or self._rules_alone() or self._is_small(before)
                 assert excused, f"M2: {name} was evicted, whom no fault touched"
-        if before is not None and view["leader"] != before["leader"] and before["leader"]:
+        if before is not None and view.leader != before.leader and before.leader:
             self.world.hit("leader changed")
 
     def _note_own(self, name: str) -> None:
@@ -148,9 +147,9 @@ class SwarmCluster(Cluster):
         until = self.faults.cut_off_until.get(name) if self.faults is not None else None
         return until is not None and self.world.now <= until + GRACE_S
 
-    def _is_small(self, view: Mapping[str, Any] | None) -> bool:
+    def _is_small(self, view: View | None) -> bool:
         """Tells whether one node that hears nobody can evict others: below five one reporter is enough."""
-        few = view is not None and len(views.up_names(view)) < views.REPORTERS_FROM_NODES
+        few = view is not None and len(view.up_names()) < views.REPORTERS_FROM_NODES
         return few and any(self._is_cut_off(name) for name in self.names)
 
     def _rules_alone(self) -> bool:
@@ -170,14 +169,14 @@ class SwarmCluster(Cluster):
             case State.ALIVE if member.boot > 1:
                 self.world.hit("later life seen")
 
-    def _count_entry(self, known: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> None:
+    def _count_entry(self, known: NodeEntry | None, entry: NodeEntry) -> None:
         if known is None:
             return
-        if (known["state"], entry["state"]) == (views.UP, views.DOWN):
+        if (known.state, entry.state) == (UP, DOWN):
             self.world.hit("evicted")
-        elif (known["state"], entry["state"]) == (views.DOWN, views.UP):
+        elif (known.state, entry.state) == (DOWN, UP):
             self.world.hit("admitted again")
-        elif known["node_id"] != entry["node_id"]:
+        elif known.node_id != entry.node_id:
             self.world.hit("new life in the view")
 
 
@@ -201,7 +200,7 @@ class MembershipFaults(Faults):
             world.hit("cut off with a register operation in flight")
         if step.kind == "crash" and hosts:
             view = hosts[0].core.proposer.view
-            if view is not None and view["leader"] == step.names[0]:
+            if view is not None and view.leader == step.names[0]:
                 world.hit("leader crashed")
         running = [cluster.host(name) for name in cluster.running()]
         if any(not host.core.majority for host in running):

@@ -7,7 +7,8 @@ the schedules that are to find it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from agent.membership.core import events
@@ -20,6 +21,7 @@ from agent.membership.core.detectors.reconnect import Lost
 from agent.membership.core.monitor import Monitor
 from agent.membership.member import Member, State
 from agent.membership.messages import Update
+from agent.membership.view import DOWN, UP, NodeEntry, View
 from tests.simulation import membership_host, register_bugs
 from tests.simulation.membership_host import MembershipHost
 from tests.simulation.planted_bug import MEMBERSHIP, PlantedBug
@@ -87,19 +89,18 @@ _execute = MembershipHost._execute
 # The view
 
 
-def _keep_term(view: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    changed = _with_leader(view, base)
-    return {**changed, "term": max(1, base["term"])}
+def _keep_term(view: View, base: View) -> View:
+    return replace(_with_leader(view, base), term=max(1, base.term))
 
 
 _with_leader = views._with_leader
 
 
-def _leader_for_ever(view: dict[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    return view if base["leader"] else _with_leader(view, base)
+def _leader_stays(view: View, base: View) -> View:
+    return view if base.leader else _with_leader(view, base)
 
 
-def _decide_alone(self: MembershipHost, change: Callable[[Any], Any]) -> None:
+def _decide_alone(self: MembershipHost, change: Callable[[View | None], View | None]) -> None:
     operation = membership_host.Operation(None)
     self._begin(operation)
     value = change(self.core.proposer.view)
@@ -107,14 +108,14 @@ def _decide_alone(self: MembershipHost, change: Callable[[Any], Any]) -> None:
     self._node.after(0.001, lambda: self._end(operation, events.ViewLearned(value)))
 
 
-def _evict_suspects(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] | None:
-    if entry is not None and entry["state"] == views.UP and member.state is State.SUSPECT:
-        return {"state": views.DOWN, "node_id": entry["node_id"]}
+def _evict_suspects(entry: NodeEntry | None, member: Member) -> NodeEntry | None:
+    if entry is not None and entry.state == UP and member.state is State.SUSPECT:
+        return NodeEntry(DOWN, entry.node_id)
     return _verdict(entry, member)
 
 
-def _never_readmit(entry: Mapping[str, Any] | None, member: Member) -> dict[str, Any] | None:
-    if entry is not None and entry["state"] == views.DOWN:
+def _never_readmit(entry: NodeEntry | None, member: Member) -> NodeEntry | None:
+    if entry is not None and entry.state == DOWN:
         return None
     return _verdict(entry, member)
 
@@ -226,7 +227,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "a dead leader stays",
         "the leader is up",
         MEMBERSHIP,
-        ((views, "_with_leader", _leader_for_ever),),
+        ((views, "_with_leader", _leader_stays),),
     ),
     PlantedBug(
         "eviction without a majority",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.common import message
 from agent.common.register import (
     Answer,
     AnswerReceived,
@@ -23,7 +24,6 @@ from agent.common.register import (
     settled,
 )
 from agent.wire.codec import framing
-from agent.wire.register.proposer import to_fields
 from tests.simulation.voter import answer_of
 from tests.simulation.world import Node
 
@@ -145,7 +145,7 @@ class ClientHost:
         self._next_id += 1
         number = self._next_id
         self._asks[number] = (ask.voter, ask.attempt, invocation)
-        header = {**to_fields(ask.request), "type": type(ask.request).__name__.lower(), "id": number}
+        header = {**message.encode(ask.request), "type": type(ask.request).__name__.lower(), "id": number}
         self._node.reconnect(ask.voter)
         self._node.send_stream(ask.voter, framing.encode(framing.Frame(header)))
         self._node.after(VOTER_TIMEOUT_S, lambda: self._fail(number))

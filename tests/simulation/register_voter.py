@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 
+from agent.common import message
 from agent.common.errors import DiskFull
 from agent.common.register import (
     AnswerReceived,
@@ -27,7 +28,6 @@ from agent.common.register import (
 )
 from agent.common.votermemory import Standing, Verdict, judge
 from agent.wire.codec import framing
-from agent.wire.register.proposer import to_fields
 from tests.simulation.register_host import KEY, OPERATION_TIMEOUT_S, VOTER_TIMEOUT_S
 from tests.simulation.voter import FILE, Voter, answer_of, packed
 from tests.simulation.world import Node
@@ -194,7 +194,7 @@ class VoterHost:
                     event = AnswerReceived(effect.voter, effect.attempt, answer_of(reply))
                 carry_out(proposal.handle(event))
 
-            header = {**to_fields(effect.request), "type": type(effect.request).__name__.lower()}
+            header = {**message.encode(effect.request), "type": type(effect.request).__name__.lower()}
             self._ask(effect.voter, header, answered)
 
         carry_out(proposal.start())

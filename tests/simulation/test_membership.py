@@ -72,19 +72,19 @@ def kill_leader(seed: int) -> None:
     cluster.form()
     before = cluster.host("n5").core.proposer.view
     assert before is not None
-    assert before["leader"] == "n1"
+    assert before.leader == "n1"
     cluster.world.crash("n1")
     rest = without(cluster.names, "n1")
     cluster.world.wait_for(lambda: cluster.agree_on(rest), 4.0, "n1 is out of the view")
     after = cluster.host("n5").core.proposer.view
     assert after is not None
-    assert (after["leader"], after["term"]) == ("n2", before["term"] + 1)
+    assert (after.leader, after.term) == ("n2", before.term + 1)
     cluster.world.restart("n1")
     cluster.world.wait_for(lambda: cluster.agree_on(cluster.names), 4.0, "n1 is back")
     final = cluster.host("n1").core.proposer.view
     assert final is not None
-    assert (final["leader"], final["term"]) == ("n2", after["term"]), "a leader that is up stays"
-    assert final["nodes"]["n1"]["node_id"].endswith(":2")
+    assert (final.leader, final.term) == ("n2", after.term), "a leader that is up stays"
+    assert final.nodes["n1"].node_id.endswith(":2")
 
 
 @pytest.mark.parametrize("seeds", seed_ranges(full=15))
@@ -103,7 +103,7 @@ def restart_quickly(seed: int) -> None:
     cluster.world.wait_for(
         lambda: all(
             (view := cluster.host(name).core.proposer.view) is not None
-            and view["nodes"]["n1"]["node_id"].endswith(":2")
+            and view.nodes["n1"].node_id.endswith(":2")
             for name in cluster.names
         ),
         4.0,
@@ -112,7 +112,7 @@ def restart_quickly(seed: int) -> None:
     cluster.world.wait_for(lambda: cluster.agree_on(cluster.names), 4.0, "all are up")
     after = cluster.host("n5").core.proposer.view
     assert after is not None
-    assert after["term"] > before["term"], "the life that held the term is over"
+    assert after.term > before.term, "the life that held the term is over"
 
 
 @pytest.mark.parametrize("seeds", seed_ranges(full=15))
@@ -337,7 +337,7 @@ def restart_all(seed: int) -> None:
     world.wait_for(lambda: cluster.agree_on(rest, rest), 15.0, "the view forgets who never came back")
     view = cluster.host("n1").core.proposer.view
     assert view is not None
-    assert all(view["nodes"][name]["node_id"].endswith(":2") for name in rest)
+    assert all(view.nodes[name].node_id.endswith(":2") for name in rest)
     world.restart(gone)
     world.wait_for(lambda: cluster.agree_on(cluster.names), 10.0, "the last one is back")
 

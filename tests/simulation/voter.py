@@ -87,7 +87,7 @@ class Voter:
         found = self.apply(request)
         return {
             "reply": header["id"],
-            "ok": found.ok,
+            "ok": found.voted,
             "promised": found.promised,
             "accepted": found.accepted,
             "value": found.value,

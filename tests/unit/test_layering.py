@@ -2,8 +2,8 @@
 
 The path tells a core from a shell. A module under ``agent/`` is a **shell**, which may do input and output,
 if it lies in a room called ``shell`` or ``io``, if it is a door of its subsystem (``client``, ``service``,
-``attachment``, ``__main__``), or if it belongs to ``agent/wire`` outside ``codec``. Every other module is a
-**core**. The layers, top first::
+``attachment``, ``follower``, ``__main__``), or if it belongs to ``agent/wire`` outside ``codec``. Every other
+module is a **core**. The layers, top first::
 
     agent/__main__                  may import all of agent
     subsystem shells                client, service, shell/, io/
@@ -13,8 +13,9 @@ if it lies in a room called ``shell`` or ``io``, if it is a door of its subsyste
     common                          cores, and in shell/ what all shells share
 
 Of another subsystem a shell may import the cores, the ``client`` and membership's ``attachment`` (by which a
-service says that it lives), never its other shells. ``ops`` and ``experiments`` see only clients, the wire
-and a few modules of ``common``. At every level the rooms and modules of one folder form no circle.
+service says that it lives) and ``follower`` (by which it follows the view), never its other shells. ``ops``
+and ``experiments`` see only clients, the wire and a few modules of ``common``. At every level the rooms and
+modules of one folder form no circle.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from tests.support import REPOSITORY
 # Beyond this a folder is a warehouse.
 ROOM_MODULES_MAX = 15
 # Doors of a subsystem: modules at its root that may do input and output, by name.
-DOORS = frozenset("__main__ client service attachment".split())
+DOORS = frozenset("__main__ client service attachment follower".split())
 # Rooms whose modules may do input and output.
 SHELL_ROOMS = frozenset("shell io".split())
 
@@ -54,7 +55,7 @@ EXEMPT = {
 }
 
 COMMON_FOR_OPS = frozenset(
-    f"agent.common.{name}" for name in "config deadline errors ids shell shell.clock".split()
+    f"agent.common.{name}" for name in "config deadline errors ids shell shell.clock shell.network".split()
 )
 # The reference program must share no code with what it judges.
 INDEPENDENT = frozenset({"ops.reference"})
@@ -169,8 +170,16 @@ def visible_to_ops(target: str) -> bool:
         target in ("agent", "agent.wire", "agent.common")
         or target.startswith("agent.wire.")
         or target in COMMON_FOR_OPS
-        or (target.endswith(".client") and target.count(".") == 2)
+        or _is_vocabulary_or_client(target)
     )
+
+
+def _is_vocabulary_or_client(target: str) -> bool:
+    """Tells whether a module is a client, or at a subsystem's root what its clients return."""
+    parts = target.split(".")
+    if len(parts) < 3 or parts[1] in ("common", "wire"):
+        return False
+    return parts[2] == "messages" or (len(parts) == 3 and parts[2] not in DOORS - {"client"})
 
 
 def broken_walls(name: str, target: str) -> Iterator[str]:
@@ -188,7 +197,7 @@ def broken_walls(name: str, target: str) -> Iterator[str]:
             yield "what all share knows no subsystem"
         elif not is_shell(name):
             yield "the cores of two subsystems never meet"
-        elif is_shell(target) and not target.endswith((".client", ".attachment")):
+        elif is_shell(target) and not target.endswith((".client", ".attachment", ".follower")):
             yield "of another subsystem's shells only the client may be used"
 
 
@@ -331,8 +340,10 @@ KNOWN = frozenset(
     """
     agent agent.common agent.common.core agent.common.shell agent.common.shell.runner
     agent.wire agent.wire.server agent.wire.codec agent.wire.codec.framing
-    agent.membership agent.membership.swim agent.membership.service agent.membership.client
-    agent.hydfs agent.hydfs.ring agent.hydfs.shell agent.hydfs.shell.store agent.hydfs.client
+    agent.membership agent.membership.swim agent.membership.core agent.membership.core.swim
+    agent.membership.service agent.membership.client
+    agent.hydfs agent.hydfs.ring agent.hydfs.core agent.hydfs.core.ring agent.hydfs.client
+    agent.hydfs.shell agent.hydfs.shell.store
     ops ops.inventory
     """.split()
 )
@@ -365,10 +376,10 @@ PLANTED = [
     ("agent.hydfs.shell.store", "import ops.inventory", "agent never imports ops"),
     ("agent.hydfs.shell.store", "from tests.support import wait_until", "nobody imports tests"),
     ("agent.hydfs.shell.store", "import experiments.replication_time", "nobody imports experiments"),
-    ("ops.inventory", "from agent.hydfs.ring import Ring", "ops sees only"),
+    ("ops.inventory", "from agent.hydfs.core.ring import Ring", "ops sees only"),
     ("ops.inventory", "from agent.hydfs.shell import store", "ops sees only"),
     ("ops.inventory", "from agent.common.shell import runner", "ops sees only"),
-    ("experiments.replication_time", "import agent.membership.swim", "ops sees only"),
+    ("experiments.replication_time", "import agent.membership.core.swim", "ops sees only"),
     ("ops.reference", "import agent", "independent"),
     ("ops.reference", "import pyarrow", "independent"),
 ]
@@ -380,6 +391,7 @@ ALLOWED = [
     ("agent.hydfs.ring", "for x in sorted({1, 2}): pass"),
     ("agent.hydfs.shell.store", "import os\nfrom agent.hydfs import ring\nfrom agent.wire import server"),
     ("agent.hydfs.shell.store", "from agent.membership.client import Client"),
+    ("agent.hydfs.shell.store", "from agent.membership.follower import ViewFollower"),
     ("agent.__main__", "from agent.membership.service import Service"),
     ("ops.inventory", "from agent.hydfs.client import Client\nfrom agent.common.errors import Unreachable"),
     ("ops.inventory", "from agent import __version__\nfrom agent.wire import authority\nimport rich"),

@@ -16,7 +16,7 @@ import select
 import selectors
 import socket
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from agent.common.shell import seam
@@ -26,6 +26,8 @@ Buffer = bytes | bytearray | memoryview
 # linux/in.h; Python does not export it.
 IP_RECVERR = 11
 EVENT_READ, EVENT_WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+# Ends both directions of a connection.
+SHUT_RDWR = socket.SHUT_RDWR
 
 
 class Socket(Protocol):
@@ -76,7 +78,7 @@ class Socket(Protocol):
     def sendall(self, data: Any, flags: int = ..., /) -> None:
         """Sends all of the data."""
 
-    def sendmsg(self, buffers: Iterable[Any], /) -> int:
+    def sendmsg(self, buffers: Any, /) -> int:
         """Sends a part of several buffers; plain sockets only."""
 
     def sendto(self, data: Any, address: Any, /) -> int:
@@ -192,7 +194,8 @@ class RealNetwork:
         return socket.create_server((host, port), backlog=backlog)
 
     def listen_unix(self, path: str, mode: int, backlog: int, packets: bool) -> Socket:
-        """Returns a listener on a path; what a killed process left there is replaced."""
+        """Returns a listener on a path and makes its folder; replaces what a killed process left."""
+        os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
         self.remove_unix(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM)
         try:
@@ -421,10 +424,18 @@ def send_file(sock: Socket, descriptor: int, offset: int, length: int) -> int:
 
 
 def take_refusal(sock: Socket) -> tuple[str, int] | None:
-    """Returns the next address that refused a datagram of this socket, or None when no more are known."""
+    """Returns the next address that refused a datagram of this socket, or None when no more are known.
+
+    The socket must have no time-out: Python would wait for so long before it looks.
+    """
     return _platform().take_refusal(sock)
 
 
 def is_tls(sock: Socket) -> bool:
     """Tells whether a TLS context made this socket."""
     return hasattr(sock, "getpeercert")
+
+
+def is_unix(sock: Socket) -> bool:
+    """Tells whether descriptors can come with the bytes of this socket."""
+    return sock.family == socket.AF_UNIX and not is_tls(sock)

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from agent.common.errors import RainStormError
 from agent.common.shell import threads
 from agent.membership.client import MembershipClient
-from agent.membership.core.view import among
 from agent.wire.client import Client, Target
 
 logger = logging.getLogger("agent.hydfs.shell.view")
@@ -134,7 +133,7 @@ class MembershipView(SettableView):
         while not self._stopping.is_set():
             try:
                 found = self._membership.watch(int(self.current()["version"]), WATCH_S)
-                view = among(found, self._names)
+                view = found.among(self._names).as_fields()
             except RainStormError as error:
                 logger.debug("view_unknown error=%s", error)
                 self._stopping.wait(RETRY_S)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.membership.member import Member
 from agent.membership.messages import Datagram, Update
 from agent.membership.settings import DetectorKind, Settings
+from agent.membership.view import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class ImpostorHeard:
 class ViewLearned:
     """Event: the register was read or changed; ``view`` is None when it was never written."""
 
-    view: Mapping[str, Any] | None
+    view: View | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class ChangeView:
 class AnnounceView:
     """Effect: wake whoever waits for a newer view."""
 
-    view: Mapping[str, Any]
+    view: View
 
 
 Event = (

@@ -34,6 +34,7 @@ from agent.membership.core.monitor import Monitor
 from agent.membership.core.proposer import Proposer
 from agent.membership.core.services import LocalServices
 from agent.membership.member import LIVE, Member, State
+from agent.membership.view import DOWN, View
 
 if TYPE_CHECKING:
     import random
@@ -66,7 +67,7 @@ class MembershipCore:
         self._register_works = False
         self._had_majority = False
         self._reaches_majority = False
-        self._seen: tuple[int, views.View | None] = (-1, None)
+        self._seen: tuple[int, View | None] = (-1, None)
         self._rng = rng
         self._busy = False
         self._was_read = False
@@ -123,8 +124,8 @@ class MembershipCore:
         """Raises AssertionError when the state breaks a rule."""
         self.monitor.check_invariants()
         view = self.proposer.view
-        if view is not None and view["leader"]:
-            assert view["nodes"][view["leader"]]["state"] == views.UP, "the leader is not up"
+        if view is not None and view.leader:
+            assert view.is_up(view.leader), "the leader is not up"
 
     def members(self) -> dict[str, Member]:
         """Returns the verdicts by name; a member's own doubts about itself do not count."""
@@ -137,9 +138,9 @@ class MembershipCore:
         go for ever.
         """
         members, view, me = self.members(), self.proposer.view, self.monitor.me
-        entry = view["nodes"].get(me.name) if view is not None else None
-        evicted = entry is not None and entry["state"] == views.DOWN and entry["node_id"] == me.node_id
-        if evicted and view is not None and views.up_names(view):
+        entry = view.nodes.get(me.name) if view is not None else None
+        evicted = entry is not None and entry.state == DOWN and entry.node_id == me.node_id
+        if evicted and view is not None and view.up_names():
             del members[me.name]
         return members
 
@@ -168,26 +169,26 @@ class MembershipCore:
         self.proposer.settle(now)
         return self.monitor.greet_lost()
 
-    def _learn(self, now: float, view: views.View | None) -> list[Effect]:
+    def _learn(self, now: float, view: View | None) -> list[Effect]:
         if view is None or not self.proposer.learn(view):
             return []
-        self.monitor.roster.agreed = {
-            name: view["nodes"][name]["node_id"].rpartition(":")[0] for name in views.up_names(view)
-        }
-        mine = view["nodes"].get(self.monitor.me.name)
-        self.monitor.agreed_boot = int(mine["node_id"].rpartition(":")[2]) if mine is not None else 0
+        self.monitor.roster.agreed = {name: view.nodes[name].uuid for name in view.up_names()}
+        mine = view.nodes.get(self.monitor.me.name)
+        self.monitor.agreed_boot = mine.boot if mine is not None else 0
         effects: list[Effect] = list(self.monitor.seed(now, self._strangers(view)))
-        effects += self.monitor.spread_view(now, views.version(view))
+        effects += self.monitor.spread_view(now, view.version)
         return [*effects, AnnounceView(view)]
 
-    def _strangers(self, view: views.View) -> list[Member]:
+    def _strangers(self, view: View) -> list[Member]:
         """Returns records for nodes that the view calls up: if they are gone, probing must find out."""
         found = []
-        for name in views.up_names(view):
+        for name in view.up_names():
             contact = self._contacts.get(name)
             if contact is not None and name != self.monitor.me.name:
-                uuid, _, boot = view["nodes"][name]["node_id"].rpartition(":")
-                found.append(Member(name, uuid, int(boot), 0, State.ALIVE, contact.address, contact.port))
+                entry = view.nodes[name]
+                found.append(
+                    Member(name, entry.uuid, entry.boot, 0, State.ALIVE, contact.address, contact.port)
+                )
         return found
 
     def _use_register(self, now: float) -> list[Effect]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
 from agent.membership.core import view as views
-from agent.membership.core.view import View
 from agent.membership.member import LIVE, Member
+from agent.membership.view import View
 
 if TYPE_CHECKING:
     import random

@@ -26,11 +26,12 @@ from agent.common.shell.worker import Pool
 from agent.membership.core import events
 from agent.membership.core.dissemination.keyring import KeyRing, parse
 from agent.membership.core.node import MembershipCore
-from agent.membership.core.view import View, groups
+from agent.membership.core.view import groups
 from agent.membership.member import LIVE, SERVICES, Member
 from agent.membership.settings import detector_named
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.transport import Transport
+from agent.membership.view import View
 from agent.wire.client import Client, Target
 from agent.wire.server import LOCAL, Handler, Reply, Request
 
@@ -90,7 +91,7 @@ class Requests:
         """Returns the handlers by request type."""
         return {
             "membership.members": self._members,
-            "membership.view": lambda request: Reply({"view": dict(self._service.view)}),
+            "membership.view": lambda request: Reply({"view": self._service.view.as_fields()}),
             "membership.watch": self._watch,
             "membership.events": self._events,
             "membership.why": self._why,
@@ -130,7 +131,7 @@ class Requests:
         return Reply(
             {
                 "members": [self._describe(member, now, tcp) for member in found],
-                "view": dict(service.view),
+                "view": service.view.as_fields(),
                 "majority": core.majority,
                 "voters": [list(group) for group in groups(service.view, service.config.voters)],
                 "self": service.config.name,
@@ -202,9 +203,9 @@ class Requests:
         wait_s = min(float(request.fields.get("wait_s", 0.0)), WATCH_S_MAX)
         with service.changed:
             service.changed.wait_for(
-                lambda: service.view["version"] > version or service.stopping.is_set(), timeout=wait_s
+                lambda: service.view.version > version or service.stopping.is_set(), timeout=wait_s
             )
-            return Reply({"view": dict(service.view)})
+            return Reply({"view": service.view.as_fields()})
 
     def _events(self, request: Request) -> Reply:
         wait_s = min(float(request.fields.get("wait_s", 0.0)), WATCH_S_MAX)
@@ -294,7 +295,7 @@ class Requests:
         old, new = str(request.fields.get("old", "")), str(request.fields.get("new", ""))
         if bool(old) != bool(new):
             raise UsageError("a voter is replaced by another one", hint="fab voters --replace vm2 --by vm6")
-        return Reply({"view": dict(self._service.replace_voter(old, new))})
+        return Reply({"view": self._service.replace_voter(old, new).as_fields()})
 
     def _keys(self, request: Request) -> Reply:
         service, fields = self._service, request.fields

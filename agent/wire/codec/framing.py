@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from agent.common.errors import FrameTooLarge, ProtocolError
+from agent.common.errors import FrameTooLarge, InvalidMessage, ProtocolError
 
 PROTOCOL_VERSION = 1
 PREFIX = struct.Struct(">II")
@@ -42,8 +42,12 @@ def encode_header(header: dict[str, Any], payload_bytes: int) -> bytes:
 
     Raises:
         FrameTooLarge: header or payload is over the limit; nothing should be sent.
+        InvalidMessage: the header holds something that msgpack cannot express.
     """
-    packed: bytes = msgpack.packb(header, use_bin_type=True)
+    try:
+        packed: bytes = msgpack.packb(header, use_bin_type=True)
+    except (ValueError, TypeError, OverflowError) as error:  # a lone surrogate, an object, a huge number
+        raise InvalidMessage(f"frame header cannot be encoded: {error}") from None
     check_sizes(len(packed), payload_bytes)
     return PREFIX.pack(len(packed), payload_bytes) + packed
 

@@ -1,19 +1,18 @@
-"""Replicated registers over the wire: a voter's request handlers, and the threaded proposer.
+"""The threaded proposer of replicated registers.
 
-The rules are in ``agent.common.register``; here they meet sockets and threads.
+The rules are in ``agent.common.register``; here they meet sockets and threads. A request is named after its
+use of the registers: ``view.prepare``, ``file.read``.
 """
 
 from __future__ import annotations
 
-import queue
-import random
-import threading
+import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, assert_never
 
 from agent.common.deadline import Deadline
-from agent.common.errors import NoMajority, RainStormError
+from agent.common.errors import InvalidMessage, NoMajority, RainStormError
 from agent.common.register import (
     Accept,
     Answer,
@@ -21,71 +20,70 @@ from agent.common.register import (
     Ask,
     Ballot,
     Change,
+    Check,
+    Effect,
     Failed,
     Finished,
     Groups,
-    Prepare,
+    Keys,
+    ListKeys,
     Proposal,
     Read,
     Slot,
     VoterFailed,
-    VoterRequest,
     Wait,
     settled,
 )
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
+from agent.common.shell.worker import Pool
 from agent.wire.client import Client, Target
-from agent.wire.register.store import RegisterStore
-from agent.wire.server import Handler, Reply, Request
 
 # Voters answer in a millisecond or two; one that takes longer than this is counted as failed for this round.
 VOTER_TIMEOUT_S = 1.0
 PROPOSER_THREADS = 16
+# Five voters of a hundred changes at once; what finds no room counts as an unreachable voter.
+ASKS_MAX = 512
+# Two groups of five voters, and the late answers of the rounds that were lost within VOTER_TIMEOUT_S.
+ANSWERS_MAX = 1024
 # Registers that are read again and again, such as the view; of others the value is sent each time.
 KNOWN_MAX = 8
+# Where the last ballot of a register is not known, its next change loses a round: a millisecond.
+COUNTERS_MAX = 10_000
+
+VoterEvent = AnswerReceived | VoterFailed
 
 
-def to_fields(request: VoterRequest) -> dict[str, Any]:
-    """Returns a voter's request as header fields."""
-    match request:
-        case Read(key=key):
-            return {"key": key}
-        case Prepare(key=key, ballot=ballot):
-            return {"key": key, "ballot": ballot}
-        case Accept(key=key, ballot=ballot, value=value):
-            return {"key": key, "ballot": ballot, "value": value}
+def anything(key: str, value: Any) -> None:
+    """Lets a register hold anything."""
 
 
-def handlers(store: RegisterStore, prefix: str) -> dict[str, Handler]:
-    """Returns the request handlers of a voter, named ``<prefix>.prepare``, ``.accept``, ``.read`` and
-    ``.keys``.
-    """
+class _Inbox:
+    """The answers that one operation waits for; ``over`` keeps asks from being sent that nobody needs."""
 
-    def reply(found: Answer) -> Reply:
-        return Reply(
-            {"voted": found.ok, "promised": found.promised, "accepted": found.accepted, "value": found.value}
-        )
+    def __init__(self, key: str, deadline: Deadline) -> None:
+        self.key = key
+        self.deadline = deadline
+        self.over = False
+        self._events: threads.Queue[VoterEvent] = threads.queue(ANSWERS_MAX)
 
-    def read(request: Request) -> Reply:
-        found = store.apply(Read(str(request.fields["key"])))
-        # A ballot chooses one value, so who knows the one of this ballot knows what is accepted here.
-        if request.fields.get("known") != list(found.accepted):
-            return reply(found)
-        fields = {"voted": found.ok, "promised": found.promised, "accepted": found.accepted}
-        return Reply({**fields, "same": True})
+    def put(self, event: VoterEvent) -> None:
+        """Adds an answer; one that finds no room is lost, as if on the network."""
+        with contextlib.suppress(threads.Full):
+            self._events.put_nowait(event)
 
-    def ballot(request: Request) -> tuple[int, str]:
-        counter, proposer = request.fields["ballot"]
-        return (int(counter), str(proposer))
+    def get(self) -> VoterEvent:
+        """Waits for the next answer.
 
-    return {
-        f"{prefix}.prepare": lambda r: reply(store.apply(Prepare(str(r.fields["key"]), ballot(r)))),
-        f"{prefix}.accept": lambda r: reply(
-            store.apply(Accept(str(r.fields["key"]), ballot(r), r.fields["value"]))
-        ),
-        f"{prefix}.read": read,
-        f"{prefix}.keys": lambda r: Reply({"keys": store.keys(str(r.fields.get("prefix", "")))}),
-    }
+        Raises:
+            DeadlineExceeded, NoMajority: it does not come in time.
+        """
+        timeout_s = self.deadline.require(clock.monotonic(), f"register {self.key}")
+        try:
+            return self._events.get(timeout=timeout_s)
+        except threads.Empty:
+            raise NoMajority(
+                f"register {self.key}: the voters do not answer in time", hint="fab status"
+            ) from None
 
 
 class Registers:
@@ -100,22 +98,25 @@ class Registers:
         *,
         groups_of: Callable[[Any], Groups] | None = None,
         target: Callable[[str], Target] | None = None,
+        check: Check = anything,
     ) -> None:
         """Prepares to use the registers on ``voters``.
 
-        Where a value itself says who votes, ``groups_of`` reads that and ``target`` tells where a voter is.
+        Where a value itself says who votes, ``groups_of`` reads that and ``target`` tells where a voter is. A
+        voter that answers with a value which ``check`` refuses counts as failed.
         """
         self._groups_of = groups_of
         self._target = target
+        self._check = check
         self._name = name
         self._prefix = prefix
         self._client = client
         self._voters = voters
-        self._executor = ThreadPoolExecutor(PROPOSER_THREADS, thread_name_prefix=f"{prefix}-proposer")
+        self._pool = Pool(f"{prefix}-proposer", PROPOSER_THREADS, ASKS_MAX)
         self._counters: dict[str, int] = {}
-        # The last values read, with the ballots that chose them: who holds the same does not send it again.
+        # The last values read, with the ballots that chose them: a voter with the same one does not send it.
         self._known: dict[str, tuple[Ballot, Any]] = {}
-        self._rng = random.Random()
+        self._rng = threads.random_source()
 
     def change(self, key: str, change: Change, *, timeout_s: float = 5.0) -> Any:
         """Applies ``change`` to the value of register ``key`` and returns the new value.
@@ -139,95 +140,117 @@ class Registers:
         ballot, value = self._decide(key, lambda value: value, timeout_s)
         return Slot(ballot, ballot, value)
 
-    def _decide(self, key: str, change: Change, timeout_s: float) -> tuple[Ballot, Any]:
-        """Runs a change to its end and returns the ballot that chose the new value, and the value."""
-        # A proposer's ballots must be its own: the suffix keeps two threads of one node apart.
-        proposer = f"{self._name}/{threading.get_ident()}"
-        counter = self._counters.get(key, 0)
-        proposal = Proposal(
-            key, change, list(self._voters), proposer, self._rng, counter, groups_of=self._groups_of
-        )
-        deadline = Deadline(clock.monotonic(), timeout_s)
-        inbox: queue.SimpleQueue[AnswerReceived | VoterFailed] = queue.SimpleQueue()
-        effects = proposal.start()
-        while True:
-            for effect in effects:
-                match effect:
-                    case Ask():
-                        self._submit(effect, inbox, deadline)
-                    case Wait(delay_s=delay_s):
-                        threading.Event().wait(min(delay_s, deadline.remaining(clock.monotonic())))
-                        deadline.require(clock.monotonic(), f"change of register {key}")
-                        effects = proposal.retry()
-                        break
-                    case Failed(error=error):
-                        raise error
-                    case Finished(value=value, error=refusal):
-                        if len(self._counters) > 10_000:
-                            self._counters.clear()  # only a hint that saves a lost first round
-                        self._counters[key] = proposal.counter
-                        self._follow(value)
-                        if refusal is not None:
-                            raise refusal
-                        return proposal.ballot, value
-            else:
-                effects = self._next(proposal, inbox, deadline, key)
-
     def read(self, key: str, *, timeout_s: float = 5.0) -> Any:
         """Returns the value of register ``key``, linearizably.
 
         Raises:
             NoMajority: too few voters answer.
         """
-        inbox: queue.SimpleQueue[AnswerReceived | VoterFailed] = queue.SimpleQueue()
-        deadline = Deadline(clock.monotonic(), timeout_s)
+        inbox = _Inbox(key, Deadline(clock.monotonic(), timeout_s))
         voters = list(self._voters)
-        for voter in voters:
-            self._submit(Ask(voter, 0, Read(key)), inbox, deadline)
-        answers: list[Answer] = []
-        for _ in voters:
-            event = self._receive(inbox, deadline, key)
-            if isinstance(event, AnswerReceived):
-                answers.append(event.answer)
-            found = settled(answers, voters)
-            if found is not None and self._is_by(found.value, voters):
-                if key not in self._known and len(self._known) >= KNOWN_MAX:
-                    self._known.pop(next(iter(self._known)))
-                self._known[key] = (found.accepted, found.value)
-                return found.value
-            if found is not None:
-                break  # other voters decide by now: ask those
-        return self.change(
-            key, lambda value: value, timeout_s=deadline.require(clock.monotonic(), f"read {key}")
-        )
+        try:
+            for voter in voters:
+                self._submit(Ask(voter, 0, Read(key)), inbox)
+            found = self._settled(inbox, voters)
+        finally:
+            inbox.over = True
+        if found is not None and self._is_by(found.value, voters):
+            self._remember(key, found)
+            return found.value
+        # The voters differ, or others decide by now: a round of the voters that the newest value names.
+        left_s = inbox.deadline.require(clock.monotonic(), f"read {key}")
+        return self.change(key, lambda value: value, timeout_s=left_s)
 
     def keys(self, prefix: str = "", *, timeout_s: float = 5.0) -> list[str]:
         """Returns the names known to a majority of the voters; each must be read to learn its value.
 
         Raises:
             NoMajority: too few voters answer.
+            Overloaded: too many questions to the voters wait.
         """
+        voters = list(self._voters.values())
         futures = [
-            self._executor.submit(
-                self._client.call, target, f"{self._prefix}.keys", {"prefix": prefix}, timeout_s=timeout_s
-            )
-            for target in self._voters.values()
+            self._pool.call(self._keys_of, target, prefix, timeout_s, timeout_s=timeout_s)
+            for target in voters
         ]
         names: set[str] = set()
         answered = 0
         for future in futures:
-            try:
-                names.update(future.result(timeout_s + 1.0).fields["keys"])
+            # A voter that cannot be asked is one that does not answer.
+            with contextlib.suppress(RainStormError, TimeoutError, threads.CancelledError):
+                names.update(future.result(timeout_s + 1.0))
                 answered += 1
-            except (RainStormError, TimeoutError):
-                continue
         if answered <= len(futures) // 2:
             raise NoMajority(f"only {answered} of {len(futures)} voters list their names", hint="fab status")
         return sorted(names)
 
     def close(self) -> None:
-        """Ends the worker threads."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        """Ends the worker threads; an operation in progress ends without an answer."""
+        self._pool.stop(drain=False, timeout_s=VOTER_TIMEOUT_S + 1.0)
+
+    def _decide(self, key: str, change: Change, timeout_s: float) -> tuple[Ballot, Any]:
+        """Runs a change to its end and returns the ballot that chose the new value, and the value."""
+        # The suffix keeps two threads of one node apart: two proposers must not use the same ballot.
+        proposer = f"{self._name}/{threads.current().ident}"
+        counter = self._counters.get(key, 0)
+        proposal = Proposal(
+            key, change, list(self._voters), proposer, self._rng, counter, groups_of=self._groups_of
+        )
+        inbox = _Inbox(key, Deadline(clock.monotonic(), timeout_s))
+        try:
+            effects = proposal.start()
+            while True:
+                finished, effects = self._carry_out(effects, proposal, inbox)
+                if finished is not None:
+                    break
+                effects = effects or proposal.handle(inbox.get())
+        finally:
+            inbox.over = True
+        if len(self._counters) > COUNTERS_MAX:
+            self._counters.clear()
+        self._counters[key] = proposal.counter
+        self._follow(finished.value)
+        if finished.error is not None:
+            raise finished.error
+        return proposal.ballot, finished.value
+
+    def _carry_out(
+        self, effects: Sequence[Effect], proposal: Proposal, inbox: _Inbox
+    ) -> tuple[Finished | None, list[Effect]]:
+        """Carries out effects and returns the outcome, or the effects of a new round if there is one."""
+        for effect in effects:
+            match effect:
+                case Ask():
+                    self._submit(effect, inbox)
+                case Wait(delay_s=delay_s):
+                    threads.sleep(min(delay_s, inbox.deadline.remaining(clock.monotonic())))
+                    inbox.deadline.require(clock.monotonic(), f"change of register {inbox.key}")
+                    return None, proposal.retry()
+                case Failed(error=error):
+                    raise error
+                case Finished():
+                    return effect, []
+                case _:
+                    assert_never(effect)
+        return None, []
+
+    def _settled(self, inbox: _Inbox, voters: Sequence[str]) -> Answer | None:
+        """Returns the state that a majority of the voters holds, or None when they differ."""
+        answers: list[Answer] = []
+        for _ in voters:
+            event = inbox.get()
+            if isinstance(event, AnswerReceived):
+                answers.append(event.answer)
+            found = settled(answers, voters)
+            if found is not None:
+                return found
+        return None
+
+    def _remember(self, key: str, found: Answer) -> None:
+        if key not in self._known and len(self._known) >= KNOWN_MAX:
+            with contextlib.suppress(StopIteration, KeyError):  # another thread was faster
+                self._known.pop(next(iter(self._known)))
+        self._known[key] = (found.accepted, found.value)
 
     def _is_by(self, value: Any, voters: Sequence[str]) -> bool:
         return self._groups_of is None or self._groups_of(value) == (tuple(voters),)
@@ -242,56 +265,44 @@ class Registers:
     def _where(self, voter: str) -> Target:
         found = self._voters.get(voter)
         if found is None:
-            assert self._target is not None, f"nobody knows where the voter {voter} is"
+            assert self._target is not None, f"the address of the voter {voter} is unknown"
             found = self._target(voter)
         return found
 
-    def _next(
-        self,
-        proposal: Proposal,
-        inbox: queue.SimpleQueue[AnswerReceived | VoterFailed],
-        deadline: Deadline,
-        key: str,
-    ) -> list[Any]:
-        return list(proposal.handle(self._receive(inbox, deadline, key)))
-
-    def _receive(
-        self, inbox: queue.SimpleQueue[AnswerReceived | VoterFailed], deadline: Deadline, key: str
-    ) -> AnswerReceived | VoterFailed:
+    def _submit(self, ask: Ask, inbox: _Inbox) -> None:
         try:
-            return inbox.get(timeout=deadline.require(clock.monotonic(), f"register {key}"))
-        except queue.Empty:
-            raise NoMajority(f"register {key}: the voters do not answer in time", hint="fab status") from None
+            self._pool.run(self._answer_to, ask, inbox)
+        except RainStormError:  # too many asks wait, or the agent stops
+            inbox.put(VoterFailed(ask.voter, ask.attempt))
 
-    def _submit(
-        self, ask: Ask, inbox: queue.SimpleQueue[AnswerReceived | VoterFailed], deadline: Deadline
-    ) -> None:
-        def work() -> None:
-            inbox.put(self._ask(ask, deadline))
+    def _answer_to(self, ask: Ask, inbox: _Inbox) -> None:
+        # What was accepted goes to every voter, even after a majority has answered.
+        if not inbox.over or isinstance(ask.request, Accept):
+            inbox.put(self._ask(ask, inbox.deadline))
 
-        self._executor.submit(work)
-
-    def _ask(self, ask: Ask, deadline: Deadline) -> AnswerReceived | VoterFailed:
-        kind = f"{self._prefix}.{type(ask.request).__name__.lower()}"
+    def _ask(self, ask: Ask, deadline: Deadline) -> VoterEvent:
         timeout_s = min(VOTER_TIMEOUT_S, deadline.remaining(clock.monotonic()))
-        fields = to_fields(ask.request)
-        known = self._known.get(ask.request.key) if isinstance(ask.request, Read) else None
-        if known is not None:
-            fields["known"] = known[0]
+        request = ask.request
+        known = self._known.get(request.key) if isinstance(request, Read) else None
+        if isinstance(request, Read) and known is not None:
+            request = replace(request, known=known[0])
         try:
-            found = self._client.call(self._where(ask.voter), kind, fields, timeout_s=timeout_s).fields
+            kind = f"{self._prefix}.{request.kind}"
+            found = self._client.ask(self._where(ask.voter), request, kind=kind, timeout_s=timeout_s).message
+            if found.same:
+                if known is None or found.accepted != known[0]:
+                    raise InvalidMessage(f"{ask.voter} leaves out a value that is not known here")
+                found = replace(found, value=known[1])
+            elif found.value is not None:
+                self._check(request.key, found.value)
         except RainStormError:
             return VoterFailed(ask.voter, ask.attempt)
-        if known is not None and found.get("same"):
-            found = {**found, "value": known[1]}
-        promised, accepted = found["promised"], found["accepted"]
-        return AnswerReceived(
-            ask.voter,
-            ask.attempt,
-            Answer(
-                bool(found["voted"]), (promised[0], promised[1]), (accepted[0], accepted[1]), found["value"]
-            ),
-        )
+        return AnswerReceived(ask.voter, ask.attempt, found)
+
+    def _keys_of(self, target: Target, prefix: str, timeout_s: float) -> tuple[str, ...]:
+        kind = f"{self._prefix}.{ListKeys.kind}"
+        answer: Keys = self._client.ask(target, ListKeys(prefix), kind=kind, timeout_s=timeout_s).message
+        return answer.keys
 
 
 def voter_targets(voters: Sequence[str], target: Callable[[str], Target]) -> dict[str, Target]:

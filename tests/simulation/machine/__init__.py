@@ -1,1 +1,1 @@
-"""A simulated machine: the threads, sockets and files on which the agents' shells run unchanged."""
+"""A simulated machine under the unchanged shells: threads, clocks, sockets and disks from one seed."""

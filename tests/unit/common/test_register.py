@@ -87,7 +87,7 @@ class Voter:
         if not self._forgets:
             stored = msgpack.packb([self.slot.promised, self.slot.accepted, self.slot.value])
             self._node.disk.write_durably("slot", stored)
-        reply = [number, found.ok, found.promised, found.accepted, found.value]
+        reply = [number, found.voted, found.promised, found.accepted, found.value]
         self._node.send_datagram(sender, msgpack.packb(reply))
 
     def on_timer(self, now: float) -> None:

@@ -12,8 +12,9 @@ import pytest
 from agent.common.deadline import Deadline
 from agent.common.errors import InvalidMessage
 from agent.common.message import Counter, Name, Request
-from agent.common.shell import clock
+from agent.common.shell import clock, network
 from agent.wire.client import Client
+from agent.wire.connection import Connection
 from agent.wire.endpoint import Answer, Call, by_kind, endpoint
 from agent.wire.server import Server
 
@@ -95,7 +96,9 @@ def test_an_invalid_request_never_reaches_its_handler(place: Place, fields: dict
 @pytest.mark.parametrize("timeout", ["soon", float("nan"), -1.0, None, [1], 1e300])
 def test_an_invalid_envelope_is_refused(place: Place, timeout: Any) -> None:
     """How long the caller waits is a number of seconds, whoever asks."""
-    connection = place.client._connect(place.path, _deadline())
+    connection = Connection(network.dial_unix(place.path, 5.0), "server")
+    connection.send({"type": "hello", "version": 1}, b"", _deadline())
+    assert connection.receive(_deadline()).header == {"ok": True, "version": 1}
     connection.send({"type": Double.kind, "value": 1, "timeout_s": timeout}, b"", _deadline())
     assert connection.receive(_deadline()).header["error"]["code"] == "INVALID_MESSAGE"
     connection.close()

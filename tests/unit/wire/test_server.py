@@ -168,7 +168,7 @@ def test_closing_a_client_ends_the_request_that_waits(place: Place, local: bool)
     assert ended == ["lost"]
 
 
-def test_a_stopping_server_answers_what_it_has_in_hand(place: Place) -> None:
+def test_a_stopping_server_answers_what_it_has_in_progress(place: Place) -> None:
     GATE.clear()
     answers: list[object] = []
 
@@ -178,7 +178,7 @@ def test_a_stopping_server_answers_what_it_has_in_hand(place: Place) -> None:
     asking = threading.Thread(target=ask, name="asks")
     stopping = threading.Thread(target=place.server.stop, name="stops")
     asking.start()
-    wait_until(lambda: place.server.in_hand == 1, 5.0, "the request is in hand")
+    wait_until(lambda: place.server.in_progress == 1, 5.0, "the request is in hand")
     stopping.start()
     stopping.join(0.05)
     GATE.set()

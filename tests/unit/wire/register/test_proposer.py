@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from agent.common.errors import AlreadyExists, NoMajority
+from agent.common.register import Check
 from agent.wire.client import Client, Target
-from agent.wire.register.proposer import Registers, handlers
-from agent.wire.register.store import RegisterStore
+from agent.wire.register.proposer import Registers, anything
+from agent.wire.register.store import write_log
+from agent.wire.register.voter import Voter
 from agent.wire.server import Server
 from tests.support import wait_until
 
@@ -21,22 +23,42 @@ from tests.support import wait_until
 class Voters:
     """Three real voters on Unix sockets."""
 
-    def __init__(self, folder: Path) -> None:
-        self.stores = [RegisterStore(folder / f"v{index}.log") for index in range(3)]
-        self.targets: dict[str, Target] = {}
+    def __init__(self, folder: Path, check: Check = anything) -> None:
+        self.client = Client(None)
+        self.targets: dict[str, Target] = {f"v{index}": str(folder / f"v{index}.sock") for index in range(3)}
+        self.registers = Registers("v", "view", self.client, self.targets)
+        self.voters: list[Voter] = []
         self.servers: list[Server] = []
-        for index, store in enumerate(self.stores):
-            server = Server(f"v{index}", handlers(store, "view"))
-            path = str(folder / f"v{index}.sock")
-            server.listen_unix(path)
+        for name, path in self.targets.items():
+            (folder / name).mkdir()
+            write_log(folder / name / "registers.log", {})
+            voter = Voter(
+                name,
+                "view",
+                folder / name,
+                self.client,
+                self.targets,
+                self.registers,
+                list,
+                self._crashed,
+                check=check,
+            )
+            server = Server(name, voter.endpoints())
+            server.listen_unix(str(path))
+            self.voters.append(voter)
             self.servers.append(server)
-            self.targets[f"v{index}"] = path
+
+    @staticmethod
+    def _crashed(error: BaseException) -> None:
+        raise AssertionError("a voter crashed") from error
 
     def close(self) -> None:
         for server in self.servers:
             server.stop()
-        for store in self.stores:
-            store.close()
+        for voter in self.voters:
+            voter.stop()
+        self.registers.close()
+        self.client.close()
 
 
 @pytest.fixture
@@ -113,7 +135,7 @@ def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
     def counting(*arguments: Any, **options: Any) -> Any:
         found = call(*arguments, **options)
         if arguments[2] == "view.read":
-            sent.append("value" in found.fields)
+            sent.append(not found.fields["same"])
         return found
 
     monkeypatch.setattr(Client, "call", counting)

@@ -25,8 +25,8 @@ from tests.support import REPOSITORY
 def fill(path: Path, count: int = 5) -> None:
     store = RegisterStore(path)
     for index in range(count):
-        assert store.apply(Prepare(f"file/{index}", (index + 1, "p"))).ok
-        assert store.apply(Accept(f"file/{index}", (index + 1, "p"), {"n": index})).ok
+        assert store.apply(Prepare(f"file/{index}", (index + 1, "p"))).voted
+        assert store.apply(Accept(f"file/{index}", (index + 1, "p"), {"n": index})).voted
     store.close()
 
 
@@ -35,8 +35,8 @@ def test_promises_and_values_survive_a_reopening(tmp_path: Path) -> None:
     fill(path)
     store = RegisterStore(path)
     assert store.slot("file/3") == Slot((4, "p"), (4, "p"), {"n": 3})
-    assert not store.apply(Prepare("file/3", (4, "p"))).ok
-    assert not store.apply(Accept("file/3", (3, "z"), "late")).ok
+    assert not store.apply(Prepare("file/3", (4, "p"))).voted
+    assert not store.apply(Accept("file/3", (3, "z"), "late")).voted
     assert store.apply(Read("file/3")).value == {"n": 3}
     assert store.keys("file/") == [f"file/{index}" for index in range(5)]
     assert store.keys("other") == []
@@ -58,7 +58,7 @@ def test_a_torn_tail_is_cut_off_at_every_length(tmp_path: Path) -> None:
         store = RegisterStore(torn)
         assert store.slot("file/1") == Slot((2, "p"), (0, ""), None), "the promise, not yet the value"
         assert store.slot("file/0").value == {"n": 0}
-        assert store.apply(Accept("file/1", (2, "p"), "again")).ok
+        assert store.apply(Accept("file/1", (2, "p"), "again")).voted
         store.close()
         reopened = RegisterStore(torn)
         assert reopened.slot("file/1").value == "again"
@@ -80,7 +80,7 @@ def test_the_log_is_rewritten_and_keeps_what_counts(tmp_path: Path, monkeypatch:
     path = tmp_path / "registers.log"
     store = RegisterStore(path)
     for index in range(1, 240):
-        assert store.apply(Accept(f"file/{index % 3}", (index, "p"), "x" * 100)).ok
+        assert store.apply(Accept(f"file/{index % 3}", (index, "p"), "x" * 100)).voted
     assert path.stat().st_size < 20_000
     store.close()
     reopened = RegisterStore(path)
@@ -103,7 +103,7 @@ def test_a_full_disk_refuses_a_vote_and_the_next_one_has_a_whole_log(machine: Ma
     with pytest.raises(DiskFull):
         store.apply(Accept("file/1", (1, "p"), "x" * 10_000))
     assert store.slot("file/1") == Slot(), "what is not durable is not remembered either"
-    assert store.apply(Prepare("file/1", (2, "p"))).ok
+    assert store.apply(Prepare("file/1", (2, "p"))).voted
     machine.crash("everything")
     with seam.use(seam.Seam(disk=machine.process("q"))):
         reopened = RegisterStore(path)
@@ -131,7 +131,7 @@ def test_a_log_that_cannot_be_rewritten_for_want_of_room_goes_on(
     path = Path("/registers.log")
     store = RegisterStore(path)
     for ballot in range(1, 500):
-        assert store.apply(Prepare("file", (ballot, "p"))).ok
+        assert store.apply(Prepare("file", (ballot, "p"))).voted
     store.close()
     assert machine.struck["write", errno.ENOSPC] > 10
     reopened = RegisterStore(path)
@@ -173,7 +173,7 @@ def test_votes_survive_a_power_cut_at_every_call(seed: int, monkeypatch: pytest.
         answered = 0
         store = RegisterStore(path)
         for ballot in range(1, 40):
-            assert store.apply(Accept("file", (ballot, "p"), "x" * 20 * ballot)).ok
+            assert store.apply(Accept("file", (ballot, "p"), "x" * 20 * ballot)).voted
             answered = ballot
         store.close()
 
@@ -192,7 +192,7 @@ from agent.common.register import Accept
 from agent.wire.register.store import RegisterStore
 store = RegisterStore(Path(sys.argv[1]))
 for counter in range(1, 1_000_000):
-    assert store.apply(Accept("file", (counter, "p"), "x" * (counter % 300))).ok
+    assert store.apply(Accept("file", (counter, "p"), "x" * (counter % 300))).voted
     print(counter, flush=True)
 """
 

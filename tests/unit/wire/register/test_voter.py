@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.common.errors import NoMajority
-from agent.common.register import Prepare
+from agent.common.deadline import Deadline
+from agent.common.errors import Corrupt, DiskFailed, InvalidMessage, NoMajority
+from agent.common.register import Prepare, Slot
+from agent.common.shell import clock, disk
 from agent.common.votermemory import Standing, Verdict, judge
 from agent.wire.client import Client, Target
+from agent.wire.endpoint import Call
 from agent.wire.register.proposer import Registers
-from agent.wire.register.store import RegisterStore
+from agent.wire.register.store import RegisterStore, write_log
 from agent.wire.register.voter import Voter
 from agent.wire.server import Server
 from tests.simulation.machine.powercut import power_cuts
@@ -49,7 +55,7 @@ class Cluster:
                 patience_s=1.0,
                 forgotten_votes_s=forgotten_votes_s,
             )
-            server = Server(name, voter.handlers())
+            server = Server(name, voter.endpoints())
             server.listen_unix(str(self.targets[name]))
             if asks:
                 voter.start()
@@ -155,6 +161,108 @@ def test_an_emptied_disk_is_no_founder(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "a")
     cluster.close()
     assert ids[0] != ids[1]
+
+
+def only_text(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise InvalidMessage(f"register {key} holds text, found {value!r}")
+
+
+class Alone:
+    """One voter that may vote, with the answers of its endpoints."""
+
+    def __init__(self, folder: Path, slots: dict[str, Slot] | None = None) -> None:
+        self.client = Client(None)
+        self.crashes: list[BaseException] = []
+        self.log = folder / "registers.log"
+        if slots is not None:
+            write_log(self.log, slots)
+        self.registers = Registers("a", "file", self.client, {})
+        self.voter = Voter(
+            "a", "file", folder, self.client, {}, self.registers, list, self.crashes.append, check=only_text
+        )
+
+    def ask(self, kind: str, **fields: Any) -> Any:
+        call = Call("b", Deadline(clock.monotonic(), 5.0))
+        return self.voter.endpoints()[f"file.{kind}"].answer(fields, call).message
+
+    def close(self) -> None:
+        self.voter.stop()
+        self.registers.close()
+        self.client.close()
+
+
+def test_a_value_that_its_subsystem_refuses_is_never_voted_on_nor_written(tmp_path: Path) -> None:
+    alone = Alone(tmp_path, {})
+    with contextlib.closing(alone):
+        assert alone.ask("prepare", key="r", ballot=[1, "p"]).voted
+        before = alone.log.read_bytes()
+        with pytest.raises(InvalidMessage, match="holds text"):
+            alone.ask("accept", key="r", ballot=[1, "p"], value={"text": 1})
+        assert alone.log.read_bytes() == before
+        assert alone.ask("accept", key="r", ballot=[1, "p"], value="good").voted
+        assert alone.ask("read", key="r").value == "good"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"key": "r", "ballot": [1]},
+        {"key": "r", "ballot": ["1", "p"]},
+        {"key": "r", "ballot": [-1, "p"]},
+        {"key": "", "ballot": [1, "p"]},
+        {"key": ["r"], "ballot": [1, "p"]},
+        {"ballot": [1, "p"]},
+    ],
+)
+def test_a_request_with_wrong_fields_changes_nothing(tmp_path: Path, fields: dict[str, Any]) -> None:
+    alone = Alone(tmp_path, {})
+    with contextlib.closing(alone):
+        before = alone.log.read_bytes()
+        for kind in ("prepare", "accept"):
+            with pytest.raises(InvalidMessage, match=kind):
+                alone.ask(kind, **fields, value="x")
+        assert alone.log.read_bytes() == before
+
+
+def test_a_bad_value_on_disk_costs_its_register_alone_until_a_good_one_comes(tmp_path: Path) -> None:
+    """An earlier release may have written it: the agent starts, and the other voters repair it."""
+    alone = Alone(tmp_path, {"bad": Slot((3, "p"), (3, "p"), 5), "good": Slot((3, "p"), (3, "p"), "x")})
+    with contextlib.closing(alone):
+        assert alone.ask("read", key="good").value == "x"
+        assert alone.ask("keys").keys == ("bad", "good")
+        for _ in range(2):
+            with pytest.raises(Corrupt, match="register bad"):
+                alone.ask("read", key="bad")
+        with pytest.raises(Corrupt):
+            alone.ask("prepare", key="bad", ballot=[4, "p"])
+        assert not alone.ask("accept", key="bad", ballot=[2, "p"], value="late").voted
+        with pytest.raises(Corrupt):
+            alone.ask("read", key="bad")
+        assert alone.ask("accept", key="bad", ballot=[4, "p"], value="new").voted
+        assert alone.ask("read", key="bad").value == "new"
+
+
+def test_a_failed_disk_ends_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A voter whose disk failed must not vote on; whoever runs it is told."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    alone = Alone(tmp_path, {})
+    with contextlib.closing(alone):
+        monkeypatch.setattr(disk, "fdatasync", fail)
+        with pytest.raises(DiskFailed):
+            alone.ask("prepare", key="r", ballot=[1, "p"])
+        assert [type(error) for error in alone.crashes] == [DiskFailed]
+
+
+def test_a_record_of_founders_that_is_not_one_keeps_the_agent_from_starting(tmp_path: Path) -> None:
+    write_log(tmp_path / "registers.log", {})
+    for text in ("[]", "{", '{"a": 5}', '"a"'):
+        (tmp_path / "founders.json").write_text(text)
+        with pytest.raises(Corrupt, match="founders"):
+            Alone(tmp_path)
 
 
 def store_of(voter: Voter) -> RegisterStore:

@@ -1,0 +1,48 @@
+"""A simulated process: threads that are killed, stopped and continued together, and what they run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from agent.common.shell.seam import Seam
+from agent.common.shell.threads import Deaths
+from tests.simulation.machine.platform import SimThreads
+
+if TYPE_CHECKING:
+    from tests.simulation.machine.scheduler import Scheduler
+    from tests.simulation.machine.thread import SimThread
+
+
+class Process:
+    """One process; ``Scheduler.process`` makes it."""
+
+    def __init__(self, scheduler: Scheduler, name: str) -> None:
+        self.scheduler = scheduler
+        self.name = name
+        self.dead = False
+        self.paused = False
+        # How far its wall clock is off.
+        self.wall_offset_s = 0.0
+        # Whoever stopped its services in an orderly way sets this: no thread may be left at rest.
+        self.stopped = False
+        # The living threads, in the order of their start.
+        self.threads: dict[SimThread, None] = {}
+        # Those that would be ready if the process were not paused.
+        self.frozen: list[SimThread] = []
+        # What closes sockets and files when the process is killed.
+        self.on_kill: list[Callable[[], None]] = []
+        self.deaths = Deaths()
+        self.seam = Seam(threads=SimThreads(self))
+
+    def equip(self, *, network: Any = None, disk: Any = None) -> None:
+        """Gives the process a network and a disk, before its first thread."""
+        assert not self.threads, "the seam of running threads does not change"
+        self.seam = Seam(self.seam.threads, network or self.seam.network, disk or self.seam.disk)
+
+    def start(self, name: str, target: Callable[..., object], *args: Any) -> SimThread:
+        """Starts a thread, such as the process's main one."""
+        return self.seam.threads.thread(name, target, args, started=True)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return self.name

@@ -1,0 +1,422 @@
+"""A deterministic scheduler: the threads of many simulated processes, one at a time, in virtual time.
+
+Threads are greenlets. Whenever one reaches a scheduling point (every call of a primitive, socket or disk),
+the seed chooses which of the ready threads goes on, so that one seed is one interleaving. A waiting thread
+stands in the list of what it waits for and costs nothing until it is woken. Time passes by a tiny amount with
+each step, and jumps to the next timer when nobody is ready.
+
+A killed process's threads never run again: its scheduling points raise ``Killed`` in them, outside of the
+schedule, until their stacks are unwound.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import greenlet
+
+from agent.common.shell import seam
+from tests.simulation.machine import report
+from tests.simulation.machine.process import Process
+from tests.simulation.machine.thread import Killed, SimThread
+
+T = TypeVar("T")
+
+STEPS_MAX = 2_000_000
+# About what a shell computes between two points.
+STEP_S = 10e-6
+# A thread that catches ``Killed`` again and again is left where it stands.
+KILLED_RAISES_MAX = 1000
+# What a report shows of the past.
+RECENT_THREADS = 40
+FOREVER = float("inf")
+
+
+class Deadlock(AssertionError):
+    """Nothing can ever happen again, but somebody still waits."""
+
+
+class StepLimit(AssertionError):
+    """So many steps that somebody must be going round in circles."""
+
+
+class TimeLimit(AssertionError):
+    """What was waited for did not come in virtual time."""
+
+
+class Scheduler:
+    """Runs simulated threads; use it in a ``with`` block, which ends all of them."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        steps_max: int = STEPS_MAX,
+        step_s: float = STEP_S,
+        stall_chance: float = 0.0,
+        stall_s_max: float = 0.1,
+    ) -> None:
+        """``stall_chance`` is that of a thread to be suspended for up to ``stall_s_max`` at a point."""
+        self.random = random.Random(seed)
+        # Large enough for ages and back-dated instants to stay positive.
+        self.now = 1000.0
+        self.steps = 0
+        # Who ran when, in one number: equal for equal schedules.
+        self.fingerprint = 0
+        self.running: SimThread | None = None
+        self.processes: list[Process] = []
+        self.recent: deque[SimThread] = deque(maxlen=RECENT_THREADS)
+        # What is in use now, for the checks at rest; in order of use.
+        self.held: dict[Any, None] = {}
+        self.short: dict[Any, None] = {}
+        self.died: list[tuple[SimThread, BaseException]] = []
+        self._chance = self.random.random
+        self._steps_max = steps_max
+        self._step_s = step_s
+        self._stall_chance = stall_chance
+        self._stall_s_max = stall_s_max
+        self._ready: list[SimThread] = []
+        self._timers: list[tuple[float, int, SimThread | None, Any]] = []
+        self._numbers = itertools.count(1)
+        self._hub = greenlet.getcurrent()
+        self._until: Callable[[], object] | None = None
+        self._time_limit = self._quiet_s = FOREVER
+        self._seam: seam.Seam | None = None
+        self._looping = False
+        self._failure: BaseException | None = None
+        self._graveyard: list[SimThread] = []
+        self._undead: list[greenlet.greenlet] = []
+        # Stands for whoever drives the simulation, such as the test.
+        self.driver = SimThread(Process(self, "driver"), "driver", lambda: None, ())
+
+    def __enter__(self) -> Scheduler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all threads."""
+        for process in self.processes:
+            self.kill(process)
+
+    # -- processes ------------------------------------------------------------------------------------
+
+    def process(self, name: str) -> Process:
+        """Returns a new process; give it a network and a disk with ``Process.equip``."""
+        made = Process(self, name)
+        self.processes.append(made)
+        return made
+
+    def kill(self, process: Process) -> None:
+        """Ends a process as SIGKILL does: its threads go no further, what the kernel kept of it is closed."""
+        if process.dead:
+            return
+        process.dead = True
+        for thread in process.threads:
+            self._forget(thread)
+            thread.doomed = True
+            if thread.greenlet is not None and thread is not self.running:
+                self._graveyard.append(thread)
+        for mine in (self.held, self.short):
+            for primitive in [one for one in mine if one.process is process]:
+                del mine[primitive]
+        process.threads.clear()
+        for hook in process.on_kill:
+            hook()
+        me = self.running
+        if me is None:
+            if not self._looping:
+                self._reap()
+        elif me.process is process:
+            raise Killed
+        else:
+            self.point()  # the hub unwinds the dead before anybody goes on
+
+    def pause(self, process: Process) -> None:
+        """Stops a process as SIGSTOP does; its timers go on."""
+        process.paused = True
+        process.frozen += [thread for thread in self._ready if thread.process is process]
+        self._ready = [thread for thread in self._ready if thread.process is not process]
+        if self.running is not None and self.running.process is process:
+            self.point()
+
+    def resume(self, process: Process) -> None:
+        """Lets a paused process go on."""
+        process.paused = False
+        self._ready += process.frozen
+        process.frozen = []
+
+    # -- driving --------------------------------------------------------------------------------------
+
+    def run(self, until: Callable[[], object] | None = None, *, timeout_s: float = 3600.0) -> None:
+        """Runs until ``until()`` is true, without it until every thread has ended.
+
+        Raises:
+            Deadlock: that will never be.
+            TimeLimit: it was not within ``timeout_s`` of virtual time.
+            StepLimit: it was not within so many steps.
+        """
+        done = until or (lambda: not any(process.threads for process in self.processes))
+        self._loop(done, self.now + timeout_s, FOREVER)
+        if done():
+            return
+        if self._ready or self._timers:
+            raise TimeLimit(f"not within {timeout_s:g} s of virtual time\n{report.threads(self)}")
+        raise Deadlock(f"deadlock at {self.now:.6f} s\n{report.threads(self)}")
+
+    def run_for(self, seconds: float) -> None:
+        """Runs for so much virtual time."""
+        end = self.now + seconds
+        self._loop(None, end, FOREVER)
+        self.now = max(self.now, end)
+
+    def call(self, process: Process, function: Callable[..., T], *args: Any, timeout_s: float = 3600.0) -> T:
+        """Runs a function in a thread of ``process`` to its end and returns or raises what it does."""
+        outcome: list[T] = []
+        failure: list[BaseException] = []
+
+        def body() -> None:
+            try:
+                outcome.append(function(*args))
+            except Exception as error:
+                failure.append(error)
+
+        thread = SimThread(process, f"{process.name}-call", body, ())
+        thread.start()
+        self.run(lambda: not thread.is_alive(), timeout_s=timeout_s)
+        if failure:
+            raise failure[0]
+        if not outcome:
+            raise ProcessLookupError(f"{process.name} was killed during the call")
+        return outcome[0]
+
+    def rest(self, *, quiet_s: float = 0.5, limit_s: float = 600.0) -> list[str]:
+        """Runs until nothing happens for ``quiet_s``, then returns what should not be so at rest.
+
+        A lock that is held, a slot that is missing, an unresolved future that somebody waits for, a thread
+        that an exception ended, a thread of a process that has stopped: each with its name and lines.
+
+        Raises:
+            TimeLimit: there was no rest within ``limit_s`` of virtual time.
+        """
+        end = self.now + limit_s
+        self._loop(None, end, quiet_s)
+        if self._ready or self.now >= end:
+            raise TimeLimit(f"no rest within {limit_s:g} s of virtual time\n{report.threads(self)}")
+        return report.findings(self)
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        """Runs ``action`` at a time, between two steps: it may wake threads but must not wait."""
+        heapq.heappush(self._timers, (time, next(self._numbers), None, action))
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Runs ``action`` in so much virtual time, as ``at``."""
+        self.at(self.now + seconds, action)
+
+    # -- what primitives call -------------------------------------------------------------------------
+
+    def point(self) -> None:
+        """Lets another ready thread go on, or this one; nothing outside of simulated threads."""
+        me = self.running
+        if me is None:
+            return
+        if me.doomed:
+            self._refuse(me)
+        if self._stall_chance and self._chance() < self._stall_chance:
+            self._set_timer(me, self._chance() * self._stall_s_max)
+        elif me.process.paused:
+            me.process.frozen.append(me)
+        else:
+            self._ready.append(me)
+        self._dispatch(me)
+
+    def wait(self, waiters: list[SimThread], timeout: float | None, what: object) -> bool:
+        """Suspends the running thread in ``waiters``; returns False when nobody woke it in time."""
+        me = self.running
+        if me is None:
+            raise RuntimeError(f"outside of simulated threads nobody can wait for {what}")
+        if me.doomed:
+            self._refuse(me)
+        me.woken = False
+        me.waiting_for = what
+        me.waiters = waiters
+        waiters.append(me)
+        if timeout is not None:
+            self._set_timer(me, timeout)
+        self._dispatch(me)
+        return me.woken
+
+    def wake_one(self, waiters: list[SimThread]) -> None:
+        """Wakes one of the waiting threads, if there is one."""
+        count = len(waiters)
+        if count:
+            self._wake(waiters.pop(int(self._chance() * count) if count > 1 else 0))
+
+    def wake_all(self, waiters: list[SimThread]) -> None:
+        """Wakes all waiting threads."""
+        while waiters:
+            self._wake(waiters.pop())
+
+    def add(self, thread: SimThread) -> None:
+        """Makes a new thread ready."""
+        if thread.process.dead:
+            if self.running is not None and self.running.doomed:
+                self._refuse(self.running)
+            raise RuntimeError(f"{thread.process.name} is dead")
+        thread.ident = next(self._numbers)
+        thread.process.threads[thread] = None
+        self._make_ready(thread)
+
+    def ended(self, thread: SimThread) -> None:
+        """Notes that a thread has come to its end, and wakes who joins it."""
+        thread.process.threads.pop(thread, None)
+        self.wake_all(thread.joiners)
+
+    # -- the machinery --------------------------------------------------------------------------------
+
+    def _make_ready(self, thread: SimThread) -> None:
+        process = thread.process
+        (process.frozen if process.paused else self._ready).append(thread)
+
+    def _wake(self, thread: SimThread) -> None:
+        thread.woken = True
+        thread.token += 1  # its timer is void
+        thread.waiters = thread.waiting_for = None
+        self._make_ready(thread)
+
+    def _set_timer(self, thread: SimThread, seconds: float) -> None:
+        at = self.now + max(0.0, seconds)
+        heapq.heappush(self._timers, (at, next(self._numbers), thread, thread.token))
+
+    def _fire(self, thread: SimThread | None, what: Any) -> None:
+        if thread is None:
+            me, self.running = self.running, None  # no thread of the simulation calls this
+            try:
+                what()
+            finally:
+                self.running = me
+        elif thread.token == what:
+            if thread.waiters is not None:
+                thread.waiters.remove(thread)
+            thread.token += 1
+            thread.waiters = thread.waiting_for = None
+            self._make_ready(thread)
+
+    def _forget(self, thread: SimThread) -> None:
+        thread.token += 1
+        if thread.waiters is not None:
+            thread.waiters.remove(thread)
+            thread.waiters = None
+        for threads in (self._ready, thread.process.frozen):
+            if thread in threads:
+                threads.remove(thread)
+
+    def _next(self) -> SimThread | None:
+        """Returns the thread that goes on, or None when the hub must decide."""
+        self.steps += 1
+        self.now += self._step_s
+        timers = self._timers
+        while True:
+            while timers and timers[0][0] <= self.now:
+                _, _, thread, what = heapq.heappop(timers)
+                self._fire(thread, what)
+            if self._graveyard or self.steps > self._steps_max or self.now >= self._time_limit:
+                return None
+            if self._until is not None and self._until():
+                return None
+            if self._ready:
+                break
+            if not timers or timers[0][0] - self.now > self._quiet_s:
+                return None
+            self.now = min(timers[0][0], self._time_limit)
+        ready = self._ready
+        index = int(self._chance() * len(ready))
+        chosen, last = ready[index], ready.pop()
+        if last is not chosen:
+            ready[index] = last
+        return chosen
+
+    def _dispatch(self, me: SimThread) -> None:
+        try:
+            following = self._next()
+        except BaseException as error:  # of an action or a predicate: none of this thread's business
+            self._failure, following = error, None
+        if following is not me:
+            if following is None:
+                self._hub.switch()
+            else:
+                self._switch_to(following)
+        if me.doomed:
+            self._refuse(me)
+
+    def _switch_to(self, thread: SimThread) -> None:
+        self.running = thread
+        self.fingerprint = hash((self.fingerprint, thread.ident, self.now))
+        self.recent.append(thread)
+        if thread.process.seam is not self._seam:
+            self._seam = thread.process.seam
+            seam.switch(self._seam)
+        if thread.greenlet is None:
+            thread.greenlet = greenlet.greenlet(thread.body, self._hub)
+        thread.greenlet.switch()
+
+    def _loop(self, until: Callable[[], object] | None, time_limit: float, quiet_s: float) -> None:
+        assert not self._looping, "a simulated thread cannot drive the simulation"
+        self._looping = True
+        self._until, self._time_limit, self._quiet_s = until, time_limit, quiet_s
+        outer = seam.current()
+        try:
+            while True:
+                self._reap()
+                following = self._next()
+                if following is not None:
+                    self._switch_to(following)
+                    self.running = None
+                    if self._failure is not None:
+                        failure, self._failure = self._failure, None
+                        raise failure
+                elif not self._graveyard:
+                    break
+        finally:
+            self._looping = False
+            self.running = self._seam = self._until = None
+            seam.switch(outer)
+        if self.steps > self._steps_max:
+            raise StepLimit(f"{self._steps_max} steps, at {self.now:.6f} s\n{report.threads(self)}")
+
+    # -- the killed -----------------------------------------------------------------------------------
+
+    def _refuse(self, thread: SimThread) -> None:
+        """Raises ``Killed`` in a thread that no longer exists for the simulation."""
+        thread.refusals += 1
+        if thread.refusals > KILLED_RAISES_MAX and thread.greenlet is not None:
+            self._undead.append(thread.greenlet)
+            while True:
+                self._hub.switch()
+        raise Killed
+
+    def _reap(self) -> None:
+        """Unwinds the stacks of killed threads, which get ``Killed`` from whatever they try."""
+        if not self._graveyard:
+            return
+        outer = seam.current()
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # they no longer exist: what they say now would mislead
+        try:
+            while self._graveyard:
+                thread = self._graveyard.pop()
+                self.running = thread
+                seam.switch(thread.process.seam)
+                assert thread.greenlet is not None
+                thread.greenlet.throw(Killed)
+        finally:
+            self.running = self._seam = None
+            seam.switch(outer)
+            logging.disable(level)

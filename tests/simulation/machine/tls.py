@@ -1,0 +1,173 @@
+"""TLS without cryptography: certificates are names, records are bytes with a head.
+
+What shells can get wrong with TLS is all there: the handshake that waits for the peer, the name and the
+authority that are checked, records that a selector cannot see once they are read, calls that a TLS socket
+does not have, the client that learns only from its first read that the server refuses it.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.simulation.machine.sockets import StreamSocket
+
+HEAD = struct.Struct("!BI")
+DATA, HANDSHAKE, ALERT = 1, 2, 3
+# OpenSSL's records hold at most so much.
+RECORD_BYTES_MAX = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SimTls:
+    """A TLS context: the own certificate, and by whom the peer's must be (the same authority by default)."""
+
+    name: str
+    authority: str = "cluster"
+    accepts: str | None = None
+    check_hostname: bool = True
+
+    def wrap_socket(
+        self,
+        sock: Any,
+        server_side: bool = False,
+        do_handshake_on_connect: bool = True,
+        suppress_ragged_eofs: bool = True,
+        server_hostname: str | None = None,
+    ) -> TlsSocket:
+        """Returns a socket over ``sock``, whose descriptor it takes, after the handshake."""
+        wrapped = TlsSocket(sock)
+        try:
+            if server_side:
+                wrapped.answer(self)
+            else:
+                wrapped.greet(self, server_hostname)
+        except BaseException:
+            wrapped.close()
+            raise
+        return wrapped
+
+
+class TlsSocket(StreamSocket):
+    """What ``ssl.SSLSocket`` does."""
+
+    def __init__(self, plain: StreamSocket) -> None:
+        timeout_s = plain.gettimeout()
+        super().__init__(plain.network, plain.kernel, plain.detach())
+        self.settimeout(timeout_s)
+        self._peer: str | None = None
+        # Of the record that is being read, and of one that was read but not wholly taken.
+        self._record = bytearray()
+        self._left = b""
+
+    def getpeercert(self) -> dict[str, Any] | None:
+        """Returns the certificate that the peer showed."""
+        return None if self._peer is None else {"subjectAltName": (("DNS", self._peer),)}
+
+    def pending(self) -> int:
+        """Returns how many bytes were read from the kernel and not taken yet."""
+        return len(self._left)
+
+    # -- the handshake --------------------------------------------------------------------------------
+
+    def greet(self, context: SimTls, server_hostname: str | None) -> None:
+        """Makes the client's part of the handshake."""
+        if context.check_hostname and not server_hostname:
+            raise ValueError("check_hostname requires server_hostname")
+        self._put(HANDSHAKE, b"{}")
+        name, authority = self._take_certificate()
+        wanted = server_hostname if context.check_hostname else name
+        if authority != (context.accepts or context.authority) or name != wanted:
+            self._put(ALERT, b"bad certificate")
+            raise ssl.SSLCertVerificationError(1, f"certificate of {name!r} by {authority!r} is not accepted")
+        self._show(context)
+        self._peer = name
+
+    def answer(self, context: SimTls) -> None:
+        """Makes the server's part of the handshake."""
+        self._take_record(HANDSHAKE)
+        self._show(context)
+        name, authority = self._take_certificate()
+        if authority != (context.accepts or context.authority):
+            self._put(ALERT, b"unknown authority")
+            raise ssl.SSLCertVerificationError(1, f"certificate of {name!r} by {authority!r} is not accepted")
+        self._peer = name
+
+    def _show(self, context: SimTls) -> None:
+        self._put(HANDSHAKE, json.dumps([context.name, context.authority]).encode())
+
+    def _take_certificate(self) -> tuple[str, str]:
+        name, authority = json.loads(self._take_record(HANDSHAKE))
+        return name, authority
+
+    def _take_record(self, kind: int) -> bytes:
+        found = self._read_record()
+        if found is None:
+            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
+        if found[0] != kind:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"unexpected record: {found[1]!r}")
+        return found[1]
+
+    # -- data -----------------------------------------------------------------------------------------
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Returns up to so many bytes of one record, none when the other end is done."""
+        if flags:
+            raise ValueError("non-zero flags not allowed in calls to recv() on SSLSocket")
+        if not self._left:
+            found = self._read_record()
+            if found is None:
+                return b""
+            if found[0] != DATA:
+                raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"alert of the peer: {found[1].decode()}")
+            self._left = found[1]
+        data, self._left = self._left[:bufsize], self._left[bufsize:]
+        return data
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """Sends a record with a part of the data and returns how much that was."""
+        part = bytes(memoryview(data).cast("B")[:RECORD_BYTES_MAX])
+        try:
+            self._put(DATA, part)
+        except BlockingIOError:
+            raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "the socket has no room") from None
+        return len(part)
+
+    def sendmsg(self, buffers: Iterable[Any]) -> int:
+        """Does not exist over TLS."""
+        raise NotImplementedError("sendmsg not allowed on instances of TlsSocket")
+
+    def receive(self, size: int) -> tuple[bytes, list[Any]]:
+        """Does not exist over TLS: no open file can come along."""
+        raise NotImplementedError("recvmsg not allowed on instances of TlsSocket")
+
+    # -- records --------------------------------------------------------------------------------------
+
+    def _put(self, kind: int, data: bytes) -> None:
+        # The kernel takes a record whole: what it has no room for stays with OpenSSL, which sends it first.
+        record = HEAD.pack(kind, len(data)) + data
+        sent = super().transmit(record, [])
+        if sent < len(record):
+            self.kernel.force(record[sent:])
+
+    def _read_record(self) -> tuple[int, bytes] | None:
+        while len(self._record) < HEAD.size or len(self._record) < HEAD.size + self._size():
+            wanted = HEAD.size if len(self._record) < HEAD.size else HEAD.size + self._size()
+            try:
+                part, _ = super().receive(wanted - len(self._record))
+            except BlockingIOError:
+                raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the record is not whole") from None
+            if not part:
+                return None
+            self._record += part
+        kind, _ = HEAD.unpack_from(self._record)
+        data = bytes(self._record[HEAD.size :])
+        self._record.clear()
+        return kind, data
+
+    def _size(self) -> int:
+        return int(HEAD.unpack_from(self._record)[1])

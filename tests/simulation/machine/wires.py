@@ -1,0 +1,188 @@
+"""The wires between simulated hosts: latency, loss, partitions, hosts that lose power.
+
+Hosts are addresses. A stream's bytes are never lost nor reordered while both hosts live: TCP repeats them, so
+a partition only holds them back, and neither end is told. Datagrams are lost, doubled and overtaken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.simulation.machine.kernel import Backlog, DatagramPort, StreamEnd
+    from tests.simulation.machine.scheduler import Scheduler
+
+# TCP repeats a lost segment after 0.2 s at first, then ever more slowly.
+REPEAT_S_MIN, REPEAT_S_MAX = 0.2, 2.0
+FIRST_FREE_PORT = 40_000
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a wire does to what it carries; shares are between 0 and 1."""
+
+    latency_s_min: float = 0.0001
+    latency_s_max: float = 0.002
+    loss: float = 0.0
+    duplication: float = 0.0
+
+
+@dataclass(slots=True)
+class Packet:
+    """A part of a stream: bytes with the open files that travel with them, or an end."""
+
+    arrives_at: float
+    kind: str
+    data: bytes = b""
+    files: list[Any] = field(default_factory=list)
+
+
+class Pipe:
+    """One direction of a stream; packets arrive in the order in which they were sent."""
+
+    def __init__(self, wires: Wires, source: str, target: StreamEnd) -> None:
+        self._wires = wires
+        self._source = source
+        self._target = target
+        self._packets: deque[Packet] = deque()
+        self._arrives_at = 0.0
+        self._life = wires.lives[source]
+        # Bytes that are on their way.
+        self.bytes = 0
+
+    def send(self, kind: str, data: bytes = b"", files: list[Any] | None = None) -> None:
+        """Sends a packet."""
+        wires, goal = self._wires, self._target.host
+        if self._is_dead():
+            return
+        packet = Packet(0.0, kind, data, files or [])
+        if self._source == goal and not self._packets:
+            self._target.take(packet)
+            return
+        now = wires.scheduler.now
+        arrives_at = max(self._arrives_at, now + wires.latency_s(self._source, goal))
+        packet.arrives_at = self._arrives_at = arrives_at
+        self._packets.append(packet)
+        self.bytes += len(data)
+        if len(self._packets) == 1:
+            wires.scheduler.at(arrives_at, self._arrive)
+
+    def _arrive(self) -> None:
+        wires, now = self._wires, self._wires.scheduler.now
+        while self._packets and self._packets[0].arrives_at <= now:
+            if wires.is_cut(self._source, self._target.host):
+                wires.stalled[self] = None
+                return
+            packet = self._packets.popleft()
+            self.bytes -= len(packet.data)
+            self._target.take(packet)
+        if self._packets:
+            wires.scheduler.at(self._packets[0].arrives_at, self._arrive)
+
+    def repeat(self) -> None:
+        """Sends again what a partition held back; a reset is sent only once, so it is lost."""
+        self._packets = deque(packet for packet in self._packets if packet.kind != "reset")
+        if self._is_dead():
+            self._packets.clear()
+            self.bytes = 0
+        self._arrive()
+
+    def _is_dead(self) -> bool:
+        """Tells whether the sending host has lost power since: nobody repeats anything."""
+        return self._wires.lives[self._source] != self._life
+
+
+class Wires:
+    """Everything that is between the hosts of one simulation."""
+
+    def __init__(
+        self, scheduler: Scheduler, *, quality: Quality | None = None, buffer_bytes: int = 64 * 1024
+    ) -> None:
+        """``buffer_bytes`` is what a stream holds per direction before its writer has to wait."""
+        self.scheduler = scheduler
+        self.rng = random.Random(scheduler.random.getrandbits(64))
+        self.quality = quality or Quality()
+        self.buffer_bytes = buffer_bytes
+        self.listeners: dict[tuple[str, Any], Backlog] = {}
+        self.ports: dict[tuple[str, int], DatagramPort] = {}
+        # Hosts without power.
+        self.dark: set[str] = set()
+        # How often each host lost power.
+        self.lives: Counter[str] = Counter()
+        self.stalled: dict[Pipe, None] = {}
+        self.descriptors = itertools.count(1 << 24)  # far from those of files: mixing them up fails at once
+        self._free_ports = itertools.count(FIRST_FREE_PORT)
+        self._qualities: dict[tuple[str, str], Quality] = {}
+        self._cuts: set[tuple[str, str]] = set()
+
+    def set_quality(self, source: str, target: str, quality: Quality) -> None:
+        """Changes the wire from one host to another."""
+        self._qualities[source, target] = quality
+
+    def cut(self, source: str, target: str, *, both: bool = True) -> None:
+        """Lets nothing through from ``source`` to ``target``, nor back if ``both``."""
+        self._cuts.add((source, target))
+        if both:
+            self._cuts.add((target, source))
+
+    def heal(self, source: str | None = None, target: str | None = None) -> None:
+        """Ends a cut in both directions, or all of them."""
+        if source is None or target is None:
+            self._cuts.clear()
+        else:
+            self._cuts -= {(source, target), (target, source)}
+        self._resume()
+
+    def lose_power(self, host: str) -> None:
+        """Switches a host off: whatever it says from now on is lost. Kill its processes as well."""
+        self.dark.add(host)
+        self.lives[host] += 1
+
+    def restore_power(self, host: str) -> None:
+        """Switches a host on again; it knows nothing of its former connections."""
+        self.dark.discard(host)
+        self._resume()
+
+    def is_cut(self, source: str, target: str) -> bool:
+        """Tells whether nothing gets through."""
+        return (source, target) in self._cuts or source in self.dark or target in self.dark
+
+    def latency_s(self, source: str, target: str) -> float:
+        """Draws how long something takes from host to host."""
+        if source == target:
+            return 0.0
+        quality = self._qualities.get((source, target), self.quality)
+        return self.rng.uniform(quality.latency_s_min, quality.latency_s_max)
+
+    def free_port(self) -> int:
+        """Returns a port that nobody has used."""
+        return next(self._free_ports)
+
+    def reset(self, source: str, target: StreamEnd) -> None:
+        """Tells the end of a stream that the other one does not exist."""
+        if source == target.host:
+            target.take(Packet(0.0, "reset"))
+        elif not self.is_cut(source, target.host):
+            latency_s = self.latency_s(source, target.host)
+            self.scheduler.after(latency_s, lambda: target.take(Packet(0.0, "reset")))
+
+    def post(self, source: str, target: str, arrive: Callable[[], None]) -> None:
+        """Calls ``arrive`` for each copy of a datagram that gets through."""
+        if source == target:
+            arrive()
+            return
+        quality = self._qualities.get((source, target), self.quality)
+        copies = 2 if self.rng.random() < quality.duplication else 1
+        for _ in range(copies):
+            if self.rng.random() >= quality.loss and not self.is_cut(source, target):
+                self.scheduler.after(self.latency_s(source, target), arrive)
+
+    def _resume(self) -> None:
+        stalled, self.stalled = list(self.stalled), {}
+        for pipe in stalled:
+            self.scheduler.after(self.rng.uniform(REPEAT_S_MIN, REPEAT_S_MAX), pipe.repeat)

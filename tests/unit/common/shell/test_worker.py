@@ -1,0 +1,474 @@
+"""Workers and pools: every item is handled, refused or dropped with notice, and the end is orderly."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.common.errors import Overloaded, Unavailable
+from agent.common.shell import threads
+from agent.common.shell.worker import BatchWorker, Pool, Worker
+from tests.simulation.machine.both import Run
+from tests.simulation.machine.scheduler import Scheduler
+
+PATIENCE_S = 10.0
+SHORT_S = 0.02
+
+
+class Gate:
+    """A handler that waits until it is opened, and what came through."""
+
+    def __init__(self) -> None:
+        self.handled: list[object] = []
+        self.entered = threads.event()
+        self.opened = threads.event()
+
+    def handle(self, item: object) -> None:
+        """Takes an item once the gate is open."""
+        self.entered.set()
+        assert self.opened.wait(PATIENCE_S)
+        self.handled.append(item)
+
+
+def test_items_are_handled_in_order(run: Run) -> None:
+    """What was submitted before the start waits for it; the end waits for all of it."""
+
+    def body() -> None:
+        handled: list[int] = []
+        worker: Worker[int] = Worker("test", handled.append, 100)
+        for number in range(50):
+            worker.submit(number, PATIENCE_S)
+        assert handled == []
+        assert worker.waiting == 50
+        assert not worker.is_alive
+        worker.start()
+        assert worker.is_alive
+        for number in range(50, 90):
+            assert worker.try_submit(number)
+        assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+        assert handled == list(range(90))
+        assert not worker.is_alive
+
+    run(body)
+
+
+def test_full_queue(run: Run) -> None:
+    """A full queue makes wait, refuses, or gives way from its old end, as the caller wants it."""
+
+    def body() -> None:
+        gate, dropped = Gate(), list[int]()
+        worker = Worker[int]("test", gate.handle, 2, on_drop=dropped.append)
+        worker.start()
+        worker.submit(1, 0)
+        assert gate.entered.wait(PATIENCE_S)
+        worker.submit(2, 0)
+        worker.submit(3, 0)
+        assert not worker.try_submit(4)
+        with pytest.raises(Overloaded, match="2 items"):
+            worker.submit(4, SHORT_S)
+        assert not worker.displace(5)
+        assert dropped == [2]
+        late = threads.start("late", worker.submit, 6, PATIENCE_S)
+        gate.opened.set()
+        late.join(PATIENCE_S)
+        while worker.waiting:
+            threads.sleep(0.001)
+        assert worker.displace(7)
+        assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+        assert gate.handled == [1, 3, 5, 6, 7]
+
+    run(body)
+
+
+def test_stop_without_drain_drops_with_notice(run: Run) -> None:
+    """What is under way ends, what waits is dropped, who waits for room is told, nothing more is taken."""
+
+    def body() -> None:
+        gate, dropped, refused = Gate(), list[int](), list[bool]()
+        worker = Worker[int]("test", gate.handle, 2, on_drop=dropped.append)
+        worker.start()
+        worker.submit(1, 0)
+        assert gate.entered.wait(PATIENCE_S)
+        worker.submit(2, 0)
+        worker.submit(3, 0)
+
+        def submit() -> None:
+            try:
+                worker.submit(4, PATIENCE_S)
+            except Unavailable:
+                refused.append(True)
+
+        blocked = threads.start("blocked", submit)
+        threads.sleep(SHORT_S)
+        assert not worker.stop(drain=False, timeout_s=SHORT_S)  # it still handles the first
+        blocked.join(PATIENCE_S)
+        assert dropped == [2, 3]
+        assert refused == [True]
+        for refuse in (lambda: worker.submit(5, PATIENCE_S), lambda: worker.displace(5)):
+            with pytest.raises(Unavailable, match="has stopped"):
+                refuse()
+        assert not worker.try_submit(5)
+        gate.opened.set()
+        assert worker.stop(drain=False, timeout_s=PATIENCE_S)
+        assert gate.handled == [1]
+
+    run(body)
+
+
+def test_drain_that_takes_too_long(run: Run) -> None:
+    """What still waits when the time of an orderly end has passed is dropped with notice."""
+
+    def body() -> None:
+        gate, dropped = Gate(), list[int]()
+        worker = Worker[int]("test", gate.handle, 5, on_drop=dropped.append)
+        worker.start()
+        for number in range(3):
+            worker.submit(number, 0)
+        assert gate.entered.wait(PATIENCE_S)
+        assert not worker.stop(drain=True, timeout_s=SHORT_S)
+        assert dropped == [1, 2]
+        gate.opened.set()
+        assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+
+    run(body)
+
+
+def test_stop_before_start(run: Run) -> None:
+    """A worker that was never started drops what waits, and does not start any more."""
+
+    def body() -> None:
+        dropped: list[int] = []
+        worker = Worker[int]("test", lambda item: None, 5, on_drop=dropped.append)
+        worker.submit(1, 0)
+        assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+        assert dropped == [1]
+        worker.start()
+        assert not worker.is_alive
+
+    run(body)
+
+
+def test_stop_from_the_own_thread(run: Run) -> None:
+    """A handler may stop its own worker: it does not wait for itself."""
+
+    def body() -> None:
+        handled: list[int] = []
+
+        def handle(item: int) -> None:
+            handled.append(item)
+            worker.stop(drain=True, timeout_s=PATIENCE_S)
+
+        worker = Worker[int]("test", handle, 5)
+        worker.submit(1, 0)
+        worker.submit(2, 0)
+        worker.start()
+        assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+        assert handled == [1, 2]
+
+    run(body)
+
+
+def test_own_thread_never_waits_for_room(run: Run) -> None:
+    """A handler that submits to its own full queue is refused at once: nobody else would make room."""
+
+    def body() -> None:
+        outcome: list[str] = []
+
+        def handle(item: int) -> None:
+            try:
+                worker.submit(item + 10, PATIENCE_S)
+                worker.submit(item + 20, PATIENCE_S)
+            except Overloaded as error:
+                outcome.append(error.code)
+            except Unavailable:
+                pass
+
+        worker = Worker[int]("test", handle, 1)
+        worker.start()
+        began = threads.monotonic()
+        worker.submit(1, 0)
+        while not outcome:
+            threads.sleep(0.001)
+        assert threads.monotonic() - began < PATIENCE_S / 2
+        assert worker.stop(drain=False, timeout_s=PATIENCE_S)
+
+    run(body)
+
+
+def test_error_ends_the_worker_and_is_reported(run: Run) -> None:
+    """Without ``on_error`` the thread dies with a report, and nobody waits for what was left."""
+
+    def body() -> None:
+        told, dropped = list[str](), list[int]()
+        threads.on_death(lambda name, error: told.append(f"{name}: {error}"))
+        try:
+            worker = Worker[int]("test", lambda item: _fail(), 5, on_drop=dropped.append)
+            worker.submit(1, 0)
+            worker.submit(2, 0)
+            worker.start()
+            while len(dropped) < 1 or not told:
+                threads.sleep(0.001)
+            assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+        finally:
+            threads.on_death(None)
+        assert told == ["test: on purpose"]
+        assert dropped == [2]
+        assert worker.errors == 1
+        with pytest.raises(Unavailable):
+            worker.submit(3, PATIENCE_S)
+
+    run(body)
+
+
+@pytest.mark.parametrize("go_on", [True, False])
+def test_on_error_decides(run: Run, go_on: bool) -> None:
+    """``on_error`` gets the exception and says whether the next item is handled."""
+
+    def body() -> None:
+        errors, handled, dropped = list[str](), list[int](), list[int]()
+
+        def handle(item: int) -> None:
+            if item == 1:
+                _fail()
+            handled.append(item)
+
+        def decide(error: Exception) -> bool:
+            errors.append(str(error))
+            return go_on
+
+        worker = Worker[int]("test", handle, 5, on_error=decide, on_drop=dropped.append)
+        worker.submit(1, 0)
+        worker.submit(2, 0)
+        worker.start()
+        assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+        assert errors == ["on purpose"]
+        assert (handled, dropped) == (([2], []) if go_on else ([], [2]))
+
+    run(body)
+
+
+def test_batches(run: Run) -> None:
+    """A batch takes what waits, up to so many items and so much size; a large item still goes alone."""
+
+    def body() -> None:
+        batches: list[list[int]] = []
+        worker = BatchWorker[int](
+            "test", batches.append, 100, items_max=3, size_max=10, size_of=lambda item: item
+        )
+        for item in (1, 1, 1, 1, 9, 1, 50, 2):
+            worker.submit(item, 0)
+        worker.start()
+        assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+        assert batches == [[1, 1, 1], [1, 9], [1, 50], [2]]
+
+    run(body)
+
+
+def test_clear(run: Run) -> None:
+    """What waits can be dropped at once, and the worker goes on."""
+
+    def body() -> None:
+        gate, dropped = Gate(), list[int]()
+        worker = Worker[int]("test", gate.handle, 5, on_drop=dropped.append)
+        worker.start()
+        worker.submit(1, 0)
+        assert gate.entered.wait(PATIENCE_S)
+        worker.submit(2, 0)
+        worker.submit(3, 0)
+        assert worker.clear() == 2
+        gate.opened.set()
+        worker.submit(4, PATIENCE_S)
+        assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+        assert (gate.handled, dropped) == ([1, 4], [2, 3])
+
+    run(body)
+
+
+def test_pool_runs_calls_side_by_side(run: Run) -> None:
+    """As many calls as there are threads are under way at once; the outcome of each is its future's."""
+
+    def body() -> None:
+        pool = Pool("test", 3, 10)
+        together = threads.semaphore(3)
+        inside = threads.event()
+
+        def meet() -> int:
+            with together:
+                if together.acquire(blocking=False):
+                    together.release()
+                else:
+                    inside.set()
+                assert inside.wait(PATIENCE_S)
+            return 7
+
+        futures = [pool.call(meet) for _ in range(3)]
+        assert [future.result(PATIENCE_S) for future in futures] == [7, 7, 7]
+        with pytest.raises(OSError, match="on purpose"):
+            pool.call(_fail).result(PATIENCE_S)
+        assert pool.stop(drain=True, timeout_s=PATIENCE_S)
+
+    run(body)
+
+
+def test_pool_hung_call_holds_up_nobody(run: Run) -> None:
+    """One thread that hangs leaves the others to the calls that come after it."""
+
+    def body() -> None:
+        pool, gate = Pool("test", 2, 10), Gate()
+        hung = pool.call(gate.handle, 1)
+        assert gate.entered.wait(PATIENCE_S)
+        assert [pool.call(lambda: 5).result(PATIENCE_S) for _ in range(4)] == [5] * 4
+        gate.opened.set()
+        hung.result(PATIENCE_S)
+        assert pool.stop(drain=False, timeout_s=PATIENCE_S)
+
+    run(body)
+
+
+def test_pool_stop_cancels_what_waits(run: Run) -> None:
+    """Nobody waits for a call that never runs."""
+
+    def body() -> None:
+        pool, gate = Pool("test", 1, 1), Gate()
+        first = pool.call(gate.handle, 1)
+        assert gate.entered.wait(PATIENCE_S)
+        second = pool.call(gate.handle, 2)
+        with pytest.raises(Overloaded):
+            pool.call(gate.handle, 3)
+        pool.stop(drain=False, timeout_s=0)
+        with pytest.raises(threads.CancelledError):
+            second.result(PATIENCE_S)
+        gate.opened.set()
+        first.result(PATIENCE_S)
+        assert pool.stop(drain=False, timeout_s=PATIENCE_S)
+        with pytest.raises(Unavailable):
+            pool.run(gate.handle, 4)
+
+    run(body)
+
+
+def test_pool_cancelled_call_is_not_made(run: Run) -> None:
+    """Whoever cancels the future of a call in time prevents it."""
+
+    def body() -> None:
+        pool, gate = Pool("test", 1, 2), Gate()
+        pool.run(gate.handle, 1)
+        assert gate.entered.wait(PATIENCE_S)
+        assert pool.call(gate.handle, 2).cancel()
+        gate.opened.set()
+        assert pool.stop(drain=True, timeout_s=PATIENCE_S)
+        assert gate.handled == [1]
+
+    run(body)
+
+
+def test_pool_run_logs_and_counts(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """A call for its effect that fails is not lost without a word, and the thread goes on."""
+
+    def body() -> None:
+        pool = Pool("test", 1, 5)
+        pool.run(_fail)
+        assert pool.call(lambda: 1).result(PATIENCE_S) == 1
+        assert pool.stop(drain=True, timeout_s=PATIENCE_S)
+        assert pool.errors == 1
+
+    run(body)
+    assert "worker_failed worker=test error=OSError('on purpose')" in caplog.text
+
+
+def test_bounds_are_needed(run: Run) -> None:
+    """A worker without room, or a pool without threads, is a mistake."""
+
+    def body() -> None:
+        with pytest.raises(ValueError, match="room"):
+            Worker("test", _ignore, 0)
+        with pytest.raises(ValueError, match="thread"):
+            Pool("test", 0, 1)
+
+    run(body)
+
+
+@pytest.mark.parametrize("drain", [True, False])
+def test_every_item_ends_somewhere(drain: bool) -> None:
+    """Under many schedules: submitters, a stop in between, an error; no item is lost, nothing is left."""
+    for seed in range(60):
+        fate: dict[int, list[str]] = {number: [] for number in range(12)}
+        with Scheduler(seed, stall_chance=0.02) as scheduler:
+            process = scheduler.process("p")
+            scheduler.call(process, _exercise, fate, seed, drain)
+            process.stopped = True
+            assert scheduler.rest() == []
+        assert all(len(ends) == 1 for ends in fate.values()), (seed, fate)
+        if drain and seed % 3:
+            assert not [number for number, ends in fate.items() if ends == ["dropped"]], (seed, fate)
+
+
+def _exercise(fate: dict[int, list[str]], seed: int, drain: bool) -> None:
+    def handle(item: int) -> None:
+        threads.sleep(0.001)
+        fate[item].append("handled")
+        if seed % 3 == 0 and item == 5:
+            raise OSError("on purpose")
+
+    worker = Worker[int](
+        "worker", handle, 2, on_error=lambda error: False, on_drop=lambda item: fate[item].append("dropped")
+    )
+
+    def submit(first: int) -> None:
+        for item in range(first, first + 3):
+            try:
+                worker.submit(item, 0.002)
+            except (Overloaded, Unavailable) as error:
+                fate[item].append(error.code)
+
+    submitters = [threads.start(f"submitter-{first}", submit, first) for first in (0, 3, 6, 9)]
+    worker.start()
+    threads.sleep(0.004)
+    worker.stop(drain=drain, timeout_s=PATIENCE_S)
+    for thread in submitters:
+        thread.join()
+
+
+def test_pool_finishes_what_it_takes_under_many_schedules() -> None:
+    """Every future of a pool is resolved, whenever it is stopped."""
+    for seed in range(40):
+        with Scheduler(seed) as scheduler:
+            process = scheduler.process("p")
+            scheduler.call(process, _exercise_pool)
+            process.stopped = True
+            assert scheduler.rest() == []
+
+
+def _exercise_pool() -> None:
+    pool = Pool("pool", 3, 4)
+    futures: list[threads.Future[int]] = []
+
+    def submit() -> None:
+        for _ in range(4):
+            try:
+                futures.append(pool.call(_nap, timeout_s=0.002))
+            except (Overloaded, Unavailable):
+                continue
+
+    submitters = [threads.start("submitter", submit) for _ in range(3)]
+    threads.sleep(0.003)
+    pool.stop(drain=False, timeout_s=PATIENCE_S)
+    for thread in submitters:
+        thread.join()
+    for future in futures:
+        try:
+            assert future.result() == 1
+        except threads.CancelledError:
+            continue
+
+
+def _nap() -> int:
+    threads.sleep(0.002)
+    return 1
+
+
+def _fail() -> None:
+    raise OSError("on purpose")
+
+
+def _ignore(item: object) -> None:
+    """A handler."""
