@@ -56,7 +56,7 @@ class Engine:
         if self._thread.is_alive() and threads.current() is not self._thread:
             self._thread.join(timeout_s)
 
-    def turns(self, timeout_s: float) -> bool:
+    def makes_progress(self, timeout_s: float) -> bool:
         """Tells whether the core becomes free within ``timeout_s``: no thread is stuck in it."""
         if not self._changed.acquire(timeout=timeout_s):
             return False

@@ -130,7 +130,7 @@ class Collection:
                 "trouble": "; ".join(self._troubles.values()),
             }
 
-    def turns(self, timeout_s: float) -> bool:
+    def makes_progress(self, timeout_s: float) -> bool:
         """Tells whether the thread that looks at the logs gets on within ``timeout_s``."""
         with self._beat_changed:
             before = self._beats
