@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import builtins
 import mmap
-import os
 from dataclasses import dataclass
 from dataclasses import fields as fields_of
 from typing import Any, BinaryIO
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, NotFound, RainStormError, Unreachable
-from agent.common.shell import clock
+from agent.common.shell import clock, disk
 from agent.wire.client import Client, Response, Target
 from agent.wire.codec.framing import Buffer
 
@@ -187,9 +186,9 @@ class HydfsClient:
         assert found.descriptor is not None
         try:
             length = int(found.fields["length"])
-            memory = mmap.mmap(found.descriptor, length, access=mmap.ACCESS_READ)
+            memory = disk.map(found.descriptor, length)
         finally:
-            os.close(found.descriptor)
+            disk.close(found.descriptor)
         return LocalBlock(int(found.fields["start"]), length, memory)
 
     def stat(self, name: str, *, timeout_s: float = 10.0) -> FileStat:
