@@ -1,4 +1,4 @@
-"""A shell with threads on the simulated machine: each call of the disk is a scheduling point, the power fails."""
+"""A shell with threads on the simulated machine: each call of the disk is a scheduling point."""
 
 from __future__ import annotations
 
