@@ -15,7 +15,7 @@ import contextlib
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from agent.common.errors import DiskFailed, DiskFull, has_no_room
 from agent.common.shell import seam
@@ -124,11 +124,6 @@ def free_bytes(path: Path) -> int:
 def map(descriptor: int, size: int) -> mmap.mmap:
     """Maps the first ``size`` bytes of a file that no longer changes, for reading."""
     return platform().map(descriptor, size)
-
-
-def sendfile(sock: Any, descriptor: int, offset: int, size: int) -> int:
-    """Sends a part of a file through a socket and returns how many bytes were taken."""
-    return platform().sendfile(sock, descriptor, offset, size)
 
 
 def lock(descriptor: int) -> None:

@@ -10,7 +10,7 @@ import mmap
 import os
 import stat as modes
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 Buffer = bytes | bytearray | memoryview
 
@@ -95,9 +95,6 @@ class Platform(Protocol):
     def map(self, descriptor: int, size: int) -> mmap.mmap:
         """Maps the first ``size`` bytes of a file that no longer changes."""
 
-    def sendfile(self, sock: Any, descriptor: int, offset: int, size: int) -> int:
-        """Sends a part of a file through a socket and returns how many bytes were taken."""
-
     def lock(self, descriptor: int) -> None:
         """Takes the exclusive lock of a file; BlockingIOError when another descriptor holds it."""
 
@@ -159,9 +156,6 @@ class RealDisk:
 
     def map(self, descriptor: int, size: int) -> mmap.mmap:
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-
-    def sendfile(self, sock: Any, descriptor: int, offset: int, size: int) -> int:
-        return os.sendfile(sock.fileno(), descriptor, offset, size)
 
     def lock(self, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -203,28 +203,6 @@ def test_a_full_disk_refuses_appends_and_keeps_what_it_has(machine: MachineDisk)
     assert violation(writer.known) is None
 
 
-def test_a_part_that_finds_no_room_is_gone(machine: MachineDisk) -> None:
-    store = opened()
-    part = store.receive(FIRST)
-    for _ in range(19):
-        part.write(bytes(10_000))
-    with pytest.raises(DiskFull):
-        part.write(bytes(20_000))
-    store.stop()
-    assert [path for path in machine.paths() if "part" in path] == []
-
-
-def test_a_part_that_cannot_be_synced_is_gone(machine: MachineDisk) -> None:
-    store = opened()
-    part = store.receive(FIRST)
-    part.write(b"abc")
-    machine.faults = [Fault("fdatasync", "*.part", error=errno.EIO)]
-    with pytest.raises(DiskFailed, match="cannot be synced"):
-        part.finish("f", 3, chained(b"abc", 0))
-    store.stop()
-    assert [path for path in machine.paths() if "part" in path] == []
-
-
 def test_a_failed_sync_ends_the_store_and_answers_no_append(machine: MachineDisk) -> None:
     crashes: list[BaseException] = []
     store = Store(ROOT, reserve_bytes=0, on_crash=crashes.append)
