@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.common import message
 from agent.logs.core.collector import Collector, Record, Target
 from agent.logs.core.position import Position
+from agent.logs.messages import CollectorState
 from agent.logs.shell import spool as spooling
 from agent.logs.shell.spool import Spool
 
@@ -20,9 +22,9 @@ def _record(number: int, size: int = 20) -> Record:
 
 def _reopened(folder: Path) -> tuple[Spool, list[Record]]:
     core = Collector(target_bytes_max=1000)
-    found = Spool(folder, core.snapshot)
+    found = Spool(folder, lambda: message.encode(core.snapshot()))
     applied: list[Record] = []
-    found.recover(core.restore, applied.append)
+    found.recover(lambda fields: core.restore(message.decode(CollectorState, fields)), applied.append)
     return found, applied
 
 
