@@ -258,7 +258,8 @@ class Internal(RainStormError):
 
 def by_code(root: type[RainStormError] = RainStormError) -> dict[str, type[RainStormError]]:
     """Returns the class of each code that this process knows."""
-    found = {root.code: root}
+    # A class without a code of its own stays within its subsystem and must not take its parent's place.
+    found = {root.code: root} if "code" in vars(root) else {}
     for child in root.__subclasses__():
         found.update(by_code(child))
     return found

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from agent.common.config import NodeConfig
 from agent.common.errors import AlreadyRunning
+from agent.hydfs.core import filetable
 from agent.hydfs.shell.gateway import Gateway
 from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.node import Engine
@@ -19,14 +20,15 @@ from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.repair import Maintenance
 from agent.hydfs.shell.replica import Blocks
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.view import MembershipView, ViewSource, all_up
+from agent.hydfs.shell.view import MembershipView, ViewSource
 from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
+from agent.wire.endpoint import by_kind
 from agent.wire.register import proposer as voting
 from agent.wire.register.proposer import Registers
 from agent.wire.register.voter import Voter
-from agent.wire.server import Handler, Server
+from agent.wire.server import Server
 
 logger = logging.getLogger("agent.hydfs")
 
@@ -47,8 +49,8 @@ class Service:
         self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
         self._followed: MembershipView | None = None
         if views is None:
-            first = all_up([peer.name for peer in config.peers])
-            self._followed = MembershipView(self._client, config.socket_path("membership"), first)
+            nodes = [peer.name for peer in config.peers]
+            self._followed = MembershipView(self._client, config.socket_path("membership"), nodes)
         self.views: ViewSource = views or self._followed  # type: ignore[assignment]
         self._on_crash = on_crash
         self._new_disk = NewDisk(root, config.name)
@@ -61,9 +63,17 @@ class Service:
         self._voter: Voter | None = None
         if config.name in config.voters:
             self._voter = Voter(
-                config.name, "file", root, self._client, voters, registers, registers.keys, on_crash
+                config.name,
+                "file",
+                root,
+                self._client,
+                voters,
+                registers,
+                registers.keys,
+                on_crash,
+                check=filetable.check,
             )
-        self._peers = Peers(config.name, self._client, targets, lambda: int(self.views.current()["version"]))
+        self._peers = Peers(config.name, self._client, targets, lambda: self.views.current().version)
         if self._followed is not None:
             self._peers.on_suspect = self._followed.hint
         self._server = Server("hydfs", {})
@@ -122,18 +132,16 @@ class Service:
             replicas=knobs.replicas,
             put_is_alive=puts.is_alive,
             votes=lambda: self._voter is None or self._voter.votes,
+            tidy=self._tidy,
         )
-        handlers: dict[str, Handler] = {
-            **blocks.handlers(),
-            **gateway.handlers(),
-            **puts.handlers(),
-            **maintenance.handlers(),
-        }
-        self._peers.handlers = handlers
-        self._server = Server("hydfs", handlers)
+        endpoints = by_kind(
+            *blocks.endpoints(), *gateway.endpoints(), *puts.endpoints(), *maintenance.endpoints()
+        )
+        self._peers.endpoints = endpoints
+        self._server = Server("hydfs", endpoints)
         if self._voter is not None:
             self._server.add(self._voter.endpoints())
-        self._task_server = Server("hydfs-task", gateway.task_handlers())
+        self._task_server = Server("hydfs-task", by_kind(*gateway.task_endpoints()))
         blocks.sealing.on_missing_copies = maintenance.look_at
         blocks.engine.start()
         if self._followed is not None:
@@ -153,7 +161,7 @@ class Service:
         """Stops listening, then the parts below."""
         self._attachment.stop(timeout_s)
         if self._followed is not None:
-            self._followed.stop()
+            self._followed.stop(timeout_s)
         if self._gateway is not None:
             self._gateway.close()
         if self._maintenance is not None:
@@ -174,6 +182,12 @@ class Service:
             self._voter.stop(timeout_s)
         os.close(self._lock)
 
+    def _tidy(self) -> None:
+        if self._puts is not None:
+            self._puts.abandon_idle()
+        if self._blocks is not None:
+            self._blocks.incoming.abandon_idle()
+
     def loops(self) -> list[Engine]:
         """Returns the loops that must turn while the service lives."""
         engine = self._blocks.engine if self._blocks is not None else None
@@ -181,9 +195,7 @@ class Service:
 
     def status(self) -> str:
         """Returns one line about the agent's state."""
-        states: dict[str, Any] = {}
-        for meta in list(self._store.index.values()):
-            states[meta.state] = states.get(meta.state, 0) + 1
+        states = Counter(meta.state for meta in list(self._store.index.values()))
         blocks = " ".join(f"{state}={count}" for state, count in sorted(states.items())) or "empty"
         return blocks if self._voter is None or self._voter.votes else f"{blocks}, does not vote yet"
 

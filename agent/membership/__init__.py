@@ -4,5 +4,5 @@
 ``detectors`` behind one interface, ``dissemination`` (datagrams, table exchange), ``monitor`` (all of these
 for one node), ``view`` and ``proposer`` (what the register of ``agent.common.register`` holds), and
 ``node``, which joins them. ``shell/`` holds sockets, threads and files. The vocabulary of both lies here:
-``member``, ``messages``, ``settings``.
+``member``, ``view``, ``settings``, ``datagrams`` (UDP) and ``messages`` (requests, records).
 """

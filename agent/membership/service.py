@@ -24,8 +24,8 @@ from agent.membership.core import view as views
 from agent.membership.core.beliefs import history as story
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.node import MembershipCore
+from agent.membership.datagrams import Datagram
 from agent.membership.member import Member, State
-from agent.membership.messages import Datagram
 from agent.membership.settings import Settings
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.exchange import AntiEntropy

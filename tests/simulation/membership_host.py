@@ -26,7 +26,7 @@ from agent.common.register import (
     Wait,
     settled,
 )
-from agent.membership import messages
+from agent.membership import datagrams
 from agent.membership.core import events
 from agent.membership.core import view as views
 from agent.membership.core.dissemination import exchange
@@ -113,7 +113,7 @@ class MembershipHost:
         if data[:1] == b"D":
             try:
                 opened = self._opener.open(data[1:])
-                datagram = messages.decode(opened.data)
+                datagram = datagrams.decode(opened.data)
             except RainStormError:
                 self.dropped += 1
                 return
@@ -148,7 +148,7 @@ class MembershipHost:
     def _execute(self, effect: events.Effect) -> None:
         match effect:
             case events.SendDatagram(target=target, datagram=datagram):
-                packet = self._sealer.seal(messages.encode(datagram))
+                packet = self._sealer.seal(datagrams.encode(datagram))
                 assert len(packet) <= 1400, "a datagram that a path may drop"
                 self._node.send_datagram(target, b"D" + packet)
             case events.CompareTables(target=target):

@@ -19,8 +19,8 @@ from agent.membership.core.beliefs.suspicion import Suspicion
 from agent.membership.core.beliefs.table import Table
 from agent.membership.core.detectors.reconnect import Lost
 from agent.membership.core.monitor import Monitor
+from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
-from agent.membership.messages import Update
 from agent.membership.view import DOWN, UP, NodeEntry, View
 from tests.simulation import membership_host, register_bugs
 from tests.simulation.membership_host import MembershipHost

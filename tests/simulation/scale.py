@@ -25,7 +25,7 @@ from typing import Any
 
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
-from agent.membership import messages
+from agent.membership import datagrams
 from agent.membership.core.beliefs.table import Table, checksum
 from agent.membership.core.dissemination import exchange
 from agent.membership.core.dissemination.seal import TAG_BYTES, TAIL
@@ -213,10 +213,10 @@ class Group:
             heapq.heappush(self._heap, (arrives_at, self._sequence, target, None, event))
 
     def _send(self, peer: Peer, effect: SendDatagram) -> None:
-        data = messages.encode(effect.datagram)
+        data = datagrams.encode(effect.datagram)
         self.datagrams += 1
         if self.datagrams % CHECKED_EVERY == 0:
-            assert messages.decode(data) == effect.datagram
+            assert datagrams.decode(data) == effect.datagram
         peer.sent_bytes += len(data) + SEAL_BYTES + len(peer.name) + HEADER_BYTES
         if self.loss and self._rng.random() < self.loss:
             return

@@ -70,10 +70,9 @@ class Backlog:
             self._replicas.pop(name, None)
 
     def postponed(self, name: str) -> None:
-        """Notes that a file could not be put right."""
+        """Notes that a file could not be put right: not everything is checked until it is."""
         self._seen.add(name)
         self._postponed.add(name)
-        self._whole = False
 
     def gone(self, name: str) -> None:
         """Forgets a file."""
@@ -87,4 +86,4 @@ class Backlog:
             for replicas in chain:
                 alive = [node for node in replicas if node in up]
                 thin += bool(alive) and alive[0] == self._me and len(alive) < min(self._wanted, len(up))
-        return BacklogReport(self._checked, thin, waiting + len(self._postponed))
+        return BacklogReport(self._checked and not self._postponed, thin, waiting + len(self._postponed))

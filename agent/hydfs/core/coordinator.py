@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from agent.hydfs.core.block import Record, WriterMark, chain
+from agent.hydfs.core.block import Record, WriterMark, chain, note_writer
+from agent.hydfs.core.errors import MOVED, FoundLength, Moved
 from agent.hydfs.core.events import (
     AnswerAppend,
     AnswerTail,
@@ -41,8 +42,6 @@ WINDOW_RECORDS = 64
 # Appends that wait for room in the window; each holds its payload in memory.
 WAITING_MAX = 256
 WAITING_BYTES_MAX = 16 * 1024 * 1024
-# The answer that sends a client to the file's next block; never seen outside the store.
-MOVED = "MOVED"
 ACTIVE, CLOSING, SEALING, RETIRED = "active", "closing", "sealing", "retired"
 
 
@@ -124,22 +123,19 @@ class Coordinator:
 
     def sealed(self) -> list[Effect]:
         """Ends the coordination: everybody who waits goes to the next block."""
-        self.state = RETIRED
-        tokens = [token for flight in self._flights for token in flight.tokens]
-        tokens += [event.token for event in self._waiting]
-        self._flights.clear()
-        self._waiting.clear()
-        self._waiting_bytes = 0
-        return [self._move(token) for token in tokens]
+        return [self._move(token) for token in self._retire()]
 
     def seal_failed(self, event: SealFailed) -> list[Effect]:
         """Tells those who wait; the next append tries to seal again."""
-        self.state = RETIRED
-        tokens = [token for flight in self._flights for token in flight.tokens]
-        tokens += [waiting.token for waiting in self._waiting]
-        self._flights.clear()
-        self._waiting.clear()
-        return [Refuse(token, event.code, event.message, {}) for token in tokens]
+        return [Refuse(token, event.code, event.message) for token in self._retire()]
+
+    def forget(self, token: Token) -> None:
+        """Removes a token whose caller waits no longer; an append that was not begun will not be."""
+        for flight in self._flights:
+            flight.tokens = [other for other in flight.tokens if other is not token]
+        for event in [event for event in self._waiting if event.token is token]:
+            self._waiting.remove(event)
+            self._waiting_bytes -= len(event.data)
 
     def tick(self, now: float) -> list[Effect]:
         """Gives the block up when a replica has not answered in time."""
@@ -167,6 +163,16 @@ class Coordinator:
         ends = [flight.record.end for flight in self._flights if flight.record is not None]
         assert ends == sorted(ends), "records under way are out of order"
 
+    def _retire(self) -> list[Token]:
+        """Ends the coordination and returns the tokens of those who wait."""
+        self.state = RETIRED
+        tokens = [token for flight in self._flights for token in flight.tokens]
+        tokens += [event.token for event in self._waiting]
+        self._flights.clear()
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        return tokens
+
     def _duplicate(self, event: AppendRequested) -> list[Effect] | None:
         for flight in self._flights:
             record = flight.record
@@ -188,7 +194,7 @@ class Coordinator:
 
     def _late(self, event: AppendRequested) -> list[Effect]:
         message = f"writer {event.writer} already sent a later sequence than {event.sequence}"
-        return [Refuse(event.token, "CONFLICT", message, {})]
+        return [Refuse(event.token, "CONFLICT", message)]
 
     def _admit(self, now: float, event: AppendRequested) -> list[Effect]:
         end_of_file = self.opened.base + self._assigned
@@ -216,7 +222,7 @@ class Coordinator:
     def _wait(self, event: AppendRequested) -> list[Effect]:
         if len(self._waiting) >= WAITING_MAX or self._waiting_bytes + len(event.data) > WAITING_BYTES_MAX:
             message = f"{len(self._waiting)} appends wait for this file already"
-            return [Refuse(event.token, "OVERLOADED", message, {})]
+            return [Refuse(event.token, "OVERLOADED", message)]
         self._waiting.append(event)
         self._waiting_bytes += len(event.data)
         return []
@@ -239,7 +245,8 @@ class Coordinator:
         offset = self.opened.base + record.offset
         if record.writer:
             mark = (record.sequence, offset, record.length)
-            self._writers[record.writer] = self._fresh[record.writer] = mark
+            note_writer(self._writers, record.writer, mark)
+            note_writer(self._fresh, record.writer, mark)
         copies = len(flight.acked)
         return [
             AnswerAppend(token, offset, record.length, copies, index > 0)
@@ -280,8 +287,8 @@ class Coordinator:
 
     def _conflict(self, flight: _Flight, token: Token) -> Refuse:
         message = f"append at offset {flight.if_offset} refused: the file has {flight.found} bytes"
-        return Refuse(token, "CONFLICT", message, {"length": flight.found})
+        return Refuse(token, "CONFLICT", message, FoundLength(flight.found))
 
     def _move(self, token: Token) -> Refuse:
         message = "the block was sealed; the file goes on in another one"
-        return Refuse(token, MOVED, message, {"failed": list(self._failed), "cause": self._cause})
+        return Refuse(token, MOVED, message, Moved(tuple(self._failed), self._cause))

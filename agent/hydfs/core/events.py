@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from agent.common.core import Tick
 from agent.hydfs.core.block import BlockKey, Record, WriterMark
+from agent.hydfs.core.errors import Details
 from agent.wire.codec.framing import Buffer
 
+# Only whoever made a token knows what it is; cores compare tokens and nothing else.
 Token = Any
 
 
@@ -126,6 +129,28 @@ class BlockDropped:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeLost:
+    """Event: the cluster view says that ``node`` is down."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealRequested:
+    """Event: somebody wants the block sealed; a coordinator that is at work here does it itself."""
+
+    key: BlockKey
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLeft:
+    """Event: whoever waited with ``token`` for an answer about the block waits no longer."""
+
+    key: BlockKey
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
 class SendWrite:
     """Effect: send the record to ``peer`` and report back with WriteAnswered."""
 
@@ -219,4 +244,13 @@ class Refuse:
     token: Token
     code: str
     message: str
-    details: dict[str, Any]
+    details: Details = None
+
+
+# What a coordinator is told, and a replica.
+CoordinatorEvent = AppendRequested | TailRequested | WriteAnswered | SealRequested | SealFailed | NodeLost
+ReplicaEvent = WriteReceived | RecordWritten | PromiseRequested | PromiseWritten
+Event = CoordinatorEvent | ReplicaEvent | BlockOpened | BlockSealed | BlockDropped | CallerLeft | Tick
+# Effects that answer a request: each has the token of whoever waits.
+Answer = AnswerWrite | AnswerAppend | AnswerTail | AnswerPromise | Refuse
+Effect = SendWrite | PersistRecord | PersistPromise | SealBlock | Answer

@@ -1,8 +1,9 @@
 """The file table: what the register of a file name may hold, and the changes that are allowed.
 
-Every file name is one CASPaxos register (agent/common/register.py). Its value is plain msgpack; the functions
-here are the only ones that make or change it. A file is *creating* (a put that is not whole yet), *live*, or
-*deleted* (a tombstone that keeps the file id, so that late blocks of a deleted file are known as such).
+Every file name is one CASPaxos register (agent/common/register.py). Its value is a ``FileEntry`` as plain
+msgpack; the functions here are the only ones that make or change it. A value is checked before a voter votes
+on it and again when it is read. A file is *creating* (a put that is not complete yet), *live*, or *deleted*
+(a tombstone that keeps the file id, so that late blocks of a deleted file are recognised).
 
 At most the last block of a chain is open. Its replica set and its session are fixed when it is opened, by the
 node that will coordinate it; a session is one process's right to coordinate one block, so a restarted
@@ -15,42 +16,59 @@ Each change is a function that raises a ``RainStormError`` to refuse, made to be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
-from agent.common.errors import AlreadyExists, Conflict, Fenced, NotFound
-from agent.hydfs.core.block import OPEN, SEALED, WriterMark
+import msgspec
+from msgspec import Meta, field
+from msgspec.structs import replace
 
-CREATING, LIVE, DELETED = "creating", "live", "deleted"
-# A writer not heard of while this many others wrote to the same file is forgotten: a retry of its last append
-# would then be taken for a new one. A stream job has a few dozen writers a file.
-WRITERS_MAX = 1024
+from agent.common import message
+from agent.common.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    Fenced,
+    InvalidMessage,
+    NameInvalid,
+    NotFound,
+    RainStormError,
+)
+from agent.common.ids import check_file_name
+from agent.common.message import LIST_MAX, Counter, Crc, Name, OptionalName
+from agent.hydfs.core.block import OPEN, SEALED, BlockNumber, FileId, WriterMark, Writers, note_writer
+
+CREATING: Final = "creating"
+LIVE: Final = "live"
+DELETED: Final = "deleted"
+# More copies than this of one block would be a mistake of whoever configured it.
+REPLICAS_MAX = 64
+
+Replicas = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=REPLICAS_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
-class BlockEntry:
-    """One block of a file's chain."""
+class BlockEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One block of a file's chain; a list in its encoded form, because a large file has many."""
 
-    number: int
-    replicas: tuple[str, ...]
-    view: int
-    state: str
-    length: int
-    crc: int
-    session: str
+    number: BlockNumber
+    replicas: Replicas
+    view: Counter
+    state: Annotated[str, Meta(pattern=r"^(open|sealed)\Z")]
+    length: Counter
+    crc: Crc
+    session: OptionalName
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(msgspec.Struct, frozen=True):
     """The value of a file's register."""
 
-    file_id: str
-    state: str
-    ack: str = "all"
-    owner: str = ""
-    next_number: int = 0
-    blocks: tuple[BlockEntry, ...] = ()
-    writers: Mapping[str, WriterMark] | None = None
+    file_id: FileId
+    state: Annotated[str, Meta(pattern=r"^(creating|live|deleted)\Z")]
+    ack: Annotated[str, Meta(pattern=r"^(all|quorum)\Z")] = "all"
+    owner: OptionalName = ""
+    next_number: BlockNumber = field(default=0, name="next")
+    blocks: Annotated[tuple[BlockEntry, ...], Meta(max_length=LIST_MAX)] = ()
+    writers: Writers = field(default_factory=dict)
 
     @property
     def open_block(self) -> BlockEntry | None:
@@ -67,32 +85,84 @@ class FileEntry:
         return next((block for block in self.blocks if block.number == number), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What an AlreadyExists of ``create`` says of the file that has the name."""
+
+    file_id: FileId
+    state: OptionalName
+    owner: OptionalName
+
+    @classmethod
+    def of(cls, error: RainStormError) -> Reservation | None:
+        """Returns the reservation that ``error`` tells of, None when it tells of none."""
+        try:
+            return message.decode(cls, error.details)
+        except InvalidMessage:
+            return None
+
+
 Change = Callable[[Any], Any]
 
 
 def to_value(entry: FileEntry) -> dict[str, Any]:
     """Returns the entry as plain values for the register."""
-    return {
-        "file_id": entry.file_id,
-        "state": entry.state,
-        "ack": entry.ack,
-        "owner": entry.owner,
-        "next": entry.next_number,
-        "blocks": [
-            [b.number, list(b.replicas), b.view, b.state, b.length, b.crc, b.session] for b in entry.blocks
-        ],
-        "writers": {writer: list(mark) for writer, mark in (entry.writers or {}).items()},
-    }
+    return message.encode(entry)
 
 
-def from_value(value: Any) -> FileEntry | None:
-    """Returns the entry of a register's value, None when the name was never used."""
+def from_value(value: Any, name: str = "") -> FileEntry | None:
+    """Returns the entry of a register's value, None when the name was never used.
+
+    Raises:
+        Corrupt: the value is no valid entry; voters of this release never accept one.
+    """
     if value is None:
         return None
-    blocks = tuple(BlockEntry(b[0], tuple(b[1]), b[2], b[3], b[4], b[5], b[6]) for b in value["blocks"])
-    writers = {writer: (mark[0], mark[1], mark[2]) for writer, mark in value["writers"].items()}
-    return FileEntry(
-        value["file_id"], value["state"], value["ack"], value["owner"], value["next"], blocks, writers
+    try:
+        return _checked(value)
+    except InvalidMessage as error:
+        raise Corrupt(f"the file table holds no valid entry for {name!r}: {error.message}") from None
+
+
+def check(key: str, value: object) -> None:
+    """Refuses what must not become the value of a file's register; a voter asks before it votes.
+
+    Raises:
+        InvalidMessage: ``key`` is no file name, or ``value`` is neither a valid entry nor None.
+    """
+    try:
+        check_file_name(key)
+    except NameInvalid as error:
+        raise InvalidMessage(error.message) from None
+    if value is not None:
+        _checked(value)
+
+
+def _checked(value: object) -> FileEntry:
+    entry = message.decode(FileEntry, value, "file entry")
+    problem = _problem(entry)
+    if problem:
+        raise InvalidMessage(f"file entry: {problem}")
+    return entry
+
+
+def _problem(entry: FileEntry) -> str:
+    """Returns how an entry contradicts itself, or ''."""
+    if entry.blocks and entry.state != LIVE:
+        return f"a file that is {entry.state} has blocks"
+    last = -1
+    for block in entry.blocks:
+        if block.number <= last:
+            return f"block {block.number} follows block {last}"
+        last = block.number
+        if block.state == OPEN and (block is not entry.blocks[-1] or block.length):
+            return f"block {block.number} is open, but has a length or a successor"
+        if block.state == SEALED and not block.length:
+            return f"block {block.number} is sealed and empty"
+        if len(frozenset(block.replicas)) != len(block.replicas):
+            return f"block {block.number} is on the same node twice"
+    return (
+        "" if last < entry.next_number else f"block {last} exists, but the next number is {entry.next_number}"
     )
 
 
@@ -116,7 +186,7 @@ def live(name: str, value: Any) -> FileEntry:
     Raises:
         NotFound: there is no such file, or not yet, or no more.
     """
-    entry = from_value(value)
+    entry = from_value(value, name)
     if entry is None or entry.state != LIVE:
         raise NotFound(f"file {name!r} does not exist", hint="see which files there are: fab list")
     return entry
@@ -131,7 +201,7 @@ def create(
     """
 
     def change(value: Any) -> Any:
-        entry = from_value(value)
+        entry = from_value(value, name)
         if entry is not None and entry.state == CREATING and entry.file_id == instead_of:
             entry = None
         if entry is not None and entry.state != DELETED and entry.file_id != file_id:
@@ -139,7 +209,7 @@ def create(
             raise AlreadyExists(
                 f"file {name!r} {what}",
                 hint="choose another name, append to it, or delete it first",
-                details={"file_id": entry.file_id, "state": entry.state, "owner": entry.owner},
+                details=message.encode(Reservation(entry.file_id, entry.state, entry.owner)),
             )
         if entry is not None and entry.file_id == file_id:
             return value
@@ -152,7 +222,7 @@ def publish(name: str, file_id: str, blocks: Sequence[BlockEntry]) -> Change:
     """Returns the change that makes a put visible, whole."""
 
     def change(value: Any) -> Any:
-        entry = from_value(value)
+        entry = from_value(value, name)
         if entry is None or entry.file_id != file_id or entry.state == DELETED:
             raise Conflict(f"the put of {name!r} was given up meanwhile", hint="put it again")
         if entry.state == LIVE:
@@ -168,7 +238,7 @@ def remove(name: str, file_id: str) -> Change:
     """
 
     def change(value: Any) -> Any:
-        entry = from_value(value)
+        entry = from_value(value, name)
         if entry is None or entry.file_id != file_id or entry.state == DELETED:
             if entry is not None and entry.file_id == file_id:
                 return value
@@ -215,7 +285,7 @@ def seal(
     """
 
     def change(value: Any) -> Any:
-        entry = from_value(value)
+        entry = from_value(value, name)
         if entry is None or entry.file_id != file_id or entry.state != LIVE:
             raise NotFound(f"file {name!r} does not exist any more")
         block = entry.open_block
@@ -224,12 +294,9 @@ def seal(
         kept = entry.blocks[:-1]
         if length:
             kept = (*kept, replace(block, state=SEALED, length=length, crc=crc, replicas=tuple(replicas)))
-        marks = {**(entry.writers or {})}
+        marks = dict(entry.writers)
         for writer, mark in writers.items():
-            marks.pop(writer, None)  # the latest go last, the oldest are forgotten first
-            marks[writer] = mark
-        while len(marks) > WRITERS_MAX:
-            marks.pop(next(iter(marks)))
+            note_writer(marks, writer, mark)
         return to_value(replace(entry, blocks=kept, writers=marks))
 
     return change

@@ -61,7 +61,7 @@ class TakeOver:
     block: BlockEntry
 
 
-Action = Push | Pull | Certify | Announce | Drop | TakeOver
+LocalAction = Pull | Certify | Announce | Drop | TakeOver
 
 
 def pushes(entry: FileEntry, up: Sequence[str], me: str, wanted: int) -> list[Push]:
@@ -89,12 +89,12 @@ def local_actions(
     me: str,
     wanted: int,
     coordinated: Sequence[int],
-) -> list[Action]:
+) -> list[LocalAction]:
     """Returns what this node has to do about its own copies ``metas`` of one file name.
 
     ``coordinated`` are the numbers of the blocks that this process coordinates now.
     """
-    actions: list[Action] = []
+    actions: list[LocalAction] = []
     held = []
     for meta in metas:
         if meta.key[0] != entry.file_id or entry.state == DELETED:
@@ -133,7 +133,7 @@ def strangers(entry: FileEntry, metas: Sequence[BlockMeta]) -> list[BlockMeta]:
 
 def _about_sealed(
     block: BlockEntry, meta: BlockMeta, up: Sequence[str], me: str, wanted: int
-) -> list[Action]:
+) -> list[LocalAction]:
     if meta.state != SEALED or (meta.length, meta.crc) != (block.length, block.crc):
         return [Certify(block)]
     if me in block.replicas:

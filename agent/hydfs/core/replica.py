@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from agent.hydfs.core.block import OPEN, PROMISED, SEALED, BlockKey, BlockMeta, WriterMark, chain
+from agent.hydfs.core.block import (
+    OPEN,
+    PROMISED,
+    SEALED,
+    BlockKey,
+    BlockMeta,
+    WriterMark,
+    chain,
+    note_writer,
+)
 from agent.hydfs.core.events import (
     AnswerPromise,
     AnswerWrite,
@@ -107,7 +116,7 @@ class Replica:
         copy.durable_crc = copy.crcs.pop(event.end, copy.durable_crc)
         mark = copy.marks.pop(event.end, None)
         if mark is not None:
-            copy.writers[mark[0]] = mark[1:]
+            note_writer(copy.writers, mark[0], mark[1:])
         effects: list[Effect] = [AnswerWrite(t, end) for end, t in copy.waiting if end <= copy.durable]
         copy.waiting = [(end, token) for end, token in copy.waiting if end > copy.durable]
         return effects + self._promised(copy)
@@ -138,7 +147,7 @@ class Replica:
             copy.state = OPEN
             tokens, copy.sealers = copy.sealers, []
             message = "the disk of this replica refused the promise"
-            return [Refuse(token, event.code, message, {}) for token in tokens]
+            return [Refuse(token, event.code, message) for token in tokens]
         copy.durable_promise = True
         return self._promised(copy)
 
@@ -162,7 +171,19 @@ class Replica:
         copy = self._copies.pop(event.key, None)
         if copy is None:
             return []
-        return [AnswerWrite(token, 0, "NOT_FOUND", "the copy was dropped") for _, token in copy.waiting]
+        tokens = [token for _, token in copy.waiting] + [early.token for early in copy.held.values()]
+        effects: list[Effect] = [
+            AnswerWrite(token, 0, "NOT_FOUND", "the copy was dropped") for token in tokens
+        ]
+        return effects + [Refuse(token, "NOT_FOUND", "the copy was dropped") for token in copy.sealers]
+
+    def forget(self, key: BlockKey, token: Token) -> None:
+        """Removes a token whose caller waits no longer, and a record of it that was not taken yet."""
+        copy = self._copies.get(key)
+        if copy is not None:
+            copy.waiting = [(end, other) for end, other in copy.waiting if other is not token]
+            copy.sealers = [other for other in copy.sealers if other is not token]
+            copy.held = {offset: early for offset, early in copy.held.items() if early.token is not token}
 
     def check_invariants(self) -> None:
         """Raises AssertionError when a copy breaks a rule."""

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agent.hydfs.core.coordinator import MOVED
+from agent.hydfs.core.errors import MOVED, NOT_COORDINATOR
 from agent.hydfs.core.filetable import BlockEntry, FileEntry
 from agent.hydfs.core.ring import block_token, ring_of
 
-# The block is not coordinated by the node that was asked.
-NOT_COORDINATOR = "NOT_COORDINATOR"
 # Answers after which another node or another moment may do better.
 LOST = ("UNREACHABLE", "CONNECTION_LOST", "DEADLINE_EXCEEDED", "PROTOCOL_ERROR")
 AGAIN = (MOVED, NOT_COORDINATOR, "FENCED", "STALE_VIEW", "UNAVAILABLE", "NO_MAJORITY", "OVERLOADED")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from agent.common.errors import NotFound, RainStormError
 from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED, BlockKey, DroppedEntry, SealedEntry
 from agent.hydfs.core.errors import error_of
-from agent.hydfs.core.events import BlockDropped, BlockSealed, SealBlock, SealFailed
+from agent.hydfs.core.events import BlockDropped, BlockSealed, Event, SealBlock, SealFailed
 from agent.hydfs.core.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.messages import block as messages
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.store import Store
 from agent.wire.register.proposer import Registers
@@ -30,7 +30,7 @@ class Sealing:
         store: Store,
         peers: Peers,
         registers: Registers,
-        post: Callable[[Any], None],
+        post: Callable[[Event], None],
         *,
         replicas: int,
         ack_timeout_s: float,
@@ -52,14 +52,13 @@ class Sealing:
             effect.name, file_id, number, effect.length, effect.crc, effect.holders, effect.writers
         )
         try:
-            entry = filetable.from_value(self.registers.change(effect.name, change))
+            entry = filetable.live(effect.name, self.registers.change(effect.name, change))
         except NotFound:
             self.post(SealFailed(effect.key, "NOT_FOUND", f"file {effect.name!r} was deleted"))
             return None
         except RainStormError as error:
             self.post(SealFailed(effect.key, error.code, error.message))
             raise
-        assert entry is not None
         block = entry.block(number)
         length, crc = (block.length, block.crc) if block is not None else (0, 0)
         logger.info(
@@ -69,12 +68,12 @@ class Sealing:
             length,
             ",".join(effect.failed) or "-",
         )
-        fields = {"name": effect.name, "file_id": file_id, "number": number, "length": length, "crc": crc}
+        request = messages.Certify(file_id, number, effect.name, length, crc)
         self.certify(effect.key, effect.name, length, crc)
         holders = block.replicas if block is not None else effect.holders
         for node in dict.fromkeys((*holders, *effect.holders, *effect.failed)):
             if node != self.peers.me:
-                self.peers.tell(node, "hydfs.block.certify", fields)
+                self.peers.tell(node, request)
         if block is not None and len(block.replicas) < self._replicas:
             self.on_missing_copies(effect.name)
         return entry
@@ -137,10 +136,9 @@ class Sealing:
             inbox.put(PromiseFailed(peer))
 
     def _ask_promise(self, peer: str, key: BlockKey, name: str) -> PromiseReceived | PromiseFailed:
-        fields = {"file_id": key[0], "number": key[1], "name": name}
+        request = messages.AskPromise(key[0], key[1], name)
         try:
-            found = self.peers.call(peer, "hydfs.block.promise", fields, timeout_s=self._ack_timeout).fields
+            found = self.peers.ask(peer, request, timeout_s=self._ack_timeout).message
         except RainStormError:
             return PromiseFailed(peer)
-        writers = {writer: (mark[0], mark[1], mark[2]) for writer, mark in found["writers"].items()}
-        return PromiseReceived(peer, found["length"], found["crc"], writers, found["doubtful"])
+        return PromiseReceived(peer, found.length, found.crc, found.writers, found.doubtful)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.common.errors import RainStormError
+from agent.membership.datagrams import Datagram, Update
 from agent.membership.member import Member
-from agent.membership.messages import Datagram, Update
 from agent.membership.settings import DetectorKind, Settings
 from agent.membership.view import View
 

@@ -46,8 +46,8 @@ from agent.membership.core.events import (
     SwitchRequested,
     TableReceived,
 )
+from agent.membership.datagrams import Kind
 from agent.membership.member import LIVE, Member, State
-from agent.membership.messages import Kind
 from agent.membership.settings import DetectorKind, Settings
 
 if TYPE_CHECKING:

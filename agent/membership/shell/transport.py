@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 
 from agent.common.errors import PortInUse, ProtocolError, RainStormError
 from agent.common.shell import network, threads
-from agent.membership import messages
+from agent.membership import datagrams
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.dissemination.seal import SESSION_BYTES, Opener, Sealer
 from agent.membership.core.events import Contact
-from agent.membership.messages import Datagram
+from agent.membership.datagrams import Datagram
 
 logger = logging.getLogger("agent.membership.shell.transport")
 
@@ -108,7 +108,7 @@ class Transport:
         """Sends a datagram; what the network refuses is as good as lost."""
         assert self._socket is not None
         assert self._sealer is not None
-        packet = self._sealer.seal(messages.encode(datagram))
+        packet = self._sealer.seal(datagrams.encode(datagram))
         target = (contact.address, contact.port)
         try:
             self._socket.sendto(packet, target)
@@ -175,7 +175,7 @@ class Transport:
             if self._addresses.get(opened.sender, source[0]) != source[0]:
                 self._on_impostor(opened.sender, source[0], source[1])
                 raise ProtocolError(f"datagram in the name of {opened.sender} from {source[0]}")
-            self._on_datagram(opened.sender, opened.boot, messages.decode(opened.data))
+            self._on_datagram(opened.sender, opened.boot, datagrams.decode(opened.data))
         except RainStormError as error:
             self.dropped += 1
             level = logging.DEBUG if isinstance(error, ProtocolError) else logging.WARNING

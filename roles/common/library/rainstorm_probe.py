@@ -119,8 +119,8 @@ def port_problems(address, ports, running):
                 if error.errno == 99:  # EADDRNOTAVAIL
                     own = output(["hostname", "-I"]).strip() or "none"
                     return [
-                        f"{ip} is not an address of this machine (it has {own}): set ansible_host to the address "
-                        "by which the other VMs reach it"
+                        f"{ip} is not an address of this machine (it has {own}): set ansible_host to the "
+                        "address at which the other VMs reach it"
                     ]
                 problems.append(
                     f"port {port} of {service} is taken by {holder(port)}: stop it, or set {service}_port "

@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 
 from agent.common.errors import FrameTooLarge
+from agent.membership.datagrams import DATAGRAM_BYTES_MAX, OVERHEAD_BYTES, Update, update_bytes
 from agent.membership.member import State
-from agent.membership.messages import DATAGRAM_BYTES_MAX, OVERHEAD_BYTES, Update, update_bytes
 
 REPETITIONS = 4
 ROOM_BYTES = DATAGRAM_BYTES_MAX - OVERHEAD_BYTES

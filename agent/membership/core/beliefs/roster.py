@@ -33,8 +33,8 @@ from agent.membership.core.beliefs.selftest import SelfTest
 from agent.membership.core.beliefs.suspicion import Suspicion
 from agent.membership.core.beliefs.table import Table
 from agent.membership.core.events import AdoptBoot, AnnounceConflict, AnnounceMember, Effect
+from agent.membership.datagrams import Update
 from agent.membership.member import LIVE, Member, State
-from agent.membership.messages import Update
 from agent.membership.settings import Settings
 
 if TYPE_CHECKING:

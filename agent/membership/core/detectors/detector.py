@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from agent.membership.messages import Datagram
+from agent.membership.datagrams import Datagram
 
 
 class Detector(Protocol):

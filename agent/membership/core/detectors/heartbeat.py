@@ -23,8 +23,8 @@ from agent.membership.core.beliefs.health import SCORE_MAX, LocalHealth
 from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.detectors.probing import RoundRobin
 from agent.membership.core.dissemination.outbox import Outbox
+from agent.membership.datagrams import BEATS_BYTES_MAX, Beat, Datagram, Kind, beat_bytes
 from agent.membership.member import LIVE, Member
-from agent.membership.messages import BEATS_BYTES_MAX, Beat, Datagram, Kind, beat_bytes
 
 if TYPE_CHECKING:
     import random

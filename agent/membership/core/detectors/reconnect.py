@@ -15,8 +15,8 @@ from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.detectors.probing import RoundRobin
 from agent.membership.core.dissemination.outbox import Outbox
 from agent.membership.core.events import Contact
+from agent.membership.datagrams import Kind
 from agent.membership.member import State
-from agent.membership.messages import Kind
 
 if TYPE_CHECKING:
     import random

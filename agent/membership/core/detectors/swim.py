@@ -18,8 +18,8 @@ from agent.membership.core.beliefs.health import LocalHealth
 from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.detectors.probing import Probe, Relay, RoundRobin
 from agent.membership.core.dissemination.outbox import Outbox
+from agent.membership.datagrams import Datagram, Kind
 from agent.membership.member import LIVE, State
-from agent.membership.messages import Datagram, Kind
 
 if TYPE_CHECKING:
     import random

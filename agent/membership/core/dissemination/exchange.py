@@ -19,11 +19,11 @@ import mmh3
 import msgpack
 
 from agent.common.errors import ProtocolError
-from agent.membership import messages
+from agent.membership import datagrams
 from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.beliefs.table import checksum
+from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
-from agent.membership.messages import Update
 
 BUCKETS = 64
 DIGESTS = struct.Struct(f">{BUCKETS}I")
@@ -70,7 +70,7 @@ def records(roster: Roster, parts: Iterable[int], receiver: str) -> list[Update]
 
 def pack(updates: Sequence[Update]) -> bytes:
     """Returns records as the payload of a request or an answer."""
-    packed: bytes = msgpack.packb([messages.fields_of(update) for update in updates], use_bin_type=True)
+    packed: bytes = msgpack.packb([datagrams.fields_of(update) for update in updates], use_bin_type=True)
     return packed
 
 
@@ -86,4 +86,4 @@ def unpack(payload: bytes | bytearray | memoryview) -> tuple[Update, ...]:
         raise ProtocolError(f"records are not msgpack: {error}") from None
     if not isinstance(found, list) or len(found) > RECORDS_MAX:
         raise ProtocolError("records do not have the form of this release")
-    return tuple([messages.update_of(entry) for entry in found])
+    return tuple([datagrams.update_of(entry) for entry in found])

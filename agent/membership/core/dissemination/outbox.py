@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.membership import messages
+from agent.membership import datagrams
 from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.events import Contact, SendDatagram
+from agent.membership.datagrams import Beat, Datagram, Kind, Update
 from agent.membership.member import Member, State
-from agent.membership.messages import Beat, Datagram, Kind, Update
 
 
 class Outbox:
@@ -33,9 +33,9 @@ class Outbox:
         self, name: str, kind: Kind, sequence: int = 0, target: str = "", beats: tuple[Beat, ...] = ()
     ) -> None:
         """Sends one datagram, filled up with gossip."""
-        room = messages.DATAGRAM_BYTES_MAX - messages.OVERHEAD_BYTES
+        room = datagrams.DATAGRAM_BYTES_MAX - datagrams.OVERHEAD_BYTES
         if beats:
-            room -= sum([messages.beat_bytes(beat.name) for beat in beats])
+            room -= sum([datagrams.beat_bytes(beat.name) for beat in beats])
         updates: tuple[Update, ...] = ()
         # The buddy rule: whoever is doubted hears it with the very ping or answer, so that it can refute at
         # once.
@@ -43,7 +43,7 @@ class Outbox:
             doubted = self._roster.table.get(subject)
             if doubted is not None and doubted.state is not State.ALIVE:
                 updates += (self._roster.record(doubted),)
-                room -= messages.update_bytes(updates[-1])
+                room -= datagrams.update_bytes(updates[-1])
         updates += self._roster.gossip.take(self._roster.table.live_count, room)
         self._emit(name, kind, updates, sequence, target, beats)
 

@@ -13,8 +13,8 @@ from agent.membership.core import events
 from agent.membership.core import view as views
 from agent.membership.core.node import REFRESH_S, MembershipCore
 from agent.membership.core.proposer import SETTLE_S
+from agent.membership.datagrams import Datagram, Kind, Update
 from agent.membership.member import Member, State
-from agent.membership.messages import Datagram, Kind, Update
 
 NAMES = ["n1", "n2", "n3", "n4", "n5"]
 FAILED = events.RegisterFailed(NoMajority("too few"))

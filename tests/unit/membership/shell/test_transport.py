@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.common.errors import PortInUse
-from agent.membership import messages
+from agent.membership import datagrams
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.dissemination.seal import Opener, Sealer
 from agent.membership.core.events import Contact
-from agent.membership.messages import Datagram, Kind
+from agent.membership.datagrams import Datagram, Kind
 from agent.membership.shell.transport import Transport
 from tests.support import wait_until
 
 KEY, OTHER = bytes(range(32)), bytes(32)
-GOOD = messages.encode(Datagram(Kind.PING, 1, "n1"))
+GOOD = datagrams.encode(Datagram(Kind.PING, 1, "n1"))
 
 
 class Place:
@@ -122,7 +122,7 @@ def test_a_share_is_thrown_away_by_a_seeded_choice(place: Place) -> None:
         for number in range(40):
             seen = place.transport.discarded + len(place.received)
             place.socket.sendto(
-                source.seal(messages.encode(Datagram(Kind.PING, number, "n1"))), place.address
+                source.seal(datagrams.encode(Datagram(Kind.PING, number, "n1"))), place.address
             )
             wait_until(
                 lambda seen=seen: place.transport.discarded + len(place.received) == seen + 1,  # type: ignore[misc]

@@ -6,8 +6,8 @@ import pytest
 
 from agent.common.errors import FrameTooLarge
 from agent.membership.core.beliefs.gossip import GossipQueue, transmit_limit
+from agent.membership.datagrams import DATAGRAM_BYTES_MAX, Datagram, Kind, Update, encode
 from agent.membership.member import Member, State
-from agent.membership.messages import DATAGRAM_BYTES_MAX, Datagram, Kind, Update, encode
 
 
 def update(name: str, incarnation: int = 0, state: State = State.ALIVE, accuser: str = "") -> Update:

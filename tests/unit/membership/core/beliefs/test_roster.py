@@ -10,8 +10,8 @@ from agent.common.core import Tick
 from agent.membership.core import events
 from agent.membership.core.events import Contact
 from agent.membership.core.monitor import Monitor
+from agent.membership.datagrams import Datagram, Kind, Update
 from agent.membership.member import Member, State
-from agent.membership.messages import Datagram, Kind, Update
 from agent.membership.settings import DetectorKind
 from tests.unit.membership.core.detectors.test_swim import Bench, member, of, sent
 

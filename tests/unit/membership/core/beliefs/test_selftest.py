@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from agent.membership.core import events
 from agent.membership.core.beliefs.selftest import AGAIN_S, QUESTIONS, WINDOW_S
+from agent.membership.datagrams import Kind, Update
 from agent.membership.member import State
-from agent.membership.messages import Kind, Update
 from tests.unit.membership.core.detectors.test_swim import CONFIG, Bench, member, of
 
 

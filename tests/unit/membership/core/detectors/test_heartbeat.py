@@ -10,8 +10,8 @@ from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership.core import events
 from agent.membership.core.monitor import Monitor
+from agent.membership.datagrams import DATAGRAM_BYTES_MAX, Beat, Datagram, Kind, Update, encode
 from agent.membership.member import Member, State
-from agent.membership.messages import DATAGRAM_BYTES_MAX, Beat, Datagram, Kind, Update, encode
 
 NAMES = ["n1", "n2", "n3", "n4", "n5"]
 

@@ -13,8 +13,8 @@ from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership.core import events
 from agent.membership.core.monitor import COMPARE_INTERVAL_S, DOUBT_ASKED_BY, Monitor
+from agent.membership.datagrams import Datagram, Kind, Update
 from agent.membership.member import Member, State
-from agent.membership.messages import Datagram, Kind, Update
 
 CONFIG = MembershipConfig()
 NAMES = ["n1", "n2", "n3", "n4", "n5"]

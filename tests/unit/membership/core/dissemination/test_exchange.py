@@ -20,8 +20,8 @@ from agent.membership.core.dissemination.exchange import (
     records,
     unpack,
 )
+from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
-from agent.membership.messages import Update
 from tests.unit.membership.core.detectors.test_swim import Bench, member
 
 

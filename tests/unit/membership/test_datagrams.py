@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.common.errors import FrameTooLarge, ProtocolError
-from agent.membership.member import Member, State
-from agent.membership.messages import (
+from agent.membership.datagrams import (
     COUNTER_MAX,
     Beat,
     Datagram,
@@ -20,6 +19,7 @@ from agent.membership.messages import (
     decode,
     encode,
 )
+from agent.membership.member import Member, State
 from agent.membership.settings import DetectorKind, Settings
 
 names = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=63)
