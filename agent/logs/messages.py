@@ -24,7 +24,7 @@ from agent.common.message import (
     Text,
 )
 
-# Linux takes 128 KiB for one argument; nobody types a pattern of 32 KiB.
+# Linux accepts 128 KiB for one argument; no pattern that a person types comes near 32 KiB.
 PATTERN_BYTES_MAX = 32 * 1024
 # Up to this length a pattern that is too long is refused with a hint. A command line is at most 2 MiB.
 SENT_BYTES_MAX = 2 * 1024 * 1024
@@ -124,7 +124,7 @@ class TakePiece(Request[Piece]):
 
 @dataclass(frozen=True, slots=True)
 class EndSearch(Request[Done]):
-    """Ends a search whose output nobody wants any more."""
+    """Ends a search whose output is no longer wanted."""
 
     kind: ClassVar[str] = "logs.search_end"
     reply: ClassVar[type[Any]] = Done

@@ -14,7 +14,7 @@ from agent.common.errors import UsageError
 from agent.logs.messages import NAMES_MAX, PATTERN_BYTES_MAX, StartSearch
 
 NUMBER_MAX = 1_000_000_000
-# Beyond any time and any duration that somebody means.
+# Far beyond any sensible time or duration.
 AMOUNT_MAX = 1e15
 SWITCHES = {
     "ignore_case": "-i",

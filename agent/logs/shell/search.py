@@ -2,7 +2,7 @@
 
 A thread runs it and puts what grep prints into a short queue; requests take pieces from there, so that a
 slow reader slows grep down and nothing accumulates. Pieces are numbered: a caller that lost an answer asks
-for the same number again. A search whose pieces nobody takes ends by itself.
+for the same number again. A search whose pieces are not taken ends by itself.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PLAIN = re.compile(rb"[A-Za-z0-9_ :=/,@%-]*")
 
 
 class StoppedEarly(Exception):
-    """The search reached a limit, or nobody wants it any more."""
+    """The search reached a limit, or its reader has gone."""
 
 
 def nothing() -> None:
@@ -117,7 +117,7 @@ def check(query: Query) -> None:
 
 
 class Search:
-    """Runs one query over the logs and keeps what nobody has taken yet."""
+    """Runs one query over the logs and keeps the output until it is taken."""
 
     def __init__(self, name: str, query: Query, sources: Sequence[Source]) -> None:
         self.name = name
@@ -212,7 +212,7 @@ class Search:
             while self._pieces and not self._gone():
                 self._condition.wait(IDLE_S_MAX)
             if self._pieces:
-                self._summary = replace(self._summary, cut="nobody took the output")
+                self._summary = replace(self._summary, cut="the output was not taken")
                 self._pieces.clear()
 
     def _problem(self, text: str) -> None:
@@ -281,7 +281,7 @@ class Search:
                 while self._waiting_bytes + len(piece) > QUEUE_BYTES_MAX and not self._gone():
                     self._condition.wait(POLL_S)
                 if self._gone():
-                    raise StoppedEarly("nobody takes the output")
+                    raise StoppedEarly("the output is not taken")
                 self._pieces.append(piece)
                 self._waiting_bytes += len(piece)
                 self._condition.notify_all()
@@ -293,7 +293,7 @@ class Search:
 
     def _check_limits(self) -> None:
         if self._gone():
-            raise StoppedEarly("nobody takes the output")
+            raise StoppedEarly("the output is not taken")
         if self._deadline.expired(clock.monotonic()):
             raise StoppedEarly(f"cut after {self._query.time_limit_s:g} s")
 
