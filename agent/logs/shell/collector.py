@@ -19,7 +19,7 @@ from typing import Any
 from agent.common import message
 from agent.common.config import LogsConfig
 from agent.common.deadline import Deadline
-from agent.common.errors import AlreadyExists, Corrupt, InvalidMessage, NotFound, RainStormError
+from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, InvalidMessage, NotFound, RainStormError
 from agent.common.shell import clock, threads
 from agent.hydfs.client import HydfsClient
 from agent.logs.core.collector import (
@@ -170,7 +170,7 @@ class Collection:
         try:
             spool = Spool(self._spool_folder, lambda: message.encode(core.snapshot()))
             spool.recover(restore, core.apply)
-        except (OSError, RainStormError) as error:
+        except RainStormError as error:
             # Searches work all the same, whatever the state of the disk.
             self._note_trouble("spool", f"the spool cannot be opened: {_text(error)}")
             return False
@@ -184,9 +184,10 @@ class Collection:
 
     def _scan_loop(self) -> None:
         self._rest(self._knobs.collect_delay_s)
-        while not (self._stopping.is_set() or self._open_spool()):
-            self._rest(SPOOL_RETRY_S)
         while not self._stopping.is_set():
+            if self._spool is None and not self._open_spool():
+                self._rest(SPOOL_RETRY_S)
+                continue
             self._note_progress()
             self._scan()
             self._rest(self._knobs.collect_interval_s)
@@ -289,14 +290,19 @@ class Collection:
 
     def _store(self, record: Record) -> list[Effect]:
         with self._lock:
-            assert self._spool is not None
+            if self._spool is None:  # it failed at a record before this one
+                return []
             if self._spool.size_bytes + len(record.data) > self._knobs.spool_bytes:
                 self._full = True
                 return []
             try:
                 self._spool.store(record)
-            except OSError as error:
+            except RainStormError as error:
                 self._note_trouble("spool", f"the spool cannot be written: {_text(error)}")
+                if isinstance(error, DiskFailed):
+                    # What it holds is read again before anything is added.
+                    self._spool.close()
+                    self._spool = None
                 return []
             self._troubles.pop("spool", None)
             effects = self._core.handle(clock.monotonic(), RecordStored(record))
@@ -318,16 +324,17 @@ class Collection:
         pause_s = RETRY_S[0]
         while not self._stopping.is_set():
             self._stored.clear()
+            about = "spool"
             try:
-                record = self._first()
-                if record is None:
+                spool, record = self._first()
+                if spool is None or record is None:
                     self._retain()
                     if not self._stopping.is_set():
                         self._stored.wait(RETENTION_INTERVAL_S)
                     continue
-                self._send(record)
-            except (OSError, RainStormError) as error:
-                about = "spool" if isinstance(error, OSError) else "hydfs"
+                about = "hydfs"
+                self._append(record, spool.identity)
+            except RainStormError as error:
                 self._note_trouble(about, _text(error))
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, RETRY_S[1])
@@ -335,30 +342,27 @@ class Collection:
             pause_s = RETRY_S[0]
             if self._troubles.pop("hydfs", ""):
                 logger.info("collection_resumed")
+            with self._lock:
+                if self._spool is spool:  # it was not opened again meanwhile
+                    spool.acknowledge()
+                self._sent_bytes += len(record.data)
             self._stopping.wait(len(record.data) / self._knobs.collect_bytes_per_s)
 
-    def _first(self) -> Record | None:
-        """Returns the next record to send; those that cannot be read are dropped, by name.
+    def _first(self) -> tuple[Spool | None, Record | None]:
+        """Returns the spool and its next record; those that are damaged are dropped, by name.
 
         Raises:
-            OSError: the disk does not let the spool be read.
+            DiskFailed: the spool cannot be read.
         """
         with self._lock:
-            while (spool := self._spool) is not None:
+            spool = self._spool
+            while spool is not None:
                 try:
-                    return spool.first()
+                    return spool, spool.first()
                 except (Corrupt, InvalidMessage) as error:
                     logger.error("spool_record_dropped error=%s", error)
                     spool.acknowledge()
-        return None
-
-    def _send(self, record: Record) -> None:
-        spool = self._spool
-        assert spool is not None, "a record came from the spool"
-        self._append(record, spool.identity)
-        with self._lock:
-            spool.acknowledge()
-            self._sent_bytes += len(record.data)
+        return None, None
 
     def _append(self, record: Record, identity: str) -> None:
         position, target = record.position, record.target
@@ -411,7 +415,5 @@ def _read_at(file: LogFile, offset: int, length: int) -> bytes:
         return os.pread(descriptor, length, offset)
 
 
-def _text(error: OSError | RainStormError) -> str:
-    if isinstance(error, RainStormError):
-        return f"[{error.code}] {error.message}"
-    return error.strerror or str(error)
+def _text(error: RainStormError) -> str:
+    return f"[{error.code}] {error.message}"

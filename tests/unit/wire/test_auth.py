@@ -25,8 +25,10 @@ def tls(tmp_path: Path) -> TlsConfig:
 def test_both_sides_ask_for_a_certificate_and_tls_1_3(tls: TlsConfig) -> None:
     server, client = auth.server_context(tls), auth.client_context(tls)
     for context in (server, client):
+        assert isinstance(context, ssl.SSLContext)
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert isinstance(client, ssl.SSLContext)
     assert client.check_hostname
 
 
