@@ -122,11 +122,11 @@ class MembershipView(SettableView):
     def storeless(self, nodes: Sequence[str]) -> list[str]:
         """Returns those of ``nodes`` that gossip of themselves that their store is down."""
         try:
-            members = self._membership.members()["members"]
+            members = self._membership.members().members
         except RainStormError as error:
             logger.debug("services_unknown error=%s", error)
             return []
-        alive = {each["name"]: each["services"]["hydfs"] for each in members if each["state"] == "alive"}
+        alive = {each.name: each.services["hydfs"] for each in members if each.state == "alive"}
         return [node for node in nodes if alive.get(node, "up") != "up"]
 
     def _follow(self) -> None:
