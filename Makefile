@@ -1,4 +1,4 @@
-# RainStorm: `make help` lists the targets. Each one makes its own environment when it is missing or out of date.
+# RainStorm: `make help` lists the targets. Each one creates the environment if it is missing or out of date.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -21,31 +21,31 @@ LINTED := agent ops tests examples $(wildcard experiments) $(wildcard fabfile.py
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
-demo: $(STAMP) ## five nodes, a million rows, a killed task and a killed node; checks the result
+demo: $(STAMP) ## run a million rows on five nodes, kill a task and a node, check the result
 	@exec $(BIN)/python -m ops.demo
 
-test: $(STAMP) ## the whole test suite
+test: $(STAMP) ## run the whole test suite
 	@exec $(BIN)/python -m pytest -n 2 tests
 
-test-lab: $(STAMP) ## tests on real VMs of the lab on this machine (root)
+test-lab: $(STAMP) ## run the tests on real VMs, in the lab on this machine (needs root)
 	@exec $(BIN)/python -m pytest tests/lab -m lab
 
-check: $(STAMP) ## lint, types, layering, unit tests and a quick simulation: under a minute
-	@echo "check: ruff, mypy, tests side by side; each prints when it is done"
+check: $(STAMP) ## run lint, types, layering, unit tests and a quick simulation (under a minute)
+	@echo "check: ruff and mypy run beside the tests; each prints when it is done"
 	@$(MAKE) -j2 --output-sync=target check-static check-tests
 
 check-static:
 	@$(BIN)/ruff check --quiet $(LINTED)
 	@$(BIN)/mypy --no-error-summary $(LINTED)
-	@echo "check: ruff and mypy found nothing"
+	@echo "check: ruff and mypy found no problems"
 
 check-tests:
 	@$(BIN)/python -m pytest -q -n 3 tests/unit tests/simulation -m "not integration and (not simulation or simulation_quick)"
 
-simulate: $(STAMP) ## SEEDS=100 schedules of faults through the deterministic simulator
+simulate: $(STAMP) ## run SEEDS=100 fault schedules in the deterministic simulator
 	@exec $(BIN)/python -m tests.simulation.run --seeds $(SEEDS)
 
-simulate-power: $(STAMP) ## plant bugs, one after the other: the simulator must find each
+simulate-power: $(STAMP) ## plant known bugs one by one; the simulator must find each
 	@exec $(BIN)/python -m tests.simulation.power
 
 coverage: $(STAMP) ## branch coverage of unit tests and simulation, room by room; below its floor a room fails
@@ -55,7 +55,7 @@ coverage: $(STAMP) ## branch coverage of unit tests and simulation, room by room
 mutants: $(STAMP) ## break one safety rule after the other in a copy: its tests must fail
 	@exec $(BIN)/python -m tests.gates.mutants
 
-lock: $(STAMP) ## bring requirements/*.lock up to date with pyproject.toml (UPGRADE=1: newest versions)
+lock: $(STAMP) ## update requirements/*.lock from pyproject.toml (UPGRADE=1: newest versions)
 	@echo "lock: requirements/agent.lock"
 	@CUSTOM_COMPILE_COMMAND="make lock" $(COMPILE) $(if $(UPGRADE),--upgrade) \
 		-o requirements/agent.lock pyproject.toml
@@ -69,13 +69,13 @@ clean: ## stop a running local cluster; remove .local, .venv and caches
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: done"
 
-# The stamp holds the checksum of what was installed: a git checkout changes time stamps without changing a lock.
+# The stamp contains the checksum of what was installed, because a git checkout changes timestamps without changing a lock.
 $(STAMP): $(LOCK) pyproject.toml
 	@wanted=$$(cat $(LOCK) pyproject.toml | sha256sum); \
 	if [ -x $(BIN)/python ] && [ "$$(cat $@ 2>/dev/null)" = "$$wanted" ]; then touch $@; exit 0; fi; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "RainStorm needs Python 3.11 or newer; name one: make PYTHON=python3.11" >&2; exit 1; }; \
-	echo "environment: creating $(VENV) (once; a minute or two)"; \
+		|| { echo "RainStorm needs Python 3.11 or newer; name one with: make PYTHON=python3.11" >&2; exit 1; }; \
+	echo "environment: creating $(VENV) (once; takes a minute or two)"; \
 	$(PYTHON) -m venv $(VENV); \
 	$(PIP) install --require-hashes -r $(LOCK); \
 	$(PIP) install --no-deps --no-build-isolation -e .; \

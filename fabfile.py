@@ -2,7 +2,7 @@
 
 import sys
 
-# Invoke turns the cache of compiled modules off; without it every command compiles all of ops and agent anew.
+# Invoke disables the bytecode cache, without which every command would compile all of ops and agent again.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
 from fabric.main import program  # noqa: E402

@@ -1,9 +1,9 @@
 """``python -m agent SERVICE --config FILE``: one agent as one process.
 
-It logs to standard error, prints one line ``ready service=… node=…`` when the service answers, tells systemd
-the same if that started it, and runs until SIGTERM or SIGINT asks it to stop or a thread of the service
-crashes. Exit status: 0 after a stop that was asked for, 78 (EX_CONFIG) for a configuration that cannot be
-used, else 1.
+It logs to stderr, prints one line ``ready service=… node=…`` when the service answers, tells systemd the
+same if that started it, and runs until SIGTERM or SIGINT asks it to stop or a thread dies of an exception.
+Exit status: 0 after a stop that was asked for, 78 (EX_CONFIG) for a configuration that cannot be used,
+otherwise 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Protocol
@@ -23,7 +22,7 @@ from typing import Protocol
 from agent.common import config as configuration
 from agent.common.config import NodeConfig
 from agent.common.errors import ConfigError, DiskFailed, RainStormError
-from agent.common.shell import logs, sdnotify
+from agent.common.shell import logs, sdnotify, threads
 
 logger = logging.getLogger("agent.main")
 
@@ -45,7 +44,7 @@ class Service(Protocol):
         """Returns one line for the operator."""
 
     def loops(self) -> Iterable[sdnotify.Loop]:
-        """Returns the loops that must turn while the service lives."""
+        """Returns the loops that must make progress while the service lives."""
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -63,27 +62,55 @@ def _build(name: str, config: NodeConfig, on_crash: Callable[[BaseException], No
     return service
 
 
-def _complain(error: RainStormError) -> None:
+def _report(error: RainStormError) -> None:
     print(f"error: [{error.code}] {error.message}", file=sys.stderr)
     if error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
 
 
 def run(name: str, config: NodeConfig, notifier: sdnotify.Notifier) -> int:
-    """Runs a service until a signal or a crash and returns the exit status."""
-    ended = threading.Event()
-    crashes: list[BaseException] = []
+    """Runs a service until a signal or a crash and returns the exit status.
+
+    Any thread that dies of an exception ends the agent: what it did would otherwise be missing silently. The
+    service manager, or whoever started the process, starts it again.
+    """
+    ended = threads.event()
+    crashes: list[str] = []
 
     def on_crash(error: BaseException) -> None:
-        crashes.append(error)
+        crashes.append(repr(error))
         ended.set()
+
+    def on_death(thread: str, error: BaseException) -> None:
+        if not ended.is_set():  # afterwards what a thread used may be closed already
+            crashes.append(f"thread {thread} died: {error!r}")
+            ended.set()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         ended.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    service = _build(name, config, on_crash)
+    threads.on_death(on_death)
+    try:
+        _serve(_build(name, config, on_crash), name, config, notifier, ended, crashes)
+    finally:
+        threads.on_death(None)
+    if crashes:
+        logger.error("agent_crashed service=%s error=%s", name, crashes[0])
+        return 1
+    logger.info("agent_stopped service=%s", name)
+    return 0
+
+
+def _serve(
+    service: Service,
+    name: str,
+    config: NodeConfig,
+    notifier: sdnotify.Notifier,
+    ended: threads.Event,
+    crashes: list[str],
+) -> None:
     watchdog = sdnotify.Watchdog(notifier, service)
     try:
         service.start()
@@ -95,14 +122,9 @@ def run(name: str, config: NodeConfig, notifier: sdnotify.Notifier) -> int:
             watchdog.start()
         ended.wait()
     finally:
-        notifier.send(STOPPING=1, STATUS="stopping")
+        notifier.send(STOPPING=1, STATUS=f"stopping: {crashes[0]}" if crashes else "stopping")
         watchdog.stop(STOP_TIMEOUT_S)
         service.stop(STOP_TIMEOUT_S)
-    if crashes:
-        logger.error("agent_crashed service=%s error=%r", name, crashes[0])
-        return 1
-    logger.info("agent_stopped service=%s", name)
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,17 +139,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure(config.log_level)
         return run(options.service, config, notifier)
     except ConfigError as error:
-        _complain(error)
+        _report(error)
         return EX_CONFIG
     except RainStormError as error:
-        _complain(error)
+        _report(error)
         return 1
     except OSError as error:
-        _complain(DiskFailed(f"{options.service} cannot start: {error}", hint="see the agent's log; df -h"))
+        _report(DiskFailed(f"{options.service} cannot start: {error}", hint="see the agent's log; df -h"))
         return 1
 
 
 if __name__ == "__main__":
-    # The stacks of all threads go to the log when the watchdog ends the process (SIGABRT) or C code crashes.
+    # When the watchdog ends the process (SIGABRT) or C code crashes, the stacks of all threads go to the log.
     faulthandler.enable()
     sys.exit(main())

@@ -1,12 +1,12 @@
-"""A cluster of membership agents alone, on loopback addresses and in a temporary folder of its own.
+"""A cluster of membership agents only, on loopback addresses and in its own temporary folder.
 
-The other two agents of a node are left out: they send no failure detection traffic, and a quiet machine
-measures better. Failures are those of a machine in small: SIGSTOP makes a node silent (its address still
-takes datagrams, nothing answers "refused"), SIGKILL lets it crash.
+The other agents of a node are left out: they send no failure detection traffic, and a quiet machine gives
+better measurements. Signals imitate the failures of a machine: SIGSTOP makes a node silent (its address still
+accepts datagrams, and no connection is refused), SIGKILL crashes it.
 
-What the agents see is read from their event streams, one follower thread a node. Events carry the observer's
-own time stamp. All agents run on this machine, so its wall clock is turned into the monotonic one with the
-offset between the two, and a run during which that offset moves is refused.
+What the agents see is read from their event streams, with one follower thread per node. Events carry the
+observer's own timestamp. All agents run on this machine, so wall-clock times are converted to monotonic times
+with the offset between the two clocks; a run during which that offset changes is rejected.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ class Cancelled(RainStormError):
 
 
 def pause(seconds: float) -> None:
-    """Lets time pass: an experiment's own schedule, never a wait for something to happen.
+    """Lets time pass according to an experiment's schedule; never used to wait for an event.
 
     Raises:
-        Cancelled: the experiment is over for all of its threads.
+        Cancelled: the experiment has ended for all its threads.
     """
     if _cancelled.wait(seconds):
         raise Cancelled("the experiment was cancelled")
 
 
 def cancel() -> None:
-    """Ends every ``pause`` of every thread, so that each cleans up what it has started."""
+    """Ends every ``pause`` in every thread, so that each thread cleans up what it has started."""
     _cancelled.set()
 
 
@@ -84,19 +84,19 @@ VARIANTS = tuple(Variant(d, s) for d in ("swim", "heartbeat") for s in (True, Fa
 
 
 def variant_named(name: str) -> Variant:
-    """Returns the variant that ``str`` writes as ``name``.
+    """Returns the variant whose text form is ``name``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such variant.
     """
     for variant in VARIANTS:
         if str(variant) == name:
             return variant
-    raise UsageError(f"no variant {name!r}", hint=f"known: {', '.join(map(str, VARIANTS))}")
+    raise UsageError(f"there is no variant {name!r}", hint=f"known: {', '.join(map(str, VARIANTS))}")
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options about the agents: their number, the variants, knobs of their configuration."""
+    """Adds the options about the agents: their number, the variants, settings of their configuration."""
     parser.add_argument(
         "--variants", nargs="+", default=[str(v) for v in VARIANTS], metavar="VARIANT", help="%(default)s"
     )
@@ -106,20 +106,20 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KNOB=VALUE",
-        help="a knob of the membership section of the configuration, such as probe_interval_s=0.5",
+        help="a setting in the membership section of the configuration, such as probe_interval_s=0.5",
     )
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the knobs that were set; the agents refuse what they do not know."""
+    """Returns the settings that were given; the agents reject unknown ones."""
     pairs = [text.partition("=") for text in options.settings]
     return {knob.strip(): yaml.safe_load(value) for knob, _, value in pairs}
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one node saw happen to another, on the machine's monotonic clock; of a view ``name`` are all that
-    are up in it.
+    """What one node saw happen to another, on the machine's monotonic clock. For a view, ``name`` lists all
+    nodes that are up in it.
     """
 
     at: float
@@ -130,7 +130,7 @@ class Seen:
 
 
 class MembershipCluster:
-    """Starts N membership agents, breaks them, and collects what they see."""
+    """Starts N membership agents, injects faults, and collects what they see."""
 
     def __init__(self, nodes: int, *, slot: int = 0, settings: Mapping[str, Any] | None = None) -> None:
         self.seen: list[Seen] = []
@@ -159,7 +159,7 @@ class MembershipCluster:
             ]
             for thread in self._followers:
                 thread.start()
-        except BaseException:  # an interrupt, too, must leave nothing running
+        except BaseException:  # even an interrupt must leave nothing running
             self.close()
             raise
         return self
@@ -177,7 +177,7 @@ class MembershipCluster:
         finally:
             for process in self._agents.values():
                 with contextlib.suppress(psutil.Error):
-                    process.wait(timeout=0)  # collects the exit status
+                    process.wait(timeout=0)  # collect the exit status
             for thread in self._followers:
                 if thread.ident is not None:
                     thread.join(2 * LONG_POLL_S + STOP_TIMEOUT_S)
@@ -187,7 +187,7 @@ class MembershipCluster:
     # The agents
 
     def start(self, names: Iterable[str]) -> None:
-        """Starts agents and returns when each of them answers requests.
+        """Starts agents and returns when each one answers requests.
 
         Raises:
             Unavailable: an agent ended.
@@ -211,7 +211,7 @@ class MembershipCluster:
         return self._agents[name]
 
     def spin(self, name: str, processor: int) -> psutil.Process:
-        """Starts a busy loop on one processor, which ends with the cluster at the latest."""
+        """Starts a busy loop on one processor, which ends no later than the cluster."""
         command = [sys.executable, "-c", "while True: pass"]
         log = self._layout.log_path(name, "spin")
         loop = processes.start(command, self._folder, name, log, inventory.REPOSITORY)
@@ -223,7 +223,7 @@ class MembershipCluster:
         return self._ask(name).members()
 
     def switch(self, variant: Variant) -> None:
-        """Makes all nodes detect failures in this way and returns when they do."""
+        """Makes all nodes use this variant and returns when they do."""
 
         def chosen() -> bool:
             found = [self.members(name).settings for name in self.names]
@@ -234,17 +234,17 @@ class MembershipCluster:
             self._await(chosen, CALM_TIMEOUT_S, f"all nodes use {variant}")
 
     def drop(self, percent: float, seed: int) -> None:
-        """Makes every node throw away this share of the datagrams that reach it."""
+        """Makes every node drop this share of the datagrams that reach it."""
         for index, name in enumerate(self.names):
             self._ask(name).drop(percent, seed + index)
 
     def signal(self, names: Iterable[str], number: signal.Signals) -> None:
-        """Sends a signal to the agents of these nodes, one right after the other."""
+        """Sends a signal to the agents of these nodes, in quick succession."""
         for name in names:
             self._agents[name].send_signal(number)
 
     def recover(self, names: Sequence[str]) -> None:
-        """Lets stopped nodes go on and starts killed ones again."""
+        """Resumes stopped nodes and restarts killed ones."""
         killed = []
         for name in names:
             process = self._agents[name]
@@ -256,20 +256,20 @@ class MembershipCluster:
         self.start(killed)
 
     def wait_calm(self) -> float:
-        """Returns how long it took until every node held all others for alive and itself for healthy.
+        """Returns how long it took until every node believed all others alive and itself healthy.
 
         Raises:
-            DeadlineExceeded: they do not within ``CALM_TIMEOUT_S``.
+            DeadlineExceeded: this took longer than ``CALM_TIMEOUT_S``.
         """
         began = clock.monotonic()
         self._await(self._is_calm, CALM_TIMEOUT_S, "all nodes are alive in all lists")
         return clock.monotonic() - began
 
     def wait_all_up(self, timeout_s: float) -> float:
-        """Returns how long it took until every node held all for alive and had a view in which all are up.
+        """Returns how long it took until every node believed all alive and had a view in which all are up.
 
         Raises:
-            DeadlineExceeded: they do not in time.
+            DeadlineExceeded: this took too long.
         """
         began = clock.monotonic()
         self._await(self._are_all_up, timeout_s, "all nodes are alive in all lists and up in all views")
@@ -296,7 +296,7 @@ class MembershipCluster:
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
             log = self._layout.log_path(name, "membership")
             tail = "\n    ".join(log.read_text("utf-8", "replace").splitlines()[-8:])
-            raise Unavailable(f"the membership agent of {name} ended while it started\n    {tail}")
+            raise Unavailable(f"the membership agent of {name} ended while starting\n    {tail}")
         try:
             self.members(name)
         except RainStormError:
@@ -312,21 +312,21 @@ class MembershipCluster:
         while not holds():
             if deadline.expired(clock.monotonic()):
                 raise DeadlineExceeded(
-                    f"after {timeout_s:g} s it still does not hold: {what}",
-                    hint="the machine may be overloaded; look at it with: uptime",
+                    f"after {timeout_s:g} s this is still not true: {what}",
+                    hint="the machine may be overloaded; check with: uptime",
                 )
             pause(POLL_INTERVAL_S)
 
     # What they see
 
     def forget(self) -> None:
-        """Throws away what was seen so far."""
+        """Discards what was seen so far."""
         self.check_clock()
         with self._changed:
             self.seen.clear()
 
     def await_seen(self, holds: Callable[[list[Seen]], bool], timeout_s: float) -> bool:
-        """Returns True as soon as what was seen makes ``holds`` true, False after ``timeout_s``."""
+        """Returns True as soon as ``holds`` is true of what was seen, or False after ``timeout_s``."""
         with self._changed:
             return self._changed.wait_for(lambda: holds(self.seen), timeout_s)
 
@@ -337,26 +337,26 @@ class MembershipCluster:
             return sorted(self.seen, key=lambda each: each.at)
 
     def check_clock(self) -> None:
-        """Raises Unavailable when somebody has set the wall clock, which the events' time stamps rely on."""
+        """Raises Unavailable if the wall clock was set, because the events' timestamps rely on it."""
         step_s = clock.wall() - clock.monotonic() - self._offset_s
         if abs(step_s) > CLOCK_STEP_S_MAX:
             raise Unavailable(
                 f"the wall clock was set by {step_s * 1000:+.1f} ms during the experiment",
-                hint="run it again when the machine's clock is in step",
+                hint="run it again once the machine's clock is synchronised",
             )
 
     def _follow(self, name: str) -> None:
         last: int | None = None
         life = self._lives[name]
         while not self._stopping.is_set():
-            if life != self._lives[name]:  # a new life counts from one again
+            if life != self._lives[name]:  # a restarted agent numbers its events from one again
                 life, last = self._lives[name], 0
             try:
                 client = self._ask(name)
                 if last is None:
                     last = client.events(0, 0.0).last
                 found = client.events(last, LONG_POLL_S)
-            except RainStormError:  # it is stopped, killed or starting
+            except RainStormError:  # it is stopped, killed or starting up
                 self._stopping.wait(0.1)
                 continue
             last = found.last
@@ -371,17 +371,17 @@ class MembershipCluster:
                 self._changed.notify_all()
 
     def _seen(self, observer: str, event: MemberChanged | ViewChanged) -> Seen:
-        # Of a view the names that are up in it stand in place of the one that others are about.
+        # For a view, the names of the nodes that are up take the place of the single name in other events.
         name = " ".join(event.up) if isinstance(event, ViewChanged) else event.name
         by = event.by if isinstance(event, MemberChanged) else ""
         return Seen(event.wall_at - self._offset_s, observer, event.kind, name, by)
 
 
 def false_deaths(seen: Sequence[Seen], guilty: Iterable[str] = ()) -> tuple[int, int]:
-    """Counts deaths of nodes that live, in what was seen in order of time.
+    """Counts false deaths, given what was seen in chronological order.
 
-    A death lasts from when the first observer holds a node for dead until none does: what ten observers
-    learn from one another is one death and ten reports.
+    A death lasts from when the first observer believes a node dead until no observer does. So what ten
+    observers learn from one another is one death and ten reports.
 
     Returns:
         The deaths and the reports of nodes that are not ``guilty``.
@@ -403,7 +403,7 @@ def false_deaths(seen: Sequence[Seen], guilty: Iterable[str] = ()) -> tuple[int,
 
 
 def own_address(slot: int) -> str:
-    """Returns a loopback address with fifteen free ones behind it; tests and local clusters use others."""
+    """Returns a loopback address followed by fifteen free ones; tests and local clusters use others."""
     number = os.getpid() * 4 + slot
     first = ipaddress.IPv4Address("127.225.0.1")
     return str(first + ADDRESSES_EACH * (number % 100_000))

@@ -1,8 +1,8 @@
-"""Packets that get lost between a cluster's loopback addresses: rules of iptables, in a chain of its own.
+"""Drops packets between a cluster's loopback addresses with iptables rules in a separate chain.
 
-The chain's name holds the process that made it, so that one left behind by a killed experiment is known and
-removed by the next one. Rules match the source and the target address, datagrams and TCP alike; the agents
-connect from their own addresses. Needs root.
+The chain's name contains the id of the process that created it, so that the next experiment recognises and
+removes a chain left behind by a killed one. Rules match source and destination address, for datagrams and TCP
+alike; the agents connect from their own addresses. Needs root.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import psutil
 from agent.common.errors import Unavailable, UsageError
 
 PREFIX = "RS-EXP-"
-# Another command may hold the lock of the tables.
+# Another command may hold the lock on the tables.
 LOCK_WAIT_S = "5"
 COMMAND_TIMEOUT_S = 15.0
 
@@ -27,21 +27,21 @@ Path = tuple[str, str]
 
 
 class Faults:
-    """The lost packets of one experiment; none is lost any more when it ends."""
+    """The packet loss of one experiment, which ends with it."""
 
     def __init__(self, slot: int = 0) -> None:
         self._chain = f"{PREFIX}{os.getpid()}-{slot}"
 
     def __enter__(self) -> Faults:
-        """Puts an empty chain in place.
+        """Adds an empty chain.
 
         Raises:
             UsageError: this is not root, or there is no iptables.
         """
         if os.geteuid() != 0 or shutil.which("iptables") is None:
             raise UsageError(
-                "losing packets between addresses needs root and iptables",
-                hint="run it again with sudo; fab fault.loss breaks a cluster of the lab",
+                "dropping packets between addresses needs root and iptables",
+                hint="run it again with sudo (for a lab: fab fault.loss)",
             )
         remove_stale()
         _iptables("-N", self._chain)
@@ -58,23 +58,23 @@ class Faults:
         remove(self._chain)
 
     def lose(self, paths: Iterable[Path], share: float) -> None:
-        """Loses this share of what goes from the first to the second address of each path, from now on."""
+        """From now on, drops this share of the packets from the first to the second address of each path."""
         chance = ["-m", "statistic", "--mode", "random", "--probability", f"{share:.4f}"] if share < 1 else []
         lines = [
             " ".join(["-A", self._chain, "-s", source, "-d", target, *chance, "-j", "DROP"])
             for source, target in paths
         ]
-        # All rules at once: a fault begins at one moment.
+        # All rules at once, so that the fault begins at one moment.
         text = "\n".join(["*filter", *lines, "COMMIT", ""])
         _run(["iptables-restore", "--noflush", "--wait", LOCK_WAIT_S], text)
 
     def heal(self) -> None:
-        """Lets everything through again."""
+        """Stops dropping packets."""
         _iptables("-F", self._chain)
 
 
 def remove_stale() -> None:
-    """Removes the chains of experiments that run no more."""
+    """Removes the chains of experiments that are no longer running."""
     for chain in re.findall(rf"^-N ({PREFIX}\S+)$", _iptables("-S"), re.MULTILINE):
         owner = re.match(rf"{PREFIX}(\d+)-", chain)
         if owner is None or not psutil.pid_exists(int(owner[1])):
@@ -82,7 +82,7 @@ def remove_stale() -> None:
 
 
 def remove(chain: str) -> None:
-    """Removes a chain and whatever leads to it."""
+    """Removes a chain and the rules that jump to it."""
     rules = _iptables("-S", "INPUT").splitlines()
     for rule in rules:
         if rule.endswith(f"-j {chain}"):
@@ -96,7 +96,7 @@ def _iptables(*words: str) -> str:
 
 
 def _run(command: list[str], text: str = "") -> str:
-    # In a session of its own: an interrupt is for the experiment, which then cleans up with these commands.
+    # In a separate session: an interrupt must reach only the experiment, which cleans up with these commands.
     done = subprocess.run(
         command,
         input=text,

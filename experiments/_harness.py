@@ -1,9 +1,10 @@
-"""What all experiments share: options, the folder of results, the CSV first, then summary and figure.
+"""What all experiments share: the options, the folder of results, and the order: CSV, then summary and
+figure.
 
-A run writes one line a sample into ``data.csv`` as soon as it is measured, and ``meta.json`` beside it: which
-code, which options, which machine, how loaded. Summary and figure are made from the file, never from memory,
-so ``--plot-only`` makes them again from any earlier run. Standard output carries the summary alone (a table,
-or one JSON object), standard error the progress.
+A run writes one line per sample to ``data.csv`` as soon as it is measured, and ``meta.json`` beside it: the
+code, the options, the machine and its load. Summary and figure are made from the file, never from memory, so
+``--plot-only`` can recreate them from any earlier run. The summary alone (a table, or one JSON object) goes
+to stdout, the progress to stderr.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One experiment: what it measures and what it makes of the rows."""
+    """One experiment: how it measures, and how it summarises and plots the rows."""
 
     name: str
     description: str
@@ -50,12 +51,12 @@ class Experiment:
     summarize: Callable[[list[Row]], list[Row]]
     draw: Callable[[list[Row], Path], None]
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
-    # What --quick puts in place of the defaults; what the user asked for stands.
+    # Replaces the defaults with --quick; options given by the user take precedence.
     quick: dict[str, Any] = field(default_factory=dict)
 
 
 class Recorder:
-    """The folder of one run: its CSV, written line by line, and its meta data."""
+    """The folder of one run: its CSV, written line by line, and its metadata."""
 
     def __init__(self, folder: Path, meta: Row) -> None:
         self.folder = folder
@@ -86,7 +87,7 @@ class Recorder:
             self._file.flush()
 
     def note(self, **facts: Any) -> None:
-        """Adds facts to the meta data."""
+        """Adds facts to the metadata."""
         self._meta |= facts
 
     def _write_meta(self) -> None:
@@ -97,7 +98,7 @@ class Recorder:
 def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     """Runs an experiment as a program and returns its exit status."""
     options = _parse(experiment, arguments)
-    signal.signal(signal.SIGTERM, _interrupt)  # both ways of stopping clean up
+    signal.signal(signal.SIGTERM, _interrupt)  # both ways of stopping must clean up
     try:
         folder = _folder(experiment, options)
         if not options.plot_only:
@@ -118,16 +119,16 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
             say(f"  next: {error.hint}")
         return error.exit_status
     except KeyboardInterrupt:
-        say(f"{experiment.name}: interrupted; everything it started is stopped")
+        say(f"{experiment.name}: interrupted; everything it started was stopped")
         return EXIT_INTERRUPTED
     return 0
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Returns the samples of a run with numbers as numbers.
+    """Returns the samples of a run, with numbers converted.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are no samples.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -135,7 +136,7 @@ def read_rows(path: Path) -> list[Row]:
     except FileNotFoundError:
         rows = []
     if not rows:
-        raise ConfigError(f"{path} holds no samples", hint="name the folder of a run: --out FOLDER")
+        raise ConfigError(f"{path} contains no samples", hint="name the folder of a run: --out FOLDER")
     return rows
 
 
@@ -151,7 +152,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def number(value: float, digits: int = 3) -> float | None:
-    """Returns a number for JSON; None for what never happened."""
+    """Returns a number for JSON, or None for an event that never happened."""
     return round(value, digits) if math.isfinite(value) else None
 
 
@@ -166,7 +167,7 @@ def now() -> str:
 
 
 def shown(path: Path) -> Path:
-    """Returns a path as people at the root of the checkout would write it."""
+    """Returns a path relative to the root of the checkout, if it is inside."""
     return path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
 
 
@@ -177,13 +178,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _parse(experiment: Experiment, arguments: Sequence[str] | None) -> argparse.Namespace:
     program = f"experiments/{experiment.name}.py"
     parser = argparse.ArgumentParser(prog=program, description=experiment.description)
-    parser.add_argument("--runs", type=int, default=RUNS_DEFAULT, help="how often each point is measured")
-    parser.add_argument("--seed", type=int, default=1, help="of every choice that the experiment makes")
-    parser.add_argument("--quick", action="store_true", help="a small version, to see that it works")
+    parser.add_argument(
+        "--runs", type=int, default=RUNS_DEFAULT, help="number of measurements for each point"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices")
+    parser.add_argument("--quick", action="store_true", help="run a small version, to check that it works")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: a new one for each run")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="default: figure.svg and .png in FOLDER")
-    parser.add_argument("--plot-only", action="store_true", help="draw FOLDER or the newest run again")
+    parser.add_argument("--plot-only", action="store_true", help="redraw FOLDER, or the newest run")
     experiment.add_options(parser)
     if parser.parse_args(arguments).quick:
         parser.set_defaults(**experiment.quick)

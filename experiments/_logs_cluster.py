@@ -1,6 +1,7 @@
-"""A cluster of logs agents alone, on loopback addresses and in a temporary folder of its own.
+"""A cluster of logs agents only, on loopback addresses and in its own temporary folder.
 
-The other agents of a node are left out: a search does not need them, and a quiet machine measures better.
+The other agents of a node are left out: a search does not need them, and a quiet machine gives better
+measurements.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 3.0
 POLL_INTERVAL_S = 0.05
 ADDRESS_SLOT = 3
-# Nothing is collected: there is no HyDFS, and it would disturb the measurement.
+# Nothing is collected, because there is no HyDFS, and collecting would disturb the measurement.
 SETTINGS = {"logs": {"collect": False}}
 
 
@@ -51,7 +52,7 @@ class LogsCluster:
                 log = self._layout.log_path(name, "logs")
                 self._agents.append(processes.start(command, self._folder, name, log, inventory.REPOSITORY))
             self._wait_ready()
-        except BaseException:  # an interrupt, too, must leave nothing running
+        except BaseException:  # even an interrupt must leave nothing running
             self.close()
             raise
         return self
@@ -68,7 +69,7 @@ class LogsCluster:
         finally:
             for process in self._agents:
                 with contextlib.suppress(psutil.Error):
-                    process.wait(timeout=0)  # collects the exit status
+                    process.wait(timeout=0)  # collect the exit status
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def inventory(self) -> Inventory:
@@ -86,6 +87,6 @@ class LogsCluster:
                 while not connections.answers(name, "logs"):
                     if deadline.expired(clock.monotonic()):
                         raise DeadlineExceeded(
-                            f"the logs agent of {name} is not ready in {READY_TIMEOUT_S:g} s"
+                            f"the logs agent of {name} is not ready after {READY_TIMEOUT_S:g} s"
                         )
                     _cluster.pause(POLL_INTERVAL_S)

@@ -1,7 +1,8 @@
-"""Figures of the experiments: medians with all points, readable in grey, the same bytes for the same data.
+"""Figures of the experiments: medians with all points, readable in greyscale, reproducible from the same
+data.
 
-A series is told by its marker and its dash as well as by its colour (Okabe and Ito's palette, whose colours
-also differ in lightness). No titles: the caption stands in the text that shows the figure.
+Series differ by marker and dash as well as by colour (Okabe and Ito's palette, whose colours also differ in
+lightness). Figures have no titles, because the text that shows a figure contains its caption.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TWO_COLUMNS_IN = 7.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How one series is drawn."""
+    """The style of one series."""
 
     colour: str
     marker: str
@@ -63,8 +64,8 @@ def medians_and_points(
     offset: float = 0.0,
     joined: bool = True,
 ) -> None:
-    """Draws every value as a small hollow point and the medians as markers, ``joined`` where places have an
-    order.
+    """Draws every value as a small hollow point and the medians as markers, ``joined`` if the positions are
+    ordered.
     """
     look = LOOKS[place]
     places = sorted(series)
@@ -101,12 +102,12 @@ def median(values: Sequence[float]) -> float:
 
 
 def legend(axes: Axes, columns: int = 4) -> None:
-    """Puts the names of the series above the axes, where no point can be hidden."""
+    """Puts the legend above the axes, where it hides no point."""
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.2)
 
 
 def save(found: Figure, path: Path) -> None:
-    """Writes the figure; the suffix of ``path`` chooses the format."""
+    """Writes the figure; the suffix of ``path`` selects the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     found.savefig(path, metadata=metadata)

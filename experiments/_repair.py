@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from agent.common.errors import Corrupt
-from agent.hydfs.client import FileStat
+from agent.hydfs.client import FileStat, StoredBlock
 
 COPIES = 3
 SEALED = "sealed"
@@ -86,7 +85,7 @@ def moved(before: FileStat, after: FileStat) -> Moved:
     )
 
 
-def check_copies(stat: FileStat, kept: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def check_copies(stat: FileStat, kept: Mapping[str, Sequence[StoredBlock]]) -> None:
     """Compares the file table with what the stores themselves say that they keep, by node.
 
     Raises:
@@ -95,8 +94,7 @@ def check_copies(stat: FileStat, kept: Mapping[str, Sequence[Mapping[str, Any]]]
     for block in stat.blocks:
         wanted = (stat.file_id, block.number, block.length, SEALED)
         for node in block.replicas:
-            keys = ("file_id", "number", "length", "state")
-            if wanted not in [tuple(each[key] for key in keys) for each in kept[node]]:
+            if wanted not in [(each.file_id, each.number, each.length, each.state) for each in kept[node]]:
                 raise Corrupt(
                     f"the file table says that {node} has block {block.number} of {stat.name!r}; "
                     "its store does not keep it",

@@ -1,12 +1,12 @@
-"""Jobs on a cluster that is never left alone: does exactly-once hold?
+"""Does exactly-once hold for jobs on a cluster with constant faults?
 
     python experiments/chaos.py [--minutes 3] [--seed 1] [--nodes 5] [--json]
 
-Runs one random job after the other on a local cluster of its own. While a job runs, tasks are killed, single
-agents are killed, machines crash and come back, machines hang for some seconds; never so much at once that
-three copies of a block could be lost. Each result is compared with the sequential reference program; where
-every tuple's count is asked for, the counts of each key must run 1, 2, 3 and so on. Exit status 1 at the
-first difference, with everything kept for a look.
+Runs one random job after the other on its own local cluster. While a job runs, tasks and single agents are
+killed, nodes crash and return, and nodes are paused for some seconds, but never so many at once that three
+copies of a block could be lost. Each result is compared with that of the sequential reference program. If a
+job emits a count for every tuple, the counts of each key must be 1, 2, 3 and so on. At the first difference,
+the exit status is 1 and everything is kept for inspection.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ops.reference import expected_records, output_records
 
 ROWS = 20_000
 JOB_TIMEOUT_S = 120.0
-# Beside the default cluster (127.0.0.1 and up), so that both can run.
+# Not the addresses of the default cluster (127.0.0.1 and up), so that both can run at the same time.
 FIRST_ADDRESS = "127.9.0.1"
 FILTER = {"operator": "filter", "column": "Sign_Post", "equals": "Punched Telespar"}
 COUNT = {"operator": "aggregate-by-key", "key": "Category", "function": "count"}
@@ -50,7 +50,7 @@ FAULTS = ("task", "task", "task", "crash", "hang", "agent", "nothing")
 
 @dataclass(slots=True)
 class Trial:
-    """What one job went through and how it ended."""
+    """The faults during one job, and its outcome."""
 
     job: str
     kind: str
@@ -68,7 +68,7 @@ class Trial:
 
 
 class Chaos:
-    """A cluster, a source of misfortune, and the jobs that must not notice."""
+    """A cluster, random faults, and jobs that must not be affected by them."""
 
     def __init__(self, folder: Path, nodes: int, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -81,7 +81,7 @@ class Chaos:
         self._count = 0
 
     def trials(self, minutes: float) -> Iterator[Trial]:
-        """Yields one trial after the other until the time is over."""
+        """Yields one trial after the other until the time is up."""
         end = clock.monotonic() + 60 * minutes
         with connected(load(self._folder / "inventory")) as connections:
             with self._input.open("rb") as source:
@@ -105,7 +105,7 @@ class Chaos:
                 if connections.rainstorm().job(trial.job)["state"] in ("finished", "failed", "cancelled"):
                     break
                 self._strike(connections, trial)
-            except RainStormError as error:  # between two leaders even a question may fail
+            except RainStormError as error:  # even a query may fail while a new leader is being elected
                 trial.faults.append(f"({error.code})")
         ended = connections.rainstorm().wait(trial.job, JOB_TIMEOUT_S)
         trial.seconds = clock.monotonic() - began
@@ -159,7 +159,7 @@ class Chaos:
                 each.process.kill()
 
     def _compare(self, connections: Connections, spec: dict[str, Any], kind: str, sink: str) -> str:
-        """Returns how the result differs from what it must be, empty when it does not."""
+        """Returns how the result differs from the expected one; empty if it does not."""
         output = io.BytesIO()
         connections.hydfs().get(sink, output)
         found = output_records(spec, output.getvalue())
@@ -171,7 +171,7 @@ class Chaos:
             key, value = record.rsplit(",", 1)
             running[key] += 1
             if int(value) != running[key]:
-                return f"the count of {key!r} is {value} where {running[key]} comes next"
+                return f"the count of {key!r} is {value} instead of {running[key]}"
         final = {**spec, "stages": [spec["stages"][0], {**COUNT, "emit": "final"}]}
         totals = (record.rsplit(",", 1) for record in expected_records(final, self._input))
         return _difference(Counter({key: int(value) for key, value in totals}), running)
@@ -181,19 +181,21 @@ def _difference(wanted: Counter[str], found: Counter[str]) -> str:
     missing, extra = wanted - found, found - wanted
     if not missing and not extra:
         return ""
-    return f"{missing.total()} records missing, {extra.total()} too many"
+    return f"{missing.total()} records missing, {extra.total()} unexpected"
 
 
 def main() -> int:
-    """Runs the trials and says how they went."""
+    """Runs the trials and reports their results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=3.0, help="how long (default 3)")
-    parser.add_argument("--seed", type=int, default=1, help="which jobs and faults (their timing differs)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="duration (default 3)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="selects the jobs and faults (their timing still varies)"
+    )
     parser.add_argument("--nodes", type=int, default=5, help="size of the cluster, at least 5")
-    parser.add_argument("--json", action="store_true", help="print one object at the end")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     options = parser.parse_args()
     if options.nodes < 5 or options.minutes <= 0:
-        parser.error("at least 5 nodes and more than 0 minutes")
+        parser.error("use at least 5 nodes and more than 0 minutes")
     folder = Path(tempfile.mkdtemp(prefix="rainstorm-chaos-"))
     trials: list[Trial] = []
     chaos: Chaos | None = None
@@ -211,7 +213,7 @@ def main() -> int:
         if chaos is not None:
             chaos.stop(wipe=not wrong)
         if wrong:
-            print(f"kept for a look: {folder}", file=sys.stderr)
+            print(f"kept for inspection: {folder}", file=sys.stderr)
         else:
             with contextlib.suppress(OSError):
                 shutil.rmtree(folder)

@@ -1,12 +1,12 @@
-"""How long until every survivor holds nodes that fell silent for dead?
+"""How long does it take until every survivor believes that nodes that fell silent are dead?
 
-Ten membership agents on loopback addresses. One to five of them are stopped at the same moment (SIGSTOP: a
-silent machine; ``--signal kill``: a crash, to which the system answers "refused"). Measured is, for each
-victim and survivor, the time from just before the first signal to the survivor's own event "dead". A run's
-figure is the slowest of all these: the victims are dead in **all** lists.
+Ten membership agents run on loopback addresses. One to five of them are stopped at the same moment (SIGSTOP:
+a silent machine; ``--signal kill``: a crash, after which connections are refused). For each victim and
+survivor, the experiment measures the time from just before the first signal to the survivor's own event
+"dead". The result of a run is the longest of these times: from then on the victims are dead in **all** lists.
 
-The runs of all variants are interleaved in random order, so that a change of load on the machine hits all
-alike; before each run every node is alive in all lists and thinks itself healthy.
+The runs of all variants are interleaved in random order, so that a change of load on the machine affects all
+alike. Before each run every node is alive in all lists and considers itself healthy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ try:
     )
     from experiments._harness import Experiment, Recorder, Row
 except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}: run me with .venv/bin/python (make check installs it)") from None
+    raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 
 NODES = 10
 FAILURES = (1, 2, 3, 4, 5)
@@ -43,9 +43,11 @@ SIGNALS = {"stop": signal.SIGSTOP, "kill": signal.SIGKILL}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this experiment knows."""
+    """Adds the options of this experiment."""
     parser.add_argument("--nodes", type=int, default=NODES)
-    parser.add_argument("--failures", type=int, nargs="+", default=FAILURES, help="how many fail at once")
+    parser.add_argument(
+        "--failures", type=int, nargs="+", default=FAILURES, help="number of simultaneous failures"
+    )
     add_cluster_options(parser)
     parser.add_argument("--signal", choices=SIGNALS, default="stop", help="fall silent, or crash")
 
@@ -61,7 +63,7 @@ def measure(options: argparse.Namespace, recorder: Recorder) -> None:
         for failures in options.failures
         if not options.quick or variant == VARIANTS[0] or failures == min(options.failures)
     ]
-    # Whole rounds stay together: an interrupted experiment has every variant about equally often.
+    # Whole rounds stay together, so that even an interrupted experiment has all variants about equally often.
     schedule = sorted(schedule, key=lambda entry: (entry[2], rng.random()))
     harness.say(f"starting {options.nodes} agents")
     with MembershipCluster(options.nodes, settings=settings_of(options)) as cluster:
@@ -86,7 +88,7 @@ def _run_once(
     victims = sorted(rng.sample(cluster.names, failures))
     survivors = [name for name in cluster.names if name not in victims]
     wanted = {(observer, victim) for observer in survivors for victim in victims}
-    pause(rng.uniform(0.1, 0.6))  # any phase of the probes
+    pause(rng.uniform(0.1, 0.6))  # so that the fault hits any phase of the probes
     cluster.forget()
     began = clock.monotonic()
     cluster.signal(victims, number)
@@ -181,7 +183,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "detection_time",
-    "Time until every survivor holds nodes that fell silent for dead.",
+    "Time until every survivor believes that nodes that fell silent are dead.",
     measure,
     summarize,
     draw,

@@ -1,13 +1,13 @@
-"""How many healthy nodes are declared dead while datagrams get lost and two nodes are unwell?
+"""How many healthy nodes are declared dead while datagrams get lost and two nodes are unhealthy?
 
-Ten membership agents. Every node throws away a share of the datagrams that reach it; one node is paused for 5
-s of every 20; one node starves: by default it may run for 20 ms of every 200 (as a machine whose processor
-time is taken away), with ``--starve spin`` four busy loops share its processor. Everything that any node
-declares dead is counted, also by the two unwell ones.
+Ten membership agents run on loopback addresses. Every node drops a share of the datagrams that reach it. One
+node is paused for 5 s of every 20 s. One node is starved: by default it may run for 20 ms of every 200 ms
+(like a machine whose processor time is taken away); with ``--starve spin``, four busy loops share its
+processor. Every death that any node declares is counted, including those declared by the two unhealthy nodes.
 
-A false death is the death of one of the eight healthy nodes, from when the first observer holds it for dead
-until none does. Deaths of the starved node are counted apart: it lives, but hardly. That the paused node is
-declared dead is right, and shown as the share of its pauses that any other node noticed.
+A false death is a period during which at least one observer believes that one of the eight healthy nodes is
+dead. Deaths of the starved node are counted separately, because it is barely alive. Declaring the paused node
+dead is correct; the share of its pauses that another node detected is shown.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ try:
     )
     from experiments._harness import Experiment, Recorder, Row
 except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}: run me with .venv/bin/python (make check installs it)") from None
+    raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 
 NODES = 10
 LOSS_PERCENT = (0, 5, 10, 20, 30, 40, 50, 60)
@@ -51,17 +51,19 @@ BUSY_LOOPS = 4
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this experiment knows."""
+    """Adds the options of this experiment."""
     add_cluster_options(parser)
     parser.add_argument("--nodes", type=int, default=NODES)
     parser.add_argument("--loss", type=float, nargs="+", default=LOSS_PERCENT, metavar="PERCENT")
-    parser.add_argument("--duration-s", type=float, default=20.0, help="of one run")
+    parser.add_argument("--duration-s", type=float, default=20.0, help="duration of one run")
     parser.add_argument("--starve", choices=("duty", "spin"), default="duty")
-    parser.add_argument("--parallel", type=int, default=2, help="how many clusters run side by side")
+    parser.add_argument(
+        "--parallel", type=int, default=2, help="number of clusters that run at the same time"
+    )
 
 
 def measure(options: argparse.Namespace, recorder: Recorder) -> None:
-    """Takes all samples, each variant in a cluster of its own."""
+    """Takes all samples, each variant in its own cluster."""
     variants = [variant_named(name) for name in options.variants]
     with ThreadPoolExecutor(options.parallel, thread_name_prefix="experiment") as pool:
         try:
@@ -153,7 +155,7 @@ def _stopped(cluster: MembershipCluster, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _throttled(cluster: MembershipCluster, name: str) -> Iterator[None]:
-    """Lets a node run for a tenth of the time only."""
+    """Lets a node run only a tenth of the time."""
     over = threading.Event()
 
     def throttle() -> None:
@@ -173,7 +175,7 @@ def _throttled(cluster: MembershipCluster, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _busy(cluster: MembershipCluster, name: str) -> Iterator[None]:
-    """Lets a node share one processor with busy loops."""
+    """Makes a node share one processor with busy loops."""
     allowed = psutil.Process().cpu_affinity()
     cluster.process(name).cpu_affinity(allowed[-1:])
     loops = [cluster.spin(name, allowed[-1]) for _ in range(BUSY_LOOPS)]
@@ -240,7 +242,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "false_positives",
-    "Healthy nodes declared dead under loss, beside a paused and a starved node.",
+    "Healthy nodes declared dead under loss, with one paused and one starved node.",
     measure,
     summarize,
     draw,

@@ -1,15 +1,15 @@
-"""How long until a node that the network half hides is out, does it stay out, and how soon is it back?
+"""How soon is a partly cut-off node evicted, does it stay out, and how soon is it back afterwards?
 
-Ten membership agents on loopback addresses; packets between them are lost by rules of iptables, datagrams and
-TCP alike. The faults: one node loses 80 % of what it sends and gets (``loss``), or only of what it gets
-(``loss-in``) or sends (``loss-out``); one gets nothing (``cut-in``) or its words reach nobody (``cut-out``);
-three of ten are cut off from the others (``partition``). A fault stands for ``--fault-s`` (a partition for
-``--partition-s``), then everything is healed.
+Ten membership agents run on loopback addresses; iptables rules drop packets between them, datagrams and TCP
+alike. The faults: one node loses 80 % of what it sends and receives (``loss``), or only of what it receives
+(``loss-in``) or sends (``loss-out``); one node receives nothing (``cut-in``), or nothing that it sends
+arrives (``cut-out``); three of ten nodes are cut off from the others (``partition``). A fault lasts
+``--fault-s`` (a partition ``--partition-s``), then everything is healed.
 
-Measured at the healthy nodes, from just before the fault: when the last of them holds the victims for dead,
-and when the last of them has a view without them. Then: how often a victim came back into a view while the
-fault stood, whether anybody else was held for dead or evicted, and how long after the end of the fault all
-nodes hold all for alive and are up in the view of all.
+At the healthy nodes the experiment measures, from just before the fault, when the last of them believes the
+victims dead, and when the last of them has a view without the victims. It also measures how often a victim
+returned to a view during the fault, whether any other node was believed dead or evicted, and how long after
+the fault all nodes believe all others alive and are up in every view.
 """
 
 from __future__ import annotations
@@ -38,25 +38,27 @@ try:
     )
     from experiments._harness import Experiment, Recorder, Row
 except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}: run me with .venv/bin/python (make check installs it)") from None
+    raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 
 NODES = 10
 FAULTS = ("loss", "loss-in", "loss-out", "cut-in", "cut-out", "partition")
 LOSS_SHARE = 0.8
 PARTITION = "partition"
 PARTITIONED_SHARE = 0.3
-# What is not out by then never will be.
+# A node that is not out by then never will be.
 OUT_S_MAX = 30.0
 BACK_S_MAX = 60.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this experiment knows."""
+    """Adds the options of this experiment."""
     parser.add_argument("--nodes", type=int, default=NODES)
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
-    parser.add_argument("--fault-s", type=float, default=OUT_S_MAX, help="how long a fault stands")
-    parser.add_argument("--partition-s", type=float, default=120.0, help="how long a partition stands")
-    parser.add_argument("--partition-runs", type=int, default=3, help="fewer, because they take long")
+    parser.add_argument("--fault-s", type=float, default=OUT_S_MAX, help="duration of a fault")
+    parser.add_argument("--partition-s", type=float, default=120.0, help="duration of a partition")
+    parser.add_argument(
+        "--partition-runs", type=int, default=3, help="number of partitions (fewer, because they take long)"
+    )
     add_cluster_options(parser)
     parser.set_defaults(variants=[str(VARIANTS[0])])
 
@@ -91,13 +93,13 @@ def measure(options: argparse.Namespace, recorder: Recorder) -> None:
             )
             harness.say(
                 f"[{done}/{len(schedule)}] {variant}, {fault}: out after {row['out_after_s']} s, "
-                f"came back {row['returns']} times, back {row['back_after_s']} s after the end"
+                f"returned {row['returns']} times, back {row['back_after_s']} s after the end"
             )
         recorder.note(lost_events=cluster.lost_events)
 
 
 def paths_of(fault: str, victims: Sequence[str], others: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns from which to which node packets get lost."""
+    """Returns the pairs of nodes, from and to, between which packets get lost."""
     found = []
     if fault not in ("loss-out", "cut-out"):
         found += [(other, victim) for other in others for victim in victims]
@@ -119,7 +121,7 @@ def _run_once(
     victims = sorted(rng.sample(cluster.names, count))
     healthy = [name for name in cluster.names if name not in victims]
     stands_s = options.partition_s if fault == PARTITION else options.fault_s
-    pause(rng.uniform(0.1, 0.6))  # any phase of the probes
+    pause(rng.uniform(0.1, 0.6))  # so that the fault hits any phase of the probes
     cluster.forget()
     began = clock.monotonic()
     try:
@@ -151,7 +153,7 @@ def _shown(at: float, began: float) -> float | str:
 
 
 def _views(seen: Sequence[Seen]) -> dict[str, list[tuple[float, set[str]]]]:
-    """Returns for each observer the views that it learned and who was up in them."""
+    """Returns for each observer the views that it learned, with the nodes that were up in them."""
     found: dict[str, list[tuple[float, set[str]]]] = {}
     for each in seen:
         if each.kind == "view":
@@ -176,7 +178,7 @@ def _all_out_at(seen: Sequence[Seen], healthy: Sequence[str], victims: Sequence[
 
 
 def _returns(seen: Sequence[Seen], victims: Sequence[str]) -> int:
-    """Counts how often victims came back into the view of the observer that saw it most often."""
+    """Returns how often victims returned to a view, as seen by the observer that saw it most often."""
     counts = [0]
     for views in _views(seen).values():
         ups = [up for _, up in views]
@@ -249,7 +251,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "isolation",
-    "Time until a half-hidden node is out, and until it is back after the fault.",
+    "Time until a partly cut-off node is out, and until it is back after the fault.",
     measure,
     summarize,
     draw,

@@ -1,10 +1,10 @@
-"""How long does a search of all nodes' logs take, beside the grep of the slowest node alone?
+"""How long does a search of all nodes' logs take, compared with the slowest node's own grep?
 
-N logs agents run on loopback addresses, each with a log of M MB. For each pattern two things are timed in
-turn: the nodes' own greps, all at once as they would run on N machines, of which the slowest counts; and
-the search through the agents, from the first request to the last byte (``query``), and as the command
-``fab grep`` with its start (``command``). The outputs must be equal byte by byte, node by node. On one
-machine all N greps share its processors, in both cases.
+N logs agents run on loopback addresses, each with a log of M MB. For each pattern the experiment times, in
+turn: the nodes' own greps, all at once as they would run on N machines, of which the slowest counts; the
+search through the agents, from the first request to the last byte (``query``); and the command ``fab grep``
+including its start (``command``). The outputs must be equal byte for byte, node by node. On one machine, all
+N greps share its processors in both cases.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ try:
     from ops.connections import Connections, connected
     from ops.grep import ClusterSearch
 except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}: run me with .venv/bin/python (make check installs it)") from None
+    raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 
 LOG = "measured.log"
 WORDS = (
@@ -43,7 +43,7 @@ WORDS = (
     "vm3",
     "retry",
 )
-# What is searched for, how often it matches, and grep's options for it.
+# The patterns, how often they match, and grep's options for them.
 PATTERNS = {
     "rare": ("request=00012345 ", ()),
     "common": ("error timeout", ()),
@@ -55,9 +55,9 @@ FAB = Path(sys.executable).with_name("fab")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this experiment knows."""
-    parser.add_argument("--nodes", type=int, default=10, help="how many agents")
-    parser.add_argument("--megabytes", type=int, default=60, help="of log on each node")
+    """Adds the options of this experiment."""
+    parser.add_argument("--nodes", type=int, default=10, help="number of agents")
+    parser.add_argument("--megabytes", type=int, default=60, help="size of the log on each node, in MB")
     parser.add_argument("--patterns", nargs="+", choices=sorted(PATTERNS), default=sorted(PATTERNS))
 
 
@@ -68,7 +68,7 @@ def measure(options: argparse.Namespace, recorder: Recorder) -> None:
         for number, name in enumerate(cluster.names):
             write_log(cluster.log_folder(name) / LOG, options.megabytes * 1_000_000, options.seed + number)
         for pattern in options.patterns:
-            sample(cluster, connections, pattern)  # fills the page cache and does not count
+            sample(cluster, connections, pattern)  # this run fills the page cache and does not count
             for run in range(options.runs):
                 row = sample(cluster, connections, pattern)
                 size = {"nodes": options.nodes, "megabytes": options.megabytes}
@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace, recorder: Recorder) -> None:
 def write_log(path: Path, size: int, seed: int) -> None:
     """Writes lines like those of the agents."""
     rng = random.Random(seed)
-    # Some thousand different endings are enough to keep the page cache, not the generator, busy.
+    # Some thousand different line endings suffice, so that the generator is not the bottleneck.
     endings = [f"{' '.join(rng.choices(WORDS, k=8))} bytes={rng.randrange(10**6)}\n" for _ in range(5000)]
     written = number = 0
     with path.open("w", encoding="ascii") as file:
@@ -113,7 +113,7 @@ def sample(cluster: LogsCluster, connections: Connections, pattern: str) -> Row:
             if not result.complete:
                 raise Unavailable(f"{result.node}: {result.state} {result.problems}")
             if b"".join(found[result.node]) != outputs[result.node].read_bytes():
-                raise Corrupt(f"{result.node}: the agent's output is not that of grep")
+                raise Corrupt(f"{result.node}: the agent's output differs from that of grep")
         command_s = time_command(cluster, expression, switches, Path(folder) / "all")
     return {
         "grep_s": round(max(times), 4),
@@ -125,7 +125,7 @@ def sample(cluster: LogsCluster, connections: Connections, pattern: str) -> Row:
 
 
 def time_command(cluster: LogsCluster, expression: str, switches: tuple[str, ...], output: Path) -> float:
-    """Returns how long ``fab grep`` takes from its start to its end."""
+    """Returns how long ``fab grep`` takes, including its start."""
     command = [str(FAB), "grep", *(OPTIONS[switch] for switch in switches), f"--pattern={expression}"]
     begun = clock.monotonic()
     with output.open("wb") as file:
@@ -152,7 +152,7 @@ def own_greps(cluster: LogsCluster, command: list[str], outputs: dict[str, Path]
                 stdout=output,
                 cwd=cluster.log_folder(name),
                 env={**os.environ, "LC_ALL": "C"},
-                start_new_session=True,  # as the agents: Linux shares processors among sessions first
+                start_new_session=True,  # like the agents: Linux shares processors among sessions first
             )
         running[process.pid] = process
     times = []
@@ -210,7 +210,7 @@ def draw(rows: list[Row], path: Path) -> None:
 
 EXPERIMENT = Experiment(
     "log_query",
-    "The time of a search of all nodes' logs, beside the slowest node's own grep.",
+    "Duration of a search of all nodes' logs, compared with the slowest node's own grep.",
     measure,
     summarize,
     draw,

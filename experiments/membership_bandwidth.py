@@ -1,13 +1,13 @@
 """What does failure detection cost a node at rest: bytes sent, processor time, memory?
 
-Real agents, N = 2 to 10: each counts its datagrams; 28 bytes of UDP and IP headers are added for each. Beside
-it stands what the loopback interface carried meanwhile, divided by N: the same and the little TCP of the view
-register, and whatever else used the interface. Run in a network namespace of its own
-(``unshare -n sh -c 'ip link set lo up; ...'``) it checks the agents' own counters.
+Real agents, N = 2 to 10: each agent counts its datagrams, and 28 bytes of UDP and IP headers are added for
+each. The result also shows what the loopback interface carried meanwhile, divided by N: the datagrams, the
+little TCP traffic of the view register, and whatever else used the interface. In a separate network namespace
+(``unshare -n sh -c 'ip link set lo up; ...'``) this checks the agents' own counters.
 
 Simulated, N = 10 to 10,000: ``python -m tests.simulation.scale`` runs the same detector core (SWIM with
-suspicion), weighs the same encoded and sealed datagrams, and uses the settings for large groups from 100
-nodes on (probe interval 1 s).
+suspicion), measures the same encoded and sealed datagrams, and for 100 nodes or more uses the settings for
+large groups (probe interval 1 s).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ try:
     )
     from experiments._harness import Experiment, Recorder, Row
 except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}: run me with .venv/bin/python (make check installs it)") from None
+    raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 
 NODES = (2, 4, 6, 8, 10)
 SIMULATED = (10, 100, 1000, 10_000)
@@ -46,12 +46,16 @@ REAL, SIMULATED_KIND = "real", "simulated"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this experiment knows."""
+    """Adds the options of this experiment."""
     add_cluster_options(parser)
     parser.set_defaults(variants=[str(variant) for variant in VARIANTS if variant.suspicion])
     parser.add_argument("--nodes", type=int, nargs="*", default=NODES, help="sizes of real clusters")
-    parser.add_argument("--simulated", type=int, nargs="*", default=SIMULATED, help="sizes of simulated ones")
-    parser.add_argument("--duration-s", type=float, default=10.0, help="of one run, after a pause as long")
+    parser.add_argument(
+        "--simulated", type=int, nargs="*", default=SIMULATED, help="sizes of simulated clusters"
+    )
+    parser.add_argument(
+        "--duration-s", type=float, default=10.0, help="duration of one run, after an equally long pause"
+    )
 
 
 def measure(options: argparse.Namespace, recorder: Recorder) -> None:
@@ -62,11 +66,11 @@ def measure(options: argparse.Namespace, recorder: Recorder) -> None:
             cluster.wait_calm()
             for variant in [variant_named(name) for name in options.variants]:
                 cluster.switch(variant)
-                pause(options.duration_s)  # what the switch makes the nodes say is not rest
+                pause(options.duration_s)  # the traffic caused by the switch is not traffic at rest
                 for run in range(options.runs):
                     _measure_real(cluster, recorder, variant, options.duration_s, run)
     for nodes in options.simulated:
-        # One run is an average over so many nodes that more than one of the largest tells little.
+        # One run averages over so many nodes that repeating the largest ones adds little.
         for run in range(options.runs if nodes <= 1000 else 1):
             found = _simulate(nodes, options.seed + run)
             _add(recorder, SIMULATED_KIND, VARIANTS[0], nodes, run, sent=found["quiet_bytes_per_s"])
@@ -152,7 +156,7 @@ def _add(
 
 
 def _simulate(nodes: int, seed: int) -> Row:
-    # Rest is measured before anything fails: one failure is the least that the program simulates.
+    # Traffic at rest is measured before the first failure; the program simulates at least one.
     command = [sys.executable, "-m", "tests.simulation.scale", "--nodes", str(nodes), "--failures", "1"]
     try:
         done = subprocess.run(
@@ -164,7 +168,7 @@ def _simulate(nodes: int, seed: int) -> Row:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DeadlineExceeded(f"{nodes} simulated nodes took over {SIMULATION_TIMEOUT_S:g} s") from None
+        raise DeadlineExceeded(f"{nodes} simulated nodes took more than {SIMULATION_TIMEOUT_S:g} s") from None
     if done.returncode != 0:
         raise Unavailable(f"the simulation of {nodes} nodes failed: {done.stderr.strip()[-500:]}")
     found: Row = json.loads(done.stdout)
@@ -228,12 +232,12 @@ def draw(rows: list[Row], path: Path) -> None:
             }
             plots.medians_and_points(axes, series, str(variant), place)
         axes.set_ylim(bottom=0)
-        axes.set_ylabel("Sent at rest by a node (B/s)")
+        axes.set_ylabel("Sent by a node at rest (B/s)")
     sizes = sorted({key[3] for key in found if key[0] == REAL})
     left.set_xticks(sizes)
     left.set_xlabel("Nodes, real agents")
     right.set_xscale("log")
-    right.set_xlabel("Nodes, simulated\n(from 100 on: one probe a second)")
+    right.set_xlabel("Nodes, simulated\n(from 100 on: one probe per second)")
     plots.legend(left, columns=2)
     plots.legend(right)
     plots.save(figure, path)

@@ -1,7 +1,7 @@
-"""One agent of one node: killed, stopped, started, wherever the node is.
+"""Kills, stops and starts single agents of single nodes.
 
-On a machine an agent is a unit of systemd, which SSH leads to and which starts it again after a crash; in the
-local cluster it is a process that stays down until it is started.
+On a VM an agent is a systemd unit, controlled over SSH, which systemd restarts after a crash. In the local
+cluster an agent is a process that stays down until it is started.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ops.layout import Layout
 from ops.local import SERVICES, LocalCluster
 from ops.ssh import Ssh
 
-# What is useful to do to an agent; anything else has a task of its own.
+# The signals that are useful for an agent; for anything else there is a separate task.
 SIGNALS = ("KILL", "TERM", "INT", "HUP", "ABRT", "STOP", "CONT")
 SYSTEMCTL_TIMEOUT_S = 60.0
 
@@ -31,15 +31,15 @@ class Agents:
         self._ssh = Ssh(inventory.logins)
 
     def close(self) -> None:
-        """Ends the SSH sessions."""
+        """Closes the SSH sessions."""
         self._ssh.close()
 
     def kill(self, node: str, service: str, number: signal.Signals) -> str:
         """Sends a signal to an agent; returns what was done.
 
         Raises:
-            NotRunning: it does not run.
-            Unavailable: systemd refuses.
+            NotRunning: it is not running.
+            Unavailable: systemd reports an error.
         """
         if self._local is not None:
             pid = self._local.signal_agent(node, service, number)
@@ -48,10 +48,10 @@ class Agents:
         return f"{number.name} sent to rainstorm-{service}.service of {node}"
 
     def start(self, node: str, service: str) -> str:
-        """Starts an agent; returns what was done when it is ready.
+        """Starts an agent; returns what was done, once it is ready.
 
         Raises:
-            AlreadyRunning: it runs (local cluster).
+            AlreadyRunning: it is already running (local cluster).
             Unavailable: systemd could not start it.
         """
         if self._local is not None:
@@ -61,10 +61,10 @@ class Agents:
         return f"{service} of {node} is up"
 
     def restart(self, node: str, service: str) -> str:
-        """Stops an agent in an orderly way and starts it; returns what was done when it is ready.
+        """Stops an agent in an orderly way and starts it; returns what was done, once it is ready.
 
         Raises:
-            NotRunning: it does not run (local cluster).
+            NotRunning: it is not running (local cluster).
             Unavailable: systemd could not start it.
         """
         if self._local is not None:
@@ -75,14 +75,14 @@ class Agents:
         return f"{service} of {node} is up again"
 
     def _systemctl(self, node: str, *words: str, forget: bool = False) -> None:
-        if forget:  # a unit that crashed too often is refused until this is said; it is no error elsewhere
+        if forget:  # systemd refuses to start a unit that crashed too often until this; it never hurts
             self._ssh.run(node, ["systemctl", "reset-failed", words[-1]], root=True)
         done = self._ssh.run(node, ["systemctl", *words], timeout_s=SYSTEMCTL_TIMEOUT_S, root=True)
         if done.status:
             said = " ".join(done.err.split()) or f"status {done.status}"
             raise Unavailable(
                 f"{node}: systemctl {' '.join(words)}: {said}",
-                hint=f"look there: {self._ssh.login(node).command()} systemctl status {words[-1]}",
+                hint=f"look at the unit: {self._ssh.login(node).command()} systemctl status {words[-1]}",
             )
 
 
@@ -90,14 +90,14 @@ def check_service(service: str) -> str:
     """Returns the name of a service.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: there is no service of this name.
     """
     if service in SERVICES:
         return service
     near = difflib.get_close_matches(service, SERVICES, n=1)
     raise UsageError(
-        f"no agent is called {service!r}" if service else "which agent?",
-        hint=f"did you mean --service {near[0]}?" if near else f"--service one of {', '.join(SERVICES)}",
+        f"there is no agent {service!r}" if service else "no agent was named",
+        hint=f"did you mean --service {near[0]}?" if near else f"--service is one of {', '.join(SERVICES)}",
     )
 
 
@@ -105,10 +105,10 @@ def check_signal(name: str) -> signal.Signals:
     """Returns a signal from its name with or without SIG, or from its number.
 
     Raises:
-        UsageError: it is not among those that make sense.
+        UsageError: it is not one of the useful signals.
     """
     bare = name.upper().removeprefix("SIG")
     found = next((each for each in SIGNALS if bare in (each, str(int(signal.Signals[f"SIG{each}"])))), None)
     if found is None:
-        raise UsageError(f"no signal {name!r}", hint=f"--signal one of {', '.join(SIGNALS)}")
+        raise UsageError(f"unknown signal {name!r}", hint=f"--signal is one of {', '.join(SIGNALS)}")
     return signal.Signals[f"SIG{found}"]

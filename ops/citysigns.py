@@ -1,12 +1,13 @@
 """A seeded generator of realistic rows of a city's traffic-sign inventory.
 
-The rows hold what real exports hold and what breaks careless readers: quoted commas and doubled quotes, empty
-and blank-padded fields, UTF-8 beyond Latin, notes with a line break inside quotes, and whole lines that occur
-twice. Values follow Zipf's law, as in public inventories: a few categories and posts make up most signs.
+The rows contain what real exports contain and careless readers get wrong: quoted commas and doubled quotes,
+empty and blank-padded fields, non-Latin UTF-8, notes with a line break inside quotes, and whole lines that
+occur twice. Values follow Zipf's law, as in public inventories: a few categories and posts make up most
+signs.
 
-Each row is a function of the seed and its number alone (SplitMix64, Steele et al. 2014, section 3), so the
-same seed gives the same bytes on every machine and a smaller file begins a larger one. Fields are drawn into
-pools of ready-made pieces, and rows are joined from pieces column-wise: a million rows take about a second.
+Each row depends only on the seed and its number (SplitMix64, Steele et al. 2014, section 3). So the same seed
+gives the same bytes on every machine, and a smaller file is a prefix of a larger one. Fields are drawn into
+pools of prepared pieces, and rows are joined from these column by column: a million rows take about a second.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ COLUMNS = (
 ROWS_PER_CHUNK = 8192
 POOL_SIZE = 1 << 15
 NEWLINE_NOTE_RATE = 0.0005
-# A whole line occurs again in one row of a hundred, at most this many rows later.
+# One row in a hundred repeats an earlier line, which is at most this many rows above it.
 DUPLICATE_ONE_IN = 100
 DUPLICATE_REACH_ROWS = 1000
 
 Words = npt.NDArray[np.uint64]
 Indices = npt.NDArray[np.int64]
 
-# Each list is in order of frequency; the number beside a list is the exponent of its Zipf law.
+# Each list is ordered by frequency; the number beside a list is the exponent of its Zipf distribution.
 SIGN_TYPES = (
     "No Parking|Streetname|Stop|Speed Limit|No Outlet|Yield|One Way|Keep Right|School Crossing|Dead End|"
     "Curve Right|Curve Left|Do Not Enter|Loading Zone|Bus Only|Object Marker 3|Signal Ahead|Merge|"
@@ -93,7 +94,7 @@ class _Column:
 
 
 class _Pools:
-    """Ready-made pieces of rows for one seed."""
+    """Prepared pieces of rows for one seed."""
 
     def __init__(self, seed: int) -> None:
         chance = random.Random(f"citysigns:{seed}")
@@ -135,7 +136,7 @@ def _mix(seed: int, lane: int, numbers: Words) -> Words:
 
 
 def _originals(seed: int, numbers: Indices) -> Indices:
-    """Returns for each row the number of the row whose line it shows: its own, unless it is a duplicate."""
+    """Returns for each row the number of the row whose line it has: its own, unless it is a duplicate."""
     resolved = numbers.copy()
     pending = np.arange(len(numbers))
     while len(pending):

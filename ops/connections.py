@@ -1,9 +1,9 @@
 """The operator's connections to a cluster: mutual TLS with the operator's certificate, to whichever node
 answers, directly or through SSH (``ops.route``).
 
-Any node serves any request, so a command needs one living agent of the right kind. ``gateway`` pings the
-nodes in the order of the inventory, the next one as soon as one has failed or kept it waiting for a moment,
-and takes the first that answers: dead or hung nodes together cost one short time-out and not the command.
+Any node serves any request, so a command needs one live agent of the right kind. ``gateway`` pings the nodes
+in the order of the inventory, starting the next ping when one fails or takes more than a moment, and uses the
+first node that answers. So any number of dead or stalled nodes cost a command one short time-out in all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ops.route import Route
 from ops.ssh import Ssh
 
 PING_THREADS_MAX = 32
-# A living agent nearby answers within a few milliseconds, a new SSH session takes some hundred.
+# A live agent nearby answers within a few milliseconds; opening an SSH session takes some hundred.
 STAGGER_S = {"direct": 0.1, "auto": 0.5, "ssh": 0.5}
 PATIENT_PING_S = 3.0
 SSH_CODES = (SshRefused, SshUnreachable, HostKeyUnknown, HostKeyChanged)
@@ -42,7 +42,7 @@ LOCAL_OPERATOR_ADDRESS = "127.255.255.254"
 
 
 class Connections:
-    """One operator's way into one cluster; close it after use."""
+    """One operator's connections to one cluster; close it after use."""
 
     def __init__(self, inventory: Inventory) -> None:
         """Prepares to connect.
@@ -59,7 +59,7 @@ class Connections:
                 else "fab local.up --nodes 5",
             )
         self.inventory = inventory
-        # In a local cluster a connection's address tells its node; the operator's is no node's.
+        # In a local cluster the source address identifies a node, so the operator uses one that no node has.
         direct = dial_from(LOCAL_OPERATOR_ADDRESS) if inventory.local_folder else dial_tcp
         self._route = Route(inventory.via, inventory.logins, direct)
         self.client = Client(
@@ -75,12 +75,12 @@ class Connections:
         """Returns the SSH sessions to the machines.
 
         Raises:
-            UsageError: the cluster is local: there is nothing to log in to.
+            UsageError: the cluster is local, so there is nothing to log in to.
         """
         if not self.inventory.logins:
             raise UsageError(
-                f"the cluster {self.inventory.cluster!r} runs on this machine: there is no SSH to it",
-                hint="name the inventory of a deployed one: --inventory FILE",
+                f"the cluster {self.inventory.cluster!r} runs on this machine and has no SSH",
+                hint="name the inventory of a deployed cluster: --inventory FILE",
             )
         return self._route.ssh
 
@@ -101,7 +101,7 @@ class Connections:
         return self.ping(node, service) is None
 
     def ping(self, node: str, service: str, timeout_s: float = 0.0) -> RainStormError | None:
-        """Returns why an agent does not answer a ping now (or within ``timeout_s``), None when it does."""
+        """Returns why an agent does not answer a ping now (or within ``timeout_s``), or None if it does."""
         address = self.address(node, service)
         try:
             self._route.open(address)
@@ -117,13 +117,13 @@ class Connections:
 
         Raises:
             Unreachable: no node answers.
-            SshRefused, SshUnreachable, HostKeyUnknown, HostKeyChanged: SSH is why none does.
+            SshRefused, SshUnreachable, HostKeyUnknown, HostKeyChanged: SSH fails for all of them.
         """
         if service not in self._gateways:
             failures: dict[str, RainStormError] = {}
             node = self._first_answering(service, failures)
             if not node and not all(isinstance(each, SSH_CODES) for each in failures.values()):
-                # A second, patient look before an overloaded cluster is called unreachable.
+                # A second, more patient attempt before an overloaded cluster is called unreachable.
                 node = self._first_answering(service, failures, PATIENT_PING_S)
             if not node:
                 raise nothing_answers(
@@ -138,7 +138,7 @@ class Connections:
     def _first_answering(
         self, service: str, failures: dict[str, RainStormError], timeout_s: float = 0.0
     ) -> str:
-        """Returns the node that answers first, '' when none does; fills ``failures``."""
+        """Returns the node that answers first, or '' if none does; fills ``failures``."""
         names = self.inventory.names()
         pool = ThreadPoolExecutor(min(len(names), PING_THREADS_MAX), thread_name_prefix=f"ping-{service}")
         self._pools.append(pool)
@@ -167,12 +167,12 @@ class Connections:
             self._gateways[service] = node
 
     def membership(self, node: str = "", *, timeout_s: float = 5.0) -> MembershipClient:
-        """Returns a client of the membership agent of ``node``, or of any that answers."""
+        """Returns a client of the membership agent of ``node``, or of any node that answers."""
         address = self.address(node or self.gateway("membership"), "membership")
         return MembershipClient(self.client, address, timeout_s=timeout_s)
 
     def hydfs(self, node: str = "") -> HydfsClient:
-        """Returns a client of the store agent of ``node``, or of any that answers."""
+        """Returns a client of the store agent of ``node``, or of any node that answers."""
         return HydfsClient(self.client, self.address(node or self.gateway("hydfs"), "hydfs"))
 
     def logs(self, node: str) -> LogsClient:
@@ -180,7 +180,7 @@ class Connections:
         return LogsClient(self.client, self.address(node, "logs"))
 
     def rainstorm(self) -> RainstormClient:
-        """Returns a client of the stream engine that asks a node that answers first, then the others."""
+        """Returns a client of the stream engine that first asks a node that answers, then the others."""
         first = self.gateway("rainstorm")
         names = [first, *(name for name in self.inventory.names() if name != first)]
         return RainstormClient(self.client, [self.address(name, "rainstorm") for name in names])
@@ -192,12 +192,12 @@ def port(peer: PeerConfig, service: str) -> int:
 
 
 def nothing_answers(failures: Mapping[str, RainStormError], message: str, *, hint: str) -> RainStormError:
-    """Returns the error for a cluster of which nothing answers: SSH's own where that is why."""
+    """Returns the error for a cluster in which nothing answers: that of SSH, if SSH is the reason."""
     by_ssh = [error for error in failures.values() if isinstance(error, SSH_CODES)]
     if not by_ssh or len(by_ssh) < len(failures):
         return Unreachable(message, hint=hint)
     first, others = by_ssh[0], len(failures) - 1
-    more = f"; {others} more of {len(failures)} nodes fail by SSH" if others else ""
+    more = f"; SSH also fails for {others} more of {len(failures)} nodes" if others else ""
     return type(first)(f"{first.message}{more}", hint=first.hint)
 
 

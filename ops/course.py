@@ -1,15 +1,16 @@
-"""The command line of the course from which the earlier RainStorms come, turned into a job file.
+"""Turns the one-line jobs of the courses in which RainStorm began into job files.
 
 2025:  RainStorm <Nstages> <Ntasks_per_stage> <op1_exe> <op1_args> ... <opN_exe> <opN_args>
            <src> <dest> <exactly_once> <autoscale_enabled> [<INPUT_RATE> [<LW> <HW>]]
 2024:  RainStorm <op1_exe> [<op1_args>] <op2_exe> [<op2_args>] <src> <dest> <num_tasks>
 
-There an operator is a program of the student's own; here its name is looked up among ours (in any case, with
-or without a path and an extension). Arguments of one operator are one field, quoted when they hold blanks, or
-several. Columns are numbered from 0 and belong to CSV without a header, because the course's sources emit
-every line of a file. A filter is a regular expression searched in the whole line.
+In the courses an operator is a program that a student wrote; here its name selects one of our operators (in
+any case, with or without a path and an extension). The arguments of an operator are one field, quoted if it
+contains blanks, or several fields. Columns are numbered from 0 and belong to CSV without a header, because
+the courses' sources emit every line of a file. A filter is a regular expression that is searched for in the
+whole line.
 
-What is asked for and is not done is never passed over: it is refused, or it is a *note* of the result.
+Unsupported options are never ignored silently: they are rejected, or reported in a *note* of the result.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from agent.common.errors import UsageError
 
 USAGE = (
     'fab rainstorm "2 3 Filter error Count 0 logs.csv out.txt true false 1000"   '
-    "(what each field is: fab --help rainstorm)"
+    "(the meaning of each field: fab --help rainstorm)"
 )
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 STAGES_MAX, TASKS_MAX = 16, 64
@@ -36,7 +37,7 @@ FIRST_COLUMNS = (0, 1, 2)
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of the line; ``place`` counts from 1, without the word RainStorm."""
+    """One field of the line; ``place`` counts from 1, not counting the word RainStorm."""
 
     place: int
     text: str
@@ -44,7 +45,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What the line asks for: a job file's content, and what of the line has no effect."""
+    """The meaning of a line: the content of a job file, and notes about what has no effect."""
 
     job: dict[str, Any]
     notes: list[str] = field(default_factory=list)
@@ -59,7 +60,7 @@ class _Operator:
     arguments: list[Field]
 
 
-# Returns the name of a column from its number, for the stage that is being built.
+# Returns the name of a column, given its number, for the stage that is being built.
 Columns = Callable[[int], str]
 
 
@@ -77,7 +78,7 @@ def parse(line: str) -> Course:
         words = words[1:]
     fields = [Field(place, text) for place, text in enumerate(words, 1)]
     if not fields:
-        raise UsageError("an empty line is no job", hint=USAGE)
+        raise UsageError("the line is empty", hint=USAGE)
     return _of_2025(fields) if fields[0].text.lstrip("+-").isdecimal() else _of_2024(fields)
 
 
@@ -98,11 +99,11 @@ def _of_2025(fields: list[Field]) -> Course:
     marks = [_real(each, name, 0) for each, name in zip(numbers[1:], ("LW", "HW"), strict=False)]
     if _truth(autoscale, "autoscale_enabled"):
         if len(marks) < 2:
-            _refuse(autoscale, "autoscale_enabled", "autoscaling needs INPUT_RATE, LW and HW behind it")
+            _refuse(autoscale, "autoscale_enabled", "autoscaling needs INPUT_RATE, LW and HW after it")
         if marks[0] > marks[1]:
             _refuse(numbers[1], "LW", f"the low mark {marks[0]:g} is above the high mark {marks[1]:g}")
         notes.append(
-            f"autoscaling is not done yet: every stage keeps its {tasks} tasks; "
+            f"autoscaling is not supported yet: every stage keeps its {tasks} tasks; "
             f"LW {marks[0]:g} and HW {marks[1]:g} have no effect"
         )
     elif marks:
@@ -112,12 +113,12 @@ def _of_2025(fields: list[Field]) -> Course:
 
 
 def _split_2025(fields: list[Field]) -> tuple[list[Field], list[Field], list[Field]]:
-    """Returns the operators' fields, the four before the numbers, and the numbers: 0, 1 or 3 of them."""
+    """Returns the operators' fields, the four fields before the numbers, and the 0, 1 or 3 numbers."""
     for count in (3, 1, 0):
         at = len(fields) - count
         truths = fields[at - 2 : at]
         if at >= 7 and all(each.text.lower() in (*TRUE, *FALSE) for each in truths):
-            # A rate of 1 or 0 reads like a truth value too; the longest reading wins.
+            # A rate of 1 or 0 could also be a truth value, so the interpretation with the most numbers wins.
             return fields[2 : at - 4], fields[at - 4 : at], fields[at:]
     words = [each for each in fields[2:] if each.text.lower() in ("true", "false")]
     if len(words) >= 2:
@@ -125,7 +126,7 @@ def _split_2025(fields: list[Field]) -> tuple[list[Field], list[Field], list[Fie
         _refuse(
             words[-1],
             "autoscale_enabled",
-            f"{behind} fields stand behind it; there may be none, INPUT_RATE, or INPUT_RATE LW HW",
+            f"{behind} fields follow it; there may be none, INPUT_RATE, or INPUT_RATE LW HW",
         )
     raise UsageError(
         "exactly_once and autoscale_enabled, each true or false, are missing after the destination",
@@ -176,9 +177,9 @@ def _operators(fields: list[Field], stages: int) -> list[_Operator]:
     if len(found) != stages:
         last = found[-1].name if found else Field(0, "")
         raise UsageError(
-            f"{len(found)} operators stand in the line ({', '.join(each.name.text for each in found)}), "
-            f"{stages} are announced; the last one found is field {last.place}; "
-            "an argument that is called like an operator must be quoted with its operator's others",
+            f"the line has {len(found)} operators ({', '.join(each.name.text for each in found)}) "
+            f"but announces {stages}; the last one found is field {last.place}; "
+            "quote an argument that has the name of an operator together with the other arguments",
             hint=USAGE,
         )
     return found
@@ -188,8 +189,8 @@ def _job(
     operators: list[_Operator], tasks: int, source: Field, sink: Field, rate: int, exactly_once: bool
 ) -> dict[str, Any]:
     if source.text.endswith("/"):
-        _refuse(source, "src", f"{source.text!r} is a folder: a job reads one file so far")
-    # Lines are cheaper; only columns make CSV of them.
+        _refuse(source, "src", f"{source.text!r} is a folder, but a job can only read one file")
+    # Plain lines are cheaper, so the source is CSV only if an operator needs columns.
     csv = any(each.kind in ("equals", "transform", "sum") or _counts_column(each) for each in operators)
     columns: Columns = _source_column
     stages = []
@@ -207,14 +208,14 @@ def _job(
 
 
 def _source_column(index: int) -> str:
-    return f"c{index + 1}"  # what the engine calls the columns of CSV without a header
+    return f"c{index + 1}"  # the engine's names for the columns of CSV without a header
 
 
 def _among(names: Sequence[str], operator: Field) -> Columns:
     def column(index: int) -> str:
         if index >= len(names):
             raise UsageError(
-                f"a column {index} does not reach the stage: after field {operator.place} "
+                f"this stage has no column {index}: after field {operator.place} "
                 f"({operator.text}) there are {len(names)}, numbered from 0",
                 hint=USAGE,
             )
@@ -234,7 +235,7 @@ def _identity(operator: _Operator, number: int, columns: Columns, csv: bool) -> 
 def _filter(operator: _Operator, number: int, columns: Columns, csv: bool) -> Built:
     if len(operator.arguments) != 1 or not operator.arguments[0].text:
         place = operator.arguments[0] if operator.arguments else operator.name
-        _refuse(place, f"op{number}_args", "a filter takes one pattern; quote it when it holds blanks")
+        _refuse(place, f"op{number}_args", "a filter takes one pattern; quote it if it contains blanks")
     pattern = operator.arguments[0]
     try:
         re.compile(pattern.text)
@@ -258,7 +259,11 @@ def _transform(operator: _Operator, number: int, columns: Columns, csv: bool) ->
 def _count(operator: _Operator, number: int, columns: Columns, csv: bool) -> Built:
     texts = _texts(operator, number, 0, 1)
     if csv and not texts:
-        _refuse(operator.name, f"op{number}_exe", "beside other columns a count needs the number of its own")
+        _refuse(
+            operator.name,
+            f"op{number}_exe",
+            "when other operators use columns, a count needs a column number",
+        )
     key = {"key": columns(_index(texts[0], f"op{number}_args"))} if texts else {}
     return {**key, "function": "count", "emit": "epoch"}, _among(
         [str(key.get("key", "line")), "count"], operator.name
@@ -288,7 +293,7 @@ OPERATORS = {
     "count": "aggregate-by-key",
     "sum": "aggregate-by-key",
 }
-# What the course's groups call them, without case, path, extension, '-' and '_'.
+# The names used in the courses, in lower case and without path, extension, '-' and '_'.
 KINDS = {
     "identity": "identity",
     "filter": "filter",
@@ -335,7 +340,7 @@ def _texts(operator: _Operator, number: int, least: int, most: int | None) -> li
 
 def _index(each: Field, name: str) -> int:
     if not each.text.isdecimal():
-        _refuse(each, name, f"{each.text!r} is not the number of a column; columns are numbered from 0")
+        _refuse(each, name, f"{each.text!r} is not a column number; columns are numbered from 0")
     return int(each.text)
 
 

@@ -1,13 +1,13 @@
-"""``make demo``: five nodes, a million rows, a killed task, a killed machine, and a proof of the result.
+"""``make demo``: five nodes, a million rows, a killed task, a killed node, and a check of the result.
 
-The demo has a cluster of its own in ``.local/demo`` and stops it at its end, whatever happens: when it is
-interrupted, when a step fails, when a child is just being started. It runs the sample job twice on the same
-input: at full speed without faults, which gives the throughput; then slowed down to about ten seconds, in
-which one task and later a whole node are killed. The result is compared, as a multiset, with that of
-``ops.reference``, a sequential program that shares no code with the agents. Exit status 0 only when they are
-equal.
+The demo has its own cluster in ``.local/demo`` and stops it at the end, whatever happens: when it is
+interrupted, when a step fails, or while a child process is being started. It runs the sample job twice on the
+same input: first at full speed without faults, to measure the throughput; then slowed down to about ten
+seconds, during which one task and later a whole node are killed. The result is compared, as a multiset, with
+that of ``ops.reference``, a sequential program that shares no code with the agents. The exit status is 0 only
+if they are equal.
 
-Recovery time = from the moment before the kill to the first epoch that a later generation of the job commits.
+Recovery time = from just before the kill to the first epoch that a later generation of the job commits.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ INPUT_NAME = "demo/city-signs.csv"
 
 @dataclass(slots=True)
 class Kill:
-    """One fault: what was hit, when, and the generation of the job before it."""
+    """One fault: what was killed, when, and the job's generation before it."""
 
     what: str
     at: float
     generation: int
 
     def recovery_s(self, job: progress.Job) -> float | None:
-        """Returns the time to the first commit of a later generation, None when there is none."""
+        """Returns the time to the first commit of a later generation, or None if there is none."""
         later = [
             float(commit["at"])
             for commit in job.get("commits", [])
@@ -65,7 +65,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line chose."""
+    """The choices of the command line."""
 
     nodes: int
     rows: int
@@ -87,7 +87,7 @@ class Faults:
         self._options = options
 
     def look(self, job: progress.Job) -> None:
-        """Shows the job and strikes when it has come far enough."""
+        """Shows the job, and kills a task or node once the job has progressed far enough."""
         self._shown.update(job)
         done = int(job.get("lines_read") or 0) / self._options.rows
         if job["state"] != "running":
@@ -144,7 +144,7 @@ class Demo:
         self._job["source"]["file"] = INPUT_NAME
 
     def run(self) -> DemoReport:
-        """Runs all steps and returns what was measured; ``total_s`` is still open.
+        """Runs all steps and returns the measurements; ``total_s`` is filled in later.
 
         Raises:
             RainStormError: a step failed.
@@ -155,7 +155,7 @@ class Demo:
         self._cluster.up(options.nodes, fresh=True)
         start_s = clock.monotonic() - self._begun
         where = self._cluster.layout.inventory_path
-        render.say(f"  up after {start_s:.1f} s; look from another terminal: fab status --inventory {where}")
+        render.say(f"  up after {start_s:.1f} s; watch: fab status --inventory {where}")
         with connected(inventory.load(where)) as connections, MemorySampler(self._folder) as memory:
             local = self._store_input(connections)
             rate, healthy = self._run_healthy(connections)
@@ -189,7 +189,7 @@ class Demo:
 
     def _store_input(self, connections: Connections) -> Path:
         rows, seed = self._options.rows, self._options.seed
-        self._step(f"making {rows:,} rows of traffic signs (seed {seed}) and storing them in HyDFS")
+        self._step(f"generating {rows:,} rows of traffic signs (seed {seed}) and storing them in HyDFS")
         local = samples.input_file(self._cache, rows, seed)
         begun = clock.monotonic()
         with open(local, "rb") as source:
@@ -230,7 +230,7 @@ class Demo:
         _require_finished(ended)
         if faults.task is None or faults.node is None:
             raise Internal(
-                "the job ended before both faults were done; this run proves nothing", hint="make demo"
+                "the job ended before both faults were injected, so this run proves nothing", hint="make demo"
             )
         return ended, faults
 
@@ -247,7 +247,9 @@ class Demo:
         try:
             status = self._reference.wait(timeout=REFERENCE_TIMEOUT_S)
         except psutil.TimeoutExpired:
-            raise Internal(f"the reference program still runs after {REFERENCE_TIMEOUT_S:g} s") from None
+            raise Internal(
+                f"the reference program is still running after {REFERENCE_TIMEOUT_S:g} s"
+            ) from None
         data = self._output.read_bytes()
         if status:
             raise Internal(f"the reference program failed: {data[-500:].decode('utf-8', 'replace')}")
@@ -276,7 +278,7 @@ def _refuse_beside_a_cluster() -> None:
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
-    # From here on everything is being stopped; a second Ctrl-C must not stop the stopping.
+    # From here on everything is being stopped; a second Ctrl-C must not interrupt that.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -288,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nodes", type=int, default=NODES, help="size of the cluster, at least 3")
     parser.add_argument("--rows", type=int, default=ROWS, help="rows of the input, at least 1000")
     parser.add_argument("--seed", type=int, default=samples.SEED, help="same seed, same input")
-    parser.add_argument("--kill-leader", action="store_true", help="let the killed node be the leader's")
+    parser.add_argument("--kill-leader", action="store_true", help="kill the leader's node")
     options = parser.parse_args(arguments)
     if options.nodes < 3 or options.rows < 1000:
         parser.error("the demo needs at least 3 nodes and 1000 rows")
@@ -313,7 +315,7 @@ def _run(options: Options) -> int:
         _refuse_beside_a_cluster()
         report_path.unlink(missing_ok=True)
         try:
-            cluster.down()  # what a killed demo may have left
+            cluster.down()  # whatever a killed demo may have left behind
             report = Demo(options, cluster, root).run()
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -324,17 +326,19 @@ def _run(options: Options) -> int:
     demo_report.print_report(report)
     _print_further(report_path)
     if report.task_recovery_s is None or report.node_recovery_s is None:
-        raise Unavailable("no epoch was committed after a kill; recovery was not seen", hint="make demo")
+        raise Unavailable(
+            "no epoch was committed after a kill, so recovery was not observed", hint="make demo"
+        )
     return 0 if report.equal else 1
 
 
 def _print_further(report_path: Path) -> None:
     print(f"\nreport: {report_path}")
     print("look further:")
-    print("  fab local.up && fab submit-job     a cluster of your own and the sample job on it")
-    print("  fab status / fab list-tasks        what runs where")
-    print("  fab kill-task --vm 3               break it yourself")
-    print("  less .local/demo/vm1/logs/*.log    what the agents said during the demo")
+    print("  fab local.up && fab submit-job     start a local cluster and run the sample job on it")
+    print("  fab status / fab list-tasks        show which task runs where")
+    print("  fab kill-task --vm 3               kill a task yourself")
+    print("  less .local/demo/vm1/logs/*.log    read the agents' logs of the demo")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the demo has to say at its end, on the screen and as JSON."""
+"""The report at the end of the demo, on the screen and as JSON."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def print_comparison(expected: Counter[str], found: Counter[str]) -> None:
     shown = [row for place, row in enumerate(rows) if place < TOP_ROWS or row[3]]
     render.print_table(("category", "reference", "RainStorm", "differs"), shown)
     if len(shown) < len(rows):
-        print(f"... and {len(rows) - len(shown)} more rows, equal")
+        print(f"... and {len(rows) - len(shown)} more equal rows")
 
 
 def print_report(report: DemoReport) -> None:
     """Prints the verdict and the measurements."""
     print()
     if report.equal:
-        print(f"EQUAL: the result of {report.lines:,} rows is that of the sequential reference program.")
+        print(f"EQUAL: the result for {report.lines:,} rows equals that of the sequential reference program.")
     else:
-        print("DIFFERENT: the result is not that of the sequential reference program.")
+        print("DIFFERENT: the result differs from that of the sequential reference program.")
     rows = [
         ["healthy run", f"{report.healthy_lines_per_s:,.0f} lines/s, HyDFS file to HyDFS file, exactly once"],
         ["killed task", f"{report.killed_task}; next commit after {render.seconds(report.task_recovery_s)}"],
@@ -86,7 +86,7 @@ def print_report(report: DemoReport) -> None:
 
 
 def _counts(records: Counter[str]) -> dict[str, int]:
-    """Returns key → count; a key that came twice, or a record of another shape, cannot pass as equal."""
+    """Returns key → count, such that a repeated key or a malformed record never counts as equal."""
     counts: dict[str, int] = {}
     for record, times in records.items():
         fields = next(csv.reader(io.StringIO(record, newline="")), [])

@@ -1,8 +1,8 @@
-"""The newest lines of many nodes' logs, and then each new one as it is written.
+"""Follows the logs of many nodes: the newest lines, and then each new one as it is written.
 
-A thread for each node asks its agent again and again with the positions of the last answer. When the agent
-or the connection breaks it asks with the same positions until there is an answer: nothing is left out,
-nothing comes twice.
+One thread per node asks the node's agent repeatedly, with the positions of the last answer. If the agent
+stops or the connection breaks, the thread asks with the same positions until it gets an answer, so no line is
+skipped or repeated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from agent.common.errors import RainStormError, UsageError
 from ops.connections import Connections
 
-# So long a reader that has left is still waited for.
+# How long an agent holds a request, and so how long a thread outlives a reader that stopped.
 WAIT_S = 1.0
 RETRY_S = (0.2, 2.0)
 WAITING_MAX = 32
@@ -40,7 +40,7 @@ class Trouble:
 
 
 class Following:
-    """Reads some nodes' logs; iterate over it. Without ``follow`` it ends with what there is now."""
+    """Reads some nodes' logs; iterate over it. Without ``follow`` it ends after the existing lines."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Following:
         return client.follow(positions, files=self._files, wait_s=WAIT_S if self._follow else 0.0)
 
     def _put(self, item: Lines | Trouble | None) -> None:
-        # The reader may have gone (Ctrl-C, head): nobody waits for a place in the queue for ever.
+        # The reader may have stopped (Ctrl-C, head), so never wait indefinitely for space in the queue.
         while not self._stopping.is_set():
             try:
                 self._waiting.put(item, timeout=0.2)

@@ -1,8 +1,9 @@
-"""One search on many nodes at once: every node's agent runs grep on its own logs, the output streams in here.
+"""Searches many nodes at once: every node's agent runs grep on its own logs, and the output is streamed here.
 
-A thread for each node hands whole pieces to the caller through a short queue, so that a slow terminal
-slows the greps and nothing piles up. A node that does not answer is searched in what it left in HyDFS, by
-an agent of another node, and is named: what it had not handed over yet is missing.
+One thread per node passes whole pieces to the caller through a short queue, so that a slow terminal slows
+down the greps and nothing accumulates. If a node does not answer, an agent of another node searches that
+node's collected logs in HyDFS instead. The result names the node, because lines not collected yet are
+missing.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from ops.connections import Connections
 
 # Pieces of up to a mebibyte wait here while the terminal is slow.
 WAITING_PIECES_MAX = 32
-OK, COLLECTED, DOWN = "ok", "down, searched its collection", "down"
+OK, COLLECTED, DOWN = "ok", "down, searched its collected logs", "down"
 
 
 @dataclass(slots=True)
 class NodeResult:
-    """How the search of one node went."""
+    """The outcome of the search on one node."""
 
     node: str
     state: str = OK
@@ -38,20 +39,20 @@ class NodeResult:
 
     @property
     def complete(self) -> bool:
-        """Tells whether nothing of the node's logs was left out."""
+        """Tells whether all of the node's logs were searched."""
         return self.state == OK and not self.problems
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Whole lines that one node's grep printed."""
+    """Whole lines printed by one node's grep."""
 
     node: str
     data: bytes
 
 
 class ClusterSearch:
-    """Runs one query on some nodes; iterate over it for the output, then look at ``results``."""
+    """Runs one query on some nodes; iterate over it for the output, then read ``results``."""
 
     def __init__(
         self,
@@ -99,9 +100,9 @@ class ClusterSearch:
         except NotFound as error:
             result.state = str(error)
         except RainStormError as error:
-            result.state = f"broken off: [{error.code}] {error.message}"
+            result.state = f"interrupted: [{error.code}] {error.message}"
         except Exception as error:
-            result.state = f"broken off: {Internal(repr(error)).message}"
+            result.state = f"interrupted: {Internal(repr(error)).message}"
         result.seconds = round(clock.monotonic() - begun, 3)
         self._put(None)
 
@@ -110,14 +111,14 @@ class ClusterSearch:
             self._pass_on(result, self._connections.logs(result.node).search(self._query))
         except Unreachable as error:
             if result.lines:
-                raise  # it went away in the middle: its collection would repeat what was shown
+                raise  # it stopped in the middle, and its collected logs would repeat what was printed
             try:
                 self._search_collection(result, COLLECTED)
             except UsageError:
                 raise
             except RainStormError as second:
                 result.state = DOWN
-                result.problems = [error.message, f"its collection: {second.message}"]
+                result.problems = [error.message, f"its collected logs: {second.message}"]
 
     def _search_collection(self, result: NodeResult, state: str) -> None:
         helper = self._connections.gateway("logs")
@@ -154,7 +155,7 @@ class ClusterSearch:
             result.problems.append(str(summary["cut"]))
 
     def _put(self, piece: Piece | None) -> None:
-        # The reader may have gone (Ctrl-C, head): nobody waits for a place in the queue for ever.
+        # The reader may have stopped (Ctrl-C, head), so never wait indefinitely for space in the queue.
         while not self._stopping.is_set():
             try:
                 self._waiting.put(piece, timeout=0.2)
@@ -164,6 +165,6 @@ class ClusterSearch:
 
 
 def prefixed(piece: Piece) -> bytes:
-    """Returns the lines of a piece, each with the node's name in front."""
+    """Returns the lines of a piece, each prefixed with the node's name."""
     name = piece.node.encode() + b":"
     return name + piece.data[:-1].replace(b"\n", b"\n" + name) + b"\n"

@@ -1,10 +1,10 @@
-"""Which cluster a command talks to: an Ansible inventory in YAML, read directly.
+"""Finds the cluster that a command talks to, and reads its inventory: an Ansible inventory in YAML.
 
-The choice: ``--inventory FILE``, else the variable RAINSTORM_INVENTORY, else ``inventory/local`` when the
-local cluster is up, else the lab's when that is up, else ``inventory/vms``. The same file serves
-``ansible-inventory`` and ``ansible-playbook``: a node is a host, its variables are ``ansible_host`` and the
-ports, and the paths of the operator's TLS files are variables of the group ``all``; relative paths are
-relative to the inventory file.
+A command uses ``--inventory FILE``; otherwise the variable RAINSTORM_INVENTORY; otherwise ``inventory/local``
+if the local cluster is up; otherwise the lab's inventory if the lab is up; otherwise ``inventory/vms``. The
+same file works with ``ansible-inventory`` and ``ansible-playbook``. A node is a host, whose variables are
+``ansible_host`` and the ports. The paths of the operator's TLS files are variables of the group ``all``;
+relative paths are relative to the inventory file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ops.lab.cgroups import Group
 from ops.sshlogin import Login
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Another folder and other addresses keep a second local cluster (of a test, of a second checkout) apart.
+# A second local cluster (of a test, of a second checkout) uses another folder and other addresses.
 FOLDER_VARIABLE = "RAINSTORM_LOCAL"
 ADDRESS_VARIABLE = "RAINSTORM_LOCAL_ADDRESS"
 LOCAL_FOLDER = Path(os.environ.get(FOLDER_VARIABLE) or REPOSITORY / ".local").absolute()
@@ -34,7 +34,7 @@ LOCAL_INVENTORY = (
     LOCAL_FOLDER / "inventory" if os.environ.get(FOLDER_VARIABLE) else REPOSITORY / "inventory" / "local"
 )
 LOCAL_ADDRESS = os.environ.get(ADDRESS_VARIABLE) or "127.0.0.1"
-# Another name keeps a second lab (of a test) apart: it has a bridge, a subnet and an inventory of its own.
+# A second lab (of a test) uses another name, and has its own bridge, subnet and inventory.
 LAB_VARIABLE = "RAINSTORM_LAB"
 LAB_NAME = os.environ.get(LAB_VARIABLE) or "lab"
 LAB_INVENTORY = REPOSITORY / "inventory" / LAB_NAME
@@ -46,22 +46,22 @@ PORTS = ("membership_port", "hydfs_port", "rainstorm_port", "logs_port")
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The nodes of one cluster and the operator's way in."""
+    """The nodes of one cluster, and how the operator reaches them."""
 
     path: Path
     cluster: str
     peers: tuple[PeerConfig, ...]
     tls: TlsConfig
     local_folder: Path | None = None
-    # How the agents' ports are reached (ops.route), and how the machines are; no logins: all is local.
+    # How to reach the agents' ports (ops.route) and the machines; without logins, all is local.
     via: str = "direct"
     logins: Mapping[str, Login] = field(default_factory=dict)
-    # The name of the lab whose VMs these are, if they are a lab's.
+    # The name of the lab, if these are the VMs of a lab.
     lab: str = ""
 
     @property
     def deployed(self) -> bool:
-        """Tells whether there is an operator's certificate, which a cluster's first deployment makes."""
+        """Tells whether the operator's certificate exists, which the first deployment creates."""
         return Path(self.tls.certificate).exists()
 
     def names(self) -> list[str]:
@@ -69,7 +69,7 @@ class Inventory:
         return [peer.name for peer in self.peers]
 
     def only(self, names: Sequence[str]) -> Inventory:
-        """Returns the same cluster as if it had these nodes alone.
+        """Returns the same cluster as if it had only these nodes.
 
         Raises:
             NotFound: no such node.
@@ -79,11 +79,11 @@ class Inventory:
 
     @property
     def gossip_key_path(self) -> Path:
-        """Returns where the controller keeps the key that nodes are configured with, beside the authority."""
+        """Returns the path, beside the authority, of the gossip key that nodes are configured with."""
         return Path(self.tls.ca).parent.parent / "gossip.key"
 
     def node(self, wanted: str) -> PeerConfig:
-        """Returns the node that an operator means by ``3``, ``vm3`` or ``vm03``.
+        """Returns the node that an operator names as ``3``, ``vm3`` or ``vm03``.
 
         Raises:
             NotFound: no such node.
@@ -105,7 +105,7 @@ def find(given: str | None = None) -> Inventory:
     """Returns the inventory of the cluster that a command should talk to.
 
     Raises:
-        NotRunning: nothing was named, no local cluster is up and ``inventory/vms`` was never deployed.
+        NotRunning: no cluster was named, none is up locally, and ``inventory/vms`` was never deployed.
         ConfigError: the file cannot be used.
     """
     chosen = given or os.environ.get(INVENTORY_VARIABLE)
@@ -119,8 +119,8 @@ def find(given: str | None = None) -> Inventory:
     if vms is not None and vms.deployed:
         return vms
     raise NotRunning(
-        "no cluster was named, no local cluster is up and none was deployed from here",
-        hint="start one: fab local.up --nodes 5   (or name one: --inventory FILE)",
+        "no cluster was named, no local cluster is up, and none was deployed from here",
+        hint="start one: fab local.up --nodes 5   (or name one with --inventory FILE)",
     )
 
 
@@ -133,14 +133,14 @@ def load(path: Path) -> Inventory:
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"no inventory at {path}", hint="name one: --inventory FILE") from None
+        raise ConfigError(f"there is no inventory {path}", hint="name one with --inventory FILE") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"the inventory {path} cannot be read: {one_line(error)}", hint="correct the file"
         ) from None
     group = raw.get("all") if isinstance(raw, dict) else None
     if not isinstance(group, dict) or not isinstance(group.get("hosts"), dict) or not group["hosts"]:
-        raise ConfigError(f"the inventory {path} lists no hosts", hint="it needs 'all:' with 'hosts:' below")
+        raise ConfigError(f"the inventory {path} lists no hosts", hint="it needs 'hosts:' under 'all:'")
     variables = group.get("vars") or {}
     folder = variables.get("rainstorm_local_folder")
     is_local = variables.get("ansible_connection") == "local"
@@ -158,7 +158,7 @@ def load(path: Path) -> Inventory:
 
 
 def one_line(error: Exception) -> str:
-    """Returns what an error says without the line breaks that YAML's errors have."""
+    """Returns the text of an error without the line breaks that YAML's errors contain."""
     return " ".join(str(error).split())
 
 
@@ -168,7 +168,7 @@ def _peer(path: Path, name: str, values: dict[str, Any]) -> PeerConfig:
         port = values.get(key, getattr(PeerConfig("", ""), key))
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
             raise ConfigError(
-                f"{path}: {key} of {name} is not a port: {port!r}", hint="a number from 1 to 65535"
+                f"{path}: {key} of {name} is not a port: {port!r}", hint="use a number from 1 to 65535"
             )
         ports[key] = port
     return PeerConfig(name=name, address=str(values.get("ansible_host", name)), **ports)
@@ -197,8 +197,8 @@ def _tls(path: Path, variables: dict[str, Any]) -> TlsConfig:
         value = variables.get(f"rainstorm_operator_{key}")
         if not value:
             raise ConfigError(
-                f"{path}: 'rainstorm_operator_{key}' is missing below all/vars",
-                hint="name the operator's PEM file there",
+                f"{path}: 'rainstorm_operator_{key}' is missing under all/vars",
+                hint="add the path of the operator's PEM file",
             )
         found[key] = str(path.parent / str(value))
     return TlsConfig(**found)
@@ -207,7 +207,7 @@ def _tls(path: Path, variables: dict[str, Any]) -> TlsConfig:
 def dump(
     path: Path, cluster: str, peers: Sequence[PeerConfig], tls: TlsConfig, folder: Path, voters: Sequence[str]
 ) -> None:
-    """Writes the inventory of a local cluster, readable by ``ansible-inventory`` as well."""
+    """Writes the inventory of a local cluster, which ``ansible-inventory`` can read too."""
     content = {
         "all": {
             "vars": {

@@ -1,8 +1,9 @@
 """Replaces the key of the gossip datagrams on all nodes of a running cluster without losing a datagram.
 
-Three steps, each everywhere before the next: install the new key (all can open it), use it (all seal with
-it), remove the old ones. A node that does not answer stops the rotation: it would understand nobody
-afterwards. The old key then stays, in every ring, and the rotation can be tried again.
+There are three steps, and each is completed on all nodes before the next: install the new key (all nodes can
+open it), use it (all nodes seal with it), remove the old keys. A node that does not answer stops the
+rotation, because afterwards it could understand no other node. The old key then stays in every ring, and the
+rotation can be repeated.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ THREADS_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """What a rotation did: the fingerprints of the key in use and of those that were removed."""
+    """The result of a rotation: the fingerprints of the current key and of the removed ones."""
 
     fingerprint: str
     removed: tuple[str, ...]
@@ -30,17 +31,17 @@ def rotate(clients: Mapping[str, MembershipClient], key: str) -> Rotation:
     """Makes ``key`` (64 hexadecimal digits, never used before) the only gossip key of all nodes.
 
     Raises:
-        Unavailable: a node did not answer; the message names it and says which key is in use.
+        Unavailable: a node did not answer; the message names the node and the key in use.
     """
     old = fingerprints(clients)
     installed = _everywhere(
-        clients, lambda client: client.keys("install", key=key), "the old key stays in use everywhere"
+        clients, lambda client: client.keys("install", key=key), "all nodes still use the old key"
     )
     (new,) = {mark for ring in installed.values() for mark in ring}.difference(old)
     _everywhere(
         clients,
         lambda client: client.keys("use", fingerprint=new),
-        "the old key stays valid everywhere; both open",
+        "the old key stays valid on all nodes; both keys open datagrams",
     )
     removed = tuple(mark for mark in old if mark != new)
     for mark in removed:
@@ -53,17 +54,19 @@ def rotate(clients: Mapping[str, MembershipClient], key: str) -> Rotation:
 
 
 def fingerprints(clients: Mapping[str, MembershipClient]) -> tuple[str, ...]:
-    """Returns those of all keys that any node has.
+    """Returns the fingerprints of all keys that any node has.
 
     Raises:
         Unavailable: a node did not answer.
     """
-    rings = _everywhere(clients, lambda client: client.keys("list"), "nothing has changed: the old key stays")
+    rings = _everywhere(
+        clients, lambda client: client.keys("list"), "nothing has changed: the old key stays in use"
+    )
     return tuple(dict.fromkeys(mark for ring in rings.values() for mark in ring))
 
 
 def rings_of(clients: Mapping[str, MembershipClient]) -> dict[str, list[str] | RainStormError]:
-    """Returns the fingerprints in each node's ring, or why a node did not tell."""
+    """Returns the fingerprints in each node's ring, or the error of a node that did not answer."""
     return _ask(clients, lambda client: client.keys("list"))
 
 
@@ -76,8 +79,8 @@ def _everywhere(
         names = ", ".join(failed)
         reasons = "; ".join(f"{name}: {error.message}" for name, error in failed.items())
         raise Unavailable(
-            f"no rotation without {names} ({reasons}); {outcome}",
-            hint="bring the node back, or take it out of the inventory; then: fab keys.rotate",
+            f"the rotation needs all nodes, but {names} failed ({reasons}); {outcome}",
+            hint="bring the node back, or remove it from the inventory; then: fab keys.rotate",
             details={"nodes": list(failed)},
         )
     return {name: answer for name, answer in answers.items() if not isinstance(answer, RainStormError)}

@@ -1,4 +1,4 @@
-"""The files of a local cluster: one folder a node, the authority, the operator's keys, the inventory.
+"""The files of a local cluster: one folder per node, the authority, the operator's keys, the inventory.
 
     .local/ca/            the cluster's own certificate authority
     .local/operator/      the operator's certificate, used by fab
@@ -7,7 +7,8 @@
     .local/vm1/node.yml   the configuration that the four agents of the node read
     .local/vm1/tls, logs, run and the agents' data
 
-Making them again keeps what is there: certificates and keys are issued once, data folders are left alone.
+Creating them again keeps existing files: certificates and keys are issued once, and data folders are not
+touched.
 """
 
 from __future__ import annotations
@@ -31,18 +32,19 @@ from ops import inventory
 CLUSTER = "local"
 NODES_MAX = 64
 INTRODUCERS = 3
-# sockaddr_un holds 108 bytes with the closing zero; the longest path is <folder>/vm64/run/membership.sock.
+# sockaddr_un has room for 108 bytes including the final zero; the longest path is
+# <folder>/vm64/run/membership.sock.
 SOCKET_PATH_BYTES_MAX = 107
 
 
 def voter_count(nodes: int) -> int:
-    """Returns how many voters a cluster of this size has: 5, 3 when it is smaller than five, else 1."""
+    """Returns how many voters a cluster of this size has: 5 from five nodes on, 3 from three, otherwise 1."""
     return 5 if nodes >= 5 else 3 if nodes >= 3 else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the files of one local cluster are."""
+    """The paths of the files of one local cluster."""
 
     folder: Path
     inventory_path: Path
@@ -51,7 +53,7 @@ class Layout:
 
     @property
     def state_path(self) -> Path:
-        """Returns the path of the book-keeping file."""
+        """Returns the path of the state file."""
         return self.folder / "cluster.json"
 
     def node_folder(self, node: str) -> Path:
@@ -85,7 +87,7 @@ class Layout:
         return tuple(PeerConfig(name=f"vm{i + 1}", address=str(first + i)) for i in range(nodes))
 
     def read_state(self) -> dict[str, Any]:
-        """Returns the book-keeping; empty when there is none or a crash left half of it."""
+        """Returns the recorded state; empty if there is none, or only half of it after a crash."""
         try:
             state = json.loads(self.state_path.read_text("utf-8"))
         except (FileNotFoundError, ValueError):
@@ -93,17 +95,17 @@ class Layout:
         return state if isinstance(state, dict) else {}
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Replaces the book-keeping in one step."""
+        """Replaces the recorded state atomically."""
         fresh = self.state_path.with_suffix(".new")
         fresh.write_text(json.dumps({"schema_version": 1, **state}, indent=2) + "\n", "utf-8")
         fresh.replace(self.state_path)
 
     def check(self, nodes: int, *, keeps_data: bool) -> None:
-        """Refuses a size that cannot be, before anything changes.
+        """Rejects an impossible size before anything changes.
 
         Raises:
             ConfigError: the number is out of range or the folder's path is too long for Unix sockets.
-            Conflict: the folder holds the data of a cluster with other voters.
+            Conflict: the folder contains the data of a cluster with other voters.
         """
         if not 1 <= nodes <= NODES_MAX:
             raise ConfigError(
@@ -119,14 +121,14 @@ class Layout:
         before = int(self.read_state().get("nodes", 0))
         if keeps_data and before and (nodes < before or voter_count(nodes) != voter_count(before)):
             raise Conflict(
-                f"{self.folder} holds the data of a cluster of {before} nodes with {voter_count(before)} "
-                f"voters; {nodes} nodes cannot take it over",
-                hint=f"fab local.up --nodes {before}   (or --fresh to throw the data away)",
+                f"{self.folder} contains the data of a cluster of {before} nodes with {voter_count(before)} "
+                f"voters, which a cluster of {nodes} nodes cannot use",
+                hint=f"fab local.up --nodes {before}   (or --fresh to delete the data)",
             )
 
     def prepare(self, nodes: int) -> None:
-        """Makes every file that the agents and the operator need and that is not there yet."""
-        # Here, so that commands that only ask for the layout need not load the X.509 library.
+        """Creates every file that the agents and the operator need and that does not exist yet."""
+        # Imported here, so that commands that need only the layout do not load the X.509 library.
         from agent.wire.authority import Authority, write_private
 
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -153,7 +155,7 @@ class Layout:
         )
 
     def wipe(self) -> None:
-        """Removes the nodes' data, keys and the book-keeping; other files in the folder stay."""
+        """Removes the nodes' data, the keys and the recorded state; other files in the folder stay."""
         for path in self.folder.glob("vm*"):
             shutil.rmtree(path, ignore_errors=True)
         for name in ("ca", "operator"):

@@ -1,7 +1,7 @@
-"""``fab --list`` by groups, what is used daily first.
+"""``fab --list`` by groups, the most-used commands first.
 
 A task's group is the first word of its docstring, as in ``files: store a local file under a new name``.
-Invoke lists by name only, so the program that runs gets a listing of ours.
+Invoke lists by name only, so the running program gets our listing instead.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ GROUPS = ("jobs", "files", "cluster", "logs", "agents", "keys", "faults", "lab",
 
 
 def install(program: Any) -> None:
-    """Makes ``--list`` of an Invoke program print groups."""
+    """Makes ``--list`` of an Invoke program print the tasks by group."""
     program.list_flat = lambda: _list(program)
 
 
 def groups(collection: Any) -> dict[str, list[tuple[str, str]]]:
-    """Returns the tasks of a collection, each with what it does, by group."""
+    """Returns the tasks of a collection by group, each with its description."""
     found: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
     for name in sorted(collection.task_names):
         lines = str(collection[name].__doc__ or "").strip().splitlines() or [""]
@@ -35,4 +35,4 @@ def _list(program: Any) -> None:
     for group, tasks in found.items():
         print(f"{group}:")
         program.print_columns([((root + name).ljust(width), words) for name, words in tasks])
-    print("all about one of them: fab --help TASK")
+    print("details of one command: fab --help COMMAND")

@@ -1,11 +1,11 @@
-"""The local cluster: vm1 ... vmN as plain processes on 127.0.0.1, .2, ..., no root.
+"""The local cluster: vm1 ... vmN as plain processes on 127.0.0.1, .2, ..., without root.
 
-Each node is four agents (membership, hydfs, rainstorm, logs), each a process in a session of its own with a
-log file of its own. ``up`` checks everything that can be checked before it changes anything, starts all
-agents at once and returns when each says that it is ready and the agreed view shows every node up. ``down``
-works on a whole, half-started or half-dead cluster alike, because it finds processes by their mark
-(``ops.processes``) and not by its book-keeping. ``crash``, ``start``, ``pause`` and ``resume`` are a
-machine's failures in small.
+Each node runs four agents (membership, hydfs, rainstorm, logs), each a process with its own session and log
+file. ``up`` checks everything that can be checked before it changes anything, starts all agents at once, and
+returns when each agent reports that it is ready and the agreed view shows every node up. ``down`` works on a
+complete, half-started or half-dead cluster alike, because it finds processes by their mark
+(``ops.processes``) and not by recorded state. ``crash``, ``start``, ``pause`` and ``resume`` imitate the
+failures of a machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from ops.processes import MarkedProcess
 SERVICES = ("membership", "hydfs", "rainstorm", "logs")
 NODES_DEFAULT = 5
 START_TIMEOUT_S = 30.0
-# Stopping cleanly only spares a recovery: whatever takes longer is killed.
+# A clean stop only saves a recovery, so whatever takes longer is killed.
 STOP_TIMEOUT_S = 8.0
 POLL_INTERVAL_S = 0.02
 LOG_TAIL_LINES = 15
@@ -54,15 +54,15 @@ def default_layout() -> Layout:
 
 
 def demo_layout() -> Layout:
-    """Returns the layout of the demo's cluster, which has a folder of its own and the same addresses."""
+    """Returns the layout of the demo's cluster, which has its own folder but the same addresses."""
     folder = inventory.LOCAL_FOLDER / "demo"
     return Layout(folder, folder / "inventory", inventory.LOCAL_ADDRESS)
 
 
 def only_demo() -> contextlib.AbstractContextManager[None]:
-    """Returns the right to use the demo's cluster; entering it raises AlreadyRunning while a demo runs."""
+    """Returns the lock on the demo's cluster; entering it raises AlreadyRunning while a demo runs."""
     return exclusive(
-        inventory.LOCAL_FOLDER / "demo" / "demo.lock", "another demo is running", "wait for its end"
+        inventory.LOCAL_FOLDER / "demo" / "demo.lock", "another demo is running", "wait until it ends"
     )
 
 
@@ -74,7 +74,7 @@ class LocalCluster:
         self._children: list[psutil.Process] = []
 
     def up(self, nodes: int | None = None, *, fresh: bool = False) -> list[PeerConfig]:
-        """Starts all nodes and returns them when the cluster is ready for work.
+        """Starts all nodes and returns them when the cluster is ready for use.
 
         Raises:
             AlreadyRunning: processes of this cluster exist.
@@ -97,13 +97,13 @@ class LocalCluster:
                 self._start_agents(
                     [peer.name for peer in peers], Deadline(clock.monotonic(), START_TIMEOUT_S)
                 )
-            except BaseException:  # an interrupt, too, must leave nothing running
+            except BaseException:  # even an interrupt must leave nothing running
                 self._stop()
                 raise
         return list(peers)
 
     def down(self, *, wipe: bool = False) -> dict[str, Any]:
-        """Stops everything that belongs to the cluster and says what it did."""
+        """Stops everything that belongs to the cluster and reports what it did."""
         with self._locked():
             ended, killed = self._stop()
             if wipe:
@@ -115,7 +115,7 @@ class LocalCluster:
         return bool(processes.marked(self.layout.folder))
 
     def processes(self, node: str | None = None) -> list[MarkedProcess]:
-        """Returns the living processes of the cluster or of one node."""
+        """Returns the live processes of the cluster or of one node."""
         return processes.marked(self.layout.folder, node)
 
     def names(self) -> list[str]:
@@ -123,15 +123,15 @@ class LocalCluster:
         return [peer.name for peer in self.layout.peers(int(self.layout.read_state().get("nodes", 0)))]
 
     def crash(self, node: str) -> int:
-        """Kills every process of a node at once, like a power failure; returns how many.
+        """Kills every process of a node at once, as a power failure would; returns the number of processes.
 
         Raises:
-            NotRunning: the node has no process.
+            NotRunning: the node has no processes.
         """
         self._check_node(node)
         if not self.processes(node):
-            raise NotRunning(f"{node} does not run", hint=f"start it: fab fault.start --vm {node[2:]}")
-        # Stopped first, so that no survivor of the first signals sees its neighbours die.
+            raise NotRunning(f"{node} is not running", hint=f"start it: fab fault.start --vm {node[2:]}")
+        # Stop all of them first, so that no process sees another one die.
         processes.signal_all(self.processes(node), signal.SIGSTOP)
         killed = processes.kill_all(lambda: self.processes(node))
         self._reap()
@@ -141,20 +141,20 @@ class LocalCluster:
         """Starts a node that is down.
 
         Raises:
-            AlreadyRunning: it has living processes.
+            AlreadyRunning: it has live processes.
             PortInUse: an address it needs is taken.
         """
         self._check_node(node)
         with self._locked():
             if any(_is_agent(each) for each in self.processes(node)):
-                raise AlreadyRunning(f"{node} runs already", hint=f"fab fault.crash --vm {node[2:]}")
-            processes.kill_all(lambda: self.processes(node))  # orphaned tasks of a killed agent
+                raise AlreadyRunning(f"{node} is already running", hint=f"fab fault.crash --vm {node[2:]}")
+            processes.kill_all(lambda: self.processes(node))  # tasks orphaned by a killed agent
             peer = next(peer for peer in self.layout.peers(len(self.names())) if peer.name == node)
             refuse_taken_ports(peer)
             self._start_agents([node], Deadline(clock.monotonic(), START_TIMEOUT_S))
 
     def signal_agent(self, node: str, service: str, number: signal.Signals) -> int:
-        """Sends a signal to one agent of a node and returns its process id; a deadly one is waited for.
+        """Sends a signal to one agent of a node and returns its process id; waits if the signal ends it.
 
         Raises:
             NotRunning: there is no such process.
@@ -162,7 +162,7 @@ class LocalCluster:
         found = self._agent(node, service)
         if found is None:
             raise NotRunning(
-                f"the agent {service} of {node} does not run",
+                f"the agent {service} of {node} is not running",
                 hint=f"start it: fab start-agent --vm {node[2:]} --service {service}",
             )
         processes.signal_all([found], number)
@@ -171,7 +171,7 @@ class LocalCluster:
             while self._agent(node, service) is not None:
                 if deadline.expired(clock.monotonic()):
                     raise DeadlineExceeded(
-                        f"the agent {service} of {node} (process {found.pid}) has not ended "
+                        f"the agent {service} of {node} (process {found.pid}) is still running "
                         f"{STOP_TIMEOUT_S:g} s after {number.name}",
                         hint=f"fab kill-agent --vm {node[2:]} --service {service}",
                     )
@@ -183,12 +183,12 @@ class LocalCluster:
         """Starts one agent of a node and returns when it is ready.
 
         Raises:
-            AlreadyRunning: it has a living process.
+            AlreadyRunning: it has a live process.
         """
         with self._locked():
             if self._agent(node, service) is not None:
                 raise AlreadyRunning(
-                    f"the agent {service} of {node} runs already",
+                    f"the agent {service} of {node} is already running",
                     hint=f"fab restart-agent --vm {node[2:]} --service {service}",
                 )
             self._start_agents([node], Deadline(clock.monotonic(), START_TIMEOUT_S), [service])
@@ -198,11 +198,11 @@ class LocalCluster:
         return next((each for each in self.processes(node) if _is_agent(each, (service,))), None)
 
     def pause(self, node: str) -> int:
-        """Stops the clock of a node: every process gets SIGSTOP; returns how many."""
+        """Stops every process of a node (SIGSTOP); returns the number of processes."""
         return self._signal(node, signal.SIGSTOP)
 
     def resume(self, node: str) -> int:
-        """Lets a paused node go on; returns how many processes it has."""
+        """Resumes a paused node; returns the number of its processes."""
         return self._signal(node, signal.SIGCONT)
 
     def members(self, node: str) -> MembersReply:
@@ -241,7 +241,7 @@ class LocalCluster:
             found = self.members(name)
         except RainStormError:
             return False
-        # After a restart the view may still show the node's former life.
+        # After a restart the view may still show the node's previous boot.
         node_id = next((each.node_id for each in found.members if each.name == name), None)
         known = found.view.nodes.get(name)
         current = known is not None and known.state == "up" and known.node_id == node_id
@@ -283,7 +283,7 @@ class LocalCluster:
     def _is_ready(self, node: str, service: str, process: psutil.Process, offset: int) -> bool:
         log = self.layout.log_path(node, service)
         with open(log, "rb") as file:
-            # The agent moves a full log aside and begins a new one.
+            # The agent rotates a full log and begins a new one.
             file.seek(offset if log.stat().st_size >= offset else 0)
             if any(line.startswith(b"ready service=") for line in file):
                 return True
@@ -305,7 +305,7 @@ class LocalCluster:
         try:
             done = processes.terminate_all(self.processes, _is_agent, STOP_TIMEOUT_S)
         except TimeoutError as error:
-            raise Internal(str(error), hint="look at them with: ps -o pid,stat,wchan,cmd -p PID") from None
+            raise Internal(str(error), hint="inspect them with: ps -o pid,stat,wchan,cmd -p PID") from None
         self._reap()
         state = self.layout.read_state()
         if state:
@@ -313,7 +313,7 @@ class LocalCluster:
         return done
 
     def _reap(self) -> None:
-        """Collects what this process itself started and what has ended, so that no zombie stays."""
+        """Collects the ended children of this process, so that no zombie stays."""
         left = []
         for child in self._children:
             try:
@@ -326,7 +326,7 @@ class LocalCluster:
         self._check_node(node)
         sent = processes.signal_all(self.processes(node), number)
         if not sent:
-            raise NotRunning(f"{node} does not run", hint=f"start it: fab fault.start --vm {node[2:]}")
+            raise NotRunning(f"{node} is not running", hint=f"start it: fab fault.start --vm {node[2:]}")
         return sent
 
     def _check_node(self, node: str) -> None:
@@ -341,16 +341,16 @@ class LocalCluster:
         if found:
             nodes = sorted({each.node for each in found})
             raise AlreadyRunning(
-                f"the local cluster in {self.layout.folder} runs already "
+                f"the local cluster in {self.layout.folder} is already running "
                 f"({len(found)} processes, nodes {', '.join(nodes)})",
-                hint="look at it: fab status   stop it: fab local.down",
+                hint="inspect it: fab status   stop it: fab local.down",
             )
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
         return exclusive(
             self.layout.folder / "lock",
             f"another command is starting or stopping the cluster in {self.layout.folder}",
-            "wait for it, then try again",
+            "wait until it has finished, then try again",
         )
 
 

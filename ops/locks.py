@@ -1,4 +1,4 @@
-"""One command at a time: an advisory lock on a file, which the kernel frees when its holder ends."""
+"""One command at a time: an advisory lock on a file, which the kernel releases when its holder ends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from agent.common.errors import AlreadyRunning
 
 @contextlib.contextmanager
 def exclusive(path: Path, refusal: str, hint: str) -> Iterator[None]:
-    """Holds the lock ``path``, whose folder is made when it is missing.
+    """Holds the lock ``path``, whose folder is created if it is missing.
 
     Raises:
-        AlreadyRunning: another process holds it; ``refusal`` says what that means.
+        AlreadyRunning: another process holds it; ``refusal`` is the error's message.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(path, "w") as file:

@@ -1,7 +1,7 @@
-"""How much memory the processes of a local cluster take: resident set sizes, sampled while something runs.
+"""Samples how much memory the processes of a local cluster use, as resident set sizes.
 
-The resident set counts shared pages in full for every process, so the sum over processes overstates; the
-largest single value of agents and of tasks is what is reported.
+The resident set counts shared pages in full for every process, so the sum over processes would be too high.
+Reported are the largest values of a single agent and of a single task.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AGENTS = ("membership", "hydfs", "rainstorm", "logs")
 
 
 def role(command: list[str]) -> str:
-    """Returns the service of an agent's command line, ``task`` for a task's and '' for anything else."""
+    """Returns the service in an agent's command line, ``task`` for a task, or '' for anything else."""
     for place, word in enumerate(command[:-2]):
         if word == "-m" and command[place + 1] == "agent":
             return command[place + 2] if command[place + 2] in AGENTS else "task"
@@ -31,7 +31,7 @@ def role(command: list[str]) -> str:
 
 
 class MemorySampler:
-    """Keeps the largest resident set of an agent and of a task, with their names."""
+    """Records the largest resident set of an agent and of a task, with their names."""
 
     def __init__(self, folder: Path) -> None:
         self.agent_mb_max = 0.0
@@ -53,7 +53,7 @@ class MemorySampler:
     def _run(self) -> None:
         while not self._stopping.wait(SAMPLE_INTERVAL_S):
             for each in processes.marked(self._folder):
-                with contextlib.suppress(psutil.Error):  # ended meanwhile
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
                     self._note(each)
 
     def _note(self, each: MarkedProcess) -> None:

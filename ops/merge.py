@@ -1,4 +1,4 @@
-"""Log lines of several nodes in one order: by the time each says, else with the line above it."""
+"""Merges log lines of several nodes by their times; a line without a time stays with the line above it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-# ``tasks.log:12:2026-11-20T10:24:21.123Z ...``: what grep puts in front of a line, then its time.
+# ``tasks.log:12:2026-11-20T10:24:21.123Z ...``: grep's prefix, then the time of the line.
 STAMP = re.compile(
     rb"[^\n]{0,300}?[:-](\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d{1,9}))?(Z|[+-]\d\d:?\d\d)?"
 )
 
 
 class Merge:
-    """Keeps lines until all are there, then gives them out in the order of their times."""
+    """Holds lines until all have arrived, then yields them ordered by time."""
 
     def __init__(self, bytes_max: int) -> None:
         self.dropped = 0
@@ -23,7 +23,7 @@ class Merge:
         self._lines: list[tuple[float, bytes]] = []
 
     def add(self, node: str, data: bytes) -> None:
-        """Takes whole lines of a node."""
+        """Adds whole lines of a node."""
         if self._held + len(data) > self._bytes_max:
             self.dropped += len(data)
             return
@@ -37,7 +37,7 @@ class Merge:
         self._latest[node] = latest
 
     def lines(self) -> Iterator[bytes]:
-        """Yields all lines; those of one time stay in the order in which they came."""
+        """Yields all lines; lines with the same time keep the order in which they arrived."""
         self._lines.sort(key=lambda entry: entry[0])
         for _, line in self._lines:
             yield line

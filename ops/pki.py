@@ -5,9 +5,9 @@
     gossip.key      the key that nodes are configured with
     nodes/<name>/   each node's certificate and key, as the playbook copies them to its VM
 
-``python -m ops.pki --inventory FILE`` makes what is missing and nothing else. A certificate is issued anew
-when it ends soon, was signed by another authority or carries another name; ``--renew`` issues all of them
-anew. It prints one JSON object, ``changed`` with what was made; no secret is ever printed or an argument.
+``python -m ops.pki --inventory FILE`` creates what is missing and nothing else. It replaces a certificate
+that expires soon, was signed by another authority or has another name; ``--renew`` replaces all of them. It
+prints one JSON object that lists what was created. It never prints a secret or takes one as an argument.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ops.locks import exclusive
 
 FOLDER = REPOSITORY / ".rainstorm"
 OPERATOR = "operator"
-# A certificate lasts 825 days; a deploy at least every two years less two months renews it in passing.
+# A certificate lasts 825 days, so it suffices to deploy every two years: one of these deploys renews it.
 RENEW_BEFORE = datetime.timedelta(days=60)
 
 
@@ -43,21 +43,23 @@ def folder(cluster: str) -> Path:
 
 
 def ensure(inventory: Inventory, *, renew: bool = False, check: bool = False) -> list[str]:
-    """Makes what is missing or ends soon, and returns the paths below the cluster's folder.
+    """Creates what is missing or expires soon, and returns the paths relative to the cluster's folder.
 
     Args:
-        renew: issue every certificate anew.
-        check: only tell what would be made.
+        renew: replace every certificate.
+        check: only report what would be created.
 
     Raises:
-        ConfigError: the authority's key or certificate is there without the other.
-        AlreadyRunning: another command is at it.
+        ConfigError: the authority's key or certificate exists without the other.
+        AlreadyRunning: another command is doing this.
     """
     root = folder(inventory.cluster)
     if check:
         return _missing(inventory, root, renew)
     with exclusive(
-        root / ".lock", f"another command writes to {root}", hint="wait until it is done, then run this again"
+        root / ".lock",
+        f"another command writes to {root}",
+        hint="wait until it has finished, then run this again",
     ):
         wanted = _missing(inventory, root, renew)
         authority = Authority(root / "ca")
@@ -76,8 +78,8 @@ def _missing(inventory: Inventory, root: Path, renew: bool) -> list[str]:
     there = [path for path in authority if path.exists()]
     if len(there) == 1:
         raise ConfigError(
-            f"the authority of {inventory.cluster!r} is half there: {there[0]} without its other file",
-            hint=f"restore {root / 'ca'} from a backup; without it every certificate must be made anew",
+            f"the authority of {inventory.cluster!r} is incomplete: {there[0]} exists without the other file",
+            hint=f"restore {root / 'ca'} from a back-up; without it every certificate has to be replaced",
         )
     missing = [] if there else ["ca/ca.pem"]
     if not (root / "gossip.key").exists():
@@ -114,10 +116,10 @@ def _signed_by(certificate: x509.Certificate, trust: x509.Certificate) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ops.pki", description="Makes a cluster's certificates.")
+    parser = argparse.ArgumentParser(prog="python -m ops.pki", description="Create a cluster's certificates")
     parser.add_argument("--inventory", required=True, type=Path)
-    parser.add_argument("--renew", action="store_true", help="issue every certificate anew")
-    parser.add_argument("--check", action="store_true", help="only tell what would be made")
+    parser.add_argument("--renew", action="store_true", help="replace every certificate")
+    parser.add_argument("--check", action="store_true", help="only report what would be created")
     options = parser.parse_args(arguments)
     try:
         made = ensure(load(options.inventory), renew=options.renew, check=options.check)

@@ -1,4 +1,4 @@
-"""The addresses that the agents of a local node need: free, or who holds them."""
+"""Checks that the addresses that the agents of a local node need are free, or finds what uses them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from agent.common.errors import PortInUse, Unavailable
 
 
 def refuse_taken_ports(peer: PeerConfig) -> None:
-    """Makes sure that the agents of a node can listen.
+    """Checks that the agents of a node can listen on their addresses.
 
     Raises:
-        PortInUse: something else listens there.
-        Unavailable: the address is not this machine's.
+        PortInUse: another process uses one of them.
+        Unavailable: an address does not belong to this machine.
     """
     wanted = [
         (peer.membership_port, socket.SOCK_STREAM),
@@ -47,7 +47,7 @@ def _refuse_port(peer: PeerConfig, port: int, kind: int, error: OSError) -> None
         ) from None
     raise Unavailable(
         f"{peer.name} cannot listen on {peer.address}:{port} ({protocol}): {os.strerror(error.errno or 0)}",
-        hint="on Linux all of 127.0.0.0/8 is local; elsewhere add the address to the loopback interface",
+        hint="on Linux all of 127.0.0.0/8 is local; otherwise add the address to the loopback interface",
     ) from None
 
 

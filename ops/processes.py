@@ -1,13 +1,13 @@
-"""The processes of a local cluster: started with a mark, found by the mark, stopped for certain.
+"""The processes of a local cluster: started with a mark, found by the mark, and reliably stopped.
 
-Every process of a local cluster carries two environment variables, which its children inherit: the folder of
-the cluster and the name of the node. So whatever a node started (agents, tasks, spare tasks, children of user
-functions, orphans of a killed agent) is found by reading ``/proc/*/environ``, also when the book-keeping was
-lost. A process is only ever signalled through ``psutil.Process``, which compares the start time first: a
-recycled process id is never hit.
+Every process of a local cluster has two environment variables, which its children inherit: the folder of the
+cluster and the name of the node. So everything that a node started (agents, tasks, spare tasks, children of
+user functions, orphans of a killed agent) can be found by reading ``/proc/*/environ``, even if the recorded
+state is lost. Processes are signalled only through ``psutil.Process``, which first compares the start time,
+so that a reused process id is never hit.
 
-``start`` uses ``posix_spawn``: there is no moment at which the child exists without its session and its mark.
-An interrupt at any moment therefore leaves either no child or a marked one.
+``start`` uses ``posix_spawn``, so the child never exists without its session and its mark. An interrupt at
+any moment therefore leaves either no child or a marked one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EXEC_LOOK_INTERVAL_S = 0.001
 
 @dataclass(frozen=True, slots=True)
 class MarkedProcess:
-    """One living process of a local cluster."""
+    """One live process of a local cluster."""
 
     process: psutil.Process
     node: str
@@ -48,7 +48,7 @@ class MarkedProcess:
 
 
 def start(arguments: Sequence[str], folder: Path, node: str, log: Path, extra_path: Path) -> psutil.Process:
-    """Starts a marked process in a session of its own, its output appended to ``log``."""
+    """Starts a marked process in its own session, with its output appended to ``log``."""
     environment = dict(os.environ)
     environment[FOLDER_VARIABLE] = str(folder)
     environment[NODE_VARIABLE] = node
@@ -74,9 +74,9 @@ def start(arguments: Sequence[str], folder: Path, node: str, log: Path, extra_pa
 
 
 def marked(folder: Path, node: str | None = None) -> list[MarkedProcess]:
-    """Returns the living processes of the cluster in ``folder`` (of one node when named), by process id.
+    """Returns the live processes of the cluster in ``folder`` (or of one node), sorted by process id.
 
-    A zombie does not live: it holds nothing, and only its parent can remove it.
+    Zombies do not count: they hold no resources, and only their parents can remove them.
     """
     wanted = f"{FOLDER_VARIABLE}={folder}".encode()
     prefix = f"{NODE_VARIABLE}=".encode()
@@ -84,7 +84,7 @@ def marked(folder: Path, node: str | None = None) -> list[MarkedProcess]:
     for entry in os.listdir("/proc"):
         if not entry.isdecimal() or int(entry) == os.getpid():
             continue
-        # Not ours to read, or gone meanwhile: not a process of this cluster.
+        # We may not read it, or it has ended meanwhile: it is not a process of this cluster.
         with contextlib.suppress(OSError, psutil.NoSuchProcess):
             variables = _environment(int(entry))
             if wanted not in variables:
@@ -99,8 +99,8 @@ def marked(folder: Path, node: str | None = None) -> list[MarkedProcess]:
 def _environment(pid: int) -> list[bytes]:
     """Returns the variables that a process was started with.
 
-    While the kernel replaces a process's program (``exec``) it shows neither environment nor arguments, for
-    some microseconds. Such a process is looked at again: a cluster's newest child must not be overlooked.
+    While the kernel replaces a process's program (``exec``), it shows neither environment nor arguments for
+    some microseconds. Such a process is read again, because a cluster's newest child must not be overlooked.
     """
     pause = threading.Event()
     for _ in range(EXEC_LOOKS_MAX):
@@ -112,13 +112,13 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _has_no_program(pid: int) -> bool:
-    """Tells whether this is a zombie or a thread of the kernel."""
+    """Tells whether this is a zombie or a kernel thread."""
     fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
     return fields[0] in ("Z", "X") or bool(int(fields[6]) & KERNEL_THREAD_FLAG)
 
 
 def signal_all(processes: Iterable[MarkedProcess], number: signal.Signals) -> int:
-    """Sends a signal to each process that still exists; returns how many got it."""
+    """Sends a signal to each process that still exists; returns how many received it."""
     sent = 0
     for each in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -131,12 +131,12 @@ def kill_all(find: Callable[[], list[MarkedProcess]], timeout_s: float = 5.0) ->
     """Kills what ``find`` returns until it returns nothing; returns how many processes were killed.
 
     Raises:
-        TimeoutError: some process does not go away (it hangs in the kernel).
+        TimeoutError: some process does not end (it is stuck in the kernel).
     """
     deadline = Deadline(clock.monotonic(), timeout_s)
     pause = threading.Event()
     killed: dict[int, MarkedProcess] = {}
-    # A process that forks while we look shows up in the next look.
+    # The child of a process that forks meanwhile is found in the next round.
     while left := find() or [each for each in killed.values() if not _has_ended(each)]:
         if deadline.expired(clock.monotonic()):
             raise TimeoutError(f"these processes do not end: {', '.join(str(each.pid) for each in left)}")
@@ -149,14 +149,14 @@ def kill_all(find: Callable[[], list[MarkedProcess]], timeout_s: float = 5.0) ->
 def terminate_all(
     find: Callable[[], list[MarkedProcess]], first: Callable[[MarkedProcess], bool], timeout_s: float
 ) -> tuple[int, int]:
-    """Asks the processes chosen by ``first`` to end, waits, then kills whatever is left.
+    """Asks the processes selected by ``first`` to end, waits, then kills whatever is left.
 
     Returns:
         How many ended by themselves and how many had to be killed.
     """
     asked = [each for each in find() if first(each)]
     signal_all(asked, signal.SIGTERM)
-    signal_all(asked, signal.SIGCONT)  # a paused process would never see the request
+    signal_all(asked, signal.SIGCONT)  # a paused process would not react to the request
     deadline = Deadline(clock.monotonic(), timeout_s)
     pause = threading.Event()
     waited_for = asked
@@ -167,7 +167,7 @@ def terminate_all(
 
 
 def _has_ended(each: MarkedProcess) -> bool:
-    """Tells whether nothing of a process is left but perhaps an exit status that nobody has collected.
+    """Tells whether a process is gone, except perhaps for an exit status that was not collected.
 
     A zombie whose other threads are still ending has not closed its files and sockets yet.
     """

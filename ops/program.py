@@ -1,5 +1,5 @@
-"""What ``fab`` does otherwise than Invoke does by itself: a listing by groups, and mistakes in the command
-line that are told like all other errors and end with the same status.
+"""How ``fab`` differs from plain Invoke: it lists tasks by group, and reports mistakes in the command line
+like all other errors, with the same exit status.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A running job as its client sees it: live progress on a terminal, a line now and then elsewhere.
+"""Follows a running job: live progress on a terminal, an occasional line elsewhere.
 
-The job is asked for every ``poll_s``; a short outage (a new leader is being elected) is waited out. Showing
-is separate from following, so that the demo can show its own events beside the job's numbers.
+The job is polled every ``poll_s``; during a short outage (while a new leader is being elected) the client
+waits. Showing is separate from following, so that the demo can show its own events beside the job's numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ENDED = ("finished", "failed", "cancelled")
 POLL_INTERVAL_S = 0.1
 PLAIN_INTERVAL_S = 2.0
-# A new leader is elected within two seconds; a cluster that is silent for longer is in trouble.
+# A new leader is elected within two seconds, so a cluster that is silent for longer has a problem.
 OUTAGE_S_MAX = 20.0
 BAR_CELLS = 24
 
@@ -39,7 +39,7 @@ def follow(
     poll_s: float = POLL_INTERVAL_S,
     timeout_s: float | None = None,
 ) -> Job:
-    """Returns the job when it has ended; calls ``on_look`` with every state seen.
+    """Returns the job when it has ended; calls ``on_look`` with every state that it sees.
 
     Raises:
         DeadlineExceeded: it has not ended within ``timeout_s``.
@@ -62,7 +62,7 @@ def follow(
                 raise
         if limit is not None and limit.expired(clock.monotonic()):
             raise DeadlineExceeded(
-                f"job {job_id} has not ended after {timeout_s:g} s", hint=f"look at it: fab job {job_id}"
+                f"job {job_id} has not ended after {timeout_s:g} s", hint=f"inspect it: fab job {job_id}"
             )
         pause.wait(poll_s)
 
@@ -84,7 +84,7 @@ def line(job: Job) -> str:
 
 
 class Progress:
-    """Shows the newest state of a job in place, with lines that stay above it."""
+    """Shows the newest state of a job in place, below lines that stay."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -92,7 +92,7 @@ class Progress:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Progress]:
-        """Shows what ``update`` is given until the block ends."""
+        """Shows the states passed to ``update`` until the block ends."""
         if not sys.stderr.isatty():
             yield self
             return

@@ -1,18 +1,20 @@
-"""The plain sequential program that says what a job's output must be.
+"""The plain sequential program that computes what a job's output must be.
 
-It shares no code with the agents and is written to be believed at a glance: one pass, Python's csv module, a
-dictionary. The exactly-once tests and the demo compare the cluster's committed output with it as a multiset.
+It shares no code with the agents, and is simple enough to be checked by reading: one pass, Python's csv
+module, a dictionary. The exactly-once tests and the demo compare the cluster's committed output with it as a
+multiset.
 
-What it takes a job to mean:
+How it interprets a job:
 
-- ``format: lines``: a record is what stands before each newline byte, a carriage return included; the last
-  one needs no newline. Nothing is stripped, but filters and keys do not see a carriage return at its end.
-- ``format: csv``: records are read as Python's csv module does with ``newline=""``, a byte-order mark is
-  stripped; blank lines are no records, short rows are filled with empty fields, long rows are cut. Without a
-  header the columns are ``source.columns`` or ``c1`` ... ``cn``, as many as the first record has.
-- Output records are CSV with no more quotes than needed, or the line itself while a record is a bare line.
-  An aggregate's record is ``key,value``. Bytes that are not UTF-8 pass through unchanged.
-- ``matches`` searches anywhere in the value; ``sum`` is exact (integers or decimals), an empty value adds 0.
+- ``format: lines``: a record is everything before a newline byte, including a carriage return; the last
+  record needs no newline. Nothing is stripped, but filters and keys ignore a carriage return at the end.
+- ``format: csv``: records are read like Python's csv module does with ``newline=""``. A byte-order mark is
+  stripped, blank lines are not records, short rows are padded with empty fields, and long rows are truncated.
+  Without a header the columns are ``source.columns`` or ``c1`` ... ``cn``, as many as the first record has.
+- Output records are CSV with no more quotes than needed, or the line itself as long as a record is a plain
+  line. An aggregate's record is ``key,value``. Bytes that are not UTF-8 pass through unchanged.
+- ``matches`` searches anywhere in the value; ``sum`` is exact (integers or decimals), and an empty value adds
+  0.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ Row = list[str]
 
 
 class NoSingleAnswer(ValueError):
-    """The output of this job depends on timing, so no sequential program can foretell it."""
+    """The output of this job depends on timing, so no sequential program can predict it."""
 
 
 def expected_records(job: Mapping[str, Any], source: Path) -> Counter[str]:
@@ -77,7 +79,7 @@ def output_records(job: Mapping[str, Any], data: bytes) -> Counter[str]:
         ValueError: the file does not end with a whole record.
     """
     if data and not data.endswith(b"\n"):
-        raise ValueError("the output does not end with a newline: its last record is torn")
+        raise ValueError("the output does not end with a newline: its last record is incomplete")
     if _writes_lines(job):
         return Counter(line.decode("utf-8", ENCODING_ERRORS) for line in data.split(b"\n")[:-1])
     text = data.decode("utf-8", ENCODING_ERRORS)
@@ -90,7 +92,7 @@ def output_records(job: Mapping[str, Any], data: bytes) -> Counter[str]:
             records[text[start : match.start()]] += 1
             start = match.end()
     if start != len(text):
-        raise ValueError("the output ends inside a quoted field: its last record is torn")
+        raise ValueError("the output ends inside a quoted field: its last record is incomplete")
     return records
 
 
@@ -145,12 +147,12 @@ def _apply(
         return columns, _replace(stage["replace"], columns, rows), bare
     if operator == "aggregate-by-key":
         return _aggregate(stage, columns, rows)
-    raise ValueError(f"the reference program does not know operator {operator!r} with {sorted(stage)}")
+    raise ValueError(f"the reference program has no operator {operator!r} with {sorted(stage)}")
 
 
 def _place(columns: Row, name: str) -> int:
     if name not in columns:
-        raise ValueError(f"no column {name!r}; there are {', '.join(columns)}")
+        raise ValueError(f"there is no column {name!r}; the columns are {', '.join(columns)}")
     return columns.index(name)
 
 
@@ -224,7 +226,7 @@ def _as_csv(row: Row) -> str:
     text = ",".join(
         '"' + field.replace('"', '""') + '"' if _NEEDS_QUOTES.search(field) else field for field in row
     )
-    # A lone empty field would look like a blank line, which is no record.
+    # A single empty field would look like a blank line, which is not a record.
     return text or '""'
 
 
@@ -233,7 +235,9 @@ _NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the expected output of a job file over a local copy of its input; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ops.reference", description="what a job must give")
+    parser = argparse.ArgumentParser(
+        prog="python -m ops.reference", description="print what a job must produce"
+    )
     parser.add_argument("job", type=Path, help="job file (YAML)")
     parser.add_argument("input", type=Path, help="local copy of the source file")
     options = parser.parse_args(arguments)

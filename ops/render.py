@@ -1,8 +1,9 @@
-"""What commands print: data on standard output, talk on standard error.
+"""What commands print: results on stdout, messages on stderr.
 
-Tables are rich's on a terminal and plain columns elsewhere; ``--json`` prints one object with a
-``schema_version``. Numbers stand right, states carry a colour beside the word. An empty result says so on
-standard error and is not a failure. rich is imported where it draws: that takes as long as a whole request.
+Tables are drawn by rich on a terminal and are plain columns elsewhere; ``--json`` prints one object with a
+``schema_version``. Numbers are right-aligned, and states have a colour in addition to the word. An empty
+result is reported on stderr and is not a failure. rich is imported only where it is used, because importing
+it takes as long as a whole request.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ COLOURS = {
 
 
 def say(message: str) -> None:
-    """Prints talk: one line on standard error."""
+    """Prints a message: one line on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -53,12 +54,12 @@ def json_objects() -> int:
 
 
 def print_json(**values: Any) -> None:
-    """Prints one JSON object on standard output."""
+    """Prints one JSON object on stdout."""
     _print_json(values, 2)
 
 
 def say_dry(what: str, *, json: bool) -> None:
-    """Prints what a command would do that was only asked for."""
+    """Prints what a command would do without --dry-run."""
     if json:
         print_json(dry_run=True, would=what)
     else:
@@ -66,7 +67,7 @@ def say_dry(what: str, *, json: bool) -> None:
 
 
 def print_json_line(**values: Any) -> None:
-    """Prints one JSON object of several as a line on standard output."""
+    """Prints one of several JSON objects as a line on stdout."""
     _print_json(values, None)
 
 
@@ -77,7 +78,7 @@ def _print_json(values: Mapping[str, Any], indent: int | None) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
-    """Prints a table on standard output."""
+    """Prints a table on stdout."""
     cells = [[_cell(value) for value in row] for row in rows]
     right = [
         bool(rows) and all(isinstance(row[i], int | float) and not isinstance(row[i], bool) for row in rows)
@@ -111,7 +112,7 @@ def _print_rich(columns: Sequence[str], cells: list[list[str]], right: list[bool
 
 
 def stdout_console() -> Console:
-    """Returns a console for data."""
+    """Returns a console for results."""
     from rich.console import Console
 
     return Console(no_color="NO_COLOR" in os.environ or None, highlight=False)
@@ -130,7 +131,7 @@ def count(number: float) -> str:
 
 
 def size(number_bytes: float) -> str:
-    """Returns a number of bytes in the unit that reads best."""
+    """Returns a number of bytes in a readable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number_bytes < 1024 or unit == "GiB":
             return f"{number_bytes:,.0f} {unit}" if unit == "B" else f"{number_bytes:,.1f} {unit}"
@@ -139,12 +140,12 @@ def size(number_bytes: float) -> str:
 
 
 def seconds(duration_s: float | None) -> str:
-    """Returns a duration with two decimals, or a dash when there is none."""
+    """Returns a duration with two decimals, or a dash if there is none."""
     return "-" if duration_s is None else f"{duration_s:.2f} s"
 
 
 def utc(wall_at: float | None) -> str:
-    """Returns a wall-clock time as RFC 3339, or a dash when there is none."""
+    """Returns a wall-clock time as RFC 3339, or a dash if there is none."""
     if not wall_at:
         return "-"
     return datetime.fromtimestamp(wall_at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

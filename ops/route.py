@@ -1,8 +1,8 @@
-"""How the agents' ports are reached: directly, or through SSH, so that an operator needs nothing else.
+"""How to reach the agents' ports: directly, or through SSH, so that an operator needs nothing else.
 
-``rainstorm_via`` in the inventory: ``direct``; ``ssh``; ``auto`` tries directly and, as long as no port of
-the cluster was ever reached so, by SSH. The first success decides for all nodes: where one port is open, one
-that is closed means an agent that is down.
+``rainstorm_via`` in the inventory is ``direct``, ``ssh`` or ``auto``. ``auto`` tries a direct connection and,
+if that fails, SSH. The first success decides for all nodes: once one port was reached directly, a port that
+cannot be reached means that its agent is down.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SSH_PING_TIMEOUT_S = 2.0
 
 
 class Route:
-    """One operator's way to the agents; close it after use."""
+    """One operator's route to the agents; close it after use."""
 
     def __init__(self, via: str, logins: Mapping[str, Login], direct: Dial = dial_tcp) -> None:
         self.ssh = Ssh(logins)
@@ -32,19 +32,19 @@ class Route:
 
     @property
     def connect_timeout_s(self) -> float:
-        """Returns how long connecting may take at worst."""
+        """Returns how long connecting may take at most."""
         return CONNECT_TIMEOUT_S if self._way == "direct" else DIRECT_TIMEOUT_S + SSH_TIMEOUT_S
 
     @property
     def ping_timeout_s(self) -> float:
-        """Returns how long an agent may take to answer once the way to it is open."""
+        """Returns how long an agent may take to answer once the connection is open."""
         return PING_TIMEOUT_S if self._way == "direct" else SSH_PING_TIMEOUT_S
 
     def open(self, address: Address) -> None:
-        """Makes the way ready, so that the time limit of a request measures the agent and not the way.
+        """Opens the route, so that the time limit of a request applies to the agent and not to the route.
 
         Raises:
-            OSError, RainStormError: there is no way.
+            OSError, RainStormError: the agent cannot be reached.
         """
         if self._way == "auto":
             self.dial(address, self.connect_timeout_s).close()
@@ -55,7 +55,7 @@ class Route:
         """Returns a socket to an agent.
 
         Raises:
-            OSError, RainStormError: there is no way.
+            OSError, RainStormError: the agent cannot be reached.
         """
         direct: OSError | None = None
         if self._way == "auto":
@@ -66,7 +66,7 @@ class Route:
             else:
                 self._way = "direct"
                 return sock
-        if self._way == "direct":  # perhaps by another thread's success
+        if self._way == "direct":  # another thread may have succeeded
             if direct is not None:
                 raise direct
             return self._direct(address, timeout_s)

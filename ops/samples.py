@@ -1,7 +1,7 @@
-"""The sample job and its input: what ``fab submit-job`` without arguments and the demo run.
+"""The sample job and its input, used by ``fab submit-job`` without arguments and by the demo.
 
-The input is made by ``ops.citysigns`` from a seed, so every machine has the same bytes; it is kept beside the
-local cluster's data, made once, and stored in HyDFS when it is not there.
+``ops.citysigns`` generates the input from a seed, so it is the same on every machine. It is generated once,
+kept beside the local cluster's data, and stored in HyDFS if it is missing there.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def load_job(path: Path) -> dict[str, Any]:
     try:
         job = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise JobInvalid(f"there is no job file {path}", hint="samples are in jobs/") from None
+        raise JobInvalid(f"there is no job file {path}", hint="see the samples in jobs/") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise JobInvalid(
-            f"the job file {path} is not YAML: {one_line(error)}", hint="correct it, submit again"
+            f"the job file {path} is not YAML: {one_line(error)}", hint="correct it and submit it again"
         ) from None
     if not isinstance(job, dict):
-        raise JobInvalid(f"the job file {path} is not a mapping", hint="samples are in jobs/")
+        raise JobInvalid(f"the job file {path} is not a mapping", hint="see the samples in jobs/")
     return job
 
 
 def input_file(folder: Path, rows: int, seed: int) -> Path:
-    """Returns a local file of ``rows`` generated rows, made when it is not there yet."""
+    """Returns a local file of ``rows`` generated rows, which is created if it does not exist."""
     path = folder / f"input-{rows}-{seed}.csv"
     if not path.exists():
         from ops import citysigns  # numpy and pyarrow take 150 ms to import, and no other command needs them
@@ -69,7 +69,7 @@ def ensure_stored(client: HydfsClient, name: str, local: Path) -> bool:
         with open(local, "rb") as source:
             client.put(name, source)
     except AlreadyExists:
-        return False  # somebody else was faster
+        return False  # someone else stored it first
     return True
 
 

@@ -1,11 +1,11 @@
 """SSH to the machines of a cluster: channels to the agents' ports, and commands.
 
-One session a machine, opened when it is first needed and kept; several threads share it. Host keys must be
-known: fabric and paramiko would take any, so the session is paramiko's own with the known_hosts files of the
-inventory, and fabric's ``Connection`` (which runs commands) is given that session.
+Each machine has one session, which is opened on first use and shared by several threads. Host keys must be
+known. Because fabric and paramiko would accept any key, the session is opened with paramiko and the
+known_hosts files of the inventory, and then passed to fabric's ``Connection``, which runs commands.
 
-A channel is no socket, and TLS needs one, so ``dial`` returns one end of a socket pair; two threads carry the
-bytes between its other end and the channel. They end with either side.
+A channel is not a socket, but TLS needs one. So ``dial`` returns one end of a socket pair, and two threads
+copy bytes between its other end and the channel. They end when either side closes.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from ops.sshlogin import PORT, Login
 if TYPE_CHECKING:
     import paramiko
 
-# What goes wrong is told by our errors; without a handler of its own paramiko would print it as well.
+# Our errors report what goes wrong; without a handler paramiko would print it as well.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 CONNECT_TIMEOUT_S = 5.0
-# An overloaded sshd takes its time to start a process for a session.
+# An overloaded sshd may be slow to start a process for a session.
 CHANNEL_TIMEOUT_S = 15.0
 COMMAND_TIMEOUT_S = 30.0
-# Long looks (--watch, --follow) must outlive firewalls that forget idle connections.
+# Long-running commands (--watch, --follow) must survive firewalls that drop idle connections.
 KEEPALIVE_S = 15
-# The services of one machine are asked at once; what one learns of its session holds for the others.
+# The services of one machine are queried at the same time; the result of one attempt holds for all.
 FAILURE_KEPT_S = 1.0
 PIECE_BYTES = 64 * 1024
 CLOSE_TIMEOUT_S = 2.0
@@ -56,7 +56,7 @@ CLOSE_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What a command on a machine did."""
+    """The outcome of a command on a machine."""
 
     status: int
     out: str
@@ -83,11 +83,11 @@ class Ssh:
         self._lock = threading.Lock()
 
     def open(self, node: str) -> paramiko.Transport:
-        """Returns the session of a machine, opened when it is not.
+        """Returns the session of a machine, which is opened if necessary.
 
         Raises:
-            HostKeyUnknown, HostKeyChanged: it does not prove to be the machine that is known.
-            SshRefused: it does not let us in.
+            HostKeyUnknown, HostKeyChanged: its host key is not the known one.
+            SshRefused: it rejects the login.
             SshUnreachable: it does not answer.
         """
         session = self._sessions[node]
@@ -108,11 +108,11 @@ class Ssh:
             return opened
 
     def dial(self, address: Address, timeout_s: float) -> socket.socket:
-        """Returns a socket to an agent's port, reached from the agent's own machine.
+        """Returns a socket to an agent's port, connected from the agent's own machine.
 
         Raises:
-            Unreachable: nobody listens there.
-            RainStormError: as ``open``.
+            Unreachable: no process listens there.
+            RainStormError: as for ``open``.
         """
         import paramiko
 
@@ -135,12 +135,12 @@ class Ssh:
     def run(
         self, node: str, command: Sequence[str], *, timeout_s: float = COMMAND_TIMEOUT_S, root: bool = False
     ) -> Finished:
-        """Runs a command on a machine and returns what it did; ``root`` goes through ``sudo`` if need be.
+        """Runs a command on a machine and returns its outcome; ``root`` uses ``sudo`` if necessary.
 
         Raises:
             DeadlineExceeded: it has not ended within ``timeout_s``.
-            ConnectionLost: the session broke; it may have run or not.
-            RainStormError: as ``open``.
+            ConnectionLost: the session broke; the command may or may not have run.
+            RainStormError: as for ``open``.
         """
         import fabric
         import paramiko
@@ -158,16 +158,16 @@ class Ssh:
         except CommandTimedOut:
             raise DeadlineExceeded(
                 f"{shlex.join(command)} on {node} has not ended after {timeout_s:g} s",
-                hint=f"look there: {login.command()}",
+                hint=f"log in and check: {login.command()}",
             ) from None
         except (paramiko.SSHException, OSError, EOFError, ThreadException) as error:
             raise _broken(login, command, _words(error)) from None
         if done.exited < 0:
-            raise _broken(login, command, "no exit status came")
+            raise _broken(login, command, "no exit status was received")
         return Finished(done.exited, done.stdout, done.stderr)
 
     def login(self, node: str) -> Login:
-        """Returns how a machine is logged in to."""
+        """Returns how to log in to a machine."""
         return self._logins[node]
 
     def close(self) -> None:
@@ -195,7 +195,7 @@ def _up(sock: socket.socket, channel: paramiko.Channel) -> None:
     with contextlib.suppress(OSError, EOFError):
         while data := sock.recv(PIECE_BYTES):
             channel.sendall(data)
-    with contextlib.suppress(OSError, EOFError):  # the session may be gone
+    with contextlib.suppress(OSError, EOFError):  # the session may already be closed
         channel.close()
 
 
@@ -212,7 +212,7 @@ def _down(sock: socket.socket, channel: paramiko.Channel, up: threading.Thread) 
 def _broken(login: Login, command: Sequence[str], reason: str) -> ConnectionLost:
     return ConnectionLost(
         f"the SSH session to {login.node} broke while {shlex.join(command)!r} ran: {reason}",
-        hint=f"is the machine well? try: {login.command()} uptime",
+        hint=f"is the machine healthy? try: {login.command()} uptime",
     )
 
 
@@ -252,7 +252,7 @@ def _policy(login: Login) -> paramiko.MissingHostKeyPolicy:
     import paramiko
 
     class Refuse(paramiko.MissingHostKeyPolicy):
-        """Takes no key that is not known."""
+        """Rejects every key that is not known."""
 
         def missing_host_key(self, client: Any, hostname: str, key: paramiko.PKey) -> None:
             file, port = login.known_hosts[0], f"-p {login.port} " if login.port != PORT else ""
@@ -275,12 +275,12 @@ def _explain(login: Login, error: Exception) -> RainStormError:
         forget = shlex.join(["ssh-keygen", "-f", login.known_hosts[0], "-R", name])
         return HostKeyChanged(
             f"{who} shows the host key {error.key.fingerprint}, "
-            f"but {error.expected_key.fingerprint} is the one that is known",
-            hint=f"only if you know why: {forget}",
+            f"but the known key is {error.expected_key.fingerprint}",
+            hint=f"only if you know why it changed: {forget}",
         )
     if isinstance(error, paramiko.AuthenticationException):
         shown = f"the key {login.key}" if login.key else "your keys"
-        return SshRefused(f"{who} does not accept {shown}", hint=f"see why: {login.command()} true")
+        return SshRefused(f"{who} does not accept {shown}", hint=f"see why with: {login.command()} true")
     return SshUnreachable(
         f"{who} cannot be reached by SSH: {_words(error)}", hint=f"is it up? try: {login.command()} true"
     )
@@ -288,5 +288,5 @@ def _explain(login: Login, error: Exception) -> RainStormError:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
-        return "no answer in time"
+        return "timed out"
     return (str(error) or type(error).__name__).rstrip(".")

@@ -1,9 +1,9 @@
-"""How to log in to a machine by SSH, as the inventory says in Ansible's own variables.
+"""How to log in to a machine by SSH, according to Ansible's own variables in the inventory.
 
-Understood are ``ansible_host``, ``ansible_port``, ``ansible_user``, ``ansible_ssh_private_key_file`` and, in
+Supported are ``ansible_host``, ``ansible_port``, ``ansible_user``, ``ansible_ssh_private_key_file`` and, in
 ``ansible_ssh_common_args``, ``-o UserKnownHostsFile=FILE`` and ``-o IdentitiesOnly=yes``. Host keys are
-always checked, whatever ``StrictHostKeyChecking`` says. An option that would lead to another way in (a jump
-host, a proxy) is refused instead of ignored.
+always checked, whatever ``StrictHostKeyChecking`` says. Options for another route (a jump host, a proxy) are
+rejected instead of ignored.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from agent.common.errors import ConfigError
 PORT = 22
 KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 OTHER_WAYS = ("proxycommand", "proxyjump")
-# Options of ssh that take their value as the next word.
+# Options of ssh whose value is the next word.
 WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """One machine's way in; ``key`` is None for the keys of ~/.ssh and of the SSH agent."""
+    """How to log in to one machine; ``key`` is None for the keys of ~/.ssh and of the SSH agent."""
 
     node: str
     host: str
@@ -35,11 +35,11 @@ class Login:
     user: str
     key: str | None
     known_hosts: tuple[str, ...]
-    # Whether the keys that an SSH agent holds may be tried as well.
+    # Whether the keys in an SSH agent may be tried as well.
     others: bool = True
 
     def command(self) -> str:
-        """Returns the ``ssh`` command that goes the same way."""
+        """Returns the equivalent ``ssh`` command."""
         words = ["ssh"]
         if self.key:
             words += ["-i", self.key]
@@ -56,7 +56,7 @@ def default_known_hosts() -> tuple[str, ...]:
 
 
 def parse(path: Path, node: str, variables: Mapping[str, Any]) -> Login:
-    """Returns the way in to ``node``, whose variables in the inventory ``path`` are given.
+    """Returns how to log in to ``node``, given its variables in the inventory ``path``.
 
     Raises:
         ConfigError: a variable cannot be used.
@@ -64,7 +64,7 @@ def parse(path: Path, node: str, variables: Mapping[str, Any]) -> Login:
     port = variables.get("ansible_port", PORT)
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         raise ConfigError(
-            f"{path}: ansible_port of {node} is not a port: {port!r}", hint="a number from 1 to 65535"
+            f"{path}: ansible_port of {node} is not a port: {port!r}", hint="use a number from 1 to 65535"
         )
     key = variables.get("ansible_ssh_private_key_file") or variables.get("ansible_private_key_file")
     arguments = " ".join(
@@ -89,7 +89,7 @@ def _options_used(path: Path, node: str, arguments: str) -> tuple[tuple[str, ...
         if name in OTHER_WAYS:
             raise ConfigError(
                 f"{path}: the ssh arguments of {node} go through another machine ({name} {value}), "
-                "which fab does not do",
+                "which fab does not support",
                 hint="run fab on that machine, or open the agents' ports and write 'rainstorm_via: direct'",
             )
         if name == "userknownhostsfile":
@@ -100,7 +100,7 @@ def _options_used(path: Path, node: str, arguments: str) -> tuple[tuple[str, ...
 
 
 def _options(path: Path, node: str, arguments: str) -> list[tuple[str, str]]:
-    """Returns the ``-o`` options of a line of ``ssh`` arguments, names in small letters."""
+    """Returns the ``-o`` options of a line of ``ssh`` arguments, names in lower case."""
     try:
         words = shlex.split(arguments)
     except ValueError as error:
@@ -120,7 +120,7 @@ def _options(path: Path, node: str, arguments: str) -> list[tuple[str, str]]:
 
 
 def _filled(inventory: Path, value: str) -> str:
-    """Returns a value with the one template that inventories use for paths filled in."""
+    """Returns a value after replacing the one template that inventories use in paths."""
     for name in ("{{ inventory_dir }}", "{{inventory_dir}}"):
         value = value.replace(name, str(inventory.parent.absolute()))
     return value

@@ -1,7 +1,7 @@
-"""One look at a whole cluster: every agent is pinged and one of each kind is asked, all at once.
+"""Determines the status of a whole cluster: pings every agent and queries one of each kind, all in parallel.
 
-The look costs one short time-out at worst, however many nodes are dead or hung. What cannot be learnt is None
-with the reason in ``problems``; a cluster of which nothing answers is an error.
+This takes one short time-out at most, however many nodes are dead or stalled. What cannot be determined is
+None, with the reason in ``problems``. If nothing in the cluster answers, that is an error.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from agent.membership.client import MembersReply
 from ops.connections import SSH_CODES, Connections, nothing_answers
 
 SERVICES = ("membership", "hydfs", "rainstorm", "logs")
-# Ten nodes with four agents each, all hung, must still fit into one time-out.
+# Ten nodes with four agents each, all stalled, must still fit into one time-out.
 THREADS_MAX = 48
-# A leader that hangs is replaced after a few seconds; a look does not wait for that.
+# A stalled leader is replaced after a few seconds; the status does not wait for that.
 QUESTION_TIMEOUT_S = 1.0
 SETTLE_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """What is known of one node."""
+    """What is known about one node."""
 
     name: str
     address: str
@@ -40,13 +40,13 @@ class NodeStatus:
 
     @property
     def alive(self) -> bool:
-        """Tells whether the view has the node up and all its agents answer."""
+        """Tells whether the view shows the node up and all its agents answer."""
         return self.state == "up" and all(self.services.values())
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """What is known of the cluster."""
+    """What is known about the cluster."""
 
     cluster: str
     nodes: list[NodeStatus]
@@ -63,12 +63,12 @@ class ClusterStatus:
 
     @property
     def settled(self) -> bool:
-        """Tells whether a machine may be taken away: all alive, a majority, every block has its copies."""
+        """Tells whether a machine may be stopped: all nodes alive, a majority, every block has its copies."""
         repaired = self.repair_checked and self.under_replicated == 0 and self.repair_waiting == 0
         return self.all_alive and self.majority is True and bool(self.leader) and repaired
 
     def unsettled(self) -> list[str]:
-        """Returns what stands in the way of ``settled``, in words."""
+        """Returns what prevents ``settled``, in words."""
         found = [
             f"{node.name}: view {node.state}, "
             + ", ".join(f"{service} {'up' if up else 'down'}" for service, up in node.services.items())
@@ -118,9 +118,9 @@ def look(connections: Connections) -> ClusterStatus:
             first = SERVICES[0]
             raise nothing_answers(
                 {name: each for name in names if (each := failures[name][first]) is not None},
-                f"nothing of the cluster {connections.inventory.cluster!r} answers "
+                f"nothing in the cluster {connections.inventory.cluster!r} answers "
                 f"(asked {', '.join(names)}; inventory {connections.inventory.path})",
-                hint="start it: fab local.up   (or name another one: --inventory FILE)",
+                hint="start it: fab local.up   (or name another one with --inventory FILE)",
             )
     for service in SERVICES:
         for name in names:
@@ -141,10 +141,10 @@ def look(connections: Connections) -> ClusterStatus:
 
 
 def wait_until_settled(connections: Connections, timeout_s: float) -> ClusterStatus:
-    """Returns the cluster's state as soon as it is settled, or after ``timeout_s`` as it is.
+    """Returns the cluster's state as soon as it is settled, or its state after ``timeout_s``.
 
     Raises:
-        Unreachable: no agent of any node answers, to the end.
+        Unreachable: no agent of any node answers until then.
     """
     deadline = Deadline(clock.monotonic(), timeout_s)
     pause = threading.Event()
@@ -160,18 +160,18 @@ def wait_until_settled(connections: Connections, timeout_s: float) -> ClusterSta
 
 
 def _dropping(connections: Connections, name: str) -> str:
-    """Returns what there is to say about a node that throws datagrams away on purpose."""
+    """Returns the problem of a node that drops datagrams on purpose."""
     try:
         percent = connections.membership(name, timeout_s=QUESTION_TIMEOUT_S).drop()
     except RainStormError:
-        return ""  # it does not answer, which the table shows
+        return ""  # it does not answer, as the table shows
     if not percent:
         return ""
-    return f"{name} throws away {percent:g} % of its datagrams; stop it: fab drop --percent 0 --vm {name}"
+    return f"{name} drops {percent:g} % of its datagrams; stop that: fab drop --percent 0 --vm {name}"
 
 
 def _by_ssh(failures: dict[str, RainStormError | None]) -> str:
-    """Returns what there is to say about a node that SSH does not lead to."""
+    """Returns the problem of a node that SSH cannot reach."""
     found = next((each for each in failures.values() if isinstance(each, SSH_CODES)), None)
     return f"[{found.code}] {found.message}; {found.hint}" if found is not None else ""
 
@@ -180,11 +180,11 @@ def _health(connections: Connections, name: str) -> StoreHealth | None:
     try:
         return connections.hydfs(name).health(timeout_s=QUESTION_TIMEOUT_S)
     except RainStormError:
-        return None  # unknown, which is not good enough for any gate
+        return None  # unknown, so it cannot count as settled
 
 
 class _Question:
-    """One request that must not hold up the others: its thread is left behind when it takes too long."""
+    """One request that must not delay the others: its thread is abandoned if it takes too long."""
 
     def __init__(self, about: str, ask: Callable[[], Any]) -> None:
         self._about = about
@@ -195,7 +195,7 @@ class _Question:
         self._thread.start()
 
     def answer(self, deadline: Deadline, problems: list[str]) -> Any:
-        """Returns the answer, or None with a line added to ``problems``."""
+        """Returns the answer, or None after adding a line to ``problems``."""
         self._thread.join(deadline.remaining(clock.monotonic()))
         if self._thread.is_alive():
             problems.append(f"{self._about}: no answer within {QUESTION_TIMEOUT_S:g} s")
@@ -247,7 +247,7 @@ def _combine(
         all_alive=all_alive,
         under_replicated=sum(store.under_replicated for store in healths) if healths else None,
         repair_waiting=sum(store.waiting for store in healths) if healths else None,
-        # Whoever follows another view has not heard of the newest change yet.
+        # A store that uses another view has not learned of the newest change yet.
         repair_checked=len(healths) == len(nodes)
         and view is not None
         and all(store.checked and store.view_version == view.version for store in healths),

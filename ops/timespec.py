@@ -1,4 +1,4 @@
-"""Instants as operators write them: ``10m`` (ago), ``2026-11-20T10:24``, ``10:24`` (of today, UTC)."""
+"""Parses times as operators write them: ``10m`` (ago), ``2026-11-20T10:24``, ``10:24`` (today, UTC)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_instant(text: str, now: float | None = None) -> float | None:
-    """Returns an instant in seconds since 1970; None for an empty text.
+    """Returns a time in seconds since 1970, or None for an empty text.
 
     Raises:
-        UsageError: the text is no instant.
+        UsageError: the text is not a time.
     """
     if not text:
         return None
@@ -29,6 +29,6 @@ def parse_instant(text: str, now: float | None = None) -> float | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
-            f"{text!r} is no time", hint="write 10m, 2h, 1d (ago), 10:24 or 2026-11-20T10:24:05 (UTC)"
+            f"{text!r} is not a time", hint="write 10m, 2h, 1d (ago), 10:24 or 2026-11-20T10:24:05 (UTC)"
         ) from None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

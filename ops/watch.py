@@ -1,6 +1,6 @@
-"""A report that is printed again and again: in place on a terminal, one below the other elsewhere.
+"""Prints a report repeatedly: in place on a terminal, one below the other elsewhere.
 
-Ctrl-C ends the looking, never what is looked at.
+Ctrl-C stops watching; the cluster is not affected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HOME, CLEAR, CLEAR_LINE, CLEAR_REST = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
 
 
 class _Capture(io.StringIO):
-    """Takes what a report prints, which prints as it would on the terminal itself."""
+    """Captures what a report prints, formatted as for the terminal itself."""
 
     def __init__(self, terminal: bool) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class _Capture(io.StringIO):
 
 
 def watch(report: Callable[[], None], *, interval_s: float = INTERVAL_S, plain: bool = False) -> None:
-    """Prints ``report`` every ``interval_s`` until Ctrl-C; ``plain`` never in place (for programs).
+    """Prints ``report`` every ``interval_s`` until Ctrl-C; ``plain`` (for programs) never prints in place.
 
-    An error does not end it: a cluster that is away for a while is worth watching.
+    An error does not end it, because a cluster that is unreachable for a while is worth watching.
     """
     in_place = sys.stdout.isatty() and not plain
     pause = threading.Event()
@@ -56,7 +56,7 @@ def watch(report: Callable[[], None], *, interval_s: float = INTERVAL_S, plain: 
 
 
 def frame(text: str, height: int) -> str:
-    """Returns what to write to a terminal of so many lines so that it shows ``text`` and nothing else."""
+    """Returns what to write to a terminal with ``height`` lines so that it shows only ``text``."""
     lines = text.splitlines()
     if len(lines) > height - 1:
         hidden = len(lines) - (height - 2)

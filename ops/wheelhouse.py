@@ -1,11 +1,11 @@
-"""What a VM installs, in one archive: every wheel of the lock, the project's own wheel, and pip itself.
+"""Builds the archive that a VM installs: every wheel of the lock, the project's own wheel, and pip itself.
 
 VMs have no internet, no compiler and no pip. ``python -m ops.wheelhouse --python 3.11 --machine x86_64
---glibc 2.36`` builds the archive for such VMs once and keeps it under ``.rainstorm/wheelhouse/<release>/``;
-the name of a release is the version and a hash of the lock and the source, so that an unchanged checkout is
-an unchanged release. Wheels are downloaded with their hashes checked and kept for the next release; the
-project's own wheel is built from a copy of the source, the same bytes each time. The archive is an
-uncompressed tar: wheels are compressed already.
+--glibc 2.36`` builds the archive for such VMs once and keeps it in ``.rainstorm/wheelhouse/<release>/``. The
+name of a release is the version and a hash of the lock and the source, so that an unchanged checkout is the
+same release. Wheels are downloaded with their hashes checked, and kept for the next release. The project's
+own wheel is built reproducibly from a copy of the source. The archive is an uncompressed tar, because wheels
+are already compressed.
 
 It prints one JSON object: release, archive, sha256, size_bytes, changed.
 """
@@ -35,17 +35,17 @@ from ops.locks import exclusive
 FOLDER = REPOSITORY / ".rainstorm" / "wheelhouse"
 TOOLS_LOCK = REPOSITORY / "requirements" / "all.lock"
 PIP_TIMEOUT_S = 900.0
-# An archive has 80 MB; VMs keep three releases themselves, these are for VMs that have lost one.
+# An archive has 80 MB. VMs keep three releases themselves; these are for VMs that have lost one.
 ARCHIVES_MAX = 8
-# The oldest glibc that a wheel may be built for and still be found in this lock's projects.
+# The oldest glibc for which the projects in this lock publish wheels.
 GLIBC_MINOR_MIN = 17
-# The zip format cannot store times before 1980; any fixed time makes the wheel the same bytes each time.
+# The zip format cannot store times before 1980; any fixed time makes the wheel reproducible.
 SOURCE_DATE = "1000000000"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the wheels must fit: the VMs' Python, processor and C library."""
+    """The platform of the wheels: the VMs' Python, processor and C library."""
 
     python: str
     machine: str
@@ -55,7 +55,7 @@ class Target:
         return f"py{self.python}-{self.machine}-glibc{self.glibc}"
 
     def pip_options(self) -> list[str]:
-        """Returns how pip is told to download for this target."""
+        """Returns the options of pip for downloads for this target."""
         minor = int(self.glibc.split(".")[1])
         platforms = [f"manylinux_2_{n}_{self.machine}" for n in range(minor, GLIBC_MINOR_MIN - 1, -1)]
         platforms += [f"manylinux2014_{self.machine}", "any"]
@@ -66,14 +66,14 @@ class Target:
 
 
 def sources(checkout: Path = REPOSITORY) -> list[Path]:
-    """Returns the files that make the project's wheel and its lock, relative to the checkout, sorted."""
+    """Returns the files of the project's wheel, and its lock, relative to the checkout, sorted."""
     files = [path for path in (checkout / "agent").rglob("*") if "__pycache__" not in path.parts]
     named = [checkout / name for name in ("LICENSE", "pyproject.toml", "requirements/agent.lock")]
     return sorted(path.relative_to(checkout) for path in (*files, *named) if path.is_file())
 
 
 def release_name(checkout: Path = REPOSITORY) -> str:
-    """Returns the name of the release that a checkout is."""
+    """Returns the name of the release that a checkout contains."""
     digest = hashlib.sha256()
     for path in sources(checkout):
         content = (checkout / path).read_bytes()
@@ -82,28 +82,28 @@ def release_name(checkout: Path = REPOSITORY) -> str:
 
 
 def archive_path(release: str, target: Target) -> Path:
-    """Returns where the archive of a release is."""
+    """Returns the path of the archive of a release."""
     return FOLDER / release / f"{target}.tar"
 
 
 def build(target: Target, checkout: Path = REPOSITORY) -> Path:
-    """Builds the archive of a checkout's release, unless it is there, and returns its path.
+    """Builds the archive of a checkout's release, unless it exists, and returns its path.
 
     Raises:
         Unavailable: pip could not download or build a wheel.
-        AlreadyRunning: another command builds one.
+        AlreadyRunning: another command is building one.
     """
     archive = archive_path(release_name(checkout), target)
     if archive.exists():
         return archive
-    refusal = "another command builds a wheelhouse"
+    refusal = "another command is building a wheelhouse"
     with (
-        exclusive(FOLDER / ".lock", refusal, hint="wait until it is done, then try again"),
+        exclusive(FOLDER / ".lock", refusal, hint="wait until it has finished, then try again"),
         tempfile.TemporaryDirectory(prefix=".build-", dir=FOLDER) as scratch,
     ):
         folder = Path(scratch)
         source, wheels = _copy_sources(checkout, folder / "source"), folder / "wheels"
-        # The checkout may have changed since: the release is what was copied.
+        # The checkout may have changed meanwhile: the release is what was copied.
         archive = archive_path(release_name(source), target)
         lock = source / "requirements" / "agent.lock"
         downloads = FOLDER / "downloads" / str(target)
@@ -136,11 +136,11 @@ def locked(project: str, lock: str) -> str:
     """Returns the entry of one project in a lock file, with its hashes.
 
     Raises:
-        ConfigError: the lock does not name it.
+        ConfigError: the lock does not contain it.
     """
     found = re.search(rf"^{re.escape(project)}==[^\\\n]*(?:\\\n[^\\\n]*)*$", lock, re.MULTILINE)
     if found is None:
-        raise ConfigError(f"{TOOLS_LOCK} does not lock {project}", hint="make lock")
+        raise ConfigError(f"{TOOLS_LOCK} does not contain {project}", hint="make lock")
     return found[0] + "\n"
 
 
@@ -157,7 +157,7 @@ def _download(target: Target, lock: Path, downloads: Path, wheels: Path) -> None
         *target.pip_options(),
     ]
     try:
-        # What earlier downloads left is used again, after its hash was checked like that of a fresh one.
+        # Earlier downloads are reused, after their hashes were checked like those of new ones.
         _pip(*options, "--no-index")
     except Unavailable:
         _pip(*options)
@@ -200,24 +200,28 @@ def _pip(*arguments: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(
-            f"pip {arguments[0]} did not end within {PIP_TIMEOUT_S:g} s", hint="try again"
+            f"pip {arguments[0]} did not finish within {PIP_TIMEOUT_S:g} s", hint="try again"
         ) from None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr[-400:]]
         raise Unavailable(
             f"pip {arguments[0]} failed: {' '.join(' '.join(said).split())}",
-            hint="does this machine reach the package index? it is needed once for each lock",
+            hint="can this machine reach the package index? it is needed once for each lock",
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m ops.wheelhouse", description="Builds what VMs install.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ops.wheelhouse", description="Build the archive that VMs install"
+    )
     parser.add_argument("--python", required=True, metavar="3.11", help="the VMs' Python")
     parser.add_argument("--machine", required=True, metavar="x86_64", help="the VMs' processor")
     parser.add_argument("--glibc", required=True, metavar="2.36", help="the VMs' C library")
-    parser.add_argument("--release", default="", help="one that was built before (default: this checkout's)")
-    parser.add_argument("--check", action="store_true", help="only tell what would be built")
+    parser.add_argument(
+        "--release", default="", help="a release that was built earlier (default: this checkout's)"
+    )
+    parser.add_argument("--check", action="store_true", help="only report what would be built")
     options = parser.parse_args(arguments)
     target = Target(options.python, options.machine, options.glibc)
     try:

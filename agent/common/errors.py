@@ -211,6 +211,12 @@ class Corrupt(RainStormError):
     code = "CORRUPT"
 
 
+class RecordTooLarge(RainStormError):
+    """A record is larger than its log can hold; nothing was written."""
+
+    code = "RECORD_TOO_LARGE"
+
+
 class Unavailable(RainStormError):
     """No eligible replica can be reached, or not enough nodes are up."""
 
@@ -258,7 +264,8 @@ class Internal(RainStormError):
 
 def by_code(root: type[RainStormError] = RainStormError) -> dict[str, type[RainStormError]]:
     """Returns the class of each code that this process knows."""
-    found = {root.code: root}
+    # A class without a code of its own stays within its subsystem and must not take its parent's place.
+    found = {root.code: root} if "code" in vars(root) else {}
     for child in root.__subclasses__():
         found.update(by_code(child))
     return found

@@ -1,4 +1,4 @@
-"""The store's client: what tasks, operators and tests use.
+"""The store's client, for tasks, operators and tests.
 
 Any store agent serves any request; tasks use the Unix socket of their own machine. Errors are those of
 ``agent.common.errors`` with their codes. Appends are idempotent by (writer, sequence): one append of a writer
@@ -11,38 +11,20 @@ import builtins
 import mmap
 import os
 from dataclasses import dataclass
-from dataclasses import fields as fields_of
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from agent.common.deadline import Deadline
-from agent.common.errors import ConnectionLost, NotFound, RainStormError, Unreachable
+from agent.common.errors import ConnectionLost, Corrupt, InvalidMessage, NotFound, RainStormError, Unreachable
+from agent.common.message import R, Request
 from agent.common.shell import clock
-from agent.wire.client import Client, Response, Target
+from agent.hydfs.messages import file as messages
+from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, StoredBlock, StoreHealth
+from agent.wire.client import Answered, Client, Target
 from agent.wire.codec.framing import Buffer
 
+__all__ = ["AppendResult", "BlockStat", "FileStat", "HydfsClient", "LocalBlock", "StoreHealth", "StoredBlock"]
+
 READ_PIECE_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class BlockStat:
-    """One block of a file; ``offset`` is where it begins in the file."""
-
-    number: int
-    offset: int
-    length: int
-    replicas: tuple[str, ...]
-    state: str
-    ring_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class FileStat:
-    """A file: its id changes when it is deleted and made again."""
-
-    name: str
-    file_id: str
-    length: int
-    blocks: tuple[BlockStat, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,46 +34,6 @@ class LocalBlock:
     start: int
     length: int
     memory: mmap.mmap
-
-
-@dataclass(frozen=True, slots=True)
-class AppendResult:
-    """Where an append is. ``offset`` is -1 for a duplicate that is not its writer's last append."""
-
-    offset: int
-    length: int
-    copies: int
-    duplicate: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StoreHealth:
-    """One agent's blocks (``stored_bytes`` together), and its repair: ``under_replicated`` blocks, file names
-    ``waiting`` to be put right, and whether all has been ``checked`` since a node came or went. The counts of
-    all agents add up; nothing is owed when all have checked and both are 0.
-    """
-
-    view_version: int
-    checked: bool
-    under_replicated: int
-    waiting: int
-    blocks: int
-    stored_bytes: int
-
-
-def _stat(value: dict[str, Any]) -> FileStat:
-    blocks = tuple(
-        BlockStat(
-            block["number"],
-            block["offset"],
-            block["length"],
-            tuple(block["replicas"]),
-            block["state"],
-            block["ring_id"],
-        )
-        for block in value["blocks"]
-    )
-    return FileStat(value["name"], value["file_id"], value["length"], blocks)
 
 
 class HydfsClient:
@@ -108,7 +50,7 @@ class HydfsClient:
             AlreadyExists: the name is taken.
         """
         try:
-            return _stat(self._call("hydfs.create", {"name": name}, timeout_s=timeout_s).fields["stat"])
+            return self._ask(messages.Create(name), timeout_s=timeout_s).message.stat
         except ConnectionLost:
             raise Unreachable(
                 f"creating {name!r}: the answer was lost, the file may exist now", hint="ask for its stat"
@@ -139,9 +81,8 @@ class HydfsClient:
             Conflict: the file's length is not ``if_offset``; ``details['length']`` tells what it is.
             DeadlineExceeded: the outcome is unknown; the same call may be made again.
         """
-        fields = {"name": name, "writer": writer, "sequence": sequence, "if_offset": if_offset}
-        found = self._call("hydfs.append", fields, data, timeout_s=timeout_s).fields
-        return AppendResult(found["offset"], found["length"], found["copies"], found["duplicate"])
+        request = messages.Append(name, writer, sequence, if_offset)
+        return self._ask(request, data, timeout_s=timeout_s).message
 
     def read(
         self, name: str, offset: int, length: int, *, file_id: str | None = None, timeout_s: float = 10.0
@@ -158,18 +99,12 @@ class HydfsClient:
         pieces: list[Buffer] = []
         got = 0
         while got < length:
-            fields = {
-                "name": name,
-                "offset": offset + got,
-                "length": min(length - got, READ_PIECE_BYTES),
-                "file_id": file_id,
-            }
-            found = self._call(
-                "hydfs.read", fields, timeout_s=deadline.require(clock.monotonic(), f"read of {name!r}")
-            )
-            if found.fields["end"]:
+            request = messages.Read(name, offset + got, min(length - got, READ_PIECE_BYTES), file_id)
+            left = deadline.require(clock.monotonic(), f"read of {name!r}")
+            found = self._ask(request, timeout_s=left)
+            if found.message.end:
                 break
-            file_id = found.fields["file_id"]  # the rest must be of the same file
+            file_id = found.message.file_id  # the rest must be of the same file
             pieces.append(found.payload)
             got += len(found.payload)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -179,18 +114,20 @@ class HydfsClient:
 
         Works through the Unix socket of the same machine only.
         """
-        fields = {"name": name, "offset": offset, "file_id": file_id}
         try:
-            found = self._client.call(self._target, "hydfs.open_block", fields, timeout_s=timeout_s)
+            found = self._ask(messages.OpenBlock(name, offset, file_id), timeout_s=timeout_s)
         except NotFound:
             return None
-        assert found.descriptor is not None
+        if found.descriptor is None:
+            raise InvalidMessage(f"{self._target} opened a block of {name!r} without handing it over")
+        block = found.message
         try:
-            length = int(found.fields["length"])
-            memory = mmap.mmap(found.descriptor, length, access=mmap.ACCESS_READ)
+            memory = mmap.mmap(found.descriptor, block.length, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise Corrupt(f"a local block of {name!r} cannot be mapped: {error}") from None
         finally:
             os.close(found.descriptor)
-        return LocalBlock(int(found.fields["start"]), length, memory)
+        return LocalBlock(block.start, block.length, memory)
 
     def stat(self, name: str, *, timeout_s: float = 10.0) -> FileStat:
         """Returns the file with its linearizable length.
@@ -198,34 +135,29 @@ class HydfsClient:
         Raises:
             NotFound: no such file.
         """
-        return _stat(self._call("hydfs.stat", {"name": name}, timeout_s=timeout_s).fields["stat"])
+        return self._ask(messages.Stat(name), timeout_s=timeout_s).message.stat
 
     def put(self, name: str, source: BinaryIO, *, timeout_s: float = 600.0) -> FileStat:
-        """Stores a new file; it becomes visible when it is whole.
+        """Stores a new file; it becomes visible atomically, or not at all.
 
         Raises:
             AlreadyExists: the name is taken.
             DiskFull: no node has room.
         """
         deadline = Deadline(clock.monotonic(), timeout_s)
-        begun = self._call("hydfs.put_begin", {"name": name}, timeout_s=min(15.0, timeout_s)).fields
-        file_id, size = begun["file_id"], begun["piece_bytes"]
+        begun = self._ask(messages.BeginPut(name), timeout_s=min(15.0, timeout_s)).message
         offset = 0
         try:
-            while data := source.read(size):
-                self._call(
-                    "hydfs.put_piece",
-                    {"file_id": file_id, "offset": offset},
-                    data,
-                    timeout_s=min(60.0, deadline.require(clock.monotonic(), f"put of {name!r}")),
-                )
+            while data := source.read(begun.piece_bytes):
+                left = deadline.require(clock.monotonic(), f"put of {name!r}")
+                self._ask(messages.PutPiece(begun.file_id, offset), data, timeout_s=min(60.0, left))
                 offset += len(data)
-            fields = {"file_id": file_id, "length": offset}
-            found = self._call("hydfs.put_commit", fields, timeout_s=min(60.0, timeout_s))
+            left = deadline.require(clock.monotonic(), f"put of {name!r}")
+            commit = messages.CommitPut(begun.file_id, offset)
+            return self._ask(commit, timeout_s=min(60.0, left)).message.stat
         except BaseException:
-            self._abort(file_id)
+            self._abort(begun.file_id)
             raise
-        return _stat(found.fields["stat"])
 
     def get(self, name: str, sink: BinaryIO, *, timeout_s: float = 600.0) -> int:
         """Writes the whole file into ``sink`` and returns its length.
@@ -248,18 +180,15 @@ class HydfsClient:
 
     def list(self, prefix: str = "", *, timeout_s: float = 30.0) -> builtins.list[FileStat]:
         """Returns the files whose names begin with ``prefix``, sorted by name."""
-        found = self._call("hydfs.list", {"prefix": prefix}, timeout_s=timeout_s).fields["files"]
-        return [_stat(value) for value in found]
+        return list(self._ask(messages.ListFiles(prefix), timeout_s=timeout_s).message.files)
 
-    def store(self, node: str = "", *, timeout_s: float = 10.0) -> builtins.list[dict[str, Any]]:
+    def store(self, node: str = "", *, timeout_s: float = 10.0) -> builtins.list[StoredBlock]:
         """Returns the blocks on ``node`` (the agent's own when empty)."""
-        found = self._call("hydfs.store", {"node": node}, timeout_s=timeout_s).fields["blocks"]
-        return [dict(value) for value in found]
+        return list(self._ask(messages.ListStored(node), timeout_s=timeout_s).message.blocks)
 
     def health(self, *, timeout_s: float = 5.0) -> StoreHealth:
         """Returns what this agent keeps and what its repair still has to do."""
-        found = self._call("hydfs.health", {}, timeout_s=timeout_s).fields
-        return StoreHealth(**{each.name: found[each.name] for each in fields_of(StoreHealth)})
+        return self._ask(messages.Health(), timeout_s=timeout_s).message
 
     def delete(self, name: str, *, timeout_s: float = 15.0) -> None:
         """Deletes a file.
@@ -267,20 +196,17 @@ class HydfsClient:
         Raises:
             NotFound: no such file.
         """
-        self._call("hydfs.delete", {"name": name}, timeout_s=timeout_s)
+        self._ask(messages.Delete(name), timeout_s=timeout_s)
 
     def delete_prefix(self, prefix: str, *, timeout_s: float = 60.0) -> int:
         """Deletes every file whose name begins with ``prefix`` and returns how many there were."""
-        found = self._call("hydfs.delete_prefix", {"prefix": prefix}, timeout_s=timeout_s)
-        return len(found.fields["deleted"])
+        return len(self._ask(messages.DeletePrefix(prefix), timeout_s=timeout_s).message.deleted)
 
     def _abort(self, file_id: str) -> None:
         try:
-            self._call("hydfs.put_abort", {"file_id": file_id}, timeout_s=5.0)
+            self._ask(messages.AbortPut(file_id), timeout_s=5.0)
         except RainStormError:
-            return  # the agent gives up an idle put by itself
+            return  # the agent aborts an idle put by itself
 
-    def _call(
-        self, kind: str, fields: dict[str, Any], payload: Buffer = b"", *, timeout_s: float
-    ) -> Response:
-        return self._client.call(self._target, kind, fields, payload, timeout_s=timeout_s)
+    def _ask(self, request: Request[R], payload: Buffer = b"", *, timeout_s: float) -> Answered[R]:
+        return self._client.ask(self._target, request, payload, timeout_s=timeout_s)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, DeadlineExceeded, NotLeader, RainStormError, Unreachable
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.wire.client import Client, Target
 
 TIMEOUT_S = 10.0
@@ -24,7 +23,6 @@ class RainstormClient:
     def __init__(self, client: Client, targets: Sequence[Target]) -> None:
         self._client = client
         self._targets = list(targets)
-        self._never = threading.Event()
 
     def submit(self, job: dict[str, Any]) -> str:
         """Submits a job file's content and returns the job's id.
@@ -99,4 +97,4 @@ class RainstormClient:
             outage = outage or Deadline(clock.monotonic(), LEADERLESS_S)
             if outage.expired(clock.monotonic()):
                 raise failure
-            self._never.wait(RETRY_S)
+            threads.sleep(RETRY_S)

@@ -6,13 +6,12 @@ Any node answers any client: what only the leader knows is passed on to the lead
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
 from agent.common.config import NodeConfig
 from agent.common.errors import Forbidden, NotFound, NotLeader, RainStormError
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.common.shell.runner import CoreRunner
 from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
@@ -37,7 +36,7 @@ class Service:
     def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
         self._config = config
         self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
-        self._stopping = threading.Event()
+        self._stopping = threads.event()
         self._view: dict[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
         hydfs = HydfsClient(self._client, config.socket_path("hydfs"))
         storage = Storage(hydfs, self._stopping)
@@ -49,7 +48,7 @@ class Service:
         self._attachment = Attachment(
             config.socket_path("membership"), "rainstorm", lambda: self._server.heard_at
         )
-        self._watcher = threading.Thread(target=self._watch_view, name="view-watch", daemon=True)
+        self._watcher = threads.thread("view-watch", self._watch_view)
 
     def start(self) -> None:
         """Starts to serve.

@@ -1,1 +1,1 @@
-"""Faults on purpose: planned, written down in a journal, put into force, healed."""
+"""Faults on purpose: planned, recorded, applied, healed."""

@@ -1,9 +1,9 @@
 """Holds back packets of a netfilter queue for a fixed time: ``python3 delay.py QUEUE MILLISECONDS``.
 
-It runs on a node by itself (standard library only) and speaks nfnetlink_queue, as the kernel's
-``include/uapi/linux/netfilter/nfnetlink_queue.h`` describes it. Packets themselves stay in the kernel: only
-their numbers come here, and one verdict lets go all packets up to a number. The kernel's own rules let
-packets pass when this program is not there or its queue is full.
+This program runs alone on a node (standard library only) and uses nfnetlink_queue, as described in the
+kernel's ``include/uapi/linux/netfilter/nfnetlink_queue.h``. The packets stay in the kernel: the program
+receives only their numbers, and one verdict releases all packets up to a number. By the kernel's rules,
+packets pass if this program is not running or its queue is full.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ NETLINK_ERROR = 2
 NETLINK_NO_ENOBUFS = 5
 SOL_NETLINK = 270
 SO_RCVBUFFORCE = 33
-# 100 ms of a gigabit in packets of 1,500 bytes are 8,300; beyond this many packets pass at once.
+# 100 ms at one gigabit per second are 8,300 packets of 1,500 bytes; more than this pass without delay.
 PACKETS_MAX = 65_536
 BUFFER_BYTES = 16 * 1024 * 1024
 RECEIVE_BYTES = 256 * 1024
 
 
 def attribute(kind: int, data: bytes) -> bytes:
-    """Returns one attribute, padded."""
+    """Returns one padded attribute."""
     length = 4 + len(data)
     return struct.pack("=HH", length, kind) + data + bytes(-length % 4)
 
@@ -51,15 +51,15 @@ def message(kind: int, queue: int, attributes: bytes, flags: int = REQUEST) -> b
 
 
 def verdict(queue: int, number: int) -> bytes:
-    """Returns the message that lets go every packet up to ``number``."""
+    """Returns the message that releases every packet up to ``number``."""
     return message(VERDICT_BATCH, queue, attribute(ATTRIBUTE_VERDICT, struct.pack("!II", ACCEPT, number)))
 
 
 def packet_numbers(data: bytes) -> list[int]:
-    """Returns the numbers of the packets that a datagram of the kernel tells of.
+    """Returns the numbers of the packets that a datagram of the kernel announces.
 
     Raises:
-        OSError: the kernel refused a request.
+        OSError: the kernel rejected a request.
     """
     found = []
     position = 0
@@ -82,10 +82,10 @@ def packet_numbers(data: bytes) -> list[int]:
 
 
 def bind(queue: int) -> socket.socket:
-    """Returns a socket that gets the packets of a queue.
+    """Returns a socket that receives the packets of a queue.
 
     Raises:
-        OSError: the queue has another listener, or this is not root.
+        OSError: another program uses the queue, or this is not root.
     """
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
     sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
@@ -104,7 +104,7 @@ def bind(queue: int) -> socket.socket:
 
 
 def hold(sock: socket.socket, queue: int, delay_s: float) -> None:
-    """Lets packets go after ``delay_s``, until the process is told to end: then at once."""
+    """Releases each packet after ``delay_s``; when the process is told to end, releases all at once."""
     held: deque[tuple[float, int]] = deque()
     poll = select.epoll()
     poll.register(sock, select.EPOLLIN)
@@ -112,7 +112,7 @@ def hold(sock: socket.socket, queue: int, delay_s: float) -> None:
     try:
         _release_in_time(sock, queue, delay_s, held, poll)
     finally:
-        if held:  # the kernel would drop them
+        if held:  # otherwise the kernel would drop them
             sock.send(verdict(queue, held[-1][1]))
 
 
@@ -132,7 +132,7 @@ def _release_in_time(
 
 
 def ready() -> None:
-    """Tells systemd that packets are held back from here on."""
+    """Tells systemd that packets are delayed from now on."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

@@ -1,4 +1,4 @@
-"""Puts faults into force and heals them; what is in force is in the journal before it is on any machine."""
+"""Applies faults and heals them; a fault is recorded before it is applied to any machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Injector:
         self.journal = Journal(self.machines.folder)
 
     def choose(self, wanted: str) -> tuple[str, ...]:
-        """Returns the nodes that an operator means by ``1,2,vm3``; all of them when it is empty.
+        """Returns the nodes that an operator names as ``1,2,vm3``; all nodes if it is empty.
 
         Raises:
             NotFound: no such node.
@@ -39,21 +39,21 @@ class Injector:
         return tuple(name for name in names if name in chosen)
 
     def preview(self, kind: str, nodes: Sequence[str], parameters: Mapping[str, Any]) -> dict[str, str]:
-        """Returns the scripts that would put a fault into force."""
+        """Returns the scripts that would apply a fault."""
         self._check(kind, nodes, parameters)
         return self.machines.scripts(Fault(0, kind, tuple(nodes), parameters))
 
     def inject(self, kind: str, nodes: Sequence[str], parameters: Mapping[str, Any]) -> Fault:
-        """Puts a fault into force on the network or a disk or clock.
+        """Applies a fault to the network, a disk or a clock.
 
         Raises:
-            UsageError: it cannot be; nothing has changed.
-            Partial: it is in force on some machines only.
+            UsageError: the fault is impossible; nothing has changed.
+            Partial: it was applied to some machines only.
         """
         self._check(kind, nodes, parameters)
         with self.journal.locked():
             if len(self.journal.read()) >= FAULTS_MAX:
-                raise Unavailable(f"{FAULTS_MAX} faults are in force already", hint="fab fault.heal")
+                raise Unavailable(f"there are already {FAULTS_MAX} faults in force", hint="fab fault.heal")
             fault = self.journal.add(kind, nodes, parameters)
             failed = self.machines.apply(fault)
             touched = set(self.machines.scripts(fault))
@@ -73,11 +73,11 @@ class Injector:
         return self._take_down("crash", node)
 
     def pause(self, node: str) -> str:
-        """Stops the time of a node; returns what was done."""
+        """Pauses a node; returns what was done."""
         return self._take_down("pause", node)
 
     def start(self, node: str) -> str:
-        """Starts a crashed node and puts it under the faults that are in force; returns what was done."""
+        """Starts a crashed node and applies the faults in force to it; returns what was done."""
         with self.journal.locked():
             done = self.machines.start(node)
             self._over("crash", node)
@@ -89,7 +89,7 @@ class Injector:
         return done
 
     def resume(self, node: str) -> str:
-        """Lets a paused node go on; returns what was done."""
+        """Resumes a paused node; returns what was done."""
         with self.journal.locked():
             done = self.machines.resume(node)
             self._over("pause", node)
@@ -107,7 +107,7 @@ class Injector:
         """Undoes everything on all machines; returns what was undone, by machine.
 
         Raises:
-            Partial: something could not be undone; the journal keeps it.
+            Partial: something could not be undone; its record is kept.
         """
         with self.journal.locked():
             done, failed = self.machines.heal()
@@ -117,8 +117,8 @@ class Injector:
             self.journal.replace(left)
         if failed:
             raise Partial(
-                "not everything is healed: " + "; ".join(each.message for each in failed.values()),
-                hint="when the machines can be reached: fab fault.heal",
+                "not everything could be healed: " + "; ".join(each.message for each in failed.values()),
+                hint="try again when the machines can be reached: fab fault.heal",
             )
         return {node: words for node, words in done.items() if words}
 
@@ -126,16 +126,17 @@ class Injector:
         everybody = len(nodes) == len(self.inventory.peers)
         if kind == "partition" and everybody:
             raise UsageError(
-                "a partition of all nodes leaves nobody on the other side", hint="name fewer: --vms"
+                "a partition needs at least one node on the other side", hint="name fewer nodes: --vms"
             )
         bounds = {"percent": (0, 100), "ms": (0, 10_000), "mbit": (0, 10_000)}
         for name, (low, high) in bounds.items():
             if name in parameters and not low < float(parameters[name]) <= high:
                 raise UsageError(
-                    f"--{name} {parameters[name]:g} is out of range", hint=f"more than {low}, at most {high}"
+                    f"--{name} {parameters[name]:g} is out of range",
+                    hint=f"use a number above {low}, at most {high}",
                 )
         if len(self.inventory.peers) < 2 and kind in plan.NETWORK_KINDS:
-            raise UsageError("a cluster of one node has no network to break", hint="fab status")
+            raise UsageError("a cluster of one node has no network between nodes", hint="fab status")
         self.machines.check(kind, nodes)
 
     def _take_down(self, kind: str, node: str) -> str:
@@ -165,7 +166,7 @@ def machines_of(inventory: Inventory) -> Machines:
 
 
 def forget_local(path: Path) -> None:
-    """Ends the faults of a local cluster that is about to end itself; ``path`` is its inventory."""
+    """Ends the faults of a local cluster that is about to stop; ``path`` is its inventory."""
     if not path.exists():
         return
     found = LocalMachines(inventory.load(path))
@@ -177,7 +178,7 @@ def forget_local(path: Path) -> None:
 
 
 def find(given: str) -> Inventory:
-    """Returns the inventory of the cluster whose nodes are meant; all of them may be down."""
+    """Returns the inventory of the cluster to use; all its nodes may be down."""
     if given or os.environ.get(inventory.INVENTORY_VARIABLE):
         return inventory.find(given)
     local, lab = inventory.LOCAL_INVENTORY, inventory.LAB_INVENTORY
@@ -191,7 +192,7 @@ def find(given: str) -> Inventory:
 
 @contextlib.contextmanager
 def injecting(given: str) -> Iterator[Injector]:
-    """Yields the injector of a cluster and ends its connections afterwards."""
+    """Yields the injector of a cluster and closes its connections afterwards."""
     injector = Injector(find(given))
     try:
         yield injector

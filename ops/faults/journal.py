@@ -1,7 +1,7 @@
-"""Which faults are in force, on disk: written before a fault is applied, so that a killed command's is known.
+"""The records of the faults in force: written before a fault is applied, so that a killed command leaves one.
 
-The journal is what ``fault.list`` shows. Healing does not rely on it: machines themselves carry the marks of
-what was done to them.
+``fault.list`` shows these records. Healing does not rely on them, because the machines themselves carry marks
+of what was done to them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent.common.shell import clock
 from ops.faults.plan import Fault
 from ops.locks import exclusive
 
-# More than anybody can keep apart; a script that forgets to heal ends here.
+# More than anyone can keep track of; a script that never heals is stopped here.
 FAULTS_MAX = 64
 
 
@@ -30,13 +30,13 @@ class Journal:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the right to change faults.
+        """Holds the lock on changes of faults.
 
         Raises:
-            AlreadyRunning: another command changes them.
+            AlreadyRunning: another command is changing them.
         """
         with exclusive(
-            self.path.with_suffix(".lock"), "another command is injecting or healing faults", "wait for it"
+            self.path.with_suffix(".lock"), "another command is changing faults", "wait until it has finished"
         ):
             yield
 
@@ -48,7 +48,7 @@ class Journal:
         ]
 
     def add(self, kind: str, nodes: Sequence[str], parameters: Mapping[str, Any]) -> Fault:
-        """Writes down a new fault and returns it."""
+        """Records a new fault and returns it."""
         content = self._load()
         fault = Fault(content["next"], kind, tuple(nodes), dict(parameters), clock.wall())
         content["faults"].append(dataclasses.asdict(fault))
@@ -56,11 +56,11 @@ class Journal:
         return fault
 
     def replace(self, faults: Sequence[Fault]) -> None:
-        """Writes down that only these faults are in force any more."""
+        """Records that only these faults are still in force."""
         self._save(self._load()["next"], [dataclasses.asdict(fault) for fault in faults])
 
     def remove(self) -> None:
-        """Forgets everything, also that there ever was a fault."""
+        """Removes all records, and the file itself."""
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(".lock").unlink(missing_ok=True)
 

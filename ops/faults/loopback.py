@@ -1,4 +1,4 @@
-"""The nodes of the local cluster as machines: processes to kill or stop, packets on loopback to drop."""
+"""Faults on the nodes of the local cluster: kills or stops processes, drops packets on loopback."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ class LocalMachines(Machines):
             Layout(self._folder, inventory.path, next(iter(self.addresses.values())))
         )
         tag = hashlib.sha256(str(self._folder.resolve()).encode()).hexdigest()[:6]
-        # Chains of two local clusters of this machine differ; a chain's name has at most 28 characters.
+        # The chains of two local clusters on this machine must differ; a chain's name has at most 28
+        # characters.
         self.prefix = f"RAINSTORM-L{tag}"
 
     @property
     def folder(self) -> Path:
-        """Returns where the journal of faults is kept."""
+        """Returns the path of the records of faults."""
         return self._folder
 
     def check(self, kind: str, nodes: Sequence[str]) -> None:
-        """Refuses what loopback addresses cannot show."""
+        """Rejects faults that loopback addresses do not support."""
         if kind in ("delay", "bandwidth", "disk-full", "clock"):
             raise Unsupported(
-                f"the nodes of the local cluster share one machine: no {kind} for one of them",
+                f"the nodes of the local cluster share one machine, so {kind} cannot affect only one of them",
                 hint="use the lab: fab lab.up --vms 5",
             )
         if kind in plan.NETWORK_KINDS:
-            host.require_root("a fault of the network", f"fault.{kind} ...")
+            host.require_root("a network fault", f"fault.{kind} ...")
 
     def scripts(self, fault: Fault) -> dict[str, str]:
-        """Returns what is run on this machine to put a fault into force."""
+        """Returns the script that applies a fault on this machine."""
         return {"here": plan.loopback_script(fault, self.addresses, self.prefix)}
 
     def apply(self, fault: Fault, only: Sequence[str] = ()) -> dict[str, RainStormError]:
-        """Puts a fault into force; returns what failed."""
+        """Applies a fault; returns what failed."""
         try:
             host.run(["/bin/sh", "-c", self.scripts(fault)["here"]])
         except RainStormError as error:
@@ -72,7 +73,7 @@ class LocalMachines(Machines):
         return f"{self._cluster.pause(node)} processes paused"
 
     def resume(self, node: str) -> str:
-        """Lets the processes of a node go on."""
+        """Resumes the processes of a node."""
         return f"{self._cluster.resume(node)} processes resumed"
 
     def stands(self, fault: Fault) -> bool:
@@ -83,7 +84,7 @@ class LocalMachines(Machines):
         return any(each.process.status() == "stopped" for each in found)
 
     def heal(self) -> tuple[dict[str, str], dict[str, RainStormError]]:
-        """Removes the rules, lets paused nodes go on, starts crashed ones while the cluster runs."""
+        """Removes the rules, resumes paused nodes, and starts crashed ones if the cluster is running."""
         done: dict[str, str] = {}
         failed: dict[str, RainStormError] = {}
         try:
@@ -101,14 +102,14 @@ class LocalMachines(Machines):
         return done, failed
 
     def close(self) -> None:
-        """There are no connections."""
+        """Does nothing: there are no connections."""
 
     def heal_rules(self) -> str:
-        """Removes this cluster's rules of iptables; returns which there were."""
+        """Removes this cluster's iptables rules; returns which ones there were."""
         try:
             return host.run(
                 ["/bin/sh", "-c", f"failed=0\n{plan.heal_rules_script(self.prefix)}\nexit $failed"]
             ).strip()
         except RainStormError:
-            host.require_root("healing the network", "fault.heal")
+            host.require_root("healing network faults", "fault.heal")
             raise

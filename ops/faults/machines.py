@@ -1,8 +1,8 @@
-"""The machines that faults happen to: the lab's VMs and any machine over SSH (the local cluster's nodes:
-``ops.faults.loopback``).
+"""Applies faults to machines: the lab's VMs, and any machine over SSH. (For the nodes of the local cluster,
+see ``ops.faults.loopback``.)
 
-All put the same faults into force, as far as they have the means; what a kind of machine cannot do is refused
-by name. In the lab a crash is a power failure and a pause stops a whole VM; over SSH both hit all
+All support the same faults as far as possible; an error names a fault that a kind of machine does not
+support. In the lab, a crash is a power failure and a pause freezes a whole VM. Over SSH, both affect all
 services of RainStorm on the machine, so that the machine stays reachable.
 """
 
@@ -24,7 +24,7 @@ from ops.lab.errors import Unsupported
 from ops.lab.lab import Lab
 
 SCRIPT_TIMEOUT_S = 30.0
-# As many as a cluster has nodes: each thread only waits for another machine.
+# As many threads as a cluster has nodes, because each only waits for another machine.
 THREADS_MAX = 32
 
 
@@ -38,11 +38,11 @@ class Machines(ABC):
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """Returns where the journal of faults is kept."""
+        """Returns the path of the records of faults."""
 
     @abstractmethod
     def check(self, kind: str, nodes: Sequence[str]) -> None:
-        """Refuses a fault that these machines have no means for, before anything changes.
+        """Rejects a fault that these machines do not support, before anything changes.
 
         Raises:
             Unsupported, NeedsRoot, NotRunning: why.
@@ -50,11 +50,11 @@ class Machines(ABC):
 
     @abstractmethod
     def scripts(self, fault: Fault) -> dict[str, str]:
-        """Returns what is run on each machine to put a fault into force."""
+        """Returns the script for each machine that applies a fault."""
 
     @abstractmethod
     def apply(self, fault: Fault, only: Sequence[str] = ()) -> dict[str, RainStormError]:
-        """Puts a fault into force (on some machines only); returns what failed, by machine."""
+        """Applies a fault (only to some machines, if given); returns what failed, by machine."""
 
     @abstractmethod
     def crash(self, node: str) -> str:
@@ -66,15 +66,15 @@ class Machines(ABC):
 
     @abstractmethod
     def pause(self, node: str) -> str:
-        """Stops the time of a machine; returns what was done."""
+        """Pauses a machine; returns what was done."""
 
     @abstractmethod
     def resume(self, node: str) -> str:
-        """Lets a paused machine go on; returns what was done."""
+        """Resumes a paused machine; returns what was done."""
 
     @abstractmethod
     def stands(self, fault: Fault) -> bool:
-        """Tells whether a crash or pause is still in force, as far as it can be told from here."""
+        """Tells whether a crash or pause is still in force, as far as this can be seen from here."""
 
     @abstractmethod
     def heal(self) -> tuple[dict[str, str], dict[str, RainStormError]]:
@@ -82,7 +82,7 @@ class Machines(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends the connections to the machines."""
+        """Closes the connections to the machines."""
 
 
 class ScriptedMachines(Machines):
@@ -93,7 +93,7 @@ class ScriptedMachines(Machines):
         """Runs a script as root; returns its status, output and errors."""
 
     def scripts(self, fault: Fault) -> dict[str, str]:
-        """Returns what is run on each machine to put a fault into force."""
+        """Returns the script for each machine that applies a fault."""
         scripts = plan.vm_scripts(fault, self.addresses)
         if fault.kind == "delay":
             program = Path(__file__).with_name("delay.py").read_bytes()
@@ -102,7 +102,7 @@ class ScriptedMachines(Machines):
         return scripts
 
     def apply(self, fault: Fault, only: Sequence[str] = ()) -> dict[str, RainStormError]:
-        """Puts a fault into force (on some machines only); returns what failed, by machine."""
+        """Applies a fault (only to some machines, if given); returns what failed, by machine."""
         scripts = {node: text for node, text in self.scripts(fault).items() if not only or node in only}
         return self._on_all(scripts)[1]
 
@@ -111,13 +111,13 @@ class ScriptedMachines(Machines):
         return self._on_all(dict.fromkeys(self.addresses, plan.heal_script()))
 
     def close(self) -> None:
-        """There are no connections."""
+        """Does nothing: there are no connections."""
 
     def do(self, node: str, script: str) -> str:
         """Runs a script as root and returns what it printed.
 
         Raises:
-            Unsupported: the machine has no means for it.
+            Unsupported: the machine does not support it.
             Unavailable: it failed.
         """
         status, out, err = self.run(node, script)
@@ -125,7 +125,7 @@ class ScriptedMachines(Machines):
         if status == plan.UNSUPPORTED_STATUS:
             raise Unsupported(f"{node}: {words}", hint="fab fault.list")
         if status:
-            raise Unavailable(f"{node}: {words}", hint="undo what was done: fab fault.heal")
+            raise Unavailable(f"{node}: {words}", hint="undo what was applied: fab fault.heal")
         return "; ".join(out.split("\n")).strip("; ")
 
     def _on_all(self, scripts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, RainStormError]]:
@@ -142,7 +142,7 @@ class ScriptedMachines(Machines):
 
 
 class LabMachines(ScriptedMachines):
-    """The VMs of a lab, reached through their name spaces: no fault of the network is in the way."""
+    """The VMs of a lab, reached through their namespaces, so that network faults cannot interfere."""
 
     def __init__(self, inventory: Inventory) -> None:
         super().__init__(inventory)
@@ -150,15 +150,15 @@ class LabMachines(ScriptedMachines):
 
     @property
     def folder(self) -> Path:
-        """Returns where the journal of faults is kept."""
+        """Returns the path of the records of faults."""
         return self.lab.folder
 
     def check(self, kind: str, nodes: Sequence[str]) -> None:
-        """Refuses what the lab cannot do."""
+        """Rejects faults that the lab does not support."""
         host.require_root("a fault in the lab", f"fault.{kind} ...")
         if kind == "clock":
             raise Unsupported(
-                "the VMs of a lab share this machine's clock, so one alone cannot be wrong",
+                "the VMs of a lab share this machine's clock, so the clock of one VM cannot be changed",
                 hint="fab fault.clock works on real VMs: --inventory inventory/vms",
             )
         if kind in plan.NETWORK_KINDS or kind == "disk-full":
@@ -172,7 +172,7 @@ class LabMachines(ScriptedMachines):
         """Runs a script as root inside a VM."""
         first = self.lab.machine(node).group.first_process()
         if first is None:
-            return 0, "", ""  # it has no power; what is to be in force is put into force when it starts
+            return 0, "", ""  # its power is off; the faults are applied when it starts
         try:
             done = subprocess.run(
                 ["nsenter", "--target", str(first), "--all", "/bin/sh", "-c", script],
@@ -184,14 +184,16 @@ class LabMachines(ScriptedMachines):
             )
         except subprocess.TimeoutExpired:
             raise DeadlineExceeded(
-                f"{node} did not take the fault within {SCRIPT_TIMEOUT_S:g} s", hint="fab lab.status"
+                f"the fault could not be applied to {node} within {SCRIPT_TIMEOUT_S:g} s",
+                hint="fab lab.status",
             ) from None
         return done.returncode, done.stdout, done.stderr
 
     def crash(self, node: str) -> str:
         """Kills every process of a VM at once.
 
-        Its page cache is this machine's and survives: what was written but not synced is not lost.
+        Its page cache belongs to this machine and survives, so data that was written but not synced is not
+        lost.
         """
         machine = self.lab.machine(node)
         if not machine.is_up():
@@ -224,7 +226,7 @@ class LabMachines(ScriptedMachines):
         return not machine.is_up() if fault.kind == "crash" else machine.group.is_frozen()
 
     def heal(self) -> tuple[dict[str, str], dict[str, RainStormError]]:
-        """Thaws, undoes everything inside the VMs, starts those without power."""
+        """Thaws the VMs, undoes everything inside them, and starts those whose power is off."""
         host.require_root("healing the lab", "fault.heal")
         done: dict[str, str] = {}
         failed: dict[str, RainStormError] = {}
@@ -246,7 +248,7 @@ class LabMachines(ScriptedMachines):
 
 
 class SshMachines(ScriptedMachines):
-    """Any machines, reached over SSH; the operator may use sudo there."""
+    """Any machines that are reached over SSH and on which the operator may use sudo."""
 
     def __init__(self, inventory: Inventory) -> None:
         super().__init__(inventory)
@@ -256,11 +258,11 @@ class SshMachines(ScriptedMachines):
 
     @property
     def folder(self) -> Path:
-        """Returns where the journal of faults is kept."""
+        """Returns the path of the records of faults."""
         return REPOSITORY / ".rainstorm" / self.inventory.cluster
 
     def check(self, kind: str, nodes: Sequence[str]) -> None:
-        """Refuses nothing: a machine itself tells what it cannot do."""
+        """Rejects nothing, because the machine itself reports what it does not support."""
 
     def run(self, node: str, script: str) -> tuple[int, str, str]:
         """Runs a script as root on a machine."""
@@ -270,7 +272,7 @@ class SshMachines(ScriptedMachines):
     def crash(self, node: str) -> str:
         """Kills all services of RainStorm on a machine and keeps them down."""
         self.do(node, plan.crash_script())
-        return "all services of RainStorm killed; the machine itself stays up"
+        return "all services of RainStorm were killed; the machine itself stays up"
 
     def start(self, node: str) -> str:
         """Starts the services again."""
@@ -280,17 +282,17 @@ class SshMachines(ScriptedMachines):
     def pause(self, node: str) -> str:
         """Stops the processes of all services of a machine."""
         self.do(node, plan.pause_script())
-        return "all services of RainStorm paused; the watchdog of systemd will restart them in the end"
+        return "all services of RainStorm were paused; systemd's watchdog will eventually restart them"
 
     def resume(self, node: str) -> str:
-        """Lets the services go on."""
+        """Resumes the services."""
         self.do(node, f"failed=0\n{plan.resume_script()}\nexit $failed")
         return "all services resumed"
 
     def stands(self, fault: Fault) -> bool:
-        """Believes the journal: to ask would take a connection to each machine."""
+        """Trusts the records, because checking would take a connection to each machine."""
         return True
 
     def close(self) -> None:
-        """Ends the SSH sessions."""
+        """Closes the SSH sessions."""
         self._ssh.close()

@@ -1,10 +1,10 @@
-"""What a fault means on each machine: shell scripts, as functions of the fault alone.
+"""Translates a fault into shell scripts for each machine, which depend on the fault alone.
 
-The network's faults are rules of iptables in chains of their own, named RAINSTORM-..., put in place by one
-``iptables-restore`` and so all at once. Only packets between the cluster's nodes match: the operator's way in
-stays open. Everything a script changes carries a mark by which ``heal_script`` finds it again, whoever made
-it and whether or not that command lived to its end: the chains' names, the units' names, the handle of the
-queueing discipline, and files in MARKS.
+Network faults are iptables rules in separate chains, named RAINSTORM-..., which one ``iptables-restore`` adds
+all at once. Only packets between the cluster's nodes match, so the operator can still connect. Everything
+that a script changes carries a mark by which ``heal_script`` finds it again, whichever command made it and
+whether or not that command completed: the names of chains and units, the handle of the queueing discipline,
+and files in MARKS.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ DATA_FOLDER = "/var/lib/rainstorm"
 FILL = f"{DATA_FOLDER}/.rainstorm-fault-fill"
 MARKS = "/run/rainstorm-fault"
 DELAY_PROGRAM = f"{MARKS}/delay.py"
-# Not rainstorm-...: faults of the services must not hit it.
+# Not rainstorm-..., because faults of the services must not affect it.
 DELAY_UNIT = "fault-of-rainstorm-delay"
-# Above what anything else on a machine uses; + the number of the fault.
+# Above the numbers that anything else on a machine uses; the number of the fault is added.
 QUEUE_FIRST = 42_000
 QDISC_HANDLE = "4a11:"
 VM_PREFIX = "RAINSTORM-F"
 UNSUPPORTED_STATUS = 77
 NETWORK_KINDS = ("partition", "one-way", "loss", "delay", "bandwidth")
-# A token bucket must hold what passes between two ticks of the kernel's timer (100 a second at worst).
+# A token bucket must hold what passes between two kernel timer ticks (at least 100 per second).
 TICKS_PER_S = 100
 BURST_BYTES_MIN = 32 * 1024
 UNITS = "'rainstorm-*.service'"
@@ -75,7 +75,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Placement:
-    """Packets between ``node`` and ``peer`` that ``node`` itself mistreats; ``side`` is IN or OUT."""
+    """Packets between ``node`` and ``peer`` to which ``node`` applies the fault; ``side`` is IN or OUT."""
 
     node: str
     side: str
@@ -83,10 +83,10 @@ class Placement:
 
 
 def placements(fault: Fault, names: Sequence[str]) -> list[Placement]:
-    """Returns where the packets of a fault of the network are mistreated.
+    """Returns where a network fault is applied to packets.
 
-    A partition is enforced at both ends, so that it outlives the restart of a machine; a loss or delay at one
-    end of each path, so that no packet meets it twice.
+    A partition is enforced at both ends, so that it survives the restart of a machine. Loss and delay are
+    applied at one end of each path, so that they do not affect a packet twice.
     """
     chosen = [name for name in names if name in fault.nodes]
     others = [name for name in names if name not in fault.nodes]
@@ -97,8 +97,8 @@ def placements(fault: Fault, names: Sequence[str]) -> list[Placement]:
         side = str(fault.parameters["direction"]).upper()
         return [Placement(node, side, peer) for node in chosen for peer in names if peer != node]
     if fault.kind == "delay":
-        # Always where packets arrive: held back where they leave, they would count as unsent and TCP would
-        # stop sending after a few of them (its "small queues").
+        # Always where packets arrive: if they were held where they leave, they would count as unsent, and TCP
+        # would stop sending after a few of them (its "small queues").
         sent = [Placement(peer, "IN", node) for node in chosen for peer in names if peer != node]
         return sent + [Placement(node, "IN", peer) for node in chosen for peer in others]
     sent = [Placement(node, "OUT", peer) for node in chosen for peer in names if peer != node]
@@ -106,13 +106,13 @@ def placements(fault: Fault, names: Sequence[str]) -> list[Placement]:
 
 
 def target(fault: Fault) -> str:
-    """Returns what becomes of a packet, in the words of iptables."""
+    """Returns the iptables target for a packet."""
     if fault.kind == "loss":
         return (
             f"-m statistic --mode random --probability {float(fault.parameters['percent']) / 100:.6f} -j DROP"
         )
     if fault.kind == "delay":
-        # Without the program at the other end of the queue packets pass as ever.
+        # Without a program that reads the queue, packets pass as usual.
         return f"-j NFQUEUE --queue-num {QUEUE_FIRST + fault.number} --queue-bypass"
     return "-j DROP"
 
@@ -120,20 +120,21 @@ def target(fault: Fault) -> str:
 def table(fault: Fault) -> str:
     """Returns the table of a fault's rules.
 
-    What comes back from a queue skips the rest of its table: in a table of its own that is nothing.
+    A packet that returns from a queue skips the rest of its table; in a separate table there is nothing to
+    skip.
     """
     return "mangle" if fault.kind == "delay" else "filter"
 
 
 def restore(fault: Fault, prefix: str, rules: Mapping[str, Iterable[str]]) -> str:
-    """Returns the script that puts ``rules`` (by side, IN or OUT) in place."""
+    """Returns the script that adds ``rules`` (by side, IN or OUT)."""
     chains = {side: f"{prefix}-{fault.id}-{side}" for side in rules}
     lines = [f"*{table(fault)}", *(f":{chain} - [0:0]" for chain in chains.values())]
     for side, matches in rules.items():
         lines += [f"-A {chains[side]} {match} {target(fault)}" for match in matches]
     lines += [f"-I {side}PUT -j {chain}" for side, chain in chains.items()]
     text = "\n".join([*lines, "COMMIT"])
-    # Put into force once, also when it is asked for again.
+    # Add the rules only once, even if the script runs again.
     first = next(iter(rules))
     return (
         "command -v iptables >/dev/null || { echo 'iptables is not installed' >&2; exit 69; }\n"
@@ -143,7 +144,7 @@ def restore(fault: Fault, prefix: str, rules: Mapping[str, Iterable[str]]) -> st
 
 
 def vm_scripts(fault: Fault, addresses: Mapping[str, str]) -> dict[str, str]:
-    """Returns the script of each machine that puts a fault in force there, to be run as root."""
+    """Returns the script for each machine that applies a fault there, to be run as root."""
     names = list(addresses)
     if fault.kind == "bandwidth":
         return {node: _bandwidth(fault, node, addresses) for node in fault.nodes}
@@ -163,7 +164,7 @@ def vm_scripts(fault: Fault, addresses: Mapping[str, str]) -> dict[str, str]:
 
 
 def loopback_script(fault: Fault, addresses: Mapping[str, str], prefix: str) -> str:
-    """Returns the script that puts a fault in force between nodes on one machine's loopback addresses."""
+    """Returns the script that applies a fault between nodes on one machine's loopback addresses."""
     paths = set()
     for each in placements(fault, list(addresses)):
         ends = (each.peer, each.node) if each.side == "IN" else (each.node, each.peer)
@@ -190,9 +191,9 @@ done
 
 
 def heal_script() -> str:
-    """Returns the script that undoes, on one machine, whatever any of the scripts here has done.
+    """Returns the script that undoes, on one machine, whatever the other scripts have done.
 
-    It prints a line for each thing it undid and ends with status 1 when something could not be undone.
+    It prints a line for each thing that it undid, and ends with status 1 if something could not be undone.
     """
     return f"""
 failed=0
@@ -219,7 +220,7 @@ exit $failed
 
 
 def crash_script() -> str:
-    """Returns the script that kills everything of RainStorm on a machine and keeps it down."""
+    """Returns the script that kills all services of RainStorm on a machine and keeps them down."""
     return f"""
 units=$(systemctl list-units --plain --no-legend --all {UNITS} | cut -d' ' -f1)
 [ -n "$units" ] || {{ echo 'no service of RainStorm is installed' >&2; exit 69; }}
@@ -231,7 +232,7 @@ systemctl stop $units
 
 
 def start_script() -> str:
-    """Returns the script that starts what ``crash_script`` killed."""
+    """Returns the script that starts the services that ``crash_script`` killed."""
     return f"""
 systemctl unmask --runtime --quiet $(cat {MARKS}/crashed) rainstorm.target
 rm -f {MARKS}/crashed
@@ -241,7 +242,7 @@ systemctl start rainstorm.target && echo 'services: started' || failed=1
 
 
 def pause_script() -> str:
-    """Returns the script that stops the time of everything of RainStorm on a machine."""
+    """Returns the script that pauses all services of RainStorm on a machine."""
     return f"""
 mkdir -p {MARKS} && touch {MARKS}/paused
 systemctl kill --kill-whom=all --signal=SIGSTOP {UNITS}
@@ -249,7 +250,7 @@ systemctl kill --kill-whom=all --signal=SIGSTOP {UNITS}
 
 
 def resume_script() -> str:
-    """Returns the script that lets go on what ``pause_script`` stopped."""
+    """Returns the script that resumes the services that ``pause_script`` paused."""
     return f"""
 systemctl kill --kill-whom=all --signal=SIGCONT {UNITS}
 rm -f {MARKS}/paused && echo 'services: resumed' || failed=1
@@ -257,7 +258,7 @@ rm -f {MARKS}/paused && echo 'services: resumed' || failed=1
 
 
 def delay_install_script(program: str) -> str:
-    """Returns the script that puts the delaying program (its text in base64) on a machine."""
+    """Returns the script that installs the delay program (its text in base64) on a machine."""
     return f"mkdir -p {MARKS} && printf %s {program} | base64 -d >{DELAY_PROGRAM}\n"
 
 
@@ -282,10 +283,10 @@ def _bandwidth(fault: Fault, node: str, addresses: Mapping[str, str]) -> str:
     )
 
 
-# What is left after the big allocation is filled by writing; that ends with the error that is wanted.
+# Writing fills what is left after the large allocation, and ends with the desired error.
 _DISK_FULL = f"""
 if [ "$(stat -c %d {DATA_FOLDER})" = "$(stat -c %d {DATA_FOLDER}/..)" ]; then
-    echo '{DATA_FOLDER} is not a file system of its own: filling it would fill the whole machine' >&2
+    echo '{DATA_FOLDER} is not a separate file system, so filling it would fill the whole machine' >&2
     exit {UNSUPPORTED_STATUS}
 fi
 fallocate -l "$(df --output=avail -B1 {DATA_FOLDER} | tail -1)" {FILL} 2>/dev/null
@@ -297,10 +298,10 @@ dd if=/dev/zero of={FILL} bs=4k oflag=append conv=notrunc 2>/dev/null
 def _clock(seconds: float) -> str:
     return f"""
 if systemd-detect-virt --quiet --container; then
-    echo 'it is a container and shares the clock of the machine it runs on' >&2
+    echo 'it is a container and shares the clock of the machine that it runs on' >&2
     exit {UNSUPPORTED_STATUS}
 fi
-if [ -e {MARKS}/clock ]; then echo 'its clock is wrong already' >&2; exit 1; fi
+if [ -e {MARKS}/clock ]; then echo 'its clock was already changed' >&2; exit 1; fi
 ntp=$(timedatectl show --property=NTP --value)
 timedatectl set-ntp false
 mkdir -p {MARKS} && date -s "{seconds:g} seconds" >/dev/null && echo "{seconds:g} $ntp" >{MARKS}/clock

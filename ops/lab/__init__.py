@@ -1,1 +1,1 @@
-"""The lab: real machines in small, each with its own systemd, sshd, address and disk, all on this one."""
+"""The lab: VMs on this machine, each with its own systemd, sshd, address and disk."""

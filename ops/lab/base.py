@@ -1,7 +1,7 @@
-"""The base image: a Debian as a cloud provider hands it out, made once by debootstrap and kept in a cache.
+"""The base image: Debian as cloud providers ship it, built once by debootstrap and kept in a cache.
 
-The cache is keyed by a hash of the recipe below. A build happens in a folder of its own that gets its name
-only when it is whole, so that an interrupted one is never used. Changes to the recipe need a new build.
+The cache is keyed by a hash of the recipe below, so a changed recipe causes a new build. The image is built
+in a temporary folder, which is renamed when it is complete, so that an interrupted build is never used.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from ops.locks import exclusive
 CACHE = Path("/var/cache/rainstorm-lab")
 SUITE = "bookworm"
 BUILD_TIMEOUT_S = 900.0
-# A build dies with the command that runs it, its children and mounts too: none disturbs the next one.
+# A build ends with the command that runs it, and so do its children and mounts: nothing disturbs the next
+# build.
 ENCLOSED = "setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child".split()
-# What Debian's cloud images have and the minimal variant lacks. No python3-venv: they lack it, too.
+# What Debian's cloud images contain and the minimal variant lacks. They have no python3-venv either.
 PACKAGES = (
     "ca-certificates dbus iproute2 iptables iputils-ping kmod less libpam-systemd netbase openssh-server "
     "procps python3 sudo systemd systemd-sysv"
 ).split()
-# Nothing that reaches for the internet or a screen by itself.
+# Nothing that tries to use the internet or a screen.
 MASKED = (
     "apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer dpkg-db-backup.timer console-getty.service "
     "systemd-networkd-wait-online.service"
 ).split()
-# nspawn mounts the controllers of the first version of control groups read-only, and then MemoryMax=,
-# TasksMax= and CPUQuota= of units do nothing. The VM's own groups are its own: it may write to them.
+# nspawn mounts the controllers of control groups (version 1) read-only, which disables MemoryMax=, TasksMax=
+# and CPUQuota= of units. The VM may write to its own groups.
 INIT_PATH = "/usr/local/sbin/rainstorm-lab-init"
 INIT = """#!/bin/sh
 for controller in memory pids cpu cpuacct blkio; do
@@ -49,7 +50,7 @@ FILES = {
     INIT_PATH: (0o755, INIT),
     f"/etc/sudoers.d/90-{USER}": (0o440, f"{USER} ALL=(ALL) NOPASSWD:ALL\n"),
     "/etc/ssh/sshd_config.d/10-lab.conf": (0o644, "PasswordAuthentication no\nUseDNS no\n"),
-    # Nothing is generated at boot and nothing of the host's is inherited.
+    # Nothing is generated at boot, and nothing is inherited from the host.
     "/etc/machine-id": (0o444, ""),
     "/etc/hostname": (0o644, "vm\n"),
     "/etc/resolv.conf": (0o644, ""),
@@ -66,25 +67,25 @@ COMMANDS = (
 
 
 def recipe_hash() -> str:
-    """Returns a short hash of everything that shapes the image."""
+    """Returns a short hash of everything that determines the image."""
     recipe = json.dumps([SUITE, PACKAGES, MASKED, FILES, COMMANDS], sort_keys=True)
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
 def path() -> Path:
-    """Returns where the image of this recipe is or will be."""
+    """Returns the path of the image of this recipe."""
     return CACHE / f"base-{recipe_hash()}"
 
 
 def ensure() -> Path:
-    """Returns the image, built when it is not there.
+    """Returns the image, which is built if it does not exist.
 
     Raises:
-        AlreadyRunning: another command builds it just now.
+        AlreadyRunning: another command is building it.
         Unavailable: debootstrap or a step after it failed.
     """
     if not path().exists():
-        with exclusive(CACHE / "lock", "another command is building the base image", "wait for its end"):
+        with exclusive(CACHE / "lock", "another command is building the base image", "wait until it ends"):
             if not path().exists():
                 _clear_unfinished()
                 _build()
@@ -103,7 +104,7 @@ def purge() -> None:
 def _clear_unfinished() -> None:
     for folder in CACHE.glob("base-*"):
         if not _in_use(folder):
-            host.remove_tree(folder)  # half-built, or of an older recipe
+            host.remove_tree(folder)  # incomplete, or from an older recipe
 
 
 def _in_use(folder: Path) -> bool:
@@ -116,7 +117,7 @@ def _build() -> None:
     unfinished = path().with_suffix(".unfinished")
     _step(
         ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(unfinished)],
-        "is Debian's archive reachable? see /etc/apt/sources.list",
+        "can this machine reach Debian's archive? see /etc/apt/sources.list",
     )
     for name, (mode, content) in FILES.items():
         file = unfinished / name[1:]
@@ -125,7 +126,7 @@ def _build() -> None:
         file.write_text(content, "utf-8")
         file.chmod(mode)
     for command in COMMANDS:
-        _step(["chroot", str(unfinished), "/bin/sh", "-c", command], "fab lab.up builds it afresh")
+        _step(["chroot", str(unfinished), "/bin/sh", "-c", command], "fab lab.up starts a new build")
     unfinished.rename(path())
     render.say(f"the base image is ready after {clock.monotonic() - begun:.0f} s: {path()}")
 
@@ -144,7 +145,8 @@ def _step(arguments: list[str], hint: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise Unavailable(
-            f"the base image could not be built: {arguments[0]} took over {BUILD_TIMEOUT_S:g} s", hint=hint
+            f"the base image could not be built: {arguments[0]} took more than {BUILD_TIMEOUT_S:g} s",
+            hint=hint,
         ) from None
     if done.returncode:
         last = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-8:])

@@ -1,8 +1,8 @@
-"""One control group a VM: who belongs to it, and the switch that freezes it.
+"""The control group of each VM: finds its processes, and freezes or kills them.
 
-A VM's processes are found by their control group and nothing else: no book-keeping can be out of date. On a
-machine with the first version of control groups every hierarchy gets a group, on one with the second version
-there is one. The group of nspawn is inherited by all that the VM ever starts.
+A VM's processes are found only by their control group, so no recorded state can be out of date. On a machine
+with control groups version 1, every hierarchy gets a group; with version 2 there is one hierarchy. Everything
+that a VM ever starts inherits the group of nspawn.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from agent.common.deadline import Deadline
 from agent.common.errors import Internal
 from agent.common.shell import clock
 
-# The share of the processors that one process has, and the most that a group can have, in either version.
+# The processor share of one process, and the largest possible share of a group, in either version.
 SHARES = {"cpu.shares": (1024, 1 << 18), "cpu.weight": (100, 10_000)}
-# A group of cpuset admits nobody before its CPUs are chosen; the others would need care for no gain.
+# A cpuset group accepts no process until its CPUs are set. The other controllers bring no benefit.
 SKIPPED = {"cpuset", "net_cls", "net_prio", "perf_event", "hugetlb"}
 POLL_INTERVAL_S = 0.01
 MOUNTS = Path("/proc/self/mountinfo")
 
 
 def hierarchies() -> dict[str, Path]:
-    """Returns where control groups are mounted, by controller; the second version's key is empty."""
+    """Returns the mount points of control groups by controller; the key of version 2 is empty."""
     found: dict[str, Path] = {}
     for line in MOUNTS.read_text("utf-8").splitlines():
         fields = line.split()
@@ -40,7 +40,7 @@ def hierarchies() -> dict[str, Path]:
 
 
 class Group:
-    """The control group of one lab or of one VM in it."""
+    """The control group of one lab, or of one VM in it."""
 
     def __init__(self, lab: str, vm: str = "") -> None:
         self.path = Path(f"rainstorm-lab-{lab}") / vm
@@ -50,15 +50,15 @@ class Group:
         self._is_first_version = "freezer" in mounted
 
     def make(self) -> list[str]:
-        """Makes the group everywhere; returns the files that a process writes 0 to, to join it."""
+        """Creates the group in each hierarchy; a process joins by writing 0 to each of the returned files."""
         for folder in self._folders:
             folder.mkdir(parents=True, exist_ok=True)
         return [str(folder / "cgroup.procs") for folder in self._folders]
 
     def weigh(self, processes: int) -> None:
-        """Gives the group the processor time of so many processes outside of it when they all want some.
+        """Gives the group as much processor time as this many processes outside of it when they compete.
 
-        Without it a busy machine gives a lab of ten VMs what one process gets, and the VMs starve.
+        Without it, a busy machine gives a lab of ten VMs as much as one process, and the VMs starve.
         """
         for folder in self._folders:
             for name, (one, largest) in SHARES.items():
@@ -66,32 +66,32 @@ class Group:
                     (folder / name).write_text(str(min(processes * one, largest)), "ascii")
 
     def processes(self) -> list[int]:
-        """Returns the ids of the living processes in the group and in those below it."""
+        """Returns the ids of the live processes in the group and in its subgroups."""
         found: list[int] = []
         for folder, _, _ in os.walk(self._main):
-            with contextlib.suppress(OSError):  # the group was removed meanwhile
+            with contextlib.suppress(OSError):  # the group has been removed meanwhile
                 found += map(int, Path(folder, "cgroup.procs").read_text("ascii").split())
         return found
 
     def first_process(self) -> int | None:
-        """Returns the id, as the host counts, of the VM's process 1."""
+        """Returns the host's id of the VM's process 1."""
         for pid in self.processes():
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{pid}/status").read_text("utf-8", "replace").splitlines():
-                    # All numbers of the process, from the outermost name space to the innermost.
+                    # The ids of the process, from the outermost namespace to the innermost.
                     if line.startswith("NSpid:") and line.split()[-1] == "1" and len(line.split()) > 2:
                         return pid
         return None
 
     def freeze(self, frozen: bool) -> None:
-        """Stops the time of every process in the group, or lets it go on."""
+        """Freezes every process in the group, or thaws it."""
         if self._is_first_version:
             (self._main / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
         else:
             (self._main / "cgroup.freeze").write_text("1" if frozen else "0")
 
     def is_frozen(self) -> bool:
-        """Tells whether the group is stopped."""
+        """Tells whether the group is frozen."""
         try:
             if self._is_first_version:
                 return (self._main / "freezer.state").read_text("ascii").strip() != "THAWED"
@@ -102,11 +102,11 @@ class Group:
     def kill(self, timeout_s: float = 10.0) -> int:
         """Kills every process of the group at once; returns how many there were.
 
-        The death of process 1 takes the whole VM with it in one stroke of the kernel, so it goes first: no
-        survivor sees its neighbours die.
+        When process 1 dies, the kernel kills the whole VM in one step. So process 1 is killed first, and no
+        process sees another one die.
 
         Raises:
-            Internal: some process does not go away (it hangs in the kernel).
+            Internal: some process does not end (it is stuck in the kernel).
         """
         first, count = self.first_process(), len(self.processes())
         deadline = Deadline(clock.monotonic(), timeout_s)
@@ -114,7 +114,7 @@ class Group:
         if first is not None:
             _kill(first)
         if count and self.is_frozen():
-            self.freeze(False)  # a frozen process does not even die
+            self.freeze(False)  # a frozen process cannot be killed
         while left := self.processes():
             if deadline.expired(clock.monotonic()):
                 raise Internal(f"these processes do not end: {left}", hint="ps -o pid,stat,wchan,cmd -p PID")
@@ -124,7 +124,7 @@ class Group:
         return count
 
     def remove(self) -> None:
-        """Removes the group and those below it; they must be empty."""
+        """Removes the group and its subgroups, which must be empty."""
         for root in self._folders:
             for folder, _, _ in os.walk(root, topdown=False):
                 with contextlib.suppress(FileNotFoundError):

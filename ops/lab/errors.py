@@ -1,4 +1,4 @@
-"""What only the lab can refuse."""
+"""Errors that only the lab and faults raise."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ class MissingTool(UsageError):
 
 
 class Unsupported(UsageError):
-    """What was asked for cannot be done on this kind of machine."""
+    """This kind of machine does not support the request."""
 
     code = "UNSUPPORTED"

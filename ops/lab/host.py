@@ -1,4 +1,4 @@
-"""What the lab asks of the machine it runs on: root, some programs, mounts that can be taken away again."""
+"""What the lab needs from the machine it runs on: root, some programs, and mounts that can be removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.common.errors import Internal, Unavailable
 from ops.lab.errors import MissingTool, NeedsRoot
 
-# Where Debian keeps each program that the lab calls.
+# The Debian package of each program that the lab calls.
 PACKAGES = {
     "systemd-nspawn": "systemd-container",
     "debootstrap": "debootstrap",
@@ -22,30 +22,30 @@ PACKAGES = {
     "nsenter": "util-linux",
     "ssh": "openssh-client",
 }
-# A user's PATH may lack the folders of the administrator's programs.
+# A user's PATH may lack the folders of system programs.
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 COMMAND_TIMEOUT_S = 60.0
 MOUNTS = Path("/proc/self/mountinfo")
 
 
 def require_root(what: str, command: str) -> None:
-    """Refuses to go on as an ordinary user.
+    """Raises an error unless run as root.
 
     Raises:
         NeedsRoot: this process does not run as root.
     """
     if os.geteuid() != 0:
         raise NeedsRoot(
-            f"{what} needs root: it makes mounts, a network bridge and containers",
+            f"{what} needs root, because it creates mounts, a network bridge and containers",
             hint=f"sudo -E .venv/bin/fab {command}",
         )
 
 
 def require_tools() -> None:
-    """Refuses to go on without the programs that the lab calls.
+    """Raises an error if a program that the lab calls is missing.
 
     Raises:
-        MissingTool: names every missing program and how to get them all.
+        MissingTool: names every missing program and how to install them.
     """
     missing = [tool for tool in PACKAGES if shutil.which(tool, path=SEARCH_PATH) is None]
     if missing:
@@ -63,7 +63,7 @@ def run(
     timeout_s: float = COMMAND_TIMEOUT_S,
     variables: Mapping[str, str] | None = None,
 ) -> str:
-    """Runs a program of the host and returns what it printed; of this command's environment it sees nothing.
+    """Runs a program of the host, without this command's environment, and returns its output.
 
     Raises:
         Unavailable: it failed or took longer than ``timeout_s``.
@@ -78,7 +78,7 @@ def run(
             env={"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8", **(variables or {})},
         )
     except subprocess.TimeoutExpired:
-        raise Unavailable(f"{arguments[0]} did not end within {timeout_s:g} s", hint="try again") from None
+        raise Unavailable(f"{arguments[0]} did not finish within {timeout_s:g} s", hint="try again") from None
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())[-400:]
         raise Unavailable(f"{' '.join(arguments)} failed: {words}", hint="fab lab.down, then try again")
@@ -86,17 +86,17 @@ def run(
 
 
 def mounts_below(folder: Path) -> list[str]:
-    """Returns the mount points at or below a folder, the innermost first."""
+    """Returns the mount points in a folder, the innermost first."""
     found = []
     for line in MOUNTS.read_text("utf-8").splitlines():
-        point = line.split()[4].encode().decode("unicode_escape")  # blanks are written as \040
+        point = line.split()[4].encode().decode("unicode_escape")  # blanks are escaped as \040
         if point == str(folder) or point.startswith(f"{folder}/"):
             found.append(point)
     return found[::-1]
 
 
 def unmount_below(folder: Path) -> int:
-    """Takes away every mount at or below a folder; returns how many there were."""
+    """Unmounts everything in a folder; returns how many mounts there were."""
     points = mounts_below(folder)
     for point in points:
         run(["umount", point])
@@ -104,14 +104,14 @@ def unmount_below(folder: Path) -> int:
 
 
 def remove_tree(folder: Path) -> None:
-    """Removes a folder; nothing that is mounted in it is ever entered.
+    """Removes a folder, without ever entering anything that is mounted in it.
 
     Raises:
-        Internal: something is mounted in it still.
+        Internal: something is still mounted in it.
     """
     unmount_below(folder)
     left = mounts_below(folder)
     if left:
-        raise Internal(f"{left[0]} is still mounted", hint=f"umount {left[0]}, then try again")
+        raise Internal(f"{left[0]} is still mounted", hint=f"umount {left[0]}   (then try again)")
     if folder.exists():
         shutil.rmtree(folder)

@@ -1,6 +1,6 @@
-"""The lab's own SSH keys: one of the operator's, one of each VM, made before the VM boots.
+"""The lab's own SSH keys: one for the operator and one for each VM, created before the VM boots.
 
-The VMs' public keys are known before anybody connects, so there is no trust on first use.
+The VMs' public keys are known before anyone connects, so nothing is trusted on first use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 def make(path: Path) -> str:
     """Writes an Ed25519 key pair to ``path`` and ``path.pub``; returns the public key as one line."""
-    # Here, because every command of fab loads this module and few make keys.
+    # Imported here, because every fab command loads this module but few create keys.
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

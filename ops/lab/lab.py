@@ -1,8 +1,8 @@
-"""The lab as a whole: up, down, what is up.
+"""The lab as a whole: up, down, and its state.
 
-``down`` works on a whole, half-made or half-removed lab alike, because it looks at what exists (control
-groups, mounts, interfaces, rules) and not at how far ``up`` came. ``up`` begins with the same clearing when
-it finds what a killed command left.
+``down`` works on a complete, half-created or half-removed lab alike, because it looks at what exists (control
+groups, mounts, interfaces, rules) and not at how far ``up`` got. If ``up`` finds the remains of a killed
+command, it removes them in the same way first.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from ops.locks import exclusive
 
 STATE_FOLDER = Path("/var/lib/rainstorm-lab")
 LOCK_FOLDER = Path("/run")
-# Ten VMs take ten seconds of processor time to boot, and other work may compete for it.
+# Booting ten VMs takes ten seconds of processor time, for which other work may compete.
 BOOT_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.05
-# Making a VM is copying and waiting for the disk; more at once only fight for two cores.
+# Creating a VM is mostly copying and waiting for the disk; more at once would only compete for two cores.
 THREADS_MAX = 8
 SSH_TIMEOUT_S = 10
-# A VM gets as much of a busy machine as its four agents would get without a VM around them.
+# On a busy machine a VM gets as much as its four agents would get without a VM.
 PROCESSES_OF_A_VM = 4
 DISK_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class MachineStatus:
-    """What is known of one VM."""
+    """What is known about one VM."""
 
     name: str
     address: str
@@ -66,19 +66,19 @@ class Lab:
         self._given_up = threading.Event()
 
     def up(self, vms: int) -> Plan:
-        """Makes and boots all VMs; returns when each lets the operator in over SSH.
+        """Creates and boots all VMs; returns when each accepts the operator's login over SSH.
 
         Raises:
             NeedsRoot, MissingTool: this machine or user cannot run a lab.
             AlreadyRunning: the lab is up.
-            DeadlineExceeded: some VM does not come up; everything is removed again.
+            DeadlineExceeded: a VM does not come up; everything is removed again.
         """
         host.require_root("the lab", f"lab.up --vms {vms}")
         host.require_tools()
         plan.make(self.name, vms, ())
         with self._locked():
             self._refuse_when_up()
-            self._clear()  # what a killed command left
+            self._clear()  # the remains of a killed command
             image = base.ensure()
             wanted = plan.make(self.name, vms, _taken_subnets())
             self.folder.mkdir(parents=True, mode=0o755)
@@ -87,20 +87,20 @@ class Lab:
             try:
                 self._make(wanted, image)
                 self._write_state(wanted, "up")
-            except BaseException:  # an interrupt, too, must leave nothing behind
+            except BaseException:  # even an interrupt must leave nothing behind
                 self._clear()
                 raise
         return wanted
 
     def down(self, *, purge: bool = False) -> dict[str, int]:
-        """Removes everything but the cached base image; says how much there was."""
+        """Removes everything except the cached base image; reports how much there was."""
         host.require_root("the lab", "lab.down")
         with self._locked():
             done = self._clear()
             if purge:
                 base.purge()
             with contextlib.suppress(OSError):
-                STATE_FOLDER.rmdir()  # the last lab's
+                STATE_FOLDER.rmdir()  # this was the last lab
             self._lock_path().unlink(missing_ok=True)
         return done
 
@@ -116,11 +116,11 @@ class Lab:
         return Plan(self.name, int(state["subnet"]), int(state["vms"]))
 
     def subnet(self) -> int:
-        """Returns the number of the subnet of a lab that is up or only half made."""
+        """Returns the number of the subnet of a lab that is up or half-created."""
         return self._planned().subnet
 
     def machine(self, wanted: str) -> Machine:
-        """Returns the VM that an operator means by ``3`` or ``vm3``.
+        """Returns the VM that an operator names as ``3`` or ``vm3``.
 
         Raises:
             NotFound: the lab has no such VM.
@@ -136,10 +136,10 @@ class Lab:
         return Machine(current, name, self.folder)
 
     def start(self, vm: str) -> None:
-        """Boots a VM whose power was cut; returns when it lets the operator in.
+        """Boots a VM whose power was cut; returns when it accepts the operator's login.
 
         Raises:
-            AlreadyRunning: it has power.
+            AlreadyRunning: its power is on.
         """
         machine = self.machine(vm)
         with self._locked():
@@ -184,7 +184,7 @@ class Lab:
                 for wait in waits:
                     wait.result()
             except BaseException:
-                self._given_up.set()  # nobody waits for the others any more
+                self._given_up.set()  # no one waits for the others any more
                 raise
         content = wanted.inventory(str(self.key_path), str(self.known_hosts_path))
         fresh = self.inventory_path.with_name(f".{self.name}.new")
@@ -195,7 +195,7 @@ class Lab:
         fresh.replace(self.inventory_path)
 
     def _wait(self, machine: Machine, current: Plan, deadline: Deadline) -> None:
-        """Returns when a VM lets the operator in."""
+        """Returns when a VM accepts the operator's login."""
         refusal = "it is still booting"
         while not self._given_up.wait(POLL_INTERVAL_S):
             if machine.has_booted():
@@ -206,7 +206,7 @@ class Lab:
                 raise DeadlineExceeded(
                     f"{machine.vm} ({current.address(machine.vm)}) does not answer SSH after "
                     f"{BOOT_TIMEOUT_S:g} s: {refusal}\n{machine.console()}",
-                    hint="fab lab.up --vms 3 tells whether a smaller lab works here",
+                    hint="fab lab.up --vms 3   (shows whether a smaller lab works here)",
                 )
             if not machine.is_up():
                 raise Unavailable(
@@ -214,7 +214,7 @@ class Lab:
                 )
 
     def _refusal(self, vm: str) -> str:
-        """Returns why a VM does not let the operator in, or ''."""
+        """Returns why a VM does not accept the operator's login, or ''."""
         try:
             done = subprocess.run(
                 self.ssh_command(vm, "true"),
@@ -224,7 +224,7 @@ class Lab:
                 timeout=2 * SSH_TIMEOUT_S,
             )
         except subprocess.TimeoutExpired:
-            return "it takes the connection and then does nothing"
+            return "it accepts the connection, but then does not answer"
         return " ".join(done.stderr.split()) or "it refuses" if done.returncode else ""
 
     def _look(self, machine: Machine, current: Plan) -> MachineStatus:
@@ -239,14 +239,14 @@ class Lab:
         state = self._read_state()
         if state.get("state") == "up" and Path("/sys/class/net", self._planned().bridge).exists():
             raise AlreadyRunning(
-                f"the lab {self.name!r} is up already with {state['vms']} VMs",
-                hint="look at it: fab lab.status   take it away: fab lab.down",
+                f"the lab {self.name!r} is already up with {state['vms']} VMs",
+                hint="inspect it: fab lab.status   remove it: fab lab.down",
             )
 
     def _clear(self) -> dict[str, int]:
-        """Removes whatever exists of this lab; says how much it was."""
+        """Removes whatever exists of this lab; reports how much there was."""
         if self._read_state():
-            self._write_state(self._planned(), "stopping")  # half a lab is not taken for one that is up
+            self._write_state(self._planned(), "stopping")  # an incomplete lab is not up
         killed = 0
         group = Group(self.name)
         vms = {folder.name for root in hierarchies().values() for folder in (root / group.path).glob("vm*")}
@@ -292,19 +292,20 @@ class Lab:
         return exclusive(
             self._lock_path(),
             f"another command is starting or stopping the lab {self.name!r}",
-            "wait for it, then try again",
+            "wait until it has finished, then try again",
         )
 
 
 def _empty_disk() -> Path:
-    """Returns an image of an empty ext4, made once; sparse, it takes a few MiB."""
+    """Returns an image of an empty ext4, created once; it is sparse and takes a few MiB."""
     path = base.CACHE / f"disk-{DISK_MIB}.img"
     if not path.exists():
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         with open(fresh, "wb") as file:
             file.truncate(DISK_MIB * 1024 * 1024)
-        # No reserve for root: a full disk is full for everybody. No lazy initialisation after mounting.
+        # No reserve for root, so that a full disk is full for all users. No lazy initialisation after
+        # mounting.
         options = "lazy_itable_init=0,lazy_journal_init=0"
         host.run(["mkfs.ext4", "-q", "-m", "0", "-E", options, str(fresh)], timeout_s=DISK_TIMEOUT_S)
         fresh.replace(path)
@@ -322,7 +323,7 @@ def _make_network(current: Plan) -> None:
     host.run(["ip", "link", "add", bridge, "type", "bridge"])
     host.run(["ip", "address", "add", f"{current.host_address}/24", "dev", bridge])
     host.run(["ip", "link", "set", bridge, "up"])
-    # VM to VM passes whatever else this machine filters; nothing goes out of the lab or into it from outside.
+    # Allow traffic between VMs, whatever else this machine filters; block traffic out of or into the lab.
     rules = [
         "*filter",
         f":{chain} - [0:0]",
@@ -346,7 +347,7 @@ def _remove_network(current: Plan) -> None:
         host.run(["iptables-restore", "--noflush", "--wait", "10"], stdin=text)
     if Path("/sys/class/net", current.bridge).exists():
         host.run(["ip", "link", "delete", current.bridge])
-    # A VM's network name space goes seconds after its last process, and the cable with it.
+    # A VM's network namespace disappears seconds after its last process, and the virtual cable with it.
     for cable in Path("/sys/class/net").glob(f"vb-{current.machine('*')}"):
         try:
             host.run(["ip", "link", "delete", cable.name])
@@ -356,7 +357,7 @@ def _remove_network(current: Plan) -> None:
 
 
 def _memory(pids: list[int]) -> int:
-    """Returns how much memory only these processes hold, in bytes; shared libraries are not in it."""
+    """Returns the private memory of these processes in bytes, without shared libraries."""
     total_kib = 0
     for pid in pids:
         with contextlib.suppress(OSError):

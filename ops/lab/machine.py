@@ -1,13 +1,13 @@
 """One VM of the lab: its files, its mounts, its container.
 
-    <lab>/vm3/upper, work   what the VM changed of the base image
+    <lab>/vm3/upper, work   the VM's changes to the base image
     <lab>/vm3/root          both, mounted as one (overlayfs)
     <lab>/vm3/data.img      its data disk: a sparse file with an ext4 of bounded size
-    <lab>/vm3/data          the data disk, mounted; the VM has it at /var/lib/rainstorm
+    <lab>/vm3/data          the data disk, mounted; in the VM it is /var/lib/rainstorm
     <lab>/vm3/console.log   what the VM printed while it booted
 
-The container shares this machine's kernel, and nothing else: not its network, processes, users' sessions or
-folders. It runs in a control group of its own (``ops.lab.cgroups``).
+The container shares this machine's kernel but nothing else: not its network, processes, user sessions or
+folders. It runs in its own control group (``ops.lab.cgroups``).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from ops.lab.plan import USER, Plan
 
 DATA_FOLDER = "/var/lib/rainstorm"
 DISK_MIB = 4096
-# The control groups are joined before nspawn starts. The intermediate shell ends at once, so that the VM
-# belongs to nobody who could wait for it, like a machine.
+# The shell joins the control groups before nspawn starts. It ends immediately, so that the VM, like a
+# machine, has no parent that could wait for it.
 LAUNCH = """
 for group in $GROUPS_TO_JOIN; do echo 0 >"$group" || exit 1; done
 exec setsid --fork systemd-nspawn "$@" </dev/null >"$CONSOLE" 2>&1
@@ -43,7 +43,7 @@ class Machine:
         self._data = self._folder / "data"
 
     def create(self, image: Path, disk: Path, public_key: str) -> str:
-        """Makes the files of a new VM; returns the public key of its sshd."""
+        """Creates the files of a new VM; returns the public key of its sshd."""
         for name in ("upper", "work", "root", "data"):
             (self._folder / name).mkdir(parents=True)
         (self._folder / "upper").chmod(0o755)
@@ -54,7 +54,7 @@ class Machine:
         etc = self._root / "etc"
         host_key = keys.make(etc / "ssh" / "ssh_host_ed25519_key")
         (etc / "hostname").write_text(f"{self.vm}\n", "ascii")
-        # The same for all its life, another one in the next lab.
+        # The same during the whole life of the VM, and another one in the next lab.
         machine_id = etc / "machine-id"
         machine_id.unlink()
         machine_id.write_text(f"{uuid.uuid4().hex}\n", "ascii")
@@ -87,7 +87,7 @@ class Machine:
             host.run(["mount", "-o", "loop,noatime", str(self._folder / "data.img"), str(self._data)])
 
     def start(self) -> None:
-        """Boots the VM; its sshd answers some seconds later."""
+        """Boots the VM, whose sshd answers some seconds later."""
         self.mount()
         groups = self.group.make()
         plan = self._plan
@@ -113,11 +113,11 @@ class Machine:
         )
 
     def is_up(self) -> bool:
-        """Tells whether any process of the VM lives."""
+        """Tells whether any process of the VM is alive."""
         return bool(self.group.processes())
 
     def has_booted(self) -> bool:
-        """Tells whether the VM lets ordinary users in."""
+        """Tells whether the VM accepts logins of ordinary users."""
         first = self.group.first_process()
         if first is None:
             return False
@@ -128,13 +128,13 @@ class Machine:
         return False
 
     def power_off(self) -> int:
-        """Cuts the power: every process is killed; returns how many there were. The disks stay."""
+        """Cuts the power by killing every process; returns how many there were. The disks stay."""
         killed = self.group.kill()
         self.group.remove()
         return killed
 
     def console(self, lines: int = 15) -> str:
-        """Returns the last lines that the VM printed while it booted."""
+        """Returns the last lines that the VM printed while booting."""
         with contextlib.suppress(FileNotFoundError):
             text = (self._folder / "console.log").read_text("utf-8", "replace")
             return "\n".join(f"    {self.vm}: {line}" for line in text.splitlines()[-lines:])

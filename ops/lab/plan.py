@@ -1,7 +1,7 @@
-"""Names and addresses of a lab, all of them functions of its name and a subnet number.
+"""Names and addresses of a lab, all derived from its name and a subnet number.
 
-A lab has a bridge and a subnet 10.78.N.0/24 of its own, so that the lab of a test never meets an operator's.
-vmK has the address 10.78.N.K and the host 10.78.N.254. There is no route out of the subnet.
+Each lab has its own bridge and subnet 10.78.N.0/24, so that the lab of a test never interferes with an
+operator's. vmK has the address 10.78.N.K and the host 10.78.N.254. There is no route out of the subnet.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 from agent.common.errors import ConfigError, Unavailable
 
-# Tried up to here; each costs some 16 MiB and half a second of a processor to boot.
+# Tested up to this number; each VM costs some 16 MiB, and half a second of processor time to boot.
 VMS_MAX = 20
 SUBNETS = 250
 HOST_NUMBER = 254
 USER = "debian"
-# Other inventories, and other folders below .rainstorm.
+# Names of other inventories, and of other folders in .rainstorm.
 TAKEN_NAMES = ("local", "vms", "wheelhouse")
 VOTERS_MAX = 5
 INTRODUCERS_MAX = 3
@@ -29,12 +29,12 @@ def check_name(name: str) -> str:
     """Returns the name of a lab.
 
     Raises:
-        ConfigError: it cannot be the name of a folder, a cluster and an inventory.
+        ConfigError: it is not a valid name for a folder, a cluster and an inventory.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name in TAKEN_NAMES:
         raise ConfigError(
             f"{name!r} cannot be the name of a lab",
-            hint="RAINSTORM_LAB: a small letter, then up to 30 of them, digits or dashes; "
+            hint="RAINSTORM_LAB: a lowercase letter, then up to 30 lowercase letters, digits or dashes; "
             f"not {', '.join(TAKEN_NAMES)}",
         )
     return name
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def chain(self) -> str:
-        """Returns the name of the host's iptables chain that keeps the lab to itself."""
+        """Returns the name of the host's iptables chain that isolates the lab."""
         return f"RAINSTORM-LAB-{self.subnet}"
 
     @property
@@ -72,11 +72,11 @@ class Plan:
         return f"10.78.{self.subnet}.{int(vm[2:])}"
 
     def machine(self, vm: str) -> str:
-        """Returns a VM's name among all labs; the host's end of its cable is ``vb-`` and this."""
+        """Returns a VM's name among all labs; its interface on the host is ``vb-`` plus this."""
         return f"{self.subnet}-{vm}"
 
     def inventory(self, ssh_key: str, known_hosts: str) -> dict[str, Any]:
-        """Returns the content of the lab's inventory; relative paths count from the inventory's folder."""
+        """Returns the content of the lab's inventory; paths are relative to the inventory's folder."""
         secrets = f"../.rainstorm/{self.name}"
         names = self.names()
         voters = VOTERS_MAX if self.vms >= VOTERS_MAX else 3 if self.vms >= 3 else 1
@@ -103,7 +103,7 @@ class Plan:
 
 
 def make(name: str, vms: int, taken: Collection[int]) -> Plan:
-    """Returns the plan of a new lab; ``taken`` are the subnets that this machine uses already.
+    """Returns the plan of a new lab; ``taken`` are the subnets that this machine already uses.
 
     Raises:
         ConfigError: a lab cannot have that many VMs.
@@ -111,7 +111,7 @@ def make(name: str, vms: int, taken: Collection[int]) -> Plan:
     """
     if not 1 <= vms <= VMS_MAX:
         raise ConfigError(f"a lab has 1 to {VMS_MAX} VMs, not {vms}", hint="fab lab.up --vms 10")
-    # The same name gets the same subnet again unless somebody else has it.
+    # The same name gets the same subnet again, unless that is taken.
     first = zlib.crc32(check_name(name).encode()) % SUBNETS
     for step in range(SUBNETS):
         subnet = (first + step) % SUBNETS + 1

@@ -1,7 +1,7 @@
-"""The kernel's limit of inotify instances: every systemd takes several, and all VMs share one allowance.
+"""The kernel's limit of inotify instances, which all VMs share, and of which every systemd needs several.
 
-Debian's 128 are enough for some twenty VMs, all labs of the machine together; beyond that VMs hang while they
-boot. The first lab raises the limit and the last one that ends restores it.
+Debian's default of 128 is enough for some twenty VMs in all labs of the machine together; with more, VMs
+stall while booting. The first lab raises the limit, and the last one that ends restores it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ENOUGH = 1024
 
 
 def allow(folder: Path) -> None:
-    """Raises the limit; what it was is kept in ``folder``, which all labs share."""
+    """Raises the limit, and stores the previous value in ``folder``, which all labs share."""
     before = int(LIMIT.read_text("ascii"))
     if before >= ENOUGH:
         return
@@ -24,7 +24,7 @@ def allow(folder: Path) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Restores the limit when no lab is left in ``folder``."""
+    """Restores the limit if no lab is left in ``folder``."""
     kept = folder / "inotify"
     if kept.exists() and list(folder.iterdir()) == [kept]:
         LIMIT.write_text(kept.read_text("ascii"), "ascii")

@@ -1,5 +1,5 @@
-"""The tasks of ``fab``: daily ones at the top, the local cluster below ``local``, the lab below
-``lab``, faults below ``fault``, gossip keys below ``keys``."""
+"""The tasks of ``fab``: the common ones at the top level, and groups ``local`` (the local cluster), ``lab``,
+``fault`` and ``keys`` (gossip keys)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from ops.errors import command
 HELP = {
     "vm": "the node: 3, vm3 or vm03",
     "service": "membership, hydfs, rainstorm or logs",
-    "dry_run": "only say what would be done",
+    "dry_run": "only show what would be done",
     "json": "print one JSON object",
     "inventory": "inventory file of the cluster",
 }
@@ -41,7 +41,9 @@ def kill_agent(
         f"send {number.name} to" if dry_run else "",
     )
     if not dry_run:
-        render.say(f"what is up: fab members   start it: fab start-agent --vm {node} --service {service}")
+        render.say(
+            f"see what is up: fab members   start it again: fab start-agent --vm {node} --service {service}"
+        )
 
 
 @command(help=HELP)
@@ -53,7 +55,7 @@ def start_agent(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """agents: start one agent of a node, wait until it is ready"""
+    """agents: start one agent of a node and wait until it is ready"""
     _do("start", Agents.start, (vm, service, inventory), json, "start" if dry_run else "")
 
 
@@ -66,7 +68,7 @@ def restart_agent(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """agents: stop one agent of a node in an orderly way and start it"""
+    """agents: stop one agent of a node in an orderly way and start it again"""
     _do("restart", Agents.restart, (vm, service, inventory), json, "restart" if dry_run else "")
 
 

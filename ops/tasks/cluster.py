@@ -1,4 +1,4 @@
-"""The cluster as a whole at one glance."""
+"""The cluster as a whole: its status, and whether it is healthy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _find = inventory.find
 
 
 @command(
-    help={**HELP, "watch": "look again and again, in place (with --json: one object a line); Ctrl-C ends it"}
+    help={**HELP, "watch": "refresh repeatedly, in place (with --json: one object per line); Ctrl-C stops"}
 )
 def status(context: Context, watch: bool = False, json: bool = False, inventory: str = "") -> None:
     """cluster: nodes, agents, leader, view, majority, jobs"""
@@ -44,8 +44,8 @@ def status(context: Context, watch: bool = False, json: bool = False, inventory:
 @command(
     help={
         **HELP,
-        "wait": "keep looking for so many seconds until all is well (0: look once)",
-        "only": "these nodes make the cluster, as vm1,vm2 (default: all of the inventory)",
+        "wait": "wait up to this many seconds until everything is healthy (0: check once)",
+        "only": "check only these nodes, as in vm1,vm2 (default: all nodes of the inventory)",
     }
 )
 def verify(
@@ -60,7 +60,7 @@ def verify(
     if not found.settled:
         raise Partial(
             f"the cluster {found.cluster} is not settled: {'; '.join(found.unsettled())}",
-            hint="look at it: fab status   (or wait for it: fab verify --wait 60)",
+            hint="see why: fab status   (or wait for it: fab verify --wait 60)",
         )
     if not json:
         print(f"cluster {found.cluster}: all {len(found.nodes)} nodes alive, every block has its copies")

@@ -1,4 +1,4 @@
-"""Break things on purpose, anywhere: tasks, whole nodes, the network between them, disks, clocks."""
+"""Cause faults on purpose: kill tasks, crash nodes, break their network, fill disks, set clocks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ops.faults.plan import Fault
 
 VM = {"vm": "the node: 3, vm3 or vm03"}
-VMS = {"vm": "only these nodes' packets: 3 or 1,2 (default: all)"}
+VMS = {"vm": "only packets of these nodes: 3 or 1,2 (default: all)"}
 PLAIN = {"json": "print one JSON object", "inventory": "inventory file of the cluster"}
-COMMON = {"dry_run": "only say what would be done", **PLAIN}
+COMMON = {"dry_run": "only show what would be done", **PLAIN}
 _find = inventory.find
 
 
@@ -27,9 +27,9 @@ _find = inventory.find
     help={
         "vm": "the node: 3, vm3 or vm03",
         "task": "the task, as in fab list-tasks (default: the first one on the node)",
-        "pid": "or its process id",
+        "pid": "the task's process id, instead",
         "job": "only tasks of this job",
-        "dry_run": "only say which task would be killed",
+        "dry_run": "only show which task would be killed",
         **PLAIN,
     }
 )
@@ -45,7 +45,9 @@ def kill_task(
 ) -> None:
     """faults: SIGKILL one task of a running job"""
     if not (vm or task or pid):
-        raise UsageError("which task? name a node, a task or a process", hint="fab kill-task --vm 3")
+        raise UsageError(
+            "no task was named: give a node, a task or a process id", hint="fab kill-task --vm 3"
+        )
     found_inventory = _find(inventory)
     node = found_inventory.node(vm).name if vm else ""
     with connected(found_inventory) as connections:
@@ -62,7 +64,9 @@ def kill_task(
             wanted = ", ".join(
                 f"{key} {value}" for key, value in (("node", node), ("task", task), ("pid", pid)) if value
             )
-            raise NotFound(f"no running task with {wanted}", hint="see what runs: fab list-tasks")
+            raise NotFound(
+                f"there is no running task with {wanted}", hint="see which tasks run: fab list-tasks"
+            )
         chosen = matching[0]
         what = f"task {chosen['task']} of {chosen['job']} on {chosen['node']} (pid {chosen['pid']})"
         if dry_run:
@@ -78,7 +82,7 @@ def kill_task(
 
 @command(help={**VM, **COMMON})
 def crash(context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
-    """faults: power failure of a node: SIGKILL to all it runs"""
+    """faults: crash a node: kill all its processes, as in a power failure"""
     with _injecting(inventory) as injector:
         node = injector.inventory.node(vm).name
         if dry_run:
@@ -100,7 +104,7 @@ def start(context: Context, vm: str, json: bool = False, inventory: str = "") ->
 
 @command(help={**VM, **COMMON})
 def pause(context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
-    """faults: hang a whole node"""
+    """faults: pause a whole node"""
     with _injecting(inventory) as injector:
         node = injector.inventory.node(vm).name
         if dry_run:
@@ -108,19 +112,19 @@ def pause(context: Context, vm: str, dry_run: bool = False, json: bool = False, 
             return
         done = injector.pause(node)
     _say_done(json, f"{node}: {done}", node=node)
-    render.say(f"let it go on: fab fault.resume --vm {vm}")
+    render.say(f"resume it: fab fault.resume --vm {vm}")
 
 
 @command(help={**VM, **PLAIN})
 def resume(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
-    """faults: let a paused node go on"""
+    """faults: resume a paused node"""
     with _injecting(inventory) as injector:
         node = injector.inventory.node(vm).name
         done = injector.resume(node)
     _say_done(json, f"{node}: {done}", node=node)
 
 
-@command(help={"vms": "the nodes of one side: 1,2,3", **COMMON})
+@command(help={"vms": "the nodes on one side: 1,2,3", **COMMON})
 def partition(
     context: Context, vms: str, dry_run: bool = False, json: bool = False, inventory: str = ""
 ) -> None:
@@ -128,7 +132,7 @@ def partition(
     _inject("partition", vms, {}, dry_run, json, inventory)
 
 
-@command(help={**VM, "direction": "in: it hears nobody; out: nobody hears it", **COMMON})
+@command(help={**VM, "direction": "in: it receives nothing; out: nothing that it sends arrives", **COMMON})
 def one_way(
     context: Context,
     vm: str,
@@ -139,11 +143,11 @@ def one_way(
 ) -> None:
     """faults: cut a node off in one direction only"""
     if direction not in ("in", "out"):
-        raise UsageError(f"--direction is in or out, not {direction!r}", hint="fab fault.one-way --help")
+        raise UsageError(f"--direction must be in or out, not {direction!r}", hint="fab fault.one-way --help")
     _inject("one-way", vm, {"direction": direction}, dry_run, json, inventory)
 
 
-@command(help={"percent": "how many of a hundred packets are lost", **VMS, **COMMON})
+@command(help={"percent": "share of the packets that are lost", **VMS, **COMMON})
 def loss(
     context: Context,
     percent: float = 5.0,
@@ -152,11 +156,11 @@ def loss(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """faults: lose packets at random between nodes"""
+    """faults: drop random packets between nodes"""
     _inject("loss", vm, {"percent": percent}, dry_run, json, inventory)
 
 
-@command(help={"ms": "how much longer each packet takes, each way", **VMS, **COMMON})
+@command(help={"ms": "additional delay of each packet, in each direction", **VMS, **COMMON})
 def delay(
     context: Context,
     ms: float = 50.0,
@@ -165,11 +169,11 @@ def delay(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """faults: make packets between nodes late"""
+    """faults: delay packets between nodes"""
     _inject("delay", vm, {"ms": ms}, dry_run, json, inventory)
 
 
-@command(help={"mbit": "megabits a second that a node can send", **VMS, **COMMON})
+@command(help={"mbit": "megabits per second that a node can send", **VMS, **COMMON})
 def bandwidth(
     context: Context,
     mbit: float = 100.0,
@@ -190,7 +194,7 @@ def disk_full(
     _inject("disk-full", vm, {}, dry_run, json, inventory)
 
 
-@command(help={**VM, "seconds": "how far forward; backward when negative", **COMMON})
+@command(help={**VM, "seconds": "how far forward; backward if negative", **COMMON})
 def clock(
     context: Context,
     vm: str,
@@ -199,13 +203,13 @@ def clock(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """faults: set the clock of a node wrong (real VMs only)"""
+    """faults: set a wrong clock on a node (real VMs only)"""
     _inject("clock", vm, {"seconds": seconds}, dry_run, json, inventory)
 
 
 @command(name="list", help=PLAIN)
 def list_(context: Context, json: bool = False, inventory: str = "") -> None:
-    """faults: what is in force"""
+    """faults: list the faults in force"""
     with _injecting(inventory) as injector:
         found = injector.in_force()
     if json:
@@ -233,7 +237,7 @@ def heal(context: Context, json: bool = False, inventory: str = "") -> None:
     for node, words in done.items():
         print(f"{node}: {words}")
     if not done:
-        print("there was nothing to heal")
+        print("no fault was found to undo")
 
 
 def _inject(
@@ -255,7 +259,7 @@ def _inject(
 
 
 def _injecting(inventory: str) -> contextlib.AbstractContextManager[Injector]:
-    # Here, because every command of fab loads this module and few break anything.
+    # Imported here, because every fab command loads this module but few cause faults.
     from ops.faults.injector import injecting
 
     return injecting(inventory)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,14 +26,14 @@ JSON = {"json": "print one JSON object"}
 # One append is one record; a larger local file is appended as several, each of them atomic.
 APPEND_BYTES_MAX = 4 * 1024 * 1024
 APPEND_TIMEOUT_S = 30.0
-# Where the stream engine keeps its logs, and the logs agents what they collect.
+# Files of the stream engine, and the logs that the logs agents collect.
 OWN_PREFIXES = (".rainstorm/", ".logs/")
 _find = inventory.find
 
 
 @command(positional=("name",), help={"name": "its name in HyDFS", **JSON, **INVENTORY})
 def create(context: Context, name: str, json: bool = False, inventory: str = "") -> None:
-    """files: make an empty file under a new name"""
+    """files: create an empty file"""
     with connected(_find(inventory)) as connections:
         stat = connections.hydfs().create(name)
     if json:
@@ -43,7 +44,7 @@ def create(context: Context, name: str, json: bool = False, inventory: str = "")
 
 @command(
     positional=("local", "name"),
-    help={"local": "local file, or - for standard input", "name": "its name in HyDFS", **JSON, **INVENTORY},
+    help={"local": "local file, or - for stdin", "name": "its name in HyDFS", **JSON, **INVENTORY},
 )
 def put(context: Context, local: str, name: str, json: bool = False, inventory: str = "") -> None:
     """files: store a local file under a new name"""
@@ -64,10 +65,10 @@ def put(context: Context, local: str, name: str, json: bool = False, inventory: 
     positional=("name", "local"),
     help={
         "name": "name in HyDFS",
-        "local": "local file, or - for standard output",
+        "local": "local file, or - for stdout",
         "force": "overwrite it",
-        "offset": "only the bytes from here on",
-        "length": "only so many bytes (0: to the end)",
+        "offset": "start at this byte",
+        "length": "only this many bytes (0: to the end)",
         **JSON,
         **INVENTORY,
     },
@@ -82,11 +83,11 @@ def get(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """files: fetch a file into a local one"""
+    """files: copy a file to a local file"""
     if local != "-" and os.path.isdir(local):
-        raise UsageError(f"{local} is a folder", hint="name the local file to write")
+        raise UsageError(f"{local} is a folder", hint="give the name of a local file")
     if local != "-" and os.path.exists(local) and not force:
-        raise AlreadyExists(f"the local file {local} exists", hint="choose another name or add --force")
+        raise AlreadyExists(f"the local file {local} exists", hint="choose another name, or add --force")
     if offset < 0 or length < 0:
         raise UsageError("--offset and --length count bytes from the start", hint=f"fab ls {name}")
     with connected(_find(inventory)) as connections:
@@ -105,10 +106,10 @@ def get(
 
 @command(
     positional=("local", "name"),
-    help={"local": "local file, or - for standard input", "name": "name in HyDFS", **JSON, **INVENTORY},
+    help={"local": "local file, or - for stdin", "name": "name in HyDFS", **JSON, **INVENTORY},
 )
 def append(context: Context, local: str, name: str, json: bool = False, inventory: str = "") -> None:
-    """files: append a local file's bytes to a file"""
+    """files: append the bytes of a local file to a file"""
     with _reading(local) as source, connected(_find(inventory)) as connections:
         appended, copies = _append(connections.hydfs(), name, source)
     if json:
@@ -119,7 +120,7 @@ def append(context: Context, local: str, name: str, json: bool = False, inventor
 
 @command(positional=("name",), help={"name": "name in HyDFS", **JSON, **INVENTORY})
 def ls(context: Context, name: str, json: bool = False, inventory: str = "") -> None:
-    """files: a file's blocks, their nodes and ring ids"""
+    """files: show the blocks of a file, with their nodes and ring ids"""
     with connected(_find(inventory)) as connections:
         stat = connections.hydfs().stat(name)
         rings = _ring_ids(connections)
@@ -142,7 +143,7 @@ def ls(context: Context, name: str, json: bool = False, inventory: str = "") -> 
 
 @command(help={"vm": "the node: 3, vm3 or vm03", **JSON, **INVENTORY})
 def store(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
-    """files: the blocks that one node keeps"""
+    """files: list the blocks on one node"""
     found = _find(inventory)
     node = found.node(vm)
     with connected(found) as connections:
@@ -153,18 +154,23 @@ def store(context: Context, vm: str, json: bool = False, inventory: str = "") ->
         return
     print(f"{node.name} (ring id {ring}): {len(blocks)} blocks")
     if blocks:
-        columns = list(blocks[0])
-        render.print_table(columns, [[block.get(column) for column in columns] for block in blocks])
+        columns = [field.name for field in fields(blocks[0])]
+        render.print_table(columns, [[getattr(block, column) for column in columns] for block in blocks])
 
 
 @command(
     name="list",
-    help={"prefix": "only names that begin so", "all": "also the engine's own files", **JSON, **INVENTORY},
+    help={
+        "prefix": "only names that begin with this",
+        "all": "include the files of the engine and the collected logs",
+        **JSON,
+        **INVENTORY,
+    },
 )
 def list_(
     context: Context, prefix: str = "", all: bool = False, json: bool = False, inventory: str = ""
 ) -> None:
-    """files: all names with their sizes"""
+    """files: list all files with their sizes"""
     with connected(_find(inventory)) as connections:
         found: list[FileStat] = sorted(connections.hydfs().list(prefix), key=lambda each: each.name)
     if not (all or prefix.startswith(".")):
@@ -183,7 +189,7 @@ def list_(
     help={
         "name": "name in HyDFS",
         "prefix": "delete every file whose name begins with NAME",
-        "dry_run": "only say what would be deleted",
+        "dry_run": "only show what would be deleted",
         **JSON,
         **INVENTORY,
     },
@@ -196,7 +202,7 @@ def delete(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """files: delete a file; its bytes never come back"""
+    """files: delete a file permanently"""
     with connected(_find(inventory)) as connections:
         client = connections.hydfs()
         names = [each.name for each in client.list(name)] if prefix else [name]
@@ -210,7 +216,7 @@ def delete(
     for each in names:
         print(f"{'would delete' if dry_run else 'deleted'} {each}")
     if not names:
-        render.say(f"no file's name begins with {name!r}")
+        render.say(f"there is no file whose name begins with {name!r}")
 
 
 def _fetch(client: HydfsClient, name: str, offset: int, length: int, sink: BinaryIO) -> int:
@@ -221,7 +227,7 @@ def _fetch(client: HydfsClient, name: str, offset: int, length: int, sink: Binar
         size = min(end - offset - fetched, READ_PIECE_BYTES)
         piece = client.read(name, offset + fetched, size, file_id=stat.file_id)
         if not piece:
-            raise NotFound(f"file {name!r} changed while it was read", hint="get it again")
+            raise NotFound(f"file {name!r} changed while it was read", hint="run the command again")
         sink.write(piece)
         fetched += len(piece)
     return fetched
@@ -250,7 +256,7 @@ def _reading(local: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        file = open(local, "rb")  # noqa: SIM115 - closed below, after the error is told apart
+        file = open(local, "rb")  # noqa: SIM115 - closed below, once the errors are known
     except FileNotFoundError:
         raise NotFound(f"there is no local file {local}", hint="check the path") from None
     except OSError as error:
@@ -270,7 +276,7 @@ def _writing(path: Path) -> Iterator[BinaryIO]:
             f"{path.parent} cannot be written: {error.strerror}", hint="choose another folder"
         ) from None
     try:
-        os.chmod(name, 0o644)  # mkstemp's files are for secrets
+        os.chmod(name, 0o644)  # mkstemp creates private files
         with os.fdopen(descriptor, "wb") as file:
             yield file
         os.replace(name, path)

@@ -1,4 +1,4 @@
-"""Jobs: submit, follow, list, look at one, cancel; their tasks."""
+"""Jobs: submit, follow, list, show and cancel them; list their tasks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _find = inventory.find
 
 @command(
     help={
-        "job": "job file (default: jobs/sample.yml on an input that is made when it is missing)",
-        "sink": "write the result to this file in HyDFS instead of the job file's",
-        "rate": "read so many lines per second instead of the job file's rate (0: full speed)",
-        "timeout": "give up waiting after so many seconds; the job goes on (0: never)",
-        "detach": "only submit; do not wait for the end",
+        "job": "job file (default: jobs/sample.yml; its input is created if it is missing)",
+        "sink": "write the result to this file in HyDFS instead of the one in the job file",
+        "rate": "read this many lines per second instead of the job file's rate (0: full speed)",
+        "timeout": "stop waiting after this many seconds; the job keeps running (0: never)",
+        "detach": "submit the job and do not wait for its end",
         **JSON,
         **INVENTORY,
     }
@@ -60,9 +60,9 @@ def submit_job(
         "line": "Nstages Ntasks op1 args1 ... src dest exactly_once autoscale [INPUT_RATE [LW HW]], or "
         "op1 args1 op2 args2 src dest num_tasks; operators: Filter PATTERN, Equals N VALUE, Transform [N], "
         "Count [N], Sum N N, Identity; columns N of CSV are numbered from 0",
-        "dry_run": "only print the job file that it means",
-        "timeout": "give up waiting after so many seconds; the job goes on (0: never)",
-        "detach": "only submit; do not wait for the end",
+        "dry_run": "only print the job file that the line stands for",
+        "timeout": "stop waiting after this many seconds; the job keeps running (0: never)",
+        "detach": "submit the job and do not wait for its end",
         **JSON,
         **INVENTORY,
     },
@@ -76,7 +76,7 @@ def rainstorm(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """jobs: run a job given in one line, in the course's grammar of 2024 or 2025"""
+    """jobs: run a one-line job, in the courses' grammar of 2024 or 2025"""
     asked = course.parse(line)
     for note in asked.notes:
         render.say(f"note: {note}")
@@ -93,12 +93,12 @@ def rainstorm(
 @command(
     help={
         **JSON,
-        "watch": "look again and again, in place (with --json: one object a line); Ctrl-C ends it",
+        "watch": "refresh repeatedly, in place (with --json: one object per line); Ctrl-C stops",
         **INVENTORY,
     }
 )
 def jobs(context: Context, watch: bool = False, json: bool = False, inventory: str = "") -> None:
-    """jobs: all jobs, newest last"""
+    """jobs: list all jobs, newest last"""
     with connected(_find(inventory)) as connections:
 
         def report() -> None:
@@ -142,13 +142,13 @@ def _print_jobs(found: list[dict[str, Any]]) -> None:
     positional=("job_id",),
     help={
         "job_id": "the job's id or its first letters",
-        "follow": "show progress until it ends",
+        "follow": "show the progress until the job ends",
         **JSON,
         **INVENTORY,
     },
 )
 def job(context: Context, job_id: str, follow: bool = False, json: bool = False, inventory: str = "") -> None:
-    """jobs: one job: progress, tasks, recoveries"""
+    """jobs: show one job: progress, tasks, recoveries"""
     with connected(_find(inventory)) as connections:
         client = connections.rainstorm()
         whole_id = _expand(client, job_id)
@@ -166,7 +166,7 @@ def job(context: Context, job_id: str, follow: bool = False, json: bool = False,
     positional=("job_id",),
     help={
         "job_id": "the job's id or its first letters",
-        "dry_run": "only say which job would be stopped",
+        "dry_run": "only show which job would be cancelled",
         **JSON,
         **INVENTORY,
     },
@@ -174,7 +174,7 @@ def job(context: Context, job_id: str, follow: bool = False, json: bool = False,
 def cancel_job(
     context: Context, job_id: str, dry_run: bool = False, json: bool = False, inventory: str = ""
 ) -> None:
-    """jobs: stop a job; what was committed stays"""
+    """jobs: cancel a job; its committed output stays"""
     with connected(_find(inventory)) as connections:
         client = connections.rainstorm()
         whole_id = _expand(client, job_id)
@@ -187,7 +187,7 @@ def cancel_job(
 
 @command(help={"vm": "only tasks on this node", **JSON, **INVENTORY})
 def list_tasks(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
-    """jobs: the running tasks: node, process id, rate"""
+    """jobs: list the running tasks with node, process id and rate"""
     found_inventory = _find(inventory)
     node = found_inventory.node(vm).name if vm else ""
     with connected(found_inventory) as connections:
@@ -196,7 +196,7 @@ def list_tasks(context: Context, vm: str = "", json: bool = False, inventory: st
         render.print_json(tasks=found)
         return
     if not found:
-        render.say("no tasks run" + (f" on {node}" if node else ""))
+        render.say("no tasks are running" + (f" on {node}" if node else ""))
         return
     _print_tasks(found)
 
@@ -218,7 +218,7 @@ def _run(connections: Connections, spec: dict[str, Any], timeout: float, detach:
 def _section(spec: dict[str, Any], name: str) -> dict[str, Any]:
     section = spec.setdefault(name, {})
     if not isinstance(section, dict):
-        raise UsageError(f"the job file's {name!r} is not a mapping", hint="samples are in jobs/")
+        raise UsageError(f"the job file's {name!r} is not a mapping", hint="see the samples in jobs/")
     return section
 
 
@@ -237,7 +237,7 @@ def _wait(client: RainstormClient, job_id: str, timeout_s: float | None) -> prog
         with progress.Progress().shown() as shown:
             return progress.follow(client, job_id, on_look=shown.update, timeout_s=timeout_s)
     except KeyboardInterrupt:
-        render.say(f"\ndetached; the job goes on. follow it: fab job {job_id} --follow")
+        render.say(f"\ndetached; the job keeps running. follow it: fab job {job_id} --follow")
         render.say(f"stop it: fab cancel-job {job_id}")
         sys.exit(130)
 
@@ -255,9 +255,7 @@ def _finish(connections: Connections, ended: progress.Job, json: bool) -> None:
     if not json:
         length = connections.hydfs().stat(ended["sink"]).length
         print(f"result: {ended['sink']} in HyDFS, {render.size(length)}")
-    render.say(
-        f"fetch it: fab get {ended['sink']} result.csv   (or to the screen: fab get {ended['sink']} -)"
-    )
+    render.say(f"fetch it: fab get {ended['sink']} result.csv   (or print it: fab get {ended['sink']} -)")
 
 
 def _expand(client: RainstormClient, job_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The lab: ten real machines on this one."""
+"""The lab: real VMs on this machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 JSON = {"json": "print one JSON object"}
 
 
-@command(help={"vms": "how many VMs", **JSON})
+@command(help={"vms": "number of VMs", **JSON})
 def up(context: Context, vms: int = 10, json: bool = False) -> None:
-    """lab: make and boot VMs on this machine (root)"""
+    """lab: create and boot VMs on this machine (needs root)"""
     begun = clock.monotonic()
     lab = _lab()
     plan = lab.up(vms)
@@ -41,10 +41,10 @@ def up(context: Context, vms: int = 10, json: bool = False) -> None:
 
 
 @command(
-    help={"purge": "remove the cached base image, too", "dry_run": "only say what would be removed", **JSON}
+    help={"purge": "also remove the cached base image", "dry_run": "only show what would be removed", **JSON}
 )
 def down(context: Context, purge: bool = False, dry_run: bool = False, json: bool = False) -> None:
-    """lab: take the VMs away with all that is on them"""
+    """lab: remove the VMs with all their data"""
     lab = _lab()
     if dry_run:
         names = ", ".join(machine.name for machine in lab.status())
@@ -59,12 +59,12 @@ def down(context: Context, purge: bool = False, dry_run: bool = False, json: boo
     else:
         print(f"the lab {lab.name!r} is not up: nothing to remove")
     if not purge:
-        render.say("the base image stays; remove it, too: fab lab.down --purge")
+        render.say("the base image stays; to remove it too: fab lab.down --purge")
 
 
 @command(help=JSON)
 def status(context: Context, json: bool = False) -> None:
-    """lab: the VMs, their addresses and what they use"""
+    """lab: show the VMs, their addresses and their use of resources"""
     host.require_root("the lab", "lab.status")
     lab = _lab()
     machines = lab.status()
@@ -78,7 +78,7 @@ def status(context: Context, json: bool = False) -> None:
 
 @command(help={"vm": "the VM: 3 or vm3"})
 def shell(context: Context, vm: str) -> None:
-    """lab: a shell on a VM, over SSH"""
+    """lab: open a shell on a VM, over SSH"""
     host.require_root("the lab's SSH key", f"lab.shell --vm {vm}")
     lab = _lab()
     arguments = lab.ssh_command(lab.machine(vm).vm, tty=os.isatty(0))
@@ -86,7 +86,7 @@ def shell(context: Context, vm: str) -> None:
 
 
 def _lab() -> Lab:
-    # Here, because every command of fab loads this module and few need a lab.
+    # Imported here, because every fab command loads this module but few need a lab.
     from ops.lab.lab import Lab
 
     return Lab()

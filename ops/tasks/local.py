@@ -15,13 +15,13 @@ JSON = {"json": "print one JSON object"}
 
 @command(
     help={
-        "nodes": "how many nodes (default: as many as before, else 5)",
-        "fresh": "throw the data of an earlier local cluster away first",
+        "nodes": "number of nodes (default: as many as before, otherwise 5)",
+        "fresh": "first delete the data of an earlier local cluster",
         **JSON,
     }
 )
 def up(context: Context, nodes: int = 0, fresh: bool = False, json: bool = False) -> None:
-    """local: start a cluster on this machine, wait for it"""
+    """local: start a cluster on this machine and wait until it is ready"""
     begun = clock.monotonic()
     cluster = LocalCluster()
     peers = cluster.up(nodes or None, fresh=fresh)
@@ -43,13 +43,13 @@ def up(context: Context, nodes: int = 0, fresh: bool = False, json: bool = False
 
 @command(
     help={
-        "wipe": "remove the data, keys and logs too",
-        "dry_run": "only say what would be stopped and removed",
+        "wipe": "also remove the data, keys and logs",
+        "dry_run": "only show what would be stopped and removed",
         **JSON,
     }
 )
 def down(context: Context, wipe: bool = False, dry_run: bool = False, json: bool = False) -> None:
-    """local: stop it; the data stays unless --wipe"""
+    """local: stop the local cluster; its data stays unless --wipe"""
     cluster = LocalCluster()
     if dry_run:
         what = f"stop {len(cluster.processes())} processes"
@@ -62,9 +62,9 @@ def down(context: Context, wipe: bool = False, dry_run: bool = False, json: bool
         if json:
             render.print_json(ended=0, killed=0, wiped=False)
         else:
-            print("the local cluster does not run: nothing to stop")
+            print("the local cluster is not running: nothing to stop")
         return
-    from ops.faults.injector import forget_local  # which few commands need, and every one loads this module
+    from ops.faults.injector import forget_local  # every command loads this module, but few need this import
 
     forget_local(cluster.layout.inventory_path)
     done = cluster.down(wipe=wipe)
@@ -79,13 +79,13 @@ def down(context: Context, wipe: bool = False, dry_run: bool = False, json: bool
 
 
 def _stop_demo_leftovers() -> None:
-    """Stops what a demo left that was killed before it could clean up."""
+    """Stops the processes of a demo that was killed before it could clean up."""
     demo = LocalCluster(demo_layout())
     if not demo.running():
         return
     try:
         with only_demo():
             demo.down()
-        render.say("stopped what a killed demo had left")
+        render.say("stopped the processes that a killed demo left behind")
     except AlreadyRunning:
-        render.say("a demo is running; it stops its own cluster at its end")
+        render.say("a demo is running; it will stop its own cluster when it ends")

@@ -1,4 +1,4 @@
-"""Logs of all nodes: search them, follow them."""
+"""Search and follow the logs of all nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOTHING_FOUND = 1
 TIMEOUT_S = 60.0
 TAIL_LINES = 10
 LOGGED = ("membership", "hydfs", "rainstorm", "logs", "tasks")
-# What is kept in memory to be sorted or printed as one object.
+# The most that is kept in memory to be sorted, or printed as one object.
 HELD_BYTES_MAX = 256 * 1024 * 1024
 _find = inventory.find
 
@@ -36,24 +36,24 @@ _find = inventory.find
     help={
         "pattern": "a basic regular expression, as for grep (one that begins with a dash: --pattern=-x)",
         "i": "ignore case",
-        "v": "lines that do not match",
-        "E": "extended regular expression",
+        "v": "print the lines that do not match",
+        "E": "the pattern is an extended regular expression",
         "F": "fixed string",
-        "c": "only count, file by file",
+        "c": "only count the matches of each file",
         "n": "line numbers",
-        "A": "lines after each match",
-        "B": "lines before each match",
-        "C": "lines before and after each match",
-        "m": "stop each file after so many matches",
+        "A": "also print this many lines after each match",
+        "B": "also print this many lines before each match",
+        "C": "also print this many lines before and after each match",
+        "m": "stop searching a file after this many matches",
         "vm": "only these nodes: 3, or 1,2,5",
-        "files": "only files so named: 'tasks.log*', or several with commas",
-        "system": "also these logs of the system, where the node allows it: paths or units, with commas",
-        "since": "lines from then on: 10m (ago), 10:24, 2026-11-20T10:24:05 (UTC)",
-        "until": "lines before then",
-        "merge": "sort the lines of all nodes by their time, then print",
-        "collected": "search what the nodes collected in HyDFS instead of their disks",
-        "timeout": "seconds after which each node's search is cut (default 60)",
-        "limit": "bytes of output after which each node's search is cut",
+        "files": "only files with this name: 'tasks.log*', or several with commas",
+        "system": "also these system logs, if the node allows it: paths or units, with commas",
+        "since": "lines from this time on: 10m (ago), 10:24, 2026-11-20T10:24:05 (UTC)",
+        "until": "lines before this time",
+        "merge": "print the lines of all nodes sorted by time",
+        "collected": "search the logs collected in HyDFS instead of the nodes' disks",
+        "timeout": "stop each node's search after this many seconds (default 60)",
+        "limit": "stop each node's search after this many bytes of output",
         "json": "print one JSON object",
         "inventory": "inventory file of the cluster",
     },
@@ -85,7 +85,7 @@ def grep(
 ) -> None:
     """logs: search the logs of all nodes with grep"""
     if merge and c:
-        raise UsageError("counts have no time to be merged by", hint="drop --merge or -c")
+        raise UsageError("counts have no times, so they cannot be merged", hint="omit --merge or -c")
     query = {
         "pattern": pattern.encode("utf-8", "surrogateescape"),
         "ignore_case": i,
@@ -122,14 +122,14 @@ def grep(
 
 @command(
     help={
-        "follow": "go on and print each new line, until Ctrl-C",
-        "tail": "how many of the last lines of each file (default 10)",
-        "since": "or all lines from then on: 10m (ago), 10:24, 2026-11-20T10:24:05 (UTC)",
+        "follow": "keep printing each new line, until Ctrl-C",
+        "tail": "number of last lines of each file (default 10)",
+        "since": "all lines from this time on, instead: 10m (ago), 10:24, 2026-11-20T10:24:05 (UTC)",
         "vm": "only these nodes: 3, or 1,2,5",
         "service": "only the log of membership, hydfs, rainstorm, logs or tasks",
-        "files": "only files so named: 'tasks.log*', or several with commas",
-        "list": "only list the log files, and how far their collection is",
-        "json": "one JSON object for each line (with --list: one for all)",
+        "files": "only files with this name: 'tasks.log*', or several with commas",
+        "list": "only list the log files and how much of them was collected",
+        "json": "print one JSON object per line (with --list: one in all)",
         "inventory": "inventory file of the cluster",
     },
 )
@@ -145,9 +145,9 @@ def logs(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """logs: the last lines of all logs, and with --follow each new one"""
+    """logs: print the last lines of all logs, and with --follow each new one"""
     if service and service not in LOGGED:
-        raise UsageError(f"no service {service!r}", hint=f"one of {', '.join(LOGGED)}")
+        raise UsageError(f"there is no service {service!r}", hint=f"use one of {', '.join(LOGGED)}")
     patterns = [*_words(files), *([f"{service}.log*", f"rainstorm-{service}"] if service else [])]
     found = _find(inventory)
     nodes = [found.node(each).name for each in _words(vm)] or found.names()
@@ -165,12 +165,12 @@ def logs(
         raise following.refused
     if following.missing:
         words = "; ".join(f"{node}: {error.message}" for node, error in following.missing.items())
-        raise Partial(words, hint="what they collected can be searched: fab grep --collected PATTERN")
+        raise Partial(words, hint="their collected logs can be searched: fab grep --collected PATTERN")
 
 
 def _print_item(item: Lines | Trouble, json: bool) -> None:
     if isinstance(item, Trouble):
-        words = f"no answer ({item.error.message}); asking again" if item.error else "answers again"
+        words = f"no answer ({item.error.message}); trying again" if item.error else "answers again"
         render.say(f"{item.node}: {words}")
     elif json:
         for line in item.data.decode("utf-8", "replace").splitlines():
@@ -216,8 +216,8 @@ def _print_merged(search: ClusterSearch) -> None:
     sys.stdout.buffer.flush()
     if merge.dropped:
         raise Partial(
-            f"the output was cut: more than {render.size(HELD_BYTES_MAX)} cannot be sorted here",
-            hint="narrow it: --since, --until, --vm",
+            f"the output is incomplete: more than {render.size(HELD_BYTES_MAX)} cannot be sorted here",
+            hint="narrow the search: --since, --until, --vm",
         )
 
 
@@ -251,7 +251,7 @@ def _print_json(search: ClusterSearch, query: Mapping[str, Any]) -> None:
 
 
 def _end(search: ClusterSearch, json: bool) -> None:
-    """Prints the table of the nodes and ends with grep's exit status, or with 4 when something is missing."""
+    """Prints the table of the nodes; exits with grep's status, or with 4 if something is missing."""
     if search.refused is not None:
         raise search.refused
     results = search.results
@@ -266,7 +266,7 @@ def _end(search: ClusterSearch, json: bool) -> None:
             hint="fab status",
         )
     if not any(result.files for result in results):
-        render.say("no log was searched: see what there is with fab logs --list")
+        render.say("no log was searched; list the logs with: fab logs --list")
     if not matches:
         raise Exit(code=NOTHING_FOUND)
 
@@ -298,7 +298,7 @@ def _number(option: str, text: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal():
-        raise UsageError(f"{option} takes a number, not {text!r}")
+        raise UsageError(f"{option} must be a number, not {text!r}")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Who is a member, why, and how failures are found: questions and switches for the running cluster."""
+"""Query the members of the running cluster, and change how it detects failures, its voters and its keys."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ops.status import SERVICES
 
 INVENTORY = {"inventory": "inventory file of the cluster"}
 JSON = {"json": "print one JSON object", **INVENTORY}
-DRY = {"dry_run": "only say what would be done"}
+DRY = {"dry_run": "only show what would be done"}
 VM = {"vm": "the node: 3, vm3 or vm03"}
-SEEN_BY = {"vm": "the node to ask (default: any that answers)"}
+SEEN_BY = {"vm": "the node to ask (default: any node that answers)"}
 EVENTS_WAIT_S = 30.0
 _find = inventory.find
 
 
 @command(
-    help={**JSON, **SEEN_BY, "watch": "go on and print each change (with --json: one object a line)"},
+    help={**JSON, **SEEN_BY, "watch": "keep printing each change (with --json: one object per line)"},
 )
 def members(
     context: Context, vm: str = "", json: bool = False, watch: bool = False, inventory: str = ""
 ) -> None:
-    """cluster: members with state, services and reachability, as one node sees them"""
+    """cluster: show the members with state, services and reachability, as one node sees them"""
     with connected(_find(inventory)) as connections:
         client = _client(connections, vm)
         last = client.events(0, 0.0).last if watch else 0
@@ -48,7 +48,7 @@ def members(
 
 @command(help={**JSON, **SEEN_BY})
 def list_mem(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
-    """cluster: the membership list of one node"""
+    """cluster: show the membership list of one node"""
     with connected(_find(inventory)) as connections:
         found = _client(connections, vm).members()
     columns = ("name", "address", "port", "node_id", "state", "incarnation")
@@ -57,7 +57,7 @@ def list_mem(context: Context, vm: str = "", json: bool = False, inventory: str 
 
 @command(help={**JSON, **VM})
 def list_self(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
-    """cluster: what a node says of itself"""
+    """cluster: show what a node reports about itself"""
     with connected(_find(inventory)) as connections:
         found = _client(connections, vm).members()
     mine = _rows(each for each in found.members if each.name == found.observer)
@@ -68,7 +68,7 @@ def list_self(context: Context, vm: str = "", json: bool = False, inventory: str
 
 @command(help={**JSON, **SEEN_BY})
 def list_mem_ids(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
-    """cluster: members sorted by their id on the hash ring"""
+    """cluster: list the members sorted by their id on the hash ring"""
     with connected(_find(inventory)) as connections:
         found = _client(connections, vm).members().members
     ordered = _rows(sorted(found, key=lambda each: each.ring_id))
@@ -77,19 +77,19 @@ def list_mem_ids(context: Context, vm: str = "", json: bool = False, inventory: 
 
 @command(help={**JSON, **SEEN_BY})
 def display_suspects(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
-    """cluster: members that are suspected, and by whom"""
+    """cluster: show which members are suspected, and by which nodes"""
     with connected(_find(inventory)) as connections:
         found = _client(connections, vm).members().members
     suspects = _rows(each for each in found if each.state == "suspect")
     if not suspects and not json:
-        render.say("nobody is suspected")
+        render.say("no member is suspected")
         return
     _print_rows(("name", "address", "incarnation", "last_heard_s", "reporters"), suspects, json, "suspects")
 
 
 @command(help={**JSON, **SEEN_BY})
 def display_protocol(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
-    """cluster: how failures are detected, for example <swim, suspect>"""
+    """cluster: show how failures are detected, for example <swim, suspect>"""
     with connected(_find(inventory)) as connections:
         found = _client(connections, vm).members().settings
     if json:
@@ -101,8 +101,8 @@ def display_protocol(context: Context, vm: str = "", json: bool = False, invento
 @command(
     help={
         **JSON,
-        "detector": "swim or heartbeat (default: as it is)",
-        "suspicion": "on or off (default: as it is)",
+        "detector": "swim or heartbeat (default: unchanged)",
+        "suspicion": "on or off (default: unchanged)",
         **DRY,
     }
 )
@@ -114,11 +114,16 @@ def switch(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """cluster: detect failures in another way, on all nodes, while they run"""
+    """cluster: change how all running nodes detect failures"""
     if not detector and not suspicion:
-        raise UsageError("switch to what?", hint="fab switch --detector heartbeat --suspicion off")
+        raise UsageError(
+            "neither --detector nor --suspicion was given",
+            hint="fab switch --detector heartbeat --suspicion off",
+        )
     if suspicion not in ("", "on", "off"):
-        raise UsageError(f"suspicion is on or off, not {suspicion!r}", hint="fab switch --suspicion on")
+        raise UsageError(
+            f"--suspicion must be on or off, not {suspicion!r}", hint="fab switch --suspicion on"
+        )
     wanted = {"on": True, "off": False}.get(suspicion)
     with connected(_find(inventory)) as connections:
         client = connections.membership()
@@ -135,12 +140,12 @@ def switch(
     if json:
         render.print_json(**dataclasses.asdict(found))
     else:
-        print(f"{_protocol(found)} from version {found.version} on")
+        print(f"{_protocol(found)} since settings version {found.version}")
 
 
 @command(help={**JSON, "node": "the node to explain: 3, vm3 or vm03"})
 def why(context: Context, node: str, json: bool = False, inventory: str = "") -> None:
-    """cluster: who accused a node and when, as all nodes remember it"""
+    """cluster: show which nodes accused a node and when, as all nodes remember it"""
     with connected(_find(inventory)) as connections:
         name = connections.inventory.node(node).name
         found, silent = [], []
@@ -162,7 +167,7 @@ def why(context: Context, node: str, json: bool = False, inventory: str = "") ->
         render.print_table(
             ("when", "seen by", "what", "said by", "incarnation"),
             [(_clock(at), *rest) for at, *rest in rows],
-            title=f"{name}: what happened",
+            title=f"events about {name}",
         )
         columns = ("observer", "state", "last_heard_s", "reporters")
         _print_rows(columns, _rows(found), False, "observers")
@@ -172,7 +177,7 @@ def why(context: Context, node: str, json: bool = False, inventory: str = "") ->
 
 @command(help={**JSON, **VM, **DRY})
 def leave(context: Context, vm: str, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
-    """cluster: make a node leave; its agents go on running"""
+    """cluster: make a node leave; its agents keep running"""
     with connected(_find(inventory)) as connections:
         node = connections.inventory.node(vm).name
         if dry_run:
@@ -183,26 +188,26 @@ def leave(context: Context, vm: str, dry_run: bool = False, json: bool = False, 
         render.print_json(node=node, left=True)
     else:
         print(f"{node} has left")
-    render.say(f"let it join again: fab join --vm {vm}")
+    render.say(f"make it join again: fab join --vm {vm}")
 
 
 @command(help={**JSON, **VM})
 def join(context: Context, vm: str, json: bool = False, inventory: str = "") -> None:
-    """cluster: make a node that has left a member again"""
+    """cluster: make a node that has left join again"""
     with connected(_find(inventory)) as connections:
         node = connections.inventory.node(vm).name
         connections.membership(node).join()
     if json:
         render.print_json(node=node, left=False)
     else:
-        print(f"{node} joins")
+        print(f"{node} is joining")
 
 
 @command(
     help={
         **JSON,
         "replace": "the voter to replace: 3, vm3 or vm03",
-        "by": "the node that votes in its place",
+        "by": "the node that replaces it",
         "finish": "finish a replacement that was interrupted",
         **DRY,
     }
@@ -216,9 +221,11 @@ def voters(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """cluster: who votes about the view; replace one voter"""
+    """cluster: show the voters of the view; replace one of them"""
     if bool(replace) != bool(by):
-        raise UsageError("replace whom by whom?", hint="fab voters --replace vm2 --by vm6")
+        raise UsageError(
+            "--replace and --by must be given together", hint="fab voters --replace vm2 --by vm6"
+        )
     with connected(_find(inventory)) as connections:
         node, client = connections.inventory.node, connections.membership()
         if (replace or finish) and dry_run:
@@ -237,16 +244,18 @@ def voters(
         return
     print(f"voters: {', '.join(found[-1])}")
     if len(found) > 1:
-        render.say(f"together with {', '.join(found[0])}: a replacement is not finished: fab voters --finish")
+        render.say(
+            f"together with {', '.join(found[0])}, because a replacement is unfinished: fab voters --finish"
+        )
 
 
 @command(
     help={
         **JSON,
-        "percent": "share of the incoming datagrams to throw away, 0 to 100",
+        "percent": "share of the incoming datagrams to drop, 0 to 100",
         "vm": "only on this node (default: all)",
         "seed": "seed of the random choice",
-        "dry_run": "only say what would be done",
+        "dry_run": "only show what would be done",
     }
 )
 def drop(
@@ -258,25 +267,25 @@ def drop(
     json: bool = False,
     inventory: str = "",
 ) -> None:
-    """faults: throw away a share of the datagrams between membership agents"""
+    """faults: drop a share of the datagrams between membership agents"""
     try:
         share = float(percent)
     except ValueError:
-        raise UsageError(f"{percent!r} is no number", hint="fab drop --percent 5") from None
+        raise UsageError(f"{percent!r} is not a number", hint="fab drop --percent 5") from None
     with connected(_find(inventory)) as connections:
         names = [connections.inventory.node(vm).name] if vm else connections.inventory.names()
         if dry_run:
-            render.say_dry(f"make {', '.join(names)} throw away {share:g} % of their datagrams", json=json)
+            render.say_dry(f"make {', '.join(names)} drop {share:g} % of their datagrams", json=json)
             return
         for name in names:
             connections.membership(name).drop(share, seed)
             if not json:
-                print(f"{name} throws away {share:g} % of its incoming datagrams")
+                print(f"{name} drops {share:g} % of its incoming datagrams")
     if json:
         render.print_json(nodes=names, percent=share)
 
 
-@command(help={**JSON, "dry_run": "only check that all nodes answer, and name the key to go"}, name="rotate")
+@command(help={**JSON, "dry_run": "check that all nodes answer, and show the key to replace"}, name="rotate")
 def rotate_keys(context: Context, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
     """keys: replace the gossip key on all nodes without losing a datagram"""
     with connected(_find(inventory)) as connections:
@@ -288,7 +297,7 @@ def rotate_keys(context: Context, dry_run: bool = False, json: bool = False, inv
         key = secrets.token_hex(32)
         done = keyrotation.rotate(clients, key)
         path = connections.inventory.gossip_key_path
-    if path.exists():  # what nodes that are added later are configured with
+    if path.exists():  # nodes that are added later are configured with this key
         from agent.wire.authority import write_private
 
         write_private(path, f"{key}\n".encode())
@@ -300,7 +309,7 @@ def rotate_keys(context: Context, dry_run: bool = False, json: bool = False, inv
 
 @command(help=JSON, name="list")
 def list_keys(context: Context, json: bool = False, inventory: str = "") -> None:
-    """keys: fingerprints of each node's gossip keys, the one in use first"""
+    """keys: list the fingerprints of each node's gossip keys, the current one first"""
     with connected(_find(inventory)) as connections:
         clients = {name: connections.membership(name) for name in connections.inventory.names()}
         rings = keyrotation.rings_of(clients)
@@ -370,7 +379,7 @@ def _print_members(found: MembersReply) -> None:
     render.print_table(columns, rows)
     majority = "yes" if found.majority else "no"
     percent = found.datagrams.drop_percent
-    dropping = f", throws away {percent:g} % of its datagrams" if percent else ""
+    dropping = f", drops {percent:g} % of its datagrams" if percent else ""
     render.say(
         f"as seen by {found.observer}: view {found.view.version}, majority {majority}, "
         f"{_protocol(found.settings)}, local health {found.health} of 7 (0 is best){dropping}"
@@ -381,7 +390,7 @@ def _follow(client: MembershipClient, last: int, json: bool) -> None:
     while True:
         found = client.events(last, EVENTS_WAIT_S)
         if found.missed:
-            render.say("some events were missed: they came faster than they could be told")
+            render.say("some events were missed, because they came faster than they could be printed")
         last = found.last
         for event in _rows(found.events):
             if json:

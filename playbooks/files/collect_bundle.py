@@ -1,8 +1,9 @@
-"""Writes a support bundle of this VM and prints its path: what happened, how things stand, no keys, no data.
+"""Writes a support bundle of this VM and prints its path: events and current state, no keys, no data.
 
     python3 collect_bundle.py NODE SINCE
 
-What cannot be had is named in the bundle and is not an error: a VM in trouble is the one that is asked.
+If something cannot be collected, the bundle says so and it is not an error: bundles are needed from VMs in
+trouble.
 """
 
 import io
@@ -13,7 +14,7 @@ import tarfile
 import tempfile
 import time
 
-# One command must not keep the bundle of a sick VM from being made.
+# One stalled command must not prevent the bundle of a VM in trouble.
 COMMAND_TIMEOUT_S = 60
 LOG_BYTES_MAX = 64 * 2**20
 COMMANDS = {
@@ -44,14 +45,14 @@ def add(tar, name, content):
 
 
 def output(command, since):
-    """Returns what a command printed, or why it could not."""
+    """Returns what a command printed, or why it could not be run."""
     words = [word.replace("{since}", since).replace("\\040", " ") for word in command.split()]
     try:
         done = subprocess.run(
             words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMMAND_TIMEOUT_S
         )
     except (OSError, subprocess.SubprocessError) as error:
-        return (f"could not be had: {error}\n").encode()
+        return (f"could not be collected: {error}\n").encode()
     return done.stdout
 
 

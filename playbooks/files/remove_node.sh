@@ -1,6 +1,6 @@
 #!/bin/sh
-# Removes everything that a deploy put on this VM. What is gone already is no error; the list of what to remove is
-# itself removed last, so that an interrupted run can be repeated.
+# Removes everything that a deploy put on this VM. Something that is already gone is not an error. The file that marks an
+# installation is removed last, so that an interrupted run can be repeated.
 set -eu
 systemctl disable --now rainstorm.target 2>/dev/null || true
 systemctl stop 'rainstorm-*.service' 'rainstorm-*.socket' rainstorm.slice 2>/dev/null || true

@@ -199,5 +199,5 @@ def test_a_missing_library_is_told_with_the_way_out() -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert "run me with .venv/bin/python" in done.stderr
+    assert "run this with .venv/bin/python" in done.stderr
     assert "Traceback" not in done.stderr

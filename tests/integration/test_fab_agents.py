@@ -89,6 +89,6 @@ def test_the_courses_line_runs(running: Sandbox) -> None:
     assert running.fab("put", "-", "logs.csv", stdin=rows).status == 0
     ended = running.fab("rainstorm", "2 3 Filter error Count 0 logs.csv out.txt true true 1000 0.2 0.8")
     assert ended.status == 0
-    assert "note: autoscaling is not done yet" in ended.err
+    assert "note: autoscaling is not supported yet" in ended.err
     output = running.fab("get", "out.txt", "-").out
     assert sorted(output.splitlines()) == ["error,2", "warn,1"]

@@ -166,7 +166,7 @@ def test_create_append_read_delete(cluster: HydfsCluster) -> None:
     assert stat.length == 11
     assert len(set(stat.blocks[0].replicas)) == 3
     assert [found.name for found in one.list("a/")] == ["a/b.csv"]
-    assert any(block["name"] == "a/b.csv" for block in one.store(stat.blocks[0].replicas[1]))
+    assert any(block.name == "a/b.csv" for block in one.store(stat.blocks[0].replicas[1]))
     one.delete("a/b.csv")
     for ask in (lambda: other.stat("a/b.csv"), lambda: other.read("a/b.csv", 0, 1)):
         with pytest.raises(NotFound):
@@ -180,7 +180,7 @@ def test_create_append_read_delete(cluster: HydfsCluster) -> None:
 
     def old_blocks_gone() -> bool:
         return not any(
-            block["file_id"] == stat.file_id for node in cluster.names for block in one.store(node)
+            block.file_id == stat.file_id for node in cluster.names for block in one.store(node)
         )
 
     wait_until(old_blocks_gone, 5.0, "the deleted file's blocks are gone")

@@ -262,7 +262,7 @@ def test_what_is_only_asked_for_is_not_done(running: Sandbox) -> None:
     assert keys[0]["in_use"] in running.fab("keys.rotate", "--dry-run").out
     assert running.fab_json("keys.list")["keys"] == keys
     assert running.fab("drop", "--percent", "100", "--dry-run").status == 0
-    assert "throws away" not in running.fab("verify", "--wait", "20").err
+    assert "of its datagrams" not in running.fab("verify", "--wait", "20").err
 
 
 def test_an_unknown_node_is_refused(running: Sandbox) -> None:

@@ -309,13 +309,13 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
             with first:
                 _, files, _, _ = socket.recv_fds(first, 4096, 2)
                 os.close(files[1])
-                sock = socket.socket(fileno=files[0])
-                control = Connection(sock, "agent")
+                task = socket.socket(fileno=files[0])
+                control = Connection(task, "agent")
                 before = len(os.listdir("/proc/self/fd"))
                 control.sock.sendall(encode_header({"t": "hello", "pid": 17}, 0))
                 wait_until(lambda: supervisor.running() == {KEY: 17}, 5, "the hello is heard")
                 for _ in range(50):
-                    socket.send_fds(sock, [encode_header({"t": "x", "generation": 1}, 0)], [0])
+                    socket.send_fds(task, [encode_header({"t": "x", "generation": 1}, 0)], [0])
                 first.send(b'{"ended": 77, "cause": "a task that never was"}')
                 control.sock.sendall(encode_header({"t": "x"}, 0))
                 assert json.loads(first.recv(100)) == {"kill": 1}

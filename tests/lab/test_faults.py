@@ -133,7 +133,7 @@ def test_any_inventory_takes_faults_over_ssh(healed: LabSandbox, tmp_path: Path)
     ("arguments", "says"),
     [
         (["fault.clock", "--vm", "1"], "UNSUPPORTED"),
-        (["fault.partition", "--vms", "1,2,3"], "nobody on the other side"),
+        (["fault.partition", "--vms", "1,2,3"], "at least one node on the other side"),
         (["fault.partition", "--vms", "9"], "has no node '9'"),
         (["fault.loss", "--percent", "101"], "out of range"),
         (["fault.one-way", "--vm", "1", "--direction", "up"], "in or out"),

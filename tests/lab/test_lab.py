@@ -55,7 +55,7 @@ def test_ansible_and_fab_read_the_inventory(lab: LabSandbox) -> None:
     assert lab.fab("fault.list").err.strip() == "no fault is in force"  # without --inventory: the lab is up
     refused = lab.fab("lab.up", "--vms", "3")
     assert refused.status == 1
-    assert "is up already with 3 VMs" in refused.err
+    assert "is already up with 3 VMs" in refused.err
     assert "fab lab.down" in refused.err
 
 

@@ -61,15 +61,15 @@ def test_what_the_inventory_lacks_is_said_at_once(tmp_path: Path) -> None:
     assert status != 0
     for problem in (
         "does not name the cluster: set rainstorm_cluster",
-        "cannot be names of nodes (small letters, digits, dashes): VM_1",
-        "Two VMs have one address: vm2 and vm3 are both 127.0.9.2",
+        "cannot be node names (lowercase letters, digits, dashes): VM_1",
+        "Two VMs have the same address: vm2 and vm3 are both 127.0.9.2",
         "has no introducers",
         "group voters has 2 VMs",
         "hydfs_port of vm2 is 80",
         "Two services of vm3 share a port",
     ):
         assert problem in said
-    assert "Look at the VM" not in said
+    assert "Inspect the VM" not in said
 
 
 @pytest.mark.integration
@@ -102,8 +102,8 @@ def test_what_stands_in_the_way_on_vms_is_said_of_all_of_them(tmp_path: Path) ->
         "port 7101 of hydfs is taken by ",
         "Python is too old: " + str(old) + " is 3.9.2, RainStorm needs 3.11",
         "vm3 (127.0.9.3): it cannot be reached: ssh: connect to host 127.0.9.3 port 9",
-        "198.51.100.7 is no address of this machine",
+        "198.51.100.7 is not an address of this machine",
     ):
         assert problem in said
-    assert "Make the cluster's authority" not in said
+    assert "Create the cluster's authority" not in said
     assert not SECRETS.exists()

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
+from agent.common import message
 from agent.common.core import Tick
 from agent.common.errors import DiskFull, RainStormError
 from agent.common.register import (
@@ -21,9 +24,9 @@ from agent.hydfs.core.block import (
     OPEN,
     BlockKey,
     PromiseEntry,
+    Record,
     RecordEntry,
     chain,
-    record_from_wire,
 )
 from agent.hydfs.core.events import (
     AnswerAppend,
@@ -135,7 +138,7 @@ class StoreHost(Caller):
             "key": list(effect.key),
             "name": effect.name,
             "session": effect.session,
-            "record": effect.record.to_wire(),
+            "record": msgspec.to_builtins(effect.record),
         }
 
         def answered(code: str, fields: Fields, payload: bytes) -> None:
@@ -173,7 +176,7 @@ class StoreHost(Caller):
                         body = {"offset": effect.offset, "duplicate": effect.duplicate}
                         reply("", body, b"")
                     case Refuse(code=code, details=details):
-                        reply(code, dict(details), b"")
+                        reply(code, {} if details is None else message.encode(details), b"")
 
             self.post(
                 AppendRequested(
@@ -261,7 +264,7 @@ class StoreHost(Caller):
         def answered(effect: AnswerWrite) -> None:
             reply(effect.code, {}, b"")
 
-        record = record_from_wire(fields["record"])
+        record = msgspec.convert(fields["record"], Record)
         self.post(WriteReceived(answered, _key(fields), fields["name"], fields["session"], record, payload))
 
     def _serve_promise(self, fields: Fields, payload: bytes, reply: Reply) -> None:

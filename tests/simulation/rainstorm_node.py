@@ -31,11 +31,10 @@ from agent.rainstorm.host.core.host import (
 from agent.rainstorm.host.shell.host import SNAPSHOT_FIELDS
 from agent.rainstorm.host.shell.writers import (
     PIECES_PER_EPOCH_MAX,
-    PUBLISH_TIMEOUT_S,
     SEGMENT_TIMEOUT_S,
 )
 from agent.rainstorm.io.storage import pieces
-from agent.rainstorm.job.segment import Reference, segment_file
+from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S, Reference, segment_file
 from agent.rainstorm.leader.core.leader import LeaderCore
 from agent.rainstorm.task.core.processor import TaskCore
 from agent.wire.codec.framing import Frame

@@ -340,8 +340,10 @@ KNOWN = frozenset(
     """
     agent agent.common agent.common.core agent.common.shell agent.common.shell.runner
     agent.wire agent.wire.server agent.wire.codec agent.wire.codec.framing
-    agent.membership agent.membership.swim agent.membership.core agent.membership.core.swim agent.membership.service agent.membership.client
-    agent.hydfs agent.hydfs.ring agent.hydfs.core agent.hydfs.core.ring agent.hydfs.shell agent.hydfs.shell.store agent.hydfs.client
+    agent.membership agent.membership.swim agent.membership.core agent.membership.core.swim
+    agent.membership.service agent.membership.client
+    agent.hydfs agent.hydfs.ring agent.hydfs.core agent.hydfs.core.ring agent.hydfs.client
+    agent.hydfs.shell agent.hydfs.shell.store
     ops ops.inventory
     """.split()
 )

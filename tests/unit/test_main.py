@@ -1,13 +1,23 @@
-"""The entry point: exit statuses and messages for configurations that cannot be used."""
+"""The entry point: exit statuses, messages for unusable configurations, and what ends an agent."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from agent import __main__ as entry
 from agent.__main__ import main
+from agent.common import config as configuration
+from agent.common.errors import DiskFailed, PortInUse
+from agent.common.shell import logs, sdnotify, threads
+from tests.support import wait_until
 
 
 def write(folder: Path, **changes: object) -> str:
@@ -58,3 +68,131 @@ def test_a_missing_file_and_an_unknown_service(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit) as caught:
         main(["storage", "--config", "x"])
     assert caught.value.code == 2
+
+
+class Notifier(sdnotify.Notifier):
+    """Keeps what it would send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[dict[str, object]] = []
+
+    def send(self, **values: object) -> None:
+        self.sent.append(values)
+
+
+class Service:
+    """A service that does what a test wants once it has started."""
+
+    def __init__(self, act: Callable[[Any], object], on_crash: Callable[[BaseException], None]) -> None:
+        self.on_crash = on_crash
+        self.stopped = False
+        self._act = act
+
+    def start(self) -> None:
+        self._act(self)
+
+    def stop(self, timeout_s: float) -> None:
+        self.stopped = True
+
+    def status(self) -> str:
+        return "well"
+
+    def loops(self) -> list[sdnotify.Loop]:
+        return []
+
+
+class Bench:
+    """Runs an agent in this process."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = write(folder)
+        self.notifier = Notifier()
+        self.services: list[Service] = []
+        self._monkeypatch = monkeypatch
+
+    def run(self, act: Callable[[Any], object]) -> int:
+        def build(name: str, config: object, on_crash: Callable[[BaseException], None]) -> Service:
+            self.services.append(Service(act, on_crash))
+            return self.services[-1]
+
+        self._monkeypatch.setattr(entry, "_build", build)
+        return entry.run("membership", configuration.load(self.path), self.notifier)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    yield Bench(tmp_path, monkeypatch)
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def die() -> None:
+    raise ZeroDivisionError("planted")
+
+
+def test_a_thread_that_dies_ends_the_agent_with_a_status_and_a_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert bench.run(lambda service: threads.start("essential", die)) == 1
+    assert "thread_died thread=essential" in caplog.text
+    assert "agent_crashed service=membership error=thread essential died" in caplog.text
+    assert "essential died" in str(bench.notifier.sent[-1]["STATUS"])
+    assert bench.services[0].stopped
+
+
+def test_a_crash_that_the_service_reports_ends_the_agent(bench: Bench) -> None:
+    assert bench.run(lambda service: service.on_crash(DiskFailed("bad"))) == 1
+    assert "bad" in str(bench.notifier.sent[-1]["STATUS"])
+
+
+def test_a_signal_ends_the_agent_in_order(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop_soon(service: Service) -> None:
+        def kill() -> None:
+            wait_until(lambda: bench.notifier.sent, 5.0, "the agent is ready")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=kill, name="kills").start()
+
+    assert bench.run(stop_soon) == 0
+    assert bench.notifier.sent[0]["READY"] == 1
+    assert bench.notifier.sent[-1] == {"STOPPING": 1, "STATUS": "stopping"}
+    assert "ready service=membership node=n1" in capsys.readouterr().err
+
+
+def test_a_thread_that_dies_after_the_stop_was_asked_for_changes_nothing(bench: Bench) -> None:
+    """What it uses may be closed by then; it is logged all the same."""
+
+    def stop(service: Service) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        threads.start("late", die).join(5.0)
+
+    before = threads.deaths()
+    assert bench.run(stop) == 0
+    assert threads.deaths() == before + 1
+
+
+def fail_with(error: Exception) -> Callable[..., int]:
+    def run(*_: object) -> int:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(PortInUse("taken", hint="ss -ltnp"), "PORT_IN_USE"), (OSError("EIO"), "DISK_FAILED")]
+)
+def test_an_agent_that_cannot_start_says_why(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: str,
+) -> None:
+    monkeypatch.setattr(entry, "run", fail_with(error))
+    monkeypatch.setattr(logs, "configure", lambda level: None)
+    assert main(["membership", "--config", write(tmp_path)]) == 1
+    written = capsys.readouterr().err
+    assert f"error: [{code}]" in written
+    assert "hint: " in written

@@ -1,7 +1,7 @@
-"""Log lines: logfmt on standard error, event name first, so that journald and grep both read them well.
+"""Log lines: logfmt on stderr, event name first, so that journald and grep both read them well.
 
-A service's standard error is the journal, which bounds itself. Where it is a file (the local cluster), the
-process keeps that file bounded: when it is full it is moved aside and standard error becomes a new one.
+The stderr of a service is the journal, which bounds itself. Where it is a file (the local cluster), the
+process keeps that file bounded: a full file is renamed, and stderr becomes a new one.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class LogfmtFormatter(logging.Formatter):
 
 
 class BoundedStderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to standard error; a full file behind it becomes ``NAME.1`` and a new one takes over."""
+    """Writes to stderr; a full file behind it becomes ``NAME.1``, and a new one takes its place."""
 
     def __init__(self, file_bytes_max: int = FILE_BYTES_MAX) -> None:
         super().__init__(sys.stderr)
         self._file_bytes_max = file_bytes_max
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one record, then looks at the size of the file."""
+        """Writes one record, then checks the size of the file."""
         super().emit(record)
-        with contextlib.suppress(OSError):  # it is tried again after the next line
+        with contextlib.suppress(OSError):  # the next line tries again
             self._bound()
 
     def _bound(self) -> None:
@@ -61,7 +61,7 @@ class BoundedStderr(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def configure(level: str) -> None:
-    """Sends all log lines of the process to standard error."""
+    """Sends all log lines of the process to stderr."""
     handler = BoundedStderr()
     handler.setFormatter(LogfmtFormatter())
     root = logging.getLogger()

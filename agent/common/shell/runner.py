@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
-import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from agent.common.core import Core, Tick
 from agent.common.deadline import Deadline
 from agent.common.errors import Overloaded
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 
 logger = logging.getLogger("agent.runner")
 
 # A core handles an event in tens of microseconds: 10,000 queued events are already a stall of half a second.
 INBOX_EVENTS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """Asks the runner's thread for a sign of life."""
+
+    answered: threads.Event
+
+
+class _Stop:
+    """Wakes the runner's thread so that it sees that it must end."""
 
 
 class CoreRunner:
@@ -42,9 +52,9 @@ class CoreRunner:
         self.progress = 0
         self._execute = execute
         self._on_crash = on_crash
-        self._inbox: queue.Queue[Any] = queue.Queue(maxsize=inbox_max)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._inbox: threads.Queue[Any] = threads.queue(inbox_max)
+        self._stopping = threads.event()
+        self._thread = threads.thread(name, self._run)
 
     def start(self) -> None:
         """Starts the thread."""
@@ -58,24 +68,24 @@ class CoreRunner:
         """
         try:
             self._inbox.put_nowait(event)
-        except queue.Full:
+        except threads.Full:
             raise Overloaded(f"{self.name}: the inbox is full ({self._inbox.maxsize} events)") from None
 
-    def turns(self, timeout_s: float) -> bool:
-        """Tells whether the thread takes events: within ``timeout_s`` an empty or other ones come through."""
-        before, probe = self.progress, threading.Event()
+    def makes_progress(self, timeout_s: float) -> bool:
+        """Tells whether the thread takes events: an empty one, or others, within ``timeout_s``."""
+        before, probe = self.progress, _Probe(threads.event())
         deadline = Deadline(clock.monotonic(), timeout_s)
-        with contextlib.suppress(queue.Full):
+        with contextlib.suppress(threads.Full):
             self._inbox.put(probe, timeout=timeout_s)
-            probe.wait(deadline.remaining(clock.monotonic()))
-        return probe.is_set() or self.progress != before
+            probe.answered.wait(deadline.remaining(clock.monotonic()))
+        return probe.answered.is_set() or self.progress != before
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Stops the thread and waits for it."""
         self._stopping.set()
-        with contextlib.suppress(queue.Full):  # a busy thread looks at _stopping before its next event
-            self._inbox.put_nowait(None)
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+        with contextlib.suppress(threads.Full):  # a busy thread looks at _stopping before its next event
+            self._inbox.put_nowait(_Stop())
+        if self._thread.is_alive() and threads.current() is not self._thread:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -91,13 +101,13 @@ class CoreRunner:
         timeout = None if deadline is None else max(0.0, deadline - clock.monotonic())
         try:
             event = self._inbox.get(timeout=timeout)
-        except queue.Empty:
+        except threads.Empty:
             event = Tick()
-        if event is None:
+        if isinstance(event, _Stop):
             return
         self.progress += 1
-        if isinstance(event, threading.Event):  # somebody asks whether this loop turns
-            event.set()
+        if isinstance(event, _Probe):
+            event.answered.set()
             return
         for effect in self.core.handle(clock.monotonic(), event):
             self._execute(effect)

@@ -1,57 +1,72 @@
-"""Blocks and their records: the format, and what a journal entry does to a block's state.
+"""Blocks and their records: what they are, and what a journal entry does to a copy of a block.
 
 A block is an append-only run of bytes; a record is one atomic append to it. The checksum of a record is the
-running CRC-32 of the block's bytes up to the record's end: it proves at once that the payload is intact and
-that everything before it is what the coordinator had before it (the chain check of
-``reference``-style logs such as BookKeeper), and the last one is the checksum of the sealed block.
+running CRC-32 of the block's bytes up to the record's end. It proves that the payload is intact and that
+everything before it is what the coordinator had (BookKeeper checks its logs the same way). The last one is
+the checksum of the sealed block.
 
-A journal entry is one msgpack list; ``apply`` is the only place that says how an entry changes a block, and
-it serves the running node as well as recovery after a crash.
+A journal entry is one msgpack list, its first element the kind. It may be longer than this release knows (a
+newer one wrote it) or lack its last elements (an older one did). Each is checked when it is read. ``apply``
+is the only place that says how an entry changes a copy: it serves the running node as well as recovery after
+a crash.
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Final, assert_never
 
 import msgpack
+import msgspec
+from msgspec import Meta
 
+from agent.common.errors import InvalidMessage
+from agent.common.message import Counter, Crc, Name, OptionalName
 from agent.wire.codec.framing import Buffer
 
+# A file id is a part of the names of files on disk, so it must not lead out of their folder.
+FileId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z")]
+# Ten million blocks of the usual 8 MiB are 80 TB in one file.
+BlockNumber = Annotated[int, Meta(ge=0, le=10_000_000)]
+BlockState = Annotated[str, Meta(pattern=r"^(open|promised|sealed)\Z")]
 # A block is named by the id of its file and its number in the file's chain.
-BlockKey = tuple[str, int]
-# A writer's last append: sequence, offset in the file, length.
-WriterMark = tuple[int, int, int]
+BlockKey = tuple[FileId, BlockNumber]
+# A writer's last append: sequence, offset, length.
+WriterMark = tuple[Counter, Counter, Counter]
+# After appends of this many other writers a writer is forgotten, and a retry of its last append would be
+# taken for a new one. A stream job has a few dozen writers for each file.
+WRITERS_MAX = 1024
+# A sender may be ahead of its own bound by the records of one block.
+Writers = Annotated[dict[Name, WriterMark], Meta(max_length=2 * WRITERS_MAX)]
 
-OPEN, PROMISED, SEALED = "open", "promised", "sealed"
+OPEN: Final = "open"
+PROMISED: Final = "promised"
+SEALED: Final = "sealed"
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One append inside a block; ``offset`` counts from the start of the block."""
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """One append inside a block; ``offset`` counts from the start of the block. A list when it is encoded."""
 
-    offset: int
-    length: int
-    crc: int
-    writer: str
-    sequence: int
-    view: int
+    offset: Counter
+    length: Counter
+    crc: Crc
+    writer: OptionalName
+    sequence: Counter
+    view: Counter
 
     @property
     def end(self) -> int:
         """Returns the offset behind the record."""
         return self.offset + self.length
 
-    def to_wire(self) -> list[Any]:
-        """Returns the record as plain values."""
-        return [self.offset, self.length, self.crc, self.writer, self.sequence, self.view]
 
-
-def record_from_wire(value: Any) -> Record:
-    """Returns the record that ``to_wire`` made."""
-    offset, length, crc, writer, sequence, view = value
-    return Record(int(offset), int(length), int(crc), str(writer), int(sequence), int(view))
+def note_writer(marks: dict[str, WriterMark], writer: str, mark: WriterMark) -> None:
+    """Remembers a writer's last append; the writer that was silent for the longest is forgotten."""
+    marks.pop(writer, None)
+    marks[writer] = mark
+    if len(marks) > WRITERS_MAX:
+        marks.pop(next(iter(marks)))
 
 
 def chain(data: Buffer, crc: int) -> int:
@@ -61,7 +76,7 @@ def chain(data: Buffer, crc: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BlockMeta:
-    """What a node durably knows about its copy of a block.
+    """What a node has on disk about its copy of a block.
 
     ``writers`` maps each writer seen in this block to (sequence, offset in the block, length) of its last
     record. ``doubtful`` marks a copy whose tail may have been cut by damage to the journal.
@@ -90,7 +105,7 @@ class RecordEntry:
 
 @dataclass(frozen=True, slots=True)
 class PromiseEntry:
-    """The block takes no more records here, whoever sends them."""
+    """This copy takes no more records, from any sender."""
 
     key: BlockKey
     name: str
@@ -108,7 +123,7 @@ class SealedEntry:
 
 @dataclass(frozen=True, slots=True)
 class DroppedEntry:
-    """This node's copy is gone."""
+    """This node no longer has a copy."""
 
     key: BlockKey
 
@@ -134,26 +149,89 @@ class Broken:
         self._keys: set[BlockKey] = set()
 
     def admits(self, entry: Entry) -> bool:
-        """Tells whether the entry does not follow a refused one."""
+        """Tells whether the entry may be written: no earlier record of its copy was refused."""
         return not (isinstance(entry, RecordEntry) and entry.key in self._keys)
 
     def refused(self, entry: Entry) -> None:
-        """Remembers that the disk had no room for the entry."""
+        """Notes that the disk had no room for the entry."""
         if isinstance(entry, RecordEntry):
             self._keys.add(entry.key)
 
     def written(self, entry: Entry) -> None:
-        """Forgets a copy that is final or gone by now."""
+        """Forgets a copy that is now sealed or dropped."""
         if isinstance(entry, (SealedEntry, DroppedEntry)):
             self._keys.discard(entry.key)
+
+
+class _Row(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
+    """What every entry begins with."""
+
+    file_id: FileId
+    number: BlockNumber
+
+    def entry(self) -> Entry:
+        raise NotImplementedError
+
+
+class _RecordRow(_Row, frozen=True, tag="record"):
+    name: OptionalName
+    session: OptionalName
+    record: Record
+    data: bytes | None = None
+
+    def entry(self) -> Entry:
+        return RecordEntry((self.file_id, self.number), self.name, self.session, self.record, self.data)
+
+
+class _PromiseRow(_Row, frozen=True, tag="promise"):
+    name: OptionalName
+
+    def entry(self) -> Entry:
+        return PromiseEntry((self.file_id, self.number), self.name)
+
+
+class _SealedRow(_Row, frozen=True, tag="sealed"):
+    name: OptionalName
+    length: Counter
+    crc: Crc
+
+    def entry(self) -> Entry:
+        return SealedEntry((self.file_id, self.number), self.name, self.length, self.crc)
+
+
+class _DroppedRow(_Row, frozen=True, tag="dropped"):
+    def entry(self) -> Entry:
+        return DroppedEntry((self.file_id, self.number))
+
+
+class _StateRow(_Row, frozen=True, tag="state"):
+    name: OptionalName
+    session: OptionalName
+    length: Counter
+    crc: Crc
+    state: BlockState
+    writers: Writers
+    doubtful: bool = False
+
+    def entry(self) -> Entry:
+        key = (self.file_id, self.number)
+        return StateEntry(
+            BlockMeta(
+                key, self.name, self.session, self.length, self.crc, self.state, self.writers, self.doubtful
+            )
+        )
+
+
+_DECODER = msgspec.msgpack.Decoder(_RecordRow | _PromiseRow | _SealedRow | _DroppedRow | _StateRow)
 
 
 def pack_entry(entry: Entry) -> bytes:
     """Returns the entry as bytes."""
     values: list[Any]
     match entry:
-        case RecordEntry():
-            values = ["record", *entry.key, entry.name, entry.session, entry.record.to_wire(), entry.data]
+        case RecordEntry(record=r):
+            record = [r.offset, r.length, r.crc, r.writer, r.sequence, r.view]
+            values = ["record", *entry.key, entry.name, entry.session, record, entry.data]
         case PromiseEntry():
             values = ["promise", *entry.key, entry.name]
         case SealedEntry():
@@ -162,30 +240,23 @@ def pack_entry(entry: Entry) -> bytes:
             values = ["dropped", *entry.key]
         case StateEntry(meta=m):
             values = ["state", *m.key, m.name, m.session, m.length, m.crc, m.state, m.writers, m.doubtful]
+        case _:
+            assert_never(entry)
     packed: bytes = msgpack.packb(values, use_bin_type=True)
     return packed
 
 
 def unpack_entry(data: Buffer) -> Entry:
-    """Returns the entry that ``pack_entry`` made."""
-    kind, file_id, number, *rest = msgpack.unpackb(data, raw=False, strict_map_key=False)
-    key = (file_id, number)
-    match kind:
-        case "record":
-            name, session, record, payload = rest
-            return RecordEntry(key, name, session, record_from_wire(record), payload)
-        case "promise":
-            return PromiseEntry(key, rest[0])
-        case "sealed":
-            return SealedEntry(key, *rest)
-        case "dropped":
-            return DroppedEntry(key)
-        case "state":
-            name, session, length, crc, state, writers, doubtful = rest
-            marks = {writer: (mark[0], mark[1], mark[2]) for writer, mark in writers.items()}
-            return StateEntry(BlockMeta(key, name, session, length, crc, state, marks, doubtful))
-        case _:
-            raise ValueError(f"unknown journal entry {kind!r}")
+    """Returns the entry that ``pack_entry`` made.
+
+    Raises:
+        InvalidMessage: the bytes are no entry of a kind that this release knows.
+    """
+    try:
+        row: _Row = _DECODER.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidMessage(f"journal entry: {error}") from None
+    return row.entry()
 
 
 def apply(index: dict[BlockKey, BlockMeta], entry: Entry) -> None:
@@ -194,7 +265,8 @@ def apply(index: dict[BlockKey, BlockMeta], entry: Entry) -> None:
         case RecordEntry(key=key, name=name, session=session, record=record):
             meta = index.get(key) or BlockMeta(key, name, session)
             if record.writer:
-                meta.writers[record.writer] = (record.sequence, record.offset, record.length)
+                mark = (record.sequence, record.offset, record.length)
+                note_writer(meta.writers, record.writer, mark)
             index[key] = replace(meta, session=session, length=record.end, crc=record.crc)
         case PromiseEntry(key=key, name=name):
             meta = index.get(key) or BlockMeta(key, name, "")
@@ -207,3 +279,5 @@ def apply(index: dict[BlockKey, BlockMeta], entry: Entry) -> None:
             index.pop(key, None)
         case StateEntry(meta=meta):
             index[meta.key] = meta
+        case _:
+            assert_never(entry)

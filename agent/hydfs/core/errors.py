@@ -1,22 +1,61 @@
-"""Errors between store agents: those that clients may see, and a few codes that never leave the store."""
+"""Errors between store agents: those that clients may see, and a few codes that never leave the store.
+
+An error's details are a dataclass here. They travel as plain values and are checked where they are read.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from agent.common import errors
-from agent.common.errors import RainStormError
+from msgspec import Meta
+
+from agent.common import errors, message
+from agent.common.errors import InvalidMessage, RainStormError
+from agent.common.message import Counter, Name, OptionalName
+
+# The answer that sends a client to the file's next block; never seen outside the store.
+MOVED = "MOVED"
+# The block is not coordinated by the node that was asked; never seen outside the store.
+NOT_COORDINATOR = "NOT_COORDINATOR"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Why a block was sealed: the replicas that failed, and the code of the last failure."""
+
+    failed: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    cause: OptionalName = ""
+
+    @classmethod
+    def of(cls, error: RainStormError) -> Moved:
+        """Returns what ``error`` says of it, nothing when it does not."""
+        try:
+            return message.decode(cls, error.details)
+        except InvalidMessage:
+            return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLength:
+    """The length of a file that did not have the length that an append asked for."""
+
+    length: Counter
+
+
+Details = Moved | FoundLength | None
 
 
 class StoreError(RainStormError):
     """An answer between store agents whose code is not an error a client may see."""
 
 
-def error_of(code: str, message: str, details: dict[str, Any] | None = None) -> RainStormError:
-    """Returns an exception with this code, also for the codes that only store agents use."""
-    error = errors.from_wire({"code": code, "message": message, "details": details or {}})
+def error_of(code: str, text: str, details: Details = None) -> RainStormError:
+    """Returns an exception with this code, even for the codes that only store agents use."""
+    fields = {} if details is None else message.encode(details)
+    error = errors.from_wire({"code": code, "message": text, "details": fields})
     if error.code != code:
-        error = StoreError(message, details={"store_code": code, **(details or {})})
+        error = StoreError(text, details={"store_code": code, **fields})
     return error
 
 

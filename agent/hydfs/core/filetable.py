@@ -1,8 +1,9 @@
 """The file table: what the register of a file name may hold, and the changes that are allowed.
 
-Every file name is one CASPaxos register (agent/common/register.py). Its value is plain msgpack; the functions
-here are the only ones that make or change it. A file is *creating* (a put that is not whole yet), *live*, or
-*deleted* (a tombstone that keeps the file id, so that late blocks of a deleted file are known as such).
+Every file name is one CASPaxos register (agent/common/register.py). Its value is a ``FileEntry`` as plain
+msgpack; the functions here are the only ones that make or change it. A value is checked before a voter votes
+on it and again when it is read. A file is *creating* (a put that is not complete yet), *live*, or *deleted*
+(a tombstone that keeps the file id, so that late blocks of a deleted file are recognised).
 
 At most the last block of a chain is open. Its replica set and its session are fixed when it is opened, by the
 node that will coordinate it; a session is one process's right to coordinate one block, so a restarted
@@ -15,42 +16,59 @@ Each change is a function that raises a ``RainStormError`` to refuse, made to be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
-from agent.common.errors import AlreadyExists, Conflict, Fenced, NotFound
-from agent.hydfs.core.block import OPEN, SEALED, WriterMark
+import msgspec
+from msgspec import Meta, field
+from msgspec.structs import replace
 
-CREATING, LIVE, DELETED = "creating", "live", "deleted"
-# A writer not heard of while this many others wrote to the same file is forgotten: a retry of its last append
-# would then be taken for a new one. A stream job has a few dozen writers a file.
-WRITERS_MAX = 1024
+from agent.common import message
+from agent.common.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    Fenced,
+    InvalidMessage,
+    NameInvalid,
+    NotFound,
+    RainStormError,
+)
+from agent.common.ids import check_file_name
+from agent.common.message import LIST_MAX, Counter, Crc, Name, OptionalName
+from agent.hydfs.core.block import OPEN, SEALED, BlockNumber, FileId, WriterMark, Writers, note_writer
+
+CREATING: Final = "creating"
+LIVE: Final = "live"
+DELETED: Final = "deleted"
+# More copies than this of one block would be a mistake in the configuration.
+REPLICAS_MAX = 64
+
+Replicas = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=REPLICAS_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
-class BlockEntry:
-    """One block of a file's chain."""
+class BlockEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One block of a file's chain; a list in its encoded form, because a large file has many."""
 
-    number: int
-    replicas: tuple[str, ...]
-    view: int
-    state: str
-    length: int
-    crc: int
-    session: str
+    number: BlockNumber
+    replicas: Replicas
+    view: Counter
+    state: Annotated[str, Meta(pattern=r"^(open|sealed)\Z")]
+    length: Counter
+    crc: Crc
+    session: OptionalName
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(msgspec.Struct, frozen=True):
     """The value of a file's register."""
 
-    file_id: str
-    state: str
-    ack: str = "all"
-    owner: str = ""
-    next_number: int = 0
-    blocks: tuple[BlockEntry, ...] = ()
-    writers: Mapping[str, WriterMark] | None = None
+    file_id: FileId
+    state: Annotated[str, Meta(pattern=r"^(creating|live|deleted)\Z")]
+    ack: Annotated[str, Meta(pattern=r"^(all|quorum)\Z")] = "all"
+    owner: OptionalName = ""
+    next_number: BlockNumber = field(default=0, name="next")
+    blocks: Annotated[tuple[BlockEntry, ...], Meta(max_length=LIST_MAX)] = ()
+    writers: Writers = field(default_factory=dict)
 
     @property
     def open_block(self) -> BlockEntry | None:
@@ -67,32 +85,84 @@ class FileEntry:
         return next((block for block in self.blocks if block.number == number), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What an AlreadyExists of ``create`` says of the file that has the name."""
+
+    file_id: FileId
+    state: OptionalName
+    owner: OptionalName
+
+    @classmethod
+    def of(cls, error: RainStormError) -> Reservation | None:
+        """Returns the reservation that ``error`` tells of, None when it tells of none."""
+        try:
+            return message.decode(cls, error.details)
+        except InvalidMessage:
+            return None
+
+
 Change = Callable[[Any], Any]
 
 
 def to_value(entry: FileEntry) -> dict[str, Any]:
     """Returns the entry as plain values for the register."""
-    return {
-        "file_id": entry.file_id,
-        "state": entry.state,
-        "ack": entry.ack,
-        "owner": entry.owner,
-        "next": entry.next_number,
-        "blocks": [
-            [b.number, list(b.replicas), b.view, b.state, b.length, b.crc, b.session] for b in entry.blocks
-        ],
-        "writers": {writer: list(mark) for writer, mark in (entry.writers or {}).items()},
-    }
+    return message.encode(entry)
 
 
-def from_value(value: Any) -> FileEntry | None:
-    """Returns the entry of a register's value, None when the name was never used."""
+def from_value(value: Any, name: str = "") -> FileEntry | None:
+    """Returns the entry of a register's value, None when the name was never used.
+
+    Raises:
+        Corrupt: the value is no valid entry; voters of this release never accept one.
+    """
     if value is None:
         return None
-    blocks = tuple(BlockEntry(b[0], tuple(b[1]), b[2], b[3], b[4], b[5], b[6]) for b in value["blocks"])
-    writers = {writer: (mark[0], mark[1], mark[2]) for writer, mark in value["writers"].items()}
-    return FileEntry(
-        value["file_id"], value["state"], value["ack"], value["owner"], value["next"], blocks, writers
+    try:
+        return _checked(value)
+    except InvalidMessage as error:
+        raise Corrupt(f"the file table holds no valid entry for {name!r}: {error.message}") from None
+
+
+def check(key: str, value: object) -> None:
+    """Refuses what must not become the value of a file's register; a voter asks before it votes.
+
+    Raises:
+        InvalidMessage: ``key`` is no file name, or ``value`` is neither a valid entry nor None.
+    """
+    try:
+        check_file_name(key)
+    except NameInvalid as error:
+        raise InvalidMessage(error.message) from None
+    if value is not None:
+        _checked(value)
+
+
+def _checked(value: object) -> FileEntry:
+    entry = message.decode(FileEntry, value, "file entry")
+    problem = _problem(entry)
+    if problem:
+        raise InvalidMessage(f"file entry: {problem}")
+    return entry
+
+
+def _problem(entry: FileEntry) -> str:
+    """Returns how an entry contradicts itself, or ''."""
+    if entry.blocks and entry.state != LIVE:
+        return f"a file that is {entry.state} has blocks"
+    last = -1
+    for block in entry.blocks:
+        if block.number <= last:
+            return f"block {block.number} follows block {last}"
+        last = block.number
+        if block.state == OPEN and (block is not entry.blocks[-1] or block.length):
+            return f"block {block.number} is open, but has a length or a successor"
+        if block.state == SEALED and not block.length:
+            return f"block {block.number} is sealed and empty"
+        if len(frozenset(block.replicas)) != len(block.replicas):
+            return f"block {block.number} is on the same node twice"
+    return (
+        "" if last < entry.next_number else f"block {last} exists, but the next number is {entry.next_number}"
     )
 
 
@@ -102,10 +172,10 @@ def needed_acks(ack: str, replicas: int) -> int:
 
 
 def needed_promises(ack: str, replicas: int) -> int:
-    """Returns how many replicas must promise before somebody else than the coordinator seals a block.
+    """Returns how many replicas must promise before a node other than the coordinator seals a block.
 
-    Any set of this size meets every set that can acknowledge an append, so one of it holds each acked record
-    and refuses the next one.
+    Any set of this size intersects every set that can acknowledge an append. So one of its members holds each
+    acknowledged record and refuses the next one.
     """
     return replicas - needed_acks(ack, replicas) + 1
 
@@ -114,9 +184,9 @@ def live(name: str, value: Any) -> FileEntry:
     """Returns the entry of a file that can be used.
 
     Raises:
-        NotFound: there is no such file, or not yet, or no more.
+        NotFound: the file does not exist: not yet, or no longer.
     """
-    entry = from_value(value)
+    entry = from_value(value, name)
     if entry is None or entry.state != LIVE:
         raise NotFound(f"file {name!r} does not exist", hint="see which files there are: fab list")
     return entry
@@ -127,11 +197,11 @@ def create(
 ) -> Change:
     """Returns the change that makes a new, empty file or reserves its name for a put.
 
-    ``instead_of`` is the file id of a put that was found to be dead; its reservation may be taken over.
+    ``instead_of`` is the file id of a put that its gateway has abandoned; its reservation may be replaced.
     """
 
     def change(value: Any) -> Any:
-        entry = from_value(value)
+        entry = from_value(value, name)
         if entry is not None and entry.state == CREATING and entry.file_id == instead_of:
             entry = None
         if entry is not None and entry.state != DELETED and entry.file_id != file_id:
@@ -139,7 +209,7 @@ def create(
             raise AlreadyExists(
                 f"file {name!r} {what}",
                 hint="choose another name, append to it, or delete it first",
-                details={"file_id": entry.file_id, "state": entry.state, "owner": entry.owner},
+                details=message.encode(Reservation(entry.file_id, entry.state, entry.owner)),
             )
         if entry is not None and entry.file_id == file_id:
             return value
@@ -149,12 +219,12 @@ def create(
 
 
 def publish(name: str, file_id: str, blocks: Sequence[BlockEntry]) -> Change:
-    """Returns the change that makes a put visible, whole."""
+    """Returns the change that makes a complete put visible."""
 
     def change(value: Any) -> Any:
-        entry = from_value(value)
+        entry = from_value(value, name)
         if entry is None or entry.file_id != file_id or entry.state == DELETED:
-            raise Conflict(f"the put of {name!r} was given up meanwhile", hint="put it again")
+            raise Conflict(f"the put of {name!r} was aborted in the meantime", hint="put it again")
         if entry.state == LIVE:
             return value
         return to_value(replace(entry, state=LIVE, owner="", blocks=tuple(blocks), next_number=len(blocks)))
@@ -168,7 +238,7 @@ def remove(name: str, file_id: str) -> Change:
     """
 
     def change(value: Any) -> Any:
-        entry = from_value(value)
+        entry = from_value(value, name)
         if entry is None or entry.file_id != file_id or entry.state == DELETED:
             if entry is not None and entry.file_id == file_id:
                 return value
@@ -183,7 +253,7 @@ def remove(name: str, file_id: str) -> Change:
 def open_next(name: str, file_id: str, replicas: Sequence[str], view: int, session: str) -> Change:
     """Returns the change that opens the next block, coordinated by ``replicas[0]`` under ``session``.
 
-    A block that is open already stays: the caller compares its session to learn who coordinates.
+    A block that is already open stays: the caller compares its session to learn which node coordinates it.
     """
 
     def change(value: Any) -> Any:
@@ -211,11 +281,11 @@ def seal(
 
     ``replicas`` are those known to hold all of it. ``writers`` are the marks of its records with offsets in
     the file; they join those of the earlier blocks, which is how duplicates are known across blocks. An empty
-    block leaves the chain. A block that somebody else sealed stays as it is.
+    block leaves the chain. A block that another node sealed stays as it is.
     """
 
     def change(value: Any) -> Any:
-        entry = from_value(value)
+        entry = from_value(value, name)
         if entry is None or entry.file_id != file_id or entry.state != LIVE:
             raise NotFound(f"file {name!r} does not exist any more")
         block = entry.open_block
@@ -224,12 +294,9 @@ def seal(
         kept = entry.blocks[:-1]
         if length:
             kept = (*kept, replace(block, state=SEALED, length=length, crc=crc, replicas=tuple(replicas)))
-        marks = {**(entry.writers or {})}
+        marks = dict(entry.writers)
         for writer, mark in writers.items():
-            marks.pop(writer, None)  # the latest go last, the oldest are forgotten first
-            marks[writer] = mark
-        while len(marks) > WRITERS_MAX:
-            marks.pop(next(iter(marks)))
+            note_writer(marks, writer, mark)
         return to_value(replace(entry, blocks=kept, writers=marks))
 
     return change
@@ -244,7 +311,7 @@ def set_replicas(
         entry = live(name, value)
         block = entry.block(number)
         if entry.file_id != file_id or block is None or block.state != SEALED:
-            raise Fenced(f"block {number} of {name!r} is not what it was")
+            raise Fenced(f"block {number} of {name!r} was changed in the meantime")
         holders = [node for node in block.replicas if node not in drop]
         holders += [node for node in add if node not in holders]
         if not holders:

@@ -1,7 +1,7 @@
 """The store's core on one node: its replicas and the blocks it coordinates, as one state machine.
 
 What a coordinator sends to its own node never leaves this core. Everything else is an event or an effect of
-``events.py``; the agent and the simulator drive this very class.
+``events``. The agent and the simulator drive the same class.
 """
 
 from __future__ import annotations
@@ -9,50 +9,40 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import assert_never
 
 from agent.common.core import Tick
 from agent.hydfs.core.block import BlockKey, BlockMeta
 from agent.hydfs.core.coordinator import RETIRED, Coordinator
+from agent.hydfs.core.errors import NOT_COORDINATOR
 from agent.hydfs.core.events import (
     AnswerWrite,
     AppendRequested,
     BlockDropped,
     BlockOpened,
     BlockSealed,
+    CallerLeft,
+    CoordinatorEvent,
+    Effect,
+    Event,
+    NodeLost,
     PromiseRequested,
     PromiseWritten,
     RecordWritten,
     Refuse,
-    SealBlock,
     SealFailed,
+    SealRequested,
     SendWrite,
     TailRequested,
-    Token,
     WriteAnswered,
     WriteReceived,
 )
 from agent.hydfs.core.replica import Replica
-from agent.hydfs.core.route import NOT_COORDINATOR
 
 
 @dataclass(frozen=True, slots=True)
 class _Own:
     """The token of a record that this node's coordinator sent to this node's replica."""
-
-    key: BlockKey
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLost:
-    """Event: the cluster view says that ``node`` is down."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class SealRequested:
-    """Event: somebody wants the block sealed; a coordinator that is at work here does it itself."""
 
     key: BlockKey
 
@@ -69,10 +59,10 @@ class NodeCore:
         self._block_size = block_size_bytes
         self._ack_timeout = ack_timeout_s
 
-    def handle(self, now: float, event: Any) -> Sequence[Any]:
+    def handle(self, now: float, event: Event) -> Sequence[Effect]:
         """Applies an event and returns the effects that leave this node or its memory."""
-        effects: list[Any] = []
-        work: deque[Any] = deque([event])
+        effects: list[Effect] = []
+        work: deque[Event] = deque([event])
         while work:
             for effect in self._dispatch(now, work.popleft()):
                 match effect:
@@ -108,17 +98,18 @@ class NodeCore:
         """Tells whether this process coordinates the block now."""
         return key in self.coordinators
 
-    def _dispatch(self, now: float, event: Any) -> Sequence[Any]:
+    def _dispatch(self, now: float, event: Event) -> Sequence[Effect]:
         match event:
-            case AppendRequested(key=key, token=token):
-                coordinator = self.coordinators.get(key)
-                return self._stranger(token) if coordinator is None else coordinator.append(now, event)
-            case TailRequested(key=key, token=token):
-                coordinator = self.coordinators.get(key)
-                return self._stranger(token) if coordinator is None else coordinator.tail(event)
-            case WriteAnswered(key=key):
-                coordinator = self.coordinators.get(key)
-                return [] if coordinator is None else coordinator.answered(now, event)
+            case (
+                AppendRequested()
+                | TailRequested()
+                | WriteAnswered()
+                | SealRequested()
+                | SealFailed()
+                | NodeLost()
+                | Tick()
+            ):
+                return self._coordinate(now, event)
             case WriteReceived():
                 return self.replica.write(event)
             case RecordWritten():
@@ -127,13 +118,6 @@ class NodeCore:
                 return self.replica.promise(event)
             case PromiseWritten():
                 return self.replica.promise_written(event)
-            case Tick():
-                return [effect for c in list(self.coordinators.values()) for effect in c.tick(now)]
-            case _:
-                return self._change(now, event)
-
-    def _change(self, now: float, event: Any) -> Sequence[Any]:
-        match event:
             case BlockOpened(key=key):
                 self.coordinators[key] = Coordinator(
                     event, block_size_bytes=self._block_size, ack_timeout_s=self._ack_timeout
@@ -143,23 +127,44 @@ class NodeCore:
                 return [*self._retire(key), *self.replica.sealed(event)]
             case BlockDropped(key=key):
                 return [*self._retire(key), *self.replica.dropped(event)]
-            case SealFailed(key=key):
-                coordinator = self.coordinators.pop(key, None)
-                return [] if coordinator is None else coordinator.seal_failed(event)
-            case SealRequested(key=key):
-                coordinator = self.coordinators.get(key)
-                return [] if coordinator is None else coordinator.close()
-            case NodeLost(node=node):
-                return [effect for c in list(self.coordinators.values()) for effect in c.lose(node)]
+            case CallerLeft(key=key, token=token):
+                if key in self.coordinators:
+                    self.coordinators[key].forget(token)
+                self.replica.forget(key, token)
+                return []
             case _:
-                raise TypeError(f"unknown event {event!r}")
+                assert_never(event)
 
-    def _retire(self, key: BlockKey) -> Sequence[Any]:
+    def _coordinate(
+        self,
+        now: float,
+        event: CoordinatorEvent | Tick,
+    ) -> Sequence[Effect]:
+        match event:
+            case Tick():
+                return [effect for each in list(self.coordinators.values()) for effect in each.tick(now)]
+            case NodeLost(node=node):
+                return [effect for each in list(self.coordinators.values()) for effect in each.lose(node)]
+            case _:
+                coordinator = self.coordinators.get(event.key)
+        match event:
+            case AppendRequested(token=token):
+                return self._not_coordinator(token) if coordinator is None else coordinator.append(now, event)
+            case TailRequested(token=token):
+                return self._not_coordinator(token) if coordinator is None else coordinator.tail(event)
+            case WriteAnswered():
+                return [] if coordinator is None else coordinator.answered(now, event)
+            case SealRequested():
+                return [] if coordinator is None else coordinator.close()
+            case SealFailed(key=key):
+                self.coordinators.pop(key, None)
+                return [] if coordinator is None else coordinator.seal_failed(event)
+            case _:
+                assert_never(event)
+
+    def _retire(self, key: BlockKey) -> Sequence[Effect]:
         coordinator = self.coordinators.pop(key, None)
         return [] if coordinator is None or coordinator.state == RETIRED else coordinator.sealed()
 
-    def _stranger(self, token: Token) -> Sequence[Refuse]:
-        return [Refuse(token, NOT_COORDINATOR, f"{self.name} does not coordinate this block", {})]
-
-
-__all__ = ["NodeCore", "NodeLost", "SealBlock", "SealRequested"]
+    def _not_coordinator(self, token: object) -> Sequence[Effect]:
+        return [Refuse(token, NOT_COORDINATOR, f"{self.name} does not coordinate this block")]

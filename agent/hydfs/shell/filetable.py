@@ -1,7 +1,7 @@
 """What a gateway knows about files, and how it reaches the node that knows more.
 
-A read of the open end asks its coordinator first and the register afterwards: when the register (a majority
-read) still names that block as the open one, nobody had sealed it when the coordinator answered, so the
+A read of the open end asks its coordinator first and the register afterwards. If the register (a majority
+read) still names that block as the open one, no node had sealed it when the coordinator answered, so the
 answer was the newest. That makes lengths and reads linearizable without leases.
 """
 
@@ -9,26 +9,30 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar, assert_never
 
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, NotFound, RainStormError, Unavailable
 from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED
-from agent.hydfs.core.errors import code_of, error_of
+from agent.hydfs.core.errors import Moved, code_of, error_of
 from agent.hydfs.core.filetable import FileEntry
 from agent.hydfs.core.ring import block_token
 from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
+from agent.hydfs.messages import block as messages
+from agent.hydfs.messages.file import BlockStat, FileStat
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.view import ViewSource, up_nodes
-from agent.wire.client import Response
+from agent.hydfs.shell.view import ViewSource
 from agent.wire.register.proposer import Registers
 
+# FileTable of which a gateway remembers the entry; those of a few jobs are some hundreds.
 ENTRIES_MAX = 4096
 
+A = TypeVar("A")
 
-class Files:
+
+class FileTable:
     """The file table as one gateway sees it."""
 
     def __init__(
@@ -43,7 +47,7 @@ class Files:
         self._pause = threads.event()
 
     def close(self) -> None:
-        """Wakes requests that wait for another try."""
+        """Wakes requests that wait for their next attempt."""
         self._pause.set()
 
     def entry(self, name: str, deadline: Deadline) -> FileEntry:
@@ -61,7 +65,7 @@ class Files:
         self.remember(name, found)
         return found
 
-    def stat(self, name: str, deadline: Deadline) -> dict[str, Any]:
+    def stat(self, name: str, deadline: Deadline) -> FileStat:
         """Returns the file's length and blocks; the length is linearizable."""
         entry, length = self.settle(name, deadline)
         return describe(name, entry, length)
@@ -70,14 +74,14 @@ class Files:
         self,
         name: str,
         deadline: Deadline,
-        ask: Callable[[AskCoordinator, FileEntry], Response],
-    ) -> Response:
+        ask: Callable[[AskCoordinator, FileEntry], A],
+    ) -> A:
         """Returns the answer of the node that can give it, found by a ``Route``.
 
         Raises:
-            DeadlineExceeded: nobody could in time; the outcome of the last try is unknown.
+            DeadlineExceeded: no node could in time; the outcome of the last attempt is unknown.
         """
-        route = Route(up_nodes(self._views.current()))
+        route = Route(self._views.current().up_names())
         entry = self.known(name)
         fresh = entry is None
         if entry is None:
@@ -92,7 +96,7 @@ class Files:
                     case ReadFile(pause_s=pause_s):
                         if pause_s and self._pause.wait(min(pause_s, deadline.remaining(clock.monotonic()))):
                             raise Unavailable("the agent is stopping")
-                        route.nodes = up_nodes(self._views.current())
+                        route.nodes = self._views.current().up_names()
                         entry = self.entry(name, deadline)
                         fresh = True
                         step = route.found(entry)
@@ -103,6 +107,8 @@ class Files:
                         step = route.sealed()
                     case Stop(code=code, message=message):
                         raise last if last is not None and code_of(last) == code else error_of(code, message)
+                    case _:
+                        assert_never(step)
             except RainStormError as error:
                 if not isinstance(step, AskCoordinator | AskSeal):
                     raise
@@ -116,25 +122,25 @@ class Files:
         self, route: Route, step: AskCoordinator | AskSeal, entry: FileEntry, error: RainStormError
     ) -> Step:
         code = code_of(error)
-        cause, failed = str(error.details.get("cause", "")), list(error.details.get("failed", ()))
+        moved = Moved.of(error)
         if code in LOST:
             self._peers.suspect(step.node)
-        following = route.failed(step, entry, code, cause, failed)
+        following = route.failed(step, entry, code, moved.cause, moved.failed)
         if isinstance(following, Stop) and following.code == code:
             raise error
         return following
 
     def ask_seal(self, name: str, entry: FileEntry, step: AskSeal) -> None:
         """Has a replica seal a block."""
-        body = {"name": name, "file_id": entry.file_id, "number": step.number}
-        self._peers.call(step.node, "hydfs.block.seal", body, timeout_s=3.0 * self._ack_timeout)
+        request = messages.Seal(entry.file_id, step.number, name)
+        self._peers.ask(step.node, request, timeout_s=3.0 * self._ack_timeout)
 
     def _too_late(self, name: str, last: RainStormError | None) -> RainStormError:
-        why = f"; the last try said: {last.message}" if last is not None else ""
+        why = f"; the last attempt failed with: {last.message}" if last is not None else ""
         return DeadlineExceeded(f"{name!r}: no replica could do it in time{why}", hint="fab status")
 
     def settle(self, name: str, deadline: Deadline) -> tuple[FileEntry, int]:
-        """Returns the file and its committed length, both of one moment."""
+        """Returns the file and its committed length, both as of the same moment."""
         while True:
             entry = self.known(name) or self.entry(name, deadline)
             tail = 0
@@ -149,23 +155,23 @@ class Files:
     def _ask_tail(self, name: str, entry: FileEntry, deadline: Deadline) -> tuple[FileEntry, int]:
         seen = [entry]
 
-        def ask(step: AskCoordinator, found: FileEntry) -> Response:
+        def ask(step: AskCoordinator, found: FileEntry) -> int:
             seen[0] = found
             if step.number is None:
-                return Response({"length": 0}, b"")  # nothing is open: the file table knows the length
-            body = {"file_id": found.file_id, "number": step.number}
-            return self._peers.call(step.node, "hydfs.block.tail", body, timeout_s=self._ack_timeout)
+                return 0  # nothing is open: the file table knows the length
+            request = messages.AskTail(found.file_id, step.number)
+            return self._peers.ask(step.node, request, timeout_s=self._ack_timeout).message.length
 
-        answer = self.follow(name, deadline, ask)
-        return seen[0], int(answer.fields["length"])
+        length = self.follow(name, deadline, ask)
+        return seen[0], length
 
     def known(self, name: str) -> FileEntry | None:
-        """Returns what was last read of the file; it may be out of date."""
+        """Returns the entry that was read last; it may be out of date."""
         with self._lock:
             return self._entries.get(name)
 
     def remember(self, name: str, entry: FileEntry) -> None:
-        """Keeps what the file table said."""
+        """Keeps an entry of the file table."""
         with self._lock:
             self._entries[name] = entry
             self._entries.move_to_end(name)
@@ -173,7 +179,7 @@ class Files:
                 self._entries.popitem(last=False)
 
     def forget(self, name: str) -> None:
-        """Drops what is known of the file."""
+        """Forgets the entry of a file."""
         with self._lock:
             self._entries.pop(name, None)
 
@@ -187,21 +193,18 @@ def same_end(one: FileEntry, other: FileEntry) -> bool:
     return one.open_block.session == other.open_block.session
 
 
-def describe(name: str, entry: FileEntry, length: int) -> dict[str, Any]:
-    """Returns the file as plain values for a client."""
+def describe(name: str, entry: FileEntry, length: int) -> FileStat:
+    """Returns the file as a client sees it."""
     blocks = []
     start = 0
     for block in entry.blocks:
         size = block.length if block.state == SEALED else length - start
-        blocks.append(
-            {
-                "number": block.number,
-                "offset": start,
-                "length": size,
-                "replicas": list(block.replicas),
-                "state": block.state,
-                "ring_id": f"{block_token(entry.file_id, block.number):08x}",
-            }
-        )
+        place = ring_id(block_token(entry.file_id, block.number))
+        blocks.append(BlockStat(block.number, start, size, block.replicas, block.state, place))
         start += size
-    return {"name": name, "file_id": entry.file_id, "length": length, "blocks": blocks}
+    return FileStat(name, entry.file_id, length, tuple(blocks))
+
+
+def ring_id(token: int) -> str:
+    """Returns a place on the ring as eight hexadecimal digits."""
+    return f"{token:08x}"

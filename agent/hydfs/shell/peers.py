@@ -7,22 +7,24 @@ to this node itself goes straight to its handler.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
+from agent.common import message
 from agent.common.deadline import Deadline
 from agent.common.errors import Overloaded, RainStormError, Unavailable
+from agent.common.message import Done, R
 from agent.common.shell import clock, threads
 from agent.common.shell.worker import Pool
-from agent.wire.client import Client, Response, Target
+from agent.wire.client import Answered, Client, Target
+from agent.wire.codec.framing import Buffer
 from agent.wire.connection import Payload
-from agent.wire.server import Handler, Request
+from agent.wire.endpoint import Answer, Call, Endpoint
 
 logger = logging.getLogger("agent.hydfs.shell.peers")
 
 LANE_THREADS = 4
-# Calls that wait for one peer: sixteen blocks with a full window of records (64 each). Beyond it the peer is
-# taken for one that has failed.
+# Requests that wait for one peer: sixteen blocks with a full window of records (64 each). A peer with more of
+# them counts as failed.
 LANE_CALLS_MAX = 1024
 # Long enough for a call under way to end by its own deadline.
 CLOSE_TIMEOUT_S = 5.0
@@ -31,14 +33,14 @@ FULL_S = 15.0
 
 
 class Peers:
-    """The store agents of the cluster as this one sees them."""
+    """The store agents of the cluster, as seen from this one."""
 
     def __init__(
         self, me: str, client: Client, targets: dict[str, Target], view_version: Callable[[], int]
     ) -> None:
         self.me = me
         self.names = tuple(targets)
-        self.handlers: dict[str, Handler] = {}
+        self.endpoints: Mapping[str, Endpoint] = {}
         self.on_suspect: Callable[[str], None] = lambda node: None
         self._client = client
         self._targets = targets
@@ -48,24 +50,33 @@ class Peers:
         self._lock = threads.lock()
         self._closed = False
 
-    def call(
-        self, node: str, kind: str, fields: dict[str, Any], payload: Payload = b"", *, timeout_s: float
-    ) -> Response:
-        """Calls the store agent of ``node`` and returns its answer.
+    def ask(
+        self, node: str, request: message.Request[R], payload: Payload = b"", *, timeout_s: float
+    ) -> Answered[R]:
+        """Asks the store agent of ``node`` and returns its answer; a payload that is a ``FileSlice`` is that
+        of this node itself, and the caller closes it.
 
         Raises:
-            RainStormError: what the agent answered with, or what happened on the way.
+            RainStormError: the error that the agent answered with, or that of the connection.
         """
-        fields = {**fields, "view": self._view_version()}
+        version = self._view_version()
         if node == self.me:
             assert isinstance(payload, bytes | bytearray | memoryview)
-            deadline = Deadline(clock.monotonic(), timeout_s)
-            reply = self.handlers[kind](Request(kind, fields, payload, self.me, deadline))
-            return Response(reply.fields, reply.payload)  # type: ignore[arg-type]
+            return self._ask_myself(request, payload, version, timeout_s)
         target = self._targets.get(node)
         if target is None:  # a cluster that grows or shrinks restarts one node after the other
-            raise Unavailable(f"{self.me} was not told where {node} is", hint="ansible-playbook deploy.yml")
-        return self._client.call(target, kind, fields, payload, timeout_s=timeout_s)
+            raise Unavailable(
+                f"{node} is not in the configuration of {self.me}", hint="ansible-playbook deploy.yml"
+            )
+        return self._client.ask(target, request, payload, view=version, timeout_s=timeout_s)
+
+    def _ask_myself(
+        self, request: message.Request[R], payload: Buffer, version: int, timeout_s: float
+    ) -> Answered[R]:
+        call = Call(self.me, Deadline(clock.monotonic(), timeout_s), payload, version)
+        found = self.endpoints[request.kind].handle(request, call)
+        answer = found if isinstance(found, Answer) else Answer(found)
+        return Answered(answer.message, answer.payload)  # type: ignore[arg-type]
 
     def later(self, node: str, work: Callable[[], None]) -> bool:
         """Has ``work`` done by one of the threads kept for ``node``; returns False when too much waits there
@@ -83,19 +94,19 @@ class Peers:
             return False
         return True
 
-    def tell(self, node: str, kind: str, fields: dict[str, Any], *, timeout_s: float = 2.0) -> None:
-        """Calls in the background; a failure is left to the repair."""
+    def tell(self, node: str, request: message.Request[Done], *, timeout_s: float = 2.0) -> None:
+        """Asks in the background; a failure is left to the repair."""
 
         def work() -> None:
             try:
-                self.call(node, kind, fields, timeout_s=timeout_s)
+                self.ask(node, request, timeout_s=timeout_s)
             except RainStormError as error:
-                logger.debug("tell_failed node=%s kind=%s error=%s", node, kind, error)
+                logger.debug("tell_failed node=%s type=%s error=%s", node, request.kind, error)
 
         self.later(node, work)
 
     def suspect(self, node: str, cause: str = "") -> None:
-        """Remembers for a while that new blocks better avoid ``node``."""
+        """Notes that new blocks should avoid ``node`` for a while."""
         now = clock.monotonic()
         with self._lock:
             known = self._suspects.get(node, 0.0) > now
@@ -111,7 +122,7 @@ class Peers:
             return [node for node, until in self._suspects.items() if until > now]
 
     def close(self) -> None:
-        """Ends the threads; calls under way end by their own deadlines."""
+        """Ends the threads; requests under way end by their own deadlines."""
         with self._lock:
             self._closed = True
             lanes = list(self._lanes.values())

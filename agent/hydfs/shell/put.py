@@ -1,10 +1,10 @@
 """Storing a whole file: reserve the name, write its blocks anywhere, make it visible by one change.
 
-A put has no coordinator: nobody sees its blocks before they are whole, so the gateway cuts the stream into
-blocks, sends each to its replicas in parallel (pieces of 1 MiB, one flush at the end) and keeps at most
-``BUFFERED_BLOCKS`` of them in memory. When a replica fails, the block goes to other nodes. The last step is
-one change of the file's register; a put that ends before it leaves nothing visible, and its reservation can
-be taken over as soon as its gateway no longer knows it.
+A put has no coordinator, because its blocks are not visible before they are complete. The gateway cuts the
+stream into blocks, sends each to its replicas in parallel (pieces of 1 MiB, one flush at the end) and keeps
+at most ``BUFFERED_BLOCKS`` of them in memory. When a replica fails, the block goes to other nodes. The last
+step is one change of the file's register. A put that ends before it leaves nothing visible, and another put
+may replace its reservation as soon as its gateway no longer works on it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import (
@@ -27,24 +26,27 @@ from agent.common.errors import (
     UsageError,
 )
 from agent.common.ids import check_file_name
+from agent.common.message import Done
 from agent.common.shell import clock, threads
 from agent.common.shell.worker import Pool
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED, chain
 from agent.hydfs.core.errors import code_of
-from agent.hydfs.core.filetable import BlockEntry
+from agent.hydfs.core.filetable import BlockEntry, Reservation
+from agent.hydfs.messages import file as messages
+from agent.hydfs.messages.block import AskPut, DropFile, PutLife, StorePiece
 from agent.hydfs.shell.filetable import describe
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.replica import Blocks
-from agent.hydfs.shell.view import ViewSource, up_nodes
+from agent.hydfs.shell.replica import Replicas
+from agent.hydfs.shell.view import ViewSource
 from agent.wire.codec.framing import Buffer
+from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
-from agent.wire.server import Handler, Reply, Request
 
 logger = logging.getLogger("agent.hydfs.shell.put")
 
 PIECE_BYTES = 1024 * 1024
-# Blocks in memory at once in the whole agent: one fills while another is on its way.
+# Replicas in memory at once in the whole agent: one fills while another is on its way.
 BUFFERED_BLOCKS = 3
 PUTS_MAX = 32
 IDLE_S_MAX = 60.0
@@ -71,7 +73,7 @@ class _Block:
 @dataclass(slots=True)
 class _Put:
     """One put. ``lock`` serialises its pieces; ``ended``, ``requests`` and ``holds_slot`` belong to the
-    condition of ``Puts``, so that a put can be given up while a piece of it waits.
+    condition of ``Puts``, so that a put can be aborted while one of its pieces waits.
     """
 
     name: str
@@ -93,7 +95,7 @@ class Puts:
 
     def __init__(
         self,
-        blocks: Blocks,
+        replicas: Replicas,
         peers: Peers,
         registers: Registers,
         views: ViewSource,
@@ -101,7 +103,7 @@ class Puts:
         block_size_bytes: int,
         ack: str,
     ) -> None:
-        self._blocks = blocks
+        self._replicas = replicas
         self._peers = peers
         self._registers = registers
         self._views = views
@@ -115,7 +117,7 @@ class Puts:
         self._senders = Pool("hydfs-put-send", SENDERS, SENDERS * TRIES_MAX)
 
     def close(self) -> None:
-        """Gives up the puts under way, without a word to the other agents: those find them dead."""
+        """Aborts the puts in progress; other gateways and repair find their reservations abandoned."""
         with self._changed:
             puts = list(self._puts.values())
             self._puts.clear()
@@ -129,22 +131,22 @@ class Puts:
         """Returns how many more blocks may be in memory."""
         return self._free
 
-    def handlers(self) -> dict[str, Handler]:
-        """Returns the request handlers."""
-        return {
-            "hydfs.put_begin": self._begin,
-            "hydfs.put_piece": self._piece,
-            "hydfs.put_commit": self._commit,
-            "hydfs.put_abort": self._abort,
-            "hydfs.put_alive": self._alive,
-        }
+    def endpoints(self) -> list[Endpoint]:
+        """Returns what answers clients and the gateways of other puts."""
+        return [
+            endpoint(messages.BeginPut, self._begin),
+            endpoint(messages.PutPiece, self._piece),
+            endpoint(messages.CommitPut, self._commit),
+            endpoint(messages.AbortPut, self._abort),
+            endpoint(AskPut, self._life),
+        ]
 
     def is_alive(self, file_id: str) -> bool:
         """Tells whether this agent still works on the put."""
         return file_id in self._puts
 
     def abandon_idle(self) -> None:
-        """Gives up puts whose client has not been heard of for a while."""
+        """Aborts puts whose client has made no request for a while."""
         now = clock.monotonic()
         with self._changed:
             old = [
@@ -155,22 +157,22 @@ class Puts:
         for file_id in old:
             self._give_up(file_id)
 
-    def _begin(self, request: Request) -> Reply:
-        name = check_file_name(str(request.fields["name"]))
+    def _begin(self, request: messages.BeginPut, call: Call) -> messages.PutBegun:
+        name = check_file_name(request.name)
         self.abandon_idle()
         put = _Put(name, threads.unique_id(), clock.monotonic())
         with self._changed:
             if len(self._puts) >= PUTS_MAX:
-                raise Overloaded(f"{PUTS_MAX} puts are under way on this node", hint="try again later")
+                raise Overloaded(f"{PUTS_MAX} puts are in progress on this node", hint="try again later")
             self._puts[put.file_id] = put
         try:
-            self._reserve(put, request.deadline)
+            self._reserve(put, call.deadline)
         except BaseException:
             with self._changed:
                 self._puts.pop(put.file_id, None)
             raise
         put.touched_at = clock.monotonic()
-        return Reply({"file_id": put.file_id, "piece_bytes": min(PIECE_BYTES, self._block_size)})
+        return messages.PutBegun(put.file_id, min(PIECE_BYTES, self._block_size))
 
     def _reserve(self, put: _Put, deadline: Deadline) -> None:
         instead_of = ""
@@ -188,32 +190,29 @@ class Puts:
                 self._registers.change(put.name, change, timeout_s=timeout_s)
                 return
             except AlreadyExists as error:
-                details = error.details
-                if details.get("state") != filetable.CREATING or self._other_lives(
-                    str(details["owner"]), str(details["file_id"])
-                ):
+                other = Reservation.of(error)
+                if other is None or other.state != filetable.CREATING or self._lives(other):
                     raise
-                instead_of = str(details["file_id"])
+                instead_of = other.file_id
 
-    def _other_lives(self, owner: str, file_id: str) -> bool:
-        if owner not in up_nodes(self._views.current()):
+    def _lives(self, other: Reservation) -> bool:
+        if other.owner not in self._views.current().up_names():
             return False
         try:
-            found = self._peers.call(owner, "hydfs.put_alive", {"file_id": file_id}, timeout_s=2.0)
-            return bool(found.fields["alive"])
+            return self._peers.ask(other.owner, AskPut(other.file_id), timeout_s=2.0).message.alive
         except RainStormError:
-            return True  # it cannot be asked: the view will tell when it is down
+            return True  # it cannot be asked; the view will say when it is down
 
-    def _alive(self, request: Request) -> Reply:
-        return Reply({"alive": self.is_alive(str(request.fields["file_id"]))})
+    def _life(self, request: AskPut, call: Call) -> PutLife:
+        return PutLife(self.is_alive(request.file_id))
 
     @contextmanager
-    def _working(self, request: Request) -> Iterator[_Put]:
-        """Finds the put of a request and keeps it from being taken for idle meanwhile."""
+    def _working(self, file_id: str) -> Iterator[_Put]:
+        """Finds the put of a request, which does not count as idle during the request."""
         with self._changed:
-            put = self._puts.get(str(request.fields["file_id"]))
+            put = self._puts.get(file_id)
             if put is None:
-                raise NotFound("this put is not under way any more", hint="put the file again")
+                raise NotFound("this put is no longer in progress", hint="put the file again")
             put.requests += 1
         try:
             yield put
@@ -225,26 +224,28 @@ class Puts:
     @contextmanager
     def _in_turn(self, put: _Put, deadline: Deadline) -> Iterator[None]:
         if not put.lock.acquire(timeout=deadline.remaining(clock.monotonic())):
-            raise DeadlineExceeded(f"put of {put.name!r}: an earlier request of it is still under way")
+            raise DeadlineExceeded(f"put of {put.name!r}: its previous request is still in progress")
         try:
             yield
         finally:
             put.lock.release()
 
-    def _piece(self, request: Request) -> Reply:
-        with self._working(request) as put, self._in_turn(put, request.deadline):
-            offset = int(request.fields["offset"])
-            if offset == put.length - len(request.payload):
-                return Reply()  # sent twice: the first answer was lost
-            if offset != put.length:
+    def _piece(self, request: messages.PutPiece, call: Call) -> Done:
+        size = len(call.payload)
+        if not 0 < size <= PIECE_BYTES:
+            raise UsageError(f"a piece of a put has from 1 to {PIECE_BYTES} bytes, not {size}")
+        with self._working(request.file_id) as put, self._in_turn(put, call.deadline):
+            if request.offset == put.length - size:
+                return Done()  # sent twice: the first answer was lost
+            if request.offset != put.length:
                 raise UsageError(f"put of {put.name!r}: a piece is missing at {put.length}")
             self._check_sent(put)
-            data = memoryview(request.payload)
+            data = memoryview(call.payload)
             while data:
                 room = self._block_size - put.filling
-                self._add(put, data[:room], request.deadline)
+                self._add(put, data[:room], call.deadline)
                 data = data[room:]
-        return Reply()
+        return Done()
 
     def _add(self, put: _Put, data: memoryview, deadline: Deadline) -> None:
         self._take_slot(put, deadline)
@@ -275,10 +276,10 @@ class Puts:
     @staticmethod
     def _require_under_way(put: _Put) -> None:
         if put.ended:
-            raise NotFound(f"the put of {put.name!r} was given up", hint="put the file again")
+            raise NotFound(f"the put of {put.name!r} was aborted", hint="put the file again")
 
     def _end(self, put: _Put) -> None:
-        """Marks a put as given up; a piece of it that waits for a slot goes without one."""
+        """Marks a put as aborted; a piece of it that waits for a slot is refused."""
         with self._changed:
             put.ended = True
             held, put.holds_slot = put.holds_slot, False
@@ -287,7 +288,7 @@ class Puts:
             self._free_slot()
 
     def _send(self, put: _Put) -> None:
-        """Has the block that was filled stored; from here on the slot belongs to that work."""
+        """Hands the filled block to a thread that stores it; the slot goes with it."""
         block = _Block(put.name, put.file_id, len(put.blocks), tuple(put.pieces), put.filling, put.crc)
         with self._changed:
             self._require_under_way(put)
@@ -311,15 +312,15 @@ class Puts:
         avoid: list[str] = []
         error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
         for _ in range(TRIES_MAX):
-            replicas = self._blocks.placement(block.file_id, block.number, avoid)
+            replicas = self._replicas.placement(block.file_id, block.number, avoid)
             failures = self._store(block, replicas)
             if replicas and not failures:
-                view = int(self._views.current()["version"])
+                view = self._views.current().version
                 return BlockEntry(block.number, tuple(replicas), view, SEALED, block.length, block.crc, "")
             for node, error in failures.items():
                 avoid.append(node)
                 self._peers.suspect(node, code_of(error))
-            if set(up_nodes(self._views.current())) <= set(avoid) and isinstance(error, DiskFull):
+            if set(self._views.current().up_names()) <= set(avoid) and isinstance(error, DiskFull):
                 break
         raise error
 
@@ -345,17 +346,17 @@ class Puts:
         offset = 0
         for piece in block.pieces:
             end = offset + len(piece)
-            fields: dict[str, Any] = {
-                "name": block.name,
-                "file_id": block.file_id,
-                "number": block.number,
-                "sender": self._peers.me,
-                "offset": offset,
-                "last": end == block.length,
-                "length": block.length,
-                "crc": block.crc,
-            }
-            self._peers.call(node, "hydfs.block.store", fields, piece, timeout_s=BLOCK_TIMEOUT_S)
+            request = StorePiece(
+                block.file_id,
+                block.number,
+                block.name,
+                self._peers.me,
+                offset,
+                end == block.length,
+                block.length,
+                block.crc,
+            )
+            self._peers.ask(node, request, piece, timeout_s=BLOCK_TIMEOUT_S)
             offset = end
 
     def _check_sent(self, put: _Put) -> None:
@@ -373,33 +374,32 @@ class Puts:
         except threads.CancelledError:
             raise Unavailable(f"put of {put.name!r}: the agent is stopping") from None
 
-    def _commit(self, request: Request) -> Reply:
-        with self._working(request) as put, self._in_turn(put, request.deadline):
-            if int(request.fields["length"]) != put.length:
+    def _commit(self, request: messages.CommitPut, call: Call) -> messages.Described:
+        with self._working(request.file_id) as put, self._in_turn(put, call.deadline):
+            if request.length != put.length:
                 raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
             if put.filling:
                 self._send(put)
             try:
-                blocks = [
-                    self._result(put, future, request.deadline.remaining(clock.monotonic()))
-                    for future in put.blocks
-                ]
-                value = self._registers.change(
-                    put.name,
-                    filetable.publish(put.name, put.file_id, blocks),
-                    timeout_s=request.deadline.require(clock.monotonic(), f"put of {put.name!r}"),
-                )
+                value = self._publish(put, call.deadline)
             except RainStormError as error:
                 if not error.retryable:
                     self._give_up(put.file_id)
                 raise
             with self._changed:
                 self._puts.pop(put.file_id, None)
-        return Reply({"stat": describe(put.name, filetable.live(put.name, value), put.length)})
+        return messages.Described(describe(put.name, filetable.live(put.name, value), put.length))
 
-    def _abort(self, request: Request) -> Reply:
-        self._give_up(str(request.fields["file_id"]))
-        return Reply()
+    def _publish(self, put: _Put, deadline: Deadline) -> object:
+        blocks = [self._result(put, future, deadline.remaining(clock.monotonic())) for future in put.blocks]
+        assert sum(block.length for block in blocks) == put.length, "a block of the put is missing"
+        change = filetable.publish(put.name, put.file_id, blocks)
+        timeout_s = deadline.require(clock.monotonic(), f"put of {put.name!r}")
+        return self._registers.change(put.name, change, timeout_s=timeout_s)
+
+    def _abort(self, request: messages.AbortPut, call: Call) -> Done:
+        self._give_up(request.file_id)
+        return Done()
 
     def _give_up(self, file_id: str) -> None:
         with self._changed:
@@ -412,5 +412,5 @@ class Puts:
         except RainStormError as error:
             logger.warning("put_abort_failed name=%s error=%s", put.name, error)
             return
-        for node in up_nodes(self._views.current()):
-            self._peers.tell(node, "hydfs.block.drop", {"name": put.name, "file_id": put.file_id})
+        for node in self._views.current().up_names():
+            self._peers.tell(node, DropFile(put.file_id, put.name))

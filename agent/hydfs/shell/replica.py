@@ -1,33 +1,24 @@
-"""What one store agent does for another: records, promises, seals, whole blocks.
+"""What store agents do for each other: records, promises, seals, whole blocks.
 
-Only the cluster's own nodes may call these requests. Everything an append needs passes through the node's
-core; whole sealed blocks (puts and repair) go straight to the store.
+Only the cluster's own nodes may make these requests. Everything that an append needs passes through the
+node's core; whole sealed blocks (of puts and repair) go directly to the store.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, assert_never
 
-from agent.common.errors import (
-    Corrupt,
-    Fenced,
-    Internal,
-    RainStormError,
-    StaleView,
-    Unavailable,
-)
+from agent.common.errors import Conflict, Corrupt, Fenced, RainStormError, StaleView, Unavailable
+from agent.common.message import Done, Request
 from agent.common.shell import clock, threads
 from agent.common.shell.worker import Pool
 from agent.hydfs.core import filetable
-from agent.hydfs.core.block import (
-    DroppedEntry,
-    PromiseEntry,
-    RecordEntry,
-    record_from_wire,
-)
-from agent.hydfs.core.errors import code_of, error_of
+from agent.hydfs.core.block import BlockKey, DroppedEntry, PromiseEntry, RecordEntry
+from agent.hydfs.core.errors import code_of
 from agent.hydfs.core.events import (
+    Answer,
     AnswerAppend,
     AnswerPromise,
     AnswerTail,
@@ -35,11 +26,14 @@ from agent.hydfs.core.events import (
     AppendRequested,
     BlockDropped,
     BlockOpened,
+    Effect,
+    Event,
     PersistPromise,
     PersistRecord,
     PromiseRequested,
     PromiseWritten,
     RecordWritten,
+    Refuse,
     SealBlock,
     SealFailed,
     SendWrite,
@@ -47,23 +41,28 @@ from agent.hydfs.core.events import (
     WriteAnswered,
     WriteReceived,
 )
+from agent.hydfs.core.filetable import FileEntry
 from agent.hydfs.core.node import NodeCore
 from agent.hydfs.core.ring import block_token, ring_of
+from agent.hydfs.messages import block as messages
 from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.node import Engine
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.takeover import Sealing
-from agent.hydfs.shell.transfers import Incoming
-from agent.hydfs.shell.view import ViewSource, up_nodes
+from agent.hydfs.shell.takeover import Sealer
+from agent.hydfs.shell.transfers import Transfers
+from agent.hydfs.shell.view import ViewSource
 from agent.hydfs.shell.waiting.filelocks import FileLocks
-from agent.hydfs.shell.waiting.waiter import Waiter, Waiters
+from agent.hydfs.shell.waiting.waiter import Asked, Waiter, Waiters
+from agent.wire.connection import FileSlice
+from agent.wire.endpoint import Answer as Reply
+from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
-from agent.wire.server import Handler, Reply, Request
 
 logger = logging.getLogger("agent.hydfs.shell.replica")
 
-# A newer view that a caller knows of reaches every agent within a fraction of this.
+Q = TypeVar("Q", bound=Request[Any])
+# A newer view that a caller already has reaches every agent within a fraction of this.
 VIEW_WAIT_S = 0.5
 # Each seal is a change of the file table, so most of the time is spent waiting for the voters.
 SEAL_THREADS = 4
@@ -73,8 +72,8 @@ SEALS_MAX = 1024
 CLOSE_TIMEOUT_S = 5.0
 
 
-class Blocks:
-    """The block service of one agent."""
+class Replicas:
+    """The copies of blocks on this node, and what other nodes may ask of them."""
 
     def __init__(
         self,
@@ -97,10 +96,10 @@ class Blocks:
             peers.me, store.index.values(), block_size_bytes=block_size_bytes, ack_timeout_s=ack_timeout_s
         )
         self.engine: Engine | None = None
-        self.sealing = Sealing(
+        self.sealer = Sealer(
             store, peers, registers, self.post, replicas=replicas, ack_timeout_s=ack_timeout_s
         )
-        self.incoming = Incoming(store, self.post)
+        self.transfers = Transfers(store, self.post)
         self._replicas = replicas
         self._ack_timeout = ack_timeout_s
         self._process = threads.unique_id()[:12]
@@ -111,27 +110,26 @@ class Blocks:
         self._seals = Pool("hydfs-seal", SEAL_THREADS, SEALS_MAX)
         self._lock = threads.lock()
 
-    def handlers(self) -> dict[str, Handler]:
-        """Returns the request handlers."""
-        found: dict[str, Handler] = {
-            "hydfs.block.append": self._append,
-            "hydfs.block.tail": self._tail,
-            "hydfs.block.write": self._write,
-            "hydfs.block.promise": self._promise,
-            "hydfs.block.seal": self._seal,
-            "hydfs.block.certify": self._certify,
-            "hydfs.block.read": self._read,
-            "hydfs.block.store": self.incoming.take,
-            "hydfs.block.drop": self._drop,
-        }
-        return {kind: self._only_nodes(handler) for kind, handler in found.items()}
+    def endpoints(self) -> list[Endpoint]:
+        """Returns what answers the other store agents."""
+        return [
+            self._for_nodes(messages.AppendToBlock, self._append),
+            self._for_nodes(messages.AskTail, self._tail),
+            self._for_nodes(messages.WriteRecord, self._write),
+            self._for_nodes(messages.AskPromise, self._promise),
+            self._for_nodes(messages.Seal, self._seal),
+            self._for_nodes(messages.Certify, self._certify),
+            self._for_nodes(messages.ReadBlock, self._read),
+            self._for_nodes(messages.StorePiece, self.transfers.take),
+            self._for_nodes(messages.DropFile, self._drop),
+        ]
 
-    def post(self, event: Any) -> None:
+    def post(self, event: Event) -> None:
         """Brings an event into the core."""
         assert self.engine is not None
         self.engine.post(event)
 
-    def execute(self, effect: Any) -> None:
+    def execute(self, effect: Effect) -> None:
         """Carries out an effect of the core; never blocks."""
         match effect:
             case PersistRecord(key=key, record=record):
@@ -150,19 +148,22 @@ class Blocks:
                     self._seals.run(self._seal_own, effect)
                 except RainStormError as error:
                     self.post(SealFailed(effect.key, error.code, error.message))
-            case _:
+            case AnswerAppend() | AnswerPromise() | AnswerTail() | AnswerWrite() | Refuse():
+                assert isinstance(effect.token, Waiter)
                 effect.token.put(effect)
+            case _:
+                assert_never(effect)
 
     def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
         """Returns where a new block goes: distinct nodes, this one first when it is to coordinate.
 
-        With fewer stores up than copies wanted there are fewer copies, and every answer says how many.
+        With fewer stores up than copies wanted there are fewer copies; every answer says how many.
         """
-        nodes = up_nodes(self.views.current())
+        nodes = self.views.current().up_names()
         avoid = [*self.peers.suspects(), *avoid]
-        # The view keeps a machine that lives while its store is down; membership's gossip knows better.
-        shunned = [node for node in nodes if node in avoid]
-        gone = self.views.storeless(shunned) if shunned else []
+        # In the view a machine is up even while its store is down; membership's gossip tells the difference.
+        avoided = [node for node in nodes if node in avoid]
+        gone = self.views.storeless(avoided) if avoided else []
         ring = ring_of(tuple(nodes))
         return ring.successors(block_token(file_id, number), self._replicas, avoid, gone)
 
@@ -171,104 +172,83 @@ class Blocks:
         self._waiters.refuse_all()
 
     def close(self) -> None:
-        """Gives up the seals that wait and the blocks on their way in."""
+        """Cancels queued seals and incoming transfers."""
         self._seals.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
-        self.incoming.close()
+        self.transfers.close()
 
     def _seal_own(self, effect: SealBlock) -> None:
         try:
-            self.sealing.seal_in_table(effect)
+            self.sealer.seal_in_table(effect)
         except RainStormError as error:
             logger.warning("seal_failed name=%s number=%d error=%s", effect.name, effect.key[1], error)
         except Exception as error:
-            # Those who wait for the next block must hear of it, whatever went wrong; the pool logs it.
+            # Clients wait for the next block: they must be answered after any failure. The pool logs it.
             self.post(SealFailed(effect.key, "INTERNAL", f"sealing failed: {error!r}"))
             raise
 
-    def _only_nodes(self, handler: Handler) -> Handler:
-        def checked(request: Request) -> Reply:
-            if request.peer not in self.peers.names:
-                raise Fenced(f"{request.type} is for the cluster's nodes only, not for {request.peer!r}")
-            return handler(request)
+    def _for_nodes(self, request: type[Q], handle: Callable[[Q, Call], object]) -> Endpoint:
+        def checked(found: Q, call: Call) -> object:
+            if call.peer not in self.peers.names:
+                raise Fenced(f"{request.kind} is for the cluster's nodes only, not for {call.peer!r}")
+            return handle(found, call)
 
-        return checked
+        return endpoint(request, checked)
 
     def _send_write(self, effect: SendWrite) -> None:
         code = ""
+        file_id, number = effect.key
+        request = messages.WriteRecord(file_id, number, effect.name, effect.session, effect.record)
         try:
-            self.peers.call(
-                effect.peer,
-                "hydfs.block.write",
-                {
-                    "file_id": effect.key[0],
-                    "number": effect.key[1],
-                    "name": effect.name,
-                    "session": effect.session,
-                    "record": effect.record.to_wire(),
-                },
-                effect.data,
-                timeout_s=self._ack_timeout,
-            )
+            self.peers.ask(effect.peer, request, effect.data, timeout_s=self._ack_timeout)
         except RainStormError as error:
             code = code_of(error)
             self.peers.suspect(effect.peer, code)
         self.post(WriteAnswered(effect.peer, effect.key, effect.record.end, code))
 
-    def _ask(self, event: Any, request: Request, what: str) -> Any:
+    def _ask(self, event: Asked, call: Call, what: str) -> Answer:
         """Brings in an event whose token is a ``Waiter`` and returns the core's answer."""
-        return self._waiters.ask(event.token, lambda: self.post(event), request.deadline, what)
+        return self._waiters.ask(event, self.post, call.deadline, what)
 
-    def _append(self, request: Request) -> Reply:
-        fields = request.fields
-        file_id, number = str(fields["file_id"]), fields["number"]
-        extra: dict[str, Any] = {}
-        if number is None or not self.core.coordinates((file_id, number)):
+    def _append(self, request: messages.AppendToBlock, call: Call) -> messages.BlockAppended:
+        what = f"append to {request.name!r}"
+        number, entry = request.number, None
+        if number is None or not self.core.coordinates((request.file_id, number)):
             # The first append of another client may be opening the very same block just now.
-            with self._opening.hold(file_id, request.deadline, f"append to {fields['name']!r}"):
+            with self._opening.hold(request.file_id, call.deadline, what):
                 if number is None:
-                    number, extra["value"] = self._open(request)
+                    number, entry = self._open(request, call)
         event = AppendRequested(
             Waiter(),
-            (file_id, int(number)),
-            str(fields["writer"]),
-            int(fields["sequence"]),
-            fields["if_offset"],
-            request.payload,
+            (request.file_id, number),
+            request.writer,
+            request.sequence,
+            request.if_offset,
+            call.payload,
         )
-        answer = self._ask(event, request, f"append to {fields['name']!r}")
+        answer = self._ask(event, call, what)
         assert isinstance(answer, AnswerAppend)
-        return Reply(
-            {
-                "offset": answer.offset,
-                "length": answer.length,
-                "copies": answer.copies,
-                "duplicate": answer.duplicate,
-                **extra,
-            }
-        )
+        return messages.BlockAppended(answer.offset, answer.length, answer.copies, answer.duplicate, entry)
 
-    def _open(self, request: Request) -> tuple[int, Any]:
-        fields = request.fields
-        name, file_id = str(fields["name"]), str(fields["file_id"])
-        if not self.views.reach(int(fields["view"]), VIEW_WAIT_S):
-            raise StaleView(f"{self.peers.me} has not learned view {fields['view']} yet", hint="try again")
-        order = self.placement(file_id, int(fields["next"]), list(fields["avoid"]))
+    def _open(self, request: messages.AppendToBlock, call: Call) -> tuple[int, FileEntry]:
+        name, file_id = request.name, request.file_id
+        if not self.views.reach(call.view, VIEW_WAIT_S):
+            raise StaleView(f"{self.peers.me} does not have view {call.view} yet", hint="try again")
+        order = self.placement(file_id, request.next, list(request.avoid))
         replicas = [self.peers.me, *[node for node in order if node != self.peers.me]][: len(order)]
         if not replicas:
             raise Unavailable("the cluster view names no node that is up", hint="fab status")
         with self._lock:
             self._opened += 1
             session = f"{self.peers.me}/{self._process}/{self._opened}"
-        view = int(self.views.current()["version"])
+        view = self.views.current().version
         value = self.registers.change(
             name,
             filetable.open_next(name, file_id, replicas, view, session),
-            timeout_s=request.deadline.remaining(clock.monotonic()),
+            timeout_s=call.deadline.remaining(clock.monotonic()),
         )
-        entry = filetable.from_value(value)
-        block = entry.open_block if entry is not None else None
-        assert entry is not None
-        assert block is not None
+        entry = filetable.live(name, value)
+        block = entry.open_block
+        assert block is not None, "opening a block ended without an open block"
         key = (file_id, block.number)
         if block.session == session:
             self.post(
@@ -279,87 +259,83 @@ class Blocks:
                     block.replicas,
                     entry.ack,
                     entry.sealed_length,
-                    dict(entry.writers or {}),
+                    dict(entry.writers),
                     view,
                 )
             )
             if len(block.replicas) < self._replicas:
-                self.sealing.on_missing_copies(name)
-        return block.number, value
+                self.sealer.on_missing_copies(name)
+        return block.number, entry
 
-    def _tail(self, request: Request) -> Reply:
-        key = (str(request.fields["file_id"]), int(request.fields["number"]))
+    def _tail(self, request: messages.AskTail, call: Call) -> messages.TailLength:
+        key = (request.file_id, request.number)
         if not self.core.coordinates(key):
-            with self._opening.hold(key[0], request.deadline, "tail"):
-                pass  # an opening under way ends first
-        answer = self._ask(TailRequested(Waiter(), key), request, "tail")
+            with self._opening.hold(request.file_id, call.deadline, "tail"):
+                pass  # wait for a block that is being opened
+        answer = self._ask(TailRequested(Waiter(), key), call, "tail")
         assert isinstance(answer, AnswerTail)
-        return Reply({"length": answer.length})
+        return messages.TailLength(answer.length)
 
-    def _write(self, request: Request) -> Reply:
-        fields = request.fields
-        event = WriteReceived(
-            Waiter(),
-            (str(fields["file_id"]), int(fields["number"])),
-            str(fields["name"]),
-            str(fields["session"]),
-            record_from_wire(fields["record"]),
-            request.payload,
-        )
-        answer = self._ask(event, request, "record")
+    def _write(self, request: messages.WriteRecord, call: Call) -> Done:
+        key = (request.file_id, request.number)
+        event = WriteReceived(Waiter(), key, request.name, request.session, request.record, call.payload)
+        answer = self._ask(event, call, "record")
         assert isinstance(answer, AnswerWrite)
-        if answer.code:
-            raise error_of(answer.code, answer.message)
-        return Reply()
+        return Done()
 
-    def _promise(self, request: Request) -> Reply:
-        fields = request.fields
-        key = (str(fields["file_id"]), int(fields["number"]))
+    def _promise(self, request: messages.AskPromise, call: Call) -> messages.Promised:
+        key = (request.file_id, request.number)
         if key not in self.store.index:
-            self._new_disk.refuse_unknown(str(fields["name"]), key[1])
-        answer = self._ask(PromiseRequested(Waiter(), key, str(fields["name"])), request, "promise")
+            self._new_disk.refuse_unknown(request.name, request.number)
+        answer = self._ask(PromiseRequested(Waiter(), key, request.name), call, "promise")
         assert isinstance(answer, AnswerPromise)
-        return Reply(
-            {
-                "length": answer.length,
-                "crc": answer.crc,
-                "writers": {writer: list(mark) for writer, mark in answer.writers.items()},
-                "doubtful": answer.doubtful,
-            }
-        )
+        return messages.Promised(answer.length, answer.crc, answer.writers, answer.doubtful)
 
-    def _seal(self, request: Request) -> Reply:
-        name, number = str(request.fields["name"]), int(request.fields["number"])
-        file_id = str(request.fields["file_id"])
-        entry = filetable.from_value(self.registers.read(name))
-        block = entry.open_block if entry is not None and entry.file_id == file_id else None
-        if entry is not None and block is not None and block.number == number:
-            self.sealing.take_over(name, entry, block)
-        return Reply()
+    def _seal(self, request: messages.Seal, call: Call) -> Done:
+        entry = self._read_entry(request.name, call)
+        block = entry.open_block if entry is not None and entry.file_id == request.file_id else None
+        if entry is not None and block is not None and block.number == request.number:
+            self.sealer.take_over(request.name, entry, block)
+        return Done()
 
-    def _certify(self, request: Request) -> Reply:
-        fields = request.fields
-        key = (str(fields["file_id"]), int(fields["number"]))
-        self.sealing.certify(key, str(fields["name"]), int(fields["length"]), int(fields["crc"]))
-        return Reply()
+    def _certify(self, request: messages.Certify, call: Call) -> Done:
+        key = (request.file_id, request.number)
+        self.sealer.certify(key, request.name, request.length, request.crc)
+        return Done()
 
-    def _read(self, request: Request) -> Reply:
-        fields = request.fields
-        key = (str(fields["file_id"]), int(fields["number"]))
+    def _read(self, request: messages.ReadBlock, call: Call) -> Reply[Done]:
+        key = (request.file_id, request.number)
+        return Reply(Done(), self.slice(request.name, key, request.offset, request.length))
+
+    def slice(self, name: str, key: BlockKey, offset: int, length: int) -> FileSlice:
+        """Returns a part of a copy for sending; a damaged copy is reported for repair.
+
+        Raises:
+            NotFound: this node does not hold these bytes.
+            Corrupt: the copy is damaged; it is out of use now.
+        """
         try:
-            return Reply(payload=self.store.slice(key, int(fields["offset"]), int(fields["length"])))
+            return self.store.slice(key, offset, length)
         except Corrupt:
             self.post(BlockDropped(key))
-            self.sealing.on_missing_copies(str(fields.get("name", "")))
+            if name:
+                self.sealer.on_missing_copies(name)
             raise
 
-    def _drop(self, request: Request) -> Reply:
-        """Drops the copies of a file that the table no longer knows under this id."""
-        name, file_id = str(request.fields["name"]), str(request.fields["file_id"])
-        entry = filetable.from_value(self.registers.read(name))
-        if entry is not None and entry.file_id == file_id and entry.state != filetable.DELETED:
-            raise Internal(f"file {name!r} is not deleted")
-        for key in [key for key in list(self.store.index) if key[0] == file_id]:
-            self.post(BlockDropped(key))
-            self.store.write(DroppedEntry(key))
-        return Reply()
+    def _drop(self, request: messages.DropFile, call: Call) -> Done:
+        """Drops the copies of a file that no longer has this id in the file table."""
+        entry = self._read_entry(request.name, call)
+        if entry is not None and entry.file_id == request.file_id and entry.state != filetable.DELETED:
+            raise Conflict(f"file {request.name!r} is not deleted")
+        for key in [key for key in list(self.store.index) if key[0] == request.file_id]:
+            self.drop(key)
+        return Done()
+
+    def drop(self, key: BlockKey) -> None:
+        """Removes this node's copy of a block."""
+        self.post(BlockDropped(key))
+        self.store.write(DroppedEntry(key))
+
+    def _read_entry(self, name: str, call: Call) -> FileEntry | None:
+        timeout_s = call.deadline.require(clock.monotonic(), f"file {name!r}")
+        return filetable.from_value(self.registers.read(name, timeout_s=timeout_s), name)

@@ -1,18 +1,18 @@
-"""Making blocks final: the change of the file table, and what follows from it on every replica."""
+"""Sealing blocks: the change of the file table, and its consequences on every replica."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from agent.common.errors import NotFound, RainStormError
 from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED, BlockKey, DroppedEntry, SealedEntry
 from agent.hydfs.core.errors import error_of
-from agent.hydfs.core.events import BlockDropped, BlockSealed, SealBlock, SealFailed
-from agent.hydfs.core.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.core.events import BlockDropped, BlockSealed, Event, SealBlock, SealFailed
+from agent.hydfs.core.takeover import AskPromise, Fail, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.messages import block as messages
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.store import Store
 from agent.wire.register.proposer import Registers
@@ -22,15 +22,15 @@ logger = logging.getLogger("agent.hydfs.shell.takeover")
 Inbox = threads.Queue[PromiseReceived | PromiseFailed]
 
 
-class Sealing:
-    """Seals blocks for this agent's coordinators and for those of others that are gone."""
+class Sealer:
+    """Seals blocks for this agent's coordinators, and for those of other agents that are down."""
 
     def __init__(
         self,
         store: Store,
         peers: Peers,
         registers: Registers,
-        post: Callable[[Any], None],
+        post: Callable[[Event], None],
         *,
         replicas: int,
         ack_timeout_s: float,
@@ -44,7 +44,7 @@ class Sealing:
         self._ack_timeout = ack_timeout_s
 
     def seal_in_table(self, effect: SealBlock) -> filetable.FileEntry | None:
-        """Makes a block final in the file table and tells its replicas; returns the file, None if gone."""
+        """Seals a block in the file table and tells its replicas; returns None if the file was deleted."""
         file_id, number = effect.key
         for node in effect.failed:
             self.peers.suspect(node)
@@ -52,14 +52,13 @@ class Sealing:
             effect.name, file_id, number, effect.length, effect.crc, effect.holders, effect.writers
         )
         try:
-            entry = filetable.from_value(self.registers.change(effect.name, change))
+            entry = filetable.live(effect.name, self.registers.change(effect.name, change))
         except NotFound:
             self.post(SealFailed(effect.key, "NOT_FOUND", f"file {effect.name!r} was deleted"))
             return None
         except RainStormError as error:
             self.post(SealFailed(effect.key, error.code, error.message))
             raise
-        assert entry is not None
         block = entry.block(number)
         length, crc = (block.length, block.crc) if block is not None else (0, 0)
         logger.info(
@@ -69,12 +68,12 @@ class Sealing:
             length,
             ",".join(effect.failed) or "-",
         )
-        fields = {"name": effect.name, "file_id": file_id, "number": number, "length": length, "crc": crc}
+        request = messages.Certify(file_id, number, effect.name, length, crc)
         self.certify(effect.key, effect.name, length, crc)
         holders = block.replicas if block is not None else effect.holders
         for node in dict.fromkeys((*holders, *effect.holders, *effect.failed)):
             if node != self.peers.me:
-                self.peers.tell(node, "hydfs.block.certify", fields)
+                self.peers.tell(node, request)
         if block is not None and len(block.replicas) < self._replicas:
             self.on_missing_copies(effect.name)
         return entry
@@ -100,7 +99,7 @@ class Sealing:
             self.post(BlockDropped(key))
 
     def take_over(self, name: str, entry: filetable.FileEntry, block: filetable.BlockEntry) -> None:
-        """Seals a block that somebody else coordinates or coordinated.
+        """Seals a block that another node coordinates or coordinated.
 
         Raises:
             Unavailable: too few replicas answer.
@@ -120,7 +119,7 @@ class Sealing:
                     case SealBlock():
                         self.seal_in_table(effect)
                         return
-                    case GiveUp(code=code, message=message):
+                    case Fail(code=code, message=message):
                         raise error_of(code, message)
             deadline = takeover.next_deadline()
             assert deadline is not None
@@ -137,10 +136,9 @@ class Sealing:
             inbox.put(PromiseFailed(peer))
 
     def _ask_promise(self, peer: str, key: BlockKey, name: str) -> PromiseReceived | PromiseFailed:
-        fields = {"file_id": key[0], "number": key[1], "name": name}
+        request = messages.AskPromise(key[0], key[1], name)
         try:
-            found = self.peers.call(peer, "hydfs.block.promise", fields, timeout_s=self._ack_timeout).fields
+            found = self.peers.ask(peer, request, timeout_s=self._ack_timeout).message
         except RainStormError:
             return PromiseFailed(peer)
-        writers = {writer: (mark[0], mark[1], mark[2]) for writer, mark in found["writers"].items()}
-        return PromiseReceived(peer, found["length"], found["crc"], writers, found["doubtful"])
+        return PromiseReceived(peer, found.length, found.crc, found.writers, found.doubtful)

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.common.config import NodeConfig
 from agent.common.deadline import Deadline
-from agent.common.errors import DeadlineExceeded, RainStormError
-from agent.common.shell import clock
+from agent.common.errors import DeadlineExceeded, RainStormError, Unavailable
+from agent.common.shell import clock, threads
+from agent.common.shell.worker import Worker
 from agent.wire.client import Address, Client
 
 logger = logging.getLogger("agent.rainstorm.io.links")
@@ -48,30 +47,21 @@ class AgentLink:
         self._target = target
         self._client = client
         self._on_unreachable = on_unreachable
-        self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue(maxsize=QUEUE_MAX)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"link-{node}", daemon=True)
-        self._thread.start()
+        self._stopping = threads.event()
+        self._worker: Worker[Mapping[str, Any]] = Worker(
+            f"link-{node}", self._deliver, QUEUE_MAX, on_error=self._deliver_failed
+        )
+        self._worker.start()
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Queues a command; when the queue is full the node counts as unreachable."""
-        try:
-            self._queue.put_nowait(message)
-        except queue.Full:
+        if not self._worker.try_submit(message):
             self._fail("its queue is full")
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the thread."""
+        """Ends the thread; commands that were not sent are dropped."""
         self._stopping.set()
-        with contextlib.suppress(queue.Full):  # the thread looks at _stopping before its next command
-            self._queue.put_nowait(None)
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            message = self._queue.get()
-            if message is not None and not self._stopping.is_set():
-                self._deliver(message)
+        self._worker.stop(drain=False, timeout_s=timeout_s)
 
     def _deliver(self, message: Mapping[str, Any]) -> None:
         for attempt in range(COMMAND_TRIES):
@@ -87,10 +77,12 @@ class AgentLink:
                 if attempt + 1 == COMMAND_TRIES or self._stopping.wait(RETRY_S):
                     self._fail(str(error))
 
+    def _deliver_failed(self, error: Exception) -> bool:
+        self._fail(repr(error))
+        return True
+
     def _fail(self, reason: str) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
+        self._worker.clear()
         if not self._stopping.is_set():
             logger.info("agent_unreachable node=%s reason=%s", self._node, reason)
             self._on_unreachable(self._node)
@@ -103,39 +95,25 @@ class ReportLink:
         self._config = config
         self._client = client
         self._leader = leader
-        self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue(maxsize=QUEUE_MAX)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="report-link", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
+        self._stopping = threads.event()
+        # An error in one report must not end all others: it is logged and counted.
+        self._worker: Worker[Mapping[str, Any]] = Worker(
+            "report-link", self._deliver, QUEUE_MAX, on_error=lambda error: True
+        )
+        self.start = self._worker.start
 
     def send(self, report: Mapping[str, Any]) -> None:
-        """Queues a report; the oldest one gives way when the queue is full, for the leader repeats what
+        """Queues a report; when the queue is full the oldest one is dropped: the leader asks again for what
         matters.
         """
-        while True:
-            try:
-                self._queue.put_nowait(report)
-                return
-            except queue.Full:
-                with contextlib.suppress(queue.Empty):
-                    self._queue.get_nowait()
-                    logger.warning("report_dropped reason=queue_full")
+        with contextlib.suppress(Unavailable):  # the agent stops
+            if not self._worker.displace(report):
+                logger.warning("report_dropped reason=queue_full")
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the thread."""
+        """Ends the thread; reports that were not sent are dropped."""
         self._stopping.set()
-        with contextlib.suppress(queue.Full):  # the thread looks at _stopping before its next report
-            self._queue.put_nowait(None)
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            report = self._queue.get()
-            if report is not None:
-                self._deliver(report)
+        self._worker.stop(drain=False, timeout_s=timeout_s)
 
     def _deliver(self, report: Mapping[str, Any]) -> None:
         deadline = Deadline(clock.monotonic(), REPORT_TIMEOUT_S)

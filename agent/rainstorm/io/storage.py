@@ -8,13 +8,11 @@ is sent again until the store answers, which it does with the first result.
 from __future__ import annotations
 
 import itertools
-import random
-import threading
 from collections.abc import Iterator
 
 from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyExists, Conflict, RainStormError, Unavailable
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.hydfs.client import AppendResult, HydfsClient
 from agent.rainstorm.job.boundaries import last_end
 
@@ -29,9 +27,10 @@ RETRY_S_MAX = 0.5
 class Storage:
     """Retries on top of a ``HydfsClient``; ``stopping`` cuts waits short."""
 
-    def __init__(self, client: HydfsClient, stopping: threading.Event | None = None) -> None:
+    def __init__(self, client: HydfsClient, stopping: threads.Event | None = None) -> None:
         self.client = client
-        self._stopping = stopping or threading.Event()
+        self._stopping = stopping or threads.event()
+        self._random = threads.random_source()
 
     def read_exactly(self, file: str, offset: int, length: int, *, file_id: str | None = None) -> bytearray:
         """Returns exactly the bytes [offset, offset + length) of a file, of the very one with ``file_id`` if
@@ -104,7 +103,7 @@ class Storage:
         raise AssertionError("unreachable: attempts end by an error")
 
     def _give_up_or_wait(self, error: RainStormError, deadline: Deadline, attempt: int) -> None:
-        delay = min(RETRY_S_MAX, RETRY_S * 2 ** min(attempt, 10)) * random.uniform(0.5, 1.0)
+        delay = min(RETRY_S_MAX, RETRY_S * 2 ** min(attempt, 10)) * self._random.uniform(0.5, 1.0)
         too_late = deadline.remaining(clock.monotonic()) <= delay
         if not error.retryable or too_late or self._stopping.wait(delay):
             raise error

@@ -6,6 +6,9 @@ from __future__ import annotations
 Reference = tuple[str, int, int]
 # Large enough that files are rare, small enough that a long job's garbage does not matter.
 SEGMENT_FILE_BYTES = 64 * 1024 * 1024
+# How long a host tries to append committed output to the destination; after that the leader asks again, on
+# this node or another one.
+PUBLISH_TIMEOUT_S = 10.0
 
 
 def segment_file(job: str, writer: str, number: int) -> str:

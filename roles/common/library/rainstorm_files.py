@@ -1,8 +1,8 @@
 #!/usr/bin/python
-"""Writes several small files in one round trip, each atomically, and says which of them changed.
+"""Writes several small files in one round trip, each atomically, and reports which of them changed.
 
-A deploy writes some twenty files to each VM. With one ``template`` or ``copy`` task for each, ten VMs cost
-half a minute of round trips even when nothing changed.
+A deploy writes some twenty files to each VM. With a ``template`` or ``copy`` task for each file, ten VMs
+would cost half a minute of round trips even if nothing changed.
 """
 
 import difflib
@@ -22,8 +22,8 @@ description:
 options:
   files:
     description:
-      - What to write. C(validate) is a command whose C(%s) becomes the temporary file; a file that it refuses
-        is not put in place. It is left out in check mode when its program is not installed yet.
+      - The files to write. C(validate) is a command in which C(%s) stands for the temporary file; a file that
+        the command rejects is not installed. In check mode the command is skipped if it is not installed yet.
     type: list
     elements: dict
     required: true
@@ -35,7 +35,7 @@ options:
 
 
 def owner_ids(entry):
-    """Returns the numeric owner and group; None for users that a dry run has not made."""
+    """Returns the numeric owner and group; None if they do not exist yet, as in a dry run."""
     try:
         return pwd.getpwnam(entry["owner"]).pw_uid, grp.getgrnam(entry["group"]).gr_gid
     except KeyError:
@@ -43,7 +43,7 @@ def owner_ids(entry):
 
 
 def same(entry, content):
-    """Tells whether a file is as it should be."""
+    """Tells whether a file has the desired content and attributes, and returns its content."""
     try:
         state = os.lstat(entry["path"])
         with open(entry["path"], "rb") as file:
@@ -55,7 +55,7 @@ def same(entry, content):
 
 
 def refusal(entry, path, check_mode):
-    """Returns why the content is refused, or an empty string."""
+    """Returns why the content is rejected, or an empty string."""
     if not entry["validate"]:
         return ""
     command = [word.replace("%s", path) for word in entry["validate"].split()]
@@ -68,7 +68,7 @@ def refusal(entry, path, check_mode):
 
 
 def write(module, entry, content):
-    """Puts one file in place."""
+    """Writes one file and renames it into place."""
     folder = os.path.dirname(entry["path"])
     if module.check_mode and not os.path.isdir(folder):
         return
@@ -83,7 +83,7 @@ def write(module, entry, content):
         said = refusal(entry, fresh, module.check_mode)
         if said:
             module.fail_json(
-                msg="{} was refused and not changed: {}".format(
+                msg="{} was rejected and not changed: {}".format(
                     entry["path"], said.replace(fresh, entry["path"])
                 )
             )

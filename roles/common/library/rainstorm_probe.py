@@ -1,8 +1,9 @@
 #!/usr/bin/python
-"""Looks at a VM once: what is installed, what runs, and every reason why RainStorm could not be installed.
+"""Inspects a VM: what is installed, what runs, and every reason why RainStorm cannot be installed.
 
-One round trip instead of twenty: with ten VMs each Ansible task costs seconds. Nothing is changed. It must
-run on the oldest Python that Ansible itself still runs on, so that a VM whose Python is too old is told so.
+One round trip instead of twenty, because with ten VMs each Ansible task costs seconds. Nothing is changed.
+This must run on the oldest Python that Ansible itself supports, so that a VM whose Python is too old is told
+so.
 """
 
 import hashlib
@@ -18,13 +19,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
 module: rainstorm_probe
-short_description: Looks at a VM before, and after, RainStorm is installed
+short_description: Inspects a VM before and after RainStorm is installed
 description:
-  - Returns the fact C(rainstorm) with what is installed and what runs, and C(problems) in plain words.
+  - Returns the fact C(rainstorm) with what is installed and what runs, and with its C(problems) in words.
 options:
   node: {description: the node's name in the inventory, type: str, required: true}
   cluster: {description: the cluster's name, type: str, required: true}
-  voters: {description: the voters of the inventory or none, type: list, elements: str, required: true}
+  voters: {description: 'the voters of the inventory, or none', type: list, elements: str, required: true}
   address: {description: the address that the agents listen on, type: str, required: true}
   ports: {description: the port of each service, type: dict, required: true}
   python: {description: the Python that the agents run on, type: str, required: true}
@@ -37,12 +38,12 @@ ROOT = "/opt/rainstorm"
 CONFIG = "/etc/rainstorm/node.yml"
 STARTED = "/run/rainstorm/%s.started"
 CLOCK_TOLERANCE_S = 300.0
-# Any place where a release is unpacked or the agents write.
+# Every place where a release is unpacked or the agents write.
 DISKS = ("/opt", "/var/lib", "/var/log", "/etc", "/tmp")
 
 
 def output(command):
-    """Returns what a command prints, or nothing when it cannot be run."""
+    """Returns what a command prints, or nothing if it cannot be run."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.SubprocessError):
@@ -51,7 +52,7 @@ def output(command):
 
 
 def python_facts(path):
-    """Returns version and C library of a Python, or nothing when there is none."""
+    """Returns the version and C library of a Python, or nothing if it does not exist."""
     code = (
         "import importlib.util as u, json, platform, sys;"
         "print(json.dumps({'version': list(sys.version_info[:3]), 'glibc': platform.libc_ver()[1],"
@@ -62,7 +63,7 @@ def python_facts(path):
 
 
 def existing(path):
-    """Returns the nearest folder above ``path`` that is there."""
+    """Returns ``path`` or the nearest folder above it that exists."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
@@ -88,7 +89,7 @@ def disk_problems(least_mib):
 
 
 def holder(port):
-    """Returns who listens on a TCP port, as ``ss`` tells it."""
+    """Returns the program that listens on a TCP port, as reported by ``ss``."""
     for line in output(["ss", "-Hltnp", f"sport = :{port}"]).splitlines():
         if "users:((" in line:
             name, _, rest = line.split('users:(("', 1)[1].partition('"')
@@ -97,7 +98,7 @@ def holder(port):
 
 
 def port_problems(address, ports, running):
-    """Returns a line for each port that cannot be had; those of our own running services are ours."""
+    """Returns a line for each port that is taken by another program than our own running services."""
     problems = []
     try:
         ip = socket.gethostbyname(address)
@@ -118,8 +119,8 @@ def port_problems(address, ports, running):
                 if error.errno == 99:  # EADDRNOTAVAIL
                     own = output(["hostname", "-I"]).strip() or "none"
                     return [
-                        f"{ip} is no address of this machine (it has {own}): set ansible_host to the address "
-                        "by which the other VMs reach it"
+                        f"{ip} is not an address of this machine (it has {own}): set ansible_host to the "
+                        "address at which the other VMs reach it"
                     ]
                 problems.append(
                     f"port {port} of {service} is taken by {holder(port)}: stop it, or set {service}_port "
@@ -132,7 +133,7 @@ def port_problems(address, ports, running):
 
 
 def deployed():
-    """Returns what the VM's configuration says, as far as it is on one line; nothing when there is none."""
+    """Returns the one-line entries of the VM's configuration; nothing if there is no configuration."""
     try:
         with open(CONFIG, encoding="utf-8") as file:
             pairs = [line.split(":", 1) for line in file if ":" in line and line[0] not in " #"]
@@ -142,24 +143,24 @@ def deployed():
 
 
 def identity_problems(found, wanted):
-    """Returns a line when the VM is another node already, or decides with other voters."""
+    """Returns a line if the VM is already another node, or belongs to a cluster with other voters."""
     node, cluster, voters = wanted["node"], wanted["cluster"], wanted["voters"]
     if (found.get("cluster", cluster), found.get("name", node)) != (cluster, node):
-        known = f"it is node {found.get('name')} of the cluster {found.get('cluster')} already"
+        known = f"it is already node {found.get('name')} of the cluster {found.get('cluster')}"
         return [
-            f"{known}, not {node} of {cluster}: two names for one machine? (to give it away: "
+            f"{known}, not {node} of {cluster}: does one machine have two names? (to move it, first: "
             "ansible-playbook playbooks/reset.yml)"
         ]
     if voters and sorted(found.get("voters", voters)) != sorted(voters):
         return [
-            f"its voters are {', '.join(found['voters'])}, those of the inventory {', '.join(voters)}: the "
-            "voters of a deployed cluster stay, because their promises are on their disks"
+            f"its voters are {', '.join(found['voters'])}, but the inventory names {', '.join(voters)}: the "
+            "voters of a deployed cluster cannot change, because their promises are on their disks"
         ]
     return []
 
 
 def releases():
-    """Returns the complete releases, oldest first, and the one in use."""
+    """Returns the complete releases, oldest first, and the current one."""
     folder = os.path.join(ROOT, "releases")
     marks = []
     for name in os.listdir(folder) if os.path.isdir(folder) else []:
@@ -187,7 +188,7 @@ def services(names):
                 "active": values.get("ActiveState") == "active",
                 "state": values.get("ActiveState", "unknown"),
                 "status": values.get("StatusText", ""),
-                # The launcher of tasks ends and starts with its agent.
+                # The task launcher starts and ends with its agent.
                 "watched": name != "tasks",
                 "current": current(name),
             }
@@ -195,7 +196,7 @@ def services(names):
 
 
 def current(name):
-    """Tells whether the files that a service read when it started are those that are there now."""
+    """Tells whether the files that a service read when it started are unchanged."""
     try:
         with open(STARTED % name, encoding="utf-8") as file:
             lines = file.read().splitlines()
@@ -245,7 +246,7 @@ def main():
         problems.append("its C library is not glibc, and the wheels are built for glibc")
     if os.geteuid() != 0:
         problems.append(
-            "the login does not become root: let {} use sudo without a password".format(
+            "the login cannot become root: allow {} to use sudo without a password".format(
                 os.environ.get("USER")
             )
         )
@@ -257,7 +258,7 @@ def main():
             "its clock is {:.0f} s {}: set up NTP".format(abs(skew), "ahead" if skew > 0 else "behind")
         )
     found = services([*ports, "tasks"])
-    # One that starts or stops just now holds its port as well.
+    # A service that is just starting or stopping also holds its port.
     running = [name for name in found if found[name]["state"] not in ("inactive", "failed", "unknown")]
     configured = deployed()
     complete, link = releases()
@@ -275,7 +276,7 @@ def main():
                 "releases": complete,
                 "release": link,
                 "services": found,
-                # A VM on which an agent is down has nothing to lose by being set up at once.
+                # A VM on which an agent is down can be set up immediately: it has nothing to lose.
                 "down": not all(found.get(service, {}).get("active") for service in ports),
                 "new": not configured,
                 "voters": configured.get("voters", []),

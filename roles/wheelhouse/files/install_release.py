@@ -1,11 +1,11 @@
-"""Installs one release on a VM: a virtual environment filled from an archive of wheels, hashes checked.
+"""Installs one release on a VM: a virtual environment from an archive of wheels, with hashes checked.
 
     python3 install_release.py ARCHIVE SHA256 FOLDER PYTHON
 
-Neither pip nor the internet is needed: pip comes as a wheel in the archive and runs from within it. The
-folder counts as a release only when ``.complete`` is in it, which is written last; what an interrupted run
-left behind is removed first. The byte code of what the agents import is compiled here, because they may not
-write there.
+Neither pip nor the internet is needed: pip is a wheel in the archive and runs from there. The folder counts
+as a release only if it contains ``.complete``, which is written last. The remains of an interrupted run are
+removed first. The bytecode of the agents' modules is compiled here, because the agents may not write to the
+folder.
 """
 
 import glob
@@ -19,7 +19,7 @@ import tempfile
 
 
 def entry_points(site):
-    """Returns the modules that run as processes; importing them is the test of the release as well."""
+    """Returns the modules that run as processes; importing them also tests the release."""
     services = sorted(glob.glob(os.path.join(site, "agent", "*", "service.py")))
     tasks = [os.path.join(site, "agent", "rainstorm", name) for name in ("task.py", "launcher.py")]
     found = [path for path in services + tasks if os.path.exists(path)]
@@ -32,7 +32,7 @@ def main():
     archive, digest, folder, python = sys.argv[1:]
     with open(archive, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            sys.exit(f"{archive} is not the archive that was sent: its checksum differs")
+            sys.exit(f"{archive} is damaged: its checksum is not that of the archive that was sent")
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="rainstorm-", dir=os.path.dirname(archive)) as wheels:
         with tarfile.open(archive) as tar:

@@ -70,8 +70,7 @@ class Lock(Primitive):
                 return False
             deadline = None if timeout == -1 else self.scheduler.now + timeout
             while self.holder is not None:
-                # Free at the very moment at which the time has passed is free.
-                if not self.wait_until(deadline) and self.holder is not None:
+                if not self.wait_until(deadline):
                     return False
         self._take()
         return True
@@ -283,7 +282,7 @@ class Semaphore(Primitive):
                 return False
             deadline = None if timeout is None else self.scheduler.now + timeout
             while not self._value:
-                if not self.wait_until(deadline) and not self._value:
+                if not self.wait_until(deadline):
                     return False
         self._value -= 1
         self.taken_at.append(sites.caller())

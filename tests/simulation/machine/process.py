@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from agent.common.shell.seam import Seam
@@ -35,10 +36,10 @@ class Process:
         self.deaths = Deaths()
         self.seam = Seam(threads=SimThreads(self))
 
-    def equip(self, *, network: Any = None, disk: Any = None) -> None:
-        """Gives the process a network and a disk, before its first thread."""
+    def equip(self, **platforms: Any) -> None:
+        """Gives the process a network, a disk or what else the seam has, before its first thread."""
         assert not self.threads, "the seam of running threads does not change"
-        self.seam = Seam(self.seam.threads, network or self.seam.network, disk or self.seam.disk)
+        self.seam = replace(self.seam, **platforms)
 
     def start(self, name: str, target: Callable[..., object], *args: Any) -> SimThread:
         """Starts a thread, such as the process's main one."""

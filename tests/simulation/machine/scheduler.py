@@ -36,6 +36,9 @@ KILLED_RAISES_MAX = 1000
 # What a report shows of the past.
 RECENT_THREADS = 40
 FOREVER = float("inf")
+# They stay referenced to the end: a greenlet that is collected would be thrown into once more, outside of any
+# schedule, and one that catches everything would never return.
+_ABANDONED: list[greenlet.greenlet] = []
 
 
 class Deadlock(AssertionError):
@@ -55,7 +58,7 @@ class Scheduler:
 
     def __init__(
         self,
-        seed: int,
+        seed: int | str,
         *,
         steps_max: int = STEPS_MAX,
         step_s: float = STEP_S,
@@ -91,7 +94,6 @@ class Scheduler:
         self._looping = False
         self._failure: BaseException | None = None
         self._graveyard: list[SimThread] = []
-        self._undead: list[greenlet.greenlet] = []
         # Stands for whoever drives the simulation, such as the test.
         self.driver = SimThread(Process(self, "driver"), "driver", lambda: None, ())
 
@@ -397,7 +399,7 @@ class Scheduler:
         """Raises ``Killed`` in a thread that no longer exists for the simulation."""
         thread.refusals += 1
         if thread.refusals > KILLED_RAISES_MAX and thread.greenlet is not None:
-            self._undead.append(thread.greenlet)
+            _ABANDONED.append(thread.greenlet)
             while True:
                 self._hub.switch()
         raise Killed

@@ -93,8 +93,7 @@ class SimThread:
                 self._tell(error)
         finally:
             self.target, self.arguments = _nothing, ()
-            if not self.doomed:
-                process.scheduler.ended(self)
+            process.scheduler.ended(self)
 
     def _tell(self, error: BaseException) -> None:
         try:

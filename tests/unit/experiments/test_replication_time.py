@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.common.errors import Corrupt
-from agent.hydfs.client import READ_PIECE_BYTES, BlockStat, FileStat
+from agent.hydfs.client import READ_PIECE_BYTES, BlockStat, FileStat, StoredBlock
 from experiments import replication_time
 from experiments._repair import Moved, Repair, check_copies, moved, thin
 
@@ -71,9 +72,14 @@ def test_only_what_went_to_a_new_holder_was_moved() -> None:
 
 def test_a_store_that_lacks_a_block_of_the_file_table_is_named() -> None:
     stat = file("ab")
-    good = {"file_id": "id", "number": 0, "length": 8, "state": "sealed", "ring_id": "0"}
-    check_copies(stat, {"a": [good], "b": [{**good, "number": 1}, good]})
-    for wrong in ([], [{**good, "length": 7}], [{**good, "state": "open"}], [{**good, "file_id": "old"}]):
+    good = StoredBlock("f", "id", 0, 8, "sealed", "0")
+    check_copies(stat, {"a": [good], "b": [replace(good, number=1), good]})
+    shorter, still_open, older = (
+        replace(good, length=7),
+        replace(good, state="open"),
+        replace(good, file_id="old"),
+    )
+    for wrong in ([], [shorter], [still_open], [older]):
         with pytest.raises(Corrupt, match="b has block 0 of 'f'"):
             check_copies(stat, {"a": [good], "b": wrong})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,11 +13,25 @@ from typing import Any
 from agent.common.config import HydfsConfig, NodeConfig, PeerConfig, TlsConfig
 from agent.hydfs.client import HydfsClient
 from agent.hydfs.service import Service
-from agent.hydfs.shell.view import SettableView, all_up
+from agent.hydfs.shell.view import all_up
+from agent.membership.follower import HeldView
+from agent.membership.view import DOWN, UP
 from agent.wire import auth
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
 from tests.integration.agents import free_port
+
+
+class SettableView(HeldView):
+    """A view that the test sets, with the stores that gossip says are down on nodes that are up."""
+
+    def __init__(self, nodes: Sequence[str]) -> None:
+        super().__init__(all_up(nodes))
+        self.down: set[str] = set()
+
+    def storeless(self, nodes: Sequence[str]) -> list[str]:
+        """Returns those of ``nodes`` whose store is down."""
+        return [node for node in nodes if node in self.down]
 
 
 class Stores:
@@ -28,7 +44,7 @@ class Stores:
         self.folder = folder
         self.crashes: list[BaseException] = []
         self.services: dict[str, Service] = {}
-        self._views = {name: SettableView(all_up(self.names)) for name in self.names}
+        self.views = {name: SettableView(self.names) for name in self.names}
         # The path of a Unix socket may have 107 bytes at most.
         self._sockets = Path(tempfile.mkdtemp(prefix="rs-"))
         self._settings = {"block_size_bytes": 64 * 1024, "reserve_bytes": 0, "ack_timeout_s": 1.0, **settings}
@@ -42,7 +58,7 @@ class Stores:
     def start(self, *names: str) -> None:
         """Starts agents."""
         for name in names or self.names:
-            service = Service(self.config(name), self.crashes.append, self._views[name])
+            service = Service(self.config(name), self.crashes.append, self.views[name])
             self.services[name] = service
             service.start()
 
@@ -53,13 +69,12 @@ class Stores:
 
     def up(self, *names: str) -> None:
         """Makes these nodes the ones that are up in a newer view of everybody."""
-        for view in self._views.values():
+        for view in self.views.values():
             known = view.current()
             nodes = {
-                name: {**node, "state": "up" if name in names else "down"}
-                for name, node in known["nodes"].items()
+                name: replace(node, state=UP if name in names else DOWN) for name, node in known.nodes.items()
             }
-            view.set({**known, "version": known["version"] + 1, "nodes": nodes})
+            view.set(replace(known, version=known.version + 1, nodes=nodes))
 
     def hydfs(self, name: str = "n1") -> HydfsClient:
         """Returns an operator's client of an agent."""

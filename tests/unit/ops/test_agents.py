@@ -1,4 +1,4 @@
-"""Names of agents and signals as an operator types them."""
+"""How operators write the names of agents and signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The course's command lines: both years, every mistake with the number of its field."""
+"""One-line jobs of the courses: both years' forms, and every mistake with the number of its field."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_form_of_2025() -> None:
         "sink": {"file": "out.txt"},
     }
     assert len(found.notes) == 1
-    assert "autoscaling is not done yet" in found.notes[0]
+    assert "autoscaling is not supported yet" in found.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_form_of_2025() -> None:
             ],
             1,
         ),
-        (  # columns are numbered anew behind a transform
+        (  # columns are renumbered after a transform
             "3 1 equals '6 Punched Telespar' cut 8,2 count 1 logs.csv out true false 1000",
             CSV,
             [
@@ -70,7 +70,7 @@ def test_the_form_of_2025() -> None:
 def test_lines(line: str, source: dict[str, Any], stages: list[dict[str, Any]], notes: int) -> None:
     found = parse(line)
     assert (found.job["source"], found.job["stages"], len(found.notes)) == (source, stages, notes)
-    job.parse(found.job)  # the engine takes it
+    job.parse(found.job)  # the engine accepts it
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_lines(line: str, source: dict[str, Any], stages: list[dict[str, Any]], 
         ("0 3 identity a b true false", r"field 1 \(Nstages\)"),
         ("1 65 identity a b true false", r"field 2 \(Ntasks_per_stage\)"),
         ("1 3 idnetity x a b true false", r"field 3 \(op1_exe\).*did you mean 'identity'"),
-        ("2 3 filter x myprogram y a b true false", r"2 are announced"),
+        ("2 3 filter x myprogram y a b true false", r"announces 2"),
         ("1 3 filter '(' a b true false", r"field 4 \(op1_args\): not a regular"),
         ("1 3 filter x y a b true false", r"field 4 \(op1_args\): a filter takes one"),
-        ("1 3 count x a b true false", r"field 4 \(op1_args\): 'x' is not the number of a column"),
-        ("2 1 transform 4 count 1 a b true false", r"a column 1 does not reach"),
+        ("1 3 count x a b true false", r"field 4 \(op1_args\): 'x' is not a column number"),
+        ("2 1 transform 4 count 1 a b true false", r"this stage has no column 1"),
         ("1 3 filter x folder/ b true false", r"field 5 \(src\)"),
         ("1 3 filter x a b true maybe", "exactly_once and autoscale_enabled"),
         ("1 3 filter x a b true true", r"field 8 \(autoscale_enabled\).*INPUT_RATE, LW and HW"),
-        ("1 3 filter x a b true true 9 1", r"field 8 \(autoscale_enabled\): 2 fields stand behind"),
+        ("1 3 filter x a b true true 9 1", r"field 8 \(autoscale_enabled\): 2 fields follow it"),
         ("1 3 filter x a b true true 9 2 1", r"field 10 \(LW\)"),
         ("1 3 filter x a b true false fast", r"field 9 \(INPUT_RATE\)"),
         ("1 3 filter x a b true false -1", r"field 9 \(INPUT_RATE\)"),

@@ -18,7 +18,7 @@ from tests.unit.ops.test_demo_report import REPORT
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The demo's folder; the signal handlers that the demo sets are undone."""
+    """The demo's folder; the signal handlers that the demo sets are restored."""
     monkeypatch.setattr(inventory, "LOCAL_FOLDER", tmp_path)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
@@ -39,11 +39,11 @@ def test_only_an_equal_result_is_success(
     assert _run(monkeypatch, replace(REPORT, equal=equal, node_recovery_s=0.5)) == status
     written = json.loads((folder / "demo-report.json").read_text())
     assert written["equal"] is equal
-    assert written["total_s"] < 10  # measured, not the report's own
+    assert written["total_s"] < 10  # measured here, not taken from the report
 
 
-def test_a_recovery_that_was_not_seen_is_no_success(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Unavailable, match="recovery was not seen"):
+def test_a_recovery_that_was_not_observed_is_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Unavailable, match="recovery was not observed"):
         _run(monkeypatch, replace(REPORT, equal=True, node_recovery_s=None))
 
 

@@ -1,4 +1,4 @@
-"""The demo's verdict cannot be right by accident."""
+"""The demo's verdict cannot be correct by accident."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_differences_are_shown_however_small(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "key49" in out
     assert "!" in out
-    assert "and 41 more rows, equal" in out
+    assert "and 41 more equal rows" in out
 
 
 def test_equal_results_show_the_largest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +72,6 @@ def test_a_repeated_or_odd_record_never_looks_equal(
 
 def test_the_verdict_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     demo_report.print_report(REPORT)
-    assert "EQUAL: the result of 1,000 rows" in capsys.readouterr().out
+    assert "EQUAL: the result for 1,000 rows" in capsys.readouterr().out
     demo_report.print_report(replace(REPORT, equal=False))
     assert "DIFFERENT" in capsys.readouterr().out

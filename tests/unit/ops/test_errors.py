@@ -1,4 +1,4 @@
-"""Every failing command says three things and exits with the error's own status."""
+"""Every failing command prints three lines and exits with the error's own status."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def test_there_is_always_a_next_command() -> None:
 
 
 def kinds(root: type[RainStormError]) -> set[type[RainStormError]]:
-    """Returns a class of errors and all below it that are the project's own."""
+    """Returns a class of errors and all its subclasses in this project."""
     found = {each for child in root.__subclasses__() for each in kinds(child)}
     return found | {root} if root.__module__.startswith(("agent.", "ops.")) else found
 
 
 def test_every_code_has_its_likely_cause() -> None:
-    assert namespace.tasks  # imports whatever commands can raise
+    assert namespace.tasks  # this imports every error that commands can raise
     assert set(CAUSES) == {kind.code for kind in kinds(RainStormError)}
 
 

@@ -1,4 +1,4 @@
-"""Faults as rules: who mistreats which packets, what heals it, and the journal."""
+"""Faults as iptables rules: which node affects which packets, how they are healed, and their records."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_every_script_is_a_shell_script(fault: Fault) -> None:
     assert "vm1" in fault.words()
 
 
-def test_healing_removes_the_own_chains_and_no_others(tmp_path: Path) -> None:
+def test_healing_removes_its_own_chains_and_no_others(tmp_path: Path) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()
     saved = """-P INPUT ACCEPT
@@ -129,33 +129,33 @@ def test_healing_removes_the_own_chains_and_no_others(tmp_path: Path) -> None:
     ]
 
 
-def test_the_journal_outlives_its_writer_and_damage(tmp_path: Path) -> None:
+def test_the_records_survive_their_writer_and_damage(tmp_path: Path) -> None:
     first = Journal(tmp_path).add("loss", ["vm1"], {"percent": 5.0})
     second = Journal(tmp_path).add("crash", ["vm2"], {})
     again = Journal(tmp_path)
     assert again.read() == [first, second]
     again.replace([second])
     assert Journal(tmp_path).read() == [second]
-    assert again.add("pause", ["vm1"], {}).number == 3  # a number names one fault for ever
+    assert again.add("pause", ["vm1"], {}).number == 3  # the number of a fault is never reused
     (tmp_path / "faults.json").write_text('{"next": 4, "faul')
     assert Journal(tmp_path).read() == []
     with again.locked(), pytest.raises(AlreadyRunning), Journal(tmp_path).locked():
         pass
 
 
-def test_a_fault_is_written_down_before_it_is_applied(
+def test_a_fault_is_recorded_before_it_is_applied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Fault] = []
 
     class Here(LocalMachines):
-        """Nodes on this machine whose injection is interrupted."""
+        """Nodes on this machine; applying a fault to them is interrupted."""
 
         def check(self, kind: str, nodes: Sequence[str]) -> None:
-            """Lets every fault through."""
+            """Supports every fault."""
 
         def apply(self, fault: Fault, only: Sequence[str] = ()) -> dict[str, RainStormError]:
-            """Looks into the journal and is killed."""
+            """Reads the records and is killed."""
             seen.extend(Journal(self.folder).read())
             raise KeyboardInterrupt
 
@@ -167,11 +167,11 @@ def test_a_fault_is_written_down_before_it_is_applied(
         injector.inject("partition", ["vm3"], {})
     assert [(fault.kind, fault.nodes) for fault in seen] == [("partition", ("vm3",))]
     assert injector.in_force() == seen
-    with pytest.raises(UsageError, match="nobody on the other side"):
+    with pytest.raises(UsageError, match="at least one node on the other side"):
         injector.inject("partition", ["vm1", "vm2", "vm3"], {})
 
 
-def test_the_delaying_program_reads_what_the_kernel_writes() -> None:
+def test_the_delay_program_reads_what_the_kernel_writes() -> None:
     def packet(number: int) -> bytes:
         attributes = delay.attribute(9, b"\0\0\0\1") + delay.attribute(
             1, struct.pack("!IHB", number, 0x800, 1)

@@ -1,4 +1,4 @@
-"""Which cluster a command talks to, and what a wrong inventory file says."""
+"""Which cluster a command talks to, and the errors for wrong inventory files."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_node_may_be_named_in_short(tmp_path: Path, wanted: str, name: str) ->
     assert inventory.load(_write(tmp_path, MINIMAL)).node(wanted).name == name
 
 
-def test_a_part_of_the_cluster_can_be_looked_at_alone(tmp_path: Path) -> None:
+def test_a_cluster_can_be_limited_to_some_nodes(tmp_path: Path) -> None:
     found = inventory.load(_write(tmp_path, MINIMAL))
     assert found.only(["12", "vm01"]).names() == ["vm01", "vm12"]
     assert found.gossip_key_path == tmp_path / "gossip.key"
@@ -86,10 +86,10 @@ def test_the_choice_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(inventory, "LAB_INVENTORY", tmp_path / "lab")
     monkeypatch.setattr(inventory, "VMS_INVENTORY", tmp_path / "vms")
     monkeypatch.delenv(inventory.INVENTORY_VARIABLE, raising=False)
-    (tmp_path / "local").write_text(MINIMAL)  # written by a cluster that is down now
+    (tmp_path / "local").write_text(MINIMAL)  # written by a cluster that is now down
     with pytest.raises(NotRunning):
         inventory.find()
-    (tmp_path / "vms").write_text(MINIMAL)  # the example: nothing was deployed yet
+    (tmp_path / "vms").write_text(MINIMAL)  # the example inventory, from which nothing was deployed
     with pytest.raises(NotRunning, match="none was deployed"):
         inventory.find()
     (tmp_path / "pki").mkdir()
@@ -100,7 +100,7 @@ def test_the_choice_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(inventory.INVENTORY_VARIABLE, str(other))
     assert inventory.find().path == other
     assert inventory.find(str(tmp_path / "vms")).path == tmp_path / "vms"
-    with pytest.raises(ConfigError, match="no inventory at"):
+    with pytest.raises(ConfigError, match="there is no inventory"):
         inventory.find(str(tmp_path / "absent"))
 
 

@@ -1,4 +1,4 @@
-"""Names and addresses of labs, the base image's key, who is in a control group."""
+"""Names and addresses of labs, the key of the base image, the members of a control group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ops.lab import base, cgroups, host, plan, watches
 from ops.lab.errors import MissingTool, NeedsRoot
 
 
-def test_a_lab_has_a_subnet_of_its_own_and_gets_it_again() -> None:
+def test_a_lab_has_its_own_subnet_and_gets_it_again() -> None:
     first = plan.make("lab", 10, ())
     assert plan.make("lab", 3, ()).subnet == first.subnet
     second = plan.make("lab", 10, {first.subnet})
@@ -30,7 +30,7 @@ def test_a_lab_has_a_subnet_of_its_own_and_gets_it_again() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Lab", "1lab", "a/b", "..", "local", "vms", "wheelhouse", "a" * 32])
-def test_a_name_that_would_do_harm_is_refused(name: str) -> None:
+def test_a_harmful_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         plan.check_name(name)
 

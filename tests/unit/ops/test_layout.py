@@ -1,4 +1,4 @@
-"""The files of a local cluster: configurations that the agents accept, made once and kept."""
+"""The files of a local cluster: configurations that the agents accept, created once and kept."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_cluster_may_grow_while_its_voters_stay(layout: Layout) -> None:
     layout.check(8, keeps_data=True)
 
 
-def test_half_written_book_keeping_is_no_book_keeping(layout: Layout) -> None:
+def test_half_written_state_is_ignored(layout: Layout) -> None:
     layout.prepare(1)
     layout.state_path.write_text('{"nodes": 5, "age')
     assert layout.read_state() == {}

@@ -1,4 +1,4 @@
-"""The command line itself: every task in a group that is known, mistakes told like all other errors."""
+"""The command line: every task is in a known group, and mistakes are reported like all other errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A deployed cluster's secrets: made once, renewed in time, never half."""
+"""A deployed cluster's secrets: created once, renewed in time, never incomplete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ops import inventory, pki
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An inventory of two VMs, whose secrets go to a folder of the test's own."""
+    """An inventory of two VMs, with a folder for their secrets that belongs to the test."""
     monkeypatch.setattr(pki, "FOLDER", tmp_path / "secrets")
     return write(tmp_path / "vms", "vm1", "vm2")
 
@@ -60,7 +60,7 @@ def test_certificates_are_renewed_when_asked_or_when_they_end_soon(
     assert ensure(cluster) == certificates
 
 
-def test_certificates_of_another_authority_and_of_another_name_count_for_nothing(cluster: Path) -> None:
+def test_certificates_of_another_authority_or_name_are_replaced(cluster: Path) -> None:
     ensure(cluster)
     folder = pki.folder("test")
     for name in ("pem", "key"):
@@ -71,12 +71,12 @@ def test_certificates_of_another_authority_and_of_another_name_count_for_nothing
     assert len(ensure(cluster)) == 4
 
 
-def test_half_an_authority_is_an_error_and_no_new_one(
+def test_an_incomplete_authority_is_an_error_and_is_not_replaced(
     cluster: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ensure(cluster)
     (pki.folder("test") / "ca/ca.key").unlink()
-    with pytest.raises(ConfigError, match="half there"):
+    with pytest.raises(ConfigError, match="is incomplete"):
         ensure(cluster)
     assert pki.main(["--inventory", str(cluster)]) == 2
     assert "restore" in capsys.readouterr().err

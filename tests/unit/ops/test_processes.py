@@ -1,4 +1,4 @@
-"""Marked processes are found whatever became of their parents, and no other process is ever touched."""
+"""Marked processes are found, even without their parents, and no other process is affected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from ops import processes
 from tests.support import REPOSITORY, wait_until
 
-# Starts a grandchild in a session of its own, tells its pid, and waits.
+# Starts a grandchild in its own session, prints its pid, and waits.
 PARENT = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
@@ -32,7 +32,7 @@ time.sleep(600)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A cluster's folder; whatever was started for it is gone after the test."""
+    """A cluster's folder; whatever was started for it is stopped after the test."""
     yield tmp_path
     processes.kill_all(lambda: processes.marked(tmp_path))
     for child in psutil.Process().children():
@@ -80,7 +80,7 @@ def test_a_recycled_process_id_is_not_signalled(folder: Path) -> None:
     ended.wait(5)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as stranger:
         try:
-            # What is remembered of the ended process now carries the id of another one.
+            # The record of the ended process now has the id of another process.
             remembered = psutil.Process(stranger.pid)
             started_at = remembered.create_time() - 100.0
             vars(remembered).update(_create_time=started_at, _ident=(stranger.pid, started_at))

@@ -1,4 +1,4 @@
-"""Following a job through outages, its one line, and how recovery is measured."""
+"""Following a job through outages, its line of progress, and how recovery is measured."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _commits(*values: tuple[int, float]) -> dict[str, Any]:
         ),  # the old generation's last commit does not count
         ([(1, 9.0), (1, 10.5)], None),
         ([], None),
-        ([(2, 9.0), (3, 12.0)], 2.0),  # nothing before the kill counts
+        ([(2, 9.0), (3, 12.0)], 2.0),  # commits before the kill do not count
     ],
 )
 def test_recovery_is_the_first_commit_of_a_later_generation(

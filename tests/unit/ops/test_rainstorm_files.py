@@ -1,4 +1,4 @@
-"""The Ansible module that writes a node's files: atomic, checked first, silent about secrets."""
+"""The Ansible module that writes a node's files: atomically, checked first, without showing secrets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def files() -> ModuleType:
 
 
 class Run:
-    """Runs the module as Ansible does."""
+    """Runs the module like Ansible does."""
 
     def __init__(self, code: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
         self._code = code
@@ -75,7 +75,7 @@ def test_a_file_that_is_refused_stays_as_it_was(run: Run, tmp_path: Path) -> Non
     for check in (True, False):
         found = run(entry, check=check)
         assert found["failed"] is True
-        assert f"{path} was refused and not changed" in found["msg"]
+        assert f"{path} was rejected and not changed" in found["msg"]
     assert path.read_text() == "good\n"
     assert [each.name for each in tmp_path.iterdir()] == ["node.yml"]
 

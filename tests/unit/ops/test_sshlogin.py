@@ -1,4 +1,4 @@
-"""Ansible's variables as a way in by SSH."""
+"""SSH logins from Ansible's variables."""
 
 from __future__ import annotations
 

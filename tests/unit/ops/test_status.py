@@ -1,4 +1,4 @@
-"""When a machine may be taken away: every reason against it is named."""
+"""When a machine may be stopped: every reason against it is reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WELL = ClusterStatus(
 )
 
 
-def test_a_cluster_that_is_well_is_settled() -> None:
+def test_a_healthy_cluster_is_settled() -> None:
     assert WELL.settled
     assert WELL.unsettled() == []
 

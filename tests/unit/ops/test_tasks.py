@@ -6,9 +6,9 @@ import pytest
 
 from ops.tasks import namespace
 
-# A shell has nothing to say to programs.
+# An interactive shell has no output for programs.
 NOT_FOR_PROGRAMS = {"lab.shell"}
-# What is lost, killed, cut off or set wrong by these is seen before it is done.
+# These commands destroy, kill or disturb something, so they can show it first.
 DANGEROUS = {
     "cancel-job",
     "delete",
@@ -35,7 +35,7 @@ DANGEROUS = {
 
 
 @pytest.mark.parametrize("name", sorted(namespace.task_names))
-def test_every_task_speaks_to_programs_and_the_dangerous_can_be_tried(name: str) -> None:
+def test_every_task_has_json_and_every_dangerous_one_a_dry_run(name: str) -> None:
     options = namespace[name].get_arguments()
     parameters = {each.name for each in options}
     assert ("json" in parameters) == (name not in NOT_FOR_PROGRAMS)

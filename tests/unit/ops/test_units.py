@@ -1,4 +1,4 @@
-"""The units as the roles write them: hardened as was promised, and systemd finds no fault in them."""
+"""The units that the roles write: hardened as promised, and accepted by systemd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support import REPOSITORY
 
 ROLES = REPOSITORY / "roles"
 AGENTS = ("membership", "hydfs", "rainstorm", "logs")
-# systemd-analyze counts tenths: 20 is an exposure of 2.0, "OK"; a unit without any of it has 9.6.
+# systemd-analyze uses tenths: 20 is an exposure of 2.0, "OK"; a unit without hardening has 9.6.
 EXPOSURE_MAX = 20
 VALUES = {
     "inventory_hostname": "vm1",
@@ -28,7 +28,7 @@ VALUES = {
 
 
 def render(path: Path, **values: Any) -> str:
-    """Returns what Ansible would write; the templates of units use nothing that Jinja itself lacks."""
+    """Returns what Ansible would write; the templates of the units use only plain Jinja."""
     environment = jinja2.Environment(
         trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
@@ -69,7 +69,7 @@ def test_a_unit_is_hardened(root: Path, unit: str) -> None:
 
 
 def test_systemd_knows_every_line(root: Path) -> None:
-    """An option that is misspelt, or newer than Debian 12's systemd, would be ignored with a warning only."""
+    """systemd ignores an option that is misspelled, or too new for Debian 12, with only a warning."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here")
     units = root / "etc" / "systemd" / "system"
@@ -82,7 +82,7 @@ def test_systemd_knows_every_line(root: Path) -> None:
         check=False,
         env={"SYSTEMD_UNIT_PATH": f"{units}:", "PATH": "/usr/bin:/bin"},
     )
-    # The program is not installed on this machine, which is no fault of the unit.
+    # The program is not installed on this machine, which is not the unit's fault.
     said = [line for line in done.stderr.splitlines() if "is not executable" not in line]
     assert said == []
 

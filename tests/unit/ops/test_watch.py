@@ -1,4 +1,4 @@
-"""A report refreshed in place."""
+"""Reports that are refreshed in place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Releases and their names; the archive itself is built and installed in tests/lab/test_deploy.py."""
+"""Releases and their names; tests/lab/test_deploy.py builds and installs the archive itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_pip_is_taken_from_the_lock_with_its_hashes() -> None:
         *("pip==1.0", "\\", "--hash=sha256:aa", "\\", "--hash=sha256:bb")
     ]
     assert "--hash" in wheelhouse.locked("pip", wheelhouse.TOOLS_LOCK.read_text("utf-8"))
-    with pytest.raises(ConfigError, match="does not lock nothing"):
+    with pytest.raises(ConfigError, match="does not contain nothing"):
         wheelhouse.locked("nothing", lock)
 
 

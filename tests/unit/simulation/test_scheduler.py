@@ -113,6 +113,27 @@ def test_time_jumps_and_timers_keep_order() -> None:
         assert scheduler.steps < 100
 
 
+def test_timer_of_an_earlier_wait_is_void(seed: int) -> None:
+    """Who was woken in time is not disturbed by that time-out later."""
+    seen: list[bool] = []
+
+    def wait(first: threads.Event, second: threads.Event) -> None:
+        seen.append(first.wait(5.0))
+        seen.append(second.wait())
+
+    with Scheduler(seed) as scheduler:
+        process = scheduler.process("p")
+        first, second = scheduler.call(process, lambda: (threads.event(), threads.event()))
+        process.start("wait", wait, first, second)
+        scheduler.run_for(1.0)
+        first.set()
+        scheduler.run_for(20.0)
+        assert seen == [True]
+        second.set()
+        scheduler.run()
+        assert seen == [True, True]
+
+
 def test_run_for_and_limits() -> None:
     """Virtual time and steps are limited; what is waited for may never come."""
 

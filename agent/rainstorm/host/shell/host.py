@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent.common.config import NodeConfig
+from agent.common.shell import threads
 from agent.common.shell.runner import CoreRunner
 from agent.rainstorm.host.core.host import (
     AppendSegments,
@@ -48,7 +48,7 @@ class TaskHost:
         self._core = HostCore(config.name)
         self._runner = CoreRunner("host-core", self._core, self._execute, on_crash=on_crash)
         # A new boot writes a new file: what an earlier one still had under way cannot mix with it.
-        writer = f"{config.name}-{uuid.uuid4().hex[:8]}"
+        writer = f"{config.name}-{threads.unique_id()[:8]}"
         self._segments = SegmentWriter(storage, writer, self._runner.post)
         self._publisher = Publisher(storage, self._runner.post)
         folder = config.log_folder()

@@ -11,16 +11,12 @@ import contextlib
 import json
 import logging
 import os
-import socket
-import struct
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agent.common.shell import clock
+from agent.common.shell import clock, network, processes, threads
 
 logger = logging.getLogger("agent.rainstorm.host.shell.launcherlink")
 
@@ -28,7 +24,11 @@ RETRY_S = 0.2
 RETRY_S_MAX = 5.0
 # Connections that end sooner were refused, or the launcher cannot live: asked again ever more slowly.
 LIFE_S_MIN = 1.0
-SEND_TIMEOUT_S = 5
+CONNECT_TIMEOUT_S = 5.0
+SEND_TIMEOUT_S = 5.0
+# A killed process is gone at once, unless the kernel is stuck in the middle of a system call of it.
+EXIT_TIMEOUT_S = 30.0
+LAUNCHER = "agent.rainstorm.host.shell.launcher"
 PACKET_BYTES_MAX = 4096
 CAUSE_CHARACTERS_MAX = 200
 LOST = "ended with the task launcher"
@@ -46,7 +46,7 @@ class _Start:
 
     def close_files(self) -> None:
         while self.files:
-            os.close(self.files.pop())
+            network.close_descriptor(self.files.pop())
 
 
 class LauncherLink:
@@ -56,13 +56,13 @@ class LauncherLink:
         self._path = path
         self._own = own
         self._on_ended = on_ended
-        self._lock = threading.Lock()
-        self._sock: socket.socket | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._lock = threads.lock()
+        self._sock: network.Socket | None = None
+        self._child: processes.Child | None = None
         # Every task that was asked for and has not been reported as ended.
         self._tasks: dict[int, _Start] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="task-launcher", daemon=True)
+        self._stopping = threads.event()
+        self._thread = threads.thread("task-launcher", self._run)
 
     def start(self) -> None:
         """Begins to connect in the background."""
@@ -113,7 +113,7 @@ class LauncherLink:
         for number in list(self._tasks):
             self._report(number, LOST)
 
-    def _serve(self, sock: socket.socket) -> None:
+    def _serve(self, sock: network.Socket) -> None:
         with self._lock:
             self._sock = sock
             for task in self._tasks.values():
@@ -131,7 +131,7 @@ class LauncherLink:
         for number in sorted(lost, reverse=True):
             self._report(number, LOST)
 
-    def _hear(self, sock: socket.socket) -> bool:
+    def _hear(self, sock: network.Socket) -> bool:
         try:
             packet = sock.recv(PACKET_BYTES_MAX)
             if not packet:
@@ -164,7 +164,7 @@ class LauncherLink:
         if self._sock is None:
             return  # whoever noticed that it is lost reports the tasks
         try:
-            socket.send_fds(self._sock, [packet], files)
+            network.send_descriptors(self._sock, packet, files)
         except OSError as error:
             logger.warning("launcher_takes_nothing error=%s", error)
             self._break()
@@ -172,35 +172,31 @@ class LauncherLink:
     def _break(self) -> None:
         if self._sock is not None:
             with contextlib.suppress(OSError):  # it is broken already
-                self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread
+                self._sock.shutdown(network.SHUT_RDWR)  # wakes the thread
 
-    def _connect(self) -> socket.socket:
+    def _connect(self) -> network.Socket:
         if self._own:
             self._start_child()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock = network.dial_unix(self._path, CONNECT_TIMEOUT_S, packets=True)
         try:
-            # A launcher that does not read for so long hangs; hearing nothing for long is normal.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", SEND_TIMEOUT_S, 0))
-            sock.connect(self._path)
+            # A launcher that does not read for this long hangs; hearing nothing for long is normal.
+            sock.settimeout(None)
+            network.set_send_timeout(sock, SEND_TIMEOUT_S)
         except BaseException:
             sock.close()
             raise
         return sock
 
     def _start_child(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
         os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(self._path)
-            os.chmod(self._path, 0o600)
-            listener.listen(1)
+        listener = network.listen_unix(self._path, 0o600, 1, packets=True)
+        try:
             number = listener.fileno()
-            launcher = "agent.rainstorm.host.shell.launcher"
-            command = [sys.executable, "-m", launcher, "--listen-fd", str(number)]
-            self._child = subprocess.Popen(
-                command, pass_fds=[number], stdin=subprocess.DEVNULL, start_new_session=True
+            self._child = processes.start(
+                [sys.executable, "-m", LAUNCHER, "--listen-fd", str(number)], [number]
             )
+        finally:
+            listener.close()
 
     def _end_child(self) -> None:
         """Waits for a launcher of our own, which ends with its connection."""
@@ -208,9 +204,8 @@ class LauncherLink:
             return
         try:
             self._child.wait(SEND_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             self._child.kill()
-            self._child.wait()
+            self._child.wait(EXIT_TIMEOUT_S)
         self._child = None
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+        network.remove_unix(self._path)

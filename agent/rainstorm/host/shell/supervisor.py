@@ -12,9 +12,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
-import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +19,8 @@ from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import NotFound, RainStormError
-from agent.common.shell import clock
+from agent.common.shell import clock, network, threads
+from agent.common.shell.worker import Worker
 from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
 from agent.rainstorm.host.shell.tasklog import TaskLog
 from agent.wire.codec.framing import Frame
@@ -32,6 +30,8 @@ logger = logging.getLogger("agent.rainstorm.host.shell.supervisor")
 
 HELLO_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 10.0
+# A generation needs three commands and an epoch one; a task that has this many unread does not read.
+COMMANDS_MAX = 100
 REFILL_DELAY_S = 2.0
 # The launcher tells of an exit a millisecond after the task's socket does.
 EXIT_TIMEOUT_S = 10.0
@@ -44,30 +44,31 @@ OnExit = Callable[[Key, int, str], None]
 class TaskProcess:
     """One task process, known to the launcher by its number, and the thread that hears it."""
 
-    def __init__(self, number: int, control: socket.socket, owner: TaskSupervisor) -> None:
+    def __init__(self, number: int, control: network.Socket, owner: TaskSupervisor) -> None:
         self.number = number
         # The kernel's, as the process says it; 0 until then.
         self.pid = 0
         self.connection = Connection(control, f"task process {number}")
         self.key: Key | None = None
         self.generation = 0
-        self.ready = threading.Event()
-        self.ended = threading.Event()
+        self.ready = threads.event()
+        self.ended = threads.event()
         self._owner = owner
-        self._lock = threading.Lock()
-        self._waiting: deque[Mapping[str, Any]] = deque()
+        # Commands wait here until the process has said hello. They have a thread of their own, so that a task
+        # that does not read delays nobody.
+        self._commands: Worker[Mapping[str, Any]] = Worker(
+            f"task-{number}-commands", self._deliver, COMMANDS_MAX, on_error=self._deliver_failed
+        )
         # The launcher has nothing to do with it any more, for this reason.
-        self.exited = threading.Event()
+        self.exited = threads.event()
         self._cause = LOST
-        self.thread = threading.Thread(target=self._listen, name=f"task-{number}", daemon=True)
+        self.thread = threads.thread(f"task-{number}", self._listen)
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Sends a message; before the process has said hello it is kept for later."""
-        with self._lock:
-            if not self.ready.is_set():
-                self._waiting.append(message)
-                return
-            self._send(message)
+        """Queues a command; it is sent once the process has said hello."""
+        if not self._commands.try_submit(message) and not self.ended.is_set():
+            logger.warning("task_unresponsive pid=%d commands=%d", self.pid, self._commands.waiting)
+            self.kill()
 
     def kill(self) -> None:
         """Ends the process at once."""
@@ -80,15 +81,16 @@ class TaskProcess:
         # What it said last can still be read. A copy of the socket that some child of it has kept is of no
         # use, and should it live itself, it sees that its agent is done with it.
         with contextlib.suppress(OSError):
-            self.connection.sock.shutdown(socket.SHUT_RDWR)
+            self.connection.sock.shutdown(network.SHUT_RDWR)
 
-    def _send(self, message: Mapping[str, Any]) -> None:
-        try:
-            self.connection.send(dict(message), b"", Deadline(clock.monotonic(), SEND_TIMEOUT_S))
-        except RainStormError as error:
-            # A task that does not read its commands for this long is as good as dead.
-            logger.warning("task_unresponsive pid=%d error=%s", self.pid, error)
-            self.kill()
+    def _deliver(self, message: Mapping[str, Any]) -> None:
+        self.connection.send(dict(message), b"", Deadline(clock.monotonic(), SEND_TIMEOUT_S))
+
+    def _deliver_failed(self, error: Exception) -> bool:
+        # A task that does not read its commands for this long will not read the next ones either.
+        logger.warning("task_unresponsive pid=%d error=%s", self.pid, error)
+        self.kill()
+        return False
 
     def _listen(self) -> None:
         try:
@@ -105,20 +107,20 @@ class TaskProcess:
         self.kill()
         self.exited.wait(EXIT_TIMEOUT_S)
         self.connection.close()
+        self._commands.stop(drain=False, timeout_s=EXIT_TIMEOUT_S)
         self.ended.set()
         self._owner.ended(self, self._cause)
 
     def _hear_hello(self) -> None:
         self.pid = int(self._receive(Deadline(clock.monotonic(), HELLO_TIMEOUT_S)).header["pid"])
-        with self._lock:
-            self.ready.set()
-            while self._waiting:
-                self._send(self._waiting.popleft())
+        self.ready.set()
+        self._commands.start()
 
     def _receive(self, deadline: Deadline | None) -> Frame:
         frame = self.connection.receive(deadline)
         if frame.descriptor is not None:
-            os.close(frame.descriptor)  # user code must not fill the agent's table of open files
+            # User code must not fill the agent's table of open files.
+            network.close_descriptor(frame.descriptor)
         return frame
 
 
@@ -142,15 +144,15 @@ class TaskSupervisor:
         self._parameters = {"host": host, "hydfs": hydfs_socket, "memory": memory_bytes}
         self._log = TaskLog(log_path)
         self._wanted = spares
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
         self._spares: deque[TaskProcess] = deque()
         self._tasks: dict[Key, TaskProcess] = {}
         self._all: dict[int, TaskProcess] = {}
         self._numbers = itertools.count(1)
         self.link = LauncherLink(launcher_path, own_launcher, self._note_exit)
-        self._refill = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep_spares, name="task-spares", daemon=True)
+        self._refill = threads.event()
+        self._stopping = threads.event()
+        self._thread = threads.thread("task-spares", self._keep_spares)
 
     def start(self) -> None:
         """Begins to start spares in the background."""
@@ -159,20 +161,30 @@ class TaskSupervisor:
         self._thread.start()
 
     def assign(self, key: Key, generation: int, in_place: bool, message: Mapping[str, Any]) -> None:
-        """Has a process run a task: the one that has it when ``in_place``, else a fresh one."""
+        """Has a process run a task: the one that has it when ``in_place``, otherwise a fresh one."""
+        failure = ""
         with self._lock:
             process = self._tasks.get(key)
             if process is not None and (not in_place or process.ended.is_set()):
+                del self._tasks[key]
                 process.kill()
                 process = None
             if process is None:
                 message = {**message, "in_place": False}
-                process = self._take_spare() or self._spawn()
-                process.key = key
-                self._tasks[key] = process
-                self._refill.set()
-            process.generation = generation
-        process.send(message)
+                try:
+                    process = self._take_spare() or self._spawn()
+                except OSError as error:  # no descriptor or no memory is left
+                    failure = f"cannot be started: {error}"
+                else:
+                    process.key = key
+                    self._tasks[key] = process
+                    self._refill.set()
+            if process is not None:
+                process.generation = generation
+        if process is None:
+            self._on_exit(key, generation, failure)
+        else:
+            process.send(message)
 
     def tell(self, key: Key, message: Mapping[str, Any]) -> None:
         """Sends a message to a task's process, if there is one."""
@@ -258,7 +270,11 @@ class TaskSupervisor:
             with self._lock:
                 if len(self._spares) >= self._wanted:
                     return
-                process = self._spawn()
+                try:
+                    process = self._spawn()
+                except OSError as error:
+                    logger.error("spare_failed error=%s", error)
+                    return  # it is tried again when the next task begins or ends
                 self._spares.append(process)
             while not (process.ready.wait(0.1) or process.ended.is_set() or self._stopping.is_set()):
                 pass
@@ -268,11 +284,16 @@ class TaskSupervisor:
                     return
 
     def _spawn(self) -> TaskProcess:
-        ours, theirs = socket.socketpair()
+        log = self._log.writer()
+        try:
+            ours, theirs = network.pair()
+        except OSError:
+            network.close_descriptor(log)
+            raise
         process = TaskProcess(next(self._numbers), ours, self)
         self._all[process.number] = process
         process.thread.start()
-        self.link.spawn(process.number, self._parameters, [theirs.detach(), self._log.writer()])
+        self.link.spawn(process.number, self._parameters, [theirs.detach(), log])
         return process
 
     def _note_exit(self, number: int, cause: str) -> None:

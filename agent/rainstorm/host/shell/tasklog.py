@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 from pathlib import Path
+
+from agent.common.errors import Unavailable
+from agent.common.shell import processes, threads
 
 logger = logging.getLogger("agent.rainstorm.host.shell.tasklog")
 
@@ -27,45 +29,47 @@ class TaskLog:
     def __init__(self, path: Path, *, file_bytes_max: int = FILE_BYTES_MAX) -> None:
         self.path = path
         self._file_bytes_max = file_bytes_max
-        self._lock = threading.Lock()
-        self._read_end = self._write_end = self._file = -1
+        self._lock = threads.lock()
+        self._pipe: processes.OutputPipe | None = None
+        self._file = -1
         self._ends_line = True
-        self._thread = threading.Thread(target=self._pump, name="task-log", daemon=True)
+        self._thread: threads.Thread | None = None
 
     def start(self) -> None:
         """Opens pipe and file and begins to empty the one into the other."""
         self._file = self._open()
-        self._read_end, self._write_end = os.pipe()
-        # Tasks run as another user, whose programs may open /dev/stdout anew.
-        os.fchmod(self._write_end, 0o622)
-        self._thread.start()
+        self._pipe = processes.output_pipe()
+        self._thread = threads.start("task-log", self._pump, self._pipe)
 
     def writer(self) -> int:
-        """Returns a descriptor to write to, the caller's to close; what comes after the end goes nowhere."""
+        """Returns a descriptor to write to, the caller's to close; what comes after the end is discarded.
+
+        Raises:
+            Unavailable: the log was not started.
+        """
         with self._lock:
-            if self._write_end < 0:
-                return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            return os.dup(self._write_end)
+            if self._pipe is None:
+                raise Unavailable("the task log was not started")
+            return self._pipe.writer()
 
     def stop(self, timeout_s: float) -> None:
         """Closes the own end; what the tasks wrote until they ended is in the file afterwards."""
         with self._lock:
-            if self._write_end < 0:
-                return
-            os.close(self._write_end)
-            self._write_end = -1
-        self._thread.join(timeout_s)
+            if self._pipe is not None:
+                self._pipe.end()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
 
-    def _pump(self) -> None:
+    def _pump(self, pipe: processes.OutputPipe) -> None:
         try:
-            while data := os.read(self._read_end, READ_BYTES):
+            while data := pipe.read(READ_BYTES):
                 try:
                     self._write(data)
                 except OSError as error:
                     # A full disk must not stop the tasks: their words are lost, this one is not.
                     logger.warning("task_log_failed bytes=%d error=%s", len(data), error)
         finally:
-            os.close(self._read_end)
+            pipe.close()
             os.close(self._file)
 
     def _write(self, data: bytes) -> None:

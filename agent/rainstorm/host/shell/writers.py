@@ -7,15 +7,12 @@ the leader sees to that.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from agent.common.errors import NotFound, RainStormError
+from agent.common.shell.worker import Worker
 from agent.rainstorm.host.core.host import (
     AppendSegments,
     OutputPublished,
@@ -24,13 +21,14 @@ from agent.rainstorm.host.core.host import (
     SegmentsAppended,
 )
 from agent.rainstorm.io.storage import Storage, pieces
-from agent.rainstorm.job.segment import SEGMENT_FILE_BYTES, Reference, segment_file
+from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S, SEGMENT_FILE_BYTES, Reference, segment_file
 
 logger = logging.getLogger("agent.rainstorm.host.shell.writers")
 
+# A job has one epoch in progress, and one publication for each of its sink tasks on this node: this is enough
+# for fifteen jobs of the largest size. What finds no room is dropped; the leader asks for it again.
 QUEUE_MAX = 1000
 SEGMENT_TIMEOUT_S = 20.0
-PUBLISH_TIMEOUT_S = 20.0
 # An epoch's output is cut into at most this many appends (4 GiB at 1 MiB each).
 PIECES_PER_EPOCH_MAX = 4096
 # Jobs whose open file is remembered.
@@ -44,39 +42,6 @@ class _OpenFile:
     name: str
     size: int = 0
     sequence: int = 0
-
-
-class Worker:
-    """A named thread that works off a bounded queue."""
-
-    def __init__(self, name: str, work: Callable[[Any], None]) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=QUEUE_MAX)
-        self._work = work
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._stopping = threading.Event()
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def put(self, item: Any) -> None:
-        """Queues work; waits while the queue is full, which is the back-pressure that bounds it."""
-        self._queue.put(item)
-
-    def stop(self, timeout_s: float) -> None:
-        """Lets the work under way finish and drops the rest."""
-        self._stopping.set()
-        with contextlib.suppress(queue.Full):  # a busy thread looks at _stopping before its next item
-            self._queue.put_nowait(None)
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            item = self._queue.get()
-            if item is None:
-                return
-            self._work(item)
 
 
 class SegmentWriter:
@@ -95,17 +60,29 @@ class SegmentWriter:
         self._file_bytes = file_bytes
         self._open: dict[str, _OpenFile] = {}
         self._files = 0
-        self._worker = Worker("segment-writer", self._append)
-        self.start, self.stop, self.put = self._worker.start, self._worker.stop, self._worker.put
+        # An error in the work for one job must not end the work for all others: it is logged and counted.
+        self._worker = Worker("segment-writer", self._append, QUEUE_MAX, on_error=lambda error: True)
+        self.start = self._worker.start
+
+    def put(self, wanted: AppendSegments) -> None:
+        """Queues the segments of an epoch; without room they are dropped: the leader repeats the epoch."""
+        if not self._worker.try_submit(wanted):
+            logger.warning("segments_dropped job=%s epoch=%d reason=queue_full", wanted.job, wanted.epoch)
+
+    def stop(self, timeout_s: float) -> None:
+        """Lets the append in progress finish and drops the rest."""
+        self._worker.stop(drain=False, timeout_s=timeout_s)
 
     def _append(self, wanted: AppendSegments) -> None:
         try:
             file, offset = self._write(wanted.job, b"".join(wanted.parts))
-        except RainStormError as error:
-            # The leader sees a stuck epoch and starts a new generation. Where the file ends is not known any
-            # more, so the next epoch goes to a new one.
-            logger.warning("segments_lost job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
+        except Exception as error:
+            # Where the file ends is no longer known, so the next epoch goes to a new one.
             self._open.pop(wanted.job, None)
+            if not isinstance(error, RainStormError):
+                raise
+            # The leader sees that the epoch is stuck and starts a new generation.
+            logger.warning("segments_lost job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
             return
         references: list[list[Reference]] = []
         for part in wanted.parts:
@@ -145,8 +122,17 @@ class Publisher:
     ) -> None:
         self._storage = storage
         self._post = post
-        self._worker = Worker("publisher", self._publish)
-        self.start, self.stop, self.put = self._worker.start, self._worker.stop, self._worker.put
+        self._worker = Worker("publisher", self._publish, QUEUE_MAX, on_error=lambda error: True)
+        self.start = self._worker.start
+
+    def put(self, wanted: PublishOutput) -> None:
+        """Queues a publication; without room it is dropped, and the leader asks again."""
+        if not self._worker.try_submit(wanted):
+            logger.warning("publication_dropped job=%s epoch=%d reason=queue_full", wanted.job, wanted.epoch)
+
+    def stop(self, timeout_s: float) -> None:
+        """Lets the publication in progress finish and drops the rest."""
+        self._worker.stop(drain=False, timeout_s=timeout_s)
 
     def _publish(self, wanted: PublishOutput) -> None:
         try:

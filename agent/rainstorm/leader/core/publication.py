@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.rainstorm.job.segment import Reference
+from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S, Reference
 from agent.rainstorm.leader.core.joblog import JobState
 
-PUBLISH_TIMEOUT_S = 10.0
 # Committed output that waits for the destination file lies in the memory of agents.
 UNPUBLISHED_BYTES_MAX = 64 * 1024 * 1024
 

@@ -9,13 +9,11 @@ file and is refused, so that reading up to the own term record reads all there w
 from __future__ import annotations
 
 import logging
-import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agent.common.errors import Conflict, Fenced, NotFound, RainStormError
-from agent.common.shell import clock
+from agent.common.shell import clock, threads
 from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.leader.core.joblog import JobState, Record, decode, encode
 from agent.rainstorm.leader.core.jobmachine import AppendLog
@@ -41,8 +39,8 @@ class JobLogs:
         self._name = name
         self._term = term
         # A second take-over in the same term must not look like a repetition of the first.
-        self._writer = f"leader-{name}-{term}-{uuid.uuid4().hex[:8]}"
-        self._lock = threading.Lock()
+        self._writer = f"leader-{name}-{term}-{threads.unique_id()[:8]}"
+        self._lock = threads.lock()
         self._files: dict[str, tuple[int, int]] = {}
         self.ended: dict[str, Mapping[str, Any]] = {}
 
@@ -130,7 +128,7 @@ class LogWriter:
         self._storage = storage
         self._name = name
         self._post = post
-        self._stopping = threading.Event()
+        self._stopping = threads.event()
         self.logs: JobLogs | None = None
 
     def take_over(self, term: int) -> None:

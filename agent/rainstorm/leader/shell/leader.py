@@ -8,17 +8,14 @@ ended job to the log thread as well.
 from __future__ import annotations
 
 import logging
-import threading
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from agent.common.config import NodeConfig
-from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStormError
-from agent.common.shell import clock
+from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStormError, Unavailable
+from agent.common.shell import clock, threads
 from agent.common.shell.runner import CoreRunner
-from agent.rainstorm.host.shell.writers import Worker
+from agent.common.shell.worker import Worker
 from agent.rainstorm.io.links import AgentLink, address_of
 from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.leader.core import status
@@ -45,9 +42,14 @@ from agent.wire.client import Client
 logger = logging.getLogger("agent.rainstorm.leader.shell.leader")
 
 STATUS_TIMEOUT_S = 5.0
+ENDED_STATES = ("finished", "failed", "cancelled")
 CANCEL_TIMEOUT_S = 30.0
 # What the index keeps of an ended job's history.
 SUMMARY_COMMITS_MAX = 100
+# Each job has at most one append, one deletion and its end waiting for the log thread: enough for 300 jobs.
+LOG_QUEUE_MAX = 1000
+# Jobs whose end is remembered for those who wait for it; later ones find it in the index.
+OVER_MAX = 1000
 
 
 class Dispatcher:
@@ -66,14 +68,18 @@ class Dispatcher:
         self._core = LeaderCore(config.name)
         self._runner = CoreRunner("leader-core", self._core, self._execute, on_crash=on_crash)
         self._log_writer = LogWriter(storage, config.name, self._runner.post)
-        self._log_thread = Worker("job-log", lambda work: work())
+        self._on_crash = on_crash
+        # An exception there is a defect. Without its logs a leader must not go on as if nothing had happened.
+        self._log_thread: Worker[Callable[[], None]] = Worker(
+            "job-log", lambda work: work(), LOG_QUEUE_MAX, on_error=self._log_failed
+        )
         self._links: dict[str, AgentLink] = {}
         self._identities: dict[tuple[str, int], bytes] = {}
-        self._asked: dict[int, Future[dict[str, dict[str, Any]]]] = {}
-        self._lock = threading.Lock()
+        self._asked: dict[int, threads.Future[dict[str, dict[str, Any]]]] = {}
+        self._lock = threads.lock()
         self._tokens = 0
-        self._changed = threading.Condition()
-        self._over: set[str] = set()
+        self._changed = threads.condition()
+        self._over: dict[str, None] = {}
 
     @property
     def loop(self) -> CoreRunner:
@@ -89,7 +95,7 @@ class Dispatcher:
         """Ends the threads; jobs go on under the next leader."""
         self._log_writer.stop()
         self._runner.stop(timeout_s)
-        self._log_thread.stop(timeout_s)
+        self._log_thread.stop(drain=False, timeout_s=timeout_s)
         for link in self._links.values():
             link.stop(timeout_s)
 
@@ -118,7 +124,7 @@ class Dispatcher:
         logs = self._log_writer.logs
         if logs is None or not self._core.leading:
             raise NotLeader(f"{self._config.name} does not lead", hint="try again in a second")
-        job = f"j-{uuid.uuid4().hex[:8]}"
+        job = f"j-{threads.unique_id()[:8]}"
         batch_bytes = self._config.rainstorm.batch_bytes
         nodes = self._core.usable(job)
         state: JobState = prepare(self._storage, raw, job, batch_bytes, nodes, clock.wall())
@@ -169,9 +175,12 @@ class Dispatcher:
 
     def wait(self, wanted: str, timeout_s: float) -> dict[str, Any]:
         """Returns the status of a job when it is over, or after ``timeout_s`` as it is."""
-        job = self.job(wanted)["job"]
+        found = self.job(wanted)
+        if found["state"] in ENDED_STATES:
+            return found
+        job = found["job"]
         with self._changed:
-            self._changed.wait_for(lambda: job in self._over, timeout_s)
+            self._changed.wait_for(lambda: job in self._over or not self._core.leading, timeout_s)
         return self.job(job)
 
     def cancel(self, wanted: str) -> dict[str, Any]:
@@ -181,25 +190,33 @@ class Dispatcher:
         return self.wait(job, CANCEL_TIMEOUT_S)
 
     def _ask(self) -> dict[str, dict[str, Any]]:
-        answer: Future[dict[str, dict[str, Any]]] = Future()
+        answer: threads.Future[dict[str, dict[str, Any]]] = threads.future()
         with self._lock:
             self._tokens += 1
             token = self._tokens
             self._asked[token] = answer
-        self._runner.post(StatusWanted(token))
-        return answer.result(STATUS_TIMEOUT_S)
+        try:
+            self._runner.post(StatusWanted(token))
+            return answer.result(STATUS_TIMEOUT_S)
+        except TimeoutError:
+            raise Unavailable("the leader does not answer in time", hint="try again later") from None
+        finally:
+            with self._lock:
+                self._asked.pop(token, None)
 
     def _execute(self, effect: Any) -> None:
         match effect:
             case Tell(node=node, message=message):
                 self._link(node).send(self._with_identity(message))
             case AppendLog():
-                self._log_thread.put(lambda: self._log_writer.append(effect))
+                if not self._log_thread.try_submit(lambda: self._log_writer.append(effect)):
+                    self._runner.post(LogRejected(effect.job))
             case TakeOver(term=term):
                 logger.info("taking_over term=%d", term)
-                self._log_thread.put(lambda: self._log_writer.take_over(term))
+                self._log_thread.displace(lambda: self._log_writer.take_over(term))
             case StepDown():
                 logger.info("stepped_down term=%d", self._core.term)
+                self._log_thread.clear()  # what waits there belongs to the term that is over
                 with self._changed:
                     self._changed.notify_all()
             case ReplyStatus():
@@ -207,11 +224,14 @@ class Dispatcher:
             case JobEnded(job=job):
                 self._end(job)
             case DeleteFiles(names=names):
-                self._log_thread.put(lambda: self._delete(names))
+                # What finds no room stays until the job ends.
+                self._log_thread.try_submit(lambda: self._delete(names))
 
     def _answer(self, effect: ReplyStatus) -> None:
         with self._lock:
-            answer = self._asked.pop(effect.token)
+            answer = self._asked.pop(effect.token, None)
+        if answer is None:
+            return  # whoever asked has stopped waiting
         if not effect.leading:
             leader = self._core.view["leader"]
             answer.set_exception(
@@ -226,11 +246,18 @@ class Dispatcher:
         summary = status.describe(machine, clock.wall(), self._config.name)
         logger.info("job_ended job=%s state=%s epochs=%d", job, summary["state"], summary["epoch"])
         with self._changed:
-            self._over.add(job)
+            self._over[job] = None
+            for old in list(self._over)[:-OVER_MAX]:
+                del self._over[old]
             self._changed.notify_all()
         self._identities = {key: pem for key, pem in self._identities.items() if key[0] != job}
         short = {**summary, "commits": summary["commits"][-SUMMARY_COMMITS_MAX:]}
-        self._log_thread.put(lambda: self._close(job, short))
+        if not self._log_thread.try_submit(lambda: self._close(job, short)):
+            self._runner.post(LogRejected(job))  # taking over again enters it into the index
+
+    def _log_failed(self, error: Exception) -> bool:
+        self._on_crash(error)
+        return False
 
     def _close(self, job: str, summary: Mapping[str, Any]) -> None:
         if self._log_writer.logs is None:

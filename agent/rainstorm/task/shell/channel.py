@@ -1,69 +1,57 @@
 """Channels from task to task: one TLS connection each, made anew for every generation.
 
-Both ends show the job's own certificate, which the leader makes for one generation and hands to its tasks
-only; it is the only one that either end accepts. So tasks hold no key of the cluster, and a task of an older
-generation cannot connect at all. Sockets do not block: a task waits for all its channels and its agent at
-once, and a full channel never keeps it from hearing its agent.
+Sockets do not block: a task waits for all its channels and its agent at once, and a full channel never keeps
+it from hearing its agent.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 import ssl
 from typing import Any
 
 import pyarrow as pa
 
-from agent.common.errors import ConnectionLost, ProtocolError
-from agent.wire.codec.framing import PREFIX, Frame, decode_header, decode_prefix, encode_header
+from agent.common.errors import ConnectionLost, FrameTooLarge, ProtocolError
+from agent.common.shell import network
+from agent.rainstorm.task.shell.identity import Identity
+from agent.wire.codec.framing import (
+    HEADER_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    PREFIX,
+    Frame,
+    decode_header,
+    decode_prefix,
+    encode_header,
+)
 
 CONNECT_TIMEOUT_S = 5.0
-
-
-class JobIdentity:
-    """The certificate and key of one generation of a job, as TLS contexts."""
-
-    def __init__(self, pem: bytes) -> None:
-        self.server = self._context(ssl.PROTOCOL_TLS_SERVER, pem)
-        self.client = self._context(ssl.PROTOCOL_TLS_CLIENT, pem)
-
-    @staticmethod
-    def _context(purpose: int, pem: bytes) -> ssl.SSLContext:
-        context = ssl.SSLContext(purpose)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        # The certificate itself is the trust anchor, so its name says nothing that needs checking.
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        # load_cert_chain reads files only; a memory file never touches a disk.
-        descriptor = os.memfd_create("job-identity")
-        try:
-            os.write(descriptor, pem)
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        finally:
-            os.close(descriptor)
-        begin = pem.index(b"-----BEGIN CERTIFICATE-----")
-        context.load_verify_locations(cadata=pem[begin:].decode("ascii"))
-        return context
 
 
 class Channel:
     """One end of a connection between two tasks."""
 
-    def __init__(self, sock: ssl.SSLSocket, peer: str) -> None:
+    def __init__(self, sock: network.Socket, peer: str) -> None:
         self.peer = peer
         self.sock = sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The largest frame that is read.
+        self.frame_bytes_max = HEADER_BYTES_MAX + PAYLOAD_BYTES_MAX
+        network.set_no_delay(sock)
         sock.setblocking(False)
         self._buffer = bytearray(PREFIX.size)
         self._filled = 0
         self._sizes: tuple[int, int] | None = None
+
+    def accepted_from(self, peer: str) -> None:
+        """Notes which task the other end is; from now on its frames may be of full size."""
+        self.peer = peer
+        self.frame_bytes_max = HEADER_BYTES_MAX + PAYLOAD_BYTES_MAX
 
     def read(self) -> Frame | None:
         """Returns the next frame that has come in whole, or None when more bytes are needed.
 
         Raises:
             ConnectionLost: the peer is gone.
+            ProtocolError: what came in is no frame.
         """
         while True:
             while self._filled < len(self._buffer):
@@ -71,6 +59,8 @@ class Channel:
                     return None
             if self._sizes is None:
                 self._sizes = decode_prefix(self._buffer)
+                if sum(self._sizes) > self.frame_bytes_max:
+                    raise FrameTooLarge(f"task {self.peer} sent a frame of {sum(self._sizes)} bytes")
                 self._expect(sum(self._sizes))
                 continue
             header_bytes, _ = self._sizes
@@ -115,7 +105,7 @@ class Channel:
 
 
 def connect(
-    source: str, host: str, port: int, peer: str, hello: dict[str, Any], identity: JobIdentity
+    source: str, host: str, port: int, peer: str, hello: dict[str, Any], identity: Identity
 ) -> Channel:
     """Returns a channel from the address ``source`` to a task that listens at ``host:port``.
 
@@ -123,29 +113,20 @@ def connect(
         ConnectionLost: the task cannot be reached or does not know this generation.
     """
     try:
-        plain = socket.create_connection((host, port), CONNECT_TIMEOUT_S, (source, 0))
+        plain = network.dial_tcp(host, port, CONNECT_TIMEOUT_S, source)
         try:
-            sock = identity.client.wrap_socket(plain)
+            sock: network.Socket = identity.client.wrap_socket(plain)
         except BaseException:
             plain.close()
             raise
-        sock.sendall(encode_header(hello, 0))
+        try:
+            sock.sendall(encode_header(hello, 0))
+        except BaseException:
+            sock.close()
+            raise
     except OSError as error:
         raise ConnectionLost(f"cannot connect to task {peer} at {host}:{port}: {error}") from None
     return Channel(sock, peer)
-
-
-def accept(listener: socket.socket, identity: JobIdentity) -> ssl.SSLSocket | None:
-    """Returns the next connection once its TLS handshake is done, or None when the peer is not of this
-    generation.
-    """
-    plain, _ = listener.accept()
-    plain.settimeout(CONNECT_TIMEOUT_S)
-    try:
-        return identity.server.wrap_socket(plain, server_side=True)
-    except OSError:
-        plain.close()
-        return None
 
 
 def encode_batch(batch: pa.RecordBatch) -> pa.Buffer:

@@ -13,21 +13,18 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import logging
 import os
 import resource
-import select
-import selectors
 import signal
-import socket
-import sys
-import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, RainStormError
-from agent.common.shell import clock
+from agent.common.shell import clock, logs, network, processes
 from agent.hydfs.client import HydfsClient
 from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.job import plan
@@ -47,19 +44,16 @@ from agent.rainstorm.task.core.processor import (
     SourceRead,
     TaskCore,
 )
-from agent.rainstorm.task.shell.channel import (
-    Channel,
-    JobIdentity,
-    accept,
-    connect,
-    decode_batch,
-    encode_batch,
-)
+from agent.rainstorm.task.shell.arrivals import ARRIVALS_MAX, Arrivals
+from agent.rainstorm.task.shell.channel import Channel, connect, decode_batch, encode_batch
+from agent.rainstorm.task.shell.identity import Identity, JobIdentity
 from agent.rainstorm.task.shell.source import SourceFile
 from agent.rainstorm.task.state import keyed as state
 from agent.wire.client import Client
 from agent.wire.codec.framing import Frame, encode_header
 from agent.wire.connection import Connection
+
+logger = logging.getLogger("agent.rainstorm.task.shell.task")
 
 AGENT_TIMEOUT_S = 30.0
 PR_SET_PDEATHSIG = 1
@@ -71,25 +65,41 @@ class GenerationOver(Exception):
     """The agent has a newer assignment: whatever the task is doing is void."""
 
 
+class AgentGone(Exception):
+    """The agent has closed the connection or does not answer: the process has no purpose any more."""
+
+
 class Task:
     """The process around one ``TaskCore``."""
 
-    def __init__(self, control: socket.socket, host: str, hydfs_socket: str) -> None:
+    def __init__(
+        self,
+        control: network.Socket,
+        host: str,
+        hydfs_socket: str,
+        make_identity: Callable[[bytes], Identity] = JobIdentity,
+    ) -> None:
         self._control = Connection(control, "agent")
-        self._storage = Storage(HydfsClient(Client(None), hydfs_socket))
+        self._client = Client(None)
+        self._storage = Storage(HydfsClient(self._client, hydfs_socket))
         self._host = host
-        self._listener = socket.create_server((host, 0), backlog=64)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(control, selectors.EVENT_READ, "control")
-        self._selector.register(self._listener, selectors.EVENT_READ, "listener")
+        self._make_identity = make_identity
+        self._listener = network.listen_tcp(host, 0, ARRIVALS_MAX)
+        self._selector = network.selector()
+        self._arrivals = Arrivals(self._listener, self._selector, self._welcome)
+        self._selector.register(control, network.EVENT_READ, self._take_command)
+        self._selector.register(
+            self._listener, network.EVENT_READ, lambda: self._arrivals.accept(self._identity)
+        )
         self._commands: deque[Mapping[str, Any]] = deque()
         self._task = ""
         self._generation = 0
         self._core: TaskCore | None = None
-        self._identity: JobIdentity | None = None
+        self._identity: Identity | None = None
         self._inputs: dict[str, Channel] = {}
         self._outputs: dict[str, Channel] = {}
-        self._held: set[str] = set()
+        # The inputs that the selector waits for: those that the core does not hold back.
+        self._watched: set[str] = set()
         self._unread: set[str] = set()
         self._restore: Mapping[str, Any] = {}
         self._running = False
@@ -97,35 +107,43 @@ class Task:
 
     def run(self) -> None:
         """Works until the agent closes the connection."""
-        self._say({"t": "hello", "pid": os.getpid(), "port": self._listener.getsockname()[1]})
-        while True:
-            try:
-                self._step()
-            except GenerationOver:
-                continue
-            except ConnectionLost as error:
-                if error.details.get("agent"):
-                    return
-                # A neighbour is gone. Whoever watches it tells the leader; this task waits for the reset.
-                print(f"channel_lost task={self._task} {error}", file=sys.stderr, flush=True)
-                self._halt()
-            except RainStormError as error:
-                self._halt()
-                self._complain(error)
+        try:
+            self._say({"t": "hello", "pid": processes.own_pid(), "port": self._listener.getsockname()[1]})
+            while True:
+                self._try_step()
+        except AgentGone:
+            return
+        finally:
+            self._halt()
+            self._arrivals.close()
+            self._selector.close()
+            self._listener.close()
+            self._control.close()
+            self._client.close()
 
     # -- the loop -------------------------------------------------------------------------------------
+
+    def _try_step(self) -> None:
+        try:
+            self._step()
+        except GenerationOver:
+            pass  # the next step obeys the new assignment
+        except ConnectionLost as error:
+            # A neighbour is gone. Its agent tells the leader; this task waits for the reset.
+            logger.warning("channel_lost task=%s error=%s", self._task, error)
+            self._halt()
+        except RainStormError as error:
+            logger.exception("task_failed task=%s", self._task)
+            self._halt()
+            about = {"generation": self._generation, "task": self._task}
+            self._say({"t": "error", **about, "error": error.to_wire()})
 
     def _step(self) -> None:
         while self._commands:
             self._obey(self._commands.popleft())
         for key, _ in self._selector.select(self._patience()):
-            match key.data:
-                case "control":
-                    self._commands.append(self._hear())
-                case "listener":
-                    self._accept()
-                case peer:
-                    self._take_from(peer)
+            key.data()
+        self._arrivals.drop_late()
         for peer in sorted(self._unread):
             self._take_from(peer)
         if self._running and not self._commands:
@@ -134,33 +152,33 @@ class Task:
     def _patience(self) -> float | None:
         if self._commands or self._unread:
             return 0.0
+        arrivals_s = self._arrivals.wait_s()
         if not self._running or self._source is None or self._core is None:
-            return None
+            return arrivals_s
         if self._core.next_read(1) is None:
-            return None
-        return self._source.wait_s()
+            return arrivals_s
+        source_s = self._source.wait_s()
+        return source_s if arrivals_s is None else min(source_s, arrivals_s)
+
+    def _take_command(self) -> None:
+        self._commands.append(self._hear())
 
     def _hear(self) -> Mapping[str, Any]:
         try:
             frame = self._control.receive(Deadline(clock.monotonic(), AGENT_TIMEOUT_S))
         except RainStormError as error:
-            raise ConnectionLost(f"the agent is gone: {error}", details={"agent": True}) from None
+            raise AgentGone(str(error)) from None
         return frame.header
 
     def _say(self, header: dict[str, Any], payload: Any = b"") -> None:
         try:
             self._control.send(header, payload, Deadline(clock.monotonic(), AGENT_TIMEOUT_S))
         except RainStormError as error:
-            raise ConnectionLost(f"the agent is gone: {error}", details={"agent": True}) from None
+            raise AgentGone(str(error)) from None
 
     def _halt(self) -> None:
         self._running = False
         self._close_channels()
-
-    def _complain(self, error: RainStormError) -> None:
-        traceback.print_exc(file=sys.stderr)
-        about = {"generation": self._generation, "task": self._task}
-        self._say({"t": "error", **about, "error": error.to_wire()})
 
     # -- commands of the agent ------------------------------------------------------------------------
 
@@ -187,7 +205,8 @@ class Task:
             self._core = core
         if self._core.is_source and self._source is None:
             self._source = SourceFile(self._storage, spec, layout, self._task, header)
-        self._identity = JobIdentity(command["identity"])
+        self._arrivals.close()  # whoever connected belongs to an older generation
+        self._identity = self._make_identity(command["identity"])
         self._restore = command
         quotes: dict[int, int] = {}
         if command["survey"] and self._source is not None:
@@ -224,47 +243,33 @@ class Task:
         if self._source is not None:
             self._source.restart_rate()
         self._running = True
-        for peer, channel in self._inputs.items():
-            self._selector.register(channel.sock, selectors.EVENT_READ, peer)
-        self._unread.update(self._inputs)
+        for peer in self._inputs:
+            self._watch(peer)
         self._do(self._core.start())
 
     # -- channels -------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        if self._identity is None:
-            plain, _ = self._listener.accept()
-            plain.close()
-            return
-        sock = accept(self._listener, self._identity)
-        if sock is None:
-            return
-        try:
-            hello = Connection(sock, "upstream task").receive(Deadline(clock.monotonic(), 5.0)).header
-        except RainStormError:
-            sock.close()
-            return
+    def _welcome(self, channel: Channel, hello: Mapping[str, Any]) -> None:
         peer = str(hello.get("from"))
-        if hello.get("generation") != self._generation or self._core is None or peer not in self._core.inputs:
-            sock.close()
+        current = hello.get("generation") == self._generation
+        if not current or self._core is None or peer not in self._core.inputs or peer in self._inputs:
+            channel.close()
             return
-        self._inputs[peer] = Channel(sock, peer)
+        channel.accepted_from(peer)
+        self._inputs[peer] = channel
         if self._running:
-            self._selector.register(sock, selectors.EVENT_READ, peer)
-            self._unread.add(peer)
+            self._watch(peer)
 
     def _close_channels(self) -> None:
+        for peer in sorted(self._watched):
+            self._unwatch(peer)
         for channel in self._inputs.values():
-            if channel.sock in self._selector.get_map():
-                self._selector.unregister(channel.sock)
             channel.close()
         for channel in self._outputs.values():
             channel.close()
-        self._inputs, self._outputs, self._held, self._unread = {}, {}, set(), set()
+        self._inputs, self._outputs, self._unread = {}, {}, set()
 
     def _take_from(self, peer: str) -> None:
-        # A TLS socket may hold decrypted frames that the selector cannot see: what is left is noted as
-        # unread.
         self._unread.discard(peer)
         for _ in range(FRAMES_IN_A_ROW_MAX):
             if not self._running or peer not in self._inputs or self._hold_back(peer):
@@ -279,10 +284,19 @@ class Task:
         assert self._core is not None
         if not self._core.blocked(peer):
             return False
-        if peer not in self._held:
-            self._held.add(peer)
-            self._selector.unregister(self._inputs[peer].sock)
+        if peer in self._watched:
+            self._unwatch(peer)
         return True
+
+    def _watch(self, peer: str) -> None:
+        self._watched.add(peer)
+        self._selector.register(self._inputs[peer].sock, network.EVENT_READ, partial(self._take_from, peer))
+        # A TLS socket may hold decrypted frames that the selector cannot see.
+        self._unread.add(peer)
+
+    def _unwatch(self, peer: str) -> None:
+        self._watched.discard(peer)
+        self._selector.unregister(self._inputs[peer].sock)
 
     def _receive(self, peer: str, frame: Frame) -> None:
         assert self._core is not None
@@ -297,11 +311,9 @@ class Task:
 
     def _release(self) -> None:
         assert self._core is not None
-        freed = [peer for peer in self._inputs if peer in self._held and not self._core.blocked(peer)]
-        for peer in freed:
-            self._held.discard(peer)
-            self._selector.register(self._inputs[peer].sock, selectors.EVENT_READ, peer)
-        self._unread.update(freed)
+        for peer in self._inputs:
+            if peer not in self._watched and not self._core.blocked(peer):
+                self._watch(peer)
 
     # -- effects --------------------------------------------------------------------------------------
 
@@ -366,11 +378,8 @@ class Task:
                 self._wait_for_room(channel)
 
     def _wait_for_room(self, channel: Channel) -> None:
-        poller = select.poll()
-        poller.register(channel.sock, select.POLLOUT)
-        poller.register(self._control.sock, select.POLLIN)
-        for descriptor, _ in poller.poll():
-            if descriptor == self._control.sock.fileno():
+        for sock in network.wait([self._control.sock], [channel.sock]):
+            if sock is self._control.sock:
                 command = self._hear()
                 self._commands.append(command)
                 if command["type"] == "assign":
@@ -384,6 +393,7 @@ def main() -> None:
     parser.add_argument("--hydfs", required=True)
     parser.add_argument("--memory", type=int, required=True)
     arguments = parser.parse_args()
+    logs.configure("INFO")
     # A runaway operator gets a MemoryError instead of taking the machine down.
     resource.setrlimit(resource.RLIMIT_DATA, (arguments.memory, arguments.memory))
     # No task outlives its launcher, whatever its user code is doing (prctl(2)).
@@ -391,9 +401,9 @@ def main() -> None:
     Task(take_control(), arguments.host, arguments.hydfs).run()
 
 
-def take_control() -> socket.socket:
+def take_control() -> network.Socket:
     """Returns the socket to the agent, which user code must neither read as its input nor pass on."""
-    control = socket.socket(fileno=os.dup(0))
+    control = network.adopt(os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

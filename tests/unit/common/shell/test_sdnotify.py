@@ -1,4 +1,4 @@
-"""Words to the service manager, over a real socket; a real hung core keeps the word of life back."""
+"""Messages to the service manager, over a real socket; a stalled core stops the keep-alive messages."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Manager:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.path)
 
-    def words_other_than(self, words: list[str]) -> list[str]:
-        """Returns the next words that are not ``words``; those at most ten times."""
-        return next((heard for _ in range(10) if (heard := self.words(5.0)) != words), words)
+    def messages_other_than(self, messages: list[str]) -> list[str]:
+        """Returns the next messages that are not ``messages``; those at most ten times."""
+        return next((heard for _ in range(10) if (heard := self.messages(5.0)) != messages), messages)
 
-    def words(self, timeout_s: float) -> list[str]:
+    def messages(self, timeout_s: float) -> list[str]:
         """Returns the lines of the next datagram; [] when none comes."""
         self.socket.settimeout(timeout_s)
         try:
@@ -78,29 +78,29 @@ class OneLoop:
         return "3 live,\nview 7"
 
 
-def test_a_hung_core_keeps_the_word_of_life_back_until_it_turns_again(manager: Manager) -> None:
+def test_a_stalled_core_stops_the_keep_alive_messages_until_it_goes_on(manager: Manager) -> None:
     core = Gate()
     runner = CoreRunner("gate-core", core, lambda effect: None, on_crash=lambda error: None)
     watchdog = sdnotify.Watchdog(sdnotify.Notifier(manager.path, watchdog_s=0.3), OneLoop(runner))
     runner.start()
     watchdog.start()
     try:
-        lives, hung = ["WATCHDOG=1", "STATUS=3 live, view 7"], ["STATUS=hung: gate-core"]
-        assert manager.words(5.0) == lives
+        lives, stalled = ["WATCHDOG=1", "STATUS=3 live, view 7"], ["STATUS=stalled: gate-core"]
+        assert manager.messages(5.0) == lives
         core.open.clear()
         runner.post("anything")
         assert core.entered.wait(5.0)
-        assert manager.words_other_than(lives) == hung
-        assert all(manager.words(5.0) == hung for _ in range(2))
+        assert manager.messages_other_than(lives) == stalled
+        assert all(manager.messages(5.0) == stalled for _ in range(2))
         core.open.set()
-        assert manager.words_other_than(hung) == lives
+        assert manager.messages_other_than(stalled) == lives
     finally:
         core.open.set()
         watchdog.stop()
         runner.stop()
 
 
-def test_a_full_inbox_that_moves_is_no_hang() -> None:
+def test_a_full_inbox_that_moves_is_not_stalled() -> None:
     core = Gate()
     runner = CoreRunner("busy-core", core, lambda effect: None, on_crash=lambda error: None, inbox_max=1)
     runner.start()
@@ -109,28 +109,28 @@ def test_a_full_inbox_that_moves_is_no_hang() -> None:
     assert core.entered.wait(5.0)
     runner.post("in the inbox")
     try:
-        assert not runner.turns(0.05)
+        assert not runner.makes_progress(0.05)
         core.open.set()
-        assert runner.turns(5.0)
+        assert runner.makes_progress(5.0)
     finally:
         core.open.set()
         runner.stop()
 
 
-def test_a_thread_stuck_in_the_store_s_core_is_noticed() -> None:
+def test_a_thread_that_stalls_in_the_core_of_the_store_is_noticed() -> None:
     core = Gate()
     engine = Engine(core, lambda effect: None, lambda error: None)
-    assert engine.turns(5.0)
+    assert engine.makes_progress(5.0)
     core.open.clear()
     stuck = threading.Thread(target=engine.post, args=("anything",), name="stuck")
     stuck.start()
     try:
         assert core.entered.wait(5.0)
-        assert not engine.turns(0.05)
+        assert not engine.makes_progress(0.05)
     finally:
         core.open.set()
         stuck.join(5.0)
-    assert engine.turns(5.0)
+    assert engine.makes_progress(5.0)
 
 
 def test_the_variables_are_taken_out_of_the_environment() -> None:
@@ -143,7 +143,7 @@ def test_the_variables_are_taken_out_of_the_environment() -> None:
     assert not sdnotify.take({})
 
 
-def test_words_go_to_the_abstract_namespace_and_a_deaf_manager_does_no_harm(tmp_path: Path) -> None:
+def test_messages_reach_the_abstract_namespace_and_a_missing_manager_does_no_harm(tmp_path: Path) -> None:
     address = f"@rainstorm-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0{address[1:]}")
@@ -156,7 +156,7 @@ def test_words_go_to_the_abstract_namespace_and_a_deaf_manager_does_no_harm(tmp_
 
 
 def test_an_agent_says_nothing_when_its_configuration_is_wrong(manager: Manager, tmp_path: Path) -> None:
-    """Exit status 78 keeps the manager from starting it again; READY would have been a lie."""
+    """Exit status 78 keeps the manager from starting it again; READY would be wrong."""
     ended = subprocess.run(
         [sys.executable, "-m", "agent", "membership", "--config", str(tmp_path / "none.yml")],
         env={**os.environ, "NOTIFY_SOCKET": manager.path},
@@ -165,4 +165,4 @@ def test_an_agent_says_nothing_when_its_configuration_is_wrong(manager: Manager,
         check=False,
     )
     assert ended.returncode == 78
-    assert manager.words(0.05) == []
+    assert manager.messages(0.05) == []

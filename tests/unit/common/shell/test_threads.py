@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -326,12 +327,14 @@ def _fail() -> None:
     raise OSError("on purpose")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_without_a_hook_the_exception_goes_on() -> None:
+def test_without_a_hook_the_exception_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """``threading.excepthook`` still sees it: a test in which a thread dies is red."""
+    seen: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: seen.append(str(told.exc_value)))
     before = threads.deaths()
     threads.start("unlucky", _fail).join(PATIENCE_S)
     assert threads.deaths() == before + 1
+    assert seen == ["on purpose"]
 
 
 def test_clocks(run: Run) -> None:

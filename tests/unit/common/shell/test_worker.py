@@ -68,8 +68,11 @@ def test_full_queue(run: Run) -> None:
         assert not worker.displace(5)
         assert dropped == [2]
         late = threads.start("late", worker.submit, 6, PATIENCE_S)
+        began = threads.monotonic()
+        late.join(SHORT_S)
         gate.opened.set()
         late.join(PATIENCE_S)
+        assert threads.monotonic() - began < PATIENCE_S / 2
         while worker.waiting:
             threads.sleep(0.001)
         assert worker.displace(7)
@@ -128,6 +131,33 @@ def test_drain_that_takes_too_long(run: Run) -> None:
         assert dropped == [1, 2]
         gate.opened.set()
         assert worker.stop(drain=True, timeout_s=PATIENCE_S)
+
+    run(body)
+
+
+def test_who_waits_for_room_is_told_at_once(run: Run) -> None:
+    """An orderly end that takes its time lets nobody wait for room that there will not be."""
+
+    def body() -> None:
+        gate, refused = Gate(), threads.event()
+        worker = Worker[int]("test", gate.handle, 1)
+        worker.start()
+        worker.submit(1, 0)
+        assert gate.entered.wait(PATIENCE_S)
+        worker.submit(2, 0)
+
+        def submit() -> None:
+            with pytest.raises(Unavailable):
+                worker.submit(3, PATIENCE_S)
+            refused.set()
+
+        blocked = threads.start("blocked", submit)
+        blocked.join(SHORT_S)
+        stopper = threads.start("stopper", lambda: worker.stop(drain=True, timeout_s=PATIENCE_S))
+        assert refused.wait(PATIENCE_S / 2)
+        gate.opened.set()
+        stopper.join(PATIENCE_S)
+        assert gate.handled == [1, 2]
 
     run(body)
 
@@ -207,6 +237,8 @@ def test_error_ends_the_worker_and_is_reported(run: Run) -> None:
             worker.start()
             while len(dropped) < 1 or not told:
                 threads.sleep(0.001)
+            assert not worker.is_alive
+            assert not worker.try_submit(3)
             assert worker.stop(drain=True, timeout_s=PATIENCE_S)
         finally:
             threads.on_death(None)
@@ -322,6 +354,25 @@ def test_pool_hung_call_holds_up_nobody(run: Run) -> None:
         assert pool.stop(drain=False, timeout_s=PATIENCE_S)
 
     run(body)
+
+
+def test_pool_adds_a_thread_when_the_idle_one_is_spoken_for() -> None:
+    """Two calls that need each other, right behind each other, while one thread is idle."""
+
+    def body() -> None:
+        pool, met = Pool("test", 2, 10), [threads.event(), threads.event()]
+
+        def meet(me: int) -> bool:
+            met[me].set()
+            return met[1 - me].wait(PATIENCE_S)
+
+        pool.call(lambda: None).result()
+        assert [future.result() for future in [pool.call(meet, 0), pool.call(meet, 1)]] == [True, True]
+        assert pool.stop(drain=True, timeout_s=PATIENCE_S)
+
+    for seed in range(20):
+        with Scheduler(seed) as scheduler:
+            scheduler.call(scheduler.process("p"), body)
 
 
 def test_pool_stop_cancels_what_waits(run: Run) -> None:

@@ -17,7 +17,6 @@ from agent.hydfs.core.block import (
     apply,
     chain,
     pack_entry,
-    record_from_wire,
     unpack_entry,
 )
 
@@ -38,10 +37,6 @@ RECORD = Record(0, 3, chain(b"abc", 0), "writer", 8, 2)
 )
 def test_entries_survive_the_journal(entry: Entry) -> None:
     assert unpack_entry(pack_entry(entry)) == entry
-
-
-def test_records_survive_the_wire() -> None:
-    assert record_from_wire(RECORD.to_wire()) == RECORD
 
 
 def test_the_chain_depends_on_everything_before() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from agent.hydfs.core.block import WriterMark, chain
-from agent.hydfs.core.coordinator import MOVED, WAITING_MAX, WINDOW_RECORDS, Coordinator
+from agent.hydfs.core.coordinator import WAITING_MAX, WINDOW_RECORDS, Coordinator
+from agent.hydfs.core.errors import MOVED, FoundLength, Moved
 from agent.hydfs.core.events import (
     AnswerAppend,
     AppendRequested,
@@ -65,7 +66,7 @@ def test_a_refused_condition_waits_for_what_it_rests_on() -> None:
     assert core.append(0.0, request(0, writer="v", if_offset=1000)) == []
     answered, refused = acks(core, 10)
     assert isinstance(answered, AnswerAppend)
-    assert (refused.code, refused.details) == ("CONFLICT", {"length": 1010})
+    assert (refused.code, refused.details) == ("CONFLICT", FoundLength(1010))
     other = coordinator()
     other.append(0.0, request(0))
     other.append(0.0, request(0, writer="v", if_offset=1000))
@@ -86,7 +87,7 @@ def test_a_failed_replica_seals_at_the_committed_length() -> None:
     assert acks(core, 20, "c") == []  # too late: nothing is acknowledged any more
     (moved,) = core.sealed()
     assert isinstance(moved, Refuse)
-    assert (moved.token, moved.code, moved.details["failed"]) == (("w", 1), MOVED, ["b"])
+    assert (moved.token, moved.code, moved.details) == (("w", 1), MOVED, Moved(("b",), "UNREACHABLE"))
 
 
 def test_a_silent_replica_is_given_up_after_the_timeout() -> None:

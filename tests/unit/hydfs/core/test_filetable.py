@@ -8,6 +8,7 @@ import pytest
 
 from agent.common.errors import AlreadyExists, Conflict, Fenced, NotFound
 from agent.hydfs.core import filetable
+from agent.hydfs.core.block import WRITERS_MAX
 from agent.hydfs.core.filetable import BlockEntry, FileEntry, from_value, needed_acks, needed_promises
 
 
@@ -80,12 +81,12 @@ def test_an_empty_block_leaves_the_chain_and_its_number_is_not_used_again() -> N
 
 def test_writers_are_bounded_and_the_oldest_go_first() -> None:
     value = opened(created())
-    many = {f"w{index}": (1, 0, 1) for index in range(filetable.WRITERS_MAX + 5)}
+    many = {f"w{index}": (1, 0, 1) for index in range(WRITERS_MAX + 5)}
     entry = made(filetable.seal("f", "id1", 0, 10, 1, ["a"], many)(value))
     assert entry.writers is not None
-    assert len(entry.writers) == filetable.WRITERS_MAX
+    assert len(entry.writers) == WRITERS_MAX
     assert "w0" not in entry.writers
-    assert f"w{filetable.WRITERS_MAX + 4}" in entry.writers
+    assert f"w{WRITERS_MAX + 4}" in entry.writers
 
 
 def test_a_put_is_invisible_until_published_and_can_be_given_up() -> None:

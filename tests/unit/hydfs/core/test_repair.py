@@ -57,8 +57,8 @@ def test_nothing_of_a_put_under_way_is_touched() -> None:
 
 def test_copies_of_a_deleted_or_replaced_file_are_strangers() -> None:
     old = meta(0, file_id="id0")
-    assert repair.strangers(file(block(0, "abc")), [old, meta(0)]) == [old]
-    assert repair.strangers(file(state="deleted"), [meta(0)]) == [meta(0)]
+    assert repair.obsolete_copies(file(block(0, "abc")), [old, meta(0)]) == [old]
+    assert repair.obsolete_copies(file(state="deleted"), [meta(0)]) == [meta(0)]
 
 
 def test_an_open_block_is_sealed_by_its_restarted_coordinator_or_the_first_survivor() -> None:

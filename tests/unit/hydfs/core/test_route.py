@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent.hydfs.core.coordinator import MOVED
+from agent.hydfs.core.errors import MOVED, NOT_COORDINATOR
 from agent.hydfs.core.filetable import BlockEntry, FileEntry
-from agent.hydfs.core.route import NOT_COORDINATOR, AskCoordinator, AskSeal, ReadFile, Route, Stop
+from agent.hydfs.core.route import AskCoordinator, AskSeal, ReadFile, Route, Stop
 
 NODES = ["a", "b", "c", "d", "e"]
 

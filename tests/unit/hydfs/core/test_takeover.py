@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.hydfs.core.events import SealBlock
-from agent.hydfs.core.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.core.takeover import AskPromise, Fail, PromiseFailed, PromiseReceived, Takeover
 
 KEY = ("id1", 2)
 
@@ -40,7 +40,7 @@ def test_a_quorum_needs_two_promises() -> None:
     core.handle(0.0, PromiseFailed("a"))
     core.handle(0.0, PromiseFailed("c"))
     (end,) = core.handle(0.0, promise("b", 10))
-    assert isinstance(end, GiveUp)
+    assert isinstance(end, Fail)
     assert end.code == "UNAVAILABLE"
 
 
@@ -49,7 +49,7 @@ def test_a_doubtful_copy_counts_only_when_all_answer() -> None:
     core.handle(0.0, PromiseFailed("a"))
     core.handle(0.0, PromiseFailed("b"))
     (end,) = core.handle(0.0, promise("c", 10, doubtful=True))
-    assert isinstance(end, GiveUp)
+    assert isinstance(end, Fail)
     core = takeover()
     core.handle(0.0, promise("a", 5, doubtful=True))
     core.handle(0.0, promise("b", 10, doubtful=True))

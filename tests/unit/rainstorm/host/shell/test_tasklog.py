@@ -7,13 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from agent.rainstorm.host.shell import tasklog
 from agent.rainstorm.host.shell.tasklog import FILES_KEPT, TaskLog
 from tests.support import wait_until
 
 WRITER = "import os, sys\nfor i in range(2000): os.write(1, b'%s %d\\n' % (sys.argv[1].encode(), i))"
 
 
-def test_lines_of_many_processes_survive_rotation_whole(tmp_path: Path) -> None:
+def test_lines_of_many_processes_survive_rotation_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line is in exactly one file, and every file ends with a whole line."""
+    # A reader that comes late would otherwise take everything at once.
+    monkeypatch.setattr(tasklog, "READ_BYTES", 1000)
     log = TaskLog(tmp_path / "tasks.log", file_bytes_max=10_000)
     log.start()
     writers = []
@@ -37,6 +45,7 @@ def test_lines_of_many_processes_survive_rotation_whole(tmp_path: Path) -> None:
 
 
 def test_only_so_many_files_are_kept(tmp_path: Path) -> None:
+    """The oldest file is dropped when a new one is begun."""
     log = TaskLog(tmp_path / "tasks.log", file_bytes_max=100)
     log.start()
     descriptor = log.writer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S
 from agent.rainstorm.leader.core.jobmachine import (
     DEPLOY_TIMEOUT_S,
     JobEnded,
@@ -12,7 +13,6 @@ from agent.rainstorm.leader.core.leader import (
     SHUN_S,
     LogAppended,
 )
-from agent.rainstorm.leader.core.publication import PUBLISH_TIMEOUT_S
 from tests.unit.rainstorm.cluster import JOB, Cluster
 from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, running
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S
 from agent.rainstorm.leader.core import publication
 from agent.rainstorm.leader.core.joblog import JobState
-from agent.rainstorm.leader.core.publication import PUBLISH_TIMEOUT_S, Publication
+from agent.rainstorm.leader.core.publication import Publication
 
 NODES = ["vm1", "vm2"]
 

@@ -1,0 +1,279 @@
+"""What clients ask a store agent for. Tasks, operators and other agents of the node are clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from agent.common.message import (
+    LIST_MAX,
+    NAME_CHARS_MAX,
+    Counter,
+    Done,
+    Name,
+    OptionalName,
+    Request,
+)
+from agent.hydfs.core.block import BlockNumber, BlockState, FileId
+from agent.hydfs.core.filetable import REPLICAS_MAX
+
+# ``agent.common.ids`` checks what a file may be called; this bounds what it has to check.
+FileName = Name
+Prefix = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
+# The offset of a duplicate append that is not its writer's last one is unknown.
+UNKNOWN_OFFSET = -1
+AppendOffset = Annotated[int, Meta(ge=UNKNOWN_OFFSET, le=(1 << 63) - 1)]
+RingId = Annotated[str, Meta(max_length=8)]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStat:
+    """One block of a file; ``offset`` is where it begins in the file."""
+
+    number: BlockNumber
+    offset: Counter
+    length: Counter
+    replicas: Annotated[tuple[Name, ...], Meta(max_length=REPLICAS_MAX)]
+    state: BlockState
+    ring_id: RingId = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """A file: its id changes when it is deleted and made again."""
+
+    name: FileName
+    file_id: FileId
+    length: Counter
+    blocks: Annotated[tuple[BlockStat, ...], Meta(max_length=LIST_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """Answer: a file, its length and its blocks."""
+
+    stat: FileStat
+
+
+@dataclass(frozen=True, slots=True)
+class Create(Request[Described]):
+    """Makes an empty file."""
+
+    kind: ClassVar = "hydfs.create"
+    reply: ClassVar = Described
+    name: FileName
+
+
+@dataclass(frozen=True, slots=True)
+class Stat(Request[Described]):
+    """Asks for a file with its linearizable length."""
+
+    kind: ClassVar = "hydfs.stat"
+    reply: ClassVar = Described
+    name: FileName
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    """Answer: where an append is; -1 for a duplicate that is not its writer's last append."""
+
+    offset: AppendOffset
+    length: Counter
+    copies: Counter
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Append(Request[AppendResult]):
+    """Appends the payload once for each (writer, sequence), under the condition that the file has the length
+    ``if_offset`` if one is given.
+    """
+
+    kind: ClassVar = "hydfs.append"
+    reply: ClassVar = AppendResult
+    name: FileName
+    writer: Name
+    sequence: Counter
+    if_offset: Counter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Answer: bytes of a file as the payload, or ``end`` when there are none at that offset."""
+
+    end: bool
+    file_id: FileId
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Request[Part]):
+    """Asks for up to ``length`` bytes from ``offset`` on, of the file with ``file_id`` if one is given."""
+
+    kind: ClassVar = "hydfs.read"
+    reply: ClassVar = Part
+    name: FileName
+    offset: Counter
+    length: Counter
+    file_id: FileId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBlock:
+    """Answer: an open file that holds the bytes [start, start + length) of the file."""
+
+    start: Counter
+    length: Counter
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBlock(Request[OpenedBlock]):
+    """Asks for the sealed block that holds byte ``offset``, if it is on this node; Unix socket only."""
+
+    kind: ClassVar = "hydfs.open_block"
+    reply: ClassVar = OpenedBlock
+    name: FileName
+    offset: Counter
+    file_id: FileId
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """Answer: files, sorted by name. ``damaged`` are names whose entry in the file table is not valid."""
+
+    files: Annotated[tuple[FileStat, ...], Meta(max_length=LIST_MAX)]
+    damaged: Annotated[tuple[str, ...], Meta(max_length=LIST_MAX)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListFiles(Request[Listed]):
+    """Asks for the files whose names begin with ``prefix``."""
+
+    kind: ClassVar = "hydfs.list"
+    reply: ClassVar = Listed
+    prefix: Prefix = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete(Request[Done]):
+    """Deletes a file."""
+
+    kind: ClassVar = "hydfs.delete"
+    reply: ClassVar = Done
+    name: FileName
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Answer: the names of the files that were deleted."""
+
+    deleted: Annotated[tuple[str, ...], Meta(max_length=LIST_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePrefix(Request[Deleted]):
+    """Deletes every file whose name begins with ``prefix``, which must not be empty."""
+
+    kind: ClassVar = "hydfs.delete_prefix"
+    reply: ClassVar = Deleted
+    prefix: Name
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlock:
+    """One copy of a block on a node."""
+
+    name: OptionalName
+    file_id: FileId
+    number: BlockNumber
+    length: Counter
+    state: BlockState
+    ring_id: RingId
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlocks:
+    """Answer: the copies on ``node``, whose own place on the ring is ``ring_id``."""
+
+    blocks: Annotated[tuple[StoredBlock, ...], Meta(max_length=LIST_MAX)]
+    node: OptionalName = ""
+    ring_id: RingId = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListStored(Request[StoredBlocks]):
+    """Asks for the copies on ``node``, or on the agent's own node."""
+
+    kind: ClassVar = "hydfs.store"
+    reply: ClassVar = StoredBlocks
+    node: OptionalName = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PutBegun:
+    """Answer: the id of the new file, and how large the pieces should be."""
+
+    file_id: FileId
+    piece_bytes: Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class BeginPut(Request[PutBegun]):
+    """Reserves the name of a file that is going to be put."""
+
+    kind: ClassVar = "hydfs.put_begin"
+    reply: ClassVar = PutBegun
+    name: FileName
+
+
+@dataclass(frozen=True, slots=True)
+class PutPiece(Request[Done]):
+    """Brings the next piece of a put as the payload."""
+
+    kind: ClassVar = "hydfs.put_piece"
+    reply: ClassVar = Done
+    file_id: FileId
+    offset: Counter
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPut(Request[Described]):
+    """Makes a put of ``length`` bytes visible."""
+
+    kind: ClassVar = "hydfs.put_commit"
+    reply: ClassVar = Described
+    file_id: FileId
+    length: Counter
+
+
+@dataclass(frozen=True, slots=True)
+class AbortPut(Request[Done]):
+    """Aborts a put."""
+
+    kind: ClassVar = "hydfs.put_abort"
+    reply: ClassVar = Done
+    file_id: FileId
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """Answer: one agent's blocks (``stored_bytes`` together), and its repair: ``under_replicated`` blocks,
+    file names ``waiting`` to be put right, and whether all has been ``checked`` since a node came or went.
+    The counts of all agents add up. Nothing is left to do when all have checked and both are 0.
+    """
+
+    view_version: Counter
+    checked: bool
+    under_replicated: Counter
+    waiting: Counter
+    blocks: Counter
+    stored_bytes: Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Health(Request[StoreHealth]):
+    """Asks what an agent keeps and what its repair still has to do."""
+
+    kind: ClassVar = "hydfs.health"
+    reply: ClassVar = StoreHealth
