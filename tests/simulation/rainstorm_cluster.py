@@ -130,7 +130,7 @@ class Cluster:
             self.views.boots[name] += 1
         self.world.restart(name)
         view = self.views.view()
-        self.world.after(0.02, lambda: self._tell_again(name, view["version"]))
+        self.world.after(0.02, lambda: self._tell_again(name, view.version))
 
     def kill_task(self, process: TaskProcess) -> None:
         """Kills one task process."""

@@ -10,13 +10,16 @@ means that somebody else has taken over: the node steps down at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import assert_never
 
 from agent.common.core import Tick
+from agent.common.errors import RainStormError
 from agent.common.ids import token
+from agent.rainstorm.leader.core.effects import AppendLog, DeleteFiles, JobEnded, Tell
 from agent.rainstorm.leader.core.joblog import JobState
-from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, JobMachine, Tell
+from agent.rainstorm.leader.core.jobmachine import JobMachine
+from agent.rainstorm.messages import commands, reports
 
 # A node that did not answer is left out of placement for this long, or until it reports by itself.
 SHUN_S = 3.0
@@ -27,10 +30,29 @@ PING_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class ViewChanged:
-    """The agreed view has a new version."""
+class NodeLife:
+    """Whether a node is up, and in which life: a node that comes back with a new boot has another id."""
 
-    view: Mapping[str, Any]
+    node_id: str
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ViewChanged:
+    """The agreed view has a new version: who leads in which term, and which nodes there are."""
+
+    version: int = 0
+    term: int = 0
+    leader: str = ""
+    nodes: Mapping[str, NodeLife] = field(default_factory=dict)
+
+    def up(self) -> list[str]:
+        """Returns the nodes that are up."""
+        return [name for name, life in self.nodes.items() if life.up]
+
+    def is_up(self, name: str) -> bool:
+        """Tells whether a node is up."""
+        return name in self.nodes and self.nodes[name].up
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +82,7 @@ class ReportReceived:
     """An agent reports something of a job."""
 
     node: str
-    report: Mapping[str, Any]
+    report: reports.Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +106,15 @@ class LogRejected:
     """A conditional append was refused: this node does not lead any more."""
 
     job: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsRefused:
+    """Records could not have been read again; nothing of them was appended."""
+
+    job: str
+    token: int
+    error: RainStormError
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +154,7 @@ Event = (
     | AgentUnreachable
     | LogAppended
     | LogRejected
+    | RecordsRefused
     | StatusWanted
     | Tick
 )
@@ -138,15 +170,15 @@ class LeaderCore:
         self.leading = False
         self.taking_over = False
         self.jobs: dict[str, JobMachine] = {}
-        self.view: Mapping[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
+        self.view = ViewChanged()
         self._shunned: dict[str, float] = {}
         self._ping_at = 0.0
 
     def handle(self, now: float, event: Event) -> list[Effect]:
         """Applies one event and returns the effects in order."""
         match event:
-            case ViewChanged(view=view):
-                return self._see(now, view)
+            case ViewChanged():
+                return self._see(now, event)
             case TookOver(term=term, states=states):
                 return self._took_over(now, term, states)
             case JobSubmitted(state=state):
@@ -162,10 +194,15 @@ class LeaderCore:
                 return list(self.jobs[job].appended(now, number, at)) if job in self.jobs else []
             case LogRejected():
                 return self._start_over()
+            case RecordsRefused(job=job, token=number, error=error):
+                known = job in self.jobs
+                return list(self.jobs[job].record_refused(now, number, error)) if known else []
             case StatusWanted(token=asked):
                 return [ReplyStatus(asked, self.leading, self.jobs)]
             case Tick():
                 return self._tick(now)
+            case _:
+                assert_never(event)
 
     def next_deadline(self) -> float | None:
         """Returns when the next job or shunned node is due."""
@@ -183,35 +220,30 @@ class LeaderCore:
             state = machine.state
             assert state.epoch <= state.epoch_max, f"{job}: committed epoch {state.epoch} was never triggered"
             assert state.published <= state.epoch, f"{job}: published what is not committed"
-            epochs = [commit["epoch"] for commit in state.commits]
+            epochs = [commit.epoch for commit in state.commits]
             assert epochs == sorted(set(epochs)), f"{job}: epochs {epochs} committed out of order"
 
     def usable(self, job: str) -> list[str]:
         """Returns the nodes that may get tasks, beginning at a place that differs from job to job."""
-        nodes = sorted(
-            name
-            for name, node in self.view["nodes"].items()
-            if node["state"] == "up" and name not in self._shunned
-        )
+        nodes = sorted(name for name in self.view.up() if name not in self._shunned)
         first = token(job) % len(nodes) if nodes else 0
         return nodes[first:] + nodes[:first]
 
-    def _see(self, now: float, view: Mapping[str, Any]) -> list[Effect]:
-        if view["version"] <= self.view["version"]:
+    def _see(self, now: float, view: ViewChanged) -> list[Effect]:
+        if view.version <= self.view.version:
             return []
-        before = {name for name, node in self.view["nodes"].items() if node["state"] == "up"}
-        reborn = {
-            name
-            for name, node in view["nodes"].items()
-            if name in self.view["nodes"] and node["node_id"] != self.view["nodes"][name]["node_id"]
-        }
+        known = self.view.nodes
+        before = frozenset(self.view.up())
+        reborn = frozenset(
+            name for name, life in view.nodes.items() if name in known and life.node_id != known[name].node_id
+        )
         self.view = view
-        if view["leader"] != self.name:
+        if view.leader != self.name:
             return self._step_down()
-        if view["term"] > self.term:
-            self.term, self.leading, self.taking_over = view["term"], False, True
+        if view.term > self.term:
+            self.term, self.leading, self.taking_over = view.term, False, True
             return [TakeOver(self.term)]
-        up = {name for name, node in view["nodes"].items() if node["state"] == "up"}
+        up = frozenset(view.up())
         effects: list[Effect] = []
         for name in sorted((before - up) | (reborn & before)):
             effects += self._gone(now, name)
@@ -227,7 +259,7 @@ class LeaderCore:
         effects: list[Effect] = []
         for state in states:
             effects += self._add(now, state, f"{self.name} took over in term {term}")
-        keeps = [self._keep(name) for name, node in self.view["nodes"].items() if node["state"] == "up"]
+        keeps = [self._keep(name) for name in self.view.up()]
         return [*keeps, *effects]
 
     def _add(self, now: float, state: JobState, cause: str) -> list[Effect]:
@@ -244,28 +276,30 @@ class LeaderCore:
             for job, machine in self.jobs.items()
             if machine.phase != "ended" and node in machine.state.placement.values()
         }
-        return Tell(node, {"type": "keep", "term": self.term, "jobs": jobs})
+        return Tell(node, commands.Keep(self.term, jobs))
 
-    def _report(self, now: float, node: str, report: Mapping[str, Any]) -> list[Effect]:
+    def _report(self, now: float, node: str, report: reports.Report) -> list[Effect]:
         effects: list[Effect] = []
         if self._shunned.pop(node, None) is not None:
             effects += self._welcome(now, [node])
-        machine = self.jobs.get(report["job"])
+        machine = self.jobs.get(report.job)
         if machine is None or not self.leading:
             return effects
-        match report["type"]:
-            case "prepared":
+        match report:
+            case reports.Prepared():
                 effects += machine.prepared(now, node, report)
-            case "ack":
+            case reports.Acknowledged():
                 effects += machine.acknowledged(now, report)
-            case "epoch-wanted":
+            case reports.EpochWanted():
                 effects += machine.epoch_wanted(now, report)
-            case "published":
+            case reports.Published():
                 effects += machine.published(now, report)
-            case "publication-refused":
+            case reports.PublicationRefused():
                 effects += machine.publication_refused(now, report)
-            case "task-failed":
+            case reports.TaskFailed():
                 effects += machine.task_failed(now, report)
+            case _:
+                assert_never(report)
         return effects
 
     def _lose(self, now: float, node: str) -> list[Effect]:
@@ -285,7 +319,7 @@ class LeaderCore:
 
     def _welcome(self, now: float, nodes: Sequence[str]) -> list[Effect]:
         # What they were told to stop meanwhile did not reach them.
-        up = [node for node in nodes if self.view["nodes"].get(node, {}).get("state") == "up"]
+        up = [node for node in nodes if self.view.is_up(node)]
         return [*(self._keep(node) for node in up), *self._renew_nodes(now)]
 
     def _renew_nodes(self, now: float) -> list[Effect]:
@@ -305,8 +339,7 @@ class LeaderCore:
             effects += self._welcome(now, over)
         if now >= self._ping_at:
             self._ping_at = now + PING_S
-            ping = {"type": "ping", "term": self.term}
-            effects += [Tell(node, ping) for node in self._nodes_in_use()]
+            effects += [Tell(node, commands.Ping(self.term)) for node in self._nodes_in_use()]
         for machine in self.jobs.values():
             deadline = machine.next_deadline()
             if deadline is not None and deadline <= now:
@@ -317,7 +350,7 @@ class LeaderCore:
         # Either somebody leads in a later term, then the take-over is refused; or HyDFS was out of reach for
         # so long that only the logs can tell what is in them.
         effects = self._step_down()
-        if effects and self.view["leader"] == self.name:
+        if effects and self.view.leader == self.name:
             self.taking_over = True
             effects.append(TakeOver(self.term))
         return effects

@@ -8,8 +8,8 @@ nothing when it had been appended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S, Reference
 from agent.rainstorm.leader.core.joblog import JobState
@@ -17,7 +17,17 @@ from agent.rainstorm.leader.core.joblog import JobState
 # Committed output that waits for the destination file lies in the memory of agents.
 UNPUBLISHED_BYTES_MAX = 64 * 1024 * 1024
 
-Entry = tuple[int, str, list[Reference]]
+Entry = tuple[int, str, tuple[Reference, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which node is to publish which output."""
+
+    node: str
+    epoch: int
+    task: str
+    references: tuple[Reference, ...]
 
 
 class Publication:
@@ -39,9 +49,9 @@ class Publication:
         pieces = (reference for _, _, references in self._state.unpublished for reference in references)
         return sum(length for _, _, length in pieces) > UNPUBLISHED_BYTES_MAX
 
-    def next(self, now: float, nodes: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
-        """Returns which node is to publish what, for every sink task that has nothing under way."""
-        given: list[tuple[str, Mapping[str, Any]]] = []
+    def next(self, now: float, nodes: Sequence[str]) -> list[Order]:
+        """Returns which node is to publish what, for every sink task of which nothing is in progress."""
+        given: list[Order] = []
         busy = {task for _, task in self._told}
         for epoch, task, references in self._state.unpublished:
             if task in busy or not nodes:
@@ -50,7 +60,7 @@ class Publication:
             node = self._state.placement.get(task, "")
             node = node if node in nodes else nodes[0]
             self._told[epoch, task] = (node, now)
-            given.append((node, {"epoch": epoch, "task": task, "references": references}))
+            given.append(Order(node, epoch, task, references))
         return given
 
     def confirm(self, epoch: int, task: str) -> bool:

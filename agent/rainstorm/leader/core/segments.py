@@ -13,7 +13,7 @@ from agent.rainstorm.job.segment import Reference
 from agent.rainstorm.leader.core.joblog import JobState
 
 # The output of one task and epoch: epoch, task, where it lies.
-Output = tuple[int, str, list[Reference]]
+Output = tuple[int, str, tuple[Reference, ...]]
 
 
 class SegmentFiles:
