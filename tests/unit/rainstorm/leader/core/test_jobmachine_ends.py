@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.common.errors import JobFailed, Unavailable
+from agent.common.errors import InvalidMessage, JobFailed, Unavailable
 from agent.common.failure import Failure
 from agent.rainstorm.host.core.host import TaskGone
 from agent.rainstorm.leader.core.jobmachine import (
@@ -18,6 +18,7 @@ from agent.rainstorm.leader.core.leader import (
     CancelRequested,
     LogAppended,
     LogRejected,
+    RecordsRefused,
     ReportReceived,
     StepDown,
     TakeOver,
@@ -377,3 +378,41 @@ def test_an_epoch_wanted_during_a_commit_follows_it(cluster: Cluster) -> None:
     assert triggers(cluster)[:1] == [4]
     cluster.settle()
     assert cluster.state().epoch == 4, "one epoch for both wishes"
+
+
+def test_a_task_that_hands_over_a_foreign_position_is_started_afresh(cluster: Cluster) -> None:
+    """Nothing of the epoch is committed: the user's code in the task's process is not believed."""
+    running(cluster)
+    cluster.pass_time(0.125)
+    machine = cluster.leader.jobs[JOB]
+    report = Acknowledged(JOB, 1, 3, {"0.0": TaskEpoch(False, {1: 7}, False, 9, 9)}, cluster.home("0.0"))
+    cluster.tell_leader(ReportReceived(report.node, report))
+    cluster.settle()
+    assert (machine.state.generation, machine.state.epoch) == (2, 2)
+    assert machine.state.recoveries[-1].cause == "task 0.0 handed over a wrong epoch: split 1 is not its own"
+    assert {task for (_, _, task), process in cluster.tasks.items() if not process.in_place} == {"0.0"}
+    cluster.finish()
+    check_output(cluster)
+
+
+def test_a_node_that_leaves_out_a_task_is_not_prepared(cluster: Cluster) -> None:
+    """Nobody could connect to the task that is missing."""
+    machine = cluster.submit()
+    node = cluster.home("0.0")
+    cluster.tell_leader(ReportReceived(node, Prepared(JOB, 1, {}, {}, node)))
+    assert node not in machine._prepared
+
+
+def test_records_that_cannot_be_written_fail_the_job_and_nothing_else(cluster: Cluster) -> None:
+    """The leader goes on; an answer to records that are no longer waited for changes nothing."""
+    into_phase(cluster, "committing")
+    machine = cluster.leader.jobs[JOB]
+    effect = cluster.held_appends.pop()
+    assert cluster.tell_leader(RecordsRefused(JOB, effect.token - 1, Unavailable("old"))) == []
+    assert cluster.tell_leader(RecordsRefused("j-gone", 1, Unavailable("no such job"))) == []
+    cluster.tell_leader(RecordsRefused(JOB, effect.token, InvalidMessage("field `cause`")))
+    cluster.release_log()
+    assert (cluster.state().outcome, machine.phase) == ("failed", "ended")
+    assert machine.state.error is not None
+    assert "field `cause`" in machine.state.error.message
+    assert cluster.leader.leading
