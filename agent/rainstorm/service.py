@@ -57,7 +57,7 @@ class Service:
         self._attachment = Attachment(
             config.socket_path("membership"), "rainstorm", lambda: self._server.heard_at
         )
-        self._follower.subscribe(lambda view: self._dispatcher.see_view(view_changed(view)))
+        self._follower.subscribe(lambda view: self._dispatcher.set_view(view_changed(view)))
 
     def start(self) -> None:
         """Starts to serve.

@@ -134,10 +134,10 @@ def _publish_all(self: Publication, now: float, nodes: Sequence[str]) -> list[Or
     # What the engine did before the simulator was there: later epochs without waiting for earlier ones.
     given: list[Order] = []
     for epoch, task, references in reversed(self._state.unpublished):
-        if (epoch, task) not in self._told and nodes:
+        if (epoch, task) not in self._given and nodes:
             node = self._state.placement.get(task, "")
             node = node if node in nodes else nodes[0]
-            self._told[epoch, task] = (node, now)
+            self._given[epoch, task] = (node, now)
             given.append(Order(node, epoch, task, references))
     return given
 
@@ -179,5 +179,5 @@ BUGS = (
     Bug("host obeys old terms", Parts(host=ObeysOldTerms)),
     Bug("start obeyed twice", Parts(host=StartsAgain), faults=("bad_network", "kill_task")),
     Bug("publication out of order", Parts(), ((Publication, "next", _publish_all),), rare=True),
-    Bug("a node that returns is not told what to stop", Parts(), ((LeaderCore, "_welcome", _say_nothing),)),
+    Bug("a node that returns is not told what to stop", Parts(), ((LeaderCore, "_readmit", _say_nothing),)),
 )

@@ -84,7 +84,7 @@ class Cluster:
 
         for name in self.names:
             self.world.add(name, make)
-        self.views = Views(self.world, lambda name, view: self.agent(name).see_view(view))
+        self.views = Views(self.world, lambda name, view: self.agent(name).set_view(view))
         self._submit(rng, kinds)
         self.world.after(POLL_S, self._poll)
 
@@ -164,7 +164,7 @@ class Cluster:
         # A restarted agent asks its membership agent for the view at once.
         node = self.world.nodes[name]
         if node.up and not self.views.isolated.get(name):
-            node.call(lambda: self.agent(name).see_view(self.views.view()))
+            node.call(lambda: self.agent(name).set_view(self.views.view()))
 
     def _submit(self, rng: random.Random, kinds: tuple[str, ...]) -> None:
         first = self.views.leader

@@ -215,7 +215,7 @@ class Dispatcher:
         self._log_thread = Worker(lambda thread: thread)
         self._links: dict[str, AgentLink] = {}
 
-    def see_view(self, view: ViewChanged) -> None:
+    def set_view(self, view: ViewChanged) -> None:
         """Tells the core about a new view."""
         self.runner.post(view)
 

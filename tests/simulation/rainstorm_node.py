@@ -255,11 +255,11 @@ class Agent:
         self.host_core.check_invariants()
         self.dispatcher.core.check_invariants()
 
-    def see_view(self, view: ViewChanged) -> None:
+    def set_view(self, view: ViewChanged) -> None:
         """Mirrors the follower of the view."""
         if view.version > self.view.version:
             self.view = view
-            self.dispatcher.see_view(view)
+            self.dispatcher.set_view(view)
 
     def _observe(self, event: Any, effects: list[Any]) -> None:
         if isinstance(event, CommandReceived):

@@ -111,7 +111,7 @@ class TaskProcess:
         self._commands.append(command)
         self.wake()
 
-    def _say(self, word: control.Word, payload: bytes = b"") -> None:
+    def _say(self, word: control.TaskMessage, payload: bytes = b"") -> None:
         node = self.agent.node
         data = encode(Frame(control.FROM_TASK.encode(word), payload))
         at = self._say_clear_at = max(self._say_clear_at, node.now + self._rng.uniform(0.00005, 0.0005))

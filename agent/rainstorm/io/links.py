@@ -1,10 +1,9 @@
 """The two directions between leader and agents: commands down, reports up; in order, never blocking the
 sender.
 
-Each node has its own thread and bounded queue, so that one that does not answer delays nobody else. A command
-that cannot be delivered makes the node unreachable: its queue is dropped, because the next generation makes
-all of it void. Reports follow the leader: they are sent again to whoever leads until they are taken or too
-old to matter.
+Each node has its own thread and bounded queue, so a node that does not answer delays no other. A command that
+cannot be delivered makes the node unreachable: its queue is dropped, because the next generation makes all of
+it void. Reports go to whichever node leads, and are sent again until they are accepted or too old to matter.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ QUEUE_MAX = 1000
 COMMAND_TIMEOUT_S = 2.0
 COMMAND_TRIES = 2
 RETRY_S = 0.05
-# The leader has long given up on an epoch whose acknowledgement is this late.
+# By then the leader has replaced the generation of an epoch whose acknowledgement is this late.
 REPORT_TIMEOUT_S = 10.0
 
 

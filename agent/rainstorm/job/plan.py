@@ -164,8 +164,7 @@ def _check_columns(stage: StageSpec, columns: tuple[str, ...], number: int) -> N
 
 
 def place(tasks: Sequence[str], nodes: Sequence[str], keep: Mapping[str, str]) -> dict[str, str]:
-    """Returns the node of each task: where ``keep`` says, when that node is usable, else on the least loaded
-    one.
+    """Returns the node of each task: the one in ``keep`` if it is usable, otherwise the least loaded one.
 
     Ties go to the node that comes first in ``nodes``.
     """

@@ -131,8 +131,8 @@ class Failed(Message):
     task: OptionalName = ""
 
 
-Word = Prepared | Snapshot | EpochWanted | Failed
+TaskMessage = Prepared | Snapshot | EpochWanted | Failed
 FIRST_OF_TASK: Vocabulary[Hello] = Vocabulary("first message of a task", Hello, tag="t")
-FROM_TASK: Vocabulary[Word] = Vocabulary(
+FROM_TASK: Vocabulary[TaskMessage] = Vocabulary(
     "message of a task", Prepared, Snapshot, EpochWanted, Failed, tag="t"
 )

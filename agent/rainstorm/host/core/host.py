@@ -1,10 +1,10 @@
 """The part of a node's agent in all jobs: its tasks, their epochs, their publications (a core).
 
-The leader's commands come in, what the tasks say comes in; what must be done to tasks, to HyDFS and to the
-leader goes out. When all tasks that the node has in a job have handed over an epoch, their state and output
-leave in one append to the node's segment file, and only when that is durable the leader gets the
-acknowledgement with references into it. Commands of an older term and messages of an older generation are
-ignored: a leader or task that was replaced changes nothing.
+Its events are the leader's commands and the tasks' messages; its effects act on tasks, on HyDFS and on the
+leader. When all tasks that the node has in a job have handed over an epoch, their state and output are
+appended together to the node's segment file. Only when that is durable does the leader get the
+acknowledgement, with references into the file. Commands of an older term and messages of an older generation
+are ignored: a leader or task that was replaced changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TOO_MANY_EPOCHS = f"the task handed over more than {EPOCHS_OPEN_MAX} epochs that
 
 @dataclass(frozen=True, slots=True)
 class CommandReceived:
-    """The leader wants something."""
+    """The leader has sent a command."""
 
     command: commands.Command
 
@@ -257,7 +257,7 @@ class HostCore:
                 return self._stop(job) if self._known(job, generation) else []
             case commands.Start(job=job, generation=generation):
                 if not self._current(job, generation) or self.jobs[job].started:
-                    return []  # a repetition must not throw back tasks that are under way
+                    return []  # a repetition must not reset tasks that are running
                 self.jobs[job].started = True
                 start = control.Start(generation, command.endpoints, command.inside, command.epoch)
                 return self._tell_all(job, start)

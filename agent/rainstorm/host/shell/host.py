@@ -49,7 +49,7 @@ class TaskHost:
         self._reports = reports
         self._core = HostCore(config.name)
         self._runner = CoreRunner("host-core", self._core, self._execute, on_crash=on_crash)
-        # A new boot writes a new file: what an earlier one still had under way cannot mix with it.
+        # A new boot writes a new file: late appends of an earlier one cannot mix with it.
         writer = f"{config.name}-{threads.unique_id()[:8]}"
         self._segments = SegmentWriter(storage, writer, self._runner.post)
         self._publisher = Publisher(storage, self._runner.post)
@@ -63,8 +63,8 @@ class TaskHost:
             config.rainstorm.task_launcher == "child",
             config.rainstorm.spare_tasks,
             config.rainstorm.task_memory_bytes,
-            self._hear,
-            self._miss,
+            self._on_task_message,
+            self._on_task_exit,
         )
 
     @property
@@ -107,23 +107,23 @@ class TaskHost:
             case _:
                 assert_never(effect)
 
-    def _hear(self, key: Key, pid: int, word: control.Word, payload: Buffer) -> None:
+    def _on_task_message(self, key: Key, pid: int, said: control.TaskMessage, payload: Buffer) -> None:
         job, task = key
-        match word:
+        match said:
             case control.Prepared(generation=generation, host=host, port=port, quotes=quotes):
                 self._runner.post(TaskPrepared(job, task, generation, host, port, pid, quotes))
             case control.Snapshot(state_bytes=size):
                 if size > len(payload):
                     raise InvalidMessage(f"snapshot: {size} bytes of state in {len(payload)} bytes")
                 view = memoryview(payload)
-                self._runner.post(TaskSnapshot(job, task, word, bytes(view[:size]), bytes(view[size:])))
+                self._runner.post(TaskSnapshot(job, task, said, bytes(view[:size]), bytes(view[size:])))
             case control.EpochWanted(generation=generation, done=done):
                 self._runner.post(TaskWantsEpoch(job, task, generation, done))
             case control.Failed(generation=generation, error=error):
                 self._runner.post(TaskGone(job, task, generation, error.message, error))
             case _:
-                assert_never(word)
+                assert_never(said)
 
-    def _miss(self, key: Key, generation: int, cause: str) -> None:
+    def _on_task_exit(self, key: Key, generation: int, cause: str) -> None:
         logger.warning("task_ended job=%s task=%s cause=%s", *key, cause)
         self._runner.post(TaskGone(*key, generation, cause, None))

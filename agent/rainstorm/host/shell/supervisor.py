@@ -39,7 +39,7 @@ EXIT_TIMEOUT_S = 10.0
 
 Key = tuple[str, str]
 # Gets the key and process id of a task, what it says, and the payload; InvalidMessage refuses it.
-OnMessage = Callable[[Key, int, control.Word, Buffer], None]
+OnMessage = Callable[[Key, int, control.TaskMessage, Buffer], None]
 OnExit = Callable[[Key, int, str], None]
 
 
@@ -61,7 +61,7 @@ class TaskProcess:
         self._commands: Worker[control.Command] = Worker(
             f"task-{number}-commands", self._deliver, COMMANDS_MAX, on_error=self._deliver_failed
         )
-        # The launcher has nothing to do with it any more, for this reason.
+        # Set when the launcher has reported the end, for the reason in ``_cause``.
         self.exited = threads.event()
         self._cause = LOST
         # Why this side ended the process, if it did.
@@ -79,11 +79,11 @@ class TaskProcess:
         self._owner.link.kill(self.number)
 
     def note_exit(self, cause: str) -> None:
-        """Takes the launcher's word that the process is gone."""
+        """Notes that the launcher has reported the end of the process."""
         self._cause = cause
         self.exited.set()
-        # What it said last can still be read. A copy of the socket that some child of it has kept is of no
-        # use, and should it live itself, it sees that its agent is done with it.
+        # Its last messages can still be read. A child of it that kept a copy of the socket can not use it.
+        # Should the process be alive after all, it sees that its agent has closed the connection.
         with contextlib.suppress(OSError):
             self.connection.sock.shutdown(network.SHUT_RDWR)
 
@@ -99,12 +99,12 @@ class TaskProcess:
 
     def _listen(self) -> None:
         try:
-            self._hear_hello()
+            self._receive_hello()
             while True:
                 frame = self._receive(None)
-                word = control.FROM_TASK.decode(frame.header)
+                message = control.FROM_TASK.decode(frame.header)
                 if self.key is not None:
-                    self._owner.on_message(self.key, self.pid, word, frame.payload)
+                    self._owner.on_message(self.key, self.pid, message, frame.payload)
         except ProtocolError as error:
             line = "task_sent_invalid_message number=%d pid=%d error=%s"
             logger.error(line, self.number, self.pid, error)
@@ -112,7 +112,7 @@ class TaskProcess:
             self._fault = f"sent an invalid message: {error}"
         except RainStormError as error:
             # The usual reason is that the process has ended.
-            logger.debug("task_silent number=%d pid=%d error=%s", self.number, self.pid, error)
+            logger.debug("task_connection_closed number=%d pid=%d error=%s", self.number, self.pid, error)
         self.kill()
         self.exited.wait(EXIT_TIMEOUT_S)
         self.connection.close()
@@ -120,7 +120,7 @@ class TaskProcess:
         self.ended.set()
         self._owner.ended(self, self._fault or self._cause)
 
-    def _hear_hello(self) -> None:
+    def _receive_hello(self) -> None:
         frame = self._receive(Deadline(clock.monotonic(), HELLO_TIMEOUT_S))
         self.pid = control.FIRST_OF_TASK.decode(frame.header).pid
         self.ready.set()

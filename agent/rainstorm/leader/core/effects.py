@@ -28,14 +28,14 @@ class AppendLog:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """Effect: the job is over; wake those who wait for it and remove its temporary files."""
+    """Effect: the job has ended; wake the clients that wait for it and delete its temporary files."""
 
     job: str
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteFiles:
-    """Effect: remove segment files that nobody needs any more."""
+    """Effect: delete segment files that are no longer needed."""
 
     names: Sequence[str]
 

@@ -1,7 +1,7 @@
 """The epoch in flight, as the leader sees it: who has acknowledged it and what they handed over.
 
 One epoch is in flight at a time. It starts with a trigger to all agents of the job, is complete when every
-task has acknowledged it, and is over when its commit record is in the job log (Flink's two-phase commit with
+task has acknowledged it, and ends when its commit record is in the job log (Flink's two-phase commit with
 the job log as the commit point; reference: Carbone et al. 2017, "State Management in Apache Flink", section
 4).
 """
@@ -15,7 +15,7 @@ from agent.rainstorm.job.plan import Split
 from agent.rainstorm.messages.joblog import CommitRecord
 from agent.rainstorm.messages.reports import TaskEpoch
 
-# An epoch that takes this long beside ten intervals means that a task hangs.
+# An epoch that takes this long plus ten intervals means that a task hangs.
 EPOCH_TIMEOUT_S = 5.0
 
 

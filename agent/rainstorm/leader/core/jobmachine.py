@@ -30,9 +30,9 @@ from agent.rainstorm.messages import commands, reports
 from agent.rainstorm.messages.joblog import CommitRecord, GenerationRecord, JobLogRecord, OutcomeRecord
 
 DEPLOY_TIMEOUT_S = 20.0
-# Recoveries in a row without a single commit between them: then the job itself is at fault.
+# After this many recoveries in a row without a commit the job itself is at fault.
 FRUITLESS_RECOVERIES_MAX = 5
-# How often a job that waits for something looks whether it has waited too long.
+# How often a job that waits for something checks whether it has waited too long.
 TICK_S = 0.5
 # What is kept of the cause of a recovery; it is for people.
 CAUSE_CHARS_MAX = 1000
@@ -135,7 +135,7 @@ class JobMachine:
 
     def publication_refused(self, now: float, report: reports.PublicationRefused) -> list[Effect]:
         """The output can never be published: the destination was deleted, for instance."""
-        known = self._publication.under_way(report.epoch, report.task)
+        known = self._publication.in_progress(report.epoch, report.task)
         if not known or self._pending[0] == "outcome":
             return []
         return self._log_outcome(now, "failed", report.error.error())
@@ -187,7 +187,10 @@ class JobMachine:
         return self._log_outcome(now, "failed", JobFailed(f"the job's state cannot be logged: {error}"))
 
     def cancel(self, now: float) -> list[Effect]:
-        """Ends the job on request; what is committed stays and is published, unless it is asked for twice."""
+        """Ends the job on request.
+
+        What is committed stays and is published; a second request does not wait for that.
+        """
         if self.phase == "ended" or self._pending[0] == "outcome":
             return []
         if self.phase == "publishing":
@@ -195,7 +198,7 @@ class JobMachine:
         return self._end(now, "cancelled", None)
 
     def tick(self, now: float) -> list[Effect]:
-        """Looks at what is due."""
+        """Does what is due."""
         self._ticked_at = now
         match self.phase:
             case "waiting" if self.nodes:
@@ -322,7 +325,7 @@ class JobMachine:
         effects = self._drop_segments(epoch) + self._publish(now)
         if self.last_epoch_committed():
             return effects + self._end(now, "finished", None)
-        # All tasks may have ended while this epoch was under way.
+        # All tasks may have ended while this epoch was in progress.
         self._wanted = self._wanted or len(self._ended_tasks) == len(self._tasks)
         return effects + self._trigger_if_due(now)
 
@@ -351,7 +354,7 @@ class JobMachine:
     # -- ends -----------------------------------------------------------------------------------------
 
     def _end(self, now: float, outcome: Outcome, error: RainStormError | None) -> list[Effect]:
-        """Ends the job once all committed output is in the destination: what is committed happened."""
+        """Ends the job once all committed output is in the destination: a committed epoch has happened."""
         self._ending = (outcome, error)
         self._epoch = None
         self._enter("publishing", now)

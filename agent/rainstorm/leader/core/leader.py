@@ -1,10 +1,10 @@
 """All jobs of the cluster, as the node sees them that leads in the current term (a core).
 
-Who leads is a field of the agreed view; the term in it is the fencing token. A node that finds itself leader
-takes over: the shell appends a term record to the index and to the log of every unfinished job (from then on
-the former leader's appends fail), reads them to their ends and hands the folded states in with ``TookOver``.
+The agreed view names the leader; the term in it is the fencing token. A node that finds itself leader takes
+over: the shell appends a term record to the index and to the log of every unfinished job (from then on the
+former leader's appends fail), reads them to their ends and hands the folded states in with ``TookOver``.
 Every job then begins a new generation from its last committed epoch. A conditional append that is refused
-means that somebody else has taken over: the node steps down at once.
+means that another node has taken over: this node steps down at once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from agent.rainstorm.leader.core.joblog import JobState
 from agent.rainstorm.leader.core.jobmachine import JobMachine
 from agent.rainstorm.messages import commands, reports
 
-# A node that did not answer is left out of placement for this long, or until it reports by itself.
-SHUN_S = 3.0
+# A node that did not answer gets no tasks for this long, or until it sends a report.
+EXCLUDE_S = 3.0
 # Ended jobs that are kept with all their detail; the index has a summary of every one.
 ENDED_KEPT_MAX = 50
 # A killed agent refuses connections at once: asking often finds it long before its silence would.
@@ -72,7 +72,7 @@ class JobSubmitted:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """Somebody wants a job to end."""
+    """A client wants a job to end."""
 
     job: str
 
@@ -119,14 +119,14 @@ class RecordsRefused:
 
 @dataclass(frozen=True, slots=True)
 class StatusWanted:
-    """Somebody asks how the jobs are; ``token`` says who."""
+    """A client asks for the status of the jobs; ``token`` identifies the call."""
 
     token: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyStatus:
-    """Effect: hand out the jobs to who asked; they must be read before the next event is handled."""
+    """Effect: give the jobs to the caller; they must be read before the next event is handled."""
 
     token: int
     leading: bool
@@ -171,14 +171,14 @@ class LeaderCore:
         self.taking_over = False
         self.jobs: dict[str, JobMachine] = {}
         self.view = ViewChanged()
-        self._shunned: dict[str, float] = {}
+        self._excluded: dict[str, float] = {}
         self._ping_at = 0.0
 
     def handle(self, now: float, event: Event) -> list[Effect]:
         """Applies one event and returns the effects in order."""
         match event:
             case ViewChanged():
-                return self._see(now, event)
+                return self._change_view(now, event)
             case TookOver(term=term, states=states):
                 return self._took_over(now, term, states)
             case JobSubmitted(state=state):
@@ -189,7 +189,7 @@ class LeaderCore:
             case ReportReceived(node=node, report=report):
                 return self._report(now, node, report)
             case AgentUnreachable(node=node):
-                return self._lose(now, node)
+                return self._exclude(now, node)
             case LogAppended(job=job, token=number, at=at):
                 return list(self.jobs[job].appended(now, number, at)) if job in self.jobs else []
             case LogRejected():
@@ -209,7 +209,7 @@ class LeaderCore:
         if not self.leading:
             return None
         times = [machine.next_deadline() for machine in self.jobs.values()]
-        times += list(self._shunned.values())
+        times += list(self._excluded.values())
         if self._nodes_in_use():
             times.append(self._ping_at)
         return min((at for at in times if at is not None), default=None)
@@ -225,16 +225,16 @@ class LeaderCore:
 
     def usable(self, job: str) -> list[str]:
         """Returns the nodes that may get tasks, beginning at a place that differs from job to job."""
-        nodes = sorted(name for name in self.view.up() if name not in self._shunned)
+        nodes = sorted(name for name in self.view.up() if name not in self._excluded)
         first = token(job) % len(nodes) if nodes else 0
         return nodes[first:] + nodes[:first]
 
-    def _see(self, now: float, view: ViewChanged) -> list[Effect]:
+    def _change_view(self, now: float, view: ViewChanged) -> list[Effect]:
         if view.version <= self.view.version:
             return []
         known = self.view.nodes
         before = frozenset(self.view.up())
-        reborn = frozenset(
+        restarted = frozenset(
             name for name, life in view.nodes.items() if name in known and life.node_id != known[name].node_id
         )
         self.view = view
@@ -245,8 +245,8 @@ class LeaderCore:
             return [TakeOver(self.term)]
         up = frozenset(view.up())
         effects: list[Effect] = []
-        for name in sorted((before - up) | (reborn & before)):
-            effects += self._gone(now, name)
+        for name in sorted((before - up) | (restarted & before)):
+            effects += self._node_lost(now, name)
         for name in sorted(up - before):
             effects.append(self._keep(name))
         return effects + self._renew_nodes(now)
@@ -280,8 +280,8 @@ class LeaderCore:
 
     def _report(self, now: float, node: str, report: reports.Report) -> list[Effect]:
         effects: list[Effect] = []
-        if self._shunned.pop(node, None) is not None:
-            effects += self._welcome(now, [node])
+        if self._excluded.pop(node, None) is not None:
+            effects += self._readmit(now, [node])
         machine = self.jobs.get(report.job)
         if machine is None or not self.leading:
             return effects
@@ -302,13 +302,13 @@ class LeaderCore:
                 assert_never(report)
         return effects
 
-    def _lose(self, now: float, node: str) -> list[Effect]:
+    def _exclude(self, now: float, node: str) -> list[Effect]:
         if not self.leading:
             return []
-        self._shunned[node] = now + SHUN_S
-        return self._gone(now, node)
+        self._excluded[node] = now + EXCLUDE_S
+        return self._node_lost(now, node)
 
-    def _gone(self, now: float, node: str) -> list[Effect]:
+    def _node_lost(self, now: float, node: str) -> list[Effect]:
         effects: list[Effect] = []
         for job, machine in self.jobs.items():
             usable = self.usable(job)
@@ -317,7 +317,7 @@ class LeaderCore:
             machine.nodes = usable
         return effects
 
-    def _welcome(self, now: float, nodes: Sequence[str]) -> list[Effect]:
+    def _readmit(self, now: float, nodes: Sequence[str]) -> list[Effect]:
         # What they were told to stop meanwhile did not reach them.
         up = [node for node in nodes if self.view.is_up(node)]
         return [*(self._keep(node) for node in up), *self._renew_nodes(now)]
@@ -332,11 +332,11 @@ class LeaderCore:
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        over = [node for node, until in self._shunned.items() if until <= now]
+        over = [node for node, until in self._excluded.items() if until <= now]
         for node in over:
-            del self._shunned[node]
+            del self._excluded[node]
         if over:
-            effects += self._welcome(now, over)
+            effects += self._readmit(now, over)
         if now >= self._ping_at:
             self._ping_at = now + PING_S
             effects += [Tell(node, commands.Ping(self.term)) for node in self._nodes_in_use()]
@@ -347,8 +347,8 @@ class LeaderCore:
         return effects
 
     def _start_over(self) -> list[Effect]:
-        # Either somebody leads in a later term, then the take-over is refused; or HyDFS was out of reach for
-        # so long that only the logs can tell what is in them.
+        # Either another node leads in a later term: then the take-over is refused. Or HyDFS was unreachable
+        # for so long that only the logs can tell what is in them.
         effects = self._step_down()
         if effects and self.view.leader == self.name:
             self.taking_over = True

@@ -2,8 +2,9 @@
 
 ``.rainstorm/index`` lists what was submitted and how it ended; ``.rainstorm/<job>/log`` is the log of one
 job. A leader writes both only by conditional appends at the place where it believes them to end. Taking over
-means to append a term record to each of them: after that every append of the former leader meets a longer
-file and is refused, so that reading up to the own term record reads all there will ever be of it.
+means appending a term record to each of them. After that every append of the former leader meets a longer
+file and is refused, so reading up to the own term record reads everything that the former leader will ever
+have written.
 
 A record that cannot be used never stops a leader. A job whose log holds one is set aside: it is listed as
 unreadable, with the reason, and its files stay as they are for a release that can read them. A record of the
@@ -131,7 +132,7 @@ class JobLogs:
             self._files[file] = (length + len(data), sequence + 1)
 
     def close_job(self, job: str, summary: JobStatus) -> None:
-        """Notes in the index how a job ended and removes what nobody needs any more."""
+        """Notes in the index how a job ended and deletes what is no longer needed."""
         self.append(INDEX, INDEX_FILE, [records.EndedRecord(job, summary)])
         self._note_ended(job, summary)
         with self._lock:
@@ -139,7 +140,7 @@ class JobLogs:
         try:
             self._storage.client.delete_prefix(f"{FOLDER}{job}/segments-")
         except RainStormError as error:
-            logger.warning("segments_left job=%s error=%s", job, error)
+            logger.warning("segments_not_deleted job=%s error=%s", job, error)
 
     def _jobs_with_logs(self) -> list[str]:
         """Returns the jobs whose logs are in HyDFS: what the index would say of them, their logs say too."""
@@ -252,7 +253,7 @@ class LogWriter:
             logger.error("records_refused job=%s error=%s", effect.job, error)
             self._post(RecordsRefused(effect.job, effect.token, error))
         except (Conflict, NotFound) as error:
-            logger.warning("deposed job=%s error=%s", effect.job, error)
+            logger.warning("leadership_lost job=%s error=%s", effect.job, error)
             self._post(LogRejected(effect.job))
         except RainStormError as error:
             # Whether the records are in the log is unknown; only a take-over, which reads the log, can tell.

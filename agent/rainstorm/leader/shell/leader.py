@@ -1,8 +1,7 @@
-"""The dispatcher of a node: takes jobs in, drives the leader core and carries out its effects.
+"""The dispatcher of a node: accepts jobs, drives the leader core and carries out its effects.
 
 It exists on every node and does nothing until the view says that this node leads. Effects that take time go
-to their own threads: commands to the links, appends and take-overs to the log thread, the index entry of an
-ended job to the log thread as well.
+to other threads: commands to the links; appends, take-overs and deletions to the log thread.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ SUMMARY_COMMITS_MAX = SUMMARY_RECOVERIES_MAX = 100
 LISTED_COMMITS_MAX = LISTED_RECOVERIES_MAX = 20
 # Each job has at most one append, one deletion and its end waiting for the log thread: enough for 300 jobs.
 LOG_QUEUE_MAX = 1000
-# Jobs whose end is remembered for those who wait for it; later ones find it in the index.
+# Jobs whose end is remembered for clients that wait for it; later clients find it in the index.
 OVER_MAX = 1000
 
 
@@ -118,7 +117,7 @@ class Dispatcher:
         for link in self._links.values():
             link.stop(timeout_s)
 
-    def see_view(self, view: ViewChanged) -> None:
+    def set_view(self, view: ViewChanged) -> None:
         """Tells the core about a new view."""
         self._runner.post(view)
 
@@ -193,7 +192,7 @@ class Dispatcher:
         return fitting[0]
 
     def wait(self, wanted: str, timeout_s: float) -> JobStatus:
-        """Returns the status of a job when it is over, or after ``timeout_s`` as it is."""
+        """Returns the status of a job as soon as it has ended, or after ``timeout_s`` as it is."""
         found = self.job(wanted)
         if found.has_ended:
             return found
@@ -250,7 +249,7 @@ class Dispatcher:
                 self._log_thread.displace(lambda: self._log_writer.take_over(term))
             case StepDown():
                 logger.info("stepped_down term=%d", self._core.term)
-                self._log_thread.clear()  # what waits there belongs to the term that is over
+                self._log_thread.clear()  # what waits there belongs to a term that has ended
                 with self._changed:
                     self._changed.notify_all()
             case ReplyStatus():
@@ -267,7 +266,7 @@ class Dispatcher:
         with self._lock:
             answer = self._asked.pop(effect.token, None)
         if answer is None:
-            return  # whoever asked has stopped waiting
+            return  # the caller has stopped waiting
         if not effect.leading:
             answer.set_exception(self._not_leader())
             return

@@ -58,7 +58,7 @@ class Arrivals:
         channel = Channel(sock, "of unknown name")
         channel.frame_bytes_max = HELLO_BYTES_MAX
         self._deadlines[channel] = clock.monotonic() + HELLO_TIMEOUT_S
-        self._selector.register(sock, network.EVENT_READ, lambda: self._hear(channel))
+        self._selector.register(sock, network.EVENT_READ, lambda: self._read_hello(channel))
 
     def wait_s(self) -> float | None:
         """Returns how long the next connection may still take, or None when there is none."""
@@ -76,7 +76,7 @@ class Arrivals:
         for channel in list(self._deadlines):
             self._drop(channel)
 
-    def _hear(self, channel: Channel) -> None:
+    def _read_hello(self, channel: Channel) -> None:
         if channel not in self._deadlines:
             return
         try:

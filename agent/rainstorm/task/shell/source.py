@@ -1,6 +1,6 @@
 """Reads the source file of a job for one task, at the job's rate.
 
-A rate is a promise on average: a task reads about 20 ms worth of records at a time, counts what it got, and
+A rate holds on average: a task reads about 20 ms worth of records at a time, counts what it got, and
 waits until that much time has passed. Reads go to the HyDFS agent of the same machine.
 """
 
@@ -42,7 +42,7 @@ class SourceFile:
         self._elsewhere = -ELSEWHERE_BYTES
 
     def restart_rate(self) -> None:
-        """Starts the rate anew; what was not read during a recovery is not made up for."""
+        """Restarts the rate; a recovery's delay is not caught up."""
         self._next_at = clock.monotonic()
 
     def wait_s(self) -> float:
@@ -91,7 +91,7 @@ class SourceFile:
         if not self._rate or not records:
             return
         self._record_bytes = 0.9 * self._record_bytes + 0.1 * size / records
-        # Falling behind by more than a second is not made up for: a rate is no licence for a burst.
+        # A delay of more than a second is not caught up: a rate limit must not turn into a burst.
         self._next_at = max(self._next_at, clock.monotonic() - 1.0) + records / self._rate
 
     def count_quotes(self) -> dict[int, int]:

@@ -138,12 +138,12 @@ class Task:
         except RainStormError as error:
             logger.exception("task_failed task=%s", self._task)
             self._halt()
-            self._say(control.Failed(self._generation, Failure.of(error), self._task))
+            self._send_message(control.Failed(self._generation, Failure.of(error), self._task))
 
     def _step(self) -> None:
         while self._commands:
-            self._obey(self._commands.popleft())
-        for key, _ in self._selector.select(self._patience()):
+            self._execute(self._commands.popleft())
+        for key, _ in self._selector.select(self._timeout_s()):
             key.data()
         self._arrivals.drop_late()
         for peer in sorted(self._unread):
@@ -151,7 +151,7 @@ class Task:
         if self._running and not self._commands:
             self._read_source()
 
-    def _patience(self) -> float | None:
+    def _timeout_s(self) -> float | None:
         if self._commands or self._unread:
             return 0.0
         arrivals_s = self._arrivals.wait_s()
@@ -163,9 +163,9 @@ class Task:
         return source_s if arrivals_s is None else min(source_s, arrivals_s)
 
     def _take_command(self) -> None:
-        self._commands.append(self._hear())
+        self._commands.append(self._receive_command())
 
-    def _hear(self) -> control.Command:
+    def _receive_command(self) -> control.Command:
         try:
             frame = self._control.receive(Deadline(clock.monotonic(), AGENT_TIMEOUT_S))
             return control.TO_TASK.decode(frame.header)
@@ -173,8 +173,8 @@ class Task:
             logger.error("agent_lost error=%s", error)
             raise AgentGone(str(error)) from None
 
-    def _say(self, word: control.Word, payload: Payload = b"") -> None:
-        self._send_header(control.FROM_TASK.encode(word), payload)
+    def _send_message(self, message: control.TaskMessage, payload: Payload = b"") -> None:
+        self._send_header(control.FROM_TASK.encode(message), payload)
 
     def _send_header(self, header: dict[str, Any], payload: Payload = b"") -> None:
         try:
@@ -188,7 +188,7 @@ class Task:
 
     # -- commands of the agent ------------------------------------------------------------------------
 
-    def _obey(self, command: control.Command) -> None:
+    def _execute(self, command: control.Command) -> None:
         match command:
             case control.Assign():
                 self._assign(command)
@@ -221,7 +221,7 @@ class Task:
         if command.survey and self._source is not None:
             quotes = self._source.count_quotes()
         port = self._listener.getsockname()[1]
-        self._say(control.Prepared(self._generation, self._host, port, quotes, self._task))
+        self._send_message(control.Prepared(self._generation, self._host, port, quotes, self._task))
 
     def _start(self, command: control.Start) -> None:
         assigned = self._assigned
@@ -340,7 +340,7 @@ class Task:
                 case SendEnd():
                     self._send_all(channel.End())
                 case RequestEpoch(done=done):
-                    self._say(control.EpochWanted(self._generation, done, self._task))
+                    self._send_message(control.EpochWanted(self._generation, done, self._task))
                 case Snapshot():
                     self._hand_over(effect)
                 case _:
@@ -348,7 +348,7 @@ class Task:
 
     def _hand_over(self, snapshot: Snapshot) -> None:
         changes = state.encode_changes(snapshot.changes) if snapshot.changes else b""
-        word = control.Snapshot(
+        message = control.Snapshot(
             generation=self._generation,
             epoch=snapshot.epoch,
             state_bytes=len(changes),
@@ -359,7 +359,7 @@ class Task:
             bytes=snapshot.bytes,
             task=self._task,
         )
-        self._say(word, [changes, snapshot.output])
+        self._send_message(message, [changes, snapshot.output])
 
     def _send_all(self, item: channel.Item) -> None:
         data = encode_header(channel.CHANNEL.encode(item), 0)
@@ -379,7 +379,7 @@ class Task:
     def _wait_for_room(self, output: Channel) -> None:
         for sock in network.wait([self._control.sock], [output.sock]):
             if sock is self._control.sock:
-                command = self._hear()
+                command = self._receive_command()
                 self._commands.append(command)
                 if isinstance(command, control.Assign):
                     raise GenerationOver

@@ -8,7 +8,7 @@ from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S
 from agent.rainstorm.leader.core.effects import JobEnded
 from agent.rainstorm.leader.core.jobmachine import DEPLOY_TIMEOUT_S
 from agent.rainstorm.leader.core.leader import (
-    SHUN_S,
+    EXCLUDE_S,
     LogAppended,
 )
 from agent.rainstorm.messages.commands import Deploy, Publish
@@ -119,7 +119,7 @@ def test_a_commit_under_way_when_the_last_node_goes() -> None:
     assert cluster.leader.jobs[JOB].state.epoch == 3
     assert cluster.leader.jobs[JOB].phase == "waiting"
     cluster.silent.clear()
-    cluster.pass_time(SHUN_S + 0.1)
+    cluster.pass_time(EXCLUDE_S + 0.1)
     cluster.settle()
     cluster.finish()
     check_output(cluster)

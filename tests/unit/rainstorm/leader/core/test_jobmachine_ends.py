@@ -13,8 +13,8 @@ from agent.rainstorm.leader.core.jobmachine import (
     FRUITLESS_RECOVERIES_MAX,
 )
 from agent.rainstorm.leader.core.leader import (
+    EXCLUDE_S,
     PING_S,
-    SHUN_S,
     CancelRequested,
     LogAppended,
     LogRejected,
@@ -250,16 +250,16 @@ def test_a_rejected_append_deposes_the_leader(cluster: Cluster) -> None:
 def test_a_node_that_came_back_has_lost_its_tasks(cluster: Cluster) -> None:
     """The same name with another node id is another agent: its tasks start afresh."""
     running(cluster)
-    reborn = cluster.home("0.1")
-    gone = [task for task in ("0.0", "0.1", "1.0", "1.1") if cluster.home(task) == reborn]
-    for key in [key for key in cluster.tasks if key[0] == reborn]:
+    restarted = cluster.home("0.1")
+    gone = [task for task in ("0.0", "0.1", "1.0", "1.1") if cluster.home(task) == restarted]
+    for key in [key for key in cluster.tasks if key[0] == restarted]:
         del cluster.tasks[key]
-    cluster.hosts[reborn] = type(cluster.hosts[reborn])(reborn)
-    cluster.see(**{reborn: "up:b"})
+    cluster.hosts[restarted] = type(cluster.hosts[restarted])(restarted)
+    cluster.see(**{restarted: "up:b"})
     cluster.settle()
     machine = cluster.leader.jobs[JOB]
     assert machine.state.generation == 2
-    assert machine.state.recoveries[-1].cause == f"node {reborn} is lost"
+    assert machine.state.recoveries[-1].cause == f"node {restarted} is lost"
     for (_, _, task), process in cluster.tasks.items():
         assert process.in_place == (task not in gone)
         if task in gone and task.startswith("1."):
@@ -279,7 +279,7 @@ def test_a_task_is_put_back_in_place_only_where_it_was(cluster: Cluster) -> None
     cluster.pass_time(0.125)
     cluster.settle()
     cluster.silent.clear()
-    cluster.pass_time(SHUN_S + 0.1)
+    cluster.pass_time(EXCLUDE_S + 0.1)
     cluster.settle()
     for node in cluster.names:
         if node != first:
@@ -341,7 +341,7 @@ def test_a_job_waits_for_a_node(cluster: Cluster) -> None:
         cluster.pass_time(0.5)
     assert machine.phase == "waiting"
     cluster.silent.clear()
-    cluster.pass_time(SHUN_S)
+    cluster.pass_time(EXCLUDE_S)
     cluster.settle()
     assert machine.phase == "running"
 

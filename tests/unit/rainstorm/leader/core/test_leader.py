@@ -12,7 +12,7 @@ from agent.rainstorm.leader.core import status
 from agent.rainstorm.leader.core.effects import JobEnded, Tell
 from agent.rainstorm.leader.core.leader import (
     ENDED_KEPT_MAX,
-    SHUN_S,
+    EXCLUDE_S,
     AgentUnreachable,
     CancelRequested,
     JobSubmitted,
@@ -116,10 +116,10 @@ def test_an_unreachable_node_is_left_out_for_a_while() -> None:
     core = leading()
     core.handle(0.0, AgentUnreachable("n2"))
     assert sorted(core.usable(JOB)) == ["n1", "n3"]
-    assert core.next_deadline() == SHUN_S
-    core.handle(SHUN_S - 0.1, Tick())
+    assert core.next_deadline() == EXCLUDE_S
+    core.handle(EXCLUDE_S - 0.1, Tick())
     assert sorted(core.usable(JOB)) == ["n1", "n3"]
-    effects = core.handle(SHUN_S, Tick())
+    effects = core.handle(EXCLUDE_S, Tick())
     assert sorted(core.usable(JOB)) == ["n1", "n2", "n3"]
     assert list(keeps(effects)) == ["n2"], "what it was told to stop meanwhile did not reach it"
     core.handle(5.0, AgentUnreachable("n3"))
@@ -296,7 +296,7 @@ def test_jobs_survive_any_schedule_of_faults(number: int, seed: int) -> None:
     cluster.release_log()
     cluster.release_publications()
     for _ in range(3):
-        cluster.pass_time(SHUN_S)
+        cluster.pass_time(EXCLUDE_S)
         cluster.settle()
     if cluster.state().outcome == "":
         cluster.finish()
