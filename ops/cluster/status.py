@@ -17,6 +17,7 @@ from agent.common.errors import RainStormError, Unreachable
 from agent.common.shell import clock
 from agent.hydfs.client import StoreHealth
 from agent.membership.client import MembersReply
+from agent.rainstorm.messages.status import JobStatus
 from ops.cluster.connections import SSH_CODES, Connections, nothing_answers
 
 SERVICES = ("membership", "hydfs", "rainstorm", "logs")
@@ -54,7 +55,7 @@ class ClusterStatus:
     term: int | None = None
     view_version: int | None = None
     majority: bool | None = None
-    jobs: list[dict[str, Any]] | None = None
+    jobs: list[JobStatus] | None = None
     problems: list[str] = field(default_factory=list)
     all_alive: bool = False
     under_replicated: int | None = None
@@ -216,7 +217,7 @@ def _combine(
     services: dict[str, dict[str, bool]],
     stores: dict[str, StoreHealth | None],
     members: MembersReply | None,
-    jobs: list[dict[str, Any]] | None,
+    jobs: list[JobStatus] | None,
     problems: list[str],
 ) -> ClusterStatus:
     view = members.view if members is not None else None

@@ -10,9 +10,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from agent.rainstorm.host.shell.writers import PIECES_PER_EPOCH_MAX
-from agent.rainstorm.leader.core.joblog import JobState, decode
+from agent.rainstorm.leader.core.joblog import JobState
 from agent.rainstorm.leader.core.jobmachine import JobMachine
 from agent.rainstorm.leader.shell.joblog import log_file
+from agent.rainstorm.messages.joblog import (
+    JOB_LOG,
+    CommitRecord,
+    GenerationRecord,
+    OutcomeRecord,
+    TermRecord,
+    decode,
+)
 from tests.simulation.rainstorm_jobs import Workload, whole_records
 from tests.simulation.rainstorm_store import Store
 
@@ -105,33 +113,34 @@ class Watch:
     def _logged(self, job: JobRecord, writer: str, data: bytes) -> None:
         term = int(writer.split("-")[2])
         assert term >= job.term, f"R6: {writer} wrote to the log of {job.job} in term {job.term}"
-        for record in decode(data):
+        for record in decode(JOB_LOG, data):
             job.state.apply(record)
-            match record["t"]:
-                case "term":
-                    job.term = record["term"]
-                case "generation":
-                    assert record["g"] == job.generation + 1, f"generation {record['g']}: {job.generation}"
-                    job.generation = record["g"]
-                case "commit":
+            match record:
+                case TermRecord(term=taken):
+                    job.term = taken
+                case GenerationRecord(generation=generation):
+                    assert generation == job.generation + 1, f"generation {generation}: {job.generation}"
+                    job.generation = generation
+                case CommitRecord():
                     self._committed(job, record)
-                case "outcome":
+                case OutcomeRecord(outcome=outcome, error=error):
                     assert not job.outcome, f"{job.job} ended twice"
-                    job.outcome, job.error = record["outcome"], record["error"]
+                    job.outcome, job.error = outcome, error
 
-    def _committed(self, job: JobRecord, record: Any) -> None:
-        epoch = record["e"]
+    def _committed(self, job: JobRecord, record: CommitRecord) -> None:
+        epoch = record.epoch
         assert not job.outcome, f"R5: epoch {epoch} committed after the end of {job.job}"
         assert epoch > job.epoch, f"R5: epoch {epoch} committed after {job.epoch}"
-        assert record["g"] == job.generation, f"R6: generation {record['g']} committed, not {job.generation}"
+        generation = record.generation
+        assert generation == job.generation, f"R6: generation {generation} committed, not {job.generation}"
         job.epoch = epoch
         job.commits += 1
-        for task, references in record["sink"].items():
+        for task, references in record.sink.items():
             parts = [self._segment(*reference) for reference in references]
             job.output[epoch, task] = b"".join(parts)
-        for references in record["base"].values():
+        for references in record.base.values():
             self._bases.update({(file, offset): True for file, offset, _ in references})
-        for references in [*record["base"].values(), *record["delta"].values()]:
+        for references in [*record.base.values(), *record.delta.values()]:
             for reference in references:
                 self._segment(*reference)
 
