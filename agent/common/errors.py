@@ -211,6 +211,12 @@ class Corrupt(RainStormError):
     code = "CORRUPT"
 
 
+class RecordTooLarge(RainStormError):
+    """A record is larger than its log can hold; nothing was written."""
+
+    code = "RECORD_TOO_LARGE"
+
+
 class Unavailable(RainStormError):
     """No eligible replica can be reached, or not enough nodes are up."""
 

@@ -8,13 +8,14 @@ mode 0600 and never leave the folder they are made in, except by the operator's 
 from __future__ import annotations
 
 import datetime
-import os
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from agent.common.shell import disk
 
 CA_DAYS = 3650
 NODE_DAYS = 825
@@ -28,9 +29,7 @@ def _name(common_name: str) -> x509.Name:
 
 def write_private(path: Path, data: bytes) -> None:
     """Writes a secret so that only its owner can ever read it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    disk.write_durably(path, data, 0o600)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -77,7 +76,7 @@ class Authority:
             .sign(key, hashes.SHA256())
         )
         write_private(self._key_path, _pem(key))
-        self.certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        disk.write_durably(self.certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
     def issue(self, name: str, folder: Path) -> None:
         """Writes ``<name>.pem`` and ``<name>.key`` for a node or operator into ``folder``."""
@@ -101,7 +100,9 @@ class Authority:
             .sign(authority_key, hashes.SHA256())
         )
         write_private(folder / f"{name}.key", _pem(key))
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        disk.write_durably(
+            folder / f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644
+        )
 
 
 def ephemeral_identity(name: str) -> bytes:

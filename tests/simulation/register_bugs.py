@@ -8,7 +8,6 @@ from typing import Any
 from agent.common import register
 from agent.common.register import Accept, Answer, Prepare, Proposal, Slot, VoterRequest
 from agent.common.votermemory import Judgement, Verdict
-from agent.wire.codec import register_log
 from tests.simulation import register_host, register_voter, voter
 from tests.simulation.planted_bug import REGISTER, PlantedBug
 
@@ -32,7 +31,7 @@ def _forget_promises(self: voter.Voter, request: VoterRequest) -> Answer:
     changed, reply = register.answer(slot, request)
     self._slots[request.key] = changed
     if isinstance(request, Accept) and changed != slot:
-        self._node.disk.append_durably(voter.FILE, register_log.pack(request.key, changed))
+        self._node.disk.append_durably(voter.FILE, voter.packed(request.key, changed))
     return reply
 
 
@@ -40,7 +39,7 @@ def _answer_before_sync(self: voter.Voter, request: VoterRequest) -> Answer:
     slot = self._slots.get(request.key, Slot())
     changed, reply = register.answer(slot, request)
     if changed != slot:
-        self._node.disk.append(voter.FILE, register_log.pack(request.key, changed))
+        self._node.disk.append(voter.FILE, voter.packed(request.key, changed))
         self._slots[request.key] = changed
     return reply
 

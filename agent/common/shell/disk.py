@@ -241,7 +241,7 @@ def write_durably(path: Path, data: Buffer | Iterable[Buffer], mode: int = 0o600
     try:
         written = _write_new(fresh, data, mode)
         rename(fresh, path)
-    except OSError:
+    except BaseException:  # the data may come from a generator that raises
         with contextlib.suppress(OSError):
             unlink(fresh)
         raise

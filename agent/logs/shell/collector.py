@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.common.config import LogsConfig
 from agent.common.deadline import Deadline
-from agent.common.errors import AlreadyExists, NotFound, RainStormError
+from agent.common.errors import AlreadyExists, DiskFailed, NotFound, RainStormError
 from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
 from agent.logs.core.collector import (
@@ -164,9 +164,9 @@ class Collection:
         try:
             spool = Spool(self._spool_folder, core.snapshot)
             spool.recover(core.restore, core.apply)
-        except OSError as error:
+        except RainStormError as error:
             # Searching goes on, whatever the disk is like.
-            self._complain("spool", f"the spool cannot be opened: {error.strerror}")
+            self._complain("spool", f"[{error.code}] the spool cannot be opened: {error.message}")
             return False
         self._troubles.pop("spool", None)
         with self._lock:
@@ -178,9 +178,10 @@ class Collection:
 
     def _look_loop(self) -> None:
         self._rest(self._knobs.collect_delay_s)
-        while not (self._stopping.is_set() or self._open_spool()):
-            self._rest(SPOOL_RETRY_S)
         while not self._stopping.is_set():
+            if self._spool is None and not self._open_spool():
+                self._rest(SPOOL_RETRY_S)
+                continue
             self._beat()
             self._look()
             self._rest(self._knobs.collect_interval_s)
@@ -293,14 +294,19 @@ class Collection:
 
     def _store(self, record: Record) -> list[Effect]:
         with self._lock:
-            assert self._spool is not None
+            if self._spool is None:  # it failed at a record before this one
+                return []
             if self._spool.size_bytes + len(record.data) > self._knobs.spool_bytes:
                 self._full = True
                 return []
             try:
                 self._spool.store(record)
-            except OSError as error:
-                self._complain("spool", f"the spool cannot be written: {error.strerror}")
+            except RainStormError as error:
+                self._complain("spool", f"[{error.code}] the spool cannot be written: {error.message}")
+                if isinstance(error, DiskFailed):
+                    # What it holds is read again before anything is added.
+                    self._spool.close()
+                    self._spool = None
                 return []
             self._troubles.pop("spool", None)
             effects = self._core.handle(clock.monotonic(), RecordStored(record))
@@ -322,9 +328,14 @@ class Collection:
         pause_s = RETRY_S[0]
         while not self._stopping.is_set():
             self._stored.clear()
-            with self._lock:
-                spool = self._spool
-                record = spool.first() if spool is not None else None
+            try:
+                with self._lock:
+                    spool = self._spool
+                    record = spool.first() if spool is not None else None
+            except RainStormError as error:
+                self._complain("spool", f"[{error.code}] the spool cannot be read: {error.message}")
+                self._stopping.wait(RETRY_S[1])
+                continue
             if spool is None or record is None:
                 self._retain()
                 if not self._stopping.is_set():
@@ -341,7 +352,8 @@ class Collection:
             if self._troubles.pop("hydfs", ""):
                 logger.info("collection_goes_on")
             with self._lock:
-                spool.acknowledge()
+                if self._spool is spool:
+                    spool.acknowledge()
                 self._sent_bytes += len(record.data)
             self._stopping.wait(len(record.data) / self._knobs.collect_bytes_per_s)
 

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.common.shell import disk
 from tests.simulation.machine import polling
 from tests.simulation.machine.kernel import Backlog, DatagramPort, KernelObject, StreamEnd, failure
 from tests.simulation.machine.polling import SimSelector
 from tests.simulation.machine.process import Process
 from tests.simulation.machine.sockets import DatagramSocket, ListeningSocket, SimSocket, StreamSocket
 from tests.simulation.machine.thread import SimThread
+from tests.simulation.machine.tls import SimTls
 from tests.simulation.machine.wires import Wires
 
 # Linux gives up after about so long when nobody answers.
@@ -140,6 +142,11 @@ class SimNetwork:
         one, two = (StreamEnd(self.wires, self.host, "", local=True) for _ in range(2))
         one.join(two)
         return self.hold(one), self.hold(two)
+
+    def tls_context(self, certificate: str, key: str, authority: str, *, server_side: bool) -> SimTls:
+        """Returns the context of a certificate: a file that holds the name in it and who signed it."""
+        name, signer = disk.read_text(certificate).split()
+        return SimTls(name, signer, check_hostname=not server_side)
 
     def adopt(self, descriptor: int) -> SimSocket:
         """Returns the socket that a descriptor stands for."""

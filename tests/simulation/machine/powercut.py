@@ -1,10 +1,16 @@
-"""Cuts the power at every call of a program, and again with other luck: what must hold holds each time."""
+"""Cuts the power at every call of a program, and again with other luck: what must hold holds each time.
+
+``power_cuts`` runs a program of one thread again for every cut and ends it there. ``Recorder`` lets a program
+with threads run to its end and keeps the disk as it was before every call.
+"""
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from agent.common.shell import seam
 from tests.simulation.machine.disk import Call, MachineDisk
@@ -56,6 +62,35 @@ def power_cuts(
         if ended:
             return
     raise AssertionError(f"the program made more than {CALLS_MAX} calls")
+
+
+T = TypeVar("T")
+
+
+class Recorder(Generic[T]):
+    """Keeps the disk before every call of a program, with what the program had acknowledged by then."""
+
+    def __init__(self, machine: MachineDisk, acknowledged: Callable[[], T]) -> None:
+        self._machine = machine
+        self._acknowledged = acknowledged
+        self._kept: list[tuple[T, MachineDisk]] = []
+        machine.on_call = self._keep
+
+    def _keep(self, _: Call) -> None:
+        self._machine.on_call = None
+        self._kept.append((self._acknowledged(), copy.deepcopy(self._machine)))
+        self._machine.on_call = self._keep
+
+    def cuts(self, seed: int, lucks: int, *, holes: bool = False) -> Iterator[tuple[str, T]]:
+        """Yields each cut and what was acknowledged before it, with the disk that it left installed."""
+        self._machine.on_call = None
+        for number, (acknowledged, kept) in enumerate(self._kept):
+            for luck in range(lucks):
+                machine = copy.deepcopy(kept)
+                machine.rng = random.Random(f"{seed}/{number}/{luck}")
+                machine.crash(holes=holes)
+                with seam.use(seam.Seam(disk=machine.process("recovery"))):
+                    yield f"power cut before call {number}, luck {luck}", acknowledged
 
 
 def _run(machine: MachineDisk, program: Callable[[], None], calls: int | None) -> bool:

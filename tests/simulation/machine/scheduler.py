@@ -58,7 +58,7 @@ class Scheduler:
 
     def __init__(
         self,
-        seed: int,
+        seed: int | str,
         *,
         steps_max: int = STEPS_MAX,
         step_s: float = STEP_S,

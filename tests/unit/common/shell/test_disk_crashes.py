@@ -132,6 +132,14 @@ def test_removals_and_renames_survive(seed: int) -> None:
             assert names == ["renamed"], str(moment)
 
 
+def test_a_removed_mark_does_not_come_back(seed: int) -> None:
+    def program() -> None:
+        disk.remove_durably(PATH)
+
+    for moment in power_cuts(program, seed=seed, prepare=prepare, lucks=LUCKS):
+        assert not (moment.survived and disk.exists(PATH)), str(moment)
+
+
 def test_after_a_failed_sync_of_the_folder_nobody_knows(seed: int) -> None:
     """Both contents are possible, so that an error which says "the old file stays" would be wrong."""
     for number, kept in enumerate((OLD, NEW)):
