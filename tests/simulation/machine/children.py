@@ -19,18 +19,13 @@ Program = Callable[["SimChild", Sequence[str], list[Any]], None]
 class SimChild:
     """A process that another one has started."""
 
-    def __init__(self, network: SimNetwork, pid: int) -> None:
+    def __init__(self, network: SimNetwork) -> None:
         self._scheduler = network.scheduler
-        self._pid = pid
+        # Set by its program, as is ``on_kill``.
+        self.pid = 0
         self._status: int | None = None
         self._waiters: list[SimThread] = []
-        # Ends the process; set by its program.
         self.on_kill: Callable[[], None] = lambda: None
-
-    @property
-    def pid(self) -> int:
-        """Returns the process id."""
-        return self._pid
 
     def poll(self) -> int | None:
         """Returns the exit status, or None while the process runs."""
@@ -41,9 +36,9 @@ class SimChild:
         """Waits for the end and returns the exit status."""
         self._scheduler.point()
         if self._status is None:
-            self._scheduler.wait(self._waiters, timeout_s, f"the end of process {self._pid}")
+            self._scheduler.wait(self._waiters, timeout_s, f"the end of process {self.pid}")
         if self._status is None:
-            raise TimeoutError(f"process {self._pid} did not end within {timeout_s:g} s")
+            raise TimeoutError(f"process {self.pid} did not end within {timeout_s:g} s")
         return self._status
 
     def kill(self) -> None:
@@ -98,24 +93,21 @@ class SimPipe:
 class SimProcesses:
     """Starts processes for one simulated process, whose id is ``pid``."""
 
-    def __init__(
-        self, network: SimNetwork, pid: int, next_pid: Callable[[], int], program: Program
-    ) -> None:
+    def __init__(self, network: SimNetwork, pid: int, program: Program) -> None:
+        self.pid = pid
         self._network = network
-        self._pid = pid
-        self._next_pid = next_pid
         self._program = program
 
     def start(self, command: Sequence[str], keep: Sequence[int]) -> SimChild:
         """Starts a child, which inherits what ``keep`` stands for."""
         self._network.scheduler.point()
-        child = SimChild(self._network, self._next_pid())
+        child = SimChild(self._network)
         self._program(child, command, [self._network.give(descriptor) for descriptor in keep])
         return child
 
     def own_pid(self) -> int:
         """Returns the id of the process."""
-        return self._pid
+        return self.pid
 
     def output_pipe(self) -> SimPipe:
         """Returns a pipe."""

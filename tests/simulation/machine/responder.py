@@ -131,7 +131,9 @@ class _Conversation:
             return
         data = encode(Frame(header, payload))
         try:
-            self._end.force(data[self._end.write(data, []) :])
+            rest = data[self._end.write(data, []) :]
+            if rest:
+                self._end.force(rest)
         except OSError:
             self.close()
 

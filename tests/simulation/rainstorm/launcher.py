@@ -10,12 +10,12 @@ the real ``Task`` in a simulated process.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from agent.common.shell import network, threads
 from agent.rainstorm.task.shell.task import Task
-from tests.simulation.machine.children import SimChild, SimProcesses
+from tests.simulation.machine.children import SimChild
 from tests.simulation.machine.host import Machine
 from tests.simulation.machine.kernel import Backlog, StreamEnd
 from tests.simulation.machine.tls import SimTls
@@ -39,11 +39,11 @@ class JobIdentity:
 class TaskProcess:
     """One task process, as whoever breaks it sees it."""
 
-    def __init__(self, machine: Machine, number: int, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, machine: Machine, number: int) -> None:
         self.number = number
         self.machine = machine
-        self.process = machine.process(f"task-{pid}")
+        self.process = machine.process(f"task-{number}")
+        self.pid: int = self.process.seam.processes.pid
         # The real task once the process has started up.
         self.task: Task | None = None
         self.cause = KILLED
@@ -67,11 +67,11 @@ class TaskProcess:
 
 
 class Launchers:
-    """Starts a launcher whenever an agent asks for one; the ``Program`` of a machine's agents."""
+    """Starts a launcher whenever an agent of the machine asks for one."""
 
-    def __init__(self, machine: Machine, next_pid: Callable[[], int]) -> None:
+    def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.next_pid = next_pid
+        machine.program = self.start
         self.tasks: dict[int, TaskProcess] = {}
         self.current: Launcher | None = None
 
@@ -99,6 +99,7 @@ class Launcher:
         self._scheduler = owner.machine.scheduler
         self.process = owner.machine.process("launcher")
         self.process.on_kill.append(self._ended)
+        child.pid = self.process.seam.processes.pid
         child.on_kill = self.kill
         listener.on_change = self._note
         self._note()
@@ -148,10 +149,9 @@ class Launcher:
             self._tasks[request["kill"]].kill()
 
     def _spawn(self, number: int, request: dict[str, Any], control: Any, log: Any) -> None:
-        task = TaskProcess(self._machine, number, self._owner.next_pid())
+        task = TaskProcess(self._machine, number)
         self._tasks[number] = self._owner.tasks[task.pid] = task
         process, sockets = task.process, task.process.seam.network
-        process.equip(processes=SimProcesses(sockets, task.pid, self._owner.next_pid, self._owner.start))
         process.on_kill.append(lambda: self._collect(number, task))
         descriptor = sockets.take(control)
         sockets.take(log)  # its standard output

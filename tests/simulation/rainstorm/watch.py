@@ -1,42 +1,44 @@
 """What must always hold of the stream engine, checked while it happens (R1-R10 of the reliability study).
 
-``Watch`` sees every append at the instant at which it takes effect, whoever made it. From the job logs it
-knows what is committed; nothing else may reach a destination file, in another order or twice.
+``Watch`` sees every append at the instant at which it takes effect, whoever made it. From the index and the
+job logs it knows what was submitted and what is committed; nothing else may reach a destination file, in
+another order or twice.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent.rainstorm.host.shell.writers import PIECES_PER_EPOCH_MAX
 from agent.rainstorm.leader.core.joblog import JobState, decode
-from agent.rainstorm.leader.core.jobmachine import JobMachine
-from agent.rainstorm.leader.shell.joblog import log_file
-from tests.simulation.rainstorm_jobs import Workload, whole_records
-from tests.simulation.rainstorm_store import Store
+from agent.rainstorm.leader.shell.joblog import INDEX, log_file
+from tests.simulation.rainstorm.hydfs import Store
+from tests.simulation.rainstorm.jobs import Workload, whole_records
 
-if TYPE_CHECKING:
-    from tests.simulation.rainstorm_task import TaskProcess
+LOG_PREFIX, LOG_SUFFIX = log_file("\n").split("\n")
 
 
 class JobRecord:
     """What the log of one job says so far, and what of it has been published."""
 
-    def __init__(self, job: str, workload: Workload) -> None:
+    def __init__(self, job: str, workload: Workload, sink: str) -> None:
         self.job = job
         self.workload = workload
-        self.sink = str(workload.raw["sink"]["file"])
+        self.sink = sink
         self.term = 0
         self.generation = 0
         self.epoch = 0
         self.outcome = ""
         self.error: Any = None
+        # In the index: whoever leads must bring it to its end.
+        self.is_submitted = False
+        self.in_index_as_ended = False
         self.commits = 0
         self.output: dict[tuple[int, str], bytes] = {}
         self.published: dict[tuple[int, str], bytes] = {}
         self.seen = b""
-        #: What a leader that takes over would know.
+        # What a leader that takes over would know.
         self.state = JobState()
 
 
@@ -45,27 +47,31 @@ class Watch:
 
     def __init__(self, store: Store, *, end_to_end_only: bool = False) -> None:
         self.hits: Counter[str] = Counter()
-        self.processes: list[TaskProcess] = []
         self.jobs: dict[str, JobRecord] = {}
+        # Jobs that somebody asked to cancel.
+        self.cancelled: dict[str, bool] = {}
+        self._workloads: dict[str, Workload] = {}
         self._store = store
         self._generations: dict[tuple[str, int], int] = {}
         self._bases: dict[tuple[str, int], bool] = {}
         self._end_to_end_only = end_to_end_only
-        self._by_log: dict[str, JobRecord] = {}
         self._by_sink: dict[str, JobRecord] = {}
         store.on_append = self._appended
         store.on_lost_answer = self._lost
         store.on_delete = self._deleted
+        store.on_conflict = self._refused
 
-    def add(self, job: str, workload: Workload) -> None:
-        """Watches a job."""
-        record = self.jobs[job] = JobRecord(job, workload)
-        self._by_log[log_file(job)] = record
-        self._by_sink[record.sink] = record
+    def add(self, workload: Workload) -> None:
+        """Expects submissions of a workload."""
+        self._workloads[str(workload.raw["name"])] = workload
 
     def hit(self, what: str) -> None:
         """Counts that a situation was reached."""
         self.hits[what] += 1
+
+    def over(self) -> bool:
+        """Tells whether the index says of all submitted jobs that they have ended."""
+        return all(job.in_index_as_ended for job in self.jobs.values() if job.is_submitted)
 
     def restored(self, file: str, offset: int) -> None:
         """A task loaded a segment."""
@@ -74,27 +80,38 @@ class Watch:
             self.hit("base snapshot restored")
 
     def triggered(self, job: str, generation: int, epoch: int) -> None:
-        """An agent was told to end an epoch: a number belongs to one generation for ever."""
+        """An agent was told to end an epoch: a number belongs to one generation only."""
         if self._end_to_end_only:
             return
         first = self._generations.setdefault((job, epoch), generation)
         assert first == generation, f"R5: epoch {epoch} of {job} in generations {first} and {generation}"
 
-    def ended(self, job: str, machine: JobMachine) -> None:
+    def ended(self, job: str, outcome: str) -> None:
         """A leader ended a job: its log must say so."""
-        assert self.jobs[job].outcome == machine.state.outcome, f"{job} ended before its log says so"
+        assert self.jobs[job].outcome == outcome, f"{job} ended before its log says so"
+
+    # -- what the store tells -------------------------------------------------------------------------
 
     def _lost(self, name: str) -> None:
-        if name in self._by_log:
+        if _job_of(name) in self.jobs:
             self.hit("commit outcome unknown")
 
+    def _refused(self, name: str, writer: str) -> None:
+        if _job_of(name) in self.jobs and writer.startswith("leader-"):
+            self.hit("zombie append refused")
+
     def _appended(self, name: str, writer: str, sequence: int, data: bytes) -> None:
-        if name in self._by_log:
-            self._logged(self._by_log[name], writer, data)
+        job = _job_of(name)
+        if name == INDEX:
+            self._indexed(data)
+        elif job:
+            self._logged(job, writer, data)
         elif name in self._by_sink and not self._end_to_end_only:
             self._published(self._by_sink[name], writer, sequence, data)
 
     def _deleted(self, name: str) -> None:
+        if "/segments-" in name:
+            self.hit("segment file deleted")
         for job in self.jobs.values():
             references = [found for files in job.state.segments.values() for found in files]
             for _, _, found in job.state.unpublished:
@@ -102,10 +119,22 @@ class Watch:
             needed = any(file == name for file, _, _ in references) and not job.outcome
             assert not needed, f"R9: {name} deleted, which the next leader of {job.job} would need"
 
-    def _logged(self, job: JobRecord, writer: str, data: bytes) -> None:
-        term = int(writer.split("-")[2])
-        assert term >= job.term, f"R6: {writer} wrote to the log of {job.job} in term {job.term}"
+    def _indexed(self, data: bytes) -> None:
         for record in decode(data):
+            if record["t"] == "submitted":
+                self.jobs[record["job"]].is_submitted = True
+            elif record["t"] == "ended":
+                self.jobs[record["job"]].in_index_as_ended = True
+
+    def _logged(self, name: str, writer: str, data: bytes) -> None:
+        term = int(writer.split("-")[2])
+        for record in decode(data):
+            if record["t"] == "job":
+                workload = self._workloads[record["spec"]["name"]]
+                job = self.jobs[name] = JobRecord(name, workload, record["sink"])
+                self._by_sink[job.sink] = job
+            job = self.jobs[name]
+            assert term >= job.term, f"R6: {writer} wrote to the log of {job.job} in term {job.term}"
             job.state.apply(record)
             match record["t"]:
                 case "term":
@@ -152,7 +181,7 @@ class Watch:
             if earlier[1] == task and earlier[0] < key[0]:
                 assert job.published.get(earlier) == output, f"R4: {key} published before {earlier}"
 
-    # -- the reader and the end -------------------------------------------------------------------------
+    # -- the reader and the end -----------------------------------------------------------------------
 
     def poll(self) -> None:
         """Reads all destinations as a client would (R2)."""
@@ -165,9 +194,13 @@ class Watch:
 
     def check_end(self) -> None:
         """Checks the whole output of all jobs (R1, R4)."""
+        self.poll()
         for job in self.jobs.values():
+            if not job.is_submitted:
+                continue  # its leader fell before it was in the index: it never began
+            if job.outcome == "cancelled" and job.job in self.cancelled:
+                continue
             assert job.outcome == "finished", f"R9: {job.job} is {job.outcome or 'not over'}: {job.error}"
-            self.poll()
             found = whole_records(job.workload.raw, job.seen)
             if job.workload.kind == "epoch":
                 found = _last_values(found)
@@ -197,6 +230,13 @@ class Watch:
             if '"' not in key or key.startswith('"'):
                 counts[key] += 1
                 assert int(value) == counts[key], f"R4: {key!r} counts {value} after {counts[key] - 1}"
+
+
+def _job_of(name: str) -> str:
+    """Returns the job whose log a file is, or ''."""
+    if name.startswith(LOG_PREFIX) and name.endswith(LOG_SUFFIX):
+        return name[len(LOG_PREFIX) : -len(LOG_SUFFIX)]
+    return ""
 
 
 def _split(record: str) -> tuple[str, int]:
