@@ -112,6 +112,8 @@ class Watch:
     def _deleted(self, name: str) -> None:
         if "/segments-" in name:
             self.hit("segment file deleted")
+        output = self._by_sink.get(name)
+        assert output is None or not output.is_submitted, f"R2: the output of {name} deleted"
         for job in self.jobs.values():
             references = [found for files in job.state.segments.values() for found in files]
             for _, _, found in job.state.unpublished:
@@ -186,6 +188,9 @@ class Watch:
     def poll(self) -> None:
         """Reads all destinations as a client would (R2)."""
         for job in self.jobs.values():
+            if job.sink not in self._store.files:
+                assert not job.is_submitted, f"R2: the output of {job.job} is gone"
+                continue
             data = bytes(self._store.files[job.sink].data)
             assert data.startswith(job.seen), f"R2: output of {job.job} vanished"
             if len(data) > len(job.seen):

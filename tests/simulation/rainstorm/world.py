@@ -101,9 +101,11 @@ class World:
         found = []
         for name in self.names:
             service = self.service(name)
-            running = {} if service is None else service._host.supervisor.running()
-            known = self.launchers[name].tasks
-            found += [(key, known[pid]) for key, pid in running.items() if pid and known[pid].is_alive]
+            if service is not None:
+                # Not by ``running()``: whoever looks from outside of all threads cannot take its lock.
+                running = {key: process.pid for key, process in service._host.supervisor._tasks.items()}
+                known = self.launchers[name].tasks
+                found += [(key, known[pid]) for key, pid in running.items() if pid and known[pid].is_alive]
         return found
 
     def processes(self) -> list[TaskProcess]:
