@@ -1,4 +1,4 @@
-"""The store's client: what tasks, operators and tests use.
+"""The store's client, for tasks, operators and tests.
 
 Any store agent serves any request; tasks use the Unix socket of their own machine. Errors are those of
 ``agent.common.errors`` with their codes. Appends are idempotent by (writer, sequence): one append of a writer
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import builtins
 import mmap
-import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, Corrupt, InvalidMessage, NotFound, RainStormError, Unreachable
 from agent.common.message import R, Request
-from agent.common.shell import clock
+from agent.common.shell import clock, disk
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, StoredBlock, StoreHealth
 from agent.wire.client import Answered, Client, Target
@@ -122,11 +121,11 @@ class HydfsClient:
             raise InvalidMessage(f"{self._target} opened a block of {name!r} without handing it over")
         block = found.message
         try:
-            memory = mmap.mmap(found.descriptor, block.length, access=mmap.ACCESS_READ)
+            memory = disk.map(found.descriptor, block.length)
         except (OSError, ValueError) as error:
             raise Corrupt(f"a local block of {name!r} cannot be mapped: {error}") from None
         finally:
-            os.close(found.descriptor)
+            disk.close(found.descriptor)
         return LocalBlock(block.start, block.length, memory)
 
     def stat(self, name: str, *, timeout_s: float = 10.0) -> FileStat:
@@ -138,7 +137,7 @@ class HydfsClient:
         return self._ask(messages.Stat(name), timeout_s=timeout_s).message.stat
 
     def put(self, name: str, source: BinaryIO, *, timeout_s: float = 600.0) -> FileStat:
-        """Stores a new file; it becomes visible when it is whole.
+        """Stores a new file; it becomes visible atomically, or not at all.
 
         Raises:
             AlreadyExists: the name is taken.
@@ -206,7 +205,7 @@ class HydfsClient:
         try:
             self._ask(messages.AbortPut(file_id), timeout_s=5.0)
         except RainStormError:
-            return  # the agent gives up an idle put by itself
+            return  # the agent aborts an idle put by itself
 
     def _ask(self, request: Request[R], payload: Buffer = b"", *, timeout_s: float) -> Answered[R]:
         return self._client.ask(self._target, request, payload, timeout_s=timeout_s)

@@ -1,8 +1,8 @@
 """Generated inputs and jobs for the simulator, and what their output must be.
 
 Inputs have what real ones have: lines that are equal, empty or not UTF-8, carriage returns, quoted commas and
-line feeds, short and long rows, skewed keys. The expected output comes from ``ops.reference``, which shares
-no code with the engine.
+line feeds, short and long rows, skewed keys. The expected output comes from ``ops.demo.reference``, which
+shares no code with the engine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ops.reference import expected_records, output_records
+from ops.demo.reference import expected_records, output_records
 
 KINDS = ("identity", "rebalance", "final", "tuple", "epoch", "transform", "sum", "wide")
 
