@@ -16,6 +16,7 @@ from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, Unreachable
 from agent.common.shell import clock
 from agent.hydfs.client import StoreHealth
+from agent.rainstorm.messages.status import JobStatus
 from ops.cluster.connections import SSH_CODES, Connections, nothing_answers
 
 SERVICES = ("membership", "hydfs", "rainstorm", "logs")
@@ -53,7 +54,7 @@ class ClusterStatus:
     term: int | None = None
     view_version: int | None = None
     majority: bool | None = None
-    jobs: list[dict[str, Any]] | None = None
+    jobs: list[JobStatus] | None = None
     problems: list[str] = field(default_factory=list)
     all_alive: bool = False
     under_replicated: int | None = None
@@ -215,7 +216,7 @@ def _combine(
     services: dict[str, dict[str, bool]],
     stores: dict[str, StoreHealth | None],
     members: dict[str, Any],
-    jobs: list[dict[str, Any]] | None,
+    jobs: list[JobStatus] | None,
     problems: list[str],
 ) -> ClusterStatus:
     view = members.get("view") or {}

@@ -121,7 +121,7 @@ class Operators:
             except RainStormError:
                 threads.sleep(AGAIN_S)
                 continue
-            if state_of(found) in ("finished", "failed", "cancelled"):
+            if found.has_ended:
                 return
 
     def _look(self, process: Process) -> None:
@@ -158,8 +158,3 @@ class Operators:
             pass
         finally:
             sock.close()
-
-
-def state_of(status: Any) -> str:
-    """Returns the state in a job's status."""
-    return str(status["state"] if isinstance(status, dict) else status.state)

@@ -11,15 +11,27 @@ from collections import Counter
 from typing import Any
 
 from agent.rainstorm.host.shell.writers import PIECES_PER_EPOCH_MAX
-from agent.rainstorm.leader.core.joblog import JobState, decode
-from agent.rainstorm.leader.shell.joblog import INDEX, log_file
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.shell.joblog import INDEX_FILE, log_file
+from agent.rainstorm.messages.joblog import (
+    INDEX,
+    JOB_LOG,
+    CommitRecord,
+    EndedRecord,
+    GenerationRecord,
+    JobRecord,
+    OutcomeRecord,
+    SubmittedRecord,
+    TermRecord,
+    decode,
+)
 from tests.simulation.rainstorm.hydfs import Store
 from tests.simulation.rainstorm.jobs import Workload, whole_records
 
 LOG_PREFIX, LOG_SUFFIX = log_file("\n").split("\n")
 
 
-class JobRecord:
+class WatchedJob:
     """What the log of one job says so far, and what of it has been published."""
 
     def __init__(self, job: str, workload: Workload, sink: str) -> None:
@@ -47,7 +59,7 @@ class Watch:
 
     def __init__(self, store: Store, *, end_to_end_only: bool = False) -> None:
         self.hits: Counter[str] = Counter()
-        self.jobs: dict[str, JobRecord] = {}
+        self.jobs: dict[str, WatchedJob] = {}
         # Jobs that somebody asked to cancel.
         self.cancelled: dict[str, bool] = {}
         self._workloads: dict[str, Workload] = {}
@@ -55,7 +67,7 @@ class Watch:
         self._generations: dict[tuple[str, int], int] = {}
         self._bases: dict[tuple[str, int], bool] = {}
         self._end_to_end_only = end_to_end_only
-        self._by_sink: dict[str, JobRecord] = {}
+        self._by_sink: dict[str, WatchedJob] = {}
         store.on_append = self._appended
         store.on_lost_answer = self._lost
         store.on_delete = self._deleted
@@ -102,7 +114,7 @@ class Watch:
 
     def _appended(self, name: str, writer: str, sequence: int, data: bytes) -> None:
         job = _job_of(name)
-        if name == INDEX:
+        if name == INDEX_FILE:
             self._indexed(data)
         elif job:
             self._logged(job, writer, data)
@@ -122,47 +134,48 @@ class Watch:
             assert not needed, f"R9: {name} deleted, which the next leader of {job.job} would need"
 
     def _indexed(self, data: bytes) -> None:
-        for record in decode(data):
-            if record["t"] == "submitted":
-                self.jobs[record["job"]].is_submitted = True
-            elif record["t"] == "ended":
-                self.jobs[record["job"]].in_index_as_ended = True
+        for record in decode(INDEX, data):
+            match record:
+                case SubmittedRecord(job=job):
+                    self.jobs[job].is_submitted = True
+                case EndedRecord(job=job):
+                    self.jobs[job].in_index_as_ended = True
 
     def _logged(self, name: str, writer: str, data: bytes) -> None:
         term = int(writer.split("-")[2])
-        for record in decode(data):
-            if record["t"] == "job":
-                workload = self._workloads[record["spec"]["name"]]
-                job = self.jobs[name] = JobRecord(name, workload, record["sink"])
+        for record in decode(JOB_LOG, data):
+            if isinstance(record, JobRecord):
+                workload = self._workloads[str(record.spec["name"])]
+                job = self.jobs[name] = WatchedJob(name, workload, record.sink)
                 self._by_sink[job.sink] = job
             job = self.jobs[name]
             assert term >= job.term, f"R6: {writer} wrote to the log of {job.job} in term {job.term}"
             job.state.apply(record)
-            match record["t"]:
-                case "term":
-                    job.term = record["term"]
-                case "generation":
-                    assert record["g"] == job.generation + 1, f"generation {record['g']}: {job.generation}"
-                    job.generation = record["g"]
-                case "commit":
+            match record:
+                case TermRecord(term=later):
+                    job.term = later
+                case GenerationRecord(generation=generation):
+                    assert generation == job.generation + 1, f"generation {generation}: {job.generation}"
+                    job.generation = generation
+                case CommitRecord():
                     self._committed(job, record)
-                case "outcome":
+                case OutcomeRecord():
                     assert not job.outcome, f"{job.job} ended twice"
-                    job.outcome, job.error = record["outcome"], record["error"]
+                    job.outcome, job.error = record.outcome, record.error
 
-    def _committed(self, job: JobRecord, record: Any) -> None:
-        epoch = record["e"]
+    def _committed(self, job: WatchedJob, record: CommitRecord) -> None:
+        epoch, generation = record.epoch, record.generation
         assert not job.outcome, f"R5: epoch {epoch} committed after the end of {job.job}"
         assert epoch > job.epoch, f"R5: epoch {epoch} committed after {job.epoch}"
-        assert record["g"] == job.generation, f"R6: generation {record['g']} committed, not {job.generation}"
+        assert generation == job.generation, f"R6: generation {generation} committed, not {job.generation}"
         job.epoch = epoch
         job.commits += 1
-        for task, references in record["sink"].items():
+        for task, references in record.sink.items():
             parts = [self._segment(*reference) for reference in references]
             job.output[epoch, task] = b"".join(parts)
-        for references in record["base"].values():
+        for references in record.base.values():
             self._bases.update({(file, offset): True for file, offset, _ in references})
-        for references in [*record["base"].values(), *record["delta"].values()]:
+        for references in [*record.base.values(), *record.delta.values()]:
             for reference in references:
                 self._segment(*reference)
 
@@ -171,7 +184,7 @@ class Watch:
         assert len(data) == length, f"a commit refers to bytes that {file} does not have"
         return data
 
-    def _published(self, job: JobRecord, writer: str, sequence: int, data: bytes) -> None:
+    def _published(self, job: WatchedJob, writer: str, sequence: int, data: bytes) -> None:
         task = writer.split("/")[1]
         key = (sequence // PIECES_PER_EPOCH_MAX, task)
         assert key in job.output, f"R2: {key} of {job.job} published, which is not committed"
@@ -214,7 +227,7 @@ class Watch:
                 f"R1: {job.job} ({job.workload.kind}): missing {_some(missing)}, extra {_some(extra)}"
             )
 
-    def _check_output(self, job: JobRecord, data: bytes) -> None:
+    def _check_output(self, job: WatchedJob, data: bytes) -> None:
         found = whole_records(job.workload.raw, data)
         if job.workload.kind == "epoch":
             limits = dict(_split(record) for record in job.workload.expected)
@@ -228,7 +241,7 @@ class Watch:
         if job.workload.kind == "tuple":
             self._check_running(job, data)
 
-    def _check_running(self, job: JobRecord, data: bytes) -> None:
+    def _check_running(self, job: WatchedJob, data: bytes) -> None:
         counts: Counter[str] = Counter()
         for line in data.decode("utf-8", "surrogateescape").split("\n")[:-1]:
             key, _, value = line.rpartition(",")

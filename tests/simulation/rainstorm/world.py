@@ -24,10 +24,12 @@ from agent.rainstorm.host.shell.supervisor import Key
 from agent.rainstorm.io import storage
 from agent.rainstorm.job import placement
 from agent.rainstorm.leader.core import jobmachine, publication
+from agent.rainstorm.leader.core.effects import JobEnded
 from agent.rainstorm.leader.core.jobmachine import JobMachine
 from agent.rainstorm.leader.core.leader import LeaderCore
 from agent.rainstorm.leader.shell import joblog
 from agent.rainstorm.leader.shell import leader as leader_shell
+from agent.rainstorm.messages.commands import Trigger
 from agent.rainstorm.service import Service
 from agent.rainstorm.task.core import processor
 from agent.rainstorm.task.operators import combine
@@ -194,17 +196,17 @@ def observed(watch: Watch) -> Iterator[None]:
         term = self.term
         effects = handle_host(self, now, event)
         if isinstance(event, CommandReceived):
-            message = event.message
-            if message["term"] < term:
+            command = event.command
+            if command.term < term:
                 watch.hit("zombie command refused")
-                assert not effects, f"R6: {message} obeyed after term {term}"
-            elif message["type"] == "trigger":
-                watch.triggered(message["job"], message["generation"], message["epoch"])
+                assert not effects, f"R6: {command} obeyed after term {term}"
+            elif isinstance(command, Trigger):
+                watch.triggered(command.job, command.generation, command.epoch)
         for effect in effects:
             if isinstance(effect, AssignTask):
                 if effect.in_place:
                     watch.hit("in-place reset")
-                for file, offset, _ in effect.message["segments"]:
+                for file, offset, _ in effect.command.segments:
                     watch.restored(file, offset)
         self.check_invariants()
         return effects
@@ -212,7 +214,7 @@ def observed(watch: Watch) -> Iterator[None]:
     def leader(self: LeaderCore, now: float, event: Any) -> list[Any]:
         effects = handle_leader(self, now, event)
         for effect in effects:
-            if isinstance(effect, jobmachine.JobEnded):
+            if isinstance(effect, JobEnded):
                 watch.ended(effect.job, self.jobs[effect.job].state.outcome)
         self.check_invariants()
         return effects
