@@ -16,7 +16,7 @@ Faults come from the driver, between two steps (``at``, ``after``), or from a th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -173,9 +173,14 @@ class Cluster:
 
     # -- at rest --------------------------------------------------------------------------------------
 
-    def heal(self, *, except_for: Collection[str] = ()) -> None:
+    def lose(self, machine: Machine) -> None:
+        """Switches a machine off for good."""
+        self.lost.add(machine.name)
+        if machine.is_on:
+            machine.power_off()
+
+    def heal(self) -> None:
         """Ends all faults and starts what does not run, except for machines that are lost for good."""
-        self.lost |= set(except_for)
         self.is_healed = True
         self.wires.heal()
         self.wires.quality = Quality()

@@ -84,6 +84,7 @@ class StoreClient:
             threads.sleep(action.pause_s)
             getattr(self, f"_{action.kind}")(action)
         self.is_done = True
+        self.hit("client done")
 
     def check_connections(self) -> None:
         """Uses the connections that have rested: in a healthy cluster every request has its answer at once."""

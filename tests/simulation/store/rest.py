@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Voters that lost their memory wait 20 s before they learn; then every block is copied.
 REPAIRED_S = 150.0
 # Puts and blocks whose sender is gone are given up (``IDLE_S``) by the pass after that.
-ABANDONED_S = 22.0
+ABANDONED_S = 16.0
 TRIES = 3
 REPLICAS = 3
 # An agent stops of these, and starts again, when its disk refuses something.

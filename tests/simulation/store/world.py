@@ -32,17 +32,19 @@ FAULTS_S = 4.0
 # Every client has ended so long after the faults.
 ANSWERED_S = 90.0
 IDLE_S = 5.0
-PASS_INTERVAL_S = 8.0
+PASS_INTERVAL_S = 10.0
 WRITERS, WRITER_KINDS = 2, {"append": 8, "read_log": 2}
 PUTTERS, PUTTER_KINDS = (
     2,
     {"put": 5, "aborted_put": 2, "cut_put": 1, "get": 4, "delete": 2, "look": 1},
 )
-ACTIONS = 12
+ACTIONS = 10
 PAUSE_S = 0.25
 EXTRA: dict[str, int | str] = {"kill_client": 0, "stranger": 1, "rot": 1, "new_disk": 1, "lose_node": 1}
 # What takes a copy away for good: more than one at a time is more than three copies promise to bear.
 LOSSES = ("rot", "new_disk", "lose_node")
+# Clients that have ended.
+DONE = "client done"
 MOMENTS = (
     "append acknowledged",
     "append found done",
@@ -58,7 +60,7 @@ MOMENTS = (
 
 def schedule_of(seed: int | str, kinds: tuple[str, ...] = ()) -> Schedule:
     """Returns the schedule of a seed, of some kinds of fault when they are named."""
-    return draw(f"store:{seed}", FAULTS_S, kinds=kinds, extra=EXTRA, once=LOSSES)
+    return draw(f"store:{seed}", FAULTS_S, kinds=kinds, extra=EXTRA, once=LOSSES, sizes=(3, 3, 4, 5))
 
 
 @contextmanager
@@ -89,7 +91,6 @@ class StoreRun:
         self.history = History()
         self.hits: Counter[str] = Counter()
         self.authority = Authority()
-        self.lost: set[str] = set()
         rng = random.Random(f"{schedule.seed}:settings")
         self.ack = rng.choice(("all", "all", "quorum"))
         knobs = HydfsConfig(
@@ -135,8 +136,8 @@ class StoreRun:
         for client in self.clients:
             client.start()
         cluster.scheduler.run_for(FAULTS_S)
-        self.faults.end(except_for=self.lost)
-        cluster.wait_until(lambda: all(client.is_done for client in self.clients), ANSWERED_S)
+        self.faults.end()
+        cluster.wait_until(lambda: self.hits[DONE] == len(self.clients), ANSWERED_S)
         cluster.check(rest.check(self))
 
     # -- faults of the store --------------------------------------------------------------------------
@@ -173,16 +174,14 @@ class StoreRun:
         node = self.cluster.nodes[step.nodes[0]]
         if self.schedule.size > 3:
             self.hits["a node lost for good"] += 1
-            if node.is_on:
-                node.power_off()
-            self.lost.add(node.name)
+            self.cluster.lose(node)
 
     def services(self) -> dict[str, Service]:
         """Returns the agents that run."""
         return {
             name: agent.service
             for name, node in self.cluster.nodes.items()
-            if name not in self.lost and isinstance((agent := node.agents[SERVICE]).service, Service)
+            if name not in self.cluster.lost and isinstance((agent := node.agents[SERVICE]).service, Service)
         }
 
 
