@@ -40,8 +40,8 @@ LOOKS_APART_S = 4.0
 # Nothing happens for so long: no frame is on its way and no disk at work.
 QUIET_S = 0.01
 QUIET_WITHIN_S = 30.0
-# So often a process may repeat a warning within a minute in which nothing is wrong.
-WARNINGS_A_MINUTE = 6
+# So often a process may log the same problem within a minute in which nothing is wrong.
+PROBLEMS_A_MINUTE = 6
 OPERATOR = TlsConfig("/etc/rainstorm/ca.pem", "/etc/rainstorm/own.pem", "/etc/rainstorm/own.key")
 GOSSIP_KEY = "/etc/rainstorm/gossip.key"
 DATA_FOLDER = "/var/lib/rainstorm"
@@ -210,7 +210,7 @@ class Cluster:
         """Looks at the resting cluster several times and returns what must not be so each time.
 
         Locks that are held, slots that are missing, unresolved futures that somebody waits for, threads that
-        died, warnings that are logged again and again.
+        died, problems that are logged again and again.
         """
         self.log.forget()
         began = self.scheduler.now
@@ -219,7 +219,7 @@ class Cluster:
             self.scheduler.run_for(LOOKS_APART_S)
             seen &= set(self._look())
         minutes = (self.scheduler.now - began) / 60
-        return sorted(seen) + self.log.repeated(max(2, round(WARNINGS_A_MINUTE * minutes)))
+        return sorted(seen) + self.log.repeated(max(2, round(PROBLEMS_A_MINUTE * minutes)))
 
     def _look(self) -> list[str]:
         try:

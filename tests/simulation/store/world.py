@@ -29,6 +29,8 @@ from tests.simulation.store.strangers import Stranger
 from tests.simulation.store.view import SERVICE, Authority
 
 FAULTS_S = 4.0
+# Several times what the longest runs take.
+STEPS_MAX = 400_000
 # Every client has ended so long after the faults.
 ANSWERED_S = 90.0
 IDLE_S = 5.0
@@ -102,6 +104,7 @@ class StoreRun:
             {SERVICE: self.authority.build},
             settings={"hydfs": knobs},
             quality=schedule.quality,
+            steps_max=STEPS_MAX,
         )
         self.clients = self._clients()
         self.faults = Faults(
