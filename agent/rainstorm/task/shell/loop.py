@@ -160,8 +160,10 @@ class TaskLoop:
         try:
             frame = self._control.receive(Deadline(clock.monotonic(), AGENT_TIMEOUT_S))
             return control.TO_TASK.decode(frame.header)
+        except ConnectionLost as error:
+            raise AgentGone(str(error)) from None  # the usual end of a process
         except RainStormError as error:
-            logger.error("agent_lost error=%s", error)
+            logger.error("agent_lost task=%s error=%s", self._task, error)
             raise AgentGone(str(error)) from None
 
     def _send_message(self, message: control.TaskMessage, payload: Payload = b"") -> None:
