@@ -10,7 +10,7 @@ import mmap
 import os
 import stat as modes
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
 
@@ -26,19 +26,9 @@ class Status:
     modified_ns: int
 
     @property
-    def is_file(self) -> bool:
-        """Tells whether it is a regular file."""
-        return modes.S_ISREG(self.mode)
-
-    @property
     def is_folder(self) -> bool:
         """Tells whether it is a folder."""
         return modes.S_ISDIR(self.mode)
-
-    @property
-    def modified_at(self) -> float:
-        """Returns the wall-clock time of the last change, in seconds."""
-        return self.modified_ns / 1e9
 
 
 class Platform(Protocol):
@@ -98,9 +88,6 @@ class Platform(Protocol):
     def lock(self, descriptor: int) -> None:
         """Takes the exclusive lock of a file; BlockingIOError when another descriptor holds it."""
 
-    def reader(self, descriptor: int) -> BinaryIO:
-        """Wraps a descriptor, which it closes, in a buffered file object for reading."""
-
 
 class RealDisk:
     """The files of this machine; each method is the call of its name."""
@@ -159,9 +146,6 @@ class RealDisk:
 
     def lock(self, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def reader(self, descriptor: int) -> BinaryIO:
-        return os.fdopen(descriptor, "rb")
 
 
 def _status(found: os.stat_result) -> Status:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import io
 import mmap
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from agent.common.shell.realdisk import Buffer, Status
 from tests.simulation.machine.inodes import PAGE_BYTES, File, Folder, Inode
@@ -219,9 +218,6 @@ class ProcessDisk:
             raise _error(errno.EWOULDBLOCK, opened.path)
         file.lock_holder = opened
 
-    def reader(self, descriptor: int) -> BinaryIO:
-        return io.BufferedReader(_Raw(self, descriptor))
-
     def _begin_call(self, call: str, path: str, size: int = 0) -> None:
         self.machine.begin(self.name, call, path, size)
         if self._dead:  # a thread that is being unwound changes nothing any more
@@ -270,28 +266,6 @@ class ProcessDisk:
         if flags & os.O_DIRECTORY and isinstance(found, File):
             raise _error(errno.ENOTDIR, path)
         return found
-
-
-class _Raw(io.RawIOBase):
-    """A descriptor as a raw stream."""
-
-    def __init__(self, disk: ProcessDisk, descriptor: int) -> None:
-        super().__init__()
-        self._disk = disk
-        self._descriptor = descriptor
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._disk.read(self._descriptor, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._disk.close(self._descriptor)
 
 
 def _error(number: int, path: str = "") -> OSError:

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from agent.common.config import NodeConfig
 from agent.common.errors import InvalidMessage
-from agent.common.shell import threads
+from agent.common.shell import disk, threads
 from agent.common.shell.runner import CoreRunner
 from agent.rainstorm.host.core.host import (
     AppendSegments,
@@ -54,7 +54,7 @@ class TaskHost:
         self._segments = SegmentWriter(storage, writer, self._runner.post)
         self._publisher = Publisher(storage, self._runner.post)
         folder = config.log_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.makedirs(folder)
         self.supervisor = TaskSupervisor(
             config.me.address,
             config.socket_path("task/hydfs"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -188,7 +187,6 @@ class LauncherLink:
         return sock
 
     def _start_child(self) -> None:
-        os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
         listener = network.listen_unix(self._path, 0o600, 1, packets=True)
         try:
             number = listener.fileno()

@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from agent.common.errors import Unavailable
-from agent.common.shell import processes, threads
+from agent.common.shell import disk, processes, threads
 
 logger = logging.getLogger("agent.rainstorm.host.shell.tasklog")
 
@@ -70,26 +70,24 @@ class TaskLog:
                     logger.warning("task_log_failed bytes=%d error=%s", len(data), error)
         finally:
             pipe.close()
-            os.close(self._file)
+            disk.close(self._file)
 
     def _write(self, data: bytes) -> None:
-        if self._ends_line and os.fstat(self._file).st_size >= self._file_bytes_max:
+        if self._ends_line and disk.fstat(self._file).size >= self._file_bytes_max:
             self._rotate()
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        disk.write_fully(self._file, data)
         self._ends_line = data.endswith(b"\n")
 
     def _rotate(self) -> None:
         for number in range(FILES_KEPT - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
-                os.replace(self._rotated(number), self._rotated(number + 1))
-        os.replace(self.path, self._rotated(1))
-        os.close(self._file)
+                disk.rename(self._rotated(number), self._rotated(number + 1))
+        disk.rename(self.path, self._rotated(1))
+        disk.close(self._file)
         self._file = self._open()
 
-    def _rotated(self, number: int) -> str:
-        return f"{self.path}.{number}"
+    def _rotated(self, number: int) -> Path:
+        return Path(f"{self.path}.{number}")
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        return disk.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
