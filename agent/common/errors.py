@@ -94,7 +94,7 @@ class SshUnreachable(Unreachable):
 
 
 class SshRefused(Unreachable):
-    """A machine does not let us in by SSH."""
+    """A machine refuses our SSH login."""
 
     code = "SSH_REFUSED"
     retryable = False
@@ -209,6 +209,12 @@ class Corrupt(RainStormError):
     """Stored bytes do not match their checksum."""
 
     code = "CORRUPT"
+
+
+class RecordTooLarge(RainStormError):
+    """A record is larger than its log can hold; nothing was written."""
+
+    code = "RECORD_TOO_LARGE"
 
 
 class Unavailable(RainStormError):

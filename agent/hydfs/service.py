@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from agent.common.config import NodeConfig
 from agent.common.errors import AlreadyRunning
+from agent.common.shell import disk
 from agent.hydfs.core import filetable
 from agent.hydfs.shell.gateway import Gateway
 from agent.hydfs.shell.newdisk import NewDisk
@@ -180,7 +180,7 @@ class Service:
         self._client.close()
         if self._voter is not None:
             self._voter.stop(timeout_s)
-        os.close(self._lock)
+        disk.close(self._lock)
 
     def _tidy(self) -> None:
         if self._puts is not None:
@@ -202,12 +202,12 @@ class Service:
 
 def _lock(root: Path, node: str) -> int:
     # Recovery cuts torn tails, so a second agent on the same folder must be refused before it reads anything.
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    disk.make_folder_durably(root)
+    descriptor = disk.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        disk.lock(descriptor)
     except BlockingIOError:
-        os.close(descriptor)
+        disk.close(descriptor)
         raise AlreadyRunning(
             f"a store agent of {node} already uses {root}", hint="stop it first, or see: fab status"
         ) from None

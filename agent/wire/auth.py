@@ -8,38 +8,32 @@ connect with a certificate of the name ``operator``.
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
 
 from agent.common.config import TlsConfig
 from agent.common.errors import ConfigError
+from agent.common.shell import network
+from agent.common.shell.network import TlsContext
 
 
-def _context(purpose: int, tls: TlsConfig) -> ssl.SSLContext:
-    context = ssl.SSLContext(purpose)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
+def _context(tls: TlsConfig, *, server_side: bool) -> TlsContext:
     try:
-        context.load_cert_chain(tls.certificate, tls.key)
-        context.load_verify_locations(tls.ca)
-    except (OSError, ssl.SSLError) as error:
+        return network.tls_context(tls.certificate, tls.key, tls.ca, server_side=server_side)
+    except OSError as error:
         raise ConfigError(
             f"TLS files cannot be used ({tls.ca}, {tls.certificate}, {tls.key}): {error}",
             hint="create the cluster's certificates again (fab local.up does it for a local cluster)",
         ) from None
-    return context
 
 
-def server_context(tls: TlsConfig) -> ssl.SSLContext:
+def server_context(tls: TlsConfig) -> TlsContext:
     """Returns the context for accepting connections; the peer must show a certificate of the cluster."""
-    return _context(ssl.PROTOCOL_TLS_SERVER, tls)
+    return _context(tls, server_side=True)
 
 
-def client_context(tls: TlsConfig) -> ssl.SSLContext:
+def client_context(tls: TlsConfig) -> TlsContext:
     """Returns the context for connecting; the server's certificate must carry the name asked for."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, tls)
-    context.check_hostname = True
-    return context
+    return _context(tls, server_side=False)
 
 
 def peer_name(sock: Any) -> str:

@@ -1,20 +1,20 @@
-"""The cluster's certificate authority: made once, then it signs one certificate for each node and for
-operators.
+"""The cluster's certificate authority: created once, it signs a certificate for each node and operator.
 
 EC P-256 (a handshake costs about a millisecond where RSA-4096 costs fifteen). Private keys are written with
-mode 0600 and never leave the folder they are made in, except by the operator's own tool.
+mode 0600 and never leave the folder in which they are created, except by the operator's own tool.
 """
 
 from __future__ import annotations
 
 import datetime
-import os
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from agent.common.shell import disk
 
 CA_DAYS = 3650
 NODE_DAYS = 825
@@ -28,9 +28,7 @@ def _name(common_name: str) -> x509.Name:
 
 def write_private(path: Path, data: bytes) -> None:
     """Writes a secret so that only its owner can ever read it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+    disk.write_durably(path, data, 0o600)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -63,7 +61,7 @@ class Authority:
         self._key_path = folder / "ca.key"
 
     def create(self, cluster: str) -> None:
-        """Makes the authority, unless the folder has one already."""
+        """Creates the authority, unless the folder already has one."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._key_path.exists() and self.certificate_path.exists():
             return
@@ -77,7 +75,7 @@ class Authority:
             .sign(key, hashes.SHA256())
         )
         write_private(self._key_path, _pem(key))
-        self.certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        disk.write_durably(self.certificate_path, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
 
     def issue(self, name: str, folder: Path) -> None:
         """Writes ``<name>.pem`` and ``<name>.key`` for a node or operator into ``folder``."""
@@ -101,13 +99,15 @@ class Authority:
             .sign(authority_key, hashes.SHA256())
         )
         write_private(folder / f"{name}.key", _pem(key))
-        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        disk.write_durably(
+            folder / f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644
+        )
 
 
 def ephemeral_identity(name: str) -> bytes:
     """Returns a private key and a self-signed certificate (PEM) that a closed group of processes shares.
 
-    Whoever holds it belongs to the group: it is its own trust anchor and is never written to disk.
+    A process that holds it belongs to the group: it is its own trust anchor and is never written to disk.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (

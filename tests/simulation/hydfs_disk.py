@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agent.common.errors import DiskFull
+from agent.common.framedlog import records
 from agent.hydfs.core.block import (
     OPEN,
     PROMISED,
@@ -29,7 +30,7 @@ from agent.hydfs.core.block import (
     pack_entry,
     unpack_entry,
 )
-from agent.hydfs.shell.journal import frame, read_frame
+from agent.hydfs.shell.journal import LAYOUT
 from tests.simulation.world import Node
 
 FILE = "journal"
@@ -87,11 +88,9 @@ class StoreDisk:
     def _recover(self) -> None:
         data = self.node.disk.read(FILE)
         offset = 0
-        while True:
-            body, offset = read_frame(data, offset)
-            if body is None:
-                break
-            self._apply(unpack_entry(body))
+        for record in records(LAYOUT, lambda at, length: data[at : at + length], len(data)):
+            self._apply(unpack_entry(record.body))
+            offset = record.end
         if offset < len(data):
             self.node.disk.truncate(FILE, offset)
             for key, meta in self.index.items():
@@ -182,7 +181,7 @@ class StoreDisk:
 
 
 def _pack(jobs: list[_Job]) -> bytes:
-    return b"".join(frame(pack_entry(entry)) for job in jobs for entry in job.entries())
+    return b"".join(LAYOUT.record(pack_entry(entry)) for job in jobs for entry in job.entries())
 
 
 def _size(entry: Entry) -> int:

@@ -27,9 +27,9 @@ from agent.common.register import (
     majority,
 )
 from agent.common.votermemory import Standing, Verdict, judge
-from agent.wire.codec import framing, register_log
+from agent.wire.codec import framing
 from tests.simulation.register_host import KEY, OPERATION_TIMEOUT_S, VOTER_TIMEOUT_S
-from tests.simulation.voter import FILE, Voter, answer_of
+from tests.simulation.voter import FILE, Voter, answer_of, packed
 from tests.simulation.world import Node
 
 DISK, FOUNDERS = "disk.id", "founders"
@@ -209,7 +209,7 @@ class VoterHost:
         disk = self._node.disk
         disk.write_durably(FOUNDERS, msgpack.packb(dict(founders)))
         disk.delete(DISK)
-        disk.write_durably(FILE, b"".join(register_log.pack(key, slot) for key, slot in slots.items()))
+        disk.write_durably(FILE, b"".join(packed(key, slot) for key, slot in slots.items()))
         self._open()
 
     def _open(self) -> None:

@@ -1,7 +1,7 @@
 """A simulated voter: its durable slots and the answers it gives.
 
-It mirrors ``RegisterStore`` and recovers with the very code of it: a torn end is cut off, and a damaged log
-keeps the agent from starting.
+It mirrors ``RegisterStore`` and recovers by the same rule: a torn end is cut off, and a damaged log keeps the
+agent from starting.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.common.errors import DiskFailed, DiskFull
+from agent.common.framedlog import check_tail, records
 from agent.common.register import Accept, Answer, Prepare, Read, Slot, VoterRequest, answer
 from agent.wire.codec import register_log
 from tests.simulation.world import Node
@@ -20,6 +21,11 @@ DIES_SHARE = 0.2
 REFUSED_VOTE = "a full disk refused a vote"
 
 
+def packed(key: str, slot: Slot) -> bytes:
+    """Returns a slot as it stands in the log."""
+    return register_log.LAYOUT.record(register_log.pack(key, slot))
+
+
 class Voter:
     """The durable slots of one voter."""
 
@@ -27,8 +33,17 @@ class Voter:
         self._node = node
         self._rng = node.random("register log")
         data = node.disk.read(FILE)
-        self._slots, size = register_log.replay(data, f"{node.name}/{FILE}")
+        self._slots: dict[str, Slot] = {}
+        size = 0
+
+        def read(offset: int, length: int) -> bytes:
+            return data[offset : offset + length]
+
+        for record in records(register_log.LAYOUT, read, len(data)):
+            key, self._slots[key] = register_log.unpack(record.body)
+            size = record.end
         if size < len(data):
+            check_tail(register_log.LAYOUT, read, size, len(data), f"{node.name}/{FILE}")
             node.world.hit("torn register log")
             node.disk.truncate(FILE, size)
 
@@ -42,7 +57,7 @@ class Voter:
         slot = self._slots.get(request.key, Slot())
         changed, reply = answer(slot, request)
         if changed != slot:
-            self._append(register_log.pack(request.key, changed))
+            self._append(packed(request.key, changed))
             self._slots[request.key] = changed
         return reply
 

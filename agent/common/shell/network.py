@@ -2,8 +2,8 @@
 
 What these functions return are the classes of ``socket`` and ``selectors``, so that using them costs nothing
 extra; only their creation, waiting and descriptors pass through the seam. A simulator returns classes of the
-same contract, that raise the same errors. TLS contexts are ``ssl.SSLContext`` in production; the simulator's
-have a ``wrap_socket`` of the same meaning.
+same contract, that raise the same errors. TLS contexts (``tls_context``) are ``ssl.SSLContext`` in
+production; the simulator's have a ``wrap_socket`` of the same meaning.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import select
 import selectors
 import socket
+import ssl
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -148,6 +149,10 @@ class Platform(Protocol):
 
     def pair(self) -> tuple[Socket, Socket]: ...
 
+    def tls_context(
+        self, certificate: str, key: str, authority: str, *, server_side: bool
+    ) -> TlsContext: ...
+
     def adopt(self, descriptor: int) -> Socket: ...
 
     def close_descriptor(self, descriptor: int) -> None: ...
@@ -226,6 +231,15 @@ class RealNetwork:
     def pair(self) -> tuple[Socket, Socket]:
         """Returns two ends of a Unix stream."""
         return socket.socketpair()
+
+    def tls_context(self, certificate: str, key: str, authority: str, *, server_side: bool) -> TlsContext:
+        """Returns a TLS 1.3 context of the files of a certificate; the peer must show one as well."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(certificate, key)
+        context.load_verify_locations(authority)
+        return context
 
     def adopt(self, descriptor: int) -> Socket:
         """Returns the socket that a descriptor stands for; it owns the descriptor."""
@@ -368,6 +382,17 @@ def datagram(host: str, port: int) -> Socket:
 def pair() -> tuple[Socket, Socket]:
     """Returns the two ends of a Unix stream."""
     return _platform().pair()
+
+
+def tls_context(certificate: str, key: str, authority: str, *, server_side: bool) -> TlsContext:
+    """Returns a TLS 1.3 context of the files of a certificate; the peer must show one as well.
+
+    A client checks that the server's certificate carries the name that it asks for.
+
+    Raises:
+        OSError: a file is missing, or is not what it should be.
+    """
+    return _platform().tls_context(certificate, key, authority, server_side=server_side)
 
 
 def adopt(descriptor: int) -> Socket:

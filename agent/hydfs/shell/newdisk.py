@@ -8,23 +8,29 @@ nothing about blocks that it does not know. A mark on the disk keeps that over r
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from agent.common.errors import Unavailable
+from agent.common.shell import disk
 
 
 class NewDisk:
     """The mark of a store folder that was found empty."""
 
     def __init__(self, root: Path, node: str) -> None:
-        """Marks ``root`` if there is no store in it; call this before one is made."""
+        """Marks ``root`` if there is no store in it; call this before one is made.
+
+        Raises:
+            DiskFull, DiskFailed: the mark cannot be written.
+        """
         self._mark = root / "new"
         self._node = node
-        if not (root / "journal").exists():
-            self._mark.touch(mode=0o600)
-            self._sync()
-        self.pending = self._mark.exists()
+        try:
+            if not disk.exists(root / "journal"):
+                disk.create_durably(self._mark)
+            self.pending = disk.exists(self._mark)
+        except OSError as error:
+            raise disk.failure(error, f"{self._mark} cannot be written") from error
 
     def refuse_unknown(self, name: str, number: int) -> None:
         """Refuses a promise about a block that is not here.
@@ -40,13 +46,8 @@ class NewDisk:
 
     def settle(self) -> None:
         """Takes the mark away: nothing that the file table expects here is missing unknown."""
-        self._mark.unlink(missing_ok=True)
-        self._sync()
-        self.pending = False
-
-    def _sync(self) -> None:
-        folder = os.open(self._mark.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            disk.remove_durably(self._mark)
+        except OSError as error:
+            raise disk.failure(error, f"{self._mark} cannot be removed") from error
+        self.pending = False

@@ -9,18 +9,23 @@ the kernel can send them (``FileSlice``).
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import queue
-import threading
-import zlib
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.common.errors import Corrupt, DiskFailed, DiskFull, NotFound, has_no_room
+from agent.common.errors import (
+    Corrupt,
+    DiskFailed,
+    DiskFull,
+    NotFound,
+    Overloaded,
+    RecordTooLarge,
+    Unavailable,
+    has_no_room,
+)
+from agent.common.shell import disk, threads
+from agent.common.shell.worker import BatchWorker
 from agent.hydfs.core.block import (
     OPEN,
     PROMISED,
@@ -38,8 +43,9 @@ from agent.hydfs.core.block import (
     pack_entry,
     unpack_entry,
 )
-from agent.hydfs.shell.blockfile import Part
-from agent.hydfs.shell.journal import SEGMENT_BYTES, Journal, sync_folder
+from agent.hydfs.core.errors import error_of
+from agent.hydfs.shell.blockfile import BlockFiles, Part
+from agent.hydfs.shell.journal import LAYOUT, SEGMENT_BYTES, Journal
 from agent.wire.codec.framing import Buffer
 from agent.wire.connection import FileSlice
 
@@ -49,8 +55,9 @@ INLINE_BYTES_MAX = 64 * 1024
 # One flush serves at most this much: more would make the first in the batch wait too long.
 BATCH_ENTRIES_MAX = 256
 BATCH_BYTES_MAX = 8 * 1024 * 1024
-OPEN_FILES_MAX = 64
-SCAN_BYTES = 1024 * 1024
+# Each block has one append under way and each request one entry: some hundreds wait, about one
+# for each connection and open block.
+WAITING_ENTRIES_MAX = 4096
 # Blocks of a put arrive side by side; those with different numbers do not wait for each other.
 DECISION_LOCKS = 64
 
@@ -79,74 +86,95 @@ class Store:
     ) -> None:
         self.root = root
         self.index: dict[BlockKey, BlockMeta] = {}
-        self._blocks = root / "blocks"
+        self._folder = root / "blocks"
+        self._files = BlockFiles(self._folder)
         self._quarantine = root / "quarantine"
         self._reserve = reserve_bytes
         self._segment_bytes = self._restart_above = segment_bytes
         self._on_crash = on_crash
         self._journal = Journal(root / "journal")
-        self._files: OrderedDict[BlockKey, int] = OrderedDict()
-        self._unsynced: dict[BlockKey, None] = {}
         self._verified: dict[BlockKey, None] = {}
         self._broken = Broken()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._parts = 0
-        self._lock = threading.Lock()
-        self._deciding = [threading.Lock() for _ in range(DECISION_LOCKS)]
-        self._thread = threading.Thread(target=self._run, name="hydfs-journal", daemon=True)
+        self._lock = threads.lock()
+        self._deciding = [threads.lock() for _ in range(DECISION_LOCKS)]
+        self._writer: BatchWorker[_Job] = BatchWorker(
+            "hydfs-journal",
+            self._commit,
+            WAITING_ENTRIES_MAX,
+            items_max=BATCH_ENTRIES_MAX,
+            size_max=BATCH_BYTES_MAX,
+            size_of=lambda job: len(job.data),
+            on_error=self._crashed,
+            on_drop=lambda job: job.done(Unavailable.code),
+        )
 
     def start(self) -> None:
         """Recovers what the disk holds and starts the writer thread.
 
         Raises:
             Corrupt: the journal is damaged before its end.
+            DiskFull, DiskFailed: the folder cannot be read or written.
         """
-        self._blocks.mkdir(parents=True, exist_ok=True)
         try:
+            disk.make_folder_durably(self._folder)
             self._journal.recover(self._replay)
-        except Corrupt:
-            self._close_files()
+            self._files.remove_others(self.index)
+            if self._journal.torn:
+                self._doubt()
+        except OSError as error:
+            self._close()
+            raise disk.failure(error, f"the store {self.root} cannot be recovered") from error
+        except BaseException:
+            self._close()
             raise
-        self._drop_strangers()
-        if self._journal.torn:
-            self._doubt()
-        self._thread.start()
+        self._writer.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Writes what is queued, stops the thread and closes the files."""
-        self._jobs.put(None)
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout_s)
-        self._close_files()
+        self._writer.stop(drain=True, timeout_s=timeout_s)
+        self._close()
+
+    def _close(self) -> None:
+        self._files.close()
         self._journal.close()
 
-    def _close_files(self) -> None:
-        with self._lock:
-            while self._files:
-                os.close(self._files.popitem()[1])
+    def _crashed(self, error: Exception) -> bool:
+        """Ends the agent with its writer: what was on its way may be on the disk or not."""
+        self._on_crash(error)
+        return False
 
     def submit(
         self, entry: Entry, data: Buffer, done: Done, prepare: Callable[[], None] | None = None
     ) -> None:
-        """Queues an entry; ``done(code)`` is called by the writer thread once it is durable (code empty) or
-        refused. ``prepare`` runs in that thread before the entry is written.
+        """Queues an entry; ``done(code)`` is called once it is durable (code empty) or refused.
+
+        The writer thread calls it, and ``prepare`` before it writes the entry. If the entry cannot be queued,
+        ``done`` is called at once.
         """
-        self._jobs.put(_Job(entry, data, done, prepare))
+        job = _Job(entry, data, done, prepare)
+        if not self._writer.try_submit(job):
+            self._refuse(job, Overloaded.code if self._writer.is_alive else Unavailable.code)
+            done(job.code)
 
     def write(self, entry: Entry, prepare: Callable[[], None] | None = None, timeout_s: float = 30.0) -> None:
         """Writes an entry and waits until it is durable.
 
         Raises:
             DiskFull: the disk has no room.
+            DiskFailed: it was not written in time; it may be later.
+            Overloaded, Unavailable: too much waits, or the store has stopped.
         """
-        answer: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.submit(entry, b"", answer.put, prepare)
+        answer: threads.Future[str] = threads.future()
+        self.submit(entry, b"", answer.set_result, prepare)
         try:
-            code = answer.get(timeout=timeout_s)
-        except queue.Empty:
-            raise DiskFailed("the journal does not get its entries to the disk") from None
-        if code:
+            code = answer.result(timeout_s)
+        except TimeoutError:
+            raise DiskFailed(f"the journal in {self.root} wrote nothing in time ({timeout_s} s)") from None
+        if code == DiskFull.code:
             raise DiskFull(f"no room for the journal in {self.root}", hint="free space on this node's disk")
+        if code:
+            raise error_of(code, f"the journal in {self.root} does not take an entry")
 
     def slice(self, key: BlockKey, offset: int, length: int) -> FileSlice:
         """Returns a part of a block for sending; the receiver of the slice closes it.
@@ -161,36 +189,26 @@ class Store:
         if meta.state == SEALED and key not in self._verified:
             self._verify(meta)
         try:
-            return FileSlice(os.open(self._path(key), os.O_RDONLY), offset, length)
+            return FileSlice(self._files.reader(key), offset, length)
         except FileNotFoundError:
             raise NotFound(f"block {key[1]} of file id {key[0]} was dropped from this node") from None
 
     def crc_of(self, key: BlockKey, length: int) -> int:
         """Returns the checksum of the first ``length`` bytes of a block's file."""
-        crc = 0
-        with open(self._path(key), "rb", buffering=0) as file:
-            left = length
-            while left:
-                piece = file.read(min(left, SCAN_BYTES))
-                if not piece:
-                    return -1
-                crc = zlib.crc32(piece, crc)
-                left -= len(piece)
-        return crc
+        return self._files.crc_of(key, length)
 
     def free_bytes(self) -> int:
         """Returns the room above the reserve."""
-        stat = os.statvfs(self.root)
-        return stat.f_bavail * stat.f_frsize - self._reserve
+        return disk.free_bytes(self.root) - self._reserve
 
     def receive(self, key: BlockKey) -> Part:
         """Returns a new file that takes a whole block piece by piece."""
         with self._lock:
             self._parts += 1
             number = self._parts
-        return Part(self, key, self._blocks / f"{key[0]}.{key[1]}.{number}.part")
+        return Part(self, key, self._folder / f"{key[0]}.{key[1]}.{number}.part")
 
-    def deciding(self, key: BlockKey) -> threading.Lock:
+    def deciding(self, key: BlockKey) -> threads.Lock:
         """Returns the lock under which a copy is looked at and its fate is written: both belong together.
 
         Otherwise a whole copy that arrives between the look and the writing would be dropped as a short one.
@@ -201,9 +219,7 @@ class Store:
         """Makes a received block this node's copy, durably."""
 
         def prepare() -> None:  # in the writer thread: an older copy of the block may have its file in use
-            self._close(part.key)
-            os.rename(part.path, self._path(part.key))
-            sync_folder(self._blocks)
+            self._files.replace(part.key, part.path)
 
         with self.deciding(part.key):
             self.write(SealedEntry(part.key, name, part.length, part.crc), prepare)
@@ -211,14 +227,9 @@ class Store:
 
     def quarantine(self, key: BlockKey) -> None:
         """Takes a damaged copy out of use; the bytes stay for a look."""
-        self._quarantine.mkdir(exist_ok=True)
         logger.error("block_quarantined file_id=%s number=%d", *key)
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self._path(key), self._quarantine / f"{key[0]}.{key[1]}")
+        self._files.move_away(key, self._quarantine)
         self.write(DroppedEntry(key))
-
-    def _path(self, key: BlockKey) -> Path:
-        return self._blocks / f"{key[0]}.{key[1]}"
 
     def _verify(self, meta: BlockMeta) -> None:
         if self.crc_of(meta.key, meta.length) != meta.crc:
@@ -234,69 +245,15 @@ class Store:
     def _replay(self, body: bytes) -> None:
         entry = unpack_entry(body)
         if isinstance(entry, RecordEntry) and entry.data is not None:
-            self._write_data(entry.key, entry.data, entry.record.offset)
-            self._unsynced[entry.key] = None
+            self._files.write(entry.key, entry.data, entry.record.offset)
         apply(self.index, entry)
-
-    def _drop_strangers(self) -> None:
-        known = {self._path(key).name for key in self.index}
-        for path in self._blocks.iterdir():
-            if path.name not in known:
-                path.unlink()
-        self._unsynced = {key: None for key in self._unsynced if key in self.index}
 
     def _doubt(self) -> None:
         for key, meta in self.index.items():
             if meta.state in (OPEN, PROMISED):
                 self.index[key] = replace(meta, doubtful=True)
-        self._sync_blocks()
+        self._files.sync_all(self.index)
         self._restart_journal()
-
-    def _file(self, key: BlockKey) -> int:
-        with self._lock:
-            descriptor = self._files.get(key)
-            if descriptor is None:
-                descriptor = os.open(self._path(key), os.O_RDWR | os.O_CREAT, 0o600)
-                self._files[key] = descriptor
-                if len(self._files) > OPEN_FILES_MAX:
-                    os.close(self._files.popitem(last=False)[1])
-            self._files.move_to_end(key)
-            return descriptor
-
-    def _write_data(self, key: BlockKey, data: Buffer, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._file(key), view, offset)
-            offset += count
-            view = view[count:]
-
-    def _run(self) -> None:
-        try:
-            while True:
-                jobs = self._gather()
-                if jobs is None:
-                    return
-                self._commit(jobs)
-        except BaseException as error:
-            logger.exception("journal_crashed root=%s", self.root)
-            self._on_crash(error)
-
-    def _gather(self) -> list[_Job] | None:
-        first = self._jobs.get()
-        if first is None:
-            return None
-        jobs, size = [first], len(first.data)
-        while len(jobs) < BATCH_ENTRIES_MAX and size < BATCH_BYTES_MAX:
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                break
-            if job is None:
-                self._jobs.put(None)
-                break
-            jobs.append(job)
-            size += len(job.data)
-        return jobs
 
     def _commit(self, jobs: list[_Job]) -> None:
         try:
@@ -326,81 +283,68 @@ class Store:
             if not isinstance(entry, RecordEntry):
                 continue
             if full or not self._broken.admits(entry):
-                self._refuse(job)
+                self._refuse(job, DiskFull.code)
                 continue
             try:
-                self._write_data(entry.key, job.data, entry.record.offset)
+                self._files.write(entry.key, job.data, entry.record.offset)
             except OSError as error:
                 if not has_no_room(error):
                     raise
-                self._refuse(job)
+                self._refuse(job, DiskFull.code)
                 continue
             if len(job.data) > INLINE_BYTES_MAX:
                 flush[entry.key] = None
             else:
-                self._unsynced[entry.key] = None
                 job.entry = replace(entry, data=job.data)
-        for key in flush:
-            os.fdatasync(self._file(key))
-            self._unsynced.pop(key, None)
+        if flush:
+            self._files.sync(flush)
 
     def _write_entries(self, jobs: list[_Job]) -> None:
-        if not jobs:
+        bodies = [body for job in jobs if (body := self._pack(job)) is not None]
+        if not bodies:
             return
         try:
-            self._journal.append(pack_entry(job.entry) for job in jobs)
-        except OSError as error:
-            if not has_no_room(error):
-                raise
+            self._journal.append(bodies)
+        except DiskFull as error:
             for job in jobs:
-                self._refuse(job)
+                self._refuse(job, error.code)
 
-    def _refuse(self, job: _Job) -> None:
-        job.code = "DISK_FULL"
+    def _pack(self, job: _Job) -> bytes | None:
+        """Returns the entry of a job; refuses one that is too large and those behind it in its block."""
+        if not self._broken.admits(job.entry):
+            self._refuse(job, RecordTooLarge.code)
+            return None
+        body = pack_entry(job.entry)
+        try:
+            LAYOUT.check(body)
+        except RecordTooLarge as error:
+            self._refuse(job, error.code)
+            return None
+        return body
+
+    def _refuse(self, job: _Job, code: str) -> None:
+        job.code = code
         self._broken.refused(job.entry)
 
     def _after(self, entry: Entry) -> None:
         match entry:
             case SealedEntry(key=key, length=length):
-                path = self._path(key)
-                if path.exists() and path.stat().st_size > length:
-                    os.truncate(path, length)
+                self._files.cut(key, length)
             case DroppedEntry(key=key):
-                self._forget(key)
+                self._verified.pop(key, None)
+                self._files.remove(key)
             case RecordEntry() | PromiseEntry() | StateEntry():
                 pass
 
-    def _forget(self, key: BlockKey) -> None:
-        self._unsynced.pop(key, None)
-        self._verified.pop(key, None)
-        self._close(key)
-        with contextlib.suppress(FileNotFoundError):
-            self._path(key).unlink()
-
-    def _close(self, key: BlockKey) -> None:
-        with self._lock:
-            descriptor = self._files.pop(key, None)
-        if descriptor is not None:
-            os.close(descriptor)
-
     def _shorten_journal(self) -> None:
-        self._sync_blocks()
+        self._files.sync_all(self.index)
         try:
             self._restart_journal()
             self._restart_above = self._segment_bytes
-        except OSError as error:
-            if not has_no_room(error):
-                raise
+        except (DiskFull, RecordTooLarge) as error:
             # The long one is good; it is tried again when it has grown as much again.
             self._restart_above = self._journal.size + self._segment_bytes
             logger.warning("journal_not_shortened root=%s error=%s", self.root, error)
-
-    def _sync_blocks(self) -> None:
-        for key in list(self._unsynced):
-            if key in self.index and self._path(key).exists():
-                os.fdatasync(self._file(key))
-        self._unsynced.clear()
-        sync_folder(self._blocks)
 
     def _restart_journal(self) -> None:
         self._journal.restart(pack_entry(StateEntry(meta)) for meta in list(self.index.values()))

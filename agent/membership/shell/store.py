@@ -10,13 +10,12 @@ over.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.common.errors import ConfigError, Corrupt, DiskFailed, DiskFull, UsageError, has_no_room
+from agent.common.errors import ConfigError, Corrupt, DiskFailed, UsageError
+from agent.common.shell import disk, threads
 from agent.membership.core.dissemination.keyring import KeyRing, parse
 
 
@@ -42,7 +41,7 @@ class IdentityStore:
             DiskFull, DiskFailed: it cannot be written.
         """
         before = self._read()
-        fresh = Identity(before.uuid, before.boot + 1) if before else Identity(uuid.uuid4().hex, 1)
+        fresh = Identity(before.uuid, before.boot + 1) if before else Identity(threads.unique_id(), 1)
         self.write(fresh)
         return fresh
 
@@ -52,7 +51,7 @@ class IdentityStore:
 
     def _read(self) -> Identity | None:
         try:
-            found = json.loads(self._path.read_text("utf-8"))
+            found = json.loads(disk.read_text(self._path))
             identity = Identity(str(found["uuid"]), int(found["boot"]))
             if len(bytes.fromhex(identity.uuid)) != 16 or identity.boot < 1:
                 raise ValueError("out of range")
@@ -85,9 +84,9 @@ class KeyStore:
         Raises:
             ConfigError: a file is missing or holds something else.
         """
-        path = self._path if self._path.exists() else self._configured
+        path = self._path if disk.exists(self._path) else self._configured
         try:
-            keys = tuple(parse(line) for line in path.read_text("ascii").split())
+            keys = tuple(parse(line) for line in disk.read_text(path, "ascii").split())
         except (OSError, ValueError, UsageError) as error:
             raise ConfigError(
                 f"the gossip key {path} cannot be used: {error}", hint="make one with: openssl rand -hex 32"
@@ -115,7 +114,7 @@ class VoterStore:
     def load(self) -> tuple[str, ...]:
         """Returns the names, or none when they are not known here."""
         try:
-            self._known = tuple(str(name) for name in json.loads(self._path.read_text("utf-8")))
+            self._known = tuple(str(name) for name in json.loads(disk.read_text(self._path)))
         except (OSError, ValueError, TypeError):
             self._known = ()
         return self._known
@@ -128,21 +127,8 @@ class VoterStore:
 
 
 def _replace(path: Path, text: str) -> None:
-    fresh = path.with_suffix(".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        disk.make_folder_durably(path.parent)
+        disk.write_durably(path, text.encode())
     except OSError as error:
-        failure = DiskFull if has_no_room(error) else DiskFailed
-        raise failure(f"the node's own file {path} cannot be written: {error}", hint="df -h") from error
+        raise disk.failure(error, f"the node's own file {path} cannot be written") from error

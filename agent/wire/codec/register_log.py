@@ -1,61 +1,25 @@
-"""The format of a voter's log: records, and what is to be made of a log found after a crash.
-
-A record is length, CRC32 and msgpack [key, promised, accepted, value]. A torn record at the end was never
-answered and is cut off; a bad record with good ones behind it means that the disk lies.
-"""
+"""The records of a voter's log: one slot each, the latest of a key counts."""
 
 from __future__ import annotations
 
-import struct
-import zlib
-from typing import Any
-
 import msgpack
 
-from agent.common.errors import Corrupt
+from agent.common.framedlog import Layout
 from agent.common.register import Slot
+from agent.wire.codec.framing import HEADER_BYTES_MAX
 
-RECORD = struct.Struct(">II")
-# A record is much shorter than this, so a good one behind a bad one is found within it.
-SEARCHED_BYTES = 65536
+# A record is msgpack [key, promised, accepted, value]. Values travel in the headers of frames, so that a slot
+# with its key and ballots is always shorter than two of them.
+LAYOUT = Layout(lead=rb"\x94[\xa0-\xbf\xd9\xda\xdb]", body_bytes_max=2 * HEADER_BYTES_MAX)
 
 
 def pack(key: str, slot: Slot) -> bytes:
-    """Returns the record of a slot."""
+    """Returns the body of a slot's record."""
     body: bytes = msgpack.packb([key, slot.promised, slot.accepted, slot.value], use_bin_type=True)
-    return RECORD.pack(len(body), zlib.crc32(body)) + body
+    return body
 
 
-def replay(data: bytes, where: str) -> tuple[dict[str, Slot], int]:
-    """Returns the slots that a log holds and how many of its bytes are good; the rest is to be cut off.
-
-    Raises:
-        Corrupt: there are good records behind a bad one.
-    """
-    slots: dict[str, Slot] = {}
-    offset = 0
-    while offset < len(data):
-        end, record = _unpack(data, offset)
-        if record is None:
-            last = min(len(data), offset + SEARCHED_BYTES)
-            if any(_unpack(data, start)[1] for start in range(offset + 1, last)):
-                raise Corrupt(
-                    f"register log {where} is damaged at byte {offset}, with good records behind it",
-                    hint="replace this node's disk and let it join as a new node",
-                )
-            break
-        key, promised, accepted, value = record
-        slots[key] = Slot((promised[0], promised[1]), (accepted[0], accepted[1]), value)
-        offset = end
-    return slots, offset
-
-
-def _unpack(data: bytes, offset: int) -> tuple[int, list[Any] | None]:
-    start = offset + RECORD.size
-    if start > len(data):
-        return offset, None
-    length, crc = RECORD.unpack_from(data, offset)
-    body = data[start : start + length]
-    if length < 4 or len(body) != length or zlib.crc32(body) != crc:
-        return offset, None
-    return start + length, msgpack.unpackb(body, raw=False, strict_map_key=False)
+def unpack(body: bytes) -> tuple[str, Slot]:
+    """Returns the key and the slot that ``pack`` made a record of."""
+    key, promised, accepted, value = msgpack.unpackb(body, raw=False, strict_map_key=False)
+    return key, Slot((promised[0], promised[1]), (accepted[0], accepted[1]), value)

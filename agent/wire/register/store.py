@@ -1,21 +1,20 @@
-"""The durable slots of a voter, in memory and in one append-only log.
+"""The durable slots of a voter, in memory and in one framed log.
 
-A change is written and ``fdatasync``-ed before it is answered: a promise that a crash forgets could elect
-two values. On a full disk a vote is refused and nothing is changed; any other failure of the disk ends the
-agent. The log is rewritten when it has grown to many times what it holds. When it turns out damaged
-(``register_log``) the agent refuses to start.
+A change is on stable storage before it is answered: a promise that a crash forgets could elect two values. On
+a full disk a vote is refused and nothing is changed; any other failure of the disk ends the agent. The log is
+rewritten when it has grown to many times what it holds. If it is damaged, the agent refuses to start.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.common.errors import DiskFailed, DiskFull, has_no_room
+from agent.common.errors import DiskFull
 from agent.common.register import Answer, Slot, VoterRequest, answer
+from agent.common.shell import framedlog, threads
+from agent.common.shell.framedlog import FramedLog
 from agent.wire.codec import register_log
 
 logger = logging.getLogger("agent.wire.register.store")
@@ -23,34 +22,36 @@ logger = logging.getLogger("agent.wire.register.store")
 REWRITE_BYTES_MIN = 4 * 1024 * 1024
 
 
-def write_log(path: Path, slots: Mapping[str, Slot]) -> int:
-    """Puts a log with these slots in the place of ``path``, durably; returns its size in bytes."""
-    fresh = path.with_suffix(".new")
-    data = b"".join(register_log.pack(key, slot) for key, slot in slots.items())
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(fresh, path)
-    return len(data)
+def write_log(path: Path, slots: Mapping[str, Slot]) -> None:
+    """Puts a log with these slots in the place of ``path``, durably.
+
+    Raises:
+        DiskFull: there is no room; nothing has changed.
+        DiskFailed: it is unknown which of the two logs a crash leaves.
+    """
+    framedlog.write_log(path, register_log.LAYOUT, (register_log.pack(*each) for each in slots.items()))
 
 
 class RegisterStore:
     """The durable slots of one voter."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
+        """Opens the log, which is made if it is missing; its folder exists.
+
+        Raises:
+            Corrupt: it is damaged.
+            DiskFull, DiskFailed: it cannot be made or read.
+        """
+        self._lock = threads.lock()
         self._slots: dict[str, Slot] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._size = self._load() if path.exists() else 0
-        self._file = self._open_log()
+        self._log = FramedLog(path, register_log.LAYOUT)
+        self._log.open(self._replay)
 
     def apply(self, request: VoterRequest) -> Answer:
         """Applies a request; its answer may leave only after this returns.
 
         Raises:
+            RecordTooLarge: the value is too large for the log; nothing has changed.
             DiskFull: there is no room for the change; nothing has changed.
             DiskFailed: the log cannot be written; the agent must stop.
         """
@@ -77,58 +78,21 @@ class RegisterStore:
     def close(self) -> None:
         """Closes the log."""
         with self._lock:
-            os.close(self._file)
+            self._log.close()
 
-    def _open_log(self) -> int:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        os.fsync(folder)  # a new log must survive a power cut together with its first record
-        os.close(folder)
-        return descriptor
+    def _replay(self, offset: int, body: bytes) -> None:
+        key, slot = register_log.unpack(body)
+        self._slots[key] = slot
 
     def _append(self, key: str, slot: Slot) -> None:
-        record = register_log.pack(key, slot)
-        try:
-            if not self._write(record):
-                raise DiskFull(
-                    f"no room for the register log {self._path}: this voter does not vote",
-                    hint="free space on this node's disk",
-                )
-            os.fdatasync(self._file)
-        except OSError as error:
-            raise DiskFailed(f"register log {self._path} cannot be written: {error}") from error
-        self._size += len(record)
+        self._log.append([register_log.pack(key, slot)])
         live = 256 * (len(self._slots) + 1)
-        if self._size > max(REWRITE_BYTES_MIN, 16 * live):
-            self._rewrite(key, slot)
+        if self._log.size > max(REWRITE_BYTES_MIN, 16 * live):
+            self._rewrite({**self._slots, key: slot})
 
-    def _write(self, record: bytes) -> bool:
-        """Writes a record whole, or returns that there is no room for it: then the log is as it was."""
+    def _rewrite(self, slots: Mapping[str, Slot]) -> None:
         try:
-            if os.write(self._file, record) == len(record):
-                return True
-        except OSError as error:
-            if not has_no_room(error):
-                raise
-        os.ftruncate(self._file, self._size)  # a part of a record must not stand between others
-        return False
-
-    def _rewrite(self, key: str, slot: Slot) -> None:
-        try:
-            size = write_log(self._path, {**self._slots, key: slot})
-        except OSError as error:
-            if not has_no_room(error):
-                raise DiskFailed(f"register log {self._path} cannot be rewritten: {error}") from error
-            logger.warning("register_log_not_rewritten path=%s error=%s", self._path, error)
-            return  # the long one is good; the next change tries again
-        os.close(self._file)
-        self._file = self._open_log()
-        self._size = size
-
-    def _load(self) -> int:
-        data = self._path.read_bytes()
-        self._slots, size = register_log.replay(data, str(self._path))
-        if size < len(data):
-            with open(self._path, "r+b") as file:
-                file.truncate(size)
-        return size
+            self._log.rewrite(register_log.pack(*each) for each in slots.items())
+        except DiskFull as error:
+            # The long one is good; the next change tries again.
+            logger.warning("register_log_not_rewritten path=%s error=%s", self._log.path, error)

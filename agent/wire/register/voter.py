@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from agent.common import message
 from agent.common.errors import Corrupt, DiskFailed, InvalidMessage, RainStormError, Unavailable
 from agent.common.message import Name, OptionalName
 from agent.common.register import Accept, Answer, Check, Keys, ListKeys, Prepare, Read, Slot, VoterRequest
-from agent.common.shell import clock, threads
+from agent.common.shell import clock, disk, threads
 from agent.common.shell.worker import Pool
 from agent.common.votermemory import AskStanding, Standing, Verdict, judge
 from agent.wire.client import Client, Target
@@ -97,8 +96,12 @@ class Voter:
         self._learning = False
         self._stopping = threads.event()
         self._thread = threads.thread(f"{prefix}-voter", self._run)
-        folder.mkdir(parents=True, exist_ok=True)
-        if self._log_path.exists():
+        try:
+            disk.make_folder_durably(folder)
+            remembers = disk.exists(self._log_path)
+        except OSError as error:
+            raise disk.failure(error, f"the folder {folder} of this voter cannot be used") from error
+        if remembers:
             self._disk = ""  # only asked for while there is no memory
             self._open(self._load_founders())
         else:
@@ -249,12 +252,12 @@ class Voter:
 
     def _begin(self, slots: Mapping[str, Slot], founders: Mapping[str, str]) -> None:
         try:
-            _replace(self._founders_path, json.dumps(dict(founders)))
+            disk.write_durably(self._founders_path, json.dumps(dict(founders)).encode())
             # From here on a disk without a log has lost it, and is no longer a founder's.
-            self._disk_path.unlink(missing_ok=True)
-            write_log(self._log_path, slots)
+            disk.unlink(self._disk_path, missing_ok=True)
         except OSError as error:
-            raise DiskFailed(f"the register log {self._log_path} cannot be written: {error}") from error
+            raise disk.failure(error, f"{self._founders_path} cannot be written") from error
+        write_log(self._log_path, slots)
         self._open(founders)
 
     def _open(self, founders: Mapping[str, str]) -> None:
@@ -280,15 +283,15 @@ class Voter:
         new, and they may be too few to learn from. A disk that was emptied gets another one.
         """
         try:
-            if not self._disk_path.exists():
-                _replace(self._disk_path, threads.unique_id())
-            return self._disk_path.read_text("utf-8")
+            if not disk.exists(self._disk_path):
+                disk.write_durably(self._disk_path, threads.unique_id().encode())
+            return disk.read_text(self._disk_path)
         except OSError as error:
-            raise DiskFailed(f"{self._disk_path} cannot be written: {error}") from error
+            raise disk.failure(error, f"{self._disk_path} cannot be written") from error
 
     def _load_founders(self) -> Mapping[str, str]:
         try:
-            found: Any = json.loads(self._founders_path.read_text("utf-8"))
+            found: Any = json.loads(disk.read_text(self._founders_path))
             return message.decode(Founders, {"founders": found}, "founders").founders
         except FileNotFoundError:
             return {}  # of a release that did not record them
@@ -297,12 +300,3 @@ class Voter:
                 f"{self._founders_path} does not name the founders: {error}",
                 hint="empty this node's data folder: the node learns from the others",
             ) from None
-
-
-def _replace(path: Path, text: str) -> None:
-    fresh = path.with_suffix(".new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(fresh, path)

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.common.shell import disk
 from tests.simulation.machine import polling
 from tests.simulation.machine.kernel import Backlog, DatagramPort, KernelObject, StreamEnd, failure
 from tests.simulation.machine.polling import SimSelector
 from tests.simulation.machine.process import Process
 from tests.simulation.machine.sockets import DatagramSocket, ListeningSocket, SimSocket, StreamSocket
 from tests.simulation.machine.thread import SimThread
+from tests.simulation.machine.tls import SimTls
 from tests.simulation.machine.wires import Wires
 
 # Linux gives up after about so long when nobody answers.
@@ -141,6 +143,11 @@ class SimNetwork:
         one.join(two)
         return self.hold(one), self.hold(two)
 
+    def tls_context(self, certificate: str, key: str, authority: str, *, server_side: bool) -> SimTls:
+        """Returns the context of a certificate: a file that holds the name in it and who signed it."""
+        name, signer = disk.read_text(certificate).split()
+        return SimTls(name, signer, check_hostname=not server_side)
+
     def adopt(self, descriptor: int) -> SimSocket:
         """Returns the socket that a descriptor stands for."""
         kernel = self._open.get(descriptor)
@@ -177,7 +184,7 @@ class SimNetwork:
         """Sends bytes and copies of descriptors over a Unix socket."""
         if sock.family != socket.AF_UNIX:
             raise failure(errno.EINVAL)
-        files = [self._give(descriptor) for descriptor in descriptors]
+        files = [self.give(descriptor) for descriptor in descriptors]
         try:
             return int(sock.transmit(bytes(data), files))
         except BaseException:
@@ -190,7 +197,7 @@ class SimNetwork:
         data, files = sock.receive(size)
         for file in files[count_max:]:
             file.drop()
-        return data, [self._take(file) for file in files[:count_max]]
+        return data, [self.take(file) for file in files[:count_max]]
 
     def send_file(self, sock: Any, descriptor: int, offset: int, length: int) -> int:
         """Sends a part of a file."""
@@ -206,6 +213,10 @@ class SimNetwork:
 
     def hold(self, kernel: KernelObject) -> SimSocket:
         """Returns a socket with a new descriptor for a kernel object."""
+        return self._wrap(kernel, self.number(kernel))
+
+    def number(self, kernel: KernelObject) -> int:
+        """Returns a new descriptor for a kernel object."""
         try:
             self.check_descriptors()
         except OSError:
@@ -214,7 +225,7 @@ class SimNetwork:
         descriptor = next(self.wires.descriptors)
         kernel.references += 1
         self._open[descriptor] = kernel
-        return self._wrap(kernel, descriptor)
+        return descriptor
 
     def check_descriptors(self) -> None:
         """Raises EMFILE when the process may not have one more."""
@@ -228,7 +239,8 @@ class SimNetwork:
             return ListeningSocket(self, kernel, descriptor)
         return DatagramSocket(self, kernel, descriptor)
 
-    def _give(self, descriptor: int) -> Any:
+    def give(self, descriptor: int) -> Any:
+        """Returns what a descriptor stands for, on its way to another process; ``take`` ends the way."""
         kernel = self._open.get(descriptor)
         if kernel is not None:
             kernel.references += 1
@@ -238,7 +250,8 @@ class SimNetwork:
             raise failure(errno.EBADF)
         return PassedFile(disk, disk.give(descriptor))
 
-    def _take(self, file: Any) -> int:
+    def take(self, file: Any) -> int:
+        """Returns a descriptor for what came from another process."""
         if isinstance(file, PassedFile):
             return int(self.process.seam.disk.take(file.opened))
         descriptor = next(self.wires.descriptors)

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.common.errors import Corrupt, NotFound
-from agent.hydfs.core.block import BlockKey, DroppedEntry, Record, RecordEntry, chain
-from agent.hydfs.shell.journal import Journal, frame
+from agent.common.errors import Corrupt, DiskFull, NotFound
+from agent.common.shell import disk
+from agent.hydfs.core.block import BlockKey, DroppedEntry, Record, RecordEntry, chain, pack_entry
+from agent.hydfs.shell.journal import LAYOUT, Journal
 from agent.hydfs.shell.store import Store
 from tests.support import REPOSITORY
 
 KEY = ("id1", 0)
+FIRST, SECOND = pack_entry(DroppedEntry(("first", 1))), pack_entry(DroppedEntry(("second", 2)))
 
 
 def fail(error: BaseException) -> None:
@@ -113,7 +115,7 @@ def test_a_torn_tail_is_cut_and_the_open_copies_are_doubtful(tmp_path: Path) -> 
     store.stop()
     (segment,) = (tmp_path / "journal").glob("*.log")
     with open(segment, "ab") as file:
-        file.write(frame(b"x" * 100)[:50])
+        file.write(LAYOUT.record(pack_entry(DroppedEntry(KEY)) + bytes(100))[:50])
     store = opened(tmp_path)
     assert contents(store) == b"onetwo"
     assert store.index[KEY].doubtful
@@ -136,11 +138,11 @@ def test_a_doubt_for_which_there_is_no_room_is_not_forgotten(
     store.stop()
     (segment,) = (tmp_path / "journal").glob("*.log")
     with open(segment, "ab") as file:
-        file.write(frame(b"x" * 100)[:50])
+        file.write(LAYOUT.record(pack_entry(DroppedEntry(KEY)) + bytes(100))[:50])
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", no_room)
+        patch.setattr(disk, "rename", no_room)
         full = Store(tmp_path, reserve_bytes=0, on_crash=fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(DiskFull, match="No space left"):
             full.start()
         full.stop()
     store = opened(tmp_path)
@@ -154,7 +156,7 @@ def test_a_journal_that_cannot_be_shortened_for_want_of_room_goes_on(
 ) -> None:
     store = opened(tmp_path, segment_bytes=2000)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", no_room)
+        patch.setattr(disk, "rename", no_room)
         for _ in range(20):
             append(store, b"x" * 200)
         assert list((tmp_path / "journal").glob("*.new")) == []
@@ -182,21 +184,21 @@ def test_a_flipped_bit_in_the_middle_is_reported(tmp_path: Path) -> None:
     store.stop()
     damage(tmp_path / "journal", lambda size: size // 2)
     broken = Store(tmp_path, reserve_bytes=0, on_crash=fail)
-    with pytest.raises(Corrupt, match="good entries behind"):
+    with pytest.raises(Corrupt, match="good records behind"):
         broken.start()
 
 
 def test_a_flipped_bit_at_the_end_is_a_torn_tail(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.recover(lambda body: None)
-    journal.append([b"first", b"second"])
+    journal.append([FIRST, SECOND])
     journal.close()
     damage(tmp_path, lambda size: size - 1)
     found: list[bytes] = []
     journal = Journal(tmp_path)
     journal.recover(found.append)
     journal.close()
-    assert found == [b"first"]
+    assert found == [FIRST]
     assert journal.torn
 
 

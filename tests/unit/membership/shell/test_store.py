@@ -9,6 +9,7 @@ import pytest
 from agent.common.errors import ConfigError, Corrupt, DiskFailed
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.shell.store import Identity, IdentityStore, KeyStore
+from tests.simulation.machine.powercut import power_cuts
 
 
 def test_each_life_has_its_own_boot_and_the_disk_keeps_its_uuid(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_each_life_has_its_own_boot_and_the_disk_keeps_its_uuid(tmp_path: Path) 
 def test_a_crash_while_writing_leaves_the_earlier_identity(tmp_path: Path) -> None:
     path = tmp_path / "identity.json"
     first = IdentityStore(path).begin_life()
-    path.with_suffix(".new").write_text('{"uuid": "ab')
+    (tmp_path / "identity.json.new").write_text('{"uuid": "ab')
     assert IdentityStore(path).begin_life() == Identity(first.uuid, 2)
 
 
@@ -43,7 +44,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path)
     with pytest.raises(DiskFailed, match="cannot be read"):
         IdentityStore(tmp_path / "file" / "identity.json").begin_life()
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "identity.new").mkdir()
+    (tmp_path / "new" / "identity.json.new").mkdir()
     with pytest.raises(DiskFailed, match="cannot be written"):
         IdentityStore(tmp_path / "new" / "identity.json").begin_life()
 
@@ -69,3 +70,18 @@ def test_a_key_file_that_holds_something_else_is_refused(tmp_path: Path) -> None
             KeyStore(tmp_path / "none", path).load()
     with pytest.raises(ConfigError, match="cannot be used"):
         KeyStore(tmp_path / "none", tmp_path / "missing").load()
+
+
+def test_no_power_cut_lets_two_lives_share_an_id(seed: int) -> None:
+    path = Path("/data/membership/identity.json")
+    spoken: list[Identity] = []
+
+    def live() -> None:
+        spoken.clear()
+        for _ in range(3):
+            spoken.append(IdentityStore(path).begin_life())
+
+    for moment in power_cuts(live, seed=seed, lucks=20):
+        later = IdentityStore(path).begin_life()
+        assert later not in spoken, str(moment)
+        assert all(later.uuid == each.uuid for each in spoken), str(moment)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,14 +14,16 @@ import pytest
 
 from agent.common.deadline import Deadline
 from agent.common.errors import Corrupt, DiskFailed, InvalidMessage, NoMajority
-from agent.common.register import Slot
-from agent.common.shell import clock
+from agent.common.register import Prepare, Slot
+from agent.common.shell import clock, disk
+from agent.common.votermemory import Standing, Verdict, judge
 from agent.wire.client import Client, Target
 from agent.wire.endpoint import Call
 from agent.wire.register.proposer import Registers
-from agent.wire.register.store import write_log
+from agent.wire.register.store import RegisterStore, write_log
 from agent.wire.register.voter import Voter
 from agent.wire.server import Server
+from tests.simulation.machine.powercut import power_cuts
 from tests.support import wait_until
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -250,7 +251,7 @@ def test_a_failed_disk_ends_the_agent(tmp_path: Path, monkeypatch: pytest.Monkey
 
     alone = Alone(tmp_path, {})
     with contextlib.closing(alone):
-        monkeypatch.setattr(os, "fdatasync", fail)
+        monkeypatch.setattr(disk, "fdatasync", fail)
         with pytest.raises(DiskFailed):
             alone.ask("prepare", key="r", ballot=[1, "p"])
         assert [type(error) for error in alone.crashes] == [DiskFailed]
@@ -262,3 +263,47 @@ def test_a_record_of_founders_that_is_not_one_keeps_the_agent_from_starting(tmp_
         (tmp_path / "founders.json").write_text(text)
         with pytest.raises(Corrupt, match="founders"):
             Alone(tmp_path)
+
+
+def store_of(voter: Voter) -> RegisterStore:
+    assert voter._store is not None
+    return voter._store
+
+
+def test_a_power_cut_while_a_disk_becomes_a_voter_never_makes_it_a_new_one_again(seed: int) -> None:
+    """Once it has answered a vote it votes at its next start, or is known to have lost its memory."""
+    folder, client, crashes = Path("/data/hydfs"), Client(None), list[BaseException]()
+
+    def made() -> Voter:
+        registers = Registers("a", "file", client, {})
+        voter = Voter("a", "file", folder, client, {}, registers, list, crashes.append)
+        registers.close()
+        return voter
+
+    voted, identity = False, ""
+
+    def program() -> None:
+        nonlocal voted, identity
+        voted = False
+        voter = made()
+        identity = voter._disk
+        voter._begin({}, {"a": identity})
+        store_of(voter).apply(Prepare("r", (1, "p")))
+        voted = True
+        voter.stop()
+
+    for moment in power_cuts(program, seed=seed, lucks=20):
+        voter = made()
+        if voter.votes:
+            assert voter._founders == {"a": identity}, str(moment)
+            assert store_of(voter).slot("r").promised in ((0, ""), (1, "p")), str(moment)
+            if voted:
+                assert store_of(voter).slot("r").promised == (1, "p"), str(moment)
+        else:
+            assert not voted, str(moment)
+            others = {"b": Standing("x", {"a": identity, "b": "x"})}
+            found = judge("a", voter._disk, ["a", "b"], others, patient=False)
+            assert found.verdict in (Verdict.VOTE, Verdict.LEARN), str(moment)
+        voter.stop()
+    client.close()
+    assert crashes == []

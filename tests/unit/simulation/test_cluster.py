@@ -1,0 +1,134 @@
+"""The simulated cluster: agents that start, crash and stop, machines without power, the checks at rest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from agent.common import config as configuration
+from agent.common.config import NodeConfig
+from agent.common.shell import disk, threads
+from agent.wire import auth
+from agent.wire.client import Address, Client
+from agent.wire.server import Server
+from tests.simulation.machine.cluster import Broken, Cluster
+
+PORT = 7101
+
+
+class Echo:
+    """A small agent: a server that answers pings, and a slot that a test may take."""
+
+    def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
+        self.config = config
+        self.on_crash = on_crash
+        self.slots = threads.semaphore(1)
+        self.server = Server("echo", {})
+
+    def start(self) -> None:
+        disk.write_durably(f"/{self.config.name}", b"was here")
+        me = self.config.me
+        self.server.listen_tls(me.address, me.hydfs_port, auth.server_context(self.config.tls))
+
+    def stop(self, timeout_s: float) -> None:
+        self.server.stop(timeout_s)
+
+
+def ping(cluster: Cluster, node: str) -> str:
+    peer = configuration.PeerConfig(node, cluster.nodes[node].address)
+    client = Client(auth.client_context(cluster.nodes[node].config.tls))
+    try:
+        answer = client.call(Address(peer.address, PORT, peer.name), "ping", timeout_s=3.0)
+        return str(answer.fields["server"])
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def cluster(seed: int) -> Cluster:
+    """Three nodes that run."""
+    made = Cluster(seed, 3, {"echo": Echo})
+    made.start()
+    return made
+
+
+def test_agents_start_answer_and_stop_without_a_trace(cluster: Cluster) -> None:
+    with cluster:
+        client = cluster.client("client")
+        for node in cluster.nodes:
+            assert cluster.call(client, ping, cluster, node) == "echo"
+        cluster.settle(1.0)
+        cluster.check(cluster.findings())
+        cluster.check(cluster.shut_down())
+
+
+def test_machine_loses_power_and_comes_back(cluster: Cluster) -> None:
+    with cluster:
+        node = cluster.nodes["vm2"]
+        node.power_off()
+        client = cluster.client("client")
+        with pytest.raises(Exception, match="vm2"):
+            cluster.call(client, ping, cluster, "vm2")
+        cluster.settle(1.0)
+        assert node.disk.file("/vm2").durable == b"was here"
+        assert cluster.call(client, ping, cluster, "vm2") == "echo"
+
+
+def test_new_disk_is_set_up_again(cluster: Cluster) -> None:
+    with cluster:
+        node = cluster.nodes["vm2"]
+        node.power_off()
+        node.replace_disk()
+        cluster.settle(1.0)
+        assert cluster.is_ready()
+
+
+def test_crashed_agent_starts_again(cluster: Cluster) -> None:
+    with cluster:
+        agent = cluster.nodes["vm1"].agents["echo"]
+        assert isinstance(agent.service, Echo)
+        agent.service.on_crash(ValueError("planned"))
+        cluster.wait_until(lambda: agent.process.dead, 5.0)
+        cluster.wait_until(cluster.is_ready, 5.0)
+        assert cluster.crashes == [("vm1/echo", "ValueError('planned')")]
+
+
+def test_missing_slot_is_a_finding(cluster: Cluster) -> None:
+    with cluster:
+        agent = cluster.nodes["vm1"].agents["echo"]
+        assert isinstance(agent.service, Echo)
+        cluster.call(agent.process, agent.service.slots.acquire)
+        with pytest.raises(Broken, match="0 of 1 slots free"):
+            cluster.check(cluster.findings())
+
+
+def test_repeated_warning_is_a_finding(cluster: Cluster) -> None:
+    with cluster:
+
+        def complain() -> None:
+            while True:
+                threads.sleep(0.2)
+                logging.getLogger("agent.echo").warning("it_fails_again reason=%s", "none")
+
+        cluster.nodes["vm1"].agents["echo"].process.start("loop", complain)
+        found = cluster.findings()
+        assert any("it_fails_again" in line for line in found)
+
+
+def test_open_file_after_the_end_is_a_finding(cluster: Cluster) -> None:
+    with cluster:
+        process = cluster.nodes["vm1"].agents["echo"].process
+        cluster.call(process, disk.open, "/vm1", 0)
+        assert any("/vm1 open" in line for line in cluster.shut_down())
+
+
+def test_same_seed_gives_the_same_trace(seed: int) -> None:
+    def trace() -> str:
+        with Cluster(seed, 3, {"echo": Echo}) as made:
+            made.start()
+            made.settle(2.0)
+            return made.trace()
+
+    assert trace() == trace()
