@@ -99,8 +99,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stores, Co
         stores.start()
         context = auth.client_context(stores.config("n1").tls)
         plain = network.dial_tcp(stores.addresses["n1"], stores.port, 5.0)
-        secured: network.Socket = context.wrap_socket(plain, server_hostname="n1")  # type: ignore[arg-type]
-        connection = Connection(secured, "n1")
+        connection = Connection(context.wrap_socket(plain, server_hostname="n1"), "n1")
         ask(connection, {"type": "hello", "version": PROTOCOL_VERSION})
         ask(connection, {"type": file.Create.kind, "name": "f"})
         try:
