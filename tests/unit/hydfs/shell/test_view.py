@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import pytest
 
-from agent.common.errors import NotFound, Unreachable
+from agent.common.errors import InvalidMessage, NotFound, Unreachable
 from agent.hydfs.shell.view import MembershipView, all_up
 from agent.wire.client import Client
 
@@ -21,8 +21,20 @@ def view() -> Iterator[MembershipView]:
     client.close()
 
 
-def member(name: str, store: str = "up", state: str = "alive") -> dict[str, Any]:
-    return {"name": name, "state": state, "services": {"hydfs": store, "logs": "down"}, "later": 1}
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """What a membership agent says of one node; the fields that the store reads."""
+
+    name: str
+    state: str = "alive"
+    services: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a membership agent says of all nodes."""
+
+    members: tuple[Gossip, ...]
 
 
 def test_at_first_every_configured_node_is_up(view: MembershipView) -> None:
@@ -35,18 +47,23 @@ def test_a_store_is_down_when_its_own_node_says_so(
     view: MembershipView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What gossip says of a node that does not live counts for nothing: that is the view's business."""
-    found = {"members": [member("n1"), member("n2", "down"), member("n3", "down", "dead")]}
+    found = Answer(
+        (
+            Gossip("n1", services={"hydfs": "up", "logs": "down"}),
+            Gossip("n2", services={"hydfs": "down"}),
+            Gossip("n3", "dead", {"hydfs": "down"}),
+            Gossip("n4"),
+        )
+    )
     monkeypatch.setattr(view._gossip, "members", lambda: found)
-    assert view.storeless(["n1", "n2", "n3", "n4"]) == ["n2"]
-    found["members"].append({"name": "n4", "state": "alive"})
-    assert view.storeless(["n4"]) == []
+    assert view.storeless(["n1", "n2", "n3", "n4", "n5"]) == ["n2"]
 
 
-@pytest.mark.parametrize("found", [{}, {"members": 5}, {"members": [{"name": 5}]}])
-def test_a_malformed_answer_says_nothing(
-    view: MembershipView, monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]
-) -> None:
-    monkeypatch.setattr(view._gossip, "members", lambda: found)
+def test_a_malformed_answer_says_nothing(view: MembershipView, monkeypatch: pytest.MonkeyPatch) -> None:
+    def members() -> Answer:
+        raise InvalidMessage("members: no list")
+
+    monkeypatch.setattr(view._gossip, "members", members)
     assert view.storeless(["n1"]) == []
 
 
