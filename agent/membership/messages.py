@@ -21,8 +21,9 @@ from agent.membership.member import StateName
 from agent.membership.settings import Settings
 from agent.membership.view import View
 
-# A node of this many records answers with about a megabyte; the largest group measured here has a tenth.
-MEMBERS_MAX = 10_000
+# The largest group that is simulated. A table is bounded by it, because every holder of a gossip key can
+# invent members; the answer of a node with this many is about four megabytes long.
+MEMBERS_MAX = 20_000
 # As many as an agent keeps of each: the log of events and the history of all members. A death leaves about
 # ten entries in a history, so a cluster that flaps once a second is remembered for two minutes.
 EVENTS_MAX = 1000
