@@ -38,7 +38,7 @@ ChangeKind = Literal["join", "suspect", "dead", "left", "refute", "services"]
 UpOrDown = Literal["up", "down"]
 KeyOperation = Literal["list", "install", "use", "remove"]
 Names = Annotated[tuple[Name, ...], Meta(max_length=MEMBERS_MAX)]
-Part = Annotated[int, Meta(ge=0, lt=TABLE_PARTS)]
+Part = Annotated[int, Meta(ge=0, le=TABLE_PARTS - 1)]
 Digests = Annotated[bytes, Meta(min_length=4 * TABLE_PARTS, max_length=4 * TABLE_PARTS)]
 
 
