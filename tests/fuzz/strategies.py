@@ -121,7 +121,7 @@ def _spoil(fields: dict[str, Any], spoilings: list[tuple[str, Any]], chance: Any
         if action == "add":
             target: Any = chance.choice([spoilt, *(h for h, _ in places if isinstance(h, dict))])
             target[f"extra{chance.randrange(9)}"] = value
-        elif action == "drop":
+        elif action == "drop" and places:
             del holder[key]
         else:
             holder[key] = value
