@@ -17,9 +17,10 @@ from invoke.context import Context
 from agent.common.errors import AlreadyExists, NotFound, UsageError
 from agent.common.shell import clock
 from agent.hydfs.client import READ_PIECE_BYTES, FileStat, HydfsClient
-from ops import inventory, render
-from ops.connections import Connections, connected
-from ops.errors import command
+from ops.cluster import inventory
+from ops.cluster.connections import Connections, connected
+from ops.output import render
+from ops.output.errors import command
 
 INVENTORY = {"inventory": "inventory file of the cluster"}
 JSON = {"json": "print one JSON object"}
@@ -247,8 +248,7 @@ def _append(client: HydfsClient, name: str, source: BinaryIO) -> tuple[int, int]
 
 
 def _ring_ids(connections: Connections) -> dict[str, str]:
-    members = connections.membership().members()["members"]
-    return {str(member["name"]): str(member["ring_id"]) for member in members}
+    return {member.name: member.ring_id for member in connections.membership().members().members}
 
 
 @contextlib.contextmanager

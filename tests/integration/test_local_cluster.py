@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.common.errors import NameInvalid
-from ops.connections import connected
-from ops.local import SERVICES
+from ops.cluster.connections import connected
+from ops.local.cluster import SERVICES
 from tests.integration.cluster import FAB, Ended, Sandbox
 from tests.support import wait_until
 
@@ -168,7 +168,7 @@ def test_crash_pause_and_down_of_a_half_dead_cluster(sandbox: Sandbox) -> None:
 
 
 def _state(sandbox: Sandbox, node: str) -> str:
-    return str(sandbox.cluster.members("vm1")["view"]["nodes"][node]["state"])
+    return sandbox.cluster.members("vm1").view.nodes[node].state
 
 
 # Files

@@ -18,11 +18,12 @@ import pytest
 
 from agent.common.errors import UsageError
 from agent.logs.messages import StartSearch
-from ops import inventory, processes
-from ops.connections import Connections, connected
-from ops.follow import Following, Lines
-from ops.grep import ClusterSearch, NodeResult
-from ops.local import LocalCluster
+from ops.cluster import inventory
+from ops.cluster.connections import Connections, connected
+from ops.local.cluster import LocalCluster
+from ops.logs.follow import Following, Lines
+from ops.logs.grep import ClusterSearch, NodeResult
+from ops.machine import processes
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until
 
