@@ -130,15 +130,15 @@ def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
     client = Client(None)
     writer, reader = (Registers(name, "view", client, voters.targets) for name in ("p", "q"))
     sent: list[bool] = []
-    call = Client.call
+    ask = Client.ask
 
     def counting(*arguments: Any, **options: Any) -> Any:
-        found = call(*arguments, **options)
-        if arguments[2] == "view.read":
-            sent.append(not found.fields["same"])
+        found = ask(*arguments, **options)
+        if options["kind"] == "view.read":
+            sent.append(not found.message.same)
         return found
 
-    monkeypatch.setattr(Client, "call", counting)
+    monkeypatch.setattr(Client, "ask", counting)
     for value in ("first", "second"):
         writer.change("r", lambda _, value=value: value)  # type: ignore[misc]
         assert [reader.read("r") for _ in range(3)] == [value] * 3
