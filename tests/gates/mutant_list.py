@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from tests.gates.mutants import Mutant
-from tests.gates.mutants_of import common, hydfs_core, hydfs_shell
+from tests.gates.mutants_of import common, hydfs_core, hydfs_shell, logs, wire
 
-MUTANTS: tuple[Mutant, ...] = (*common.MUTANTS, *hydfs_core.MUTANTS, *hydfs_shell.MUTANTS)
+MUTANTS: tuple[Mutant, ...] = (
+    *common.MUTANTS,
+    *wire.MUTANTS,
+    *hydfs_core.MUTANTS,
+    *hydfs_shell.MUTANTS,
+    *logs.MUTANTS,
+)
