@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation import membership_swarm, register_swarm, test_membership, test_rainstorm
+from tests.simulation import membership_swarm, test_membership, test_rainstorm
 from tests.simulation import rainstorm_faults as rainstorm
+from tests.simulation.register import world as register
 from tests.simulation.store import world as store
 
 
@@ -51,8 +52,8 @@ def _membership(seed: int | str) -> Outcome:
 
 
 def _register(seed: int | str) -> Outcome:
-    found = register_swarm.run(register_swarm.schedule_of(seed))
-    return Outcome(found.trace, found.hits)
+    found = register.run(register.schedule_of(seed))
+    return Outcome(found.cluster.trace(), found.hits)
 
 
 def _scenario(seed: int | str) -> Outcome:
@@ -83,8 +84,8 @@ SUBSYSTEMS: dict[str, Subsystem] = {
     "rainstorm": Subsystem(_rainstorm, test_rainstorm.REACHED, test_rainstorm.FULL_SEEDS),
     "register": Subsystem(
         _register,
-        register_swarm.MOMENTS,
-        schedule=register_swarm.schedule_of,
-        replay=register_swarm.run,
+        register.MOMENTS,
+        schedule=register.schedule_of,
+        replay=register.run,
     ),
 }

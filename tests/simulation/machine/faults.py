@@ -21,6 +21,7 @@ SLOW_SYNC_S = 0.3
 SLOW_LATENCY_S = 0.2
 # A full disk has room for so much at most.
 ROOM_BYTES_MAX = 8192
+NO_ROOM_SHARE = 0.4
 CLOCK_JUMP_S = 600.0
 ROLLING_PAUSE_S = 0.3
 FAILING_CALLS_MAX = 3
@@ -225,8 +226,14 @@ class Faults:
     def _full_disk(self, step: Step) -> None:
         node = self._node(step)
         self.disks_hurt.add(node.name)
-        node.disk.fill(int(step.amount * ROOM_BYTES_MAX))
-        self.later(step, node.disk.free)
+        disk = node.disk
+        if step.amount < NO_ROOM_SHARE:  # not even in the last pages of files
+            fault = Fault(WRITES, "/var/lib/*", error=errno.ENOSPC, times=1 << 30)
+            disk.faults.append(fault)
+            self.later(step, lambda: disk.faults.remove(fault) if fault in disk.faults else None)
+        else:
+            disk.fill(int(step.amount * ROOM_BYTES_MAX))
+            self.later(step, disk.free)
 
     def _failing_disk(self, step: Step) -> None:
         node = self._node(step)

@@ -130,7 +130,7 @@ def refused_promise(seed: int | str) -> None:
         cluster.wires.cut(replica.address, coordinator.address)
         cluster.wires.cut(replica.address, other.address)
         moment.faults.disks_hurt.add(replica.name)
-        replica.disk.faults.append(Fault("write", "*/journal*", error=errno.ENOSPC, times=ALWAYS))
+        replica.disk.faults.append(Fault("*write", "*/journal*", error=errno.ENOSPC, times=ALWAYS))
         neighbour = cluster.client("neighbour", on=moment.others(replicas)[0].name)
         neighbour.start("seal", _seal, moment.target(replica.name), Seal(file_id, 0, LOG))
         cluster.scheduler.run_for(5.0)
