@@ -191,6 +191,8 @@ class Cluster:
             machine.disk.faults.clear()
             machine.disk.free()
             machine.resume()
+            for process in machine.processes:
+                process.seam.network.accept_errors.clear()
             if not machine.is_on:
                 machine.power_on()
         for node in self.living():

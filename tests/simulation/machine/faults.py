@@ -25,6 +25,7 @@ NO_ROOM_SHARE = 0.4
 CLOCK_JUMP_S = 600.0
 ROLLING_PAUSE_S = 0.3
 FAILING_CALLS_MAX = 3
+ACCEPT_ERRORS = 3
 FAILING_CALLS = (SYNCS, "fdatasync", "pwrite", "write", "open", "rename", "pread")
 
 
@@ -53,7 +54,7 @@ class Faults:
         self.is_over = True
         self.cluster.heal()
 
-    def later(self, step: Step, action: Callable[[], None]) -> None:
+    def later(self, step: Step, action: Callable[[], object]) -> None:
         """Has something done when the step ends, unless everything ended before."""
 
         def end() -> None:
@@ -151,8 +152,10 @@ class Faults:
         node.set_clock(node.wall_offset_s + (2 * step.amount - 1) * CLOCK_JUMP_S)
 
     def _no_descriptors(self, step: Step) -> None:
-        for process in self._node(step).processes:
-            process.seam.network.accept_errors.extend([errno.EMFILE] * 3)
+        networks = [process.seam.network for process in self._node(step).processes]
+        for network in networks:
+            network.accept_errors.extend([errno.EMFILE] * ACCEPT_ERRORS)
+        self.later(step, lambda: [network.accept_errors.clear() for network in networks])
 
     # Wires
 

@@ -1,4 +1,4 @@
-"""Schedules of faults: drawn from a seed, printed as Python, and applied to a cluster until everything ends."""
+"""Schedules of faults: drawn from a seed, printed as Python, applied to a cluster until all faults end."""
 
 from __future__ import annotations
 
