@@ -143,6 +143,12 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _places(value[index])
 
 
+def _longest(low: int | None, high: int | None) -> int:
+    """Returns the greatest length to draw, of values that are at least ``low`` and at most ``high`` long."""
+    longest = (low or 0) + SIZE_MAX
+    return longest if high is None else min(high, longest)
+
+
 def _fields(info: inspect.DataclassType | inspect.StructType) -> st.SearchStrategy[Any]:
     if isinstance(info, inspect.StructType) and info.array_like:
         return st.tuples(*(_of(field.type) for field in info.fields)).map(list)
@@ -168,11 +174,11 @@ def _plain(info: inspect.Type) -> st.SearchStrategy[Any] | None:
         case inspect.FloatType(ge=low, le=high):
             return st.floats(low, high, allow_nan=False, allow_infinity=False)
         case inspect.StrType(min_length=low, max_length=high, pattern=None):
-            return st.text(min_size=low or 0, max_size=min(high or SIZE_MAX, (low or 0) + SIZE_MAX))
+            return st.text(min_size=low or 0, max_size=_longest(low, high))
         case inspect.StrType(pattern=str(pattern)):
             return st.from_regex(pattern, fullmatch=True)
-        case inspect.BytesType(min_length=low):
-            return st.binary(min_size=low or 0, max_size=(low or 0) + SIZE_MAX)
+        case inspect.BytesType(min_length=low, max_length=high):
+            return st.binary(min_size=low or 0, max_size=_longest(low, high))
         case inspect.LiteralType(values=values):
             return st.sampled_from(list(values))
         case inspect.EnumType(cls=cls):
@@ -187,10 +193,10 @@ def _composed(info: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.TupleType(item_types=items):
             return st.tuples(*map(_of, items)).map(list)
         case (
-            inspect.VarTupleType(item_type=item, min_length=low)
-            | inspect.ListType(item_type=item, min_length=low)
+            inspect.VarTupleType(item_type=item, min_length=low, max_length=high)
+            | inspect.ListType(item_type=item, min_length=low, max_length=high)
         ):
-            return st.lists(_of(item), min_size=low or 0, max_size=(low or 0) + SIZE_MAX)
+            return st.lists(_of(item), min_size=low or 0, max_size=_longest(low, high))
         case inspect.DictType(key_type=key, value_type=value):
             return st.dictionaries(_of(key), _of(value), max_size=SIZE_MAX)
         case inspect.UnionType(types=types):

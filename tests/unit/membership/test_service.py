@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from agent.common import message
 from agent.common.errors import (
     Conflict,
     DiskFull,
@@ -19,7 +18,7 @@ from agent.common.errors import (
     PortInUse,
     RainStormError,
 )
-from agent.common.register import Accept
+from agent.common.register import Accept, Answer
 from agent.membership import messages
 from agent.membership.attachment import Attachment
 from agent.membership.client import MemberChanged, MembershipClient, ViewChanged
@@ -145,22 +144,25 @@ WRONG: list[str | dict[str, Any]] = [
 ]
 
 
+def accept(alone: Group, request: Accept) -> Answer:
+    found: Answer = alone.client.ask(alone.address("n1"), request, kind="view.accept").message
+    return found
+
+
 def test_voter_refuses_what_is_not_a_view(alone: Group) -> None:
     before = alone.services["n1"].view
     log = alone.folder / "n1" / "membership" / "registers.log"
     size = log.stat().st_size
     for changes in WRONG:
         value = changes if isinstance(changes, str) else {**before.as_fields(), "version": 9} | changes
-        fields = message.encode(Accept("view", (1 << 40, "n2"), value))
         with pytest.raises(InvalidMessage):
-            alone.client.call(alone.address("n1"), "view.accept", fields)
-    other = message.encode(Accept("file/x", (1 << 40, "n2"), before.as_fields()))
+            accept(alone, Accept("view", (1 << 40, "n2"), value))
     with pytest.raises(InvalidMessage, match="no register"):
-        alone.client.call(alone.address("n1"), "view.accept", other)
+        accept(alone, Accept("file/x", (1 << 40, "n2"), before.as_fields()))
     assert log.stat().st_size == size, "nothing was written"
     assert alone.ask("n1").view() == before
-    good = message.encode(Accept("view", (1 << 40, "n2"), {**before.as_fields(), "zones": {}}))
-    assert alone.client.call(alone.address("n1"), "view.accept", good).fields["voted"], "a later release's"
+    good = Accept("view", (1 << 40, "n2"), {**before.as_fields(), "zones": {}})
+    assert accept(alone, good).voted, "a later release's"
 
 
 def test_address_in_use_is_refused_by_name(alone: Group) -> None:
@@ -196,7 +198,7 @@ def test_outcome_of_a_register_operation_is_not_lost_when_the_core_is_behind(
     service._work(events.ReadView())  # it ends although nobody takes the outcome
 
 
-def test_event_that_finds_no_room_is_dropped_and_said_so(
+def test_event_that_finds_no_room_is_dropped_and_reported(
     alone: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = alone.services["n1"]
@@ -231,7 +233,7 @@ def test_effects_that_tell_others(alone: Group, monkeypatch: pytest.MonkeyPatch)
     service._execute(events.AnnounceSettings(Settings(4, DetectorKind.HEARTBEAT, False)))
     told = service.event_log.since(before, 0.0).decoded()
     assert [event.kind for event in told] == ["conflict", "settings"]
-    service._execute(events.GiveUp(DuplicateIdentity("another one was first")))
+    service._execute(events.StopAgent(DuplicateIdentity("another one was first")))
     assert isinstance(alone.crashes[0], DuplicateIdentity)
 
     def full(names: object) -> None:
@@ -281,7 +283,7 @@ def test_signs_of_what_happens_to_datagrams_reach_the_core(
     service.note_peer("n1")
     assert posted == [
         events.ContactRefused("n1"),
-        events.ImpostorHeard("n1", events.Contact("10.9.9.9", 1)),
+        events.ImpostorDetected("n1", events.Contact("10.9.9.9", 1)),
         events.ServiceDetached(5),
         events.PeerHeard("n1", 0.0),
     ]

@@ -14,8 +14,8 @@ from agent.common.errors import (
     Fenced,
     InvalidMessage,
     NotFound,
-    from_wire,
 )
+from agent.common.failure import Failure
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import WRITERS_MAX
 from agent.hydfs.core.filetable import (
@@ -219,7 +219,7 @@ def test_a_reservation_says_whose_it_is() -> None:
     reserved = filetable.create("f", "p1", "all", state="creating", owner="a")(None)
     with pytest.raises(AlreadyExists) as refused:
         filetable.create("f", "p2", "all")(reserved)
-    assert Reservation.of(from_wire(refused.value.to_wire())) == Reservation("p1", "creating", "a")
+    assert Reservation.of(Failure.of(refused.value).error()) == Reservation("p1", "creating", "a")
     assert Reservation.of(AlreadyExists("x", details={"file_id": 7})) is None
 
 
@@ -235,3 +235,22 @@ def test_changes_refuse_a_file_that_was_replaced() -> None:
     assert filetable.remove("f", "id1")(removed) == removed
     with pytest.raises(Conflict):
         filetable.publish("f", "id0", [])(value)
+
+
+@pytest.mark.parametrize("replicas", range(1, 8))
+def test_a_quorum_is_more_than_half_of_the_replicas(replicas: int) -> None:
+    assert 2 * needed_acks("quorum", replicas) > replicas
+    assert needed_acks("all", replicas) == replicas
+
+
+def test_a_seal_of_an_earlier_block_leaves_the_open_one_alone() -> None:
+    sealed = filetable.seal("f", "id1", 0, 10, 5, ["a"], {})(opened(created()))
+    value = opened(sealed, "s2")
+    assert filetable.seal("f", "id1", 0, 99, 6, ["b"], {})(value) == value
+
+
+def test_a_put_that_was_given_up_stays_deleted() -> None:
+    reserved = filetable.create("f", "id1", "all", state=filetable.CREATING, owner="a")(None)
+    aborted = filetable.remove("f", "id1")(reserved)
+    with pytest.raises(Conflict):
+        filetable.publish("f", "id1", [])(aborted)
