@@ -87,8 +87,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "after a torn tail open copies are doubtful",
         STORE,
-        "self.index[key] = replace(meta, doubtful=True)",
-        "pass",
+        "self.index[key] = replace(meta, state=state, doubtful=True)",
+        "self.index[key] = replace(meta, state=state)",
         OF_STORE,
     ),
     Mutant(
