@@ -8,8 +8,12 @@ from typing import Any
 from agent.common import register
 from agent.common.register import Accept, Answer, Prepare, Proposal, Slot, VoterRequest
 from agent.common.votermemory import Judgement, Verdict
-from tests.simulation import register_host, register_voter, voter
-from tests.simulation.planted_bug import REGISTER, PlantedBug
+from tests.simulation import register_host, register_swarm, register_voter, voter
+from tests.simulation.planted.bug import PlantedBug, Subject
+
+REGISTER = Subject(
+    "register", lambda seed, kinds: register_swarm.run(register_swarm.schedule_of(seed, kinds))
+)
 
 
 def _accept_below_promise(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
@@ -135,3 +139,5 @@ BUGS: tuple[PlantedBug, ...] = (
         ((Proposal, "_prepared", _any_accepted),),
     ),
 )
+# Quick to find: part of every `make test`.
+QUICK = ("accepts below its promise",)
