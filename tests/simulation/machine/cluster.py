@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 VOTERS_MAX = 5
 START_S_MAX = 60.0
-# What is held for a moment is no leak: it must be held by the same line at each of these looks.
+# What is held for a moment is no leak: it must be held since the same moment at each of these looks.
 LOOKS = 3
 LOOKS_APART_S = 4.0
 # Nothing happens for so long: no frame is on its way and no disk at work.
@@ -77,6 +77,8 @@ class Cluster:
         # Restarts after crashes, with their reasons; a schedule of failing disks expects some.
         self.crashes: list[tuple[str, str]] = []
         self.restarts_crashed = True
+        # All looks together must take longer than any request that waits for news.
+        self.looks_apart_s = LOOKS_APART_S
         self.nodes: dict[str, Node] = {}
         self.machines: dict[str, Machine] = {}
         names = [f"vm{number}" for number in range(1, size + 1)]
@@ -197,7 +199,7 @@ class Cluster:
         began = self.scheduler.now
         seen = set(self._look())
         for _ in range(LOOKS - 1):
-            self.scheduler.run_for(LOOKS_APART_S)
+            self.scheduler.run_for(self.looks_apart_s)
             seen &= set(self._look())
         minutes = (self.scheduler.now - began) / 60
         return sorted(seen) + self.log.repeated(max(2, round(WARNINGS_A_MINUTE * minutes)))

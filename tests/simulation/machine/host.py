@@ -169,7 +169,7 @@ class Agent:
         self.is_ready = False
         self.process = node.process(name)
         self._build = build
-        self._asked_to_stop = False
+        self.is_asked_to_stop = False
         self._problem = ""
         self._ended = self.process.seam.threads.event()
         self.process.start("main", self._main)
@@ -181,7 +181,7 @@ class Agent:
 
     def stop(self) -> None:
         """Asks the agent to stop."""
-        self._asked_to_stop = True
+        self.is_asked_to_stop = True
         self._ended.set()
 
     def _main(self) -> None:
@@ -191,7 +191,7 @@ class Agent:
         except Exception as error:
             self._fail(repr(error))
         self.is_ready = False
-        if self._asked_to_stop and not self._problem:
+        if self.is_asked_to_stop and not self._problem:
             self.process.stopped = True
         else:
             self.node.cluster.crashed(self, self._problem)

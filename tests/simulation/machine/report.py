@@ -36,8 +36,7 @@ def findings(scheduler: Scheduler) -> list[str]:
     found = [f"{thread!r} was ended by {error!r} at {_raised_at(error)}" for thread, error in scheduler.died]
     found += [f"{lock!r}" for lock in scheduler.held]
     for semaphore in scheduler.short:
-        taken = ", ".join(sites.describe(site) for site in semaphore.taken_at)
-        found.append(f"{semaphore!r}; taken at {taken}")
+        found.append(f"{semaphore!r}; taken at {semaphore.describe_taken()}")
     for process in scheduler.processes:
         for thread in process.threads:
             if isinstance(thread.waiting_for, FutureCondition):
