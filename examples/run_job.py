@@ -12,9 +12,9 @@ import uuid
 from typing import Any
 
 from agent.common.errors import JobFailed, RainStormError
-from ops.connections import Connections, connected
-from ops.errors import describe
-from ops.inventory import find
+from ops.cluster.connections import Connections, connected
+from ops.cluster.inventory import find
+from ops.output.errors import describe
 
 ROWS = b"service,level\n" + b"api,error\napi,info\nweb,error\nweb,error\n" * 250
 

@@ -31,12 +31,12 @@ if __package__ in (None, ""):
 
 from agent.common.errors import RainStormError
 from agent.common.shell import clock
-from ops import citysigns
-from ops.connections import Connections, connected
-from ops.inventory import load
-from ops.layout import Layout
-from ops.local import LocalCluster
-from ops.reference import expected_records, output_records
+from ops.cluster.connections import Connections, connected
+from ops.cluster.inventory import load
+from ops.demo import citysigns
+from ops.demo.reference import expected_records, output_records
+from ops.local.cluster import LocalCluster
+from ops.local.layout import Layout
 
 ROWS = 20_000
 JOB_TIMEOUT_S = 120.0

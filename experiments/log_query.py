@@ -24,8 +24,8 @@ try:
     from experiments import _harness as harness
     from experiments._harness import Experiment, Recorder, Row
     from experiments._logs_cluster import LogsCluster
-    from ops.connections import Connections, connected
-    from ops.grep import ClusterSearch
+    from ops.cluster.connections import Connections, connected
+    from ops.logs.grep import ClusterSearch
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 

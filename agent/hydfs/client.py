@@ -1,4 +1,4 @@
-"""The store's client: what tasks, operators and tests use.
+"""The store's client, for tasks, operators and tests.
 
 Any store agent serves any request; tasks use the Unix socket of their own machine. Errors are those of
 ``agent.common.errors`` with their codes. Appends are idempotent by (writer, sequence): one append of a writer
@@ -137,7 +137,7 @@ class HydfsClient:
         return self._ask(messages.Stat(name), timeout_s=timeout_s).message.stat
 
     def put(self, name: str, source: BinaryIO, *, timeout_s: float = 600.0) -> FileStat:
-        """Stores a new file; it becomes visible when it is whole.
+        """Stores a new file; it becomes visible atomically, or not at all.
 
         Raises:
             AlreadyExists: the name is taken.
@@ -205,7 +205,7 @@ class HydfsClient:
         try:
             self._ask(messages.AbortPut(file_id), timeout_s=5.0)
         except RainStormError:
-            return  # the agent gives up an idle put by itself
+            return  # the agent aborts an idle put by itself
 
     def _ask(self, request: Request[R], payload: Buffer = b"", *, timeout_s: float) -> Answered[R]:
         return self._client.ask(self._target, request, payload, timeout_s=timeout_s)

@@ -17,8 +17,8 @@ from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.node import Engine
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.put import Puts
-from agent.hydfs.shell.repair import Maintenance
-from agent.hydfs.shell.replica import Blocks
+from agent.hydfs.shell.repair import Repair
+from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store
 from agent.hydfs.shell.view import MembershipView, ViewSource
 from agent.membership.attachment import Attachment
@@ -81,10 +81,10 @@ class Service:
         self._attachment = Attachment(
             config.socket_path("membership"), "hydfs", lambda: self._server.heard_at
         )
-        self._blocks: Blocks | None = None
+        self._replicas: Replicas | None = None
         self._gateway: Gateway | None = None
         self._puts: Puts | None = None
-        self._maintenance: Maintenance | None = None
+        self._repair: Repair | None = None
 
     def start(self) -> None:
         """Recovers the store and listens.
@@ -94,7 +94,7 @@ class Service:
         """
         config, knobs = self.config, self.config.hydfs
         self._store.start()
-        self._blocks = blocks = Blocks(
+        self._replicas = replicas = Replicas(
             self._store,
             self._peers,
             self._registers,
@@ -104,9 +104,9 @@ class Service:
             block_size_bytes=knobs.block_size_bytes,
             ack_timeout_s=knobs.ack_timeout_s,
         )
-        blocks.engine = Engine(blocks.core, blocks.execute, self._on_crash, blocks.refuse_waiters)
+        replicas.engine = Engine(replicas.core, replicas.execute, self._on_crash, replicas.refuse_waiters)
         self._gateway = gateway = Gateway(
-            blocks,
+            replicas,
             self._peers,
             self._registers,
             self.views,
@@ -115,15 +115,15 @@ class Service:
             ack_timeout_s=knobs.ack_timeout_s,
         )
         self._puts = puts = Puts(
-            blocks,
+            replicas,
             self._peers,
             self._registers,
             self.views,
             block_size_bytes=knobs.block_size_bytes,
             ack=knobs.ack,
         )
-        self._maintenance = maintenance = Maintenance(
-            blocks,
+        self._repair = repair = Repair(
+            replicas,
             self._store,
             self._peers,
             self._registers,
@@ -135,15 +135,15 @@ class Service:
             tidy=self._tidy,
         )
         endpoints = by_kind(
-            *blocks.endpoints(), *gateway.endpoints(), *puts.endpoints(), *maintenance.endpoints()
+            *replicas.endpoints(), *gateway.endpoints(), *puts.endpoints(), *repair.endpoints()
         )
         self._peers.endpoints = endpoints
         self._server = Server("hydfs", endpoints)
         if self._voter is not None:
             self._server.add(self._voter.endpoints())
         self._task_server = Server("hydfs-task", by_kind(*gateway.task_endpoints()))
-        blocks.sealing.on_missing_copies = maintenance.look_at
-        blocks.engine.start()
+        replicas.sealer.on_missing_copies = repair.look_at
+        replicas.engine.start()
         if self._followed is not None:
             self._followed.start()
             self._attachment.start()
@@ -154,7 +154,7 @@ class Service:
         self._task_server.listen_unix(config.socket_path("task/hydfs"))
         if self._voter is not None:
             self._voter.start()
-        maintenance.start()
+        repair.start()
         logger.info("hydfs_started node=%s blocks=%d", config.name, len(self._store.index))
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -164,16 +164,16 @@ class Service:
             self._followed.stop(timeout_s)
         if self._gateway is not None:
             self._gateway.close()
-        if self._maintenance is not None:
-            self._maintenance.stop(timeout_s)
+        if self._repair is not None:
+            self._repair.stop(timeout_s)
         self._server.stop(timeout_s)
         self._task_server.stop(timeout_s)
         if self._puts is not None:
             self._puts.close()
-        if self._blocks is not None:
-            if self._blocks.engine is not None:
-                self._blocks.engine.stop(timeout_s)
-            self._blocks.close()
+        if self._replicas is not None:
+            if self._replicas.engine is not None:
+                self._replicas.engine.stop(timeout_s)
+            self._replicas.close()
         self._peers.close()
         self._registers.close()
         self._store.stop(timeout_s)
@@ -185,12 +185,12 @@ class Service:
     def _tidy(self) -> None:
         if self._puts is not None:
             self._puts.abandon_idle()
-        if self._blocks is not None:
-            self._blocks.incoming.abandon_idle()
+        if self._replicas is not None:
+            self._replicas.transfers.abandon_idle()
 
     def loops(self) -> list[Engine]:
         """Returns the loops that must turn while the service lives."""
-        engine = self._blocks.engine if self._blocks is not None else None
+        engine = self._replicas.engine if self._replicas is not None else None
         return [engine] if engine is not None else []
 
     def status(self) -> str:

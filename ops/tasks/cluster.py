@@ -7,12 +7,13 @@ from typing import Any
 from invoke.context import Context
 
 from agent.common.errors import Partial
-from ops import inventory, render
-from ops import watch as watching
-from ops.connections import connected
-from ops.errors import command
-from ops.progress import ENDED, line
-from ops.status import SERVICES, ClusterStatus, look, wait_until_settled
+from ops.cluster import inventory
+from ops.cluster.connections import connected
+from ops.cluster.status import SERVICES, ClusterStatus, look, wait_until_settled
+from ops.output import render
+from ops.output import watch as watching
+from ops.output.errors import command
+from ops.output.progress import ENDED, line
 
 HELP = {"inventory": "inventory file of the cluster", "json": "print one JSON object"}
 _find = inventory.find

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 
 from agent.common.errors import NotFound, UsageError
-from ops import inventory, render
-from ops.connections import connected
-from ops.errors import command
+from ops.cluster import inventory
+from ops.cluster.connections import connected
+from ops.output import render
+from ops.output.errors import command
 
 if TYPE_CHECKING:
     from ops.faults.injector import Injector

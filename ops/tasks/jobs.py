@@ -11,10 +11,13 @@ from invoke.context import Context
 
 from agent.common.errors import JobFailed, NotFound, UsageError
 from agent.rainstorm.client import RainstormClient
-from ops import course, inventory, progress, render, samples
-from ops import watch as watching
-from ops.connections import Connections, connected
-from ops.errors import command
+from ops import oneline as course
+from ops.cluster import inventory
+from ops.cluster.connections import Connections, connected
+from ops.demo import samples
+from ops.output import progress, render
+from ops.output import watch as watching
+from ops.output.errors import command
 
 INVENTORY = {"inventory": "inventory file of the cluster"}
 JSON = {"json": "print one JSON object"}

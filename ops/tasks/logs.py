@@ -13,13 +13,14 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 
 from agent.common.errors import Partial, RainStormError, UsageError
-from ops import inventory, render
-from ops.connections import Connections, connected
-from ops.errors import command
-from ops.follow import Following, Lines, Trouble
-from ops.grep import ClusterSearch, NodeResult, prefixed
-from ops.merge import Merge
-from ops.timespec import parse_instant
+from ops.cluster import inventory
+from ops.cluster.connections import Connections, connected
+from ops.logs.follow import Following, Lines, Trouble
+from ops.logs.grep import ClusterSearch, NodeResult, prefixed
+from ops.logs.merge import Merge
+from ops.logs.timespec import parse_instant
+from ops.output import render
+from ops.output.errors import command
 
 NOTHING_FOUND = 1
 TIMEOUT_S = 60.0

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from agent.common.errors import UsageError
-from ops import inventory, processes
-from ops.connections import Connections, connected
-from ops.follow import Following, Lines
-from ops.grep import ClusterSearch, NodeResult
-from ops.local import LocalCluster
+from ops.cluster import inventory
+from ops.cluster.connections import Connections, connected
+from ops.local.cluster import LocalCluster
+from ops.logs.follow import Following, Lines
+from ops.logs.grep import ClusterSearch, NodeResult
+from ops.machine import processes
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until
 
@@ -308,7 +309,7 @@ def test_a_dead_node_is_named_and_searched_in_its_collection(
     running.cluster.crash("vm3")
     ended = running.fab("grep", "line 00004", "--files", "last.log")
     assert ended.status == 4
-    assert "vm3: down, searched its collection" in ended.err
+    assert "vm3: down, searched its collected logs" in ended.err
     assert len(ended.out.splitlines()) == 10
     assert all(line.startswith("vm3:last.log:2026") for line in ended.out.splitlines())
     again = running.fab("grep", "-c", "line", "--collected", "--vm", "3", "--files", "last.log")

@@ -14,9 +14,9 @@ import pytest
 from agent.common.errors import AlreadyExists, JobInvalid, NotFound, RainStormError
 from agent.hydfs.client import HydfsClient
 from agent.rainstorm.client import RainstormClient
-from ops import citysigns
-from ops.connections import Connections, connected
-from ops.reference import expected_records, output_records
+from ops.cluster.connections import Connections, connected
+from ops.demo import citysigns
+from ops.demo.reference import expected_records, output_records
 from tests.integration.cluster import Sandbox
 from tests.support import shared_data, wait_until
 

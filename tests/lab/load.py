@@ -13,10 +13,10 @@ from typing import Any, Self
 
 from agent.common.errors import RainStormError
 from agent.hydfs.client import HydfsClient
-from ops.connections import Connections, connected
-from ops.inventory import load
-from ops.progress import ENDED
-from ops.reference import expected_records, output_records
+from ops.cluster.connections import Connections, connected
+from ops.cluster.inventory import load
+from ops.demo.reference import expected_records, output_records
+from ops.output.progress import ENDED
 
 APPEND_INTERVAL_S = 0.02
 # The longest that a record may stay unacknowledged; a rolling upgrade takes one VM away at a time.

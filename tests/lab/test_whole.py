@@ -19,9 +19,10 @@ import pytest
 import yaml
 
 from agent.common.errors import AlreadyExists, RainStormError
-from ops import samples, wheelhouse
-from ops.connections import Connections, connected
-from ops.inventory import REPOSITORY, load
+from ops.cluster.connections import Connections, connected
+from ops.cluster.inventory import REPOSITORY, load
+from ops.demo import samples
+from ops.deploy import wheelhouse
 from tests.lab.deployment import Deployment
 from tests.lab.load import AppendLoad, JobLoad, assert_result, finished
 from tests.lab.sandbox import LabSandbox, network_traces, why_not

@@ -10,7 +10,7 @@ from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED, BlockKey, DroppedEntry, SealedEntry, chain
 from agent.hydfs.core.events import BlockDropped, BlockSealed, SealBlock, SealFailed
 from agent.hydfs.core.filetable import FileEntry
-from agent.hydfs.core.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.core.takeover import AskPromise, Fail, PromiseFailed, PromiseReceived, Takeover
 from tests.simulation.hydfs_rpc import ACK_TIMEOUT_S, CALL_TIMEOUT_S, Fields, ignore
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Sealing:
                         ask(peer)
                     case SealBlock():
                         self.seal_in_table(effect, done)
-                    case GiveUp(code=code):
+                    case Fail(code=code):
                         done(code)
 
         def ask(peer: str) -> None:

@@ -1,8 +1,8 @@
 """Generated inputs and jobs for the simulator, and what their output must be.
 
 Inputs have what real ones have: lines that are equal, empty or not UTF-8, carriage returns, quoted commas and
-line feeds, short and long rows, skewed keys. The expected output comes from ``ops.reference``, which shares
-no code with the engine.
+line feeds, short and long rows, skewed keys. The expected output comes from ``ops.demo.reference``, which
+shares no code with the engine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from agent.hydfs.client import FileStat
 from agent.rainstorm.leader.core.joblog import JobState
 from agent.rainstorm.leader.shell.submission import prepare
-from ops.reference import expected_records, output_records
+from ops.demo.reference import expected_records, output_records
 from tests.simulation.rainstorm_store import Store
 
 KINDS = ("identity", "rebalance", "final", "tuple", "epoch", "transform", "sum", "wide")

@@ -17,10 +17,9 @@ from functools import partial
 from tests.simulation.membership_swarm import Result
 from tests.simulation.register_host import ClientHost, Invocation
 from tests.simulation.register_voter import VoterHost
-from tests.simulation.schedule import Schedule, Step, draw
+from tests.simulation.schedule import KINDS, Faults, Schedule, Step, draw
 from tests.simulation.voter import FILE, REFUSED_VOTE
 from tests.simulation.world import World
-from tests.simulation.world_faults import KINDS, Faults, settings
 
 FAULTS_S = 4.0
 ANSWERED_S = 20.0
@@ -123,7 +122,7 @@ def run(schedule: Schedule) -> Result:
     Raises:
         AssertionError: a check failed; the message begins with its number.
     """
-    world = World(schedule.seed, link=settings(schedule.link))
+    world = World(schedule.seed, link=schedule.link)
     names = schedule.names()
     voters, clients = names[: schedule.voters], names[schedule.voters :]
     history: list[Invocation] = []

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ops import citysigns
-from ops.reference import NoSingleAnswer, expected_lines, expected_records, main, output_records
+from ops.demo import citysigns
+from ops.demo.reference import NoSingleAnswer, expected_lines, expected_records, main, output_records
 from tests.support import shared_data
 
 COUNT_BY_CATEGORY = [
@@ -148,7 +148,7 @@ def test_no_single_answer(tmp_path: Path, stage: dict[str, Any]) -> None:
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
     """A wrong column or operator is named."""
-    with pytest.raises(ValueError, match="no column 'z'; there are a, b"):
+    with pytest.raises(ValueError, match="there is no column 'z'; the columns are a, b"):
         run(tmp_path, b"a,b\n1,x\n", job({**COUNT_B, "key": "z"}))
     with pytest.raises(ValueError, match="'explode'"):
         run(tmp_path, b"a,b\n1,x\n", job({"operator": "explode"}))
@@ -171,12 +171,12 @@ def test_output_records_are_compared_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("torn", [b"x,1\ny,", b'x,1\n"y\n'])
 def test_torn_output_is_refused(torn: bytes) -> None:
     """An output that ends inside a record is no output."""
-    with pytest.raises(ValueError, match="torn"):
+    with pytest.raises(ValueError, match="incomplete"):
         output_records(job(COUNT_B), torn)
 
 
 def test_command(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """``python -m ops.reference JOB INPUT`` prints the expected lines."""
+    """``python -m ops.demo.reference JOB INPUT`` prints the expected lines."""
     (tmp_path / "job.yml").write_text(
         "source: {file: in, format: csv, header: true}\n"
         "stages: [{operator: aggregate-by-key, key: b, function: count}]\n"
@@ -189,7 +189,7 @@ def test_command(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
 
 def test_module_runs_from_the_command_line() -> None:
     """The command explains itself."""
-    command = [sys.executable, "-m", "ops.reference", "--help"]
+    command = [sys.executable, "-m", "ops.demo.reference", "--help"]
     assert b"job" in subprocess.run(command, check=True, capture_output=True, timeout=30).stdout
 
 

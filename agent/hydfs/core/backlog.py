@@ -1,8 +1,8 @@
-"""What repair still has to do, as one node knows it: the gate of every step that takes a machine away.
+"""What repair still has to do, as one node sees it. Operators wait for it before they take a machine away.
 
-Each block is counted by one node, its first live holder in the order of the file table, so the counts of all
-nodes add up. What was found holds only for the nodes that were up then: after any of them came or went this
-node says *unchecked* until it has compared all its copies with the file table again.
+Each block is counted by one node: its first live holder, in the order of the file table. So the counts of all
+nodes add up. A finding holds only for the nodes that were up at that time: after any of them came or went,
+this node reports *unchecked* until it has compared all of its copies with the file table again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from agent.hydfs.core.filetable import LIVE, FileEntry
 
 @dataclass(frozen=True, slots=True)
 class BacklogReport:
-    """``under_replicated`` in blocks, ``waiting`` in file names; nothing is owed when both are 0 and
-    ``checked`` holds.
+    """``under_replicated`` counts blocks, ``waiting`` file names. Nothing is left to do when both are 0 and
+    ``checked`` is true.
     """
 
     checked: bool
@@ -50,17 +50,17 @@ class Backlog:
         self._seen = set()
 
     def pass_ends(self) -> None:
-        """Ends it: what was not met any more is not held any more."""
+        """Ends the comparison: files that it did not meet are no longer here."""
         for name in (self._replicas.keys() | self._postponed) - self._seen:
             self.gone(name)
         self._checked = self._whole and self._pass_from == self._valid_from
 
     def incomplete(self) -> None:
-        """Says that the comparison under way cannot see everything."""
+        """Notes that the comparison under way does not cover everything."""
         self._whole = False
 
     def looked(self, name: str, entry: FileEntry) -> None:
-        """Notes what the table says of a file whose copies here agree with it now."""
+        """Notes what the file table says about a file whose copies here agree with it."""
         self._seen.add(name)
         self._postponed.discard(name)
         held = tuple(block.replicas for block in entry.blocks if self._me in block.replicas)
@@ -80,7 +80,7 @@ class Backlog:
         self._postponed.discard(name)
 
     def report(self, up: Sequence[str], waiting: int) -> BacklogReport:
-        """Returns what is owed while the nodes ``up`` are there; ``waiting`` names were not seen yet."""
+        """Returns what is left to do when these nodes are ``up``; ``waiting`` names are still queued."""
         thin = 0
         for chain in self._replicas.values():
             for replicas in chain:

@@ -34,7 +34,7 @@ BlockState = Annotated[str, Meta(pattern=r"^(open|promised|sealed)\Z")]
 BlockKey = tuple[FileId, BlockNumber]
 # A writer's last append: sequence, offset, length.
 WriterMark = tuple[Counter, Counter, Counter]
-# A writer not heard of while this many others wrote is forgotten: a retry of its last append would then be
+# After appends of this many other writers a writer is forgotten, and a retry of its last append would be
 # taken for a new one. A stream job has a few dozen writers for each file.
 WRITERS_MAX = 1024
 # A sender may be ahead of its own bound by the records of one block.
@@ -76,7 +76,7 @@ def chain(data: Buffer, crc: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BlockMeta:
-    """What a node durably knows about its copy of a block.
+    """What a node has on disk about its copy of a block.
 
     ``writers`` maps each writer seen in this block to (sequence, offset in the block, length) of its last
     record. ``doubtful`` marks a copy whose tail may have been cut by damage to the journal.
@@ -105,7 +105,7 @@ class RecordEntry:
 
 @dataclass(frozen=True, slots=True)
 class PromiseEntry:
-    """The block takes no more records here, whoever sends them."""
+    """This copy takes no more records, from any sender."""
 
     key: BlockKey
     name: str
@@ -123,7 +123,7 @@ class SealedEntry:
 
 @dataclass(frozen=True, slots=True)
 class DroppedEntry:
-    """This node's copy is gone."""
+    """This node no longer has a copy."""
 
     key: BlockKey
 
@@ -149,16 +149,16 @@ class Broken:
         self._keys: set[BlockKey] = set()
 
     def admits(self, entry: Entry) -> bool:
-        """Tells whether the entry does not follow a refused one."""
+        """Tells whether the entry may be written: no earlier record of its copy was refused."""
         return not (isinstance(entry, RecordEntry) and entry.key in self._keys)
 
     def refused(self, entry: Entry) -> None:
-        """Remembers that the disk had no room for the entry."""
+        """Notes that the disk had no room for the entry."""
         if isinstance(entry, RecordEntry):
             self._keys.add(entry.key)
 
     def written(self, entry: Entry) -> None:
-        """Forgets a copy that is final or gone by now."""
+        """Forgets a copy that is now sealed or dropped."""
         if isinstance(entry, (SealedEntry, DroppedEntry)):
             self._keys.discard(entry.key)
 

@@ -1,16 +1,16 @@
 """The coordinator's rules: one open block, one order of its records.
 
-The node that opened a block numbers its records, sends each to all replicas (itself included) at once and
+The node that opened a block numbers its records, sends each to all replicas (itself included) in parallel and
 answers the client when enough copies are durable: all of them under ``ack=all``, a majority under
-``ack=quorum``. Records are answered in order. On the first sign of trouble with a replica, or when the
-block is full, it has the file table *seal* the block at the committed length (nobody else can have
-acknowledged more) and sends those who wait to the next block. It never removes a replica from a block and
-never waits for a repair: BookKeeper's ensemble change (Junqueira et al. 2013), with a new block instead of a
-new ledger fragment.
+``ack=quorum``. Records are answered in order. When a replica fails, or when the block is full, the
+coordinator has the file table *seal* the block at the committed length (no other node can have acknowledged
+more) and sends waiting clients to the next block. It never removes a replica from a block and never waits for
+a repair. This is BookKeeper's ensemble change (Junqueira et al. 2013) with a new block instead of a new
+ledger fragment.
 
-A pair (writer, sequence) is appended once: the last mark of each writer is known from the file's earlier
+A pair (writer, sequence) is appended once: the last append of each writer is known from the file's earlier
 blocks and from the records of this one. A condition on the offset is decided in the order of the records, so
-that its refusal never rests on a record that could still be lost.
+a refusal never depends on a record that could still be lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from agent.hydfs.core.filetable import needed_acks
 from agent.wire.codec.framing import Buffer
 
 Effect = SendWrite | SealBlock | AnswerAppend | AnswerTail | Refuse
-# Records of a block under way at once: enough to hide a round trip and a flush, few enough to redo.
+# Records of a block in flight at once: enough to hide a round trip and a flush, few enough to redo.
 WINDOW_RECORDS = 64
 # Appends that wait for room in the window; each holds its payload in memory.
 WAITING_MAX = 256
@@ -47,7 +47,7 @@ ACTIVE, CLOSING, SEALING, RETIRED = "active", "closing", "sealing", "retired"
 
 @dataclass(slots=True)
 class _Flight:
-    """A record under way, or (``record`` None) a refused condition that waits for the records before it."""
+    """A record in flight, or (``record`` None) a refused condition that waits for the records before it."""
 
     record: Record | None
     tokens: list[Token]
@@ -93,7 +93,7 @@ class Coordinator:
         return self._admit(now, event)
 
     def answered(self, now: float, event: WriteAnswered) -> list[Effect]:
-        """Counts a durable copy, or gives the block up."""
+        """Counts a durable copy, or seals the block because a replica failed."""
         if self.state in (SEALING, RETIRED):
             return []
         if event.code:
@@ -122,15 +122,15 @@ class Coordinator:
         return self._seal()
 
     def sealed(self) -> list[Effect]:
-        """Ends the coordination: everybody who waits goes to the next block."""
+        """Ends the coordination and sends all waiting clients to the next block."""
         return [self._move(token) for token in self._retire()]
 
     def seal_failed(self, event: SealFailed) -> list[Effect]:
-        """Tells those who wait; the next append tries to seal again."""
+        """Ends the coordination with an error for all clients; the next append tries to seal again."""
         return [Refuse(token, event.code, event.message) for token in self._retire()]
 
     def forget(self, token: Token) -> None:
-        """Removes a token whose caller waits no longer; an append that was not begun will not be."""
+        """Removes a token whose caller no longer waits. An append that was not started is dropped."""
         for flight in self._flights:
             flight.tokens = [other for other in flight.tokens if other is not token]
         for event in [event for event in self._waiting if event.token is token]:
@@ -138,7 +138,7 @@ class Coordinator:
             self._waiting_bytes -= len(event.data)
 
     def tick(self, now: float) -> list[Effect]:
-        """Gives the block up when a replica has not answered in time."""
+        """Seals the block when a replica has not answered in time."""
         deadline = self.next_deadline()
         if deadline is None or now < deadline:
             return []
@@ -147,7 +147,7 @@ class Coordinator:
         return self._seal()
 
     def next_deadline(self) -> float | None:
-        """Returns when the oldest record under way is too late."""
+        """Returns when the oldest record in flight times out."""
         if self.state not in (ACTIVE, CLOSING):
             return None
         for flight in self._flights:
@@ -161,10 +161,10 @@ class Coordinator:
         holders = sum(1 for held in self._held.values() if held >= self.committed)
         assert holders >= self._needed, f"{self.opened.key}: {holders} copies of committed data"
         ends = [flight.record.end for flight in self._flights if flight.record is not None]
-        assert ends == sorted(ends), "records under way are out of order"
+        assert ends == sorted(ends), "records in flight are out of order"
 
     def _retire(self) -> list[Token]:
-        """Ends the coordination and returns the tokens of those who wait."""
+        """Ends the coordination and returns the tokens of all waiting clients."""
         self.state = RETIRED
         tokens = [token for flight in self._flights for token in flight.tokens]
         tokens += [event.token for event in self._waiting]
@@ -187,7 +187,7 @@ class Coordinator:
             )
             if event.sequence > newest:
                 return None
-            # Older than one under way: whether it is in the file is known when that one is.
+            # Older than one in flight: it cannot be ordered before that one any more.
             return self._late(event)
         offset, length = (mark[1], mark[2]) if mark[0] == event.sequence else (-1, 0)
         return [AnswerAppend(event.token, offset, length, len(self.opened.replicas), True)]
@@ -221,7 +221,7 @@ class Coordinator:
 
     def _wait(self, event: AppendRequested) -> list[Effect]:
         if len(self._waiting) >= WAITING_MAX or self._waiting_bytes + len(event.data) > WAITING_BYTES_MAX:
-            message = f"{len(self._waiting)} appends wait for this file already"
+            message = f"{len(self._waiting)} appends are already waiting for this file"
             return [Refuse(event.token, "OVERLOADED", message)]
         self._waiting.append(event)
         self._waiting_bytes += len(event.data)
@@ -290,5 +290,5 @@ class Coordinator:
         return Refuse(token, "CONFLICT", message, FoundLength(flight.found))
 
     def _move(self, token: Token) -> Refuse:
-        message = "the block was sealed; the file goes on in another one"
+        message = "the block was sealed; the file continues in another one"
         return Refuse(token, MOVED, message, Moved(tuple(self._failed), self._cause))

@@ -1,7 +1,7 @@
 """What the store's cores are told (events, past tense) and what they ask for (effects, imperative).
 
-A *token* stands for whoever waits for an answer; cores pass it back unread. ``code`` is the stable code of an
-error, empty when all went well.
+A *token* identifies a caller that waits for an answer; cores pass it back unread. ``code`` is the stable code
+of an error, empty on success.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent.hydfs.core.block import BlockKey, Record, WriterMark
 from agent.hydfs.core.errors import Details
 from agent.wire.codec.framing import Buffer
 
-# Only whoever made a token knows what it is; cores compare tokens and nothing else.
+# Cores only compare tokens; what they are is known to the shell that made them.
 Token = Any
 
 
@@ -48,7 +48,7 @@ class AppendRequested:
 
 @dataclass(frozen=True, slots=True)
 class TailRequested:
-    """Event: a reader wants to know how far the open block is committed."""
+    """Event: a reader asks how far the open block is committed."""
 
     token: Token
     key: BlockKey
@@ -87,7 +87,7 @@ class RecordWritten:
 
 @dataclass(frozen=True, slots=True)
 class PromiseRequested:
-    """Event: somebody is sealing the block and wants this replica to take no more records of it."""
+    """Event: a node is sealing the block and asks this replica to take no more records of it."""
 
     token: Token
     key: BlockKey
@@ -123,7 +123,7 @@ class SealFailed:
 
 @dataclass(frozen=True, slots=True)
 class BlockDropped:
-    """Event: this node's copy of the block is no longer wanted."""
+    """Event: this node must drop its copy of the block."""
 
     key: BlockKey
 
@@ -137,14 +137,14 @@ class NodeLost:
 
 @dataclass(frozen=True, slots=True)
 class SealRequested:
-    """Event: somebody wants the block sealed; a coordinator that is at work here does it itself."""
+    """Event: the block should be sealed; if this node coordinates it, its coordinator does that."""
 
     key: BlockKey
 
 
 @dataclass(frozen=True, slots=True)
 class CallerLeft:
-    """Event: whoever waited with ``token`` for an answer about the block waits no longer."""
+    """Event: the caller behind ``token`` no longer waits for an answer about the block."""
 
     key: BlockKey
     token: Token
@@ -185,7 +185,7 @@ class PersistPromise:
 class SealBlock:
     """Effect: have the file table make the block final, then report BlockSealed or SealFailed.
 
-    ``holders`` hold all of it; ``failed`` are the replicas that were lost, best avoided for the next block.
+    ``holders`` have all of it; ``failed`` are the replicas that failed, to be avoided for the next block.
     """
 
     key: BlockKey
@@ -199,7 +199,7 @@ class SealBlock:
 
 @dataclass(frozen=True, slots=True)
 class AnswerWrite:
-    """Effect: tell a coordinator how its record fared."""
+    """Effect: tell a coordinator whether its record was written."""
 
     token: Token
     end: int
@@ -209,7 +209,7 @@ class AnswerWrite:
 
 @dataclass(frozen=True, slots=True)
 class AnswerAppend:
-    """Effect: tell a client where its append is."""
+    """Effect: tell a client at which offset its append is."""
 
     token: Token
     offset: int
@@ -228,7 +228,7 @@ class AnswerTail:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPromise:
-    """Effect: tell a sealer what this replica has; it will have nothing more."""
+    """Effect: tell the sealing node what this replica holds; it takes nothing more."""
 
     token: Token
     length: int
@@ -251,6 +251,6 @@ class Refuse:
 CoordinatorEvent = AppendRequested | TailRequested | WriteAnswered | SealRequested | SealFailed | NodeLost
 ReplicaEvent = WriteReceived | RecordWritten | PromiseRequested | PromiseWritten
 Event = CoordinatorEvent | ReplicaEvent | BlockOpened | BlockSealed | BlockDropped | CallerLeft | Tick
-# Effects that answer a request: each has the token of whoever waits.
+# Effects that answer a request: each has the token of the caller.
 Answer = AnswerWrite | AnswerAppend | AnswerTail | AnswerPromise | Refuse
 Effect = SendWrite | PersistRecord | PersistPromise | SealBlock | Answer

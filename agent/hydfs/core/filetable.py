@@ -41,7 +41,7 @@ from agent.hydfs.core.block import OPEN, SEALED, BlockNumber, FileId, WriterMark
 CREATING: Final = "creating"
 LIVE: Final = "live"
 DELETED: Final = "deleted"
-# More copies than this of one block would be a mistake of whoever configured it.
+# More copies than this of one block would be a mistake in the configuration.
 REPLICAS_MAX = 64
 
 Replicas = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=REPLICAS_MAX)]
@@ -172,10 +172,10 @@ def needed_acks(ack: str, replicas: int) -> int:
 
 
 def needed_promises(ack: str, replicas: int) -> int:
-    """Returns how many replicas must promise before somebody else than the coordinator seals a block.
+    """Returns how many replicas must promise before a node other than the coordinator seals a block.
 
-    Any set of this size meets every set that can acknowledge an append, so one of it holds each acked record
-    and refuses the next one.
+    Any set of this size intersects every set that can acknowledge an append. So one of its members holds each
+    acknowledged record and refuses the next one.
     """
     return replicas - needed_acks(ack, replicas) + 1
 
@@ -184,7 +184,7 @@ def live(name: str, value: Any) -> FileEntry:
     """Returns the entry of a file that can be used.
 
     Raises:
-        NotFound: there is no such file, or not yet, or no more.
+        NotFound: the file does not exist: not yet, or no longer.
     """
     entry = from_value(value, name)
     if entry is None or entry.state != LIVE:
@@ -197,7 +197,7 @@ def create(
 ) -> Change:
     """Returns the change that makes a new, empty file or reserves its name for a put.
 
-    ``instead_of`` is the file id of a put that was found to be dead; its reservation may be taken over.
+    ``instead_of`` is the file id of a put that its gateway has abandoned; its reservation may be replaced.
     """
 
     def change(value: Any) -> Any:
@@ -219,12 +219,12 @@ def create(
 
 
 def publish(name: str, file_id: str, blocks: Sequence[BlockEntry]) -> Change:
-    """Returns the change that makes a put visible, whole."""
+    """Returns the change that makes a complete put visible."""
 
     def change(value: Any) -> Any:
         entry = from_value(value, name)
         if entry is None or entry.file_id != file_id or entry.state == DELETED:
-            raise Conflict(f"the put of {name!r} was given up meanwhile", hint="put it again")
+            raise Conflict(f"the put of {name!r} was aborted in the meantime", hint="put it again")
         if entry.state == LIVE:
             return value
         return to_value(replace(entry, state=LIVE, owner="", blocks=tuple(blocks), next_number=len(blocks)))
@@ -253,7 +253,7 @@ def remove(name: str, file_id: str) -> Change:
 def open_next(name: str, file_id: str, replicas: Sequence[str], view: int, session: str) -> Change:
     """Returns the change that opens the next block, coordinated by ``replicas[0]`` under ``session``.
 
-    A block that is open already stays: the caller compares its session to learn who coordinates.
+    A block that is already open stays: the caller compares its session to learn which node coordinates it.
     """
 
     def change(value: Any) -> Any:
@@ -281,7 +281,7 @@ def seal(
 
     ``replicas`` are those known to hold all of it. ``writers`` are the marks of its records with offsets in
     the file; they join those of the earlier blocks, which is how duplicates are known across blocks. An empty
-    block leaves the chain. A block that somebody else sealed stays as it is.
+    block leaves the chain. A block that another node sealed stays as it is.
     """
 
     def change(value: Any) -> Any:
@@ -311,7 +311,7 @@ def set_replicas(
         entry = live(name, value)
         block = entry.block(number)
         if entry.file_id != file_id or block is None or block.state != SEALED:
-            raise Fenced(f"block {number} of {name!r} is not what it was")
+            raise Fenced(f"block {number} of {name!r} was changed in the meantime")
         holders = [node for node in block.replicas if node not in drop]
         holders += [node for node in add if node not in holders]
         if not holders:

@@ -1,7 +1,7 @@
 """The store's core on one node: its replicas and the blocks it coordinates, as one state machine.
 
 What a coordinator sends to its own node never leaves this core. Everything else is an event or an effect of
-``events.py``; the agent and the simulator drive this very class.
+``events``. The agent and the simulator drive the same class.
 """
 
 from __future__ import annotations
@@ -149,9 +149,9 @@ class NodeCore:
                 coordinator = self.coordinators.get(event.key)
         match event:
             case AppendRequested(token=token):
-                return self._stranger(token) if coordinator is None else coordinator.append(now, event)
+                return self._not_coordinator(token) if coordinator is None else coordinator.append(now, event)
             case TailRequested(token=token):
-                return self._stranger(token) if coordinator is None else coordinator.tail(event)
+                return self._not_coordinator(token) if coordinator is None else coordinator.tail(event)
             case WriteAnswered():
                 return [] if coordinator is None else coordinator.answered(now, event)
             case SealRequested():
@@ -166,5 +166,5 @@ class NodeCore:
         coordinator = self.coordinators.pop(key, None)
         return [] if coordinator is None or coordinator.state == RETIRED else coordinator.sealed()
 
-    def _stranger(self, token: object) -> Sequence[Effect]:
+    def _not_coordinator(self, token: object) -> Sequence[Effect]:
         return [Refuse(token, NOT_COORDINATOR, f"{self.name} does not coordinate this block")]

@@ -1,8 +1,8 @@
 """When to try again what failed: soon, then less and less often.
 
-A file that cannot be put right now (a holder is down, a copy is damaged, the voters do not answer) is looked
-at again after ``RETRY_S``, and after twice as long each time it fails again. A change of the view makes all
-of them due: whoever came back may be able to help.
+A file that cannot be put right now (a holder is down, a copy is damaged, the voters do not answer) is
+checked again after ``RETRY_S``, and after twice that time whenever it fails again. A change of the view makes
+all of them due: a node that came back may hold a good copy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NAMES_MAX = 10_000
 
 
 def delay_s(failures: int) -> float:
-    """Returns how long to wait after so many failures in a row, one at least."""
+    """Returns how long to wait after this number of failures in a row (at least one)."""
     return min(RETRY_S_MAX, RETRY_S * 2.0 ** min(failures - 1, 30))
 
 

@@ -1,9 +1,10 @@
-"""What has to be done so that every sealed block has its copies: wanted minus held, fewest copies first.
+"""What must be done so that every sealed block has all of its copies: fewest copies first.
 
 Pure functions on a file's entry. The first live holder of a block (in the order of the table) is responsible
 for it, so that exactly one node acts while views agree; when two act, the second finds the work done. Copies
-are only ever made from a holder named by the table, and a copy is only dropped on proof: the table (a
-majority read) says that the file is gone or goes on without this block, or names enough other live holders.
+are only made from a holder that the file table names. A copy is only dropped on proof: the file table (a
+majority read) says that the file was deleted or continues without this block, or names enough other live
+holders.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """Fetch a block that the table says is here."""
+    """Fetch a block that this node should have according to the file table."""
 
     block: BlockEntry
 
@@ -42,7 +43,7 @@ class Certify:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """Tell the table that a good copy is here."""
+    """Tell the file table that this node has a good copy."""
 
     block: BlockEntry
 
@@ -56,7 +57,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """Seal a block whose coordinator is gone."""
+    """Seal a block whose coordinator is down."""
 
     block: BlockEntry
 
@@ -98,7 +99,7 @@ def local_actions(
     held = []
     for meta in metas:
         if meta.key[0] != entry.file_id or entry.state == DELETED:
-            continue  # copies of another file id are dropped whole, see strangers()
+            continue  # copies of another file id are dropped, see obsolete_copies()
         held.append(meta.key[1])
         if entry.state == CREATING:
             continue
@@ -126,7 +127,7 @@ def is_thin(
     return block.number in coordinated and len(block.replicas) < min(wanted, len(up) - len(gone))
 
 
-def strangers(entry: FileEntry, metas: Sequence[BlockMeta]) -> list[BlockMeta]:
+def obsolete_copies(entry: FileEntry, metas: Sequence[BlockMeta]) -> list[BlockMeta]:
     """Returns the copies that belong to a deleted or replaced file of the same name."""
     return [meta for meta in metas if meta.key[0] != entry.file_id or entry.state == DELETED]
 

@@ -1,10 +1,11 @@
 """The replica's rules: which records a copy of a block takes, and what its promise means.
 
 A record is taken when the block is open here, comes from the block's one session and continues the copy
-exactly: same offset, and the running checksum over our bytes and the new ones equals the coordinator's. One
-that arrives early is held until its predecessors are there. After a promise (which is durable before it is
-answered) no record is taken any more, so whoever holds the promise knows the copy's final length: this is the
-fencing of BookKeeper's ledgers (Junqueira et al. 2013, section 3.2) for a block that is never reopened.
+exactly: same offset, and the running checksum over our bytes and the new ones equals the coordinator's. A
+record that arrives early is held until its predecessors arrive. After a promise (which is durable before it
+is answered) the copy takes no more records, so the node that holds the promise knows its final length. This
+is the fencing of BookKeeper's ledgers (Junqueira et al. 2013, section 3.2) for a block that is never
+reopened.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ from agent.hydfs.core.events import (
 Effect = PersistRecord | PersistPromise | AnswerWrite | AnswerPromise | Refuse
 # A coordinator keeps at most this many records of a block under way, so no more can be early.
 HELD_MAX = 64
-# Dropped blocks that are remembered; whoever still writes one was cut off for as long as that takes.
+# Dropped blocks that are remembered. To be forgotten too early, a coordinator would have to be cut off while
+# this many others are dropped.
 GONE_MAX = 65536
 
 
@@ -71,7 +73,7 @@ class Replica:
     def __init__(self, metas: Iterable[BlockMeta] = ()) -> None:
         self._copies: dict[BlockKey, _Copy] = {}
         self._sealed: dict[BlockKey, int] = {}
-        # A block that was sealed empty leaves no copy, but its coordinator may not have heard of it.
+        # A block that was sealed empty leaves no copy, but its coordinator may not know that yet.
         self._gone: dict[BlockKey, None] = {}
         for meta in metas:
             if meta.state == SEALED:
@@ -139,7 +141,7 @@ class Replica:
         return self._promised(copy)
 
     def promise_written(self, event: PromiseWritten) -> list[Effect]:
-        """Answers the sealers; a promise that a restart would forget is none."""
+        """Answers the sealing nodes once the promise would survive a restart."""
         copy = self._copies.get(event.key)
         if copy is None:
             return []
@@ -163,7 +165,7 @@ class Replica:
         return effects + [AnswerPromise(token, event.length, 0, {}, True) for token in copy.sealers]
 
     def dropped(self, event: BlockDropped) -> list[Effect]:
-        """Forgets the copy, not that there was one: records under way and later ones are refused."""
+        """Forgets the copy but remembers that there was one: records in flight and later ones are refused."""
         self._sealed.pop(event.key, None)
         self._gone[event.key] = None
         if len(self._gone) > GONE_MAX:
@@ -178,7 +180,7 @@ class Replica:
         return effects + [Refuse(token, "NOT_FOUND", "the copy was dropped") for token in copy.sealers]
 
     def forget(self, key: BlockKey, token: Token) -> None:
-        """Removes a token whose caller waits no longer, and a record of it that was not taken yet."""
+        """Removes a token whose caller no longer waits, and its record if that was held back."""
         copy = self._copies.get(key)
         if copy is not None:
             copy.waiting = [(end, other) for end, other in copy.waiting if other is not token]
@@ -223,7 +225,7 @@ class Replica:
         return [PersistRecord(event.key, event.name, event.session, record, event.data)]
 
     def _broke(self, copy: _Copy, event: RecordWritten) -> list[Effect]:
-        # The disk refused a record: nothing behind it can be kept, the coordinator moves on to other nodes.
+        # The disk refused a record, so nothing behind it can be kept. The coordinator goes to other nodes.
         copy.broken = event.code
         copy.received, copy.received_crc = copy.durable, copy.durable_crc
         copy.crcs.clear()

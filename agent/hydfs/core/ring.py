@@ -3,7 +3,7 @@
 Theory: Karger et al. 1997; virtual nodes as in Dynamo (2007) section 4.2. Each node owns ``VIRTUAL_NODES``
 tokens, the MurmurHash3 of ``name#i``; a block goes to the owners of the first tokens at or after the hash of
 its file id and number, each node once. Placement is decided when a block is opened and recorded in the file's
-register, so a change of the ring never moves a block by itself: the ring only proposes.
+register, so a change of the ring never moves a block.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Ring:
     ) -> list[str]:
         """Returns up to ``count`` nodes for a block, those in ``avoid`` only when the others are too few.
 
-        Nodes in ``gone`` are never chosen: a block with a store that is known to be down is sealed at its
-        first append, and the next one too, without an end.
+        Nodes in ``gone`` are never chosen: a block on a store that is known to be down would be sealed at its
+        first append, and so would every block after it.
         """
         order = [node for node in self.walk(token) if node not in gone]
         preferred = [node for node in order if node not in avoid]

@@ -1,9 +1,9 @@
-"""How a gateway finds the node that can take an append or tell a file's length, whatever has failed.
+"""How a gateway finds the node that can take an append or tell a file's length, despite failures.
 
-The register of the file names the open block and its coordinator. When that one answers, fine. When it says
-that it does not coordinate the block (any more), the register is read again; when it cannot be reached, one
-of the other replicas is asked to seal the block. A file without an open block gets one from the first node of
-the ring, which coordinates it from then on. The route only decides; the shell does what it says.
+The register of the file names the open block and its coordinator. It is asked first. If it does
+not coordinate the block (any more), the register is read again; if it cannot be reached, one of the other
+replicas is asked to seal the block. A file without an open block gets one from the first node of the ring,
+which coordinates it from then on. The route only decides; the shell acts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agent.hydfs.core.errors import MOVED, NOT_COORDINATOR
 from agent.hydfs.core.filetable import BlockEntry, FileEntry
 from agent.hydfs.core.ring import block_token, ring_of
 
-# Answers after which another node or another moment may do better.
+# Errors after which another node, or the same one a little later, may succeed.
 LOST = ("UNREACHABLE", "CONNECTION_LOST", "DEADLINE_EXCEEDED", "PROTOCOL_ERROR")
 AGAIN = (MOVED, NOT_COORDINATOR, "FENCED", "STALE_VIEW", "UNAVAILABLE", "NO_MAJORITY", "OVERLOADED")
 PAUSE_S = 0.05
@@ -48,7 +48,7 @@ class AskSeal:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Step: nothing more can be tried; answer with this error."""
+    """Step: nothing is left to try; answer with this error."""
 
     code: str
     message: str
@@ -59,7 +59,7 @@ Step = ReadFile | AskCoordinator | AskSeal | Stop
 
 @dataclass(slots=True)
 class Route:
-    """The way of one request."""
+    """The route of one request."""
 
     nodes: Sequence[str]
     lost: dict[str, None] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Route:
         self, step: AskCoordinator | AskSeal, entry: FileEntry, code: str, cause: str, failed: Sequence[str]
     ) -> Step:
         """Decides what to do after ``step`` was answered with ``code``; ``cause`` and ``failed`` are what a
-        coordinator says about the replicas that made it give up.
+        coordinator says about the replicas that failed.
         """
         self.lost.update({node: None for node in failed})
         if code in LOST:

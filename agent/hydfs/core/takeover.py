@@ -1,10 +1,10 @@
-"""Sealing a block whose coordinator is gone: promises first, then the longest copy.
+"""Sealing a block whose coordinator is down: promises first, then the longest copy.
 
-Any replica may run this at any time. It asks all replicas for a durable promise to take no more records; once
-enough have promised (``filetable.needed_promises``) the old coordinator can acknowledge nothing any more, and
-the longest copy among them holds every record it ever acknowledged. What is longer than the acknowledged
-part may stay: its writer will find it as a duplicate. A copy that may have lost its tail to a damaged journal
-counts only when every replica has answered.
+Any replica may run this at any time. It asks all replicas for a durable promise to take no more records. Once
+enough have promised (``filetable.needed_promises``), the old coordinator can no longer acknowledge anything,
+and the longest copy among them holds every record that it ever acknowledged. Records beyond the acknowledged
+ones may stay: a retry of their writer finds them as duplicates. A copy that may have lost its tail to a
+damaged journal counts only when every replica has answered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from agent.hydfs.core.filetable import needed_promises
 
 @dataclass(frozen=True, slots=True)
 class PromiseReceived:
-    """Event: a replica promised and tells what it has."""
+    """Event: a replica promised and says what it holds."""
 
     peer: str
     length: int
@@ -43,14 +43,14 @@ class AskPromise:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
+class Fail:
     """Effect: the block cannot be sealed now."""
 
     code: str
     message: str
 
 
-Effect = AskPromise | SealBlock | GiveUp
+Effect = AskPromise | SealBlock | Fail
 
 
 class Takeover:
@@ -75,7 +75,7 @@ class Takeover:
         return [AskPromise(replica) for replica in self._replicas]
 
     def handle(self, now: float, event: PromiseReceived | PromiseFailed | None) -> list[Effect]:
-        """Takes an answer, or (None) the end of the waiting time."""
+        """Takes an answer, or (None) the time-out."""
         if self._deadline is None:
             return []
         match event:
@@ -94,7 +94,7 @@ class Takeover:
         sound = [promise for promise in self._promises.values() if everybody or not promise.doubtful]
         if len(sound) < self._needed:
             return [
-                GiveUp(
+                Fail(
                     "UNAVAILABLE",
                     f"block {self._key[1]} of {self._name!r} cannot be sealed: {len(sound)} of its replicas "
                     f"{', '.join(self._replicas)} answer, {self._needed} must",
@@ -103,7 +103,7 @@ class Takeover:
         return [self._decide(sound)]
 
     def next_deadline(self) -> float | None:
-        """Returns when the waiting ends."""
+        """Returns when the attempt times out."""
         return self._deadline
 
     def _decide(self, promises: list[PromiseReceived]) -> SealBlock:

@@ -77,7 +77,7 @@ class WriteRecord(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class Promised:
-    """Answer: what a replica holds of a block; it will take no more. ``doubtful``: it may have lost some."""
+    """Answer: what a replica holds of a block; it takes no more. ``doubtful``: it may have lost its tail."""
 
     length: Counter
     crc: Crc
@@ -169,7 +169,7 @@ class ListOwnStored(Request[StoredBlocks]):
 
 @dataclass(frozen=True, slots=True)
 class PutLife:
-    """Answer: whether the put is under way."""
+    """Answer: whether the gateway still works on the put."""
 
     alive: bool
 

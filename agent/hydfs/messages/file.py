@@ -19,7 +19,7 @@ from agent.common.message import (
 from agent.hydfs.core.block import BlockNumber, BlockState, FileId
 from agent.hydfs.core.filetable import REPLICAS_MAX
 
-# What a file may be called is checked by ``agent.common.ids``; this bounds what that has to look at.
+# ``agent.common.ids`` checks what a file may be called; this bounds what it has to check.
 FileName = Name
 Prefix = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
 # The offset of a duplicate append that is not its writer's last one is unknown.
@@ -52,7 +52,7 @@ class FileStat:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Answer: a file as it is now."""
+    """Answer: a file, its length and its blocks."""
 
     stat: FileStat
 
@@ -77,7 +77,7 @@ class Stat(Request[Described]):
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """Answer: where an append is. ``offset`` is -1 for a duplicate that is not its writer's last append."""
+    """Answer: where an append is; -1 for a duplicate that is not its writer's last append."""
 
     offset: AppendOffset
     length: Counter
@@ -249,7 +249,7 @@ class CommitPut(Request[Described]):
 
 @dataclass(frozen=True, slots=True)
 class AbortPut(Request[Done]):
-    """Gives a put up."""
+    """Aborts a put."""
 
     kind: ClassVar = "hydfs.put_abort"
     reply: ClassVar = Done
@@ -260,7 +260,7 @@ class AbortPut(Request[Done]):
 class StoreHealth:
     """Answer: one agent's blocks (``stored_bytes`` together), and its repair: ``under_replicated`` blocks,
     file names ``waiting`` to be put right, and whether all has been ``checked`` since a node came or went.
-    The counts of all agents add up; nothing is owed when all have checked and both are 0.
+    The counts of all agents add up. Nothing is left to do when all have checked and both are 0.
     """
 
     view_version: Counter

@@ -11,7 +11,7 @@ from agent.hydfs.core.events import BlockSealed
 from agent.hydfs.core.filetable import BlockEntry
 from agent.hydfs.messages.block import ReadBlock, StorePiece
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.replica import Blocks
+from agent.hydfs.shell.replica import Replicas
 
 logger = logging.getLogger("agent.hydfs.shell.copier")
 
@@ -23,9 +23,9 @@ PIECE_TIMEOUT_S = 10.0
 class Copier:
     """Pushes copies to other nodes and fetches those that belong here."""
 
-    def __init__(self, blocks: Blocks, peers: Peers) -> None:
-        self._blocks = blocks
-        self._store = blocks.store
+    def __init__(self, replicas: Replicas, peers: Peers) -> None:
+        self._replicas = replicas
+        self._store = replicas.store
         self._peers = peers
 
     def push(self, name: str, key: BlockKey, block: BlockEntry, targets: tuple[str, ...]) -> None:
@@ -68,7 +68,7 @@ class Copier:
             size = min(PIECE_BYTES, block.length - offset)
             last = offset + size == block.length
             request = StorePiece(*key, name, sender, offset, last, block.length, block.crc)
-            piece = self._blocks.slice(name, key, offset, size)
+            piece = self._replicas.slice(name, key, offset, size)
             self._peers.ask(target, request, piece, timeout_s=PIECE_TIMEOUT_S)
 
     def _pull_from(self, node: str, name: str, key: BlockKey, block: BlockEntry) -> None:
@@ -83,5 +83,5 @@ class Copier:
         except BaseException:
             part.abandon()
             raise
-        self._blocks.post(BlockSealed(key, name, block.length, block.crc))
+        self._replicas.post(BlockSealed(key, name, block.length, block.crc))
         logger.info("block_fetched name=%s number=%d from=%s", name, block.number, node)

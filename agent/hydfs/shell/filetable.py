@@ -1,7 +1,7 @@
 """What a gateway knows about files, and how it reaches the node that knows more.
 
-A read of the open end asks its coordinator first and the register afterwards: when the register (a majority
-read) still names that block as the open one, nobody had sealed it when the coordinator answered, so the
+A read of the open end asks its coordinator first and the register afterwards. If the register (a majority
+read) still names that block as the open one, no node had sealed it when the coordinator answered, so the
 answer was the newest. That makes lengths and reads linearizable without leases.
 """
 
@@ -26,13 +26,13 @@ from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.register.proposer import Registers
 
-# Files of which a gateway remembers the entry; those of a few jobs are some hundreds.
+# FileTable of which a gateway remembers the entry; those of a few jobs are some hundreds.
 ENTRIES_MAX = 4096
 
 A = TypeVar("A")
 
 
-class Files:
+class FileTable:
     """The file table as one gateway sees it."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Files:
         self._pause = threads.event()
 
     def close(self) -> None:
-        """Wakes requests that wait for another try."""
+        """Wakes requests that wait for their next attempt."""
         self._pause.set()
 
     def entry(self, name: str, deadline: Deadline) -> FileEntry:
@@ -79,7 +79,7 @@ class Files:
         """Returns the answer of the node that can give it, found by a ``Route``.
 
         Raises:
-            DeadlineExceeded: nobody could in time; the outcome of the last try is unknown.
+            DeadlineExceeded: no node could in time; the outcome of the last attempt is unknown.
         """
         route = Route(self._views.current().up_names())
         entry = self.known(name)
@@ -136,11 +136,11 @@ class Files:
         self._peers.ask(step.node, request, timeout_s=3.0 * self._ack_timeout)
 
     def _too_late(self, name: str, last: RainStormError | None) -> RainStormError:
-        why = f"; the last try said: {last.message}" if last is not None else ""
+        why = f"; the last attempt failed with: {last.message}" if last is not None else ""
         return DeadlineExceeded(f"{name!r}: no replica could do it in time{why}", hint="fab status")
 
     def settle(self, name: str, deadline: Deadline) -> tuple[FileEntry, int]:
-        """Returns the file and its committed length, both of one moment."""
+        """Returns the file and its committed length, both as of the same moment."""
         while True:
             entry = self.known(name) or self.entry(name, deadline)
             tail = 0
@@ -166,12 +166,12 @@ class Files:
         return seen[0], length
 
     def known(self, name: str) -> FileEntry | None:
-        """Returns what was last read of the file; it may be out of date."""
+        """Returns the entry that was read last; it may be out of date."""
         with self._lock:
             return self._entries.get(name)
 
     def remember(self, name: str, entry: FileEntry) -> None:
-        """Keeps what the file table said."""
+        """Keeps an entry of the file table."""
         with self._lock:
             self._entries[name] = entry
             self._entries.move_to_end(name)
@@ -179,7 +179,7 @@ class Files:
                 self._entries.popitem(last=False)
 
     def forget(self, name: str) -> None:
-        """Drops what is known of the file."""
+        """Forgets the entry of a file."""
         with self._lock:
             self._entries.pop(name, None)
 

@@ -1,7 +1,7 @@
 """What every store agent does for its clients: route appends, read, list, delete.
 
 The agent that a client talks to is the client's gateway: it reads the file's register, finds the coordinator
-(``route.py`` decides, whatever has failed) and passes the payload on. Reads of sealed blocks are served from
+(``core.route`` decides which node to ask) and passes the payload on. Reads of sealed blocks are served from
 this node's own copy when there is one.
 """
 
@@ -23,9 +23,9 @@ from agent.hydfs.core.ring import block_token
 from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal
 from agent.hydfs.messages import block as between
 from agent.hydfs.messages import file as messages
-from agent.hydfs.shell.filetable import Files, describe, ring_id
+from agent.hydfs.shell.filetable import FileTable, describe, ring_id
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.replica import Blocks
+from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.endpoint import Answer, Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
@@ -45,7 +45,7 @@ class Gateway:
 
     def __init__(
         self,
-        blocks: Blocks,
+        replicas: Replicas,
         peers: Peers,
         registers: Registers,
         views: ViewSource,
@@ -54,13 +54,13 @@ class Gateway:
         ack: str,
         ack_timeout_s: float,
     ) -> None:
-        self._blocks = blocks
+        self._replicas = replicas
         self._peers = peers
         self._registers = registers
         self._record_max = block_size_bytes // 4
         self._ack = ack
         self._ack_timeout = ack_timeout_s
-        self.files = Files(peers, registers, views, ack_timeout_s=ack_timeout_s)
+        self.table = FileTable(peers, registers, views, ack_timeout_s=ack_timeout_s)
 
     def endpoints(self) -> list[Endpoint]:
         """Returns what answers clients."""
@@ -81,15 +81,15 @@ class Gateway:
         return [endpoint(messages.Read, self._read), endpoint(messages.OpenBlock, self._open_block)]
 
     def close(self) -> None:
-        """Wakes requests that wait for another try."""
-        self.files.close()
+        """Wakes requests that wait for their next attempt."""
+        self.table.close()
 
     def _create(self, request: messages.Create, call: Call) -> messages.Described:
         name = check_file_name(request.name)
         change = filetable.create(name, threads.unique_id(), self._ack)
         timeout_s = call.deadline.remaining(clock.monotonic())
         entry = filetable.live(name, self._registers.change(name, change, timeout_s=timeout_s))
-        self.files.remember(name, entry)
+        self.table.remember(name, entry)
         return messages.Described(describe(name, entry, 0))
 
     def _append(self, request: messages.Append, call: Call) -> messages.AppendResult:
@@ -110,10 +110,10 @@ class Gateway:
             timeout_s = min(2.0 * self._ack_timeout + 0.5, call.deadline.remaining(clock.monotonic()))
             found = self._peers.ask(step.node, body, call.payload, timeout_s=timeout_s).message
             if found.value is not None:
-                self.files.remember(name, found.value)
+                self.table.remember(name, found.value)
             return found
 
-        found = self.files.follow(name, call.deadline, ask)
+        found = self.table.follow(name, call.deadline, ask)
         return messages.AppendResult(found.offset, found.length, found.copies, found.duplicate)
 
     def _check_size(self, name: str, size: int) -> None:
@@ -126,19 +126,19 @@ class Gateway:
             )
 
     def _stat(self, request: messages.Stat, call: Call) -> messages.Described:
-        return messages.Described(self.files.stat(check_file_name(request.name), call.deadline))
+        return messages.Described(self.table.stat(check_file_name(request.name), call.deadline))
 
     def _read(self, request: messages.Read, call: Call) -> Answer[messages.Part]:
         name, offset, file_id = check_file_name(request.name), request.offset, request.file_id
         while True:
-            entry = self.files.known(name)
+            entry = self.table.known(name)
             if file_id is None or entry is None or entry.file_id != file_id:
-                entry = self.files.entry(name, call.deadline)
+                entry = self.table.entry(name, call.deadline)
             if file_id is not None and entry.file_id != file_id:
                 raise NotFound(f"file {name!r} was deleted", details={"file_id": entry.file_id})
             end = entry.sealed_length
             if offset >= end:
-                entry, end = self.files.settle(name, call.deadline)
+                entry, end = self.table.settle(name, call.deadline)
             if offset >= end or request.length == 0:
                 return Answer(messages.Part(offset >= end, entry.file_id))
             length = min(request.length, READ_BYTES_MAX)
@@ -148,24 +148,24 @@ class Gateway:
             file_id = None  # what we knew is out of date
 
     def _open_block(self, request: messages.OpenBlock, call: Call) -> Answer[messages.OpenedBlock]:
-        """Hands the file of a sealed block to a task of this machine, which then reads it without us.
+        """Hands the file of a sealed block to a task of this machine, which then reads it directly.
 
-        HDFS calls this a short-circuit local read: a sealed block never changes, and a file that is dropped
-        stays readable for whoever has it open.
+        HDFS calls this a short-circuit local read. A sealed block never changes, and a process that has the
+        file open can read it even after the block was dropped.
         """
         name, offset, file_id = check_file_name(request.name), request.offset, request.file_id
         if call.peer != LOCAL:
             raise UsageError("only processes of the same machine can be given an open file")
-        entry = self.files.known(name)
+        entry = self.table.known(name)
         if entry is None or entry.file_id != file_id:
-            entry = self.files.entry(name, call.deadline)
+            entry = self.table.entry(name, call.deadline)
         start = 0
         for block in entry.blocks:
             if block.state != SEALED:
                 break
             if start <= offset < start + block.length and entry.file_id == file_id:
                 try:
-                    part = self._blocks.slice(name, (file_id, block.number), 0, block.length)
+                    part = self._replicas.slice(name, (file_id, block.number), 0, block.length)
                 except Corrupt:
                     break  # the copy is out of use now: the task reads another one
                 return Answer(messages.OpenedBlock(start, block.length), descriptor=part.descriptor)
@@ -202,7 +202,7 @@ class Gateway:
                 last = error
                 if code_of(error) in LOST:
                     self._peers.suspect(replica)
-        now = self.files.entry(name, deadline)
+        now = self.table.entry(name, deadline)
         found_block = now.block(block.number) if now.file_id == entry.file_id else None
         if found_block != block:
             return None
@@ -214,7 +214,7 @@ class Gateway:
         stats, damaged = [], []
         for name in self._names(request.prefix, call.deadline):
             try:
-                stats.append(self.files.stat(name, call.deadline))
+                stats.append(self.table.stat(name, call.deadline))
             except NotFound:
                 continue
             except Corrupt as error:
@@ -245,7 +245,7 @@ class Gateway:
     def delete(self, name: str, deadline: Deadline) -> None:
         """Deletes a file; its open block is sealed first, so that no append is acknowledged afterwards."""
         while True:
-            entry = self.files.entry(name, deadline)
+            entry = self.table.entry(name, deadline)
             if entry.open_block is not None:
                 self._seal_open(name, entry, deadline)
             try:
@@ -254,7 +254,7 @@ class Gateway:
                 break
             except Conflict:
                 continue
-        self.files.forget(name)
+        self.table.forget(name)
         for replica in dict.fromkeys(replica for block in entry.blocks for replica in block.replicas):
             self._peers.tell(replica, between.DropFile(entry.file_id, name))
 
@@ -264,7 +264,7 @@ class Gateway:
         last: RainStormError | None = None
         for replica in block.replicas:
             try:
-                self.files.ask_seal(name, entry, AskSeal(replica, block.number))
+                self.table.ask_seal(name, entry, AskSeal(replica, block.number))
                 return
             except RainStormError as error:
                 last = error
@@ -279,7 +279,7 @@ class Gateway:
         return messages.StoredBlocks(found.blocks, name, node_ring_id(name))
 
     def _list_own_stored(self, request: between.ListOwnStored, call: Call) -> messages.StoredBlocks:
-        metas = sorted(list(self._blocks.store.index.values()), key=lambda meta: (meta.name, meta.key))
+        metas = sorted(list(self._replicas.store.index.values()), key=lambda meta: (meta.name, meta.key))
         return messages.StoredBlocks(
             tuple(
                 messages.StoredBlock(

@@ -1,7 +1,7 @@
-"""Feeds the node's core: one lock, whoever has an event brings it in, effects go out in order.
+"""Drives the node's core: any thread brings in its event under one lock and carries out the effects.
 
-Unlike ``common.runner`` there is no inbox: an append passes through the core several times, and a thread
-change costs more than the core's own work. Effects must not block. An event that an effect brings in is
+Unlike ``common.shell.runner`` it has no inbox: an append passes through the core several times, and a thread
+switch costs more than the core's own work. Effects must not block. An event that an effect brings in is
 applied after the remaining effects of the event before it.
 """
 
@@ -30,7 +30,7 @@ class Engine:
         on_crash: Callable[[BaseException], None],
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_stop`` is called once no event will be applied any more: nobody is to wait for an answer."""
+        """``on_stop`` is called when no more events are applied: requests must not wait for answers."""
         self._core = core
         self._execute = execute
         self._on_crash = on_crash
@@ -57,7 +57,7 @@ class Engine:
             self._thread.join(timeout_s)
 
     def makes_progress(self, timeout_s: float) -> bool:
-        """Tells whether the core can be had within ``timeout_s``: nobody sits in it."""
+        """Tells whether the core becomes free within ``timeout_s``: no thread is stuck in it."""
         if not self._changed.acquire(timeout=timeout_s):
             return False
         self._changed.release()

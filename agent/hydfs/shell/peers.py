@@ -23,8 +23,8 @@ from agent.wire.endpoint import Answer, Call, Endpoint
 logger = logging.getLogger("agent.hydfs.shell.peers")
 
 LANE_THREADS = 4
-# Calls that wait for one peer: sixteen blocks with a full window of records (64 each). Beyond it the peer is
-# taken for one that has failed.
+# Requests that wait for one peer: sixteen blocks with a full window of records (64 each). A peer with more of
+# them counts as failed.
 LANE_CALLS_MAX = 1024
 # Long enough for a call under way to end by its own deadline.
 CLOSE_TIMEOUT_S = 5.0
@@ -33,7 +33,7 @@ FULL_S = 15.0
 
 
 class Peers:
-    """The store agents of the cluster as this one sees them."""
+    """The store agents of the cluster, as seen from this one."""
 
     def __init__(
         self, me: str, client: Client, targets: dict[str, Target], view_version: Callable[[], int]
@@ -57,7 +57,7 @@ class Peers:
         of this node itself, and the caller closes it.
 
         Raises:
-            RainStormError: what the agent answered with, or what happened on the way.
+            RainStormError: the error that the agent answered with, or that of the connection.
         """
         version = self._view_version()
         if node == self.me:
@@ -65,7 +65,9 @@ class Peers:
             return self._ask_myself(request, payload, version, timeout_s)
         target = self._targets.get(node)
         if target is None:  # a cluster that grows or shrinks restarts one node after the other
-            raise Unavailable(f"{self.me} was not told where {node} is", hint="ansible-playbook deploy.yml")
+            raise Unavailable(
+                f"{node} is not in the configuration of {self.me}", hint="ansible-playbook deploy.yml"
+            )
         return self._client.ask(target, request, payload, view=version, timeout_s=timeout_s)
 
     def _ask_myself(
@@ -104,7 +106,7 @@ class Peers:
         self.later(node, work)
 
     def suspect(self, node: str, cause: str = "") -> None:
-        """Remembers for a while that new blocks better avoid ``node``."""
+        """Notes that new blocks should avoid ``node`` for a while."""
         now = clock.monotonic()
         with self._lock:
             known = self._suspects.get(node, 0.0) > now

@@ -1,10 +1,10 @@
 """Storing a whole file: reserve the name, write its blocks anywhere, make it visible by one change.
 
-A put has no coordinator: nobody sees its blocks before they are whole, so the gateway cuts the stream into
-blocks, sends each to its replicas in parallel (pieces of 1 MiB, one flush at the end) and keeps at most
-``BUFFERED_BLOCKS`` of them in memory. When a replica fails, the block goes to other nodes. The last step is
-one change of the file's register; a put that ends before it leaves nothing visible, and its reservation can
-be taken over as soon as its gateway no longer knows it.
+A put has no coordinator, because its blocks are not visible before they are complete. The gateway cuts the
+stream into blocks, sends each to its replicas in parallel (pieces of 1 MiB, one flush at the end) and keeps
+at most ``BUFFERED_BLOCKS`` of them in memory. When a replica fails, the block goes to other nodes. The last
+step is one change of the file's register. A put that ends before it leaves nothing visible, and another put
+may replace its reservation as soon as its gateway no longer works on it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import AskPut, DropFile, PutLife, StorePiece
 from agent.hydfs.shell.filetable import describe
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.replica import Blocks
+from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
@@ -46,7 +46,7 @@ from agent.wire.register.proposer import Registers
 logger = logging.getLogger("agent.hydfs.shell.put")
 
 PIECE_BYTES = 1024 * 1024
-# Blocks in memory at once in the whole agent: one fills while another is on its way.
+# Replicas in memory at once in the whole agent: one fills while another is on its way.
 BUFFERED_BLOCKS = 3
 PUTS_MAX = 32
 IDLE_S_MAX = 60.0
@@ -73,7 +73,7 @@ class _Block:
 @dataclass(slots=True)
 class _Put:
     """One put. ``lock`` serialises its pieces; ``ended``, ``requests`` and ``holds_slot`` belong to the
-    condition of ``Puts``, so that a put can be given up while a piece of it waits.
+    condition of ``Puts``, so that a put can be aborted while one of its pieces waits.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Puts:
 
     def __init__(
         self,
-        blocks: Blocks,
+        replicas: Replicas,
         peers: Peers,
         registers: Registers,
         views: ViewSource,
@@ -103,7 +103,7 @@ class Puts:
         block_size_bytes: int,
         ack: str,
     ) -> None:
-        self._blocks = blocks
+        self._replicas = replicas
         self._peers = peers
         self._registers = registers
         self._views = views
@@ -117,7 +117,7 @@ class Puts:
         self._senders = Pool("hydfs-put-send", SENDERS, SENDERS * TRIES_MAX)
 
     def close(self) -> None:
-        """Gives up the puts under way, without a word to the other agents: those find them dead."""
+        """Aborts the puts in progress; other gateways and repair find their reservations abandoned."""
         with self._changed:
             puts = list(self._puts.values())
             self._puts.clear()
@@ -146,7 +146,7 @@ class Puts:
         return file_id in self._puts
 
     def abandon_idle(self) -> None:
-        """Gives up puts whose client has not been heard of for a while."""
+        """Aborts puts whose client has made no request for a while."""
         now = clock.monotonic()
         with self._changed:
             old = [
@@ -163,7 +163,7 @@ class Puts:
         put = _Put(name, threads.unique_id(), clock.monotonic())
         with self._changed:
             if len(self._puts) >= PUTS_MAX:
-                raise Overloaded(f"{PUTS_MAX} puts are under way on this node", hint="try again later")
+                raise Overloaded(f"{PUTS_MAX} puts are in progress on this node", hint="try again later")
             self._puts[put.file_id] = put
         try:
             self._reserve(put, call.deadline)
@@ -201,18 +201,18 @@ class Puts:
         try:
             return self._peers.ask(other.owner, AskPut(other.file_id), timeout_s=2.0).message.alive
         except RainStormError:
-            return True  # it cannot be asked: the view will tell when it is down
+            return True  # it cannot be asked; the view will say when it is down
 
     def _life(self, request: AskPut, call: Call) -> PutLife:
         return PutLife(self.is_alive(request.file_id))
 
     @contextmanager
     def _working(self, file_id: str) -> Iterator[_Put]:
-        """Finds the put of a request and keeps it from being taken for idle meanwhile."""
+        """Finds the put of a request, which does not count as idle during the request."""
         with self._changed:
             put = self._puts.get(file_id)
             if put is None:
-                raise NotFound("this put is not under way any more", hint="put the file again")
+                raise NotFound("this put is no longer in progress", hint="put the file again")
             put.requests += 1
         try:
             yield put
@@ -224,7 +224,7 @@ class Puts:
     @contextmanager
     def _in_turn(self, put: _Put, deadline: Deadline) -> Iterator[None]:
         if not put.lock.acquire(timeout=deadline.remaining(clock.monotonic())):
-            raise DeadlineExceeded(f"put of {put.name!r}: an earlier request of it is still under way")
+            raise DeadlineExceeded(f"put of {put.name!r}: its previous request is still in progress")
         try:
             yield
         finally:
@@ -276,10 +276,10 @@ class Puts:
     @staticmethod
     def _require_under_way(put: _Put) -> None:
         if put.ended:
-            raise NotFound(f"the put of {put.name!r} was given up", hint="put the file again")
+            raise NotFound(f"the put of {put.name!r} was aborted", hint="put the file again")
 
     def _end(self, put: _Put) -> None:
-        """Marks a put as given up; a piece of it that waits for a slot goes without one."""
+        """Marks a put as aborted; a piece of it that waits for a slot is refused."""
         with self._changed:
             put.ended = True
             held, put.holds_slot = put.holds_slot, False
@@ -288,7 +288,7 @@ class Puts:
             self._free_slot()
 
     def _send(self, put: _Put) -> None:
-        """Has the block that was filled stored; from here on the slot belongs to that work."""
+        """Hands the filled block to a thread that stores it; the slot goes with it."""
         block = _Block(put.name, put.file_id, len(put.blocks), tuple(put.pieces), put.filling, put.crc)
         with self._changed:
             self._require_under_way(put)
@@ -312,7 +312,7 @@ class Puts:
         avoid: list[str] = []
         error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
         for _ in range(TRIES_MAX):
-            replicas = self._blocks.placement(block.file_id, block.number, avoid)
+            replicas = self._replicas.placement(block.file_id, block.number, avoid)
             failures = self._store(block, replicas)
             if replicas and not failures:
                 view = self._views.current().version

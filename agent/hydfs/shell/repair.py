@@ -27,7 +27,7 @@ from agent.hydfs.messages.file import Health, StoreHealth
 from agent.hydfs.shell.copier import Copier
 from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.replica import Blocks
+from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store
 from agent.hydfs.shell.view import ViewSource
 from agent.membership.view import View
@@ -38,16 +38,16 @@ logger = logging.getLogger("agent.hydfs.shell.repair")
 
 REPAIR_DELAY_S = 3.0
 PASS_INTERVAL_S = 30.0
-# Names that wait to be looked at; the next comparison of everything finds those that find no room.
+# File names that wait to be checked; the next comparison of everything finds those that had no room.
 NAMES_WAITING_MAX = 10_000
 
 
-class Maintenance:
+class Repair:
     """The repair thread of one agent."""
 
     def __init__(
         self,
-        blocks: Blocks,
+        copies: Replicas,
         store: Store,
         peers: Peers,
         registers: Registers,
@@ -65,14 +65,14 @@ class Maintenance:
         self._tidy = tidy
         self._votes = votes
         self._new_disk = new_disk
-        # Files with an open block that belongs here and is not here, or that could not be looked at; those of
-        # the file table at most.
+        # Files with an open block that belongs here and is not here, or that could not be checked. Bounded by
+        # the size of the file table.
         self._missing: set[str] = set()
-        self._copier = Copier(blocks, peers)
+        self._copier = Copier(copies, peers)
         self._postponed = Postponed()  # guarded by _changed
         self._listing_failures = 0
         self._put_is_alive = put_is_alive
-        self._blocks = blocks
+        self._copies = copies
         self._store = store
         self._peers = peers
         self._registers = registers
@@ -81,8 +81,8 @@ class Maintenance:
         self._up = views.current().up_names()
         self._changed = threads.condition()
         self._names: dict[str, None] = {}
-        # Files whose open block (its number) is thin, and since when. That a store is down is in no view, and
-        # it is heard of later than the first append notices it, so they are looked at again.
+        # Files whose open block (its number) is thin, and since when. The view does not say that a store is
+        # down, and gossip says it later than the first append notices it, so they are checked again.
         self._thin: dict[str, tuple[int, float]] = {}
         self._thin_at = 0.0
         self._pass_at = clock.monotonic()
@@ -102,7 +102,7 @@ class Maintenance:
         lengths = [meta.length for meta in list(self._store.index.values())]
         return StoreHealth(
             view_version=view.version,
-            # A voter that has still to learn is a copy of the file table that is missing.
+            # While a voter is still learning, one copy of the file table is missing.
             checked=found.checked and self._votes() and not self._new_disk.pending,
             under_replicated=found.under_replicated,
             waiting=found.waiting,
@@ -124,7 +124,7 @@ class Maintenance:
             self._thread.join(timeout_s)
 
     def look_at(self, name: str) -> None:
-        """Has the file looked at soon."""
+        """Queues a file to be checked."""
         with self._changed:
             if len(self._names) < NAMES_WAITING_MAX:
                 self._names[name] = None
@@ -135,7 +135,7 @@ class Maintenance:
         lost = [node for node in self._up if node not in up]
         changed, self._up = up != self._up, up
         for node in lost:
-            self._blocks.post(NodeLost(node))
+            self._copies.post(NodeLost(node))
         if changed:
             with self._changed:
                 self._backlog.nodes_changed()
@@ -149,14 +149,14 @@ class Maintenance:
             if names is None:
                 self._compare_all()
             else:
-                self._tend_all(names)
+                self._repair_all(names)
             self._settle_new_disk()
 
     def _compare_all(self) -> None:
         self._tidy()
         with self._changed:
             self._backlog.pass_begins()
-        self._tend_all(self._all_names())
+        self._repair_all(self._all_names())
         with self._changed:
             if not self._stopping:
                 self._backlog.pass_ends()
@@ -166,7 +166,7 @@ class Maintenance:
             self._new_disk.settle()
             logger.info("new_disk_settled")
 
-    def _tend_all(self, names: dict[str, list[BlockMeta]]) -> None:
+    def _repair_all(self, names: dict[str, list[BlockMeta]]) -> None:
         for name, metas in names.items():
             if self._stopping:
                 return
@@ -175,10 +175,10 @@ class Maintenance:
                 if waits:
                     self._backlog.postponed(name)
             if not waits:
-                self._tend_safely(name, metas)
+                self._try_repair(name, metas)
 
     def _next_names(self) -> dict[str, list[BlockMeta]] | None:
-        """Returns the names to look at, None when that is all of them."""
+        """Returns the names to check next, None for all of them."""
         with self._changed:
             while not self._stopping:
                 now = clock.monotonic()
@@ -226,13 +226,13 @@ class Maintenance:
             found[meta.name].append(meta)
         return found
 
-    def _tend_safely(self, name: str, metas: list[BlockMeta]) -> None:
+    def _try_repair(self, name: str, metas: list[BlockMeta]) -> None:
         try:
             self._missing.discard(name)
-            self._tend(name, metas)
+            self._repair_file(name, metas)
         except RainStormError as error:
             if isinstance(error, NotFound) and self._is_gone(name):
-                self._succeed(name)  # deleted meanwhile: the next pass removes the copies
+                self._succeed(name)  # deleted in the meantime: the next pass removes the copies
                 return
             self._postpone(name)
             logger.info("repair_postponed name=%s error=%s", name, error)
@@ -264,7 +264,7 @@ class Maintenance:
             self._backlog.gone(name)
         return True
 
-    def _tend(self, name: str, metas: list[BlockMeta]) -> None:
+    def _repair_file(self, name: str, metas: list[BlockMeta]) -> None:
         thin = self._thin.pop(name, None)
         entry = filetable.from_value(self._registers.read(name), name)
         if entry is None:
@@ -273,12 +273,12 @@ class Maintenance:
         if entry.state == filetable.CREATING and self._is_orphan(entry, up):
             value = self._registers.change(name, filetable.remove(name, entry.file_id))
             entry = filetable.from_value(value, name) or entry
-        for meta in repair.strangers(entry, metas):
-            self._blocks.drop(meta.key)
+        for meta in repair.obsolete_copies(entry, metas):
+            self._copies.drop(meta.key)
         coordinated = [
             block.number
             for block in entry.blocks
-            if self._blocks.core.coordinates((entry.file_id, block.number))
+            if self._copies.core.coordinates((entry.file_id, block.number))
         ]
         actions = repair.local_actions(entry, metas, up, self._peers.me, self._wanted, coordinated)
         for action in actions:
@@ -286,9 +286,9 @@ class Maintenance:
         opened = entry.open_block
         if self._new_disk.pending and opened is not None and self._is_missing(entry, opened):
             self._missing.add(name)
-            self._blocks.sealing.take_over(name, entry, opened)
+            self._copies.sealer.take_over(name, entry, opened)
             self.look_at(name)
-        self._thicken(name, entry, up, coordinated, thin)
+        self._seal_thin(name, entry, up, coordinated, thin)
         live = entry.state == filetable.LIVE
         pushes = repair.pushes(entry, up, self._peers.me, self._wanted) if live else []
         for push in pushes:
@@ -298,7 +298,7 @@ class Maintenance:
         with self._changed:
             self._backlog.looked(name, entry)
 
-    def _thicken(
+    def _seal_thin(
         self,
         name: str,
         entry: FileEntry,
@@ -306,7 +306,7 @@ class Maintenance:
         coordinated: list[int],
         seen: tuple[int, float] | None,
     ) -> None:
-        """Seals an open block that was ``seen`` thin a while ago when there are stores for a thicker one."""
+        """Seals an open block that was ``seen`` thin a while ago if a new one would get more copies."""
         block = entry.open_block
         if block is None or not repair.is_thin(block, coordinated, up, (), self._wanted):
             return
@@ -315,7 +315,7 @@ class Maintenance:
         if now - since >= RETRY_S and repair.is_thin(
             block, coordinated, up, self._views.storeless(up), self._wanted
         ):
-            self._blocks.post(SealRequested((entry.file_id, block.number)))
+            self._copies.post(SealRequested((entry.file_id, block.number)))
         elif len(self._thin) < NAMES_WAITING_MAX:
             if not self._thin:
                 self._thin_at = now + RETRY_S
@@ -328,20 +328,20 @@ class Maintenance:
     def _act(self, name: str, entry: FileEntry, action: repair.LocalAction) -> None:
         match action:
             case repair.Drop(number=number):
-                self._blocks.drop((entry.file_id, number))
+                self._copies.drop((entry.file_id, number))
             case repair.Certify(block=block):
                 key = (entry.file_id, block.number)
-                self._blocks.sealing.certify(key, name, block.length, block.crc)
+                self._copies.sealer.certify(key, name, block.length, block.crc)
                 self.look_at(name)
             case repair.Announce(block=block):
                 if self._store.crc_of((entry.file_id, block.number), block.length) != block.crc:
-                    self._blocks.drop((entry.file_id, block.number))
+                    self._copies.drop((entry.file_id, block.number))
                 else:
                     self._set_replicas(name, entry, block, add=[self._peers.me])
             case repair.Pull(block=block):
                 self._copier.pull(name, (entry.file_id, block.number), block)
             case repair.TakeOver(block=block):
-                self._blocks.sealing.take_over(name, entry, block)
+                self._copies.sealer.take_over(name, entry, block)
                 self.look_at(name)
             case _:
                 assert_never(action)
@@ -367,6 +367,6 @@ class Maintenance:
         key = (entry.file_id, push.block.number)
         meta = self._store.index.get(key)
         if meta is None or meta.state != SEALED:
-            return  # our own copy has to be put right first
+            return  # this node's own copy must be repaired first
         self._copier.push(name, key, push.block, push.targets)
         self._set_replicas(name, entry, push.block, add=list(push.targets), drop=push.drop)

@@ -1,7 +1,7 @@
-"""What one store agent does for another: records, promises, seals, whole blocks.
+"""What store agents do for each other: records, promises, seals, whole blocks.
 
-Only the cluster's own nodes may call these requests. Everything an append needs passes through the node's
-core; whole sealed blocks (puts and repair) go straight to the store.
+Only the cluster's own nodes may make these requests. Everything that an append needs passes through the
+node's core; whole sealed blocks (of puts and repair) go directly to the store.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.node import Engine
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.takeover import Sealing
-from agent.hydfs.shell.transfers import Incoming
+from agent.hydfs.shell.takeover import Sealer
+from agent.hydfs.shell.transfers import Transfers
 from agent.hydfs.shell.view import ViewSource
 from agent.hydfs.shell.waiting.filelocks import FileLocks
 from agent.hydfs.shell.waiting.waiter import Asked, Waiter, Waiters
@@ -62,7 +62,7 @@ from agent.wire.register.proposer import Registers
 logger = logging.getLogger("agent.hydfs.shell.replica")
 
 Q = TypeVar("Q", bound=Request[Any])
-# A newer view that a caller knows of reaches every agent within a fraction of this.
+# A newer view that a caller already has reaches every agent within a fraction of this.
 VIEW_WAIT_S = 0.5
 # Each seal is a change of the file table, so most of the time is spent waiting for the voters.
 SEAL_THREADS = 4
@@ -72,8 +72,8 @@ SEALS_MAX = 1024
 CLOSE_TIMEOUT_S = 5.0
 
 
-class Blocks:
-    """The block service of one agent."""
+class Replicas:
+    """The copies of blocks on this node, and what other nodes may ask of them."""
 
     def __init__(
         self,
@@ -96,10 +96,10 @@ class Blocks:
             peers.me, store.index.values(), block_size_bytes=block_size_bytes, ack_timeout_s=ack_timeout_s
         )
         self.engine: Engine | None = None
-        self.sealing = Sealing(
+        self.sealer = Sealer(
             store, peers, registers, self.post, replicas=replicas, ack_timeout_s=ack_timeout_s
         )
-        self.incoming = Incoming(store, self.post)
+        self.transfers = Transfers(store, self.post)
         self._replicas = replicas
         self._ack_timeout = ack_timeout_s
         self._process = threads.unique_id()[:12]
@@ -120,7 +120,7 @@ class Blocks:
             self._for_nodes(messages.Seal, self._seal),
             self._for_nodes(messages.Certify, self._certify),
             self._for_nodes(messages.ReadBlock, self._read),
-            self._for_nodes(messages.StorePiece, self.incoming.take),
+            self._for_nodes(messages.StorePiece, self.transfers.take),
             self._for_nodes(messages.DropFile, self._drop),
         ]
 
@@ -157,13 +157,13 @@ class Blocks:
     def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
         """Returns where a new block goes: distinct nodes, this one first when it is to coordinate.
 
-        With fewer stores up than copies wanted there are fewer copies, and every answer says how many.
+        With fewer stores up than copies wanted there are fewer copies; every answer says how many.
         """
         nodes = self.views.current().up_names()
         avoid = [*self.peers.suspects(), *avoid]
-        # The view keeps a machine that lives while its store is down; membership's gossip knows better.
-        shunned = [node for node in nodes if node in avoid]
-        gone = self.views.storeless(shunned) if shunned else []
+        # In the view a machine is up even while its store is down; membership's gossip tells the difference.
+        avoided = [node for node in nodes if node in avoid]
+        gone = self.views.storeless(avoided) if avoided else []
         ring = ring_of(tuple(nodes))
         return ring.successors(block_token(file_id, number), self._replicas, avoid, gone)
 
@@ -172,17 +172,17 @@ class Blocks:
         self._waiters.refuse_all()
 
     def close(self) -> None:
-        """Gives up the seals that wait and the blocks on their way in."""
+        """Cancels queued seals and incoming transfers."""
         self._seals.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
-        self.incoming.close()
+        self.transfers.close()
 
     def _seal_own(self, effect: SealBlock) -> None:
         try:
-            self.sealing.seal_in_table(effect)
+            self.sealer.seal_in_table(effect)
         except RainStormError as error:
             logger.warning("seal_failed name=%s number=%d error=%s", effect.name, effect.key[1], error)
         except Exception as error:
-            # Those who wait for the next block must hear of it, whatever went wrong; the pool logs it.
+            # Clients wait for the next block: they must be answered after any failure. The pool logs it.
             self.post(SealFailed(effect.key, "INTERNAL", f"sealing failed: {error!r}"))
             raise
 
@@ -232,7 +232,7 @@ class Blocks:
     def _open(self, request: messages.AppendToBlock, call: Call) -> tuple[int, FileEntry]:
         name, file_id = request.name, request.file_id
         if not self.views.reach(call.view, VIEW_WAIT_S):
-            raise StaleView(f"{self.peers.me} has not learned view {call.view} yet", hint="try again")
+            raise StaleView(f"{self.peers.me} does not have view {call.view} yet", hint="try again")
         order = self.placement(file_id, request.next, list(request.avoid))
         replicas = [self.peers.me, *[node for node in order if node != self.peers.me]][: len(order)]
         if not replicas:
@@ -264,14 +264,14 @@ class Blocks:
                 )
             )
             if len(block.replicas) < self._replicas:
-                self.sealing.on_missing_copies(name)
+                self.sealer.on_missing_copies(name)
         return block.number, entry
 
     def _tail(self, request: messages.AskTail, call: Call) -> messages.TailLength:
         key = (request.file_id, request.number)
         if not self.core.coordinates(key):
             with self._opening.hold(request.file_id, call.deadline, "tail"):
-                pass  # an opening under way ends first
+                pass  # wait for a block that is being opened
         answer = self._ask(TailRequested(Waiter(), key), call, "tail")
         assert isinstance(answer, AnswerTail)
         return messages.TailLength(answer.length)
@@ -295,12 +295,12 @@ class Blocks:
         entry = self._read_entry(request.name, call)
         block = entry.open_block if entry is not None and entry.file_id == request.file_id else None
         if entry is not None and block is not None and block.number == request.number:
-            self.sealing.take_over(request.name, entry, block)
+            self.sealer.take_over(request.name, entry, block)
         return Done()
 
     def _certify(self, request: messages.Certify, call: Call) -> Done:
         key = (request.file_id, request.number)
-        self.sealing.certify(key, request.name, request.length, request.crc)
+        self.sealer.certify(key, request.name, request.length, request.crc)
         return Done()
 
     def _read(self, request: messages.ReadBlock, call: Call) -> Reply[Done]:
@@ -319,11 +319,11 @@ class Blocks:
         except Corrupt:
             self.post(BlockDropped(key))
             if name:
-                self.sealing.on_missing_copies(name)
+                self.sealer.on_missing_copies(name)
             raise
 
     def _drop(self, request: messages.DropFile, call: Call) -> Done:
-        """Drops the copies of a file that the table no longer knows under this id."""
+        """Drops the copies of a file that no longer has this id in the file table."""
         entry = self._read_entry(request.name, call)
         if entry is not None and entry.file_id == request.file_id and entry.state != filetable.DELETED:
             raise Conflict(f"file {request.name!r} is not deleted")

@@ -170,7 +170,7 @@ class Store:
         try:
             code = answer.result(timeout_s)
         except TimeoutError:
-            raise DiskFailed(f"the journal in {self.root} wrote nothing for {timeout_s} seconds") from None
+            raise DiskFailed(f"the journal in {self.root} wrote nothing in time ({timeout_s} s)") from None
         if code == DiskFull.code:
             raise DiskFull(f"no room for the journal in {self.root}", hint="free space on this node's disk")
         if code:

@@ -1,4 +1,4 @@
-"""Making blocks final: the change of the file table, and what follows from it on every replica."""
+"""Sealing blocks: the change of the file table, and its consequences on every replica."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED, BlockKey, DroppedEntry, SealedEntry
 from agent.hydfs.core.errors import error_of
 from agent.hydfs.core.events import BlockDropped, BlockSealed, Event, SealBlock, SealFailed
-from agent.hydfs.core.takeover import AskPromise, GiveUp, PromiseFailed, PromiseReceived, Takeover
+from agent.hydfs.core.takeover import AskPromise, Fail, PromiseFailed, PromiseReceived, Takeover
 from agent.hydfs.messages import block as messages
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.store import Store
@@ -22,8 +22,8 @@ logger = logging.getLogger("agent.hydfs.shell.takeover")
 Inbox = threads.Queue[PromiseReceived | PromiseFailed]
 
 
-class Sealing:
-    """Seals blocks for this agent's coordinators and for those of others that are gone."""
+class Sealer:
+    """Seals blocks for this agent's coordinators, and for those of other agents that are down."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Sealing:
         self._ack_timeout = ack_timeout_s
 
     def seal_in_table(self, effect: SealBlock) -> filetable.FileEntry | None:
-        """Makes a block final in the file table and tells its replicas; returns the file, None if gone."""
+        """Seals a block in the file table and tells its replicas; returns None if the file was deleted."""
         file_id, number = effect.key
         for node in effect.failed:
             self.peers.suspect(node)
@@ -99,7 +99,7 @@ class Sealing:
             self.post(BlockDropped(key))
 
     def take_over(self, name: str, entry: filetable.FileEntry, block: filetable.BlockEntry) -> None:
-        """Seals a block that somebody else coordinates or coordinated.
+        """Seals a block that another node coordinates or coordinated.
 
         Raises:
             Unavailable: too few replicas answer.
@@ -119,7 +119,7 @@ class Sealing:
                     case SealBlock():
                         self.seal_in_table(effect)
                         return
-                    case GiveUp(code=code, message=message):
+                    case Fail(code=code, message=message):
                         raise error_of(code, message)
             deadline = takeover.next_deadline()
             assert deadline is not None

@@ -1,4 +1,4 @@
-"""Whole blocks on their way in, piece by piece, from a put's gateway or from a repair."""
+"""Incoming transfers: whole blocks that arrive in pieces, from the gateway of a put or from repair."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS_MAX = 64
 IDLE_S_MAX = 60.0
 
 
-class Incoming:
+class Transfers:
     """The blocks that other agents are sending to this one."""
 
     def __init__(self, store: Store, post: Callable[[BlockSealed], None]) -> None:
@@ -54,7 +54,7 @@ class Incoming:
         return Done()
 
     def abandon_idle(self) -> None:
-        """Gives up blocks whose sender has not been heard of for a while."""
+        """Aborts transfers whose sender has sent nothing for a while."""
         now = clock.monotonic()
         with self._lock:
             old = [slot for slot, (_, at) in self._parts.items() if now - at > IDLE_S_MAX]
@@ -63,7 +63,7 @@ class Incoming:
             self._discard(part)
 
     def close(self) -> None:
-        """Gives up the blocks that are on their way in."""
+        """Aborts all transfers."""
         with self._lock:
             parts = [part for part, _ in self._parts.values()]
             self._parts.clear()
@@ -71,7 +71,7 @@ class Incoming:
             self._discard(part)
 
     def _is_repeated(self, slot: tuple[str, BlockKey], piece: StorePiece, end: int) -> bool:
-        """Tells whether the piece was taken before and its answer was lost, or the whole block is here."""
+        """Tells whether the piece was taken before (its answer was lost), or the whole block is here."""
         meta = self.store.index.get(slot[1])
         if meta is not None and meta.state == SEALED and (meta.length, meta.crc) == (piece.length, piece.crc):
             return True
@@ -80,7 +80,7 @@ class Incoming:
             return part is not None and part.length == end
 
     def _claim(self, slot: tuple[str, BlockKey], piece: StorePiece) -> Part:
-        """Returns the part that the piece continues, or a new one; nobody else has it meanwhile."""
+        """Returns the part that the piece continues, or a new one; no other thread has it until then."""
         with self._lock:
             part, _ = self._parts.pop(slot, (None, 0.0))
         if piece.offset and part is not None and part.length == piece.offset:
@@ -104,7 +104,7 @@ class Incoming:
     def _keep(self, slot: tuple[str, BlockKey], part: Part) -> bool:
         with self._lock:
             if slot in self._parts:
-                return False  # the sender began again meanwhile
+                return False  # the sender has started again
             self._parts[slot] = (part, clock.monotonic())
             return True
 

@@ -1,8 +1,8 @@
 """Where the store learns the cluster view from.
 
 The view guides placement (which nodes a new block may go to) and tells early that a node is down. It is never
-needed for safety: who may acknowledge an append is settled by the file table and by the replicas' promises.
-A store that is alone, as in a test or before membership answers, uses the configured nodes as version 0.
+needed for safety: the file table and the replicas' promises decide which node may acknowledge an append.
+Until membership answers, a store uses the configured nodes as version 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger("agent.hydfs.shell.view")
 
 
 class ViewSource(Protocol):
-    """Something that knows the current view."""
+    """A source of the current view."""
 
     def current(self) -> View:
         """Returns the newest view known here."""
@@ -38,11 +38,11 @@ class ViewSource(Protocol):
         """Waits until the view is at least ``version`` and tells whether it is."""
 
     def storeless(self, nodes: Sequence[str]) -> list[str]:
-        """Returns those of ``nodes`` of which is known that their machine lives but their store does not."""
+        """Returns those of ``nodes`` that are known to be up while their store is down."""
 
 
 def all_up(nodes: Sequence[str]) -> View:
-    """Returns version 0: every configured node is taken to be up."""
+    """Returns version 0, in which every configured node is up."""
     return View(nodes={node: NodeEntry(UP, node) for node in nodes})
 
 
@@ -68,14 +68,14 @@ class MembershipView(ViewFollower):
         self._gossip = MembershipClient(client, socket_path)
 
     def hint(self, node: str) -> None:
-        """Tells membership that contact with ``node`` was lost."""
+        """Tells membership that the contact with ``node`` was lost."""
         try:
             self._gossip.hint(node)
         except RainStormError as error:
             logger.debug("hint_failed node=%s error=%s", node, error)
 
     def storeless(self, nodes: Sequence[str]) -> list[str]:
-        """Returns those of ``nodes`` that gossip of themselves that their store is down."""
+        """Returns those of ``nodes`` whose own gossip says that their store is down."""
         try:
             found = message.decode(_Members, self._gossip.members(), "members")
         except RainStormError as error:

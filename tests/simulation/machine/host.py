@@ -170,6 +170,8 @@ class Agent:
         self.process = node.process(name)
         self._build = build
         self.is_asked_to_stop = False
+        # Whether the process stays after an orderly stop, so that a check can see what it leaves behind.
+        self.stays = False
         self._problem = ""
         self._ended = self.process.seam.threads.event()
         self.process.start("main", self._main)
@@ -191,11 +193,12 @@ class Agent:
         except Exception as error:
             self._fail(repr(error))
         self.is_ready = False
-        if self.is_asked_to_stop and not self._problem:
-            self.process.stopped = True
-        else:
+        if not self.is_asked_to_stop or self._problem:
             self.node.cluster.crashed(self, self._problem)
-            self.node.scheduler.kill(self.process)
+        elif self.stays:
+            self.process.stopped = True
+            return
+        self.node.scheduler.kill(self.process)
 
     def _serve(self) -> None:
         service = self.service = self._build(self.node.config, lambda error: self._fail(repr(error)))

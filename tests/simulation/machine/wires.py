@@ -141,6 +141,10 @@ class Wires:
         else:
             self._qualities[source, target] = quality
 
+    def forget_qualities(self) -> None:
+        """Makes all wires equal again."""
+        self._qualities.clear()
+
     def cut(self, source: str, target: str, *, both: bool = True, kinds: Sequence[str] = KINDS) -> None:
         """Lets nothing of ``kinds`` through from ``source`` to ``target``, nor back if ``both``."""
         for kind in kinds:

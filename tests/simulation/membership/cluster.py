@@ -116,6 +116,7 @@ class MembershipCluster(Cluster):
     ) -> None:
         names = [f"vm{number}" for number in range(1, nodes + 1)]
         self.names = names
+        self.voters = voters
         self.history = History(names, voters, self.monitor)
         factories: dict[str, Callable[..., Service | Neighbour]] = {MEMBERSHIP: self._observed}
         if neighbours:

@@ -11,19 +11,15 @@ nothing behind.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agent.common.config import MembershipConfig
-from agent.common.errors import RainStormError
-from agent.membership.client import MembershipClient
 from agent.membership.view import View
-from agent.wire import auth
-from agent.wire.client import Address, Client
-from tests.simulation.machine.cluster import OPERATOR
-from tests.simulation.membership.cluster import MEMBERSHIP, NEIGHBOUR, MembershipCluster
-from tests.simulation.membership.faults import EXTRA, FAULTS_S, KEY, MembershipFaults
-from tests.simulation.schedule import KINDS, Schedule, draw
+from tests.simulation.machine.schedule import Schedule, draw
+from tests.simulation.membership import orders
+from tests.simulation.membership.cluster import NEIGHBOUR, MembershipCluster
+from tests.simulation.membership.faults import EXTRA, FAULTS_S, MembershipFaults
 
 CONVERGED_S = 30.0
 # Received by a node; heartbeats carry everybody's counters, several times a probe interval.
@@ -36,6 +32,10 @@ BACK_S = 10.0
 VOTES_S = 40.0
 HEARTBEAT_SHARE = 0.25
 STOP_SHARE = 0.25
+# How often a thread is suspended at a scheduling point.
+STALLS = (0.0, 0.0, 0.001)
+# An agent that is asked to stop ends its threads one after the other, each within a time.
+STOPPED_S = 30.0
 # Moments that a batch of seeds must reach, or the schedules do not test what they say.
 MOMENTS = (
     "tables swapped",
@@ -78,14 +78,36 @@ class Result:
     simulated_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a schedule says beside its faults: the first detector, the number of voters, stalled threads."""
+
+    detector: str = "swim"
+    voters: int = 5
+    stalls: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.detector} {self.voters} {self.stalls:g}"
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Variant:
+        """Returns the variant of a schedule."""
+        if not schedule.variant:
+            return cls(voters=min(5, schedule.size))
+        detector, voters, stalls = schedule.variant.split()
+        return cls(detector, int(voters), float(stalls))
+
+
 def schedule_of(seed: int | str, only: Sequence[str] = ()) -> Schedule:
     """Returns the schedule of a seed, of ``only`` some kinds of fault when they are named."""
-    kinds = [kind for kind in KINDS if not only or kind in only]
-    extra = {kind: count for kind, count in EXTRA.items() if not only or kind in only}
-    schedule = draw(seed, FAULTS_S * 0.8, kinds=kinds, extra=extra)
-    if random.Random(f"{seed}:variant").random() < HEARTBEAT_SHARE:
-        return replace(schedule, variant="heartbeat")
-    return schedule
+    schedule = draw(seed, FAULTS_S * 0.8, sizes=(3, 4, 5, 5, 7), kinds=only, extra=EXTRA)
+    chance = random.Random(f"{seed}:variant")
+    variant = Variant(
+        "heartbeat" if chance.random() < HEARTBEAT_SHARE else "swim",
+        chance.choice([count for count in (1, 3, 5, 5) if count <= schedule.size]),
+        chance.choice(STALLS) if schedule.steps else 0.0,
+    )
+    return replace(schedule, variant=str(variant))
 
 
 def run(schedule: Schedule) -> Result:
@@ -94,25 +116,25 @@ def run(schedule: Schedule) -> Result:
     Raises:
         AssertionError: a check failed; the message begins with its number.
     """
-    config = MembershipConfig(detector=schedule.variant or "swim")
+    variant = Variant.of(schedule)
     with MembershipCluster(
         schedule.seed,
-        schedule.nodes,
-        schedule.voters,
-        config=config,
-        link=schedule.link,
-        stalls=schedule.stalls,
+        schedule.size,
+        variant.voters,
+        config=MembershipConfig(detector=variant.detector),
+        link=schedule.quality,
+        stalls=variant.stalls,
         neighbours=True,
     ) as cluster:
         cluster.form()
-        faults = MembershipFaults(cluster, schedule)
+        faults = MembershipFaults(cluster, schedule.steps)
         cluster.run_for(FAULTS_S)
         heal(cluster, faults)
         cluster.wait_for(
             lambda: cluster.agree_on(cluster.names), CONVERGED_S, "M5: all agree on a view of all"
         )
         cluster.wait_for(lambda: _agree_on_details(cluster), CONVERGED_S, "M5: settings, keys and neighbours")
-        if schedule.voters > 1:
+        if variant.voters > 1:
             cluster.wait_for(lambda: _vote(cluster), VOTES_S, "M10: every voter votes")
         check_calm(cluster)
         examine(cluster, cluster.random.choice(cluster.names))
@@ -125,35 +147,21 @@ def run(schedule: Schedule) -> Result:
 
 def heal(cluster: MembershipCluster, faults: MembershipFaults) -> None:
     """Ends the faults; the operator sees to nodes that left and to keys that are half rotated."""
-    faults.heal()
+    cluster.wait_for(lambda: not _stopping(cluster), STOPPED_S, "M11: agents that are asked to stop do")
+    faults.end()
     cluster.wait_for(cluster.is_ready, CONVERGED_S, "M5: every agent is ready")
     for name in cluster.names:
         if cluster.monitor_of(name).leaving:
-            _order(cluster, name, lambda client: client.join())
+            orders.carry_out(cluster, name, lambda client: client.join())
         if faults.rotated:
-            _order(cluster, name, lambda client: client.keys("install", key=KEY))
+            orders.carry_out(cluster, name, lambda client: client.keys("install", key=orders.KEY))
     if faults.rotated:
         cluster.history.hits["keys rotated"] += 1
 
 
-def _order(cluster: MembershipCluster, name: str, act: Callable[[MembershipClient], object]) -> None:
-    node = cluster.nodes[name]
-    process = cluster.client("operator")
-
-    def make() -> None:
-        client = Client(auth.client_context(OPERATOR))
-        try:
-            act(MembershipClient(client, Address(node.address, node.config.me.membership_port, name)))
-        finally:
-            client.close()
-
-    for attempt in range(3):
-        try:
-            cluster.call(process, make)
-            return
-        except RainStormError as error:
-            cluster.log.note(f"order {attempt} to {name}: {error}")
-    raise cluster.broken([f"M9: {name} does not carry out an order in a healed cluster"])
+def _stopping(cluster: MembershipCluster) -> bool:
+    agents = [agent for node in cluster.nodes.values() for agent in node.agents.values()]
+    return any(agent.is_running and agent.is_asked_to_stop and not agent.process.paused for agent in agents)
 
 
 def _agree_on_details(cluster: MembershipCluster) -> bool:
@@ -168,7 +176,7 @@ def _agree_on_details(cluster: MembershipCluster) -> bool:
 
 def _vote(cluster: MembershipCluster) -> bool:
     view = cluster.view(cluster.names[0])
-    voters = (view.voters if view is not None else ()) or cluster.names[: len(cluster.history._voters)]
+    voters = (view.voters if view is not None else ()) or cluster.names[: cluster.voters]
     for name in voters:
         voter = cluster.service(name)._voter
         if voter is None or not voter.votes:
@@ -221,7 +229,7 @@ def examine(cluster: MembershipCluster, victim: str) -> None:
 
 def _majority_is_left(cluster: MembershipCluster, rest: Sequence[str]) -> bool:
     view = cluster.view(rest[0]) or View()
-    voters = view.voters or tuple(cluster.history._voters)
+    voters = view.voters or tuple(cluster.names[: cluster.voters])
     groups = [voters, *([view.voters_before] if view.voters_before else [])]
     return all(sum(voter in rest for voter in group) > len(group) // 2 for group in groups)
 

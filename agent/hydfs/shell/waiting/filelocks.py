@@ -1,4 +1,4 @@
-"""A lock for each file that has something under way, made when it is needed and gone afterwards."""
+"""A lock for each file that needs one, created on demand and removed after its last use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Lock:
 
 
 class FileLocks:
-    """Locks by file id. There are no more of them than threads that use them."""
+    """Locks by file id; never more of them than threads that use them."""
 
     def __init__(self) -> None:
         self._locks: dict[str, _Lock] = {}
@@ -32,7 +32,7 @@ class FileLocks:
         """Holds the lock of a file for the length of a block.
 
         Raises:
-            DeadlineExceeded: somebody else holds it for too long.
+            DeadlineExceeded: another thread holds it for too long.
         """
         with self._lock:
             found = self._locks.setdefault(file_id, _Lock())

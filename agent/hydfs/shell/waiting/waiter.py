@@ -1,7 +1,7 @@
 """Requests that wait for the core's answer.
 
-The token of such an event is a ``Waiter``; the core passes it back unread in the effect that answers. Nobody
-waits longer than the request's deadline, and all are refused when the core stops.
+The token of such an event is a ``Waiter``; the core passes it back unread in the effect that answers. A
+request waits no longer than its deadline, and all are refused when the core stops.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Waiter:
 
 
 class Waiters:
-    """The requests that wait now. Each has a thread of a connection, so their number is bounded by those."""
+    """The waiting requests. Each blocks a thread of a connection, so those bound their number."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, Waiter] = {}
@@ -56,7 +56,7 @@ class Waiters:
         """Brings in an event whose token is a ``Waiter`` and returns the answer.
 
         Raises:
-            DeadlineExceeded: there is no answer in time; the core forgets that somebody waits.
+            DeadlineExceeded: there is no answer in time; the core forgets the request.
             Unavailable: the agent is stopping.
             RainStormError: what the core refused with.
         """
@@ -83,7 +83,7 @@ class Waiters:
         return answer
 
     def refuse_all(self) -> None:
-        """Answers everybody who waits and refuses whoever comes later: the core has stopped."""
+        """Refuses all requests that wait and all later ones: the core has stopped."""
         with self._lock:
             self._closed = True
             waiting = list(self._waiting.values())
