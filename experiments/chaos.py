@@ -102,18 +102,18 @@ class Chaos:
         while clock.monotonic() < began + JOB_TIMEOUT_S:
             self._pause.wait(self._rng.uniform(0.3, 1.2))
             try:
-                if connections.rainstorm().job(trial.job)["state"] in ("finished", "failed", "cancelled"):
+                if connections.rainstorm().job(trial.job).has_ended:
                     break
                 self._strike(connections, trial)
             except RainStormError as error:  # even a query may fail while a new leader is being elected
                 trial.faults.append(f"({error.code})")
         ended = connections.rainstorm().wait(trial.job, JOB_TIMEOUT_S)
         trial.seconds = clock.monotonic() - began
-        trial.generations, trial.term = ended["generation"], ended["term"]
-        if ended["state"] != "finished":
-            trial.problem = f"{ended['state']}: {ended['error']}"
+        trial.generations, trial.term = ended.generation, ended.term
+        if ended.state != "finished":
+            trial.problem = f"{ended.state}: {ended.error}"
         else:
-            trial.problem = self._compare(connections, spec, kind, ended["sink"])
+            trial.problem = self._compare(connections, spec, kind, ended.sink)
         trial.right = not trial.problem
         return trial
 
@@ -137,7 +137,7 @@ class Chaos:
             return
         if fault == "task":
             killed = connections.rainstorm().kill_task()
-            trial.faults.append(f"task {killed['task']} on {killed['node']}")
+            trial.faults.append(f"task {killed.task} on {killed.node}")
             return
         connections.prefer(self._rng.choice([name for name in self._nodes if name != node]))
         trial.faults.append(f"{fault} {node}")

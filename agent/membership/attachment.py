@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError
 from agent.common.shell import clock, threads
+from agent.membership.messages import HEARD_MAX, Attach
 from agent.wire.client import Client
 
 logger = logging.getLogger("agent.membership.attachment")
@@ -55,11 +56,9 @@ class Attachment:
         attached = True
         try:
             while not self._stopping.is_set():
-                fields = {"service": self._service, "heard": self._fresh()}
+                request = Attach(self._service, self._fresh())
                 try:
-                    self._client.call(
-                        self._socket_path, "membership.attach", fields, timeout_s=RENEWAL_TIMEOUT_S
-                    )
+                    self._client.ask(self._socket_path, request, timeout_s=RENEWAL_TIMEOUT_S)
                 except RainStormError as error:
                     if attached and not self._stopping.is_set():
                         logger.info("detached service=%s error=%s", self._service, error)
@@ -71,12 +70,13 @@ class Attachment:
         finally:
             self._client.close()
 
-    def _fresh(self) -> list[tuple[str, float]]:
+    def _fresh(self) -> tuple[tuple[str, float], ...]:
         if self._heard_at is None:
-            return []
+            return ()
         now = clock.monotonic()
-        return [
-            (name, round(now - at, 3))
+        found = [
+            (name, round(max(0.0, now - at), 3))
             for name, at in list(self._heard_at().items())
             if now - at <= 2 * RENEWAL_INTERVAL_S
         ]
+        return tuple(found[:HEARD_MAX])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Literal
+
+StateName = Literal["alive", "suspect", "dead", "left"]
 
 
 class State(IntEnum):
@@ -15,11 +19,17 @@ class State(IntEnum):
     LEFT = 3
 
     @property
-    def label(self) -> str:
+    def label(self) -> StateName:
         """Returns the word that users and other agents see."""
-        return self.name.lower()
+        return _LABELS[self]
 
 
+_LABELS: Mapping[State, StateName] = {
+    State.ALIVE: "alive",
+    State.SUSPECT: "suspect",
+    State.DEAD: "dead",
+    State.LEFT: "left",
+}
 LIVE = (State.ALIVE, State.SUSPECT)
 # The other agents of a node; their places here are their bits in a record, so append only.
 SERVICES = ("hydfs", "rainstorm", "logs")

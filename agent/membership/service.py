@@ -12,7 +12,7 @@ import ctypes
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from agent.common.config import NodeConfig
 from agent.common.errors import DiskFull, Overloaded, RainStormError
@@ -21,18 +21,19 @@ from agent.common.shell.runner import CoreRunner
 from agent.common.shell.worker import Worker
 from agent.membership.core import events
 from agent.membership.core import view as views
-from agent.membership.core.beliefs import history as story
+from agent.membership.core.beliefs.history import change_kind
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.node import MembershipCore
 from agent.membership.datagrams import Datagram
 from agent.membership.member import Member, State
+from agent.membership.messages import IdentityConflict, MemberChanged, SettingsChanged, ViewChanged
 from agent.membership.settings import Settings
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.exchange import AntiEntropy
 from agent.membership.shell.requests import Requests
 from agent.membership.shell.store import Identity, IdentityStore, KeyStore, VoterStore
 from agent.membership.shell.transport import Transport
-from agent.membership.view import EMPTY, REGISTER, View
+from agent.membership.view import EMPTY, REGISTER, View, check
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
 from agent.wire.register.proposer import Registers, voter_targets
@@ -62,7 +63,7 @@ class Service:
         self.view = EMPTY
         self.changed = threads.condition()
         self.stopping = threads.event()
-        self.events = EventLog()
+        self.event_log = EventLog()
         context, dial = auth.client_context(config.tls), dial_from(config.me.address)
         self.client = Client(context, dial=dial)
         self._on_crash = on_crash
@@ -96,7 +97,7 @@ class Service:
         self._requests = Requests(self)
         self._server = Server(
             "membership",
-            self._requests.handlers() | self._anti_entropy.handlers(),
+            self._requests.endpoints() | self._anti_entropy.endpoints(),
             on_disconnect=self._on_disconnect,
             on_request=self.note_peer,
         )
@@ -136,6 +137,7 @@ class Service:
             targets,
             groups_of=lambda value: views.groups(_view_of(value), self.config.voters),
             target=self.target,
+            check=check,
         )
         # Every node can be made a voter while the cluster runs.
         self._voter = Voter(
@@ -147,6 +149,7 @@ class Service:
             registers,
             self._own_votes,
             self._on_crash,
+            check=check,
         )
         member = Member(me.name, identity.uuid, identity.boot, 0, State.ALIVE, me.address, me.membership_port)
         self._core = MembershipCore(
@@ -171,7 +174,7 @@ class Service:
             self._runner.stop(timeout_s)
         self.transport.stop(timeout_s)
         self._anti_entropy.stop(timeout_s)
-        self.events.close()
+        self.event_log.close()
         with self.changed:
             self.changed.notify_all()
         self._server.stop(timeout_s)
@@ -215,15 +218,20 @@ class Service:
                 logger.info("keys_changed ring=%s", ",".join(ring.fingerprints()))
             return ring
 
-    def post(self, event: Any) -> None:
-        """Hands an event to the core."""
-        self._try_post(event)
+    def submit(self, event: events.Event) -> None:
+        """Hands an event to the core.
 
-    def _try_post(self, event: Any) -> bool:
+        Raises:
+            Overloaded: the core is too far behind to take it.
+        """
         assert self._runner is not None
+        self._runner.post(event)
+
+    def post(self, event: events.Event) -> bool:
+        """Hands an event to the core; one that finds no room is as good as a lost datagram."""
         try:
-            self._runner.post(event)
-        except Overloaded as error:  # as good as a lost datagram
+            self.submit(event)
+        except Overloaded as error:
             logger.warning("event_dropped error=%s", error)
             return False
         return True
@@ -292,7 +300,7 @@ class Service:
                 self._announce_settings(settings)
             case events.AnnounceConflict(refused=refused, address=address, holder=holder):
                 logger.warning("identity_conflict refused=%s address=%s holder=%s", refused, address, holder)
-                self.events.add("conflict", refused=refused, address=address, holder=holder)
+                self.event_log.add(IdentityConflict(refused, address, holder))
             case events.GiveUp(error=error):
                 logger.error("gave_up error=%s", error)
                 self._on_crash(error)
@@ -300,11 +308,14 @@ class Service:
                 logger.warning("boot_adopted boot=%d reason=a_later_life_of_this_name_is_known", boot)
                 self._identities.write(Identity(self.core.monitor.me.uuid, boot))
                 self.transport.set_boot(boot)
+            case never:
+                assert_never(never)
 
     def _announce_member(self, effect: events.AnnounceMember) -> None:
         member, before = effect.member, effect.before
-        kind = story.change(member, before)
+        kind = change_kind(member, before)
         state = before.state.label if before else "unknown"
+        services = tuple(member.living_services())
         logger.info(
             "member_%s name=%s node_id=%s incarnation=%d state=%s before=%s services=%s by=%s",
             kind,
@@ -313,17 +324,13 @@ class Service:
             member.incarnation,
             member.state.label,
             state,
-            "+".join(member.living_services()) or "none",
+            "+".join(services) or "none",
             effect.accuser or "-",
         )
-        self.events.add(
-            kind,
-            name=member.name,
-            node_id=member.node_id,
-            state=member.state.label,
-            before=state,
-            services=member.living_services(),
-            by=effect.accuser,
+        self.event_log.add(
+            MemberChanged(
+                kind, member.name, member.node_id, member.state.label, state, services, effect.accuser
+            )
         )
 
     def _announce_view(self, view: View) -> None:
@@ -343,24 +350,24 @@ class Service:
         with self.changed:
             self.view = view
             self.changed.notify_all()
-        self.events.add("view", version=view.version, term=view.term, leader=view.leader, up=up)
+        self.event_log.add(ViewChanged(view.version, view.term, view.leader, tuple(up)))
 
     def _announce_settings(self, settings: Settings) -> None:
-        plain = settings.plain()
+        detector = settings.detector.label
         logger.info(
             "settings_changed version=%d detector=%s suspicion=%s",
             settings.version,
-            settings.detector.label,
+            detector,
             "on" if settings.suspicion else "off",
         )
-        self.events.add("settings", **plain)
+        self.event_log.add(SettingsChanged(settings.version, detector, settings.suspicion))
 
     # The register
 
     def _work(self, job: events.ReadView | events.ChangeView) -> None:
         outcome = self._use_register(job)
         # The core waits for this one event before it uses the register again: it must not get lost.
-        while not self._try_post(outcome):
+        while not self.post(outcome):
             if self.stopping.wait(OUTCOME_RETRY_S):
                 return
 

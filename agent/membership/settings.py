@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
 
 from agent.common.config import MembershipConfig
 from agent.common.errors import ConfigError, UsageError
@@ -39,10 +38,6 @@ class Settings:
     def changed(self, detector: DetectorKind, suspicion: bool) -> Settings:
         """Returns the next version with this content."""
         return replace(self, version=self.version + 1, detector=detector, suspicion=suspicion)
-
-    def plain(self) -> dict[str, Any]:
-        """Returns plain values for users."""
-        return {"version": self.version, "detector": self.detector.label, "suspicion": self.suspicion}
 
 
 def detector_named(name: str) -> DetectorKind:

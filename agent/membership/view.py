@@ -77,11 +77,18 @@ class View:
         Raises:
             InvalidMessage: they hold no view, or one that contradicts itself.
         """
-        view = message.decode(cls, fields, "view")
-        problem = _problem(view)
+        return message.decode(cls, fields, "view").checked()
+
+    def checked(self) -> View:
+        """Returns this view when it does not contradict itself; its types and ranges were checked before.
+
+        Raises:
+            InvalidMessage: it does.
+        """
+        problem = _problem(self)
         if problem:
-            raise InvalidMessage(f"view {view.version}: {problem}")
-        return view
+            raise InvalidMessage(f"view {self.version}: {problem}")
+        return self
 
     def as_fields(self) -> dict[str, Any]:
         """Returns plain values; voters only where the view names any, as releases before did."""

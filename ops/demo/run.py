@@ -60,9 +60,9 @@ class Kill:
     def recovery_s(self, job: progress.Job) -> float | None:
         """Returns the time to the first commit of a later generation, or None if there is none."""
         later = [
-            float(commit["at"])
-            for commit in job.get("commits", [])
-            if commit["generation"] > self.generation and commit["at"] >= self.at
+            commit.at
+            for commit in job.commits
+            if commit.generation > self.generation and commit.at >= self.at
         ]
         return min(later) - self.at if later else None
 
@@ -93,8 +93,8 @@ class Faults:
     def look(self, job: progress.Job) -> None:
         """Shows the job, and kills a task or node once the job has progressed far enough."""
         self._shown.update(job)
-        done = int(job.get("lines_read") or 0) / self._options.rows
-        if job["state"] != "running":
+        done = job.lines_read / self._options.rows
+        if job.state != "running":
             return
         if self.task is None and done >= KILL_TASK_AT:
             self._kill_task(job)
@@ -105,33 +105,31 @@ class Faults:
         return self.task is not None and self.task.recovery_s(job) is not None
 
     def _kill_task(self, job: progress.Job) -> None:
-        running = [task for task in job["tasks"] if task["state"] == "running"]
+        running = [task for task in job.tasks if task.state == "running"]
         if not running:
             return
         chosen = running[0]
         at = clock.wall()
-        killed = self._connections.rainstorm().kill_task(
-            node=chosen["node"], task=chosen["task"], pid=chosen["pid"]
-        )
-        what = f"task {killed['task']} ({chosen['operator']}) on {killed['node']}, pid {killed['pid']}"
-        self.task = Kill(what, at, int(job["generation"]))
+        killed = self._connections.rainstorm().kill_task(node=chosen.node, task=chosen.task, pid=chosen.pid)
+        what = f"task {killed.task} ({chosen.operator}) on {killed.node}, pid {killed.pid}"
+        self.task = Kill(what, at, job.generation)
         self._shown.note(f"  SIGKILL to {what}")
 
     def _kill_node(self, job: progress.Job) -> None:
-        leader = str(job.get("leader") or "")
+        leader = job.leader
         gateway = self._connections.gateway("rainstorm")
         if self._options.kill_leader:
             node = leader
             if node == gateway:
                 self._connections.prefer(next(n for n in self._connections.inventory.names() if n != node))
         else:
-            loaded = [str(task["node"]) for task in job["tasks"] if task["state"] == "running"]
+            loaded = [task.node for task in job.tasks if task.state == "running"]
             candidates = [*loaded, *reversed(self._connections.inventory.names())]
             node = next(name for name in candidates if name not in (leader, gateway))
         at = clock.wall()
         hit = self._cluster.crash(node)
         what = f"{node}{' (the leader)' if node == leader else ''}: {hit} processes at once"
-        self.node = Kill(what, at, int(job["generation"]))
+        self.node = Kill(what, at, job.generation)
         self._shown.note(f"  SIGKILL to the whole node {what}")
 
 
@@ -184,7 +182,7 @@ class Demo:
             killed_node=faults.node.what,
             nodes=options.nodes,
             seed=options.seed,
-            job_s=float(ended.get("elapsed_s") or 0.0),
+            job_s=ended.elapsed_s,
             start_s=start_s,
         )
 
@@ -261,14 +259,14 @@ class Demo:
 
     def _fetch(self, connections: Connections, ended: progress.Job) -> Counter[str]:
         sink = io.BytesIO()
-        connections.hydfs().get(ended["sink"], sink)
+        connections.hydfs().get(ended.sink, sink)
         return reference.output_records(self._job, sink.getvalue())
 
 
 def _require_finished(ended: progress.Job) -> None:
-    if ended["state"] != "finished":
+    if ended.state != "finished":
         raise JobFailed(
-            f"job {ended['job']} {ended['state']}: {ended.get('error') or 'no reason given'}",
+            f"job {ended.job} {ended.state}: {progress.reason(ended)}",
             hint="read the logs in .local/demo/vm*/logs",
         )
 

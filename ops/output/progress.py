@@ -10,25 +10,25 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, RainStormError
 from agent.common.shell import clock
 from agent.rainstorm.client import RainstormClient
+from agent.rainstorm.messages.status import JobStatus
 from ops.output import render
 
 if TYPE_CHECKING:
     from rich.live import Live
 
-ENDED = ("finished", "failed", "cancelled")
 POLL_INTERVAL_S = 0.1
 PLAIN_INTERVAL_S = 2.0
 # A new leader is elected within two seconds, so a cluster that is silent for longer has a problem.
 OUTAGE_S_MAX = 20.0
 BAR_CELLS = 24
 
-Job = dict[str, Any]
+Job = JobStatus
 
 
 def follow(
@@ -53,7 +53,7 @@ def follow(
             job = client.job(job_id)
             outage = None
             on_look(job)
-            if job["state"] in ENDED:
+            if job.has_ended:
                 return job
         except RainStormError as error:
             now = clock.monotonic()
@@ -69,18 +69,21 @@ def follow(
 
 def line(job: Job) -> str:
     """Returns the progress of a job in one line."""
-    read, total = int(job.get("lines_read", 0)), int(job.get("lines_total", 0))
-    bytes_read, bytes_total = int(job.get("bytes_read", 0)), int(job.get("bytes_total", 0))
-    part = bytes_read / bytes_total if bytes_total else read / total if total else 0.0
+    part = job.bytes_read / job.bytes_total if job.bytes_total else 0.0
     filled = round(min(part, 1.0) * BAR_CELLS)
-    tasks = job.get("tasks", [])
-    running = sum(1 for each in tasks if each.get("state") == "running")
+    tasks = job.tasks
+    running = sum(1 for each in tasks if each.state == "running")
     return (
-        f"[{'█' * filled}{'·' * (BAR_CELLS - filled)}] {min(part, 1.0):4.0%}  {job['state']:<10}  "
-        f"{render.count(job.get('lines_per_s') or 0):>9} lines/s  {render.count(read):>9} lines  "
-        f"{job.get('epochs_committed', 0):>4} epochs committed  "
-        f"{running}/{len(tasks)} tasks  generation {job.get('generation', 1)}"
+        f"[{'█' * filled}{'·' * (BAR_CELLS - filled)}] {min(part, 1.0):4.0%}  {job.state:<10}  "
+        f"{render.count(job.lines_per_s):>9} lines/s  {render.count(job.lines_read):>9} lines  "
+        f"{job.epochs_committed:>4} epochs committed  "
+        f"{running}/{len(job.tasks)} tasks  generation {job.generation}"
     )
+
+
+def reason(job: Job) -> str:
+    """Returns why a job ended as it did."""
+    return f"[{job.error.code}] {job.error.message}" if job.error is not None else "no reason given"
 
 
 class Progress:
@@ -112,7 +115,7 @@ class Progress:
             from rich.text import Text
 
             self._live.update(Text(line(job), no_wrap=True, overflow="ellipsis"))
-        elif job["state"] in ENDED or now - self._printed_at >= PLAIN_INTERVAL_S:
+        elif job.has_ended or now - self._printed_at >= PLAIN_INTERVAL_S:
             self._printed_at = now
             render.say(line(job))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
@@ -153,8 +153,9 @@ class Monitor:
             case PeerHeard(name=name, age_s=age_s):
                 self.heard_at[name] = max(now - age_s, self.heard_at.get(name, 0.0))
                 self.roster.prove(name, now - age_s)
-            case ContactRefused(name=name) if self._running:
-                self.roster.accuse(now, name)
+            case ContactRefused(name=name):
+                if self._running:
+                    self.roster.accuse(now, name)
             case HintReceived(name=name):
                 self._detector.check(now, name)
             case LeaveRequested():
@@ -165,8 +166,8 @@ class Monitor:
                 self._hear_impostor(now, name, contact)
             case SwitchRequested(detector=detector, suspicion=suspicion):
                 self._adopt(now, self.settings.changed(detector, suspicion))
-            case _:
-                pass
+            case never:
+                assert_never(never)
         if self._running and self._is_due(now):
             self._run_timers(now)
             self._due_is_known = False

@@ -25,10 +25,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.common.config import MembershipConfig
-from agent.membership.core.beliefs import history as story
 from agent.membership.core.beliefs.gossip import GossipQueue
 from agent.membership.core.beliefs.health import LocalHealth
-from agent.membership.core.beliefs.history import Story
+from agent.membership.core.beliefs.history import History, change_kind
 from agent.membership.core.beliefs.selftest import SelfTest
 from agent.membership.core.beliefs.suspicion import Suspicion
 from agent.membership.core.beliefs.table import Table
@@ -62,7 +61,7 @@ class Roster:
         self.table = table
         self.settings = settings
         self.gossip = GossipQueue()
-        self.story = Story()
+        self.history = History()
         self.suspicions: dict[str, Suspicion] = {}
         self.effects: list[Effect] = []
         self.leaving = False
@@ -168,7 +167,7 @@ class Roster:
     def refuse(self, now: float, member: Member, holder: str) -> None:
         """Takes note of a node that claims the identity of another one."""
         self.refused.append(member)
-        self.story.add(now, "refused", member, holder)
+        self.history.add(now, "refused", member, holder)
         self.effects.append(AnnounceConflict(member.name, member.address, holder))
 
     def _hear_report(self, now: float, current: Member, accuser: str) -> None:
@@ -206,7 +205,7 @@ class Roster:
         if member.state in (State.SUSPECT, State.DEAD) and member.incarnation + 1 >= self.me.incarnation:
             self._selftest.accused(now, accuser)
         if member.precedence > self.me.precedence:
-            self.story.add(now, "accused", member, accuser)
+            self.history.add(now, "accused", member, accuser)
             self.contested = member
             if not self._selftest.is_needed(now, len(self.table) - 1, dead=member.state is State.DEAD):
                 self.refute()
@@ -253,7 +252,7 @@ class Roster:
             member.node_id,
             member.services,
         ):
-            self.story.add(now, story.change(member, before), member, accuser)
+            self.history.add(now, change_kind(member, before), member, accuser)
             self.effects.append(AnnounceMember(member, before, accuser))
 
     def accuse(self, now: float, name: str) -> None:
@@ -299,5 +298,5 @@ class Roster:
             return False
         known[accuser] = None
         self.reports += 1
-        self.story.add(now, "accused", member, accuser)
+        self.history.add(now, "accused", member, accuser)
         return True

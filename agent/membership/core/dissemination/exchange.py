@@ -3,7 +3,7 @@
 Every datagram carries the digest of its sender's table (five bytes: over UDP, because that finds a difference
 within a second and costs no connection); everything that follows a difference goes over an authenticated
 connection, which loses nothing and has room. The asker first sends its digest; the answer to another one
-is a digest for each of ``BUCKETS`` parts of the table; the records of the parts that differ are then
+is a digest for each of ``TABLE_PARTS`` parts of the table; the records of the parts that differ are then
 swapped with one request. So two tables of 10,000 that differ in one record cost 300 bytes and 150 records.
 
 Left out is what is said against the receiver itself. Whom datagrams do not reach must not refute what it
@@ -24,21 +24,21 @@ from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.beliefs.table import checksum
 from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
+from agent.membership.messages import TABLE_PARTS
 
-BUCKETS = 64
-DIGESTS = struct.Struct(f">{BUCKETS}I")
+DIGESTS = struct.Struct(f">{TABLE_PARTS}I")
 # About 200 KB each way; what is left is swapped next time.
 RECORDS_MAX = 2500
 
 
 def bucket_of(name: str) -> int:
     """Returns the part of the table to which a name belongs."""
-    return int(mmh3.hash(name, signed=False)) % BUCKETS
+    return int(mmh3.hash(name, signed=False)) % TABLE_PARTS
 
 
 def digests(members: Iterable[Member]) -> bytes:
     """Returns the digest of each part of a table."""
-    found = [0] * BUCKETS
+    found = [0] * TABLE_PARTS
     for member in members:
         found[bucket_of(member.name)] ^= checksum(member)
     return DIGESTS.pack(*found)
@@ -47,11 +47,8 @@ def digests(members: Iterable[Member]) -> bytes:
 def differing(mine: bytes, theirs: bytes) -> list[int]:
     """Returns the parts in which two tables differ.
 
-    Raises:
-        ProtocolError: the other side does not speak of the same parts.
+    Both are of the length that ``digests`` gives: the messages see to that.
     """
-    if len(theirs) != DIGESTS.size:
-        raise ProtocolError(f"{len(theirs)} bytes of digests, expected {DIGESTS.size}")
     pairs = zip(DIGESTS.unpack(mine), DIGESTS.unpack(theirs), strict=True)
     return [index for index, (ours, other) in enumerate(pairs) if ours != other]
 

@@ -18,17 +18,19 @@ import os
 import resource
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, assert_never
 
 from agent.common.deadline import Deadline
-from agent.common.errors import ConnectionLost, RainStormError
+from agent.common.errors import ConnectionLost, ProtocolError, RainStormError
+from agent.common.failure import Failure
 from agent.common.shell import clock, logs, network, processes
 from agent.hydfs.client import HydfsClient
 from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.job import plan
 from agent.rainstorm.job import spec as job
+from agent.rainstorm.messages import channel, control
 from agent.rainstorm.task.core.processor import (
     BarrierReceived,
     BatchReceived,
@@ -51,7 +53,7 @@ from agent.rainstorm.task.shell.source import SourceFile
 from agent.rainstorm.task.state import keyed as state
 from agent.wire.client import Client
 from agent.wire.codec.framing import Frame, encode_header
-from agent.wire.connection import Connection
+from agent.wire.connection import Connection, Payload
 
 logger = logging.getLogger("agent.rainstorm.task.shell.task")
 
@@ -74,12 +76,12 @@ class Task:
 
     def __init__(
         self,
-        control: network.Socket,
+        sock: network.Socket,
         host: str,
         hydfs_socket: str,
         make_identity: Callable[[bytes], Identity] = JobIdentity,
     ) -> None:
-        self._control = Connection(control, "agent")
+        self._control = Connection(sock, "agent")
         self._client = Client(None)
         self._storage = Storage(HydfsClient(self._client, hydfs_socket))
         self._host = host
@@ -87,11 +89,11 @@ class Task:
         self._listener = network.listen_tcp(host, 0, ARRIVALS_MAX)
         self._selector = network.selector()
         self._arrivals = Arrivals(self._listener, self._selector, self._welcome)
-        self._selector.register(control, network.EVENT_READ, self._take_command)
+        self._selector.register(sock, network.EVENT_READ, self._take_command)
         self._selector.register(
             self._listener, network.EVENT_READ, lambda: self._arrivals.accept(self._identity)
         )
-        self._commands: deque[Mapping[str, Any]] = deque()
+        self._commands: deque[control.Command] = deque()
         self._task = ""
         self._generation = 0
         self._core: TaskCore | None = None
@@ -101,14 +103,15 @@ class Task:
         # The inputs that the selector waits for: those that the core does not hold back.
         self._watched: set[str] = set()
         self._unread: set[str] = set()
-        self._restore: Mapping[str, Any] = {}
+        self._assigned: control.Assign | None = None
         self._running = False
         self._source: SourceFile | None = None
 
     def run(self) -> None:
         """Works until the agent closes the connection."""
         try:
-            self._say({"t": "hello", "pid": processes.own_pid(), "port": self._listener.getsockname()[1]})
+            port = self._listener.getsockname()[1]
+            self._send_header(control.FIRST_OF_TASK.encode(control.Hello(processes.own_pid(), port)))
             while True:
                 self._try_step()
         except AgentGone:
@@ -135,13 +138,12 @@ class Task:
         except RainStormError as error:
             logger.exception("task_failed task=%s", self._task)
             self._halt()
-            about = {"generation": self._generation, "task": self._task}
-            self._say({"t": "error", **about, "error": error.to_wire()})
+            self._send_message(control.Failed(self._generation, Failure.of(error), self._task))
 
     def _step(self) -> None:
         while self._commands:
-            self._obey(self._commands.popleft())
-        for key, _ in self._selector.select(self._patience()):
+            self._execute(self._commands.popleft())
+        for key, _ in self._selector.select(self._timeout_s()):
             key.data()
         self._arrivals.drop_late()
         for peer in sorted(self._unread):
@@ -149,7 +151,7 @@ class Task:
         if self._running and not self._commands:
             self._read_source()
 
-    def _patience(self) -> float | None:
+    def _timeout_s(self) -> float | None:
         if self._commands or self._unread:
             return 0.0
         arrivals_s = self._arrivals.wait_s()
@@ -161,16 +163,20 @@ class Task:
         return source_s if arrivals_s is None else min(source_s, arrivals_s)
 
     def _take_command(self) -> None:
-        self._commands.append(self._hear())
+        self._commands.append(self._receive_command())
 
-    def _hear(self) -> Mapping[str, Any]:
+    def _receive_command(self) -> control.Command:
         try:
             frame = self._control.receive(Deadline(clock.monotonic(), AGENT_TIMEOUT_S))
+            return control.TO_TASK.decode(frame.header)
         except RainStormError as error:
+            logger.error("agent_lost error=%s", error)
             raise AgentGone(str(error)) from None
-        return frame.header
 
-    def _say(self, header: dict[str, Any], payload: Any = b"") -> None:
+    def _send_message(self, message: control.TaskMessage, payload: Payload = b"") -> None:
+        self._send_header(control.FROM_TASK.encode(message), payload)
+
+    def _send_header(self, header: dict[str, Any], payload: Payload = b"") -> None:
         try:
             self._control.send(header, payload, Deadline(clock.monotonic(), AGENT_TIMEOUT_S))
         except RainStormError as error:
@@ -182,63 +188,54 @@ class Task:
 
     # -- commands of the agent ------------------------------------------------------------------------
 
-    def _obey(self, command: Mapping[str, Any]) -> None:
-        match command["type"]:
-            case "assign":
+    def _execute(self, command: control.Command) -> None:
+        match command:
+            case control.Assign():
                 self._assign(command)
-            case "start":
+            case control.Start():
                 self._start(command)
-            case "trigger" if self._running and self._core is not None:
-                self._do(self._core.handle(EpochTriggered(command["epoch"], command["committed"])))
+            case control.Trigger(epoch=epoch, committed=committed):
+                if self._running and self._core is not None and command.generation == self._generation:
+                    self._do(self._core.handle(EpochTriggered(epoch, committed)))
+            case _:
+                assert_never(command)
 
-    def _assign(self, command: Mapping[str, Any]) -> None:
+    def _assign(self, command: control.Assign) -> None:
         self._halt()
-        self._generation = command["generation"]
-        self._task = command["task"]
-        spec = job.parse(command["spec"])
-        header = command["header"]
+        self._generation = command.generation
+        self._task = command.task
+        spec = job.parse(command.spec)
+        header = command.header
         layout = plan.make(spec, header)
-        if self._core is None or not command["in_place"]:
+        if self._core is None or not command.in_place:
             core = TaskCore(self._task, spec, layout)
-            for file, offset, length in command["segments"]:
+            for file, offset, length in command.segments:
                 core.load(state.decode_changes(self._storage.read_exactly(file, offset, length)))
             self._core = core
         if self._core.is_source and self._source is None:
             self._source = SourceFile(self._storage, spec, layout, self._task, header)
         self._arrivals.close()  # whoever connected belongs to an older generation
-        self._identity = self._make_identity(command["identity"])
-        self._restore = command
+        self._identity = self._make_identity(command.identity)
+        self._assigned = command
         quotes: dict[int, int] = {}
-        if command["survey"] and self._source is not None:
+        if command.survey and self._source is not None:
             quotes = self._source.count_quotes()
-        self._say(
-            {
-                "t": "prepared",
-                "generation": self._generation,
-                "task": self._task,
-                "host": self._host,
-                "port": self._listener.getsockname()[1],
-                "quotes": quotes,
-            }
-        )
+        port = self._listener.getsockname()[1]
+        self._send_message(control.Prepared(self._generation, self._host, port, quotes, self._task))
 
-    def _start(self, command: Mapping[str, Any]) -> None:
-        if command["generation"] != self._generation or self._core is None:
+    def _start(self, command: control.Start) -> None:
+        assigned = self._assigned
+        if command.generation != self._generation or self._core is None or assigned is None:
             return
         assert self._identity is not None
-        hello = {"from": self._task, "generation": self._generation}
+        hello = channel.Hello(self._task, self._generation)
         for target in self._core.outputs:
-            host, port = command["endpoints"][target]
+            if target not in command.endpoints:
+                raise ProtocolError(f"the command to start does not say where task {target} listens")
+            host, port = command.endpoints[target]
             self._outputs[target] = connect(self._host, host, port, target, hello, self._identity)
-        restore = self._restore
         self._core.reset(
-            Restore(
-                command["epoch"],
-                restore["done"],
-                dict(restore["positions"]),
-                dict(command["inside"]),
-                *restore["counts"],
-            )
+            Restore(command.epoch, assigned.done, assigned.positions, command.inside, *assigned.counts)
         )
         if self._source is not None:
             self._source.restart_rate()
@@ -249,24 +246,22 @@ class Task:
 
     # -- channels -------------------------------------------------------------------------------------
 
-    def _welcome(self, channel: Channel, hello: Mapping[str, Any]) -> None:
-        peer = str(hello.get("from"))
-        current = hello.get("generation") == self._generation
+    def _welcome(self, found: Channel, hello: channel.Hello) -> None:
+        peer = hello.sender
+        current = hello.generation == self._generation
         if not current or self._core is None or peer not in self._core.inputs or peer in self._inputs:
-            channel.close()
+            found.close()
             return
-        channel.accepted_from(peer)
-        self._inputs[peer] = channel
+        found.accepted_from(peer)
+        self._inputs[peer] = found
         if self._running:
             self._watch(peer)
 
     def _close_channels(self) -> None:
         for peer in sorted(self._watched):
             self._unwatch(peer)
-        for channel in self._inputs.values():
-            channel.close()
-        for channel in self._outputs.values():
-            channel.close()
+        for connected in (*self._inputs.values(), *self._outputs.values()):
+            connected.close()
         self._inputs, self._outputs, self._unread = {}, {}, set()
 
     def _take_from(self, peer: str) -> None:
@@ -300,14 +295,17 @@ class Task:
 
     def _receive(self, peer: str, frame: Frame) -> None:
         assert self._core is not None
-        match frame.header["t"]:
-            case "batch":
+        item = channel.CHANNEL.decode(frame.header)
+        match item:
+            case channel.Batch():
                 self._do(self._core.handle(BatchReceived(peer, decode_batch(frame.payload))))
-            case "barrier":
-                self._do(self._core.handle(BarrierReceived(peer, frame.header["epoch"])))
+            case channel.Barrier(epoch=epoch):
+                self._do(self._core.handle(BarrierReceived(peer, epoch)))
                 self._release()
-            case "end":
+            case channel.End():
                 self._do(self._core.handle(EndReceived(peer)))
+            case _:
+                assert_never(item)
 
     def _release(self) -> None:
         assert self._core is not None
@@ -334,55 +332,56 @@ class Task:
             match effect:
                 case SendBatch(target=target, batch=batch):
                     payload = encode_batch(batch)
-                    self._send(target, encode_header({"t": "batch"}, len(payload)))
+                    header = channel.CHANNEL.encode(channel.Batch())
+                    self._send(target, encode_header(header, len(payload)))
                     self._send(target, payload)
                 case SendBarrier(epoch=epoch):
-                    self._send_all({"t": "barrier", "epoch": epoch})
+                    self._send_all(channel.Barrier(epoch))
                 case SendEnd():
-                    self._send_all({"t": "end"})
+                    self._send_all(channel.End())
                 case RequestEpoch(done=done):
-                    about = {"generation": self._generation, "task": self._task}
-                    self._say({"t": "epoch-wanted", **about, "done": done})
+                    self._send_message(control.EpochWanted(self._generation, done, self._task))
                 case Snapshot():
                     self._hand_over(effect)
+                case _:
+                    assert_never(effect)
 
     def _hand_over(self, snapshot: Snapshot) -> None:
         changes = state.encode_changes(snapshot.changes) if snapshot.changes else b""
-        header = {
-            "t": "snapshot",
-            "generation": self._generation,
-            "task": self._task,
-            "epoch": snapshot.epoch,
-            "state_bytes": len(changes),
-            "base": snapshot.base,
-            "positions": dict(snapshot.positions),
-            "done": snapshot.done,
-            "records": snapshot.records,
-            "bytes": snapshot.bytes,
-        }
-        self._say(header, [changes, snapshot.output])
+        message = control.Snapshot(
+            generation=self._generation,
+            epoch=snapshot.epoch,
+            state_bytes=len(changes),
+            base=snapshot.base,
+            positions=dict(snapshot.positions),
+            done=snapshot.done,
+            records=snapshot.records,
+            bytes=snapshot.bytes,
+            task=self._task,
+        )
+        self._send_message(message, [changes, snapshot.output])
 
-    def _send_all(self, header: dict[str, Any]) -> None:
-        data = encode_header(header, 0)
+    def _send_all(self, item: channel.Item) -> None:
+        data = encode_header(channel.CHANNEL.encode(item), 0)
         for target in self._outputs:
             self._send(target, data)
 
     def _send(self, target: str, data: Any) -> None:
         """Sends all of ``data``, listening to the agent while the channel is full."""
-        channel = self._outputs[target]
+        output = self._outputs[target]
         view = memoryview(data).cast("B")
         while view:
-            sent = channel.write_some(view)
+            sent = output.write_some(view)
             view = view[sent:]
             if view and sent == 0:
-                self._wait_for_room(channel)
+                self._wait_for_room(output)
 
-    def _wait_for_room(self, channel: Channel) -> None:
-        for sock in network.wait([self._control.sock], [channel.sock]):
+    def _wait_for_room(self, output: Channel) -> None:
+        for sock in network.wait([self._control.sock], [output.sock]):
             if sock is self._control.sock:
-                command = self._hear()
+                command = self._receive_command()
                 self._commands.append(command)
-                if command["type"] == "assign":
+                if isinstance(command, control.Assign):
                     raise GenerationOver
 
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from agent.common.errors import DeadlineExceeded, NotFound, Unreachable
+from agent.common.failure import Failure
 from agent.rainstorm.client import RainstormClient
+from agent.rainstorm.messages.status import CommitStatus, JobStatus, TaskStatus
 from ops.demo.run import Kill
 from ops.output import progress
+from tests.unit.rainstorm.statuses import job_status
 
 
 class _Answers:
     """Answers ``job`` from a script; the last answer repeats."""
 
-    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
+    def __init__(self, *answers: JobStatus | Exception) -> None:
         self.answers = list(answers)
         self.asked = 0
 
-    def job(self, job_id: str) -> dict[str, Any]:
+    def job(self, job_id: str) -> JobStatus:
         answer = self.answers[min(self.asked, len(self.answers) - 1)]
         self.asked += 1
         if isinstance(answer, Exception):
@@ -27,12 +31,12 @@ class _Answers:
         return answer
 
 
-def _follow(script: _Answers, timeout_s: float | None = None) -> tuple[dict[str, Any], list[str]]:
+def _follow(script: _Answers, timeout_s: float | None = None) -> tuple[JobStatus, list[str]]:
     seen: list[str] = []
     ended = progress.follow(
         cast("RainstormClient", script),
         "j-1",
-        on_look=lambda job: seen.append(job["state"]),
+        on_look=lambda job: seen.append(job.state),
         poll_s=0.001,
         timeout_s=timeout_s,
     )
@@ -41,45 +45,50 @@ def _follow(script: _Answers, timeout_s: float | None = None) -> tuple[dict[str,
 
 @pytest.mark.parametrize("state", ["finished", "failed", "cancelled"])
 def test_following_ends_with_the_job(state: str) -> None:
-    ended, seen = _follow(_Answers({"state": "deploying"}, {"state": "running"}, {"state": state}))
-    assert ended["state"] == state
+    ended, seen = _follow(
+        _Answers(job_status(state="deploying"), job_status(state="running"), job_status(state=state))
+    )
+    assert ended.state == state
     assert seen == ["deploying", "running", state]
 
 
 def test_an_outage_is_waited_out() -> None:
-    ended, seen = _follow(_Answers({"state": "running"}, Unreachable("no leader"), {"state": "finished"}))
-    assert ended["state"] == "finished"
+    ended, seen = _follow(
+        _Answers(job_status(state="running"), Unreachable("no leader"), job_status(state="finished"))
+    )
+    assert ended.state == "finished"
     assert seen == ["running", "finished"]
 
 
 def test_an_error_that_will_not_pass_ends_it() -> None:
     with pytest.raises(NotFound):
-        _follow(_Answers({"state": "running"}, NotFound("no such job")))
+        _follow(_Answers(job_status(state="running"), NotFound("no such job")))
 
 
 def test_an_endless_outage_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "OUTAGE_S_MAX", 0.01)
     with pytest.raises(Unreachable):
-        _follow(_Answers({"state": "running"}, Unreachable("no leader")))
+        _follow(_Answers(job_status(state="running"), Unreachable("no leader")))
 
 
 def test_a_limit_ends_the_following_not_the_job() -> None:
     with pytest.raises(DeadlineExceeded, match="j-1"):
-        _follow(_Answers({"state": "running"}), timeout_s=0.01)
+        _follow(_Answers(job_status(state="running")), timeout_s=0.01)
 
 
 def test_the_line_says_how_far_it_is() -> None:
+    task = TaskStatus("j-1", "0.0", 0, "identity", "n1", 7, "running")
     text = progress.line(
-        {
-            "state": "running",
-            "lines_read": 1234567,
-            "lines_per_s": 99999.6,
-            "bytes_read": 25,
-            "bytes_total": 100,
-            "epochs_committed": 7,
-            "tasks": [{"state": "running"}, {"state": "starting"}],
-            "generation": 2,
-        }
+        job_status(
+            state="running",
+            lines_read=1234567,
+            lines_per_s=99999.6,
+            bytes_read=25,
+            bytes_total=100,
+            epochs_committed=7,
+            tasks=(task, replace(task, state="starting")),
+            generation=2,
+        )
     )
     for words in (
         "25%",
@@ -93,11 +102,17 @@ def test_the_line_says_how_far_it_is() -> None:
 
 
 def test_a_line_without_totals_does_not_guess() -> None:
-    assert "   0%" in progress.line({"state": "deploying"})
+    assert "   0%" in progress.line(job_status(state="deploying"))
 
 
-def _commits(*values: tuple[int, float]) -> dict[str, Any]:
-    return {"commits": [{"epoch": i, "generation": g, "at": at} for i, (g, at) in enumerate(values)]}
+def _commits(*values: tuple[int, float]) -> JobStatus:
+    return job_status(commits=tuple(CommitStatus(i, g, 0, at) for i, (g, at) in enumerate(values)))
+
+
+def test_the_reason_of_an_end_names_the_code() -> None:
+    """People see what programs see."""
+    assert progress.reason(job_status()) == "no reason given"
+    assert progress.reason(job_status(error=Failure("JOB_FAILED", "why"))) == "[JOB_FAILED] why"
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.hydfs.client import FileStat
-from agent.rainstorm.leader.core.joblog import JobState
-from agent.rainstorm.leader.shell.submission import prepare
 from ops.demo.reference import expected_records, output_records
-from tests.simulation.rainstorm_store import Store
 
 KINDS = ("identity", "rebalance", "final", "tuple", "epoch", "transform", "sum", "wide")
 
@@ -33,31 +29,8 @@ class Workload:
     expected: Counter[str]
 
 
-class _InstantClient:
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def stat(self, name: str) -> FileStat:
-        return self._store.stat(name)
-
-    def create(self, name: str) -> None:
-        self._store.create(name)
-
-
-class InstantStorage:
-    """The store without delay, for the preparation of a job."""
-
-    def __init__(self, store: Store) -> None:
-        self.client: Any = _InstantClient(store)
-        self._store = store
-
-    def read_exactly(self, file: str, offset: int, length: int) -> bytes:
-        """Returns bytes of a file."""
-        return self._store.read(file, offset, length)
-
-
-def generate(rng: random.Random, kind: str, source: str, sink: str, records: int) -> Workload:
-    """Returns a job of a kind with an input of about ``records`` records."""
+def generate(rng: random.Random, kind: str, name: str, records: int) -> Workload:
+    """Returns a job of a kind with an input of about ``records`` records in the file ``name``."""
     tasks = [rng.randint(1, 3) for _ in range(3)]
     csv = kind in ("final", "transform", "sum")
     stages: list[dict[str, Any]]
@@ -81,15 +54,16 @@ def generate(rng: random.Random, kind: str, source: str, sink: str, records: int
             sums = {"operator": "aggregate-by-key", "key": "place", "function": "sum", "value": "size"}
             stages = [{"operator": "identity", "tasks": tasks[0]}, {**sums, "tasks": tasks[1]}]
     raw = {
-        "name": kind,
+        "name": name,
         "source": {
-            "file": source,
+            "file": name,
             "format": "csv" if csv else "lines",
             "rate": int(records / rng.uniform(1.0, 2.5)),
         },
         "stages": stages,
-        "sink": {"file": sink},
-        "epoch_interval_ms": rng.choice([20, 40, 100]),
+        # Each submission has a sink of its own, also when an earlier one may have come through.
+        "sink": {"file": "out-{job}"},
+        "epoch_interval_ms": rng.choice([50, 100, 200]),
     }
     data = _csv(rng, records) if csv else _lines(rng, records, wide=kind == "wide")
     return Workload(kind, raw, data, expected(raw, data))
@@ -104,15 +78,6 @@ def expected(raw: dict[str, Any], data: bytes) -> Counter[str]:
         file.write(data)
         file.flush()
         return expected_records({**raw, "stages": stages}, Path(file.name))
-
-
-def make_state(store: Store, workload: Workload, job: str, nodes: list[str], batch_bytes: int) -> JobState:
-    """Stores the input and prepares the job as a submission does."""
-    source = workload.raw["source"]["file"]
-    store.create(source)
-    store.append(source, workload.data, "put", 1)
-    storage: Any = InstantStorage(store)
-    return prepare(storage, workload.raw, job, batch_bytes, nodes, 0.0)
 
 
 def _lines(rng: random.Random, records: int, *, wide: bool) -> bytes:
