@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 VOTERS_MAX = 5
 START_S_MAX = 60.0
-# What is held for a moment is no leak: it must be held since the same moment at each of these looks.
+# What is held for a moment is no leak: it must be held by the same line at each of these looks.
 LOOKS = 3
 LOOKS_APART_S = 4.0
 # Nothing happens for so long: no frame is on its way and no disk at work.
@@ -77,8 +77,9 @@ class Cluster:
         # Restarts after crashes, with their reasons; a schedule of failing disks expects some.
         self.crashes: list[tuple[str, str]] = []
         self.restarts_crashed = True
-        # All looks together must take longer than any request that waits for news.
         self.looks_apart_s = LOOKS_APART_S
+        # A slot that was taken later may belong to a request that waits for news.
+        self.slots_older_s = 0.0
         # Machines that never come back.
         self.lost: set[str] = set()
         self.nodes: dict[str, Node] = {}
@@ -183,6 +184,8 @@ class Cluster:
             if machine.name in self.lost:
                 continue
             machine.disk.faults.clear()
+            for process in machine.processes:
+                process.seam.network.accept_errors.clear()
             machine.disk.free()
             machine.resume()
             if not machine.is_on:
@@ -217,7 +220,9 @@ class Cluster:
 
     def _look(self) -> list[str]:
         try:
-            return self.scheduler.rest(quiet_s=QUIET_S, limit_s=QUIET_WITHIN_S)
+            return self.scheduler.rest(
+                quiet_s=QUIET_S, limit_s=QUIET_WITHIN_S, slots_older_s=self.slots_older_s
+            )
         except AssertionError:
             return [f"the cluster does not come to rest\n{report.threads(self.scheduler)}"]
 

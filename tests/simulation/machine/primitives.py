@@ -305,9 +305,9 @@ class Semaphore(Primitive):
         for _ in range(min(n, len(self.waiters))):
             self.scheduler.wake_one(self.waiters)
 
-    def describe_taken(self) -> str:
-        """Returns where and when the slots that are out were taken."""
-        return ", ".join(f"{sites.describe(site)} at {at:.3f} s" for _, site, at in self.taken)
+    def taken_before(self, instant: float) -> list[str]:
+        """Returns where and when the slots were taken that are out since before ``instant``."""
+        return [f"{sites.describe(site)} at {at:.3f} s" for _, site, at in self.taken if at <= instant]
 
     def _thread(self) -> SimThread:
         return self.scheduler.running or self.scheduler.driver

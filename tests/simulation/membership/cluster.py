@@ -27,8 +27,12 @@ FORMED_S = 10.0
 # Far above what any schedule needs: somebody goes round in circles.
 STEPS_MAX = 600_000
 STALL_S_MAX = 0.02
-# Three looks outlast a poll of the follower.
-LOOKS_APART_S = 6.5
+# Conditions are looked at this often: they look at all nodes.
+LOOK_S = 0.005
+# A poll of the follower, with its margin, is over by then; a slot that is out for longer is lost.
+POLL_S = 12.5
+# Three looks, between which every loop of an agent turns.
+LOOKS_APART_S = 2.0
 
 
 class Observed(Service):
@@ -48,8 +52,8 @@ class Observed(Service):
     def _execute(self, effect: events.Effect) -> None:
         cluster, history = self._cluster, self._cluster.history
         match effect:
-            case events.AnnounceMember(member=member):
-                sighting = Sighting(cluster.scheduler.now, self.config.name, member)
+            case events.AnnounceMember(member=member, before=before):
+                sighting = Sighting(cluster.scheduler.now, self.config.name, member, before)
                 history.saw(sighting, self.core.monitor.me.boot)
             case events.AnnounceView(view=view):
                 history.learned(view)
@@ -132,6 +136,7 @@ class MembershipCluster(Cluster):
             stall_s_max=STALL_S_MAX,
         )
         self.looks_apart_s = LOOKS_APART_S
+        self.slots_older_s = POLL_S
 
     def _observed(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> Service:
         process = self.nodes[config.name].agents[MEMBERSHIP].process
@@ -215,9 +220,18 @@ class MembershipCluster(Cluster):
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float, what: str) -> float:
         """Runs until something is so, and returns how long that took; fails at the first violation."""
-        began = self.scheduler.now
+        began = look_at = self.scheduler.now
+        held = False
+
+        def holds() -> bool:
+            nonlocal look_at, held
+            if not held and self.scheduler.now >= look_at:
+                look_at = self.scheduler.now + LOOK_S
+                held = bool(self.history.violations or condition())
+            return held
+
         try:
-            self.scheduler.run(lambda: self.history.violations or condition(), timeout_s=timeout_s)
+            self.scheduler.run(holds, timeout_s=timeout_s)
         except AssertionError as error:
             waited = f"after {timeout_s:g} simulated s it still does not hold: {what}"
             raise self.broken([*self.history.violations, waited, str(error)]) from None

@@ -88,6 +88,10 @@ class MembershipFaults(Faults):
             if cut_off:
                 self._cut_off_until[name] = max(until, self._cut_off_until.get(name, 0.0))
 
+    def learners(self) -> set[str]:
+        """Returns the voters that had to learn before they could vote: they lost their disk, or are new."""
+        return set(self._wiped)
+
     def _within(self, until: dict[str, float], name: str) -> bool:
         return name in until and self.cluster.scheduler.now <= until[name] + GRACE_S
 
@@ -111,6 +115,8 @@ class MembershipFaults(Faults):
             view = cluster.view(step.nodes[0])
             if view is not None and view.leader == step.nodes[0]:
                 self.hits["leader crashed"] += 1
+        if step.kind == "kill" and self._service(step) == NEIGHBOUR:
+            self.hits["neighbour killed"] += 1
         if any(not cluster.service(name).core.majority for name in running):
             self.hits["no majority"] += 1
 

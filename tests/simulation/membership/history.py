@@ -29,6 +29,7 @@ class Sighting:
     at: float
     observer: str
     member: Member
+    before: Member | None = None
 
 
 class History:
@@ -73,7 +74,7 @@ class History:
         key = (observer, life, member.name)
         self.require(member.boot >= self._believed.get(key, 0), f"M4: {observer} went back to {member}")
         self._believed[key] = member.boot
-        self._count(member)
+        self._count(sighting)
         if member.state is State.DEAD:
             excused = self.is_touched(member.name) or self.is_cut_off(observer)
             self.require(excused, f"M2: {observer} holds {member.name} for dead, whom no fault touched")
@@ -134,7 +135,8 @@ class History:
         """Tells whether the only voter is cut off: what it believes is the view, for want of another one."""
         return len(self._voters) == 1 and self.is_cut_off(self._voters[0])
 
-    def _count(self, member: Member) -> None:
+    def _count(self, sighting: Sighting) -> None:
+        member, before = sighting.member, sighting.before
         match member.state:
             case State.SUSPECT:
                 self.hits["suspected"] += 1
@@ -142,10 +144,10 @@ class History:
                 self.hits["dead"] += 1
             case State.LEFT:
                 self.hits["left"] += 1
-            case State.ALIVE if member.incarnation > 0:
-                self.hits["refuted"] += 1
-            case State.ALIVE if member.boot > 1:
+            case State.ALIVE if before is not None and member.boot > before.boot:
                 self.hits["later life seen"] += 1
+            case State.ALIVE if before is not None and before.state is State.SUSPECT:
+                self.hits["refuted"] += 1
 
     def _count_entry(self, known: NodeEntry | None, entry: NodeEntry) -> None:
         if known is None:
