@@ -49,6 +49,10 @@ class Observed(Service):
         """Returns the monitor once there is one."""
         return self._core.monitor if self._core is not None else None
 
+    def start(self) -> None:
+        super().start()
+        self._cluster.history.began(self.core.monitor.me, self._cluster.nodes[self.config.name].disk)
+
     def _execute(self, effect: events.Effect) -> None:
         cluster, history = self._cluster, self._cluster.history
         match effect:
