@@ -149,6 +149,7 @@ def run(schedule: Schedule) -> Result:
         cluster.check(retries(cluster))
         if cluster.random.random() < STOP_SHARE:
             watcher.end()
+            cluster.is_calm = True
             cluster.check([f"M11: {finding}" for finding in cluster.shut_down()])
         cluster.check(cluster.history.violations)
         cluster.check(unexpected_crashes(cluster))
