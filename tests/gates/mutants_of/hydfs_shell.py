@@ -16,6 +16,7 @@ WAITERS = "agent/hydfs/shell/waiting/waiter.py"
 PEERS = "agent/hydfs/shell/peers.py"
 
 OF_STORE = ("tests/unit/hydfs/shell/test_store.py",)
+OF_JOURNAL = ("tests/unit/hydfs/shell/test_journal.py",)
 OF_FILES = ("tests/unit/hydfs/shell/test_blockfile.py",)
 OF_NEW_DISK = ("tests/unit/hydfs/shell/test_newdisk.py",)
 OF_SEALER = ("tests/unit/hydfs/shell/test_takeover.py",)
@@ -87,9 +88,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "after a torn tail open copies are doubtful",
         STORE,
-        "self.index[key] = replace(meta, doubtful=True)",
-        "pass",
-        OF_STORE,
+        "self.index[key] = replace(meta, state=state, doubtful=True)",
+        "self.index[key] = replace(meta, state=state)",
+        OF_JOURNAL,
     ),
     Mutant(
         "a store whose disk fails ends its agent",
