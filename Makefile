@@ -22,7 +22,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 demo: $(STAMP) ## run a million rows on five nodes, kill a task and a node, check the result
-	@exec $(BIN)/python -m ops.demo
+	@exec $(BIN)/python -m ops.demo.run
 
 test: $(STAMP) ## run the whole test suite
 	@exec $(BIN)/python -m pytest -n 2 tests

@@ -11,9 +11,9 @@ import uuid
 
 from agent.common.errors import AlreadyExists, Conflict, RainStormError
 from agent.hydfs.client import HydfsClient
-from ops.connections import connected
-from ops.errors import describe
-from ops.inventory import find
+from ops.cluster.connections import connected
+from ops.cluster.inventory import find
+from ops.output.errors import describe
 
 
 def append(files: HydfsClient, name: str, count: int) -> None:

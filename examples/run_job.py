@@ -12,9 +12,9 @@ import uuid
 from typing import Any
 
 from agent.common.errors import JobFailed, RainStormError
-from ops.connections import Connections, connected
-from ops.errors import describe
-from ops.inventory import find
+from ops.cluster.connections import Connections, connected
+from ops.cluster.inventory import find
+from ops.output.errors import describe
 
 ROWS = b"service,level\n" + b"api,error\napi,info\nweb,error\nweb,error\n" * 250
 
@@ -33,10 +33,10 @@ def run(connections: Connections) -> None:
     files, engine = connections.hydfs(), connections.rainstorm()
     files.put(f"{folder}/input.csv", io.BytesIO(ROWS))
     submitted = engine.submit(job(f"{folder}/input.csv", f"{folder}/output.csv"))
-    while not (status := engine.wait(submitted, timeout_s=1.0))["finished_at"]:
-        print(f"{submitted} {status['state']}: {status['lines_read']} lines read")
-    if status["state"] != "finished":
-        raise JobFailed(f"job {submitted} {status['state']}: {status['error']}", hint=f"fab job {submitted}")
+    while not (status := engine.wait(submitted, timeout_s=1.0)).has_ended:
+        print(f"{submitted} {status.state}: {status.lines_read} lines read")
+    if status.state != "finished":
+        raise JobFailed(f"job {submitted} {status.state}: {status.error}", hint=f"fab job {submitted}")
     files.get(f"{folder}/output.csv", sys.stdout.buffer)
     files.delete_prefix(f"{folder}/")
 

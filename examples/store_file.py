@@ -12,9 +12,9 @@ import uuid
 
 from agent.common.errors import AlreadyExists, RainStormError
 from agent.hydfs.client import HydfsClient
-from ops.connections import connected
-from ops.errors import describe
-from ops.inventory import find
+from ops.cluster.connections import connected
+from ops.cluster.inventory import find
+from ops.output.errors import describe
 
 CONTENT = "".join(f"line {number}\n" for number in range(1000)).encode()
 

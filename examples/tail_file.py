@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 from agent.common.errors import RainStormError
 from agent.hydfs.client import HydfsClient
-from ops.connections import connected
-from ops.errors import describe
-from ops.inventory import find
+from ops.cluster.connections import connected
+from ops.cluster.inventory import find
+from ops.output.errors import describe
 
 PIECE_BYTES = 1024 * 1024
 PAUSE_S = 0.2  # a file that does not grow costs one small request for each pause

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from agent.common.errors import RainStormError
 from agent.membership.client import MembershipClient
 from agent.membership.view import View
-from ops.connections import connected
-from ops.errors import describe
-from ops.inventory import find
+from ops.cluster.connections import connected
+from ops.cluster.inventory import find
+from ops.output.errors import describe
 
 # The agent answers at once when the view changes; otherwise the same request is sent again after this long.
 WAIT_S = 10.0

@@ -35,8 +35,9 @@ from agent.common.errors import DeadlineExceeded, RainStormError, Unavailable, U
 from agent.common.shell import clock
 from agent.membership.client import MemberChanged, MembershipClient, MembersReply, ViewChanged
 from agent.wire.client import Client
-from ops import inventory, processes
-from ops.layout import Layout
+from ops.cluster import inventory
+from ops.local.layout import Layout
+from ops.machine import processes
 
 READY_TIMEOUT_S = 30.0
 CALM_TIMEOUT_S = 90.0

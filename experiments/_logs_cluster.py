@@ -19,10 +19,11 @@ from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded
 from agent.common.shell import clock
 from experiments import _cluster
-from ops import inventory, processes
-from ops.connections import connected
-from ops.inventory import Inventory
-from ops.layout import Layout
+from ops.cluster import inventory
+from ops.cluster.connections import connected
+from ops.cluster.inventory import Inventory
+from ops.local.layout import Layout
+from ops.machine import processes
 
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 3.0

@@ -21,13 +21,13 @@ from agent.common.errors import Corrupt, DeadlineExceeded, RainStormError
 from agent.common.shell import clock
 from agent.hydfs.client import FileStat, HydfsClient
 from experiments import _cluster
-from ops import inventory
-from ops.connections import Connections
+from ops.cluster import inventory
+from ops.cluster.connections import Connections
+from ops.cluster.inventory import Inventory
+from ops.cluster.status import wait_until_settled
 from ops.faults.injector import injecting
-from ops.inventory import Inventory
-from ops.layout import Layout
-from ops.local import LocalCluster
-from ops.status import wait_until_settled
+from ops.local.cluster import LocalCluster
+from ops.local.layout import Layout
 
 # A request that takes longer is counted as a failed look: the measurement must not hang on one of them.
 LOOK_TIMEOUT_S = 2.0

@@ -31,12 +31,12 @@ if __package__ in (None, ""):
 
 from agent.common.errors import RainStormError
 from agent.common.shell import clock
-from ops import citysigns
-from ops.connections import Connections, connected
-from ops.inventory import load
-from ops.layout import Layout
-from ops.local import LocalCluster
-from ops.reference import expected_records, output_records
+from ops.cluster.connections import Connections, connected
+from ops.cluster.inventory import load
+from ops.demo import citysigns
+from ops.demo.reference import expected_records, output_records
+from ops.local.cluster import LocalCluster
+from ops.local.layout import Layout
 
 ROWS = 20_000
 JOB_TIMEOUT_S = 120.0
@@ -102,18 +102,18 @@ class Chaos:
         while clock.monotonic() < began + JOB_TIMEOUT_S:
             self._pause.wait(self._rng.uniform(0.3, 1.2))
             try:
-                if connections.rainstorm().job(trial.job)["state"] in ("finished", "failed", "cancelled"):
+                if connections.rainstorm().job(trial.job).has_ended:
                     break
                 self._strike(connections, trial)
             except RainStormError as error:  # even a query may fail while a new leader is being elected
                 trial.faults.append(f"({error.code})")
         ended = connections.rainstorm().wait(trial.job, JOB_TIMEOUT_S)
         trial.seconds = clock.monotonic() - began
-        trial.generations, trial.term = ended["generation"], ended["term"]
-        if ended["state"] != "finished":
-            trial.problem = f"{ended['state']}: {ended['error']}"
+        trial.generations, trial.term = ended.generation, ended.term
+        if ended.state != "finished":
+            trial.problem = f"{ended.state}: {ended.error}"
         else:
-            trial.problem = self._compare(connections, spec, kind, ended["sink"])
+            trial.problem = self._compare(connections, spec, kind, ended.sink)
         trial.right = not trial.problem
         return trial
 
@@ -137,7 +137,7 @@ class Chaos:
             return
         if fault == "task":
             killed = connections.rainstorm().kill_task()
-            trial.faults.append(f"task {killed['task']} on {killed['node']}")
+            trial.faults.append(f"task {killed.task} on {killed.node}")
             return
         connections.prefer(self._rng.choice([name for name in self._nodes if name != node]))
         trial.faults.append(f"{fault} {node}")

@@ -11,8 +11,8 @@ from typing import Any
 from invoke.exceptions import Exit, ParseError
 
 from agent.common.errors import UsageError
-from ops import listing
-from ops.errors import describe
+from ops.output import listing
+from ops.output.errors import describe
 
 
 def install(program: Any) -> None:

@@ -32,6 +32,8 @@ WALL_S_MAX = 253_402_300_800.0
 NAME_CHARS_MAX = 255
 TEXT_CHARS_MAX = 64 * 1024
 LIST_MAX = 100_000
+# What msgpack carries as they are; otherwise msgspec would read text as bytes in base64.
+BYTES = (bytes, bytearray, memoryview)
 
 Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 Crc = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -61,6 +63,9 @@ class Request(Message, Generic[R]):
     reply: ClassVar[type[Any]]
 
 
+K = TypeVar("K", bound=Message)
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """The answer to a request that asks for nothing but that something is done."""
@@ -68,7 +73,7 @@ class Done:
 
 def encode(message: Any) -> dict[str, Any]:
     """Returns a message as the plain values of a msgpack map."""
-    fields = msgspec.to_builtins(message, builtin_types=(bytes, bytearray, memoryview))
+    fields = msgspec.to_builtins(message, builtin_types=BYTES)
     assert isinstance(fields, dict), f"{type(message).__name__} is not a message"
     return fields
 
@@ -80,31 +85,32 @@ def decode(cls: type[M], fields: Any, what: str = "") -> M:
         InvalidMessage: they hold something else; the error names message, field and expectation.
     """
     try:
-        return msgspec.convert(fields, cls)
+        return msgspec.convert(fields, cls, builtin_types=BYTES)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise InvalidMessage(f"{what or cls.__name__}: {error}") from None
 
 
-class Vocabulary:
-    """The messages that one direction of a conversation knows, told apart by the field ``type``."""
+class Vocabulary(Generic[K]):
+    """The messages that one direction of a conversation knows, told apart by the field ``tag``."""
 
-    def __init__(self, name: str, *classes: type[Message]) -> None:
+    def __init__(self, name: str, *classes: type[K], tag: str = "type") -> None:
         self.name = name
-        self.classes: Mapping[str, type[Message]] = {cls.kind: cls for cls in classes}
+        self.tag = tag
+        self.classes: Mapping[str, type[K]] = {cls.kind: cls for cls in classes}
         assert len(self.classes) == len(classes), f"{name}: two messages have the same kind"
 
-    def encode(self, message: Message) -> dict[str, Any]:
+    def encode(self, message: K) -> dict[str, Any]:
         """Returns a message as plain values, its kind among them."""
         assert type(message) is self.classes.get(message.kind), f"{self.name} has no {type(message).__name__}"
-        return {"type": message.kind, **encode(message)}
+        return {self.tag: message.kind, **encode(message)}
 
-    def decode(self, fields: Any) -> Message:
+    def decode(self, fields: Any) -> K:
         """Returns the message that ``fields`` hold.
 
         Raises:
             InvalidMessage: they hold no message of this vocabulary.
         """
-        kind = fields.get("type") if isinstance(fields, dict) else None
+        kind = fields.get(self.tag) if isinstance(fields, dict) else None
         cls = self.classes.get(kind) if isinstance(kind, str) else None
         if cls is None:
             raise InvalidMessage(f"{self.name} has no message of type {_shown(kind)}")

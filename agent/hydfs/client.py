@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import builtins
 import mmap
-import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, Corrupt, InvalidMessage, NotFound, RainStormError, Unreachable
 from agent.common.message import R, Request
-from agent.common.shell import clock
+from agent.common.shell import clock, disk
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, StoredBlock, StoreHealth
 from agent.wire.client import Answered, Client, Target
@@ -122,11 +121,11 @@ class HydfsClient:
             raise InvalidMessage(f"{self._target} opened a block of {name!r} without handing it over")
         block = found.message
         try:
-            memory = mmap.mmap(found.descriptor, block.length, access=mmap.ACCESS_READ)
+            memory = disk.map(found.descriptor, block.length)
         except (OSError, ValueError) as error:
             raise Corrupt(f"a local block of {name!r} cannot be mapped: {error}") from None
         finally:
-            os.close(found.descriptor)
+            disk.close(found.descriptor)
         return LocalBlock(block.start, block.length, memory)
 
     def stat(self, name: str, *, timeout_s: float = 10.0) -> FileStat:

@@ -1,1 +1,1 @@
-"""RainStorm: the stream engine, exactly once by short aligned epochs (DESIGN 7, ADR 0004)."""
+"""RainStorm: the stream engine, exactly once by short aligned epochs (ADR 0004)."""

@@ -7,14 +7,21 @@ from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, DeadlineExceeded, NotLeader, RainStormError, Unreachable
+from agent.common.message import R, Request
 from agent.common.shell import clock, threads
+from agent.rainstorm.messages import client as messages
+from agent.rainstorm.messages.client import KilledTask
+from agent.rainstorm.messages.status import JobStatus, TaskStatus
 from agent.wire.client import Client, Target
+
+__all__ = ["JobStatus", "KilledTask", "RainstormClient", "TaskStatus"]
 
 TIMEOUT_S = 10.0
 # A leader that has just been elected needs about this long to read the logs.
 LEADERLESS_S = 15.0
 RETRY_S = 0.1
 WAIT_SLICE_S = 20.0
+CANCEL_TIMEOUT_S = 30.0
 
 
 class RainstormClient:
@@ -24,7 +31,7 @@ class RainstormClient:
         self._client = client
         self._targets = list(targets)
 
-    def submit(self, job: dict[str, Any]) -> str:
+    def submit(self, job: Any) -> str:
         """Submits a job file's content and returns the job's id.
 
         Raises:
@@ -32,62 +39,59 @@ class RainstormClient:
             NotFound: the source does not exist.
             AlreadyExists: the destination exists.
         """
-        return str(self._call("rainstorm.submit", {"job": job}, again=False)["job"])
+        return self._ask(messages.Submit(job), repeat=False).job
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def jobs(self) -> list[JobStatus]:
         """Returns the status of all jobs, the newest first."""
-        return list(self._call("rainstorm.jobs", {})["jobs"])
+        return list(self._ask(messages.Jobs()).jobs)
 
-    def job(self, job: str) -> dict[str, Any]:
+    def job(self, job: str) -> JobStatus:
         """Returns the status of one job; the beginning of its id is enough."""
-        return dict(self._call("rainstorm.job", {"job": job})["status"])
+        return self._ask(messages.Job(job)).status
 
-    def wait(self, job: str, timeout_s: float) -> dict[str, Any]:
-        """Returns the status of a job as soon as it is over, or after ``timeout_s`` as it is."""
+    def wait(self, job: str, timeout_s: float) -> JobStatus:
+        """Returns the status of a job as soon as it has ended, or after ``timeout_s`` as it is."""
         deadline = Deadline(clock.monotonic(), timeout_s)
         while True:
             wait_s = min(WAIT_SLICE_S, deadline.remaining(clock.monotonic()))
-            found = dict(self._call("rainstorm.wait", {"job": job, "wait_s": wait_s}, wait_s)["status"])
-            if found["state"] in ("finished", "failed", "cancelled") or deadline.expired(clock.monotonic()):
+            found = self._ask(messages.Wait(job, wait_s), wait_s).status
+            if found.has_ended or deadline.expired(clock.monotonic()):
                 return found
 
-    def tasks(self) -> list[dict[str, Any]]:
+    def tasks(self) -> list[TaskStatus]:
         """Returns all tasks of all running jobs."""
-        return [task for job in self.jobs() for task in job["tasks"]]
+        return [task for job in self.jobs() for task in job.tasks]
 
-    def cancel(self, job: str) -> dict[str, Any]:
+    def cancel(self, job: str) -> JobStatus:
         """Ends a job and returns its status; what it has committed stays."""
-        return dict(self._call("rainstorm.cancel", {"job": job}, 30.0)["status"])
+        return self._ask(messages.Cancel(job), CANCEL_TIMEOUT_S).status
 
     def kill_task(
         self, node: str | None = None, task: str | None = None, pid: int | None = None
-    ) -> dict[str, Any]:
+    ) -> KilledTask:
         """Kills (SIGKILL) the first task that fits, and returns which one it was.
 
         Raises:
             NotFound: no running task fits.
         """
-        fields = {"node": node, "task": task, "pid": pid}
-        return dict(self._call("rainstorm.kill", fields, again=False)["killed"])
+        return self._ask(messages.Kill(node, task, pid), repeat=False).killed
 
-    def _call(
-        self, kind: str, fields: dict[str, Any], extra_s: float = 0.0, *, again: bool = True
-    ) -> dict[str, Any]:
+    def _ask(self, request: Request[R], extra_s: float = 0.0, *, repeat: bool = True) -> R:
         """Asks node after node; a cluster between two leaders is waited for.
 
-        The patience begins with the first failure: a leader may be lost near the end of a long wait.
+        The time allowed begins with the first failure: a leader may be lost near the end of a long wait.
         """
         outage: Deadline | None = None
         failure: RainStormError = Unreachable("no node of the cluster is known", hint="fab status")
         while True:
             for target in list(self._targets):
                 try:
-                    return self._client.call(target, kind, fields, timeout_s=TIMEOUT_S + extra_s).fields
+                    return self._client.ask(target, request, timeout_s=TIMEOUT_S + extra_s).message
                 except NotLeader as error:
                     failure = error
                     break
                 except (ConnectionLost, DeadlineExceeded) as error:
-                    if not again:
+                    if not repeat:
                         raise
                     failure = error
                 except Unreachable as error:

@@ -5,29 +5,38 @@ Any node answers any client: what only the leader knows is passed on to the lead
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from agent.common.config import NodeConfig
-from agent.common.errors import Forbidden, NotFound, NotLeader, RainStormError
+from agent.common.errors import Forbidden, NotFound, NotLeader
+from agent.common.message import Done
 from agent.common.shell import clock, threads
 from agent.common.shell.runner import CoreRunner
 from agent.hydfs.client import HydfsClient
 from agent.membership.attachment import Attachment
-from agent.membership.client import MembershipClient
+from agent.membership.follower import ViewFollower
+from agent.membership.view import View
 from agent.rainstorm.host.shell.host import TaskHost
 from agent.rainstorm.io.links import ReportLink, address_of
 from agent.rainstorm.io.storage import Storage
+from agent.rainstorm.leader.core.leader import NodeLife, ViewChanged
 from agent.rainstorm.leader.shell.leader import Dispatcher
+from agent.rainstorm.messages import client as messages
+from agent.rainstorm.messages.commands import CommandRequest
+from agent.rainstorm.messages.reports import ReportRequest
 from agent.wire import auth
 from agent.wire.client import Client, dial_from
-from agent.wire.server import Handler, Reply, Request, Server
+from agent.wire.endpoint import Call, Endpoint, by_kind, endpoint
+from agent.wire.server import Server
 
-logger = logging.getLogger("agent.rainstorm.service")
+# A waiting request is answered this long before its caller stops waiting for the answer.
+ANSWER_MARGIN_S = 1.0
 
-WATCH_S = 10.0
-WATCH_RETRY_S = 0.2
+Led = TypeVar(
+    "Led", messages.Submit, messages.Jobs, messages.Job, messages.Wait, messages.Cancel, messages.Kill
+)
 
 
 class Service:
@@ -37,18 +46,18 @@ class Service:
         self._config = config
         self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
         self._stopping = threads.event()
-        self._view: dict[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
         hydfs = HydfsClient(self._client, config.socket_path("hydfs"))
         storage = Storage(hydfs, self._stopping)
-        self._membership = MembershipClient(self._client, config.socket_path("membership"))
-        self._reports = ReportLink(config, self._client, lambda: str(self._view["leader"]))
+        names = [peer.name for peer in config.peers]
+        self._follower = ViewFollower("rainstorm", config.socket_path("membership"), names)
+        self._reports = ReportLink(config, self._client, lambda: self._follower.current().leader)
         self._dispatcher = Dispatcher(config, self._client, storage, on_crash)
         self._host = TaskHost(config, storage, self._reports, on_crash)
-        self._server = Server(f"rainstorm-{config.name}", self._handlers())
+        self._server = Server(f"rainstorm-{config.name}", self._endpoints())
         self._attachment = Attachment(
             config.socket_path("membership"), "rainstorm", lambda: self._server.heard_at
         )
-        self._watcher = threads.thread("view-watch", self._watch_view)
+        self._follower.subscribe(lambda view: self._dispatcher.set_view(view_changed(view)))
 
     def start(self) -> None:
         """Starts to serve.
@@ -62,7 +71,7 @@ class Service:
         self._host.start()
         self._server.listen_tls(me.address, me.rainstorm_port, auth.server_context(self._config.tls))
         self._server.listen_unix(self._config.socket_path("rainstorm"))
-        self._watcher.start()
+        self._follower.start()
         self._attachment.start()
 
     def stop(self, timeout_s: float) -> None:
@@ -74,100 +83,99 @@ class Service:
         self._dispatcher.stop(timeout_s)
         self._reports.stop(timeout_s)
         self._client.close()
-        self._watcher.join(timeout_s)
+        self._follower.stop(timeout_s)
 
     def status(self) -> str:
         """Returns one sentence about what the agent does."""
-        return f"{len(self._host.supervisor.running())} tasks, leader {self._view['leader'] or 'unknown'}"
+        leader = self._follower.current().leader or "unknown"
+        return f"{len(self._host.supervisor.running())} tasks, leader {leader}"
 
     def loops(self) -> list[CoreRunner]:
         """Returns the loops that must turn while the service lives."""
         return [self._dispatcher.loop, self._host.loop]
 
-    def _watch_view(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                found = self._membership.watch(self._view["version"], WATCH_S)
-                view = found.among([peer.name for peer in self._config.peers]).as_fields()
-            except RainStormError as error:
-                logger.info("membership_unreachable error=%s", error)
-                self._stopping.wait(WATCH_RETRY_S)
-                continue
-            if view["version"] > self._view["version"]:
-                self._view = view
-                self._dispatcher.see_view(view)
+    def _endpoints(self) -> dict[str, Endpoint]:
+        return by_kind(
+            endpoint(CommandRequest, self._command),
+            endpoint(ReportRequest, self._report),
+            endpoint(messages.KillLocal, self._kill_local),
+            endpoint(messages.Submit, self._led(self._submit)),
+            endpoint(messages.Jobs, self._led(self._jobs)),
+            endpoint(messages.Job, self._led(self._job)),
+            endpoint(messages.Wait, self._led(self._wait)),
+            endpoint(messages.Cancel, self._led(self._cancel)),
+            endpoint(messages.Kill, self._led(self._kill)),
+        )
 
-    def _handlers(self) -> dict[str, Handler]:
-        return {
-            "rainstorm.command": self._command,
-            "rainstorm.report": self._report,
-            "rainstorm.kill-local": self._kill_local,
-            "rainstorm.submit": self._led(lambda r: {"job": self._dispatcher.submit(r.fields["job"])}),
-            "rainstorm.jobs": self._led(lambda r: {"jobs": self._dispatcher.jobs()}),
-            "rainstorm.job": self._led(lambda r: {"status": self._dispatcher.job(str(r.fields["job"]))}),
-            "rainstorm.wait": self._led(self._wait),
-            "rainstorm.cancel": self._led(
-                lambda r: {"status": self._dispatcher.cancel(str(r.fields["job"]))}
-            ),
-            "rainstorm.kill": self._led(self._kill),
-        }
-
-    def _led(self, answer: Callable[[Request], dict[str, Any]]) -> Handler:
+    def _led(self, answer: Callable[[Led, Call], Any]) -> Callable[[Led, Call], Any]:
         """Returns a handler that answers at the leader and passes the request on anywhere else."""
 
-        def handle(request: Request) -> Reply:
-            leader = str(self._view["leader"])
-            if leader == self._config.name or request.fields.get("forwarded"):
-                return Reply(answer(request))
+        def handle(request: Led, call: Call) -> Any:
+            leader = self._follower.current().leader
+            if leader == self._config.name or request.forwarded:
+                return answer(request, call)
             if not leader:
                 raise NotLeader("the cluster has no leader at the moment", hint="try again in a second")
-            fields = {**request.fields, "forwarded": True}
-            left = request.deadline.require(clock.monotonic(), request.type)
-            found = self._client.call(address_of(self._config, leader), request.type, fields, timeout_s=left)
-            return Reply({key: value for key, value in found.fields.items() if key != "ok"})
+            left = call.deadline.require(clock.monotonic(), request.kind)
+            target = address_of(self._config, leader)
+            return self._client.ask(target, replace(request, forwarded=True), timeout_s=left).message
 
         return handle
 
-    def _require_node(self, request: Request) -> None:
+    def _require_node(self, call: Call) -> None:
         """Refuses what only nodes may say; operators have certificates of the same authority."""
-        if all(request.peer != peer.name for peer in self._config.peers):
-            raise Forbidden(f"{request.peer!r} is no node of the cluster", hint="use fab")
+        if all(call.peer != peer.name for peer in self._config.peers):
+            raise Forbidden(f"{call.peer!r} is no node of the cluster", hint="use fab")
 
-    def _command(self, request: Request) -> Reply:
-        self._require_node(request)
-        self._host.command(request.fields["message"])
-        return Reply()
+    def _command(self, request: CommandRequest, call: Call) -> Done:
+        self._require_node(call)
+        self._host.command(request.command())
+        return Done()
 
-    def _report(self, request: Request) -> Reply:
-        self._require_node(request)
-        self._dispatcher.report(request.peer, request.fields["report"])
-        return Reply()
+    def _report(self, request: ReportRequest, call: Call) -> Done:
+        self._require_node(call)
+        self._dispatcher.report(call.peer, request.message())
+        return Done()
 
-    def _wait(self, request: Request) -> dict[str, Any]:
-        left = request.deadline.remaining(clock.monotonic())
-        wait_s = min(float(request.fields["wait_s"]), max(0.0, left - 1.0))
-        return {"status": self._dispatcher.wait(str(request.fields["job"]), wait_s)}
+    def _submit(self, request: messages.Submit, call: Call) -> messages.Submitted:
+        return messages.Submitted(self._dispatcher.submit(request.job))
 
-    def _kill(self, request: Request) -> dict[str, Any]:
+    def _jobs(self, request: messages.Jobs, call: Call) -> messages.JobList:
+        return messages.JobList(tuple(self._dispatcher.jobs()))
+
+    def _job(self, request: messages.Job, call: Call) -> messages.OneJob:
+        return messages.OneJob(self._dispatcher.job(request.job))
+
+    def _wait(self, request: messages.Wait, call: Call) -> messages.OneJob:
+        left_s = max(0.0, call.deadline.remaining(clock.monotonic()) - ANSWER_MARGIN_S)
+        return messages.OneJob(self._dispatcher.wait(request.job, min(request.wait_s, left_s)))
+
+    def _cancel(self, request: messages.Cancel, call: Call) -> messages.OneJob:
+        return messages.OneJob(self._dispatcher.cancel(request.job))
+
+    def _kill(self, request: messages.Kill, call: Call) -> messages.Killed:
         """Kills the first task that fits the node, task and pid given."""
-        node, task, pid = (request.fields.get(key) for key in ("node", "task", "pid"))
-        for job in self._dispatcher.jobs():
-            for found in job["tasks"]:
-                fits = (node or found["node"], task or found["task"], pid or found["pid"])
-                if found["pid"] and fits == (found["node"], found["task"], found["pid"]):
-                    wanted = {"job": job["job"], "task": found["task"], "pid": found["pid"]}
-                    answer = self._client.call(
-                        address_of(self._config, found["node"]), "rainstorm.kill-local", wanted
-                    )
-                    return {"killed": {**answer.fields["killed"], "node": found["node"]}}
-        asked = ", ".join(
-            f"{key} {request.fields[key]}" for key in ("node", "task", "pid") if request.fields.get(key)
-        )
+        for found in (task for job in self._dispatcher.jobs() for task in job.tasks):
+            wanted = (request.node or found.node, request.task or found.task, request.pid or found.pid)
+            if found.pid and wanted == (found.node, found.task, found.pid):
+                target = address_of(self._config, found.node)
+                left = call.deadline.require(clock.monotonic(), request.kind)
+                order = messages.KillLocal(found.task, found.pid)
+                answer = self._client.ask(target, order, timeout_s=left).message
+                return messages.Killed(replace(answer.killed, node=found.node))
+        given = {"node": request.node, "task": request.task, "pid": request.pid}
+        asked = ", ".join(f"{key} {value}" for key, value in given.items() if value)
         raise NotFound(f"no running task fits {asked or 'that'}", hint="see what runs where: fab list-tasks")
 
-    def _kill_local(self, request: Request) -> Reply:
-        self._require_node(request)
+    def _kill_local(self, request: messages.KillLocal, call: Call) -> messages.Killed:
+        self._require_node(call)
         # A process id alone is never trusted: only processes that this agent runs for a task can be killed.
-        (job, task), process = self._host.supervisor.find(request.fields["task"], request.fields["pid"])
+        (job, task), process = self._host.supervisor.find(request.task, request.pid)
         process.kill()
-        return Reply({"killed": {"job": job, "task": task, "pid": process.pid}})
+        return messages.Killed(messages.KilledTask(job, task, process.pid))
+
+
+def view_changed(view: View) -> ViewChanged:
+    """Returns a view as the leader's rules see it."""
+    nodes = {name: NodeLife(entry.node_id, view.is_up(name)) for name, entry in view.nodes.items()}
+    return ViewChanged(view.version, view.term, view.leader, nodes)

@@ -8,14 +8,13 @@ time; callers see to that.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, DeadlineExceeded
-from agent.common.shell import clock, network
+from agent.common.shell import clock, disk, network
 from agent.common.shell.network import Socket
 from agent.wire.codec.framing import PREFIX, Buffer, Frame, decode_header, decode_prefix, encode_header
 
@@ -172,7 +171,7 @@ class Connection:
         offset, left = part.offset, part.length
         while left:
             if network.is_tls(self.sock):
-                chunk = os.pread(part.descriptor, min(left, FILE_CHUNK_BYTES), offset)
+                chunk = disk.pread(part.descriptor, min(left, FILE_CHUNK_BYTES), offset)
                 if not chunk:
                     raise OSError("file is shorter than announced")
                 self.sock.sendall(chunk)

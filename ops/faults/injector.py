@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.common.errors import Partial, RainStormError, Unavailable, UsageError
-from ops import inventory, processes
+from ops.cluster import inventory
+from ops.cluster.inventory import Inventory
 from ops.faults import plan
-from ops.faults.journal import FAULTS_MAX, Journal
 from ops.faults.loopback import LocalMachines
 from ops.faults.machines import LabMachines, Machines, SshMachines
 from ops.faults.plan import Fault
-from ops.inventory import Inventory
+from ops.faults.records import FAULTS_MAX, Journal
+from ops.machine import processes
 
 
 class Injector:

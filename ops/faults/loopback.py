@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.common.errors import RainStormError
+from ops.cluster.inventory import Inventory
 from ops.faults import plan
 from ops.faults.machines import Machines
 from ops.faults.plan import Fault
-from ops.inventory import Inventory
 from ops.lab import host
 from ops.lab.errors import Unsupported
-from ops.layout import Layout
-from ops.local import LocalCluster
+from ops.local.cluster import LocalCluster
+from ops.local.layout import Layout
 
 
 class LocalMachines(Machines):

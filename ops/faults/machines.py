@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agent.common.errors import DeadlineExceeded, NotRunning, RainStormError, Unavailable
+from ops.cluster.inventory import REPOSITORY, Inventory
 from ops.faults import plan
 from ops.faults.plan import Fault
-from ops.inventory import REPOSITORY, Inventory
 from ops.lab import host
 from ops.lab.errors import Unsupported
 from ops.lab.lab import Lab
@@ -252,7 +252,7 @@ class SshMachines(ScriptedMachines):
 
     def __init__(self, inventory: Inventory) -> None:
         super().__init__(inventory)
-        from ops.ssh import Ssh
+        from ops.cluster.ssh import Ssh
 
         self._ssh = Ssh(inventory.logins)
 

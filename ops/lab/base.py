@@ -14,10 +14,10 @@ from pathlib import Path
 
 from agent.common.errors import Unavailable
 from agent.common.shell import clock
-from ops import render
 from ops.lab import host
 from ops.lab.plan import USER
-from ops.locks import exclusive
+from ops.machine.locks import exclusive
+from ops.output import render
 
 CACHE = Path("/var/cache/rainstorm-lab")
 SUITE = "bookworm"

@@ -23,12 +23,12 @@ import yaml
 from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyRunning, DeadlineExceeded, NotFound, NotRunning, Unavailable
 from agent.common.shell import clock
-from ops import inventory
+from ops.cluster import inventory
 from ops.lab import base, host, keys, plan, watches
-from ops.lab.cgroups import Group, hierarchies
 from ops.lab.machine import DISK_MIB, Machine
 from ops.lab.plan import Plan
-from ops.locks import exclusive
+from ops.machine.cgroups import Group, hierarchies
+from ops.machine.locks import exclusive
 
 STATE_FOLDER = Path("/var/lib/rainstorm-lab")
 LOCK_FOLDER = Path("/run")

@@ -7,7 +7,7 @@
     <lab>/vm3/console.log   what the VM printed while it booted
 
 The container shares this machine's kernel but nothing else: not its network, processes, user sessions or
-folders. It runs in its own control group (``ops.lab.cgroups``).
+folders. It runs in its own control group (``ops.machine.cgroups``).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import uuid
 from pathlib import Path
 
 from ops.lab import base, host, keys
-from ops.lab.cgroups import Group
 from ops.lab.plan import USER, Plan
+from ops.machine.cgroups import Group
 
 DATA_FOLDER = "/var/lib/rainstorm"
 DISK_MIB = 4096

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from invoke.context import Context
 
-from ops import inventory, render
-from ops.agents import Agents, check_service, check_signal
-from ops.errors import command
+from ops.cluster import inventory
+from ops.faults.agents import Agents, check_service, check_signal
+from ops.output import render
+from ops.output.errors import command
 
 HELP = {
     "vm": "the node: 3, vm3 or vm03",

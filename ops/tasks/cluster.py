@@ -7,12 +7,13 @@ from typing import Any
 from invoke.context import Context
 
 from agent.common.errors import Partial
-from ops import inventory, render
-from ops import watch as watching
-from ops.connections import connected
-from ops.errors import command
-from ops.progress import ENDED, line
-from ops.status import SERVICES, ClusterStatus, look, wait_until_settled
+from ops.cluster import inventory
+from ops.cluster.connections import connected
+from ops.cluster.status import SERVICES, ClusterStatus, look, wait_until_settled
+from ops.output import render
+from ops.output import watch as watching
+from ops.output.errors import command
+from ops.output.progress import line
 
 HELP = {"inventory": "inventory file of the cluster", "json": "print one JSON object"}
 _find = inventory.find
@@ -89,11 +90,11 @@ def _print_status(found: ClusterStatus) -> None:
     else:
         states: dict[str, int] = {}
         for job in found.jobs:
-            states[str(job["state"])] = states.get(str(job["state"]), 0) + 1
+            states[job.state] = states.get(job.state, 0) + 1
         print("jobs: " + (", ".join(f"{n} {state}" for state, n in sorted(states.items())) or "none"))
         for job in found.jobs:
-            if job["state"] not in ENDED:
-                print(f"  {job['job']}  {job['name']}  {line(job)}")
+            if not job.has_ended:
+                print(f"  {job.job}  {job.name}  {line(job)}")
 
 
 def _copies(found: ClusterStatus) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from invoke.context import Context
 
 from agent.common.errors import NotFound, UsageError
-from ops import inventory, render
-from ops.connections import connected
-from ops.errors import command
+from ops.cluster import inventory
+from ops.cluster.connections import connected
+from ops.output import render
+from ops.output.errors import command
 
 if TYPE_CHECKING:
     from ops.faults.injector import Injector
@@ -55,10 +56,10 @@ def kill_task(
         matching = [
             each
             for each in client.tasks()
-            if (not node or each["node"] == node)
-            and (not task or each["task"] == task)
-            and (not pid or each["pid"] == pid)
-            and (not job or str(each["job"]).startswith(job))
+            if (not node or each.node == node)
+            and (not task or each.task == task)
+            and (not pid or each.pid == pid)
+            and (not job or each.job.startswith(job))
         ]
         if not matching:
             wanted = ", ".join(
@@ -68,16 +69,16 @@ def kill_task(
                 f"there is no running task with {wanted}", hint="see which tasks run: fab list-tasks"
             )
         chosen = matching[0]
-        what = f"task {chosen['task']} of {chosen['job']} on {chosen['node']} (pid {chosen['pid']})"
+        what = f"task {chosen.task} of {chosen.job} on {chosen.node} (pid {chosen.pid})"
         if dry_run:
             render.say_dry(f"kill {what}", json=json)
             return
-        killed = client.kill_task(node=chosen["node"], task=chosen["task"], pid=chosen["pid"])
+        killed = client.kill_task(node=chosen.node, task=chosen.task, pid=chosen.pid)
     if json:
-        render.print_json(job=chosen["job"], task=killed["task"], node=killed["node"], pid=killed["pid"])
+        render.print_json(job=chosen.job, task=killed.task, node=killed.node, pid=killed.pid)
         return
-    print(f"killed task {killed['task']} of {chosen['job']} on {killed['node']} (pid {killed['pid']})")
-    render.say(f"watch it recover: fab job {chosen['job']}")
+    print(f"killed task {killed.task} of {chosen.job} on {killed.node} (pid {killed.pid})")
+    render.say(f"watch it recover: fab job {chosen.job}")
 
 
 @command(help={**VM, **COMMON})

@@ -17,9 +17,10 @@ from invoke.context import Context
 from agent.common.errors import AlreadyExists, NotFound, UsageError
 from agent.common.shell import clock
 from agent.hydfs.client import READ_PIECE_BYTES, FileStat, HydfsClient
-from ops import inventory, render
-from ops.connections import Connections, connected
-from ops.errors import command
+from ops.cluster import inventory
+from ops.cluster.connections import Connections, connected
+from ops.output import render
+from ops.output.errors import command
 
 INVENTORY = {"inventory": "inventory file of the cluster"}
 JSON = {"json": "print one JSON object"}

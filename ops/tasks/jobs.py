@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ from invoke.context import Context
 
 from agent.common.errors import JobFailed, NotFound, UsageError
 from agent.rainstorm.client import RainstormClient
-from ops import course, inventory, progress, render, samples
-from ops import watch as watching
-from ops.connections import Connections, connected
-from ops.errors import command
+from agent.rainstorm.messages.status import JobStatus, TaskStatus
+from ops import oneline as course
+from ops.cluster import inventory
+from ops.cluster.connections import Connections, connected
+from ops.demo import samples
+from ops.output import progress, render
+from ops.output import watch as watching
+from ops.output.errors import command
 
 INVENTORY = {"inventory": "inventory file of the cluster"}
 JSON = {"json": "print one JSON object"}
@@ -103,7 +109,7 @@ def jobs(context: Context, watch: bool = False, json: bool = False, inventory: s
 
         def report() -> None:
             found = connections.rainstorm().jobs()
-            found.sort(key=lambda each: float(each.get("submitted_at") or 0))
+            found.sort(key=lambda each: each.submitted_at)
             if json:
                 show = render.print_json_line if watch else render.print_json
                 show(jobs=found)
@@ -116,20 +122,20 @@ def jobs(context: Context, watch: bool = False, json: bool = False, inventory: s
             report()
 
 
-def _print_jobs(found: list[dict[str, Any]]) -> None:
+def _print_jobs(found: list[JobStatus]) -> None:
     if not found:
         render.say("no jobs yet; run one: fab submit-job")
         return
     rows = [
         [
-            each["job"],
-            each["name"],
-            each["state"],
-            render.utc(each.get("submitted_at")),
-            render.seconds(each.get("elapsed_s")),
-            each.get("lines_read"),
-            each.get("epochs_committed"),
-            len(each.get("recoveries") or []),
+            each.job,
+            each.name,
+            each.state,
+            render.utc(each.submitted_at),
+            render.seconds(each.elapsed_s),
+            each.lines_read,
+            each.epochs_committed,
+            len(each.recoveries),
         ]
         for each in found
     ]
@@ -157,7 +163,7 @@ def job(context: Context, job_id: str, follow: bool = False, json: bool = False,
             return
         found = client.job(whole_id)
     if json:
-        render.print_json(**found)
+        render.print_json(**dataclasses.asdict(found))
     else:
         _print_job(found)
 
@@ -180,9 +186,9 @@ def cancel_job(
         whole_id = _expand(client, job_id)
         ended = client.job(whole_id) if dry_run else client.cancel(whole_id)
     if json:
-        render.print_json(job_id=whole_id, state=ended["state"], dry_run=dry_run)
+        render.print_json(job_id=whole_id, state=ended.state, dry_run=dry_run)
     else:
-        print(f"{'would stop ' if dry_run else ''}{whole_id}: {ended['state']}")
+        print(f"{'would stop ' if dry_run else ''}{whole_id}: {ended.state}")
 
 
 @command(help={"vm": "only tasks on this node", **JSON, **INVENTORY})
@@ -191,7 +197,7 @@ def list_tasks(context: Context, vm: str = "", json: bool = False, inventory: st
     found_inventory = _find(inventory)
     node = found_inventory.node(vm).name if vm else ""
     with connected(found_inventory) as connections:
-        found = [each for each in connections.rainstorm().tasks() if not node or each["node"] == node]
+        found = [each for each in connections.rainstorm().tasks() if not node or each.node == node]
     if json:
         render.print_json(tasks=found)
         return
@@ -244,22 +250,22 @@ def _wait(client: RainstormClient, job_id: str, timeout_s: float | None) -> prog
 
 def _finish(connections: Connections, ended: progress.Job, json: bool) -> None:
     if json:
-        render.print_json(**ended)
+        render.print_json(**dataclasses.asdict(ended))
     else:
         _print_job(ended, with_tasks=False)
-    if ended["state"] != "finished":
+    if ended.state != "finished":
         raise JobFailed(
-            f"job {ended['job']} {ended['state']}: {ended.get('error') or 'no reason given'}",
-            hint=f"fab job {ended['job']}",
+            f"job {ended.job} {ended.state}: {progress.reason(ended)}",
+            hint=f"fab job {ended.job}",
         )
     if not json:
-        length = connections.hydfs().stat(ended["sink"]).length
-        print(f"result: {ended['sink']} in HyDFS, {render.size(length)}")
-    render.say(f"fetch it: fab get {ended['sink']} result.csv   (or print it: fab get {ended['sink']} -)")
+        length = connections.hydfs().stat(ended.sink).length
+        print(f"result: {ended.sink} in HyDFS, {render.size(length)}")
+    render.say(f"fetch it: fab get {ended.sink} result.csv   (or print it: fab get {ended.sink} -)")
 
 
 def _expand(client: RainstormClient, job_id: str) -> str:
-    known = [str(each["job"]) for each in client.jobs()]
+    known = [each.job for each in client.jobs()]
     if job_id in known:
         return job_id
     matching = [each for each in known if each.startswith(job_id)]
@@ -271,39 +277,36 @@ def _expand(client: RainstormClient, job_id: str) -> str:
 
 
 def _print_job(found: progress.Job, *, with_tasks: bool = True) -> None:
-    get = found.get
-    rate = get("lines_per_s") or 0
-    if found["state"] in progress.ENDED:
-        rate = (get("lines_read") or 0) / (get("elapsed_s") or 1.0)
-    print(f"job {found['job']} ({found['name']}): {found['state']}")
-    if get("error"):
-        print(f"  error       {get('error')}")
-    print(f"  submitted   {render.utc(get('submitted_at'))}   elapsed {render.seconds(get('elapsed_s'))}")
+    rate = found.lines_read / (found.elapsed_s or 1.0) if found.has_ended else found.lines_per_s
+    print(f"job {found.job} ({found.name}): {found.state}")
+    if found.error is not None:
+        print(f"  error       {progress.reason(found)}")
+    print(f"  submitted   {render.utc(found.submitted_at)}   elapsed {render.seconds(found.elapsed_s)}")
     print(
-        f"  read        {render.count(get('lines_read') or 0)} lines, "
-        f"{render.size(get('bytes_read') or 0)}   {render.count(rate)} lines/s"
+        f"  read        {render.count(found.lines_read)} lines, "
+        f"{render.size(found.bytes_read)}   {render.count(rate)} lines/s"
     )
-    print(f"  epochs      {get('epochs_committed', 0)} committed, generation {get('generation', '-')}")
-    print(f"  sink        {get('sink') or '-'}   leader {get('leader') or '-'}   term {get('term', '-')}")
-    for each in found.get("recoveries") or []:
+    print(f"  epochs      {found.epochs_committed} committed, generation {found.generation}")
+    print(f"  sink        {found.sink or '-'}   leader {found.leader or '-'}   term {found.term}")
+    for each in found.recoveries:
         print(
-            f"  recovery    generation {each['generation']} at {render.utc(each['at'])}, "
-            f"{render.seconds(each.get('seconds'))}: {each['cause']}"
+            f"  recovery    generation {each.generation} at {render.utc(each.at)}, "
+            f"{render.seconds(each.seconds)}: {each.cause}"
         )
-    if with_tasks and found.get("tasks"):
-        _print_tasks(found["tasks"])
+    if with_tasks and found.tasks:
+        _print_tasks(found.tasks)
 
 
-def _print_tasks(found: list[dict[str, Any]]) -> None:
+def _print_tasks(found: Sequence[TaskStatus]) -> None:
     rows = [
         [
-            each.get("job"),
-            each["task"],
-            each["operator"],
-            each["node"],
-            str(each["pid"] or "-"),
-            each["state"],
-            each.get("lines_per_s"),
+            each.job,
+            each.task,
+            each.operator,
+            each.node,
+            str(each.pid or "-"),
+            each.state,
+            each.lines_per_s,
         ]
         for each in found
     ]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 
 from agent.common.shell import clock
-from ops import render
-from ops.errors import command
-from ops.inventory import REPOSITORY
+from ops.cluster.inventory import REPOSITORY
 from ops.lab import host
+from ops.output import render
+from ops.output.errors import command
 
 if TYPE_CHECKING:
     from ops.lab.lab import Lab

@@ -6,9 +6,9 @@ from invoke.context import Context
 
 from agent.common.errors import AlreadyRunning
 from agent.common.shell import clock
-from ops import render
-from ops.errors import command
-from ops.local import LocalCluster, demo_layout, only_demo
+from ops.local.cluster import LocalCluster, demo_layout, only_demo
+from ops.output import render
+from ops.output.errors import command
 
 JSON = {"json": "print one JSON object"}
 

@@ -12,10 +12,11 @@ from invoke.context import Context
 
 from agent.common.errors import RainStormError, UsageError
 from agent.membership.client import MembershipClient, MembersReply, SettingsReport
-from ops import inventory, keyrotation, render
-from ops.connections import Connections, connected
-from ops.errors import command
-from ops.status import SERVICES
+from ops.cluster import inventory, keyrotation
+from ops.cluster.connections import Connections, connected
+from ops.cluster.status import SERVICES
+from ops.output import render
+from ops.output.errors import command
 
 INVENTORY = {"inventory": "inventory file of the cluster"}
 JSON = {"json": "print one JSON object", **INVENTORY}

@@ -38,10 +38,10 @@ def message_classes(module: ModuleType) -> list[type[Any]]:
     return found
 
 
-def valid(cls: type[Any]) -> st.SearchStrategy[dict[str, Any]]:
+def valid(cls: type[Any]) -> st.SearchStrategy[Any]:
     """Returns fields of a message that ``decode`` must let through."""
     info = inspect.type_info(cls)
-    assert isinstance(info, inspect.DataclassType)
+    assert isinstance(info, inspect.DataclassType | inspect.StructType)
     return _fields(info)
 
 
@@ -113,19 +113,21 @@ def _nested(levels: int) -> Any:
     return value
 
 
-def _spoil(fields: dict[str, Any], spoilings: list[tuple[str, Any]], chance: Any) -> dict[str, Any]:
+def _spoil(fields: Any, spoilings: list[tuple[str, Any]], chance: Any) -> Any:
     spoilt = copy.deepcopy(fields)
     for action, value in spoilings:
         places = list(_places(spoilt))
         holder, key = chance.choice(places) if places else (spoilt, "extra")
         if action == "add":
             target: Any = chance.choice([spoilt, *(h for h, _ in places if isinstance(h, dict))])
-            target[f"extra{chance.randrange(9)}"] = value
-        elif action == "drop":
-            if places:  # otherwise there is no field to drop
-                del holder[key]
-        else:
+            if isinstance(target, list):
+                target.append(value)
+            else:
+                target[f"extra{chance.randrange(9)}"] = value
+        elif action != "drop":
             holder[key] = value
+        elif places:
+            del holder[key]
     return spoilt
 
 
@@ -147,7 +149,9 @@ def _longest(low: int | None, high: int | None) -> int:
     return longest if high is None else min(high, longest)
 
 
-def _fields(info: inspect.DataclassType) -> st.SearchStrategy[dict[str, Any]]:
+def _fields(info: inspect.DataclassType | inspect.StructType) -> st.SearchStrategy[Any]:
+    if isinstance(info, inspect.StructType) and info.array_like:
+        return st.tuples(*(_of(field.type) for field in info.fields)).map(list)
     required = {field.encode_name: _of(field.type) for field in info.fields if field.required}
     optional = {field.encode_name: _of(field.type) for field in info.fields if not field.required}
     return st.fixed_dictionaries(required, optional=optional)
@@ -197,6 +201,6 @@ def _composed(info: inspect.Type) -> st.SearchStrategy[Any]:
             return st.dictionaries(_of(key), _of(value), max_size=SIZE_MAX)
         case inspect.UnionType(types=types):
             return st.one_of(*map(_of, types))
-        case inspect.DataclassType():
+        case inspect.DataclassType() | inspect.StructType():
             return st.deferred(lambda: _fields(info))
     raise AssertionError(f"no rule for {info}")

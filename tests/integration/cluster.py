@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from agent.common.config import RainstormConfig
-from ops.inventory import ADDRESS_VARIABLE, FOLDER_VARIABLE, INVENTORY_VARIABLE, Inventory, load
-from ops.layout import Layout
-from ops.local import SERVICES, LocalCluster
+from ops.cluster.inventory import ADDRESS_VARIABLE, FOLDER_VARIABLE, INVENTORY_VARIABLE, Inventory, load
+from ops.local.cluster import SERVICES, LocalCluster
+from ops.local.layout import Layout
 from tests.support import REPOSITORY, wait_until
 
 FAB = str(Path(sys.executable).with_name("fab"))

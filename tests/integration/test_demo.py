@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ops import processes
+from ops.machine import processes
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until
 
 pytestmark = pytest.mark.integration
 
 ROWS = 50_000
-DEMO = [sys.executable, "-m", "ops.demo", "--rows", str(ROWS)]
+DEMO = [sys.executable, "-m", "ops.demo.run", "--rows", str(ROWS)]
 DEMO_TIMEOUT_S = 100
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ops.processes import FOLDER_VARIABLE
+from ops.machine.processes import FOLDER_VARIABLE
 from tests.support import REPOSITORY, wait_until
 
 pytestmark = pytest.mark.integration

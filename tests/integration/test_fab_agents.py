@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.common.config import RainstormConfig
-from ops.connections import connected
-from ops.local import SERVICES
+from ops.cluster.connections import connected
+from ops.local.cluster import SERVICES
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until
 

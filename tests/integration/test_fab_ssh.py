@@ -27,9 +27,9 @@ from agent.common.errors import (
 )
 from agent.wire.auth import client_context
 from agent.wire.client import Address, Client
-from ops import inventory
-from ops.connections import Connections, connected
-from ops.route import Route
+from ops.cluster import inventory
+from ops.cluster.connections import Connections, connected
+from ops.cluster.route import Route
 from tests.integration.agents import free_port
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.common.errors import NameInvalid
-from ops.connections import connected
-from ops.local import SERVICES
+from ops.cluster.connections import connected
+from ops.local.cluster import SERVICES
 from tests.integration.cluster import FAB, Ended, Sandbox
 from tests.support import wait_until
 

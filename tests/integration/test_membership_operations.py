@@ -17,7 +17,7 @@ import yaml
 from agent.common.errors import Conflict, InvalidMessage, NotFound, Unavailable, UsageError
 from agent.membership.client import MemberChanged, MembershipClient
 from agent.membership.messages import MemberReport
-from ops.keyrotation import rotate
+from ops.cluster.keyrotation import rotate
 from tests.integration.agents import Agents
 from tests.support import REPOSITORY, wait_until
 

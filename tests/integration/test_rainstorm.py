@@ -14,9 +14,10 @@ import pytest
 from agent.common.errors import AlreadyExists, JobInvalid, NotFound, RainStormError
 from agent.hydfs.client import HydfsClient
 from agent.rainstorm.client import RainstormClient
-from ops import citysigns
-from ops.connections import Connections, connected
-from ops.reference import expected_records, output_records
+from agent.rainstorm.messages.status import JobStatus
+from ops.cluster.connections import Connections, connected
+from ops.demo import citysigns
+from ops.demo.reference import expected_records, output_records
 from tests.integration.cluster import Sandbox
 from tests.support import shared_data, wait_until
 
@@ -73,34 +74,34 @@ class Engine:
         """Returns the local copy of a stored input."""
         return self._folder / name
 
-    def output(self, job: dict[str, Any]) -> bytes:
+    def output(self, job: JobStatus) -> bytes:
         """Returns the bytes of a job's destination file."""
         sink = io.BytesIO()
-        self.files.get(job["sink"], sink)
+        self.files.get(job.sink, sink)
         return sink.getvalue()
 
-    def finish(self, job: str) -> dict[str, Any]:
+    def finish(self, job: str) -> JobStatus:
         """Waits for the end of a job, which must be a good one."""
         ended = self.jobs.wait(job, JOB_TIMEOUT_S)
-        assert ended["state"] == "finished", (ended["state"], ended["error"], ended["recoveries"])
+        assert ended.state == "finished", (ended.state, ended.error, ended.recoveries)
         return ended
 
-    def wait_for_epochs(self, job: str, count: int) -> dict[str, Any]:
+    def wait_for_epochs(self, job: str, count: int) -> JobStatus:
         """Waits until so many epochs of a job are committed and all its tasks run."""
-        found: dict[str, Any] = {}
+        found: list[JobStatus] = []
 
         def enough() -> bool:
-            found.update(self.jobs.job(job))
-            ready = all(task["pid"] for task in found["tasks"])
-            return found["epochs_committed"] >= count and bool(found["tasks"]) and ready
+            found[:] = [self.jobs.job(job)]
+            ready = all(task.pid for task in found[0].tasks)
+            return found[0].epochs_committed >= count and bool(found[0].tasks) and ready
 
         wait_until(enough, 30, f"{count} epochs of {job} are committed")
-        return found
+        return found[0]
 
-    def bystander(self, job: dict[str, Any]) -> str:
+    def bystander(self, job: JobStatus) -> str:
         """Returns a node with tasks that does not lead; the test talks to another one from now on."""
-        victim = str(next(task["node"] for task in job["tasks"] if task["node"] != job["leader"]))
-        self.prefer(victim, job["leader"])
+        victim = next(task.node for task in job.tasks if task.node != job.leader)
+        self.prefer(victim, job.leader)
         return victim
 
     def prefer(self, *avoid: str) -> None:
@@ -166,12 +167,12 @@ def test_real_signs_are_counted_right_although_a_task_and_a_node_die(engine: Eng
     job = engine.jobs.submit(_spec(source, FILTER, _count("Category"), rate=1000, format="csv"))
     engine.wait_for_epochs(job, 5)
     killed = engine.jobs.kill_task(task="1.0")
-    wait_until(lambda: engine.jobs.job(job)["generation"] == 2, 10, "the killed task is noticed")
+    wait_until(lambda: engine.jobs.job(job).generation == 2, 10, "the killed task is noticed")
     status = engine.wait_for_epochs(job, 20)
-    assert killed["pid"] not in [task["pid"] for task in status["tasks"]]
+    assert killed.pid not in [task.pid for task in status.tasks]
     engine.sandbox.cluster.crash(engine.bystander(status))
     ended = engine.finish(job)
-    assert ended["generation"] == 3, ended["recoveries"]
+    assert ended.generation == 3, ended.recoveries
     rows = dict(line.rsplit(",", 1) for line in engine.output(ended).decode().splitlines())
     assert {key: int(value) for key, value in rows.items()} == GOLDEN
 
@@ -184,7 +185,7 @@ def test_identical_lines_all_arrive(engine: Engine) -> None:
     engine.jobs.kill_task(task="0.1")
     ended = engine.finish(job)
     assert engine.output(ended) == b"the same line\n" * 10_000
-    assert ended["lines_read"] == 10_000
+    assert ended.lines_read == 10_000
 
 
 def test_task_node_and_leader_die_and_every_running_count_is_right(engine: Engine) -> None:
@@ -198,18 +199,18 @@ def test_task_node_and_leader_die_and_every_running_count_is_right(engine: Engin
     status = engine.wait_for_epochs(job, 5)
     engine.jobs.kill_task(task="0.0")
     reader.poll()
-    status = engine.wait_for_epochs(job, status["epochs_committed"] + 10)
+    status = engine.wait_for_epochs(job, status.epochs_committed + 10)
     reader.poll()
     victim = engine.bystander(status)
     engine.sandbox.cluster.crash(victim)
-    status = engine.wait_for_epochs(job, status["epochs_committed"] + 10)
+    status = engine.wait_for_epochs(job, status.epochs_committed + 10)
     reader.poll()
-    engine.sandbox.cluster.crash(status["leader"])
-    engine.wait_for_epochs(job, status["epochs_committed"] + 10)
+    engine.sandbox.cluster.crash(status.leader)
+    engine.wait_for_epochs(job, status.epochs_committed + 10)
     reader.poll()
     ended = engine.finish(job)
-    assert ended["term"] == status["term"] + 1
-    assert ended["leader"] != status["leader"]
+    assert ended.term == status.term + 1
+    assert ended.leader != status.leader
     reader.poll()
     running: Counter[str] = Counter()
     for record in output_records(spec, reader.seen):
@@ -230,8 +231,8 @@ def test_a_machine_that_was_only_paused_writes_nothing_when_it_comes_back(engine
     status = engine.wait_for_epochs(job, 5)
     victim = engine.bystander(status)
     engine.sandbox.cluster.pause(victim)
-    wait_until(lambda: engine.jobs.job(job)["generation"] > 1, 15, "the paused node's tasks are moved")
-    status = engine.wait_for_epochs(job, status["epochs_committed"] + 10)
+    wait_until(lambda: engine.jobs.job(job).generation > 1, 15, "the paused node's tasks are moved")
+    status = engine.wait_for_epochs(job, status.epochs_committed + 10)
     engine.sandbox.cluster.resume(victim)
     ended = engine.finish(job)
     assert Counter(engine.output(ended).splitlines(keepends=True)) == Counter(lines)
@@ -294,7 +295,7 @@ def test_bad_jobs_are_refused_before_anything_changes(engine: Engine) -> None:
         ("no job", JobInvalid),
     ):
         with pytest.raises(error) as refused:
-            engine.jobs.submit(spec)  # type: ignore[arg-type]
+            engine.jobs.submit(spec)
         assert refused.value.hint, spec
     assert engine.names() == before
     assert engine.jobs.jobs() == []
@@ -305,9 +306,10 @@ def test_a_number_that_is_none_fails_the_job_with_its_text(engine: Engine) -> No
     source = engine.store(b"k,v\na,1\nb,many\n")
     spec = _spec(source, {**_count("k"), "function": "sum", "value": "v"}, format="csv")
     ended = engine.jobs.wait(engine.jobs.submit(spec), JOB_TIMEOUT_S)
-    assert ended["state"] == "failed"
-    assert ended["error"]["code"] == "JOB_FAILED"
-    assert "many" in ended["error"]["message"]
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert ended.error.code == "JOB_FAILED"
+    assert "many" in ended.error.message
     assert engine.jobs.tasks() == []
 
 
@@ -317,9 +319,9 @@ def test_a_cancelled_job_ends_and_a_second_job_runs_beside_a_first(engine: Engin
     slow = engine.jobs.submit(_spec(source, {"operator": "identity", "tasks": 2}, rate=100))
     quick = engine.jobs.submit(_spec(source, {"operator": "identity", "tasks": 2}, rate=1500))
     engine.wait_for_epochs(slow, 3)
-    assert engine.jobs.cancel(slow)["state"] == "cancelled"
+    assert engine.jobs.cancel(slow).state == "cancelled"
     assert engine.output(engine.finish(quick)).count(b"\n") == 3000
-    assert [job["state"] for job in engine.jobs.jobs()] == ["finished", "cancelled"]
+    assert [job.state for job in engine.jobs.jobs()] == ["finished", "cancelled"]
     wait_until(lambda: engine.jobs.tasks() == [], 10, "no task is left")
 
 
@@ -330,6 +332,7 @@ def test_a_job_whose_destination_is_deleted_fails_and_says_so(engine: Engine) ->
     engine.wait_for_epochs(job, 3)
     engine.files.delete(f"out-{job}")
     ended = engine.jobs.wait(job, JOB_TIMEOUT_S)
-    assert ended["state"] == "failed"
-    assert ended["error"]["code"] == "NOT_FOUND"
-    assert f"out-{job}" in ended["error"]["message"]
+    assert ended.state == "failed"
+    assert ended.error is not None
+    assert ended.error.code == "NOT_FOUND"
+    assert f"out-{job}" in ended.error.message

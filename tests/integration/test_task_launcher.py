@@ -25,6 +25,8 @@ import pytest
 
 from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
 from agent.rainstorm.host.shell.supervisor import TaskSupervisor
+from agent.rainstorm.job.header import SourceHeader
+from agent.rainstorm.messages.control import Assign
 from agent.wire.codec.framing import encode_header
 from agent.wire.connection import Connection
 from agent.wire.server import Server
@@ -33,7 +35,7 @@ from tests.support import REPOSITORY, wait_until
 pytestmark = pytest.mark.integration
 
 TASK_USER = "nobody"
-KEY = ("job-1", "task-1")
+KEY = ("job-1", "0.0")
 # Runs in every task before anything else, with all the rights that user code has there.
 USER_CODE = """
 import json, os, resource, socket, subprocess, sys
@@ -93,6 +95,12 @@ def python_for(user: str) -> tuple[str, str]:
     pytest.skip(f"no Python here that user {user} can run with the project's packages")
 
 
+def assignment(generation: int) -> Assign:
+    """Returns an assignment that the task refuses: the processes matter here, not what they do."""
+    header = SourceHeader(("a",), 0, 0, (), 1, "id")
+    return Assign(*KEY, generation, {}, header, False, b"", 0, False, (), False, {}, (0, 0))
+
+
 class Machine:
     """A folder with the sockets and keys of an agent, its supervisor, and the launchers of the task user."""
 
@@ -112,7 +120,7 @@ class Machine:
             own_launcher,
             0,
             1 << 30,
-            lambda key, pid, frame: None,
+            lambda key, pid, word, payload: None,
             lambda key, generation, cause: self.exits.append((key, generation, cause)),
         )
 
@@ -167,7 +175,7 @@ class Machine:
 
     def task(self, generation: int) -> psutil.Process:
         """Has a process run the task and returns it."""
-        self.supervisor.assign(KEY, generation, False, {"type": "nothing"})
+        self.supervisor.assign(KEY, generation, False, assignment(generation))
         wait_until(lambda: self.supervisor.running().get(KEY), 30, "the task has a process")
         task = psutil.Process(self.supervisor.running()[KEY])
         if not self.own_launcher:
@@ -211,7 +219,7 @@ def test_tasks_end_on_request_and_with_their_launcher_and_start_again(machine: M
         machine.launch()
     machine.supervisor.start()
     task = machine.task(1)
-    machine.supervisor.find("task-1", None)[1].kill()
+    machine.supervisor.find(KEY[1], None)[1].kill()
     wait_until(lambda: machine.exits, 10, "the end is reported")
     assert machine.exits == [(KEY, 1, "killed by signal 9")]
     assert _gone(task)
@@ -296,7 +304,7 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
         False,
         0,
         1,
-        lambda key, pid, frame: frame.header["generation"],
+        lambda key, pid, word, payload: None,
         lambda *e: exits.append(e[2]),
     )
     try:
@@ -304,7 +312,7 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
             listener.bind(f"{path}/l")
             listener.listen(1)
             supervisor.start()
-            supervisor.assign(KEY, 1, False, {"type": "nothing"})
+            supervisor.assign(KEY, 1, False, assignment(1))
             first, _ = listener.accept()
             with first:
                 _, files, _, _ = socket.recv_fds(first, 4096, 2)
@@ -315,7 +323,9 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
                 control.sock.sendall(encode_header({"t": "hello", "pid": 17}, 0))
                 wait_until(lambda: supervisor.running() == {KEY: 17}, 5, "the hello is heard")
                 for _ in range(50):
-                    socket.send_fds(task, [encode_header({"t": "x", "generation": 1}, 0)], [0])
+                    socket.send_fds(
+                        task, [encode_header({"t": "epoch-wanted", "generation": 1, "done": False}, 0)], [0]
+                    )
                 first.send(b'{"ended": 77, "cause": "a task that never was"}')
                 control.sock.sendall(encode_header({"t": "x"}, 0))
                 assert json.loads(first.recv(100)) == {"kill": 1}
@@ -324,7 +334,9 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
                 first.send(b"nonsense")
                 assert first.recv(100) == b""
                 control.close()
-            wait_until(lambda: exits == [LOST], 5, "the lost task is reported")
+            wait_until(lambda: exits, 5, "the task that was ended for what it sent is reported")
+            assert exits[0].startswith("sent an invalid message")
+            assert supervisor.refused == 1
             supervisor.stop(5.0)
     finally:
         supervisor.stop(5.0)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ops.inventory import REPOSITORY
+from ops.cluster.inventory import REPOSITORY
 from tests.integration.cluster import Ended
 from tests.lab.sandbox import LabSandbox
 

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 from agent.common.errors import RainStormError
 from agent.hydfs.client import HydfsClient
-from ops.connections import Connections, connected
-from ops.inventory import load
-from ops.progress import ENDED
-from ops.reference import expected_records, output_records
+from agent.rainstorm.messages.status import JobStatus
+from ops.cluster.connections import Connections, connected
+from ops.cluster.inventory import load
+from ops.demo.reference import expected_records, output_records
 
 APPEND_INTERVAL_S = 0.02
 # The longest that a record may stay unacknowledged; a rolling upgrade takes one VM away at a time.
@@ -109,7 +109,7 @@ class JobLoad(Load):
         self._job = job
         self._local = local
         self.running = ""
-        self.ended: list[dict[str, Any]] = []
+        self.ended: list[JobStatus] = []
 
     def work(self, connections: Connections) -> None:
         """Runs jobs until told to stop; the last one is finished."""
@@ -120,27 +120,28 @@ class JobLoad(Load):
             assert_result(connections, self.ended[-1], self._job, self._local)
 
 
-def finished(connections: Connections, job: str, timeout_s: float) -> dict[str, Any]:
+def finished(connections: Connections, job: str, timeout_s: float) -> JobStatus:
     """Waits for the end of a job, which must be a good one, and returns its status.
 
     On a busy machine two leaders may be further apart than one request of a client waits.
     """
     end = time.monotonic() + timeout_s
-    found: dict[str, Any] = {}
-    while found.get("state") not in ENDED:
+    found: JobStatus | None = None
+    while found is None or not found.has_ended:
         try:
             found = connections.rainstorm().wait(job, max(0.0, end - time.monotonic()))
         except RainStormError as error:
             if not error.retryable:
                 raise
-        assert time.monotonic() < end or found.get("state") in ENDED, f"{job} does not end: {found}"
-    assert found["state"] == "finished", (found["state"], found["error"], found["recoveries"])
+        ended = found is not None and found.has_ended
+        assert time.monotonic() < end or ended, f"{job} does not end: {found}"
+    assert found.state == "finished", (found.state, found.error, found.recoveries)
     return found
 
 
-def assert_result(connections: Connections, ended: dict[str, Any], job: dict[str, Any], local: Path) -> None:
+def assert_result(connections: Connections, ended: JobStatus, job: dict[str, Any], local: Path) -> None:
     """Compares a job's output with that of the sequential program."""
     sink = io.BytesIO()
-    connections.hydfs().get(ended["sink"], sink)
+    connections.hydfs().get(ended.sink, sink)
     found, expected = output_records(job, sink.getvalue()), expected_records(job, local)
     assert found == expected, (sorted((found - expected).items())[:5], sorted((expected - found).items())[:5])

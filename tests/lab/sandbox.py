@@ -9,10 +9,16 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ops.inventory import ADDRESS_VARIABLE, FOLDER_VARIABLE, INVENTORY_VARIABLE, LAB_VARIABLE, REPOSITORY
+from ops.cluster.inventory import (
+    ADDRESS_VARIABLE,
+    FOLDER_VARIABLE,
+    INVENTORY_VARIABLE,
+    LAB_VARIABLE,
+    REPOSITORY,
+)
 from ops.lab import host
-from ops.lab.cgroups import hierarchies
 from ops.lab.lab import STATE_FOLDER, Lab
+from ops.machine.cgroups import hierarchies
 from tests.integration.cluster import FAB, Ended
 
 # The first lab on a machine builds the base image.

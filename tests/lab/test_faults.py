@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ops.inventory import REPOSITORY
+from ops.cluster.inventory import REPOSITORY
 from tests.lab.sandbox import LabSandbox
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ops.lab.cgroups import SHARES, hierarchies
+from ops.machine.cgroups import SHARES, hierarchies
 from tests.lab.sandbox import LabSandbox, network_traces, why_not
 from tests.support import wait_until
 

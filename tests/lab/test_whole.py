@@ -19,9 +19,10 @@ import pytest
 import yaml
 
 from agent.common.errors import AlreadyExists, RainStormError
-from ops import samples, wheelhouse
-from ops.connections import Connections, connected
-from ops.inventory import REPOSITORY, load
+from ops.cluster.connections import Connections, connected
+from ops.cluster.inventory import REPOSITORY, load
+from ops.demo import samples
+from ops.deploy import wheelhouse
 from tests.lab.deployment import Deployment
 from tests.lab.load import AppendLoad, JobLoad, assert_result, finished
 from tests.lab.sandbox import LabSandbox, network_traces, why_not
@@ -155,14 +156,14 @@ def test_a_job_survives_the_kill_of_one_of_its_tasks(story: Story) -> None:
     assert submitted.status == 0, submitted.err
     with story.connected() as connections:
         client = connections.rainstorm()
-        (name,) = [each["job"] for each in client.jobs() if each["job"] in submitted.out]
-        wait_until(lambda: client.job(name)["lines_read"] > ROWS // 4, 60, "a quarter of the input is read")
+        (name,) = [each.job for each in client.jobs() if each.job in submitted.out]
+        wait_until(lambda: client.job(name).lines_read > ROWS // 4, 60, "a quarter of the input is read")
         killed = story.cluster.fab("kill-task", "--vm", "3", "--job", name)
         assert killed.status == 0, killed.err
         ended = finished(connections, name, JOB_TIMEOUT_S)
-        assert ended["recoveries"], "the job did not notice"
+        assert ended.recoveries, "the job did not notice"
         assert_result(connections, ended, job, story.input())
-    story.say(f"job with a killed task: {ended['elapsed_s']:.1f} s, equal to the reference program's result")
+    story.say(f"job with a killed task: {ended.elapsed_s:.1f} s, equal to the reference program's result")
 
 
 def test_a_power_failure_is_seen_and_survived(story: Story) -> None:
@@ -216,7 +217,7 @@ def test_a_rolling_upgrade_under_load_loses_nothing(story: Story) -> None:
     assert story.releases() == {story.next_release}
     with story.connected() as connections:
         lost, duplicate = appends.lost_and_duplicate(connections)
-    recoveries = [len(ended["recoveries"]) for ended in jobs.ended]
+    recoveries = [len(ended.recoveries) for ended in jobs.ended]
     story.say(
         f"{appends.sent} records, {lost} lost, {duplicate} duplicate, {appends.tried_again} tried again, "
         f"longest wait {appends.longest_s:.1f} s; {len(jobs.ended)} jobs, results equal, "

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 
-from tests.simulation import planted, rainstorm_bugs, rainstorm_faults, test_hydfs, test_hydfs_moments
+from tests.simulation import rainstorm_bugs, rainstorm_faults, test_hydfs, test_hydfs_moments
 from tests.simulation.hydfs_disk import Bugs
+from tests.simulation.planted import membership, register
 
 SEEDS_MAX = 1000
 LIMIT_S = 90.0
@@ -62,7 +63,10 @@ HYDFS_RULES = {
 
 def candidates() -> list[Candidate]:
     """Returns the bugs of all subsystems."""
-    found = [Candidate(bug.scenario, bug.name, bug.rule, bug.run, bug.run_without) for bug in planted.BUGS]
+    found = [
+        Candidate(bug.subject.name, bug.name, bug.rule, bug.run, bug.run_without)
+        for bug in (*membership.BUGS, *register.BUGS)
+    ]
     for entry in fields(Bugs):
         rule = HYDFS_RULES.get(entry.name, "")
         bugs = Bugs(**{entry.name: True})

@@ -7,16 +7,19 @@ are broken and only what comes out is looked at. Some bugs get the faults that c
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
 from agent.rainstorm.host.core.host import HostCore
-from agent.rainstorm.leader.core.jobmachine import Effect, JobMachine, Tell
+from agent.rainstorm.leader.core.effects import Effect, Tell
+from agent.rainstorm.leader.core.jobmachine import JobMachine
 from agent.rainstorm.leader.core.leader import LeaderCore
-from agent.rainstorm.leader.core.publication import Publication
+from agent.rainstorm.leader.core.publication import Order, Publication
+from agent.rainstorm.messages import commands
+from agent.rainstorm.messages.reports import Acknowledged
 from agent.rainstorm.task.core.processor import Restore, TaskCore
 from agent.rainstorm.task.state.keyed import KeyedState
 from tests.simulation.rainstorm_node import Parts
@@ -74,18 +77,18 @@ class ForgetsPositions(TaskCore):
 class ObeysOldTerms(HostCore):
     """Does what a deposed leader says."""
 
-    def _command(self, message: Mapping[str, Any]) -> list[Any]:
+    def _command(self, command: commands.Command) -> list[Any]:
         self.term = 0
-        return super()._command(message)
+        return super()._command(command)
 
 
 class StartsAgain(HostCore):
     """Obeys a start command that comes twice."""
 
-    def _command(self, message: Mapping[str, Any]) -> list[Any]:
+    def _command(self, command: commands.Command) -> list[Any]:
         for job in self.jobs.values():
             job.started = False
-        return super()._command(message)
+        return super()._command(command)
 
 
 def _forget_undo(self: KeyedState, epoch: int) -> None:
@@ -104,49 +107,44 @@ def _reuse_epochs(self: JobMachine, now: float, cause: str) -> Any:
 _acknowledged = JobMachine.acknowledged
 
 
-def _publish_early(self: JobMachine, now: float, report: Mapping[str, Any]) -> list[Effect]:
+def _publish_early(self: JobMachine, now: float, report: Acknowledged) -> list[Effect]:
     effects = _acknowledged(self, now, report)
     epoch = self._epoch
     if epoch is not None and epoch.committing:
         for task, found in epoch.acks.items():
-            if found["sink"]:
-                command = {
-                    "epoch": epoch.number,
-                    "task": task,
-                    "references": found["sink"],
-                    "sink": self.state.sink,
-                }
-                node = self.state.placement[task]
-                effects.append(Tell(node, {**self._command("publish"), **command}))
+            if found.sink:
+                where, sink = self._address(), self.state.sink
+                command = commands.Publish(*where, epoch.number, task, sink, found.sink)
+                effects.append(Tell(self.state.placement[task], command))
     return effects
 
 
 _deployment = JobMachine._deployment
 
 
-def _always_in_place(self: JobMachine, node: str) -> Mapping[str, Any]:
+def _always_in_place(self: JobMachine, node: str) -> commands.Deploy:
     deployment = _deployment(self, node)
     tasks = {
-        task: {**detail, "in_place": task not in self._fresh} for task, detail in deployment["tasks"].items()
+        task: replace(start, in_place=task not in self._fresh) for task, start in deployment.tasks.items()
     }
-    return {**deployment, "tasks": tasks}
+    return replace(deployment, tasks=tasks)
 
 
-def _publish_all(self: Publication, now: float, nodes: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
+def _publish_all(self: Publication, now: float, nodes: Sequence[str]) -> list[Order]:
     # What the engine did before the simulator was there: later epochs without waiting for earlier ones.
-    given: list[tuple[str, Mapping[str, Any]]] = []
+    given: list[Order] = []
     for epoch, task, references in reversed(self._state.unpublished):
-        if (epoch, task) not in self._told and nodes:
+        if (epoch, task) not in self._given and nodes:
             node = self._state.placement.get(task, "")
             node = node if node in nodes else nodes[0]
-            self._told[epoch, task] = (node, now)
-            given.append((node, {"epoch": epoch, "task": task, "references": references}))
+            self._given[epoch, task] = (node, now)
+            given.append(Order(node, epoch, task, references))
     return given
 
 
 def _keep_everything(self: LeaderCore, node: str) -> Tell:
     jobs = {job: 0 for job, machine in self.jobs.items() if machine.phase != "ended"}
-    return Tell(node, {"type": "keep", "term": self.term, "jobs": jobs})
+    return Tell(node, commands.Keep(self.term, jobs))
 
 
 def _say_nothing(self: LeaderCore, now: float, nodes: Any) -> list[Any]:
@@ -181,5 +179,5 @@ BUGS = (
     Bug("host obeys old terms", Parts(host=ObeysOldTerms)),
     Bug("start obeyed twice", Parts(host=StartsAgain), faults=("bad_network", "kill_task")),
     Bug("publication out of order", Parts(), ((Publication, "next", _publish_all),), rare=True),
-    Bug("a node that returns is not told what to stop", Parts(), ((LeaderCore, "_welcome", _say_nothing),)),
+    Bug("a node that returns is not told what to stop", Parts(), ((LeaderCore, "_readmit", _say_nothing),)),
 )

@@ -84,7 +84,7 @@ class Cluster:
 
         for name in self.names:
             self.world.add(name, make)
-        self.views = Views(self.world, lambda name, view: self.agent(name).see_view(view))
+        self.views = Views(self.world, lambda name, view: self.agent(name).set_view(view))
         self._submit(rng, kinds)
         self.world.after(POLL_S, self._poll)
 
@@ -130,7 +130,7 @@ class Cluster:
             self.views.boots[name] += 1
         self.world.restart(name)
         view = self.views.view()
-        self.world.after(0.02, lambda: self._tell_again(name, view["version"]))
+        self.world.after(0.02, lambda: self._tell_again(name, view.version))
 
     def kill_task(self, process: TaskProcess) -> None:
         """Kills one task process."""
@@ -164,7 +164,7 @@ class Cluster:
         # A restarted agent asks its membership agent for the view at once.
         node = self.world.nodes[name]
         if node.up and not self.views.isolated.get(name):
-            node.call(lambda: self.agent(name).see_view(self.views.view()))
+            node.call(lambda: self.agent(name).set_view(self.views.view()))
 
     def _submit(self, rng: random.Random, kinds: tuple[str, ...]) -> None:
         first = self.views.leader

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from agent.common.errors import (
     NotLeader,
     RainStormError,
 )
+from agent.common.message import Vocabulary, encode
 from agent.rainstorm.io.links import (
     COMMAND_TIMEOUT_S,
     COMMAND_TRIES,
@@ -23,8 +25,8 @@ from agent.rainstorm.io.links import (
     REPORT_TIMEOUT_S,
     RETRY_S,
 )
-from agent.rainstorm.leader.core.joblog import JobState, Record, decode, encode
-from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
+from agent.rainstorm.leader.core.effects import AppendLog, DeleteFiles, JobEnded, Tell
+from agent.rainstorm.leader.core.joblog import JobState, fold
 from agent.rainstorm.leader.core.leader import (
     AgentUnreachable,
     JobSubmitted,
@@ -36,7 +38,19 @@ from agent.rainstorm.leader.core.leader import (
     TookOver,
     ViewChanged,
 )
-from agent.rainstorm.leader.shell.joblog import APPEND_TIMEOUT_S, INDEX, TAKE_OVER_RETRY_S, log_file
+from agent.rainstorm.leader.core.status import describe
+from agent.rainstorm.leader.shell.joblog import (
+    APPEND_TIMEOUT_S,
+    INDEX_FILE,
+    TAKE_OVER_RETRY_S,
+    _newest_term,
+    log_file,
+)
+from agent.rainstorm.messages import joblog as records
+from agent.rainstorm.messages.commands import Command, CommandRequest, Deploy
+from agent.rainstorm.messages.joblog import INDEX, JOB_LOG, R
+from agent.rainstorm.messages.reports import Report, ReportRequest
+from agent.rainstorm.messages.status import JobStatus
 from tests.simulation.rainstorm_kernel import Runner, Thread, Worker, sleep
 
 if TYPE_CHECKING:
@@ -51,19 +65,18 @@ class AgentLink:
         self._node = node
         self._worker = Worker(self._deliver)
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, command: Command) -> None:
         """Queues a command."""
         if len(self._worker.queue) >= QUEUE_MAX:
             self._fail()
         else:
-            self._worker.put(message)
+            self._worker.put(command)
 
-    def _deliver(self, message: Mapping[str, Any]) -> Thread:
+    def _deliver(self, command: Command) -> Thread:
+        request = encode(CommandRequest.of(command))
         for attempt in range(COMMAND_TRIES):
             try:
-                yield self._agent.rpc.call(
-                    self._node, "rainstorm.command", {"message": message}, COMMAND_TIMEOUT_S
-                )
+                yield self._agent.rpc.call(self._node, CommandRequest.kind, request, COMMAND_TIMEOUT_S)
                 return
             except DeadlineExceeded:
                 self._fail()
@@ -86,25 +99,26 @@ class ReportLink:
         self._agent = agent
         self._worker = Worker(self._deliver)
 
-    def put(self, report: Mapping[str, Any]) -> None:
+    def put(self, report: Report) -> None:
         """Queues a report; the oldest gives way."""
         if len(self._worker.queue) >= QUEUE_MAX:
             self._worker.queue.popleft()
         self._worker.put(report)
 
-    def _deliver(self, report: Mapping[str, Any]) -> Thread:
+    def _deliver(self, report: Report) -> Thread:
+        request = encode(ReportRequest.of(report))
         node = self._agent.node
         end = node.now + REPORT_TIMEOUT_S
         while node.now < end:
-            leader = str(self._agent.view["leader"])
+            leader = self._agent.view.leader
             if leader:
                 try:
-                    yield self._agent.rpc.call(
-                        leader, "rainstorm.report", {"report": report}, COMMAND_TIMEOUT_S
-                    )
+                    yield self._agent.rpc.call(leader, ReportRequest.kind, request, COMMAND_TIMEOUT_S)
                     return
-                except RainStormError:
-                    pass  # tried again until it is too old to matter, as the link does
+                except RainStormError as error:
+                    if not error.retryable:
+                        return
+                    # Tried again until it is too old to matter, as the link does.
             yield sleep(node, RETRY_S)
 
 
@@ -119,36 +133,35 @@ class JobLogs:
         self._writer = f"leader-{self._name}-{term}-{unique}"
         self._lock: deque[object] = deque()
         self._files: dict[str, tuple[int, int]] = {}
-        self.ended: dict[str, Mapping[str, Any]] = {}
+        self.ended: dict[str, None] = {}
         self._node = agent.node
 
     def take_over(self) -> Thread:
         """Mirrors ``JobLogs.take_over``."""
-        yield from self._storage.create_if_missing(INDEX)
-        submitted: dict[str, Record] = {}
-        for record in (yield from self._fence(INDEX)):
-            if record["t"] == "submitted":
-                submitted[record["job"]] = record
-            elif record["t"] == "ended":
-                self.ended[record["job"]] = record["summary"]
+        yield from self._storage.create_if_missing(INDEX_FILE)
+        submitted: dict[str, None] = {}
+        for record in records.decode(INDEX, (yield from self._fence(INDEX_FILE))):
+            match record:
+                case records.SubmittedRecord(job=job):
+                    submitted[job] = None
+                case records.EndedRecord(job=job):
+                    self.ended[job] = None
         states = []
         for job in submitted:
             if job not in self.ended:
-                state = JobState()
-                for record in (yield from self._fence(log_file(job))):
-                    state.apply(record)
-                states.append(state)
+                data = yield from self._fence(log_file(job))
+                states.append(fold(job, records.decode(JOB_LOG, data)))
         return states
 
-    def open_job(self, state: JobState, record: Record) -> Thread:
-        """Mirrors ``JobLogs.open_job``."""
-        file = log_file(state.job)
+    def open_job(self, record: records.JobRecord) -> Thread:
+        """Mirrors ``JobLogs.create_log`` and ``open_job``."""
+        file = log_file(record.job)
         yield from self._storage.direct(file, lambda: self._storage.store.create(file))
         self._files[file] = (0, 0)
-        yield from self.append(file, [record])
-        yield from self.append(INDEX, [{"t": "submitted", "job": state.job, "at": state.submitted_at}])
+        yield from self.append(JOB_LOG, file, [record])
+        yield from self.append(INDEX, INDEX_FILE, [records.SubmittedRecord(record.job, record.at)])
 
-    def append(self, file: str, records: Sequence[Record]) -> Thread:
+    def append(self, vocabulary: Vocabulary[R], file: str, entries: Sequence[R]) -> Thread:
         """Mirrors ``JobLogs.append``; one at a time, as its lock has it."""
         me = object()
         self._lock.append(me)
@@ -158,7 +171,7 @@ class JobLogs:
             if file not in self._files:
                 raise Fenced(f"{file} has to be taken over again")
             length, sequence = self._files.pop(file)
-            data = encode(records)
+            data = records.encode(vocabulary, entries)
             yield from self._storage.append(
                 file, data, self._writer, sequence + 1, if_offset=length, timeout_s=APPEND_TIMEOUT_S
             )
@@ -166,20 +179,20 @@ class JobLogs:
         finally:
             self._lock.remove(me)
 
-    def close_job(self, job: str, summary: Mapping[str, Any]) -> Thread:
+    def close_job(self, job: str, summary: JobStatus) -> Thread:
         """Mirrors ``JobLogs.close_job``."""
-        yield from self.append(INDEX, [{"t": "ended", "job": job, "summary": summary}])
-        self.ended[job] = summary
+        yield from self.append(INDEX, INDEX_FILE, [records.EndedRecord(job, summary)])
+        self.ended[job] = None
         prefix = f".rainstorm/{job}/segments-"
         with suppress(RainStormError):
             yield from self._storage.direct(prefix, lambda: self._storage.store.delete_prefix(prefix))
 
     def _fence(self, file: str) -> Thread:
-        mark = encode([{"t": "term", "term": self._term, "node": self._name}])
+        mark = records.encode(JOB_LOG, [records.TermRecord(self._term, self._name)])
         while True:
             length = yield from self._storage.length(file)
-            records = list(decode((yield from self._storage.read_exactly(file, 0, length))))
-            if any(record["t"] == "term" and record["term"] > self._term for record in records):
+            data = yield from self._storage.read_exactly(file, 0, length)
+            if _newest_term(bytes(data)) > self._term:
                 raise Fenced(f"{file} belongs to a later term than {self._term}")
             try:
                 yield from self._storage.append(
@@ -188,7 +201,7 @@ class JobLogs:
             except Conflict:
                 continue
             self._files[file] = (length + len(mark), 1)
-            return [*records, {"t": "term", "term": self._term, "node": self._name}]
+            return bytes(data) + mark
 
 
 class Dispatcher:
@@ -202,11 +215,11 @@ class Dispatcher:
         self._log_thread = Worker(lambda thread: thread)
         self._links: dict[str, AgentLink] = {}
 
-    def see_view(self, view: Mapping[str, Any]) -> None:
+    def set_view(self, view: ViewChanged) -> None:
         """Tells the core about a new view."""
-        self.runner.post(ViewChanged(view))
+        self.runner.post(view)
 
-    def report(self, node: str, report: Mapping[str, Any]) -> None:
+    def report(self, node: str, report: Report) -> None:
         """Takes an agent's report."""
         if not self.core.leading:
             raise NotLeader(f"{self._agent.node.name} does not lead")
@@ -216,15 +229,9 @@ class Dispatcher:
         """Mirrors ``Dispatcher.submit`` behind ``prepare``."""
         if self.logs is None or not self.core.leading:
             raise NotLeader("no leader yet")
-        record = {
-            "t": "job",
-            "job": state.job,
-            "spec": state.spec,
-            "header": state.header,
-            "sink": state.sink,
-            "at": state.submitted_at,
-        }
-        yield from self.logs.open_job(state, record)
+        yield from self.logs.open_job(
+            records.JobRecord(state.job, state.spec, state.header, state.sink, state.submitted_at)
+        )
         self.runner.post(JobSubmitted(state))
 
     def _execute(self, effect: Any) -> None:
@@ -238,8 +245,10 @@ class Dispatcher:
             case StepDown():
                 pass
             case JobEnded(job=job):
-                self._agent.watch.ended(job, self.core.jobs[job])
-                self._log_thread.put(self._close(job))
+                machine = self.core.jobs[job]
+                self._agent.watch.ended(job, machine)
+                summary = describe(machine, self._agent.node.now, self._agent.node.name)
+                self._log_thread.put(self._close(job, summary))
             case DeleteFiles(names=names):
                 self._log_thread.put(self._delete(names))
 
@@ -261,9 +270,9 @@ class Dispatcher:
         if self.logs is None:
             return
         now = self._agent.node.now
-        records = [{**record, "at": now} for record in effect.records]
+        stamped = [replace(record, at=now) for record in effect.records]
         try:
-            yield from self.logs.append(log_file(effect.job), records)
+            yield from self.logs.append(JOB_LOG, log_file(effect.job), stamped)
         except (Conflict, NotFound):
             self._agent.watch.hit("zombie append refused")
             self.runner.post(LogRejected(effect.job))
@@ -273,11 +282,11 @@ class Dispatcher:
             return
         self.runner.post(LogAppended(effect.job, effect.token, now))
 
-    def _close(self, job: str) -> Thread:
+    def _close(self, job: str, summary: JobStatus) -> Thread:
         if self.logs is None:
             return
         try:
-            yield from self.logs.close_job(job, {"job": job})
+            yield from self.logs.close_job(job, summary)
         except RainStormError:
             self._agent.watch.hit("index not written")
             self.runner.post(LogRejected(job))
@@ -291,12 +300,12 @@ class Dispatcher:
             else:
                 self._agent.watch.hit("segment file deleted")
 
-    def _with_identity(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        if message["type"] != "deploy":
-            return message
+    def _with_identity(self, command: Command) -> Command:
+        if not isinstance(command, Deploy):
+            return command
         # The real one makes a certificate; one leader makes one a generation.
         node = self._agent.node
-        return {**message, "identity": f"{node.name}/{node.generation}/{message['generation']}".encode()}
+        return replace(command, identity=f"{node.name}/{node.generation}/{command.generation}".encode())
 
     def _link(self, node: str) -> AgentLink:
         if node not in self._links:

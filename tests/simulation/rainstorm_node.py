@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from agent.common.errors import NotFound, RainStormError
+from agent.common.errors import RainStormError
+from agent.common.failure import Failure
+from agent.common.message import decode
 from agent.rainstorm.host.core.host import (
     AppendSegments,
     AssignTask,
@@ -28,14 +30,16 @@ from agent.rainstorm.host.core.host import (
     TaskWantsEpoch,
     TellTask,
 )
-from agent.rainstorm.host.shell.host import SNAPSHOT_FIELDS
 from agent.rainstorm.host.shell.writers import (
     PIECES_PER_EPOCH_MAX,
     SEGMENT_TIMEOUT_S,
 )
 from agent.rainstorm.io.storage import pieces
 from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S, Reference, segment_file
-from agent.rainstorm.leader.core.leader import LeaderCore
+from agent.rainstorm.leader.core.leader import LeaderCore, ViewChanged
+from agent.rainstorm.messages import control
+from agent.rainstorm.messages.commands import CommandRequest, Trigger
+from agent.rainstorm.messages.reports import ReportRequest
 from agent.rainstorm.task.core.processor import TaskCore
 from agent.wire.codec.framing import Frame
 from tests.simulation.rainstorm_dispatcher import Dispatcher, ReportLink
@@ -82,25 +86,25 @@ class Supervisor:
         self.tasks: dict[Key, TaskProcess] = {}
         self._refill()
 
-    def assign(self, key: Key, generation: int, in_place: bool, message: Mapping[str, Any]) -> None:
+    def assign(self, key: Key, generation: int, in_place: bool, command: control.Assign) -> None:
         """Mirrors ``TaskSupervisor.assign``."""
         process = self.tasks.get(key)
         if process is not None and (not in_place or not process.alive):
             process.kill()
             process = None
         if process is None:
-            message = {**message, "in_place": False}
+            command = replace(command, in_place=False)
             process = self._spares.popleft() if self._spares else self._spawn()
             process.key = key
             self.tasks[key] = process
             self._agent.node.after(REFILL_DELAY_S, self._refill)
         process.generation_assigned = generation
-        process.send(message)
+        process.send(command)
 
-    def tell(self, key: Key, message: Mapping[str, Any]) -> None:
+    def tell(self, key: Key, command: control.Command) -> None:
         """Mirrors ``TaskSupervisor.tell``."""
         if key in self.tasks:
-            self.tasks[key].send(message)
+            self.tasks[key].send(command)
 
     def kill(self, key: Key) -> None:
         """Mirrors ``TaskSupervisor.kill``."""
@@ -192,24 +196,19 @@ class Publisher:
                 for file, offset, length in wanted.references:
                     output += yield from storage.read_exactly(file, offset, length)
             for number, piece in enumerate(pieces(output, self._agent.sizes.piece_bytes)):
-                yield from self._append(wanted, piece, number)
-        except RainStormError:
+                yield from storage.append(
+                    wanted.sink,
+                    piece,
+                    f"{wanted.job}/{wanted.task}",
+                    self._agent.parts.publication_sequence(wanted, number),
+                    timeout_s=PUBLISH_TIMEOUT_S,
+                )
+        except RainStormError as error:
+            if not error.retryable:
+                failure = Failure.of(error)
+                self._agent.host.post(PublicationRefused(wanted.job, wanted.epoch, wanted.task, failure))
             return
         self._agent.host.post(OutputPublished(wanted.job, wanted.epoch, wanted.task))
-
-    def _append(self, wanted: PublishOutput, piece: bytes, number: int) -> Thread:
-        try:
-            yield from self._agent.storage.append(
-                wanted.sink,
-                piece,
-                f"{wanted.job}/{wanted.task}",
-                self._agent.parts.publication_sequence(wanted, number),
-                timeout_s=PUBLISH_TIMEOUT_S,
-            )
-        except NotFound as error:
-            refused = PublicationRefused(wanted.job, wanted.epoch, wanted.task, error.to_wire())
-            self._agent.host.post(refused)
-            raise
 
 
 class Agent:
@@ -221,7 +220,7 @@ class Agent:
         self.parts = parts
         self.sizes = sizes
         self.storage = SimulatedStorage(store, node)
-        self.view: Mapping[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
+        self.view = ViewChanged()
         self.rpc = Rpc(node, self._serve)
         self.reports = ReportLink(self)
         self.dispatcher = Dispatcher(self)
@@ -256,66 +255,61 @@ class Agent:
         self.host_core.check_invariants()
         self.dispatcher.core.check_invariants()
 
-    def see_view(self, view: Mapping[str, Any]) -> None:
-        """Mirrors the watcher thread of ``service``."""
-        if view["version"] > self.view["version"]:
+    def set_view(self, view: ViewChanged) -> None:
+        """Mirrors the follower of the view."""
+        if view.version > self.view.version:
             self.view = view
-            self.dispatcher.see_view(view)
+            self.dispatcher.set_view(view)
 
     def _observe(self, event: Any, effects: list[Any]) -> None:
         if isinstance(event, CommandReceived):
-            term = event.message["term"]
+            term = event.command.term
             if term < self._term:
                 self.watch.hit("zombie command refused")
-                assert not effects, f"R6: {self.node.name} obeys {event.message} after term {self._term}"
+                assert not effects, f"R6: {self.node.name} obeys {event.command} after term {self._term}"
             self._term = max(self._term, term)
 
     def _serve(self, sender: str, header: Mapping[str, Any]) -> dict[str, Any]:
         match header["type"]:
             case "rainstorm.command":
-                message = header["message"]
-                if message["type"] == "trigger":
-                    self.watch.triggered(message["job"], message["generation"], message["epoch"])
-                self.host.post(CommandReceived(message))
+                command = decode(CommandRequest, header).command()
+                if isinstance(command, Trigger):
+                    self.watch.triggered(command.job, command.generation, command.epoch)
+                self.host.post(CommandReceived(command))
             case "rainstorm.report":
-                self.dispatcher.report(sender, header["report"])
+                self.dispatcher.report(sender, decode(ReportRequest, header).message())
         return {}
 
     # -- tasks ------------------------------------------------------------------------------------------
 
     def _execute(self, effect: Any) -> None:
         match effect:
-            case AssignTask(job=job, task=task, generation=generation, in_place=in_place, message=message):
-                self.supervisor.assign((job, task), generation, in_place, message)
-            case TellTask(job=job, task=task, message=message):
-                self.supervisor.tell((job, task), message)
+            case AssignTask(job=job, task=task, generation=generation, in_place=in_place, command=command):
+                self.supervisor.assign((job, task), generation, in_place, command)
+            case TellTask(job=job, task=task, command=told):
+                self.supervisor.tell((job, task), told)
             case KillTask(job=job, task=task):
                 self.supervisor.kill((job, task))
             case AppendSegments():
                 self._segments.put(effect)
             case PublishOutput():
                 self._publisher.put(effect)
-            case Report(message=message):
-                self.reports.put(message)
+            case Report(report=report):
+                self.reports.put(report)
 
     def heard(self, process: TaskProcess, frame: Frame) -> None:
         """Mirrors ``TaskHost._hear``."""
         if process.key is None:
             return
         job, task = process.key
-        header = frame.header
-        generation = header["generation"]
-        match header["t"]:
-            case "prepared":
-                endpoint = (header["host"], header["port"], process.pid)
-                self.host.post(TaskPrepared(job, task, generation, *endpoint, header["quotes"]))
-            case "snapshot":
-                split = header["state_bytes"]
-                fields = {name: header[name] for name in SNAPSHOT_FIELDS}
-                parts = bytes(frame.payload[:split]), bytes(frame.payload[split:])
-                self.host.post(TaskSnapshot(job, task, generation, header["epoch"], fields, *parts))
-            case "epoch-wanted":
-                self.host.post(TaskWantsEpoch(job, task, generation, header["done"]))
-            case "error":
-                error = header["error"]
-                self.host.post(TaskGone(job, task, generation, str(error["message"]), error))
+        word = control.FROM_TASK.decode(frame.header)
+        match word:
+            case control.Prepared(generation=generation, host=host, port=port, quotes=quotes):
+                self.host.post(TaskPrepared(job, task, generation, host, port, process.pid, quotes))
+            case control.Snapshot(state_bytes=size):
+                parts = bytes(frame.payload[:size]), bytes(frame.payload[size:])
+                self.host.post(TaskSnapshot(job, task, word, *parts))
+            case control.EpochWanted(generation=generation, done=done):
+                self.host.post(TaskWantsEpoch(job, task, generation, done))
+            case control.Failed(generation=generation, error=error):
+                self.host.post(TaskGone(job, task, generation, error.message, error))

@@ -1,4 +1,4 @@
-"""A simulated task process: mirrors ``agent/rainstorm/task/shell/task.py`` around the real ``TaskCore``.
+"""A simulated task process: mirrors ``agent/rainstorm/task/shell/loop.py`` around the real ``TaskCore``.
 
 Batches, barriers and ends travel as the real frames over ``rainstorm_channel``. Whatever blocks the real
 process (loading segments, reading the source, a full channel) blocks this one as well.
@@ -7,13 +7,16 @@ process (loading segments, reading the source, a full channel) blocks this one a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agent.common.errors import ConnectionLost, RainStormError
+from agent.common.failure import Failure
 from agent.rainstorm.job import plan
 from agent.rainstorm.job import spec as job
 from agent.rainstorm.job.boundaries import quotes
+from agent.rainstorm.messages import control
+from agent.rainstorm.messages.channel import CHANNEL, Barrier, Batch, End, Item
 from agent.rainstorm.task.core.processor import (
     BarrierReceived,
     BatchReceived,
@@ -30,7 +33,7 @@ from agent.rainstorm.task.core.processor import (
     TaskCore,
 )
 from agent.rainstorm.task.shell.channel import decode_batch, encode_batch
-from agent.rainstorm.task.shell.task import FRAMES_IN_A_ROW_MAX, GenerationOver
+from agent.rainstorm.task.shell.loop import FRAMES_IN_A_ROW_MAX, GenerationOver
 from agent.rainstorm.task.state import keyed as state
 from agent.wire.codec.framing import Frame, decode, encode, encode_header
 from tests.simulation.rainstorm_channel import Channel
@@ -53,7 +56,7 @@ class TaskProcess:
         self.generation_assigned = 0
         self.alive = True
         self._node_generation = agent.node.generation
-        self._commands: deque[Mapping[str, Any]] = deque()
+        self._commands: deque[control.Command] = deque()
         self._task = ""
         self._generation = 0
         self._identity: Any = None
@@ -61,7 +64,7 @@ class TaskProcess:
         self._inputs: dict[str, Channel] = {}
         self._outputs: dict[str, Channel] = {}
         self._knocking: deque[tuple[Channel, str, int, Any, Callable[[bool], None]]] = deque()
-        self._restore: Mapping[str, Any] = {}
+        self._assigned: control.Assign | None = None
         self._running = False
         self._source: tuple[str, str, int] | None = None
         self._splits: list[plan.Split] = []
@@ -84,12 +87,12 @@ class TaskProcess:
 
     # -- the agent's end --------------------------------------------------------------------------------
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, command: control.Command) -> None:
         """Sends a command to the process, in order."""
         node = self.agent.node
-        header = decode(encode(Frame(dict(message)))).header
+        header = decode(encode(Frame(control.TO_TASK.encode(command)))).header
         at = self._hear_clear_at = max(self._hear_clear_at, node.now + self._rng.uniform(0.00005, 0.0005))
-        node.after(at - node.now, lambda: self._hear(header))
+        node.after(at - node.now, lambda: self._hear(control.TO_TASK.decode(header)))
 
     def kill(self) -> None:
         """Ends the process as SIGKILL does: its connections close, its agent hears it."""
@@ -104,13 +107,13 @@ class TaskProcess:
         delay_s = max(0.0, self._say_clear_at - node.now) + 0.001
         node.after(delay_s, lambda: self.agent.supervisor.ended(self, "killed by signal 9"))
 
-    def _hear(self, command: Mapping[str, Any]) -> None:
+    def _hear(self, command: control.Command) -> None:
         self._commands.append(command)
         self.wake()
 
-    def _say(self, header: dict[str, Any], payload: bytes = b"") -> None:
+    def _say(self, word: control.TaskMessage, payload: bytes = b"") -> None:
         node = self.agent.node
-        data = encode(Frame(header, payload))
+        data = encode(Frame(control.FROM_TASK.encode(word), payload))
         at = self._say_clear_at = max(self._say_clear_at, node.now + self._rng.uniform(0.00005, 0.0005))
         node.after(at - node.now, lambda: self.agent.heard(self, decode(data)))
 
@@ -137,14 +140,7 @@ class TaskProcess:
                 self._halt()
             except RainStormError as error:
                 self._halt()
-                self._say(
-                    {
-                        "t": "error",
-                        "generation": self._generation,
-                        "task": self._task,
-                        "error": error.to_wire(),
-                    }
-                )
+                self._say(control.Failed(self._generation, Failure.of(error), self._task))
 
     def _step(self) -> Thread:
         while self._commands:
@@ -168,24 +164,25 @@ class TaskProcess:
 
     # -- commands ---------------------------------------------------------------------------------------
 
-    def _obey(self, command: Mapping[str, Any]) -> Thread:
-        match command["type"]:
-            case "assign":
+    def _obey(self, command: control.Command) -> Thread:
+        match command:
+            case control.Assign():
                 yield from self._assign(command)
-            case "start":
+            case control.Start():
                 yield from self._start(command)
-            case "trigger" if self._running and self.core is not None:
-                yield from self._do(self.core.handle(EpochTriggered(command["epoch"], command["committed"])))
+            case control.Trigger(epoch=epoch, committed=committed):
+                if self._running and self.core is not None and command.generation == self._generation:
+                    yield from self._do(self.core.handle(EpochTriggered(epoch, committed)))
 
-    def _assign(self, command: Mapping[str, Any]) -> Thread:
+    def _assign(self, command: control.Assign) -> Thread:
         self._halt()
-        self._generation, self._task = command["generation"], command["task"]
-        spec = job.parse(command["spec"])
-        header = command["header"]
+        self._generation, self._task = command.generation, command.task
+        spec = job.parse(command.spec)
+        header = command.header
         layout = plan.make(spec, header)
-        if self.core is None or not command["in_place"]:
+        if self.core is None or not command.in_place:
             core = self.agent.parts.task(self._task, spec, layout)
-            for file, offset, length in command["segments"]:
+            for file, offset, length in command.segments:
                 data = yield from self.agent.storage.read_exactly(file, offset, length)
                 core.load(state.decode_changes(data))
                 self.agent.watch.restored(file, offset)
@@ -193,40 +190,25 @@ class TaskProcess:
         else:
             self.agent.watch.hit("in-place reset")
         if self.core.is_source and self._source is None:
-            self._source = (spec.source.file, str(header["file_id"]), int(header["batch_bytes"]))
+            self._source = (spec.source.file, header.file_id, header.batch_bytes)
             self._splits = [split for split in layout.splits if split.task == plan.index_of(self._task)]
             self._data_start = layout.data_start
             self._rate = spec.source.rate / layout.vertices[0].tasks
-        self._identity = (command["job"], command["identity"])
-        self._restore = command
+        self._identity = (command.job, command.identity)
+        self._assigned = command
         counted: dict[int, int] = {}
-        if command["survey"] and self._source is not None:
+        if command.survey and self._source is not None:
             counted = yield from self._count_quotes()
-        self._say(
-            {
-                "t": "prepared",
-                "generation": self._generation,
-                "task": self._task,
-                "host": self.agent.node.name,
-                "port": self.pid,
-                "quotes": counted,
-            }
-        )
+        self._say(control.Prepared(self._generation, self.agent.node.name, self.pid, counted, self._task))
 
-    def _start(self, command: Mapping[str, Any]) -> Thread:
-        if command["generation"] != self._generation or self.core is None:
+    def _start(self, command: control.Start) -> Thread:
+        assigned = self._assigned
+        if command.generation != self._generation or self.core is None or assigned is None:
             return
         for target in self.core.outputs:
-            self._outputs[target] = yield from self._connect(target, command["endpoints"][target][1])
-        restore = self._restore
+            self._outputs[target] = yield from self._connect(target, command.endpoints[target][1])
         self.core.reset(
-            Restore(
-                command["epoch"],
-                restore["done"],
-                dict(restore["positions"]),
-                dict(command["inside"]),
-                *restore["counts"],
-            )
+            Restore(command.epoch, assigned.done, assigned.positions, command.inside, *assigned.counts)
         )
         self._next_at = self.agent.node.now
         self._running = True
@@ -284,12 +266,12 @@ class TaskProcess:
             if data is None:
                 return False
             frame = decode(data)
-            match frame.header["t"]:
-                case "batch":
+            match CHANNEL.decode(frame.header):
+                case Batch():
                     yield from self._do(self.core.handle(BatchReceived(peer, decode_batch(frame.payload))))
-                case "barrier":
-                    yield from self._do(self.core.handle(BarrierReceived(peer, frame.header["epoch"])))
-                case "end":
+                case Barrier(epoch=epoch):
+                    yield from self._do(self.core.handle(BarrierReceived(peer, epoch)))
+                case End():
                     yield from self._do(self.core.handle(EndReceived(peer)))
         return True
 
@@ -340,42 +322,42 @@ class TaskProcess:
             match effect:
                 case SendBatch(target=target, batch=batch):
                     payload = encode_batch(batch).to_pybytes()
-                    yield from self._send(target, encode_header({"t": "batch"}, len(payload)) + payload)
+                    yield from self._send(
+                        target, encode_header(CHANNEL.encode(Batch()), len(payload)) + payload
+                    )
                 case SendBarrier(epoch=epoch):
-                    yield from self._send_all({"t": "barrier", "epoch": epoch})
+                    yield from self._send_all(Barrier(epoch))
                 case SendEnd():
-                    yield from self._send_all({"t": "end"})
+                    yield from self._send_all(End())
                 case RequestEpoch(done=done):
-                    about = {"generation": self._generation, "task": self._task}
-                    self._say({"t": "epoch-wanted", **about, "done": done})
+                    self._say(control.EpochWanted(self._generation, done, self._task))
                 case Snapshot():
                     self._hand_over(effect)
 
     def _hand_over(self, snapshot: Snapshot) -> None:
         changes = state.encode_changes(snapshot.changes) if snapshot.changes else b""
-        header = {
-            "t": "snapshot",
-            "generation": self._generation,
-            "task": self._task,
-            "epoch": snapshot.epoch,
-            "state_bytes": len(changes),
-            "base": snapshot.base,
-            "positions": dict(snapshot.positions),
-            "done": snapshot.done,
-            "records": snapshot.records,
-            "bytes": snapshot.bytes,
-        }
-        self._say(header, changes + snapshot.output)
+        word = control.Snapshot(
+            self._generation,
+            snapshot.epoch,
+            len(changes),
+            snapshot.base,
+            dict(snapshot.positions),
+            snapshot.done,
+            snapshot.records,
+            snapshot.bytes,
+            self._task,
+        )
+        self._say(word, changes + snapshot.output)
 
-    def _send_all(self, header: dict[str, Any]) -> Thread:
+    def _send_all(self, item: Item) -> Thread:
         for target in list(self._outputs):
-            yield from self._send(target, encode_header(header, 0))
+            yield from self._send(target, encode_header(CHANNEL.encode(item), 0))
 
     def _send(self, target: str, data: bytes) -> Thread:
         channel = self._outputs[target]
         while channel.full and not channel.broken:
             yield self._wait()
-            if any(command["type"] == "assign" for command in self._commands):
+            if any(isinstance(command, control.Assign) for command in self._commands):
                 raise GenerationOver
         if channel.broken:
             raise ConnectionLost(f"channel to task {target} broke")

@@ -7,9 +7,9 @@ it late and goes on as before for a while.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from agent.rainstorm.leader.core.leader import NodeLife, ViewChanged
 from tests.simulation.world import World
 
 CHECK_S = 0.05
@@ -19,7 +19,7 @@ RETRY_S = 0.1
 class Views:
     """Decides on views and tells the nodes."""
 
-    def __init__(self, world: World, tell: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def __init__(self, world: World, tell: Callable[[str, ViewChanged], None]) -> None:
         self.version = 1
         self.term = 1
         self.leader = next(iter(world.nodes))
@@ -37,13 +37,13 @@ class Views:
         self._announce()
         world.after(CHECK_S, self._check)
 
-    def view(self) -> dict[str, Any]:
+    def view(self) -> ViewChanged:
         """Returns the present view."""
         nodes = {
-            name: {"state": state, "node_id": f"{name}:{self._announced[name]}", "since": self.version}
+            name: NodeLife(f"{name}:{self._announced[name]}", state == "up")
             for name, state in self.states.items()
         }
-        return {"version": self.version, "term": self.term, "leader": self.leader, "nodes": nodes}
+        return ViewChanged(self.version, self.term, self.leader, nodes)
 
     def _well(self, name: str) -> bool:
         node = self._world.nodes[name]
@@ -81,13 +81,13 @@ class Views:
         for name in self.states:
             self._deliver(name, view)
 
-    def _deliver(self, name: str, view: Mapping[str, Any]) -> None:
+    def _deliver(self, name: str, view: ViewChanged) -> None:
         delay_s = self._rng.expovariate(1.0) * 0.005 + self.lag_s.get(name, 0.0)
         self._world.after(delay_s, self._arrive, name, view)
 
-    def _arrive(self, name: str, view: Mapping[str, Any]) -> None:
+    def _arrive(self, name: str, view: ViewChanged) -> None:
         node = self._world.nodes[name]
-        if view["version"] < self.version:
+        if view.version < self.version:
             return  # a newer one is on its way
         if not node.up or self.isolated.get(name):
             self._world.after(RETRY_S, self._arrive, name, view)

@@ -10,8 +10,9 @@ import pytest
 
 from tests.simulation import membership_swarm, register_swarm
 from tests.simulation.network import LinkSettings
-from tests.simulation.planted import BUGS, QUICK
-from tests.simulation.planted_bug import PlantedBug
+from tests.simulation.planted import membership as membership_bugs
+from tests.simulation.planted import register as register_bugs
+from tests.simulation.planted.bug import PlantedBug
 from tests.simulation.power import candidates as all_candidates
 from tests.simulation.power import hunt
 from tests.simulation.schedule import Schedule, Step
@@ -22,7 +23,7 @@ from tests.support import REPOSITORY
 
 
 def by_name(name: str) -> PlantedBug:
-    return next(bug for bug in BUGS if bug.name == name)
+    return next(bug for bug in membership_bugs.BUGS if bug.name == name)
 
 
 def membership(seed: int) -> None:
@@ -122,7 +123,7 @@ def test_a_schedule_that_passes_is_not_shrunk() -> None:
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", membership_bugs.QUICK + register_bugs.QUICK)
 def test_a_planted_bug_is_found(name: str) -> None:
     candidate = next(found for found in all_candidates() if found.name == name)
     verdict = hunt(candidate, limit_s=60.0, seeds_max=30)

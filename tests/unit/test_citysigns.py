@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ops import citysigns
+from ops.demo import citysigns
 
 ROWS = 10_000
 GOLDEN_SHA256 = "4195dec150f87d1d35d129b31b530d9fe2b637941f84176be2ccb6be837b74f2"
@@ -84,7 +84,7 @@ def test_pieces_are_bounded_and_end_with_a_row() -> None:
 
 
 def test_command_writes_the_file(tmp_path: Path) -> None:
-    """``python -m ops.citysigns`` writes what ``generate`` yields; zero rows are the header alone."""
+    """``python -m ops.demo.citysigns`` writes what ``generate`` yields; zero rows are the header alone."""
     target = tmp_path / "signs.csv"
     assert citysigns.main(["--rows", "50", "--seed", "7", "--out", str(target)]) == 0
     assert target.read_bytes() == make(50, 7)

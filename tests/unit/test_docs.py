@@ -11,7 +11,7 @@ import yaml
 from fabric.main import program
 
 from agent.common import errors
-from ops.errors import CAUSES
+from ops.output.errors import CAUSES
 from ops.tasks import namespace
 from tests.support import REPOSITORY
 

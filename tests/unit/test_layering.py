@@ -58,7 +58,7 @@ COMMON_FOR_OPS = frozenset(
     f"agent.common.{name}" for name in "config deadline errors ids shell shell.clock shell.network".split()
 )
 # The reference program must share no code with what it judges.
-INDEPENDENT = frozenset({"ops.reference"})
+INDEPENDENT = frozenset({"ops.demo.reference"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +309,7 @@ def find_circles(modules: Sequence[Module]) -> list[str]:
 
 def test_rooms_form_no_circle() -> None:
     """A folder can be read room by room, at every level of the tree."""
-    modules = [module for module in all_modules() if module.name.startswith("agent.")]
+    modules = [module for module in all_modules() if module.name.startswith(("agent.", "ops."))]
     assert len(modules) > 100
     assert find_circles(modules) == []
 
@@ -326,10 +326,11 @@ def test_circle_of_rooms_is_found() -> None:
 
 
 def test_rooms_are_not_full() -> None:
-    """A folder of ``agent`` has at most 15 modules: what grows beyond that gets a room within."""
+    """A folder has at most 15 modules: what grows beyond that gets a room within."""
     full = {
         str(folder.relative_to(REPOSITORY)): count
-        for folder in sorted((REPOSITORY / "agent").rglob("*"))
+        for top in ("agent", "ops")
+        for folder in sorted((REPOSITORY / top).rglob("*"))
         if folder.is_dir()
         and (count := sum(1 for path in folder.glob("*.py") if path.name != "__init__.py")) > ROOM_MODULES_MAX
     }
@@ -344,7 +345,7 @@ KNOWN = frozenset(
     agent.membership.service agent.membership.client
     agent.hydfs agent.hydfs.ring agent.hydfs.core agent.hydfs.core.ring agent.hydfs.client
     agent.hydfs.shell agent.hydfs.shell.store
-    ops ops.inventory
+    ops ops.cluster.inventory
     """.split()
 )
 
@@ -373,15 +374,15 @@ PLANTED = [
     ("agent.hydfs.shell.store", "from agent.membership.service import Service", "only agent/__main__"),
     ("agent.membership.client", "from agent.hydfs.shell.store import Store", "only the client"),
     ("agent.hydfs.shell.store", "import pickle", "banned everywhere"),
-    ("agent.hydfs.shell.store", "import ops.inventory", "agent never imports ops"),
+    ("agent.hydfs.shell.store", "import ops.cluster.inventory", "agent never imports ops"),
     ("agent.hydfs.shell.store", "from tests.support import wait_until", "nobody imports tests"),
     ("agent.hydfs.shell.store", "import experiments.replication_time", "nobody imports experiments"),
-    ("ops.inventory", "from agent.hydfs.core.ring import Ring", "ops sees only"),
-    ("ops.inventory", "from agent.hydfs.shell import store", "ops sees only"),
-    ("ops.inventory", "from agent.common.shell import runner", "ops sees only"),
+    ("ops.cluster.inventory", "from agent.hydfs.core.ring import Ring", "ops sees only"),
+    ("ops.cluster.inventory", "from agent.hydfs.shell import store", "ops sees only"),
+    ("ops.cluster.inventory", "from agent.common.shell import runner", "ops sees only"),
     ("experiments.replication_time", "import agent.membership.core.swim", "ops sees only"),
-    ("ops.reference", "import agent", "independent"),
-    ("ops.reference", "import pyarrow", "independent"),
+    ("ops.demo.reference", "import agent", "independent"),
+    ("ops.demo.reference", "import pyarrow", "independent"),
 ]
 
 ALLOWED = [
@@ -393,9 +394,9 @@ ALLOWED = [
     ("agent.hydfs.shell.store", "from agent.membership.client import Client"),
     ("agent.hydfs.shell.store", "from agent.membership.follower import ViewFollower"),
     ("agent.__main__", "from agent.membership.service import Service"),
-    ("ops.inventory", "from agent.hydfs.client import Client\nfrom agent.common.errors import Unreachable"),
-    ("ops.inventory", "from agent import __version__\nfrom agent.wire import authority\nimport rich"),
-    ("experiments.replication_time", "from agent.hydfs.client import Client\nimport ops.inventory"),
+    ("ops.cluster.inventory", "from agent.hydfs.client import Client\nfrom agent.common import errors"),
+    ("ops.cluster.inventory", "from agent import __version__\nfrom agent.wire import authority\nimport rich"),
+    ("experiments.replication_time", "from agent.hydfs.client import Client\nimport ops.cluster.inventory"),
 ]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ops import citysigns
-from ops.reference import NoSingleAnswer, expected_lines, expected_records, main, output_records
+from ops.demo import citysigns
+from ops.demo.reference import NoSingleAnswer, expected_lines, expected_records, main, output_records
 from tests.support import shared_data
 
 COUNT_BY_CATEGORY = [
@@ -176,7 +176,7 @@ def test_torn_output_is_refused(torn: bytes) -> None:
 
 
 def test_command(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    """``python -m ops.reference JOB INPUT`` prints the expected lines."""
+    """``python -m ops.demo.reference JOB INPUT`` prints the expected lines."""
     (tmp_path / "job.yml").write_text(
         "source: {file: in, format: csv, header: true}\n"
         "stages: [{operator: aggregate-by-key, key: b, function: count}]\n"
@@ -189,7 +189,7 @@ def test_command(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
 
 def test_module_runs_from_the_command_line() -> None:
     """The command explains itself."""
-    command = [sys.executable, "-m", "ops.reference", "--help"]
+    command = [sys.executable, "-m", "ops.demo.reference", "--help"]
     assert b"job" in subprocess.run(command, check=True, capture_output=True, timeout=30).stdout
 
 

@@ -15,7 +15,6 @@ import contextlib
 import mmap
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
 
 from agent.common.errors import DiskFailed, DiskFull, has_no_room
 from agent.common.shell import seam
@@ -126,19 +125,9 @@ def map(descriptor: int, size: int) -> mmap.mmap:
     return platform().map(descriptor, size)
 
 
-def sendfile(sock: Any, descriptor: int, offset: int, size: int) -> int:
-    """Sends a part of a file through a socket and returns how many bytes were taken."""
-    return platform().sendfile(sock, descriptor, offset, size)
-
-
 def lock(descriptor: int) -> None:
     """Takes the exclusive lock of a file; BlockingIOError when another descriptor holds it."""
     platform().lock(descriptor)
-
-
-def reader(descriptor: int) -> BinaryIO:
-    """Wraps a descriptor, which it closes, in a buffered file object for reading."""
-    return platform().reader(descriptor)
 
 
 # What is built on them

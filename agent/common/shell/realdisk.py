@@ -10,7 +10,7 @@ import mmap
 import os
 import stat as modes
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol
+from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
 
@@ -26,19 +26,9 @@ class Status:
     modified_ns: int
 
     @property
-    def is_file(self) -> bool:
-        """Tells whether it is a regular file."""
-        return modes.S_ISREG(self.mode)
-
-    @property
     def is_folder(self) -> bool:
         """Tells whether it is a folder."""
         return modes.S_ISDIR(self.mode)
-
-    @property
-    def modified_at(self) -> float:
-        """Returns the wall-clock time of the last change, in seconds."""
-        return self.modified_ns / 1e9
 
 
 class Platform(Protocol):
@@ -95,14 +85,8 @@ class Platform(Protocol):
     def map(self, descriptor: int, size: int) -> mmap.mmap:
         """Maps the first ``size`` bytes of a file that no longer changes."""
 
-    def sendfile(self, sock: Any, descriptor: int, offset: int, size: int) -> int:
-        """Sends a part of a file through a socket and returns how many bytes were taken."""
-
     def lock(self, descriptor: int) -> None:
         """Takes the exclusive lock of a file; BlockingIOError when another descriptor holds it."""
-
-    def reader(self, descriptor: int) -> BinaryIO:
-        """Wraps a descriptor, which it closes, in a buffered file object for reading."""
 
 
 class RealDisk:
@@ -160,14 +144,8 @@ class RealDisk:
     def map(self, descriptor: int, size: int) -> mmap.mmap:
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
 
-    def sendfile(self, sock: Any, descriptor: int, offset: int, size: int) -> int:
-        return os.sendfile(sock.fileno(), descriptor, offset, size)
-
     def lock(self, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def reader(self, descriptor: int) -> BinaryIO:
-        return os.fdopen(descriptor, "rb")
 
 
 def _status(found: os.stat_result) -> Status:

@@ -1,24 +1,24 @@
 """The two directions between leader and agents: commands down, reports up; in order, never blocking the
 sender.
 
-Each node has its own thread and bounded queue, so that one that does not answer delays nobody else. A command
-that cannot be delivered makes the node unreachable: its queue is dropped, because the next generation makes
-all of it void. Reports follow the leader: they are sent again to whoever leads until they are taken or too
-old to matter.
+Each node has its own thread and bounded queue, so a node that does not answer delays no other. A command that
+cannot be delivered makes the node unreachable: its queue is dropped, because the next generation makes all of
+it void. Reports go to whichever node leads, and are sent again until they are accepted or too old to matter.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from agent.common.config import NodeConfig
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, RainStormError, Unavailable
 from agent.common.shell import clock, threads
 from agent.common.shell.worker import Worker
+from agent.rainstorm.messages.commands import Command, CommandRequest
+from agent.rainstorm.messages.reports import Report, ReportRequest
 from agent.wire.client import Address, Client
 
 logger = logging.getLogger("agent.rainstorm.io.links")
@@ -27,7 +27,7 @@ QUEUE_MAX = 1000
 COMMAND_TIMEOUT_S = 2.0
 COMMAND_TRIES = 2
 RETRY_S = 0.05
-# The leader has long given up on an epoch whose acknowledgement is this late.
+# By then the leader has replaced the generation of an epoch whose acknowledgement is this late.
 REPORT_TIMEOUT_S = 10.0
 
 
@@ -48,14 +48,14 @@ class AgentLink:
         self._client = client
         self._on_unreachable = on_unreachable
         self._stopping = threads.event()
-        self._worker: Worker[Mapping[str, Any]] = Worker(
+        self._worker: Worker[Command] = Worker(
             f"link-{node}", self._deliver, QUEUE_MAX, on_error=self._deliver_failed
         )
         self._worker.start()
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, command: Command) -> None:
         """Queues a command; when the queue is full the node counts as unreachable."""
-        if not self._worker.try_submit(message):
+        if not self._worker.try_submit(command):
             self._fail("its queue is full")
 
     def stop(self, timeout_s: float) -> None:
@@ -63,12 +63,11 @@ class AgentLink:
         self._stopping.set()
         self._worker.stop(drain=False, timeout_s=timeout_s)
 
-    def _deliver(self, message: Mapping[str, Any]) -> None:
+    def _deliver(self, command: Command) -> None:
+        request = CommandRequest.of(command)
         for attempt in range(COMMAND_TRIES):
             try:
-                self._client.call(
-                    self._target, "rainstorm.command", {"message": message}, timeout_s=COMMAND_TIMEOUT_S
-                )
+                self._client.ask(self._target, request, timeout_s=COMMAND_TIMEOUT_S)
                 return
             except DeadlineExceeded as error:
                 self._fail(str(error))
@@ -97,12 +96,12 @@ class ReportLink:
         self._leader = leader
         self._stopping = threads.event()
         # An error in one report must not end all others: it is logged and counted.
-        self._worker: Worker[Mapping[str, Any]] = Worker(
+        self._worker: Worker[Report] = Worker(
             "report-link", self._deliver, QUEUE_MAX, on_error=lambda error: True
         )
         self.start = self._worker.start
 
-    def send(self, report: Mapping[str, Any]) -> None:
+    def send(self, report: Report) -> None:
         """Queues a report; when the queue is full the oldest one is dropped: the leader asks again for what
         matters.
         """
@@ -115,19 +114,24 @@ class ReportLink:
         self._stopping.set()
         self._worker.stop(drain=False, timeout_s=timeout_s)
 
-    def _deliver(self, report: Mapping[str, Any]) -> None:
+    def _deliver(self, report: Report) -> None:
+        request = ReportRequest.of(report)
         deadline = Deadline(clock.monotonic(), REPORT_TIMEOUT_S)
+        failed = False
         while not self._stopping.is_set() and not deadline.expired(clock.monotonic()):
             leader = self._leader()
             if leader:
                 try:
-                    self._client.call(
-                        address_of(self._config, leader),
-                        "rainstorm.report",
-                        {"report": report},
-                        timeout_s=COMMAND_TIMEOUT_S,
-                    )
+                    target = address_of(self._config, leader)
+                    self._client.ask(target, request, timeout_s=COMMAND_TIMEOUT_S)
                     return
                 except RainStormError as error:
-                    logger.info("report_retry type=%s leader=%s error=%s", report["type"], leader, error)
+                    if not error.retryable:
+                        line = "report_refused type=%s leader=%s error=%s"
+                        logger.warning(line, report.kind, leader, error)
+                        return
+                    if not failed:
+                        line = "report_retry type=%s leader=%s error=%s"
+                        logger.info(line, report.kind, leader, error)
+                    failed = True
             self._stopping.wait(RETRY_S)

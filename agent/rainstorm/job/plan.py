@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.common.errors import JobInvalid
+from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.job.spec import JobSpec, StageSpec
 
 # The only column of format lines; no column of a CSV file may be taken for it.
@@ -77,16 +78,16 @@ def index_of(task: str) -> int:
     return int(task.split(".")[1])
 
 
-def make(spec: JobSpec, header: Mapping[str, Any]) -> Plan:
+def make(spec: JobSpec, header: SourceHeader) -> Plan:
     """Returns the plan of a job; ``header`` is what was found out about its source at the submission.
 
     Raises:
-        JobInvalid: an operator names a column that does not reach it.
+        JobInvalid: an operator names a column that does not reach it, or a split belongs to no source task.
     """
     vertices: list[VertexPlan] = []
     chain: list[OperatorPlan] = []
     tasks = spec.stages[0].tasks
-    flowing = tuple(header["columns"])
+    flowing = header.columns
     for number, stage in enumerate(spec.stages):
         _check_columns(stage, flowing, number)
         if stage.operator == "aggregate-by-key":
@@ -99,8 +100,11 @@ def make(spec: JobSpec, header: Mapping[str, Any]) -> Plan:
         chain.append(OperatorPlan(stage.operator, stage.options, flowing))
         flowing = output_columns(stage, flowing)
     vertices.append(VertexPlan(tuple(chain), tasks, "sink"))
-    splits = tuple(Split(*numbers) for numbers in header["splits"])
-    return Plan(tuple(vertices), splits, tuple(header["columns"]), header["data_start"], header["data_end"])
+    splits = tuple(Split(*numbers) for numbers in header.splits)
+    for split in splits:
+        if split.task >= spec.stages[0].tasks or not split.start <= split.end <= header.data_end:
+            raise JobInvalid(f"split {split.index} of the source does not fit the job")
+    return Plan(tuple(vertices), splits, header.columns, header.data_start, header.data_end)
 
 
 def output_columns(stage: StageSpec, columns: tuple[str, ...]) -> tuple[str, ...]:
@@ -160,8 +164,7 @@ def _check_columns(stage: StageSpec, columns: tuple[str, ...], number: int) -> N
 
 
 def place(tasks: Sequence[str], nodes: Sequence[str], keep: Mapping[str, str]) -> dict[str, str]:
-    """Returns the node of each task: where ``keep`` says, when that node is usable, else on the least loaded
-    one.
+    """Returns the node of each task: the one in ``keep`` if it is usable, otherwise the least loaded one.
 
     Ties go to the node that comes first in ``nodes``.
     """
@@ -175,3 +178,13 @@ def place(tasks: Sequence[str], nodes: Sequence[str], keep: Mapping[str, str]) -
             placed[task] = node
             load[node] += 1
     return placed
+
+
+def parities(splits: Sequence[Split], quotes: Mapping[int, int]) -> dict[int, bool]:
+    """Returns for each split whether the byte before it lies inside quotes; ``quotes`` counts those in it."""
+    inside: dict[int, bool] = {}
+    total = 0
+    for split in splits:
+        inside[split.index] = bool(total & 1)
+        total += quotes.get(split.index, 0)
+    return inside

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from agent.common.message import Counter, Name
+
 # Where bytes lie in HyDFS: (file, offset, length).
-Reference = tuple[str, int, int]
+Reference = tuple[Name, Counter, Counter]
 # Large enough that files are rare, small enough that a long job's garbage does not matter.
 SEGMENT_FILE_BYTES = 64 * 1024 * 1024
 # How long a host tries to append committed output to the destination; after that the leader asks again, on

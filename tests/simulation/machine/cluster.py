@@ -16,7 +16,7 @@ Faults come from the driver, between two steps (``at``, ``after``), or from a th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -77,6 +77,8 @@ class Cluster:
         # Restarts after crashes, with their reasons; a schedule of failing disks expects some.
         self.crashes: list[tuple[str, str]] = []
         self.restarts_crashed = True
+        # Machines that never come back.
+        self.lost: set[str] = set()
         self.nodes: dict[str, Node] = {}
         self.machines: dict[str, Machine] = {}
         names = [f"vm{number}" for number in range(1, size + 1)]
@@ -118,10 +120,10 @@ class Cluster:
         self.wait_until(self.is_ready, START_S_MAX)
 
     def is_ready(self) -> bool:
-        """Tells whether every agent of every node answers."""
+        """Tells whether every agent answers, of the nodes that are not lost."""
         return all(
             service in node.agents and node.agents[service].is_ready
-            for node in self.nodes.values()
+            for node in self.living()
             for service in self.factories
         )
 
@@ -169,17 +171,26 @@ class Cluster:
 
     # -- at rest --------------------------------------------------------------------------------------
 
-    def heal(self) -> None:
-        """Ends all faults and starts what does not run."""
+    def heal(self, *, except_for: Collection[str] = ()) -> None:
+        """Ends all faults and starts what does not run, except for machines that are lost for good."""
+        self.lost |= set(except_for)
         self.wires.heal()
+        self.wires.quality = Quality()
+        self.wires.forget_qualities()
         for machine in self.machines.values():
+            if machine.name in self.lost:
+                continue
             machine.disk.faults.clear()
-            machine.disk.capacity_bytes = None
+            machine.disk.free()
             machine.resume()
             if not machine.is_on:
                 machine.power_on()
-        for node in self.nodes.values():
+        for node in self.living():
             node.start_all()
+
+    def living(self) -> list[Node]:
+        """Returns the nodes that are not lost for good."""
+        return [node for node in self.nodes.values() if node.name not in self.lost]
 
     def settle(self, seconds: float) -> None:
         """Ends all faults, waits until all agents are ready, and gives them time."""
@@ -212,6 +223,7 @@ class Cluster:
         """Stops all agents in an orderly way and returns what they leave behind: threads, sockets, files."""
         agents = [agent for node in self.nodes.values() for agent in node.agents.values() if agent.is_running]
         for agent in agents:
+            agent.stays = True
             agent.stop()
         try:
             self.scheduler.run(lambda: all(agent.process.stopped for agent in agents), timeout_s=60.0)

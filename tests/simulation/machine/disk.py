@@ -130,6 +130,14 @@ class MachineDisk:
         self.resize(file, size)
         file.sync()
 
+    def fill(self, room_bytes: int) -> None:
+        """Leaves room for so much until ``free``."""
+        self.capacity_bytes = self._used_pages * PAGE_BYTES + room_bytes
+
+    def free(self) -> None:
+        """Gives the disk all room again."""
+        self.capacity_bytes = None
+
     def remove(self, path: str) -> None:
         """Removes a file or folder, durably."""
         folder, name = self.parent(path)

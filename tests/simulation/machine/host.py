@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.common.config import NodeConfig
 from agent.common.shell import threads
+from tests.simulation.machine.children import Program, SimChild, SimProcesses
 from tests.simulation.machine.disk import Call, MachineDisk
 from tests.simulation.machine.network import SimNetwork
 from tests.simulation.machine.platform import EPOCH_S
@@ -22,6 +24,7 @@ RESTART_S = 1.0
 # How long a disk takes to make something durable.
 SYNC_S_MIN, SYNC_S_MAX = 0.0002, 0.002
 SYNCS = ("fsync", "fdatasync")
+FIRST_PID = 100
 
 
 class Service(Protocol):
@@ -46,14 +49,19 @@ class Machine:
         # How far the wall clock is off.
         self.wall_offset_s = 0.0
         self.is_on = True
+        # What the commands of its processes start.
+        self.program: Program = _no_program
         self.processes: list[Process] = []
+        self._pids = itertools.count(FIRST_PID)
         self.disk = self._empty_disk()
 
     def process(self, name: str) -> Process:
-        """Returns a new process with the machine's network and disk."""
+        """Returns a new process with the machine's network, disk and programs."""
         made = self.scheduler.process(f"{self.name}/{name}")
         files = self.disk.process(name)
-        made.equip(network=SimNetwork(self.cluster.wires, made, self.address), disk=files)
+        sockets = SimNetwork(self.cluster.wires, made, self.address)
+        children = SimProcesses(sockets, next(self._pids), lambda *start: self.program(*start))
+        made.equip(network=sockets, disk=files, processes=children)
         made.on_kill.append(files.kill)
         made.wall_offset_s = self.wall_offset_s
         self.processes = [each for each in self.processes if not each.dead] + [made]
@@ -122,6 +130,10 @@ class Machine:
             self.scheduler.point()
 
 
+def _no_program(child: SimChild, command: Sequence[str], inherited: list[Any]) -> None:
+    raise AssertionError(f"nobody has said what {command} starts")
+
+
 class Node(Machine):
     """A machine with agents."""
 
@@ -169,7 +181,9 @@ class Agent:
         self.is_ready = False
         self.process = node.process(name)
         self._build = build
-        self._asked_to_stop = False
+        self.is_asked_to_stop = False
+        # Whether the process stays after an orderly stop, so that a check can see what it leaves behind.
+        self.stays = False
         self._problem = ""
         self._ended = self.process.seam.threads.event()
         self.process.start("main", self._main)
@@ -181,7 +195,7 @@ class Agent:
 
     def stop(self) -> None:
         """Asks the agent to stop."""
-        self._asked_to_stop = True
+        self.is_asked_to_stop = True
         self._ended.set()
 
     def _main(self) -> None:
@@ -191,11 +205,12 @@ class Agent:
         except Exception as error:
             self._fail(repr(error))
         self.is_ready = False
-        if self._asked_to_stop and not self._problem:
-            self.process.stopped = True
-        else:
+        if not self.is_asked_to_stop or self._problem:
             self.node.cluster.crashed(self, self._problem)
-            self.node.scheduler.kill(self.process)
+        elif self.stays:
+            self.process.stopped = True
+            return
+        self.node.scheduler.kill(self.process)
 
     def _serve(self) -> None:
         service = self.service = self._build(self.node.config, lambda error: self._fail(repr(error)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.machine.thread import SimThread
@@ -40,10 +41,14 @@ class KernelObject:
         self.readers: list[SimThread] = []
         self.writers: list[SimThread] = []
         self.polls: list[Poll] = []
+        # Told of every change, for models that have no thread to wait in.
+        self.on_change: Callable[[], None] | None = None
 
     def changed(self) -> None:
         """Wakes whoever waits for this object."""
         self.wires.scheduler.wake_all(self.readers)
+        if self.on_change is not None:
+            self.on_change()
         self.has_room()
 
     def has_room(self) -> None:

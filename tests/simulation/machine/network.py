@@ -184,7 +184,7 @@ class SimNetwork:
         """Sends bytes and copies of descriptors over a Unix socket."""
         if sock.family != socket.AF_UNIX:
             raise failure(errno.EINVAL)
-        files = [self._give(descriptor) for descriptor in descriptors]
+        files = [self.give(descriptor) for descriptor in descriptors]
         try:
             return int(sock.transmit(bytes(data), files))
         except BaseException:
@@ -197,7 +197,7 @@ class SimNetwork:
         data, files = sock.receive(size)
         for file in files[count_max:]:
             file.drop()
-        return data, [self._take(file) for file in files[:count_max]]
+        return data, [self.take(file) for file in files[:count_max]]
 
     def send_file(self, sock: Any, descriptor: int, offset: int, length: int) -> int:
         """Sends a part of a file."""
@@ -213,6 +213,10 @@ class SimNetwork:
 
     def hold(self, kernel: KernelObject) -> SimSocket:
         """Returns a socket with a new descriptor for a kernel object."""
+        return self._wrap(kernel, self.number(kernel))
+
+    def number(self, kernel: KernelObject) -> int:
+        """Returns a new descriptor for a kernel object."""
         try:
             self.check_descriptors()
         except OSError:
@@ -221,7 +225,7 @@ class SimNetwork:
         descriptor = next(self.wires.descriptors)
         kernel.references += 1
         self._open[descriptor] = kernel
-        return self._wrap(kernel, descriptor)
+        return descriptor
 
     def check_descriptors(self) -> None:
         """Raises EMFILE when the process may not have one more."""
@@ -235,7 +239,8 @@ class SimNetwork:
             return ListeningSocket(self, kernel, descriptor)
         return DatagramSocket(self, kernel, descriptor)
 
-    def _give(self, descriptor: int) -> Any:
+    def give(self, descriptor: int) -> Any:
+        """Returns what a descriptor stands for, on its way to another process; ``take`` ends the way."""
         kernel = self._open.get(descriptor)
         if kernel is not None:
             kernel.references += 1
@@ -245,7 +250,8 @@ class SimNetwork:
             raise failure(errno.EBADF)
         return PassedFile(disk, disk.give(descriptor))
 
-    def _take(self, file: Any) -> int:
+    def take(self, file: Any) -> int:
+        """Returns a descriptor for what came from another process."""
         if isinstance(file, PassedFile):
             return int(self.process.seam.disk.take(file.opened))
         descriptor = next(self.wires.descriptors)

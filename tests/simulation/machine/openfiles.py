@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import io
 import mmap
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from agent.common.shell.realdisk import Buffer, Status
 from tests.simulation.machine.inodes import PAGE_BYTES, File, Folder, Inode
@@ -50,13 +49,15 @@ class ProcessDisk:
         self.name = name
         self.descriptors_max = descriptors_max
         self._table: dict[int, OpenFile] = {}
+        self._dead = False
 
     def open_paths(self) -> list[str]:
         """Returns the paths of what is open, sorted: a process at rest holds no more than it should."""
         return sorted(opened.path for opened in self._table.values())
 
     def kill(self) -> None:
-        """Closes all descriptors, as the end of a process does."""
+        """Closes all descriptors, as the end of a process does; later calls fail."""
+        self._dead = True
         for descriptor in list(self._table):
             self.drop(self._table.pop(descriptor))
         if self in self.machine.processes:
@@ -88,7 +89,7 @@ class ProcessDisk:
     # The calls of the platform
 
     def open(self, path: str, flags: int, mode: int) -> int:
-        self.machine.begin(self.name, "open", path)
+        self._begin_call("open", path)
         if len(self._table) >= self.descriptors_max:
             raise _error(errno.EMFILE, path)
         opened = OpenFile(self._find(path, flags, mode), path, flags)
@@ -102,7 +103,7 @@ class ProcessDisk:
 
     def close(self, descriptor: int) -> None:
         opened = self._opened(descriptor)
-        self.machine.begin(self.name, "close", opened.path)
+        self._begin_call("close", opened.path)
         self.drop(self._table.pop(descriptor))
 
     def read(self, descriptor: int, size: int) -> bytes:
@@ -146,7 +147,7 @@ class ProcessDisk:
         self.machine.resize(file, size)
 
     def rename(self, source: str, target: str) -> None:
-        self.machine.begin(self.name, "rename", target)
+        self._begin_call("rename", target)
         moved = self.machine.inode(source)
         old_folder, old_name = self.machine.parent(source)
         new_folder, new_name = self.machine.parent(target)
@@ -165,36 +166,36 @@ class ProcessDisk:
             self.machine.release(replaced)
 
     def unlink(self, path: str) -> None:
-        self.machine.begin(self.name, "unlink", path)
+        self._begin_call("unlink", path)
         file = self.machine.file(path)
         self.machine.names.change((*self.machine.parent(path), None))
         self.machine.release(file)
 
     def mkdir(self, path: str, mode: int) -> None:
-        self.machine.begin(self.name, "mkdir", path)
+        self._begin_call("mkdir", path)
         folder, name = self.machine.parent(path)
         if name in folder.entries:
             raise _error(errno.EEXIST, path)
         self.machine.make_folder(path, mode)
 
     def listdir(self, path: str) -> list[str]:
-        self.machine.begin(self.name, "listdir", path)
+        self._begin_call("listdir", path)
         folder = self.machine.inode(path)
         if isinstance(folder, File):
             raise _error(errno.ENOTDIR, path)
         return list(folder.entries)
 
     def stat(self, path: str) -> Status:
-        self.machine.begin(self.name, "stat", path)
+        self._begin_call("stat", path)
         return _status(self.machine.inode(path))
 
     def fstat(self, descriptor: int) -> Status:
         opened = self._opened(descriptor)
-        self.machine.begin(self.name, "fstat", opened.path)
+        self._begin_call("fstat", opened.path)
         return _status(opened.inode)
 
     def free_bytes(self, path: str) -> int:
-        self.machine.begin(self.name, "free_bytes", path)
+        self._begin_call("free_bytes", path)
         self.machine.inode(path)
         return self.machine.free_bytes()
 
@@ -207,6 +208,7 @@ class ProcessDisk:
         return memory
 
     def sendfile(self, sock: Any, descriptor: int, offset: int, size: int) -> int:
+        """Sends a part of a file through a simulated socket, whose network asks for it."""
         data = self.pread(descriptor, min(size, SENDFILE_BYTES_MAX), offset)
         return int(sock.send(data)) if data else 0
 
@@ -216,17 +218,21 @@ class ProcessDisk:
             raise _error(errno.EWOULDBLOCK, opened.path)
         file.lock_holder = opened
 
-    def reader(self, descriptor: int) -> BinaryIO:
-        return io.BufferedReader(_Raw(self, descriptor))
+    def _begin_call(self, call: str, path: str, size: int = 0) -> None:
+        self.machine.begin(self.name, call, path, size)
+        if self._dead:  # a thread that is being unwound changes nothing any more
+            raise _error(errno.EIO, path)
 
     def _opened(self, descriptor: int) -> OpenFile:
+        if self._dead:
+            self._begin_call("dead", "")
         if descriptor not in self._table:
             raise _error(errno.EBADF)
         return self._table[descriptor]
 
     def _begin(self, descriptor: int, call: str, size: int, *, writes: bool = False) -> tuple[OpenFile, File]:
         opened = self._opened(descriptor)
-        self.machine.begin(self.name, call, opened.path, size)
+        self._begin_call(call, opened.path, size)
         if isinstance(opened.inode, Folder):
             raise _error(errno.EISDIR, opened.path)
         allowed = opened.writable if writes else opened.readable or call not in ("read", "pread", "map")
@@ -240,7 +246,7 @@ class ProcessDisk:
         # A sync covers what was written before it began; a slow one lets others write meanwhile.
         waiting = list(inode.pending) if isinstance(inode, File) else []
         try:
-            self.machine.begin(self.name, call, opened.path)
+            self._begin_call(call, opened.path)
         except OSError:
             if isinstance(inode, File):
                 self.machine.lose_writes(inode)
@@ -260,28 +266,6 @@ class ProcessDisk:
         if flags & os.O_DIRECTORY and isinstance(found, File):
             raise _error(errno.ENOTDIR, path)
         return found
-
-
-class _Raw(io.RawIOBase):
-    """A descriptor as a raw stream."""
-
-    def __init__(self, disk: ProcessDisk, descriptor: int) -> None:
-        super().__init__()
-        self._disk = disk
-        self._descriptor = descriptor
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._disk.read(self._descriptor, len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._disk.close(self._descriptor)
 
 
 def _error(number: int, path: str = "") -> OSError:

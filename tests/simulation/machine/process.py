@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ class Process:
         self.on_kill: list[Callable[[], None]] = []
         self.deaths = Deaths()
         self.seam = Seam(threads=SimThreads(self))
+        self._free_idents: list[int] = []
+        self._idents = 0
 
     def equip(self, **platforms: Any) -> None:
         """Gives the process a network, a disk or what else the seam has, before its first thread."""
@@ -44,6 +47,18 @@ class Process:
     def start(self, name: str, target: Callable[..., object], *args: Any) -> SimThread:
         """Starts a thread, such as the process's main one."""
         return self.seam.threads.thread(name, target, args, started=True)  # type: ignore[no-any-return]
+
+    def take_ident(self) -> int:
+        """Returns the number of a new thread: that of one that has ended, as Linux likes to do."""
+        if self._free_idents:
+            return heapq.heappop(self._free_idents)
+        self._idents += 1
+        return self._idents
+
+    def give_ident(self, thread: SimThread) -> None:
+        """Takes back the number of a thread that has ended."""
+        assert thread.ident is not None
+        heapq.heappush(self._free_idents, thread.ident)
 
     def __repr__(self) -> str:
         return self.name

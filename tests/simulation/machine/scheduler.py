@@ -272,13 +272,16 @@ class Scheduler:
             if self.running is not None and self.running.doomed:
                 self._refuse(self.running)
             raise RuntimeError(f"{thread.process.name} is dead")
-        thread.ident = next(self._numbers)
+        thread.number = next(self._numbers)
+        thread.ident = thread.process.take_ident()
         thread.process.threads[thread] = None
         self._make_ready(thread)
 
     def ended(self, thread: SimThread) -> None:
         """Notes that a thread has come to its end, and wakes who joins it."""
-        thread.process.threads.pop(thread, None)
+        if thread in thread.process.threads:
+            del thread.process.threads[thread]
+            thread.process.give_ident(thread)
         self.wake_all(thread.joiners)
 
     # -- the machinery --------------------------------------------------------------------------------
@@ -360,7 +363,7 @@ class Scheduler:
 
     def _switch_to(self, thread: SimThread) -> None:
         self.running = thread
-        self.fingerprint = hash((self.fingerprint, thread.ident, self.now))
+        self.fingerprint = hash((self.fingerprint, thread.number, self.now))
         self.recent.append(thread)
         if thread.process.seam is not self._seam:
             self._seam = thread.process.seam

@@ -26,6 +26,7 @@ class SimThread:
         "ident",
         "joiners",
         "name",
+        "number",
         "process",
         "refusals",
         "target",
@@ -43,6 +44,8 @@ class SimThread:
         self.target = target
         self.arguments = arguments
         self.ident: int | None = None
+        # Its place among all threads of the simulation.
+        self.number = 0
         self.greenlet: greenlet.greenlet | None = None
         # The exception that ended it.
         self.error: BaseException | None = None

@@ -39,11 +39,14 @@ class SimTls:
         suppress_ragged_eofs: bool = True,
         server_hostname: str | None = None,
     ) -> TlsSocket:
-        """Returns a socket over ``sock``, whose descriptor it takes, after the handshake."""
+        """Returns a socket over ``sock``, whose descriptor it takes, after the handshake.
+
+        Without ``do_handshake_on_connect`` the reads of a server make the handshake.
+        """
         wrapped = TlsSocket(sock)
         try:
             if server_side:
-                wrapped.answer(self)
+                wrapped.answer(self, at_once=do_handshake_on_connect)
             else:
                 wrapped.greet(self, server_hostname)
         except BaseException:
@@ -60,6 +63,9 @@ class TlsSocket(StreamSocket):
         super().__init__(plain.network, plain.kernel, plain.detach())
         self.settimeout(timeout_s)
         self._peer: str | None = None
+        # A server's handshake that is not finished: the own certificate, and whether it was shown.
+        self._context: SimTls | None = None
+        self._has_shown = False
         # Of the record that is being read, and of one that was read but not wholly taken.
         self._record = bytearray()
         self._left = b""
@@ -87,15 +93,23 @@ class TlsSocket(StreamSocket):
         self._show(context)
         self._peer = name
 
-    def answer(self, context: SimTls) -> None:
-        """Makes the server's part of the handshake."""
-        self._take_record(HANDSHAKE)
-        self._show(context)
+    def answer(self, context: SimTls, *, at_once: bool) -> None:
+        """Makes the server's part of the handshake, or leaves it to the reads."""
+        self._context = context
+        if at_once:
+            self._go_on(context)
+
+    def _go_on(self, context: SimTls) -> None:
+        if not self._has_shown:
+            self._take_record(HANDSHAKE)
+            self._show(context)
+            self._has_shown = True
         name, authority = self._take_certificate()
         if authority != (context.accepts or context.authority):
             self._put(ALERT, b"unknown authority")
             raise ssl.SSLCertVerificationError(1, f"certificate of {name!r} by {authority!r} is not accepted")
         self._peer = name
+        self._context = None
 
     def _show(self, context: SimTls) -> None:
         self._put(HANDSHAKE, json.dumps([context.name, context.authority]).encode())
@@ -118,6 +132,8 @@ class TlsSocket(StreamSocket):
         """Returns up to so many bytes of one record, none when the other end is done."""
         if flags:
             raise ValueError("non-zero flags not allowed in calls to recv() on SSLSocket")
+        if self._context is not None:
+            self._go_on(self._context)
         if not self._left:
             found = self._read_record()
             if found is None:

@@ -124,6 +124,10 @@ class Wires:
         """Changes the wire from one host to another."""
         self._qualities[source, target] = quality
 
+    def forget_qualities(self) -> None:
+        """Makes all wires equal again."""
+        self._qualities.clear()
+
     def cut(self, source: str, target: str, *, both: bool = True) -> None:
         """Lets nothing through from ``source`` to ``target``, nor back if ``both``."""
         self._cuts.add((source, target))
@@ -136,6 +140,11 @@ class Wires:
             self._cuts.clear()
         else:
             self._cuts -= {(source, target), (target, source)}
+        self._resume()
+
+    def mend(self, source: str, target: str) -> None:
+        """Ends a cut in one direction."""
+        self._cuts.discard((source, target))
         self._resume()
 
     def lose_power(self, host: str) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from agent.common.errors import AlreadyRunning, RainStormError, UsageError
-from ops import inventory
+from ops.cluster import inventory
 from ops.faults import delay, plan
 from ops.faults.injector import Injector
-from ops.faults.journal import Journal
 from ops.faults.loopback import LocalMachines
 from ops.faults.plan import Fault, Placement
-from ops.layout import Layout
+from ops.faults.records import Journal
+from ops.local.layout import Layout
 
 NAMES = ["vm1", "vm2", "vm3"]
 ADDRESSES = {"vm1": "10.0.0.1", "vm2": "10.0.0.2", "vm3": "10.0.0.3"}
@@ -143,9 +143,7 @@ def test_the_records_survive_their_writer_and_damage(tmp_path: Path) -> None:
         pass
 
 
-def test_a_fault_is_recorded_before_it_is_applied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_is_recorded_before_it_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Fault] = []
 
     class Here(LocalMachines):

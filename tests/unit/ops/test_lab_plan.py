@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from agent.common.errors import ConfigError, Unavailable
-from ops import inventory
-from ops.lab import base, cgroups, host, plan, watches
+from ops.cluster import inventory
+from ops.lab import base, host, plan, watches
 from ops.lab.errors import MissingTool, NeedsRoot
+from ops.machine import cgroups
 
 
 def test_a_lab_has_its_own_subnet_and_gets_it_again() -> None:

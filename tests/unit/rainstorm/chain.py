@@ -15,6 +15,7 @@ from typing import Any
 from agent.rainstorm.job import plan
 from agent.rainstorm.job import spec as job
 from agent.rainstorm.job.boundaries import BOM, first_end
+from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.task.core.processor import (
     BarrierReceived,
     BatchReceived,
@@ -41,7 +42,7 @@ def job_file(*stages: dict[str, Any], **source: Any) -> dict[str, Any]:
     return {"source": {"file": "in", **source}, "stages": list(stages), "sink": {"file": "out"}}
 
 
-def header_of(spec: job.JobSpec, data: bytes, cuts: Sequence[int] = ()) -> dict[str, Any]:
+def header_of(spec: job.JobSpec, data: bytes, cuts: Sequence[int] = ()) -> SourceHeader:
     """Returns what the submission finds out about a source, with splits cut at ``cuts`` and dealt out."""
     start = len(BOM) if data.startswith(BOM) else 0
     columns = [plan.LINE]
@@ -54,8 +55,10 @@ def header_of(spec: job.JobSpec, data: bytes, cuts: Sequence[int] = ()) -> dict[
     edges = sorted({start, len(data), *(cut for cut in cuts if start < cut < len(data))})
     edges = edges if len(edges) > 1 else [start, start]
     tasks = spec.stages[0].tasks
-    splits = [[number, edges[number], edges[number + 1], number % tasks] for number in range(len(edges) - 1)]
-    return {"columns": columns, "data_start": start, "data_end": len(data), "splits": splits}
+    splits = tuple(
+        (number, edges[number], edges[number + 1], number % tasks) for number in range(len(edges) - 1)
+    )
+    return SourceHeader(tuple(columns), start, len(data), splits, 1000, "file-id")
 
 
 def parities(layout: plan.Plan, data: bytes) -> dict[int, bool]:

@@ -6,8 +6,9 @@ hold back log appends, drop messages, or feed any event by hand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from agent.common.core import Tick
 from agent.rainstorm.host.core.host import (
@@ -27,13 +28,15 @@ from agent.rainstorm.host.core.host import (
     TellTask,
 )
 from agent.rainstorm.job.spec import parse
-from agent.rainstorm.leader.core.joblog import JobState, decode, encode
-from agent.rainstorm.leader.core.jobmachine import AppendLog, JobEnded, JobMachine, Tell
+from agent.rainstorm.leader.core.effects import AppendLog, JobEnded, Tell
+from agent.rainstorm.leader.core.joblog import JobState, fold
+from agent.rainstorm.leader.core.jobmachine import JobMachine
 from agent.rainstorm.leader.core.leader import (
     AgentUnreachable,
     JobSubmitted,
     LeaderCore,
     LogAppended,
+    NodeLife,
     ReplyStatus,
     ReportReceived,
     StepDown,
@@ -41,9 +44,16 @@ from agent.rainstorm.leader.core.leader import (
     TookOver,
     ViewChanged,
 )
+from agent.rainstorm.messages.commands import COMMANDS, Deploy
+from agent.rainstorm.messages.control import Snapshot, Start, Trigger
+from agent.rainstorm.messages.joblog import JOB_LOG, CommitRecord, JobRecord, TermRecord, decode, encode
+from agent.rainstorm.messages.reports import REPORTS
 from tests.unit.rainstorm.chain import header_of, job_file
 
+R = TypeVar("R")
+
 JOB = "j-1"
+SOURCE_BYTES, SPLIT_STARTS = 12, (4, 6)
 # Wall-clock time runs ahead of the monotonic clock by this much.
 WALL = 1000.0
 COUNT = job_file(
@@ -56,24 +66,22 @@ COUNT = job_file(
 def new_job(job: str = JOB, raw: dict[str, Any] | None = None) -> JobState:
     """Returns the state of a job that has just been submitted."""
     raw = raw or COUNT
-    header = header_of(parse(raw), b"k,v\n1,2\n3,4\n", [6])
-    header["homes"] = {"0.0": "n1", "0.1": "n2"}
+    header = replace(header_of(parse(raw), b"k,v\n1,2\n3,4\n", [6]), homes={"0.0": "n1", "0.1": "n2"})
     return JobState(job=job, spec=raw, header=header, sink="out", submitted_at=1.0)
 
 
-def job_record(state: JobState) -> dict[str, Any]:
+def job_record(state: JobState) -> JobRecord:
     """Returns the first record of a job's log."""
-    about = {"job": state.job, "spec": state.spec, "header": state.header, "sink": state.sink}
-    return {"t": "job", "at": state.submitted_at, **about}
+    return JobRecord(state.job, state.spec, state.header, state.sink, state.submitted_at)
 
 
-def view(version: int, term: int, leader: str, **nodes: str) -> dict[str, Any]:
+def view(version: int, term: int, leader: str, **nodes: str) -> ViewChanged:
     """Returns a view; ``nodes`` maps names to a state, or to a state and a node id: ``"up:b"``."""
     described = {}
     for name, text in nodes.items():
         state, _, node_id = text.partition(":")
-        described[name] = {"state": state, "node_id": node_id or f"{name}-a", "since": 1}
-    return {"version": version, "term": term, "leader": leader, "nodes": described}
+        described[name] = NodeLife(node_id or f"{name}-a", state == "up")
+    return ViewChanged(version, term, leader, described)
 
 
 class FakeTask:
@@ -82,9 +90,9 @@ class FakeTask:
     def __init__(self, effect: AssignTask) -> None:
         self.generation = effect.generation
         self.in_place = effect.in_place
-        self.message = effect.message
+        self.command = effect.command
         self.started = False
-        self.ended = bool(effect.message["done"])
+        self.ended = effect.command.done
 
 
 class Cluster:
@@ -119,12 +127,12 @@ class Cluster:
         """Shows the leader core a new view."""
         self.version += 1
         nodes = {**dict.fromkeys(self.names, "up"), **changed}
-        self.tell_leader(ViewChanged(view(self.version, self.term, leader, **nodes)))
+        self.tell_leader(view(self.version, self.term, leader, **nodes))
 
     def submit(self, state: JobState | None = None) -> JobMachine:
         """Submits a job and returns its machine."""
         state = state or new_job()
-        self.log[state.job] = encode([job_record(state)])
+        self.log[state.job] = encode(JOB_LOG, [job_record(state)])
         self.tell_leader(JobSubmitted(state))
         return self.leader.jobs[state.job]
 
@@ -151,25 +159,22 @@ class Cluster:
 
     def folded(self, job: str, term: int) -> JobState:
         """Returns what a job's log says, fenced for a term."""
-        self.log[job] += encode([{"t": "term", "term": term, "node": "n1"}])
-        state = JobState()
-        for record in decode(self.log[job]):
-            state.apply(record)
-        return state
+        self.log[job] += encode(JOB_LOG, [TermRecord(term, "n1")])
+        return self.state(job)
 
     def release_log(self) -> None:
         """Makes the appends that wait durable and confirms them."""
         while self.held_appends:
             effect = self.held_appends.pop(0)
-            records = [{**record, "at": self.now + WALL} for record in effect.records]
-            self.log[effect.job] += encode(records)
+            records = [replace(record, at=self.now + WALL) for record in effect.records]
+            self.log[effect.job] += encode(JOB_LOG, records)
             self.tell_leader(LogAppended(effect.job, effect.token, self.now + WALL))
 
     def restart_leader(self, *, lose_appends: bool = False, **changed: str) -> None:
         """A new leader core takes over from the logs; appends under way are lost or durable, unconfirmed."""
         for effect in [] if lose_appends else self.held_appends:
-            records = [{**record, "at": self.now + WALL} for record in effect.records]
-            self.log[effect.job] += encode(records)
+            records = [replace(record, at=self.now + WALL) for record in effect.records]
+            self.log[effect.job] += encode(JOB_LOG, records)
         self.held_appends = []
         self.told = []
         self.leader = LeaderCore("n1")
@@ -194,8 +199,9 @@ class Cluster:
         """Brings a command to its node, if the node hears."""
         if command.node not in self.silent:
             # The shell adds the certificate of the generation.
-            message = {**command.message, "identity": b"pem"}
-            self.tell_host(command.node, CommandReceived(message))
+            told = command.message
+            told = replace(told, identity=b"pem") if isinstance(told, Deploy) else told
+            self.tell_host(command.node, CommandReceived(COMMANDS.decode(COMMANDS.encode(told))))
 
     def tell_host(self, node: str, event: Any) -> list[Any]:
         """Feeds an event to a node's core and carries out its effects."""
@@ -211,10 +217,10 @@ class Cluster:
                 before = self.tasks.get((node, job, task))
                 assert before is not None or not effect.in_place
                 self.tasks[node, job, task] = FakeTask(effect)
-                quotes = {0: 0} if effect.message["survey"] and task.startswith("0.") else {}
+                quotes = {0: 0} if effect.command.survey and task.startswith("0.") else {}
                 self.tell_host(node, TaskPrepared(job, task, effect.generation, node, 1, 7, quotes))
-            case TellTask(job=job, task=task, message=message):
-                self._task(node, job, task, message)
+            case TellTask(job=job, task=task, command=command):
+                self._task(node, job, task, command)
             case KillTask(job=job, task=task):
                 del self.tasks[node, job, task]
             case AppendSegments(job=job, generation=generation, epoch=epoch, parts=parts):
@@ -224,8 +230,8 @@ class Cluster:
                 self.held_publications.append((node, effect))
                 if not self.hold_publications:
                     self.release_publications()
-            case Report(message=message):
-                self.tell_leader(ReportReceived(node, message))
+            case Report(report=report):
+                self.tell_leader(ReportReceived(node, REPORTS.decode(REPORTS.encode(report))))
 
     def release_publications(self, node: str | None = None) -> None:
         """Appends output that waits to the sink, as HyDFS would: a sequence that is not newer is answered as
@@ -242,14 +248,14 @@ class Cluster:
             if home not in self.silent:
                 self.tell_host(home, OutputPublished(effect.job, effect.epoch, effect.task))
 
-    def _task(self, node: str, job: str, task: str, message: Mapping[str, Any]) -> None:
+    def _task(self, node: str, job: str, task: str, command: Start | Trigger) -> None:
         process = self.tasks[node, job, task]
-        if message["generation"] != process.generation:
+        if command.generation != process.generation:
             return
-        if message["type"] == "start":
+        if isinstance(command, Start):
             process.started = True
-        if message["type"] == "trigger" and process.started:
-            self.hand_over(node, task, message["epoch"], job=job)
+        elif process.started:
+            self.hand_over(node, task, command.epoch, job=job)
 
     def hand_over(
         self, node: str, task: str, epoch: int, *, job: str = JOB, generation: int | None = None
@@ -259,29 +265,29 @@ class Cluster:
         generation = process.generation if generation is None else generation
         source = task.startswith("0.")
         process.ended = process.ended or task in self.finished_tasks
-        fields = {
-            "base": False,
-            "positions": {int(task[2:]): epoch} if source else {},
-            "done": process.ended,
-            "records": epoch,
-            "bytes": 10 * epoch,
-        }
+        number = int(task[2:])
+        said = Snapshot(
+            generation=generation,
+            epoch=epoch,
+            state_bytes=0 if source else 1,
+            base=False,
+            positions={number: min(SPLIT_STARTS[number] + epoch, SOURCE_BYTES)} if source else {},
+            done=process.ended,
+            records=epoch,
+            bytes=10 * epoch,
+        )
         output = b"" if source else f"{task}@{epoch}g{generation}\n".encode()
-        snapshot = TaskSnapshot(job, task, generation, epoch, fields, b"" if source else b"s", output)
-        return self.tell_host(node, snapshot)
+        return self.tell_host(node, TaskSnapshot(job, task, said, b"" if source else b"s", output))
 
     # -- what tests ask ------------------------------------------------------------------------------------
 
     def state(self, job: str = JOB) -> JobState:
         """Returns what the log of a job says now."""
-        state = JobState()
-        for record in decode(self.log[job]):
-            state.apply(record)
-        return state
+        return fold(job, decode(JOB_LOG, self.log[job]))
 
-    def records(self, kind: str, job: str = JOB) -> list[Any]:
+    def records(self, kind: type[R], job: str = JOB) -> list[R]:
         """Returns the records of one kind in a job's log."""
-        return [record for record in decode(self.log[job]) if record["t"] == kind]
+        return [record for record in decode(JOB_LOG, self.log[job]) if isinstance(record, kind)]
 
     def home(self, task: str, job: str = JOB) -> str:
         """Returns the node that a task is placed on."""
@@ -312,7 +318,7 @@ class Cluster:
 
     def expected_output(self, job: str = JOB) -> list[tuple[int, str]]:
         """Returns what must be in the sink: every sink task's output of every committed epoch, once."""
-        commits = [record["e"] for record in self.records("commit", job)]
+        commits = [record.epoch for record in self.records(CommitRecord, job)]
         return sorted((epoch, task) for epoch in commits for task in ("1.0", "1.1"))
 
     def want_epoch(self, task: str, *, done: bool = False, job: str = JOB) -> None:

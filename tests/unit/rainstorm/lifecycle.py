@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from agent.rainstorm.messages.commands import Deploy, Trigger
+from agent.rainstorm.messages.joblog import CommitRecord
 from tests.unit.rainstorm.cluster import JOB, Cluster
 
 
@@ -24,7 +26,7 @@ def check_output(cluster: Cluster) -> None:
     for task in ("1.0", "1.1"):
         epochs = [epoch for epoch, found, _ in cluster.published if found == task]
         assert epochs == sorted(epochs)
-    generation = {record["e"]: record["g"] for record in cluster.records("commit")}
+    generation = {record.epoch: record.generation for record in cluster.records(CommitRecord)}
     for epoch, task, output in cluster.published:
         assert output in (b"read", f"{task}@{epoch}g{generation[epoch]}\n".encode())
 
@@ -33,7 +35,7 @@ def into_phase(cluster: Cluster, phase: str) -> None:
     """Brings a job into a phase."""
     if phase == "deploying":
         cluster.submit()
-        while cluster.told[0].message["type"] != "deploy":
+        while not isinstance(cluster.told[0].message, Deploy):
             cluster.deliver(cluster.told.pop(0))
         cluster.deliver(cluster.told.pop(0))
         assert cluster.leader.jobs[JOB].phase == "deploying"
@@ -65,3 +67,8 @@ def go_on(cluster: Cluster) -> None:
     cluster.settle()
     cluster.pass_time(0.125)
     cluster.finish()
+
+
+def triggers(cluster: Cluster) -> list[int]:
+    """Returns the epochs of the triggers that are under way."""
+    return [tell.message.epoch for tell in cluster.told if isinstance(tell.message, Trigger)]

@@ -19,7 +19,7 @@ from agent.rainstorm.task.operators.aggregate import AggregateByKey, add, number
 from agent.rainstorm.task.operators.combine import Combine, Project
 from agent.rainstorm.task.operators.filter import Filter
 from agent.rainstorm.task.operators.transform import Transform
-from ops import reference
+from ops.demo import reference
 from tests.unit.rainstorm.chain import Chain, job_file
 from tests.unit.rainstorm.rows import batch, csv_texts, rows_of
 

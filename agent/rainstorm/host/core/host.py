@@ -1,32 +1,32 @@
 """The part of a node's agent in all jobs: its tasks, their epochs, their publications (a core).
 
-The leader's commands come in, what the tasks say comes in; what must be done to tasks, to HyDFS and to the
-leader goes out. When all tasks that the node has in a job have handed over an epoch, their state and output
-leave in one append to the node's segment file, and only when that is durable the leader gets the
-acknowledgement with references into it. Commands of an older term and messages of an older generation are
-ignored: a leader or task that was replaced changes nothing.
+Its events are the leader's commands and the tasks' messages; its effects act on tasks, on HyDFS and on the
+leader. When all tasks that the node has in a job have handed over an epoch, their state and output are
+appended together to the node's segment file. Only when that is durable does the leader get the
+acknowledgement, with references into the file. Commands of an older term and messages of an older generation
+are ignored: a leader or task that was replaced changes nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import assert_never
 
+from agent.common.failure import Failure
 from agent.rainstorm.job.segment import Reference
+from agent.rainstorm.messages import commands, control, reports
 
-# Snapshots of epochs that never complete (their generation ended) go with the generation; this bounds one
-# generation.
+# The leader has one epoch in flight; a task that hands over this many that others have not is at fault.
 EPOCHS_OPEN_MAX = 8
-# What all assignments of one deployment have in common.
-SHARED = ("job", "term", "generation", "spec", "header", "survey", "identity")
+TOO_MANY_EPOCHS = f"the task handed over more than {EPOCHS_OPEN_MAX} epochs that others have not"
 
 
 @dataclass(frozen=True, slots=True)
 class CommandReceived:
-    """The leader wants something."""
+    """The leader has sent a command."""
 
-    message: Mapping[str, Any]
+    command: commands.Command
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,11 @@ class TaskPrepared:
 
 @dataclass(frozen=True, slots=True)
 class TaskSnapshot:
-    """A task hands over an epoch: ``fields`` as in the acknowledgement, its state and its output."""
+    """A task hands over an epoch: what it says of it, its state and its output."""
 
     job: str
     task: str
-    generation: int
-    epoch: int
-    fields: Mapping[str, Any]
+    said: control.Snapshot
     state: bytes
     output: bytes
 
@@ -73,7 +71,7 @@ class TaskGone:
     task: str
     generation: int
     cause: str
-    error: Mapping[str, Any] | None
+    error: Failure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +95,12 @@ class OutputPublished:
 
 @dataclass(frozen=True, slots=True)
 class PublicationRefused:
-    """The destination file does not exist any more; trying again would not help."""
+    """The output can never be published: the destination file no longer exists, for instance."""
 
     job: str
     epoch: int
     task: str
-    error: Mapping[str, Any]
+    error: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +111,16 @@ class AssignTask:
     task: str
     generation: int
     in_place: bool
-    message: Mapping[str, Any]
+    command: control.Assign
 
 
 @dataclass(frozen=True, slots=True)
 class TellTask:
-    """Effect: send a message to the process of a task."""
+    """Effect: send a command to the process of a task."""
 
     job: str
     task: str
-    message: Mapping[str, Any]
+    command: control.Start | control.Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ class PublishOutput:
 class Report:
     """Effect: tell the leader."""
 
-    message: Mapping[str, Any]
+    report: reports.Report
 
 
 Event = (
@@ -172,6 +170,7 @@ Event = (
     | TaskGone
     | SegmentsAppended
     | OutputPublished
+    | PublicationRefused
 )
 Effect = AssignTask | TellTask | KillTask | AppendSegments | PublishOutput | Report
 
@@ -186,6 +185,8 @@ class _Job:
     prepared: dict[str, TaskPrepared] = field(default_factory=dict)
     open: dict[int, dict[str, TaskSnapshot]] = field(default_factory=dict)
     output: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    #: What tasks have asked for since the last trigger: repetitions are not passed on.
+    wanted: dict[tuple[str, bool], None] = field(default_factory=dict)
 
 
 class HostCore:
@@ -199,8 +200,8 @@ class HostCore:
     def handle(self, now: float, event: Event) -> list[Effect]:
         """Applies one event and returns the effects in order."""
         match event:
-            case CommandReceived(message=message):
-                return self._command(message)
+            case CommandReceived(command=command):
+                return self._command(command)
             case TaskPrepared():
                 return self._prepared(event)
             case TaskSnapshot():
@@ -210,17 +211,18 @@ class HostCore:
             case OutputPublished(job=job, epoch=epoch, task=task):
                 if job in self.jobs:
                     self.jobs[job].output.pop((epoch, task), None)
-                return [self._report("published", job, 0, {"epoch": epoch, "task": task})]
+                return [Report(reports.Published(job, epoch, task, node=self.node))]
             case PublicationRefused(job=job, epoch=epoch, task=task, error=error):
-                detail = {"epoch": epoch, "task": task, "error": error}
-                return [self._report("publication-refused", job, 0, detail)]
-            case TaskWantsEpoch(job=job, task=task, generation=generation, done=done):
-                return [self._report("epoch-wanted", job, generation, {"task": task, "done": done})]
+                return [Report(reports.PublicationRefused(job, epoch, task, error, node=self.node))]
+            case TaskWantsEpoch():
+                return self._want_epoch(event)
             case TaskGone(job=job, task=task, generation=generation):
                 if not self._current(job, generation):
                     return []
-                detail = {"task": task, "cause": event.cause, "error": event.error}
-                return [self._report("task-failed", job, generation, detail)]
+                failed = reports.TaskFailed(job, generation, task, event.cause, event.error, self.node)
+                return [Report(failed)]
+            case _:
+                assert_never(event)
 
     def next_deadline(self) -> float | None:
         """Returns None: everything that can be late is watched by the leader."""
@@ -237,60 +239,61 @@ class HostCore:
     def _current(self, job: str, generation: int) -> bool:
         return job in self.jobs and self.jobs[job].generation == generation
 
-    def _report(self, kind: str, job: str, generation: int, detail: Mapping[str, Any]) -> Report:
-        return Report({"type": kind, "job": job, "generation": generation, "node": self.node, **detail})
-
-    def _command(self, message: Mapping[str, Any]) -> list[Effect]:
-        if message["term"] < self.term:
+    def _command(self, command: commands.Command) -> list[Effect]:
+        if command.term < self.term:
             return []
-        self.term = message["term"]
-        kind = message["type"]
-        if kind == "keep":
-            return self._keep(message["jobs"])
-        if kind == "ping":
-            return []
-        job, generation = message["job"], message["generation"]
-        match kind:
-            case "deploy":
-                return self._deploy(job, generation, message)
-            case "publish":
-                return [self._publication(job, message)]
-            case "stop":  # an older generation must not stop a newer one
-                return self._stop(job) if self._known(job, generation) else []
-        if not self._current(job, generation):
-            return []
-        if kind == "start":
-            if self.jobs[job].started:  # a repetition: it must not throw back tasks that are under way
+        self.term = command.term
+        match command:
+            case commands.Keep(jobs=jobs):
+                return self._keep(jobs)
+            case commands.Ping():
                 return []
-            self.jobs[job].started = True
-        return [TellTask(job, task, message) for task in self.jobs[job].tasks]
+            case commands.Deploy():
+                return self._deploy(command)
+            case commands.Publish():
+                return [self._publication(command)]
+            case commands.Stop(job=job, generation=generation):
+                # An older generation must not stop a newer one.
+                return self._stop(job) if self._known(job, generation) else []
+            case commands.Start(job=job, generation=generation):
+                if not self._current(job, generation) or self.jobs[job].started:
+                    return []  # a repetition must not reset tasks that are running
+                self.jobs[job].started = True
+                start = control.Start(generation, command.endpoints, command.inside, command.epoch)
+                return self._tell_all(job, start)
+            case commands.Trigger(job=job, generation=generation):
+                if not self._current(job, generation):
+                    return []
+                self.jobs[job].wanted.clear()
+                return self._tell_all(job, control.Trigger(generation, command.epoch, command.committed))
+            case _:
+                assert_never(command)
 
-    def _publication(self, job: str, message: Mapping[str, Any]) -> PublishOutput:
-        epoch, task = message["epoch"], message["task"]
+    def _tell_all(self, job: str, command: control.Start | control.Trigger) -> list[Effect]:
+        return [TellTask(job, task, command) for task in self.jobs[job].tasks]
+
+    def _publication(self, command: commands.Publish) -> PublishOutput:
+        job, epoch, task = command.job, command.epoch, command.task
         output = self.jobs[job].output.get((epoch, task)) if job in self.jobs else None
-        references = [(str(file), int(offset), int(length)) for file, offset, length in message["references"]]
-        return PublishOutput(job, epoch, task, message["sink"], references, output)
+        return PublishOutput(job, epoch, task, command.sink, command.references, output)
 
-    def _deploy(self, job: str, generation: int, message: Mapping[str, Any]) -> list[Effect]:
+    def _deploy(self, command: commands.Deploy) -> list[Effect]:
+        job, generation, wanted = command.job, command.generation, list(command.tasks)
         before = self.jobs.get(job)
         if before is not None and before.generation >= generation:
             return []
-        wanted = list(message["tasks"])
         fresh = _Job(generation, wanted)
         effects: list[Effect] = []
         if before is not None:
             # Committed epochs may still have to be published from here; the others never happened.
-            committed = max((detail["epoch"] for detail in message["tasks"].values()), default=0)
+            committed = max((start.epoch for start in command.tasks.values()), default=0)
             fresh.output = {key: kept for key, kept in before.output.items() if key[0] <= committed}
             effects += [KillTask(job, task) for task in before.tasks if task not in wanted]
         self.jobs[job] = fresh
-        shared = {key: message[key] for key in SHARED}
-        for task in wanted:
-            detail = message["tasks"][task]
+        for task, start in command.tasks.items():
             known = before is not None and task in before.tasks
-            in_place = bool(detail["in_place"]) and known
-            command = {**shared, **detail, "type": "assign", "task": task, "in_place": in_place}
-            effects.append(AssignTask(job, task, generation, in_place, command))
+            in_place = start.in_place and known
+            effects.append(AssignTask(job, task, generation, in_place, _assignment(command, task, in_place)))
         return effects
 
     def _prepared(self, event: TaskPrepared) -> list[Effect]:
@@ -304,27 +307,41 @@ class HostCore:
         for found in job.prepared.values():
             quotes.update(found.quotes)
         endpoints = {
-            task: {"host": found.host, "port": found.port, "pid": found.pid, "node": self.node}
+            task: reports.Endpoint(found.host, found.port, found.pid, self.node)
             for task, found in job.prepared.items()
         }
-        detail = {"endpoints": endpoints, "quotes": quotes}
-        return [self._report("prepared", event.job, event.generation, detail)]
+        return [Report(reports.Prepared(event.job, event.generation, endpoints, quotes, self.node))]
 
-    def _snapshot(self, event: TaskSnapshot) -> list[Effect]:
+    def _want_epoch(self, event: TaskWantsEpoch) -> list[Effect]:
         if not self._current(event.job, event.generation):
             return []
+        wanted = self.jobs[event.job].wanted
+        if (event.task, event.done) in wanted:
+            return []
+        wanted[event.task, event.done] = None
+        return [Report(reports.EpochWanted(event.job, event.generation, event.task, event.done, self.node))]
+
+    def _snapshot(self, event: TaskSnapshot) -> list[Effect]:
+        epoch, generation = event.said.epoch, event.said.generation
+        if not self._current(event.job, generation):
+            return []
         job = self.jobs[event.job]
-        gathered = job.open.setdefault(event.epoch, {})
+        if epoch not in job.open and len(job.open) >= EPOCHS_OPEN_MAX:
+            failed = reports.TaskFailed(event.job, generation, event.task, TOO_MANY_EPOCHS, None, self.node)
+            return [Report(failed)]
+        gathered = job.open.setdefault(epoch, {})
+        if event.task in gathered:
+            return []  # what it handed over first may be durable already
         gathered[event.task] = event
         if len(gathered) < len(job.tasks):
             return []
         for task, found in gathered.items():
             if found.output:
-                job.output[event.epoch, task] = found.output
+                job.output[epoch, task] = found.output
         parts = [part for task in job.tasks for part in (gathered[task].state, gathered[task].output)]
         if not any(parts):
-            return self._acknowledge(event.job, event.epoch, [() for _ in parts])
-        return [AppendSegments(event.job, event.generation, event.epoch, parts)]
+            return self._acknowledge(event.job, epoch, [() for _ in parts])
+        return [AppendSegments(event.job, generation, epoch, parts)]
 
     def _appended(self, event: SegmentsAppended) -> list[Effect]:
         if not self._current(event.job, event.generation):
@@ -337,14 +354,10 @@ class HostCore:
         if gathered is None:
             return []
         tasks = {
-            task: {
-                **gathered[task].fields,
-                "state": list(references[2 * place]),
-                "sink": list(references[2 * place + 1]),
-            }
+            task: _task_epoch(gathered[task].said, references[2 * place], references[2 * place + 1])
             for place, task in enumerate(job.tasks)
         }
-        return [self._report("ack", name, job.generation, {"epoch": epoch, "tasks": tasks})]
+        return [Report(reports.Acknowledged(name, job.generation, epoch, tasks, self.node))]
 
     def _stop(self, name: str) -> list[Effect]:
         job = self.jobs.pop(name)
@@ -355,3 +368,39 @@ class HostCore:
             name for name, job in self.jobs.items() if name not in jobs or job.generation < jobs[name] - 1
         ]
         return [effect for name in over for effect in self._stop(name)]
+
+
+def _assignment(command: commands.Deploy, task: str, in_place: bool) -> control.Assign:
+    """Returns what the process of a task is told of a deployment."""
+    start = command.tasks[task]
+    return control.Assign(
+        job=command.job,
+        task=task,
+        generation=command.generation,
+        spec=command.spec,
+        header=command.header,
+        survey=command.survey,
+        identity=command.identity,
+        epoch=start.epoch,
+        done=start.done,
+        segments=start.segments,
+        in_place=in_place,
+        positions=start.positions,
+        counts=start.counts,
+        term=command.term,
+    )
+
+
+def _task_epoch(
+    said: control.Snapshot, state: Sequence[Reference], sink: Sequence[Reference]
+) -> reports.TaskEpoch:
+    """Returns what the leader is told of a snapshot that is durable."""
+    return reports.TaskEpoch(
+        base=said.base,
+        positions=said.positions,
+        done=said.done,
+        records=said.records,
+        bytes=said.bytes,
+        state=tuple(state),
+        sink=tuple(sink),
+    )

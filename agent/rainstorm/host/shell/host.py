@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import assert_never
 
 from agent.common.config import NodeConfig
-from agent.common.shell import threads
+from agent.common.errors import InvalidMessage
+from agent.common.shell import disk, threads
 from agent.common.shell.runner import CoreRunner
 from agent.rainstorm.host.core.host import (
     AppendSegments,
     AssignTask,
     CommandReceived,
+    Effect,
     HostCore,
     KillTask,
     PublishOutput,
@@ -27,11 +29,11 @@ from agent.rainstorm.host.shell.supervisor import Key, TaskSupervisor
 from agent.rainstorm.host.shell.writers import Publisher, SegmentWriter
 from agent.rainstorm.io.links import ReportLink
 from agent.rainstorm.io.storage import Storage
-from agent.wire.codec.framing import Frame
+from agent.rainstorm.messages import control
+from agent.rainstorm.messages.commands import Command
+from agent.wire.codec.framing import Buffer
 
 logger = logging.getLogger("agent.rainstorm.host.shell.host")
-
-SNAPSHOT_FIELDS = ("base", "positions", "done", "records", "bytes")
 
 
 class TaskHost:
@@ -47,12 +49,12 @@ class TaskHost:
         self._reports = reports
         self._core = HostCore(config.name)
         self._runner = CoreRunner("host-core", self._core, self._execute, on_crash=on_crash)
-        # A new boot writes a new file: what an earlier one still had under way cannot mix with it.
+        # A new boot writes a new file: late appends of an earlier one cannot mix with it.
         writer = f"{config.name}-{threads.unique_id()[:8]}"
         self._segments = SegmentWriter(storage, writer, self._runner.post)
         self._publisher = Publisher(storage, self._runner.post)
         folder = config.log_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        disk.makedirs(folder)
         self.supervisor = TaskSupervisor(
             config.me.address,
             config.socket_path("task/hydfs"),
@@ -61,8 +63,8 @@ class TaskHost:
             config.rainstorm.task_launcher == "child",
             config.rainstorm.spare_tasks,
             config.rainstorm.task_memory_bytes,
-            self._hear,
-            self._miss,
+            self._on_task_message,
+            self._on_task_exit,
         )
 
     @property
@@ -84,54 +86,44 @@ class TaskHost:
         self._segments.stop(timeout_s)
         self._publisher.stop(timeout_s)
 
-    def command(self, message: Mapping[str, Any]) -> None:
+    def command(self, command: Command) -> None:
         """Takes a command of the leader."""
-        self._runner.post(CommandReceived(message))
+        self._runner.post(CommandReceived(command))
 
-    def _execute(self, effect: Any) -> None:
+    def _execute(self, effect: Effect) -> None:
         match effect:
-            case AssignTask(job=job, task=task, generation=generation, in_place=in_place, message=message):
-                self.supervisor.assign((job, task), generation, in_place, message)
-            case TellTask(job=job, task=task, message=message):
-                self.supervisor.tell((job, task), message)
+            case AssignTask(job=job, task=task, generation=generation, in_place=in_place, command=command):
+                self.supervisor.assign((job, task), generation, in_place, command)
+            case TellTask(job=job, task=task, command=told):
+                self.supervisor.tell((job, task), told)
             case KillTask(job=job, task=task):
                 self.supervisor.kill((job, task))
             case AppendSegments():
                 self._segments.put(effect)
             case PublishOutput():
                 self._publisher.put(effect)
-            case Report(message=message):
-                self._reports.send(message)
+            case Report(report=report):
+                self._reports.send(report)
+            case _:
+                assert_never(effect)
 
-    def _hear(self, key: Key, pid: int, frame: Frame) -> None:
+    def _on_task_message(self, key: Key, pid: int, said: control.TaskMessage, payload: Buffer) -> None:
         job, task = key
-        header = frame.header
-        generation = header["generation"]
-        match header["t"]:
-            case "prepared":
-                endpoint = (header["host"], header["port"], pid)
-                self._runner.post(TaskPrepared(job, task, generation, *endpoint, header["quotes"]))
-            case "snapshot":
-                split = header["state_bytes"]
-                view = memoryview(frame.payload)
-                fields = {name: header[name] for name in SNAPSHOT_FIELDS}
-                self._runner.post(
-                    TaskSnapshot(
-                        job,
-                        task,
-                        generation,
-                        header["epoch"],
-                        fields,
-                        bytes(view[:split]),
-                        bytes(view[split:]),
-                    )
-                )
-            case "epoch-wanted":
-                self._runner.post(TaskWantsEpoch(job, task, generation, header["done"]))
-            case "error":
-                error = header["error"]
-                self._runner.post(TaskGone(job, task, generation, str(error["message"]), error))
+        match said:
+            case control.Prepared(generation=generation, host=host, port=port, quotes=quotes):
+                self._runner.post(TaskPrepared(job, task, generation, host, port, pid, quotes))
+            case control.Snapshot(state_bytes=size):
+                if size > len(payload):
+                    raise InvalidMessage(f"snapshot: {size} bytes of state in {len(payload)} bytes")
+                view = memoryview(payload)
+                self._runner.post(TaskSnapshot(job, task, said, bytes(view[:size]), bytes(view[size:])))
+            case control.EpochWanted(generation=generation, done=done):
+                self._runner.post(TaskWantsEpoch(job, task, generation, done))
+            case control.Failed(generation=generation, error=error):
+                self._runner.post(TaskGone(job, task, generation, error.message, error))
+            case _:
+                assert_never(said)
 
-    def _miss(self, key: Key, generation: int, cause: str) -> None:
+    def _on_task_exit(self, key: Key, generation: int, cause: str) -> None:
         logger.warning("task_ended job=%s task=%s cause=%s", *key, cause)
         self._runner.post(TaskGone(*key, generation, cause, None))

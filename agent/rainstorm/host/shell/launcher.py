@@ -1,4 +1,4 @@
-"""The task launcher: a small process that starts the tasks of a node, tells when they end, and kills them.
+"""The task launcher: a small process that starts the tasks of a node, reports when they end, and kills them.
 
 User code must not run as the user who owns the keys, and the rainstorm agent has no privilege by which it
 could change its user. So the tasks are children of this process, which on real machines is a systemd service
@@ -21,7 +21,7 @@ the kernel kills the tasks (PR_SET_PDEATHSIG in ``task.py``).
 
 Each packet is one JSON object. The agent sends ``{"spawn": number, "host", "hydfs", "memory"}`` with two open
 files, the task's control socket and its log, and ``{"kill": number}``. The launcher sends ``{"ended": number,
-"cause": text}``. A task says its process id itself, in its first message to the agent.
+"cause": text}``. A task reports its own process id, in its first message to the agent.
 
 A task gets its control socket as standard input, the log as standard output and error, and no other open
 file. Only the standard library is imported here: the process costs 12 MB, and 6 of them are its own.
@@ -53,7 +53,7 @@ OPEN_FILES_MAX = 4096
 OOM_SCORE_ADJ = 500
 # Arrow's own threads gain nothing where every task has its own process.
 TASK_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-# What systemd says to a service is not for user code: a task must not speak for the service's state.
+# User code must not get what systemd passes to a service: a task must not report the service's state.
 DROPPED_ENVIRONMENT = frozenset(
     "CREDENTIALS_DIRECTORY INVOCATION_ID JOURNAL_STREAM LISTEN_FDNAMES LISTEN_FDS LISTEN_PID"
     " MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE NOTIFY_SOCKET SYSTEMD_EXEC_PID WATCHDOG_PID"
@@ -84,22 +84,22 @@ class Launcher:
         self._environment = {**kept, **TASK_ENVIRONMENT}
 
     def run(self) -> None:
-        """Works until the agent is gone; then all tasks have ended."""
+        """Works until the agent is gone; by then all tasks have ended."""
         try:
             while True:
                 for descriptor, _ in self._poll.poll():
                     if descriptor != self._agent.fileno():
                         self._collect(self._numbers[descriptor])
-                    elif not self._obey():
+                    elif not self._handle_request():
                         return
         except OSError as error:
-            complain("agent_lost", str(error))
+            log_event("agent_lost", str(error))
         finally:
             for number in list(self._tasks):
                 self._kill(number)
                 self._reap(number)
 
-    def _obey(self) -> bool:
+    def _handle_request(self) -> bool:
         """Carries out one request; returns False when the agent has gone."""
         room = socket.CMSG_SPACE(FILES_A_PACKET * array.array("i").itemsize)
         # Without the flag every task would keep them open under a second number.
@@ -138,7 +138,7 @@ class Launcher:
                 setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
             )
         except OSError as error:
-            self._tell(number, f"cannot be started: {error.strerror}")
+            self._report_end(number, f"cannot be started: {error.strerror}")
             return
         descriptor = os.pidfd_open(pid)
         self._tasks[number] = (pid, descriptor)
@@ -156,7 +156,7 @@ class Launcher:
         self._kill(number)
         status = self._reap(number)
         killed = status < 0
-        self._tell(number, f"killed by signal {-status}" if killed else f"exited with status {status}")
+        self._report_end(number, f"killed by signal {-status}" if killed else f"exited with status {status}")
 
     def _reap(self, number: int) -> int:
         pid, descriptor = self._tasks.pop(number)
@@ -165,11 +165,11 @@ class Launcher:
         os.close(descriptor)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
-    def _tell(self, number: int, cause: str) -> None:
+    def _report_end(self, number: int, cause: str) -> None:
         self._agent.send(json.dumps({"ended": number, "cause": cause}).encode())
 
 
-def complain(event: str, detail: str) -> None:
+def log_event(event: str, detail: str) -> None:
     """Writes a line to standard error, whose reader is the journal or the agent's log."""
     sys.stderr.write(f"task launcher: {event} {detail}\n")
     sys.stderr.flush()
@@ -183,7 +183,7 @@ def wait_for_agent(listener: socket.socket, uid: int) -> socket.socket:
         pid, peer, _ = PEER_CREDENTIALS.unpack(credentials)
         if peer == uid:
             return sock
-        complain("connection_refused", f"pid={pid} uid={peer} expected_uid={uid}")
+        log_event("connection_refused", f"pid={pid} uid={peer} expected_uid={uid}")
         sock.close()
 
 
@@ -204,14 +204,14 @@ def main() -> int:
     """Runs the launcher and returns its exit status: 0 when the agent is gone, 67 for an unknown user."""
     parser = argparse.ArgumentParser(description="RainStorm task launcher; started by systemd or the agent")
     parser.add_argument("--listen-fd", type=int, required=True, help="the socket to listen on, already open")
-    parser.add_argument("--agent-user", help="who may connect; this process's own user when not given")
+    parser.add_argument("--agent-user", help="the user that may connect (default: this process's own user)")
     options = parser.parse_args()
     uid = os.getuid()
     if options.agent_user is not None:
         try:
             uid = pwd.getpwnam(options.agent_user).pw_uid
         except KeyError:
-            complain("no_such_user", f"user={options.agent_user} hint: getent passwd {options.agent_user}")
+            log_event("no_such_user", f"user={options.agent_user} hint: getent passwd {options.agent_user}")
             return EX_NOUSER
     limit_tasks()
     os.set_inheritable(options.listen_fd, False)

@@ -1,8 +1,8 @@
-"""The agent's connection to the task launcher of its node: start and kill tasks, hear when they end.
+"""The agent's connection to the task launcher of its node: starts and kills tasks, learns when they end.
 
-Whatever happens to the launcher, each task that was asked for is reported as ended exactly once. What is
-asked for while there is no launcher waits until there is one. The launcher runs as the user of the tasks, so
-that a hostile task might speak in its place: nothing it says is believed but that a task has ended.
+Whatever happens to the launcher, each requested task is reported as ended exactly once. Requests made while
+there is no launcher wait until there is one. The launcher runs as the user of the tasks, so a hostile task
+might send messages in its place: they are believed only as far as a task has ended.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ logger = logging.getLogger("agent.rainstorm.host.shell.launcherlink")
 
 RETRY_S = 0.2
 RETRY_S_MAX = 5.0
-# Connections that end sooner were refused, or the launcher cannot live: asked again ever more slowly.
+# A connection that ends sooner was refused, or the launcher cannot run: the next try waits longer.
 LIFE_S_MIN = 1.0
 CONNECT_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 5.0
@@ -38,7 +37,7 @@ OnEnded = Callable[[int, str], None]
 
 @dataclass(slots=True)
 class _Start:
-    """A task that was asked for; the files are ours until they were sent."""
+    """A requested task; the files are this process's to close until they were sent."""
 
     request: bytes
     files: list[int]
@@ -59,7 +58,7 @@ class LauncherLink:
         self._lock = threads.lock()
         self._sock: network.Socket | None = None
         self._child: processes.Child | None = None
-        # Every task that was asked for and has not been reported as ended.
+        # Every requested task that has not been reported as ended.
         self._tasks: dict[int, _Start] = {}
         self._stopping = threads.event()
         self._thread = threads.thread("task-launcher", self._run)
@@ -118,8 +117,8 @@ class LauncherLink:
             self._sock = sock
             for task in self._tasks.values():
                 self._send_start(task)
-        # Set after the socket can be seen: either we see the wish to stop, or stop() sees the socket.
-        while not self._stopping.is_set() and self._hear(sock):
+        # The socket is set first: either this loop sees the request to stop, or stop() sees the socket.
+        while not self._stopping.is_set() and self._receive(sock):
             pass
         with self._lock:
             self._sock = None
@@ -131,17 +130,17 @@ class LauncherLink:
         for number in sorted(lost, reverse=True):
             self._report(number, LOST)
 
-    def _hear(self, sock: network.Socket) -> bool:
+    def _receive(self, sock: network.Socket) -> bool:
         try:
             packet = sock.recv(PACKET_BYTES_MAX)
             if not packet:
                 return False
-            said = json.loads(packet)
-            self._report(int(said["ended"]), str(said["cause"])[:CAUSE_CHARACTERS_MAX])
+            message = json.loads(packet)
+            self._report(int(message["ended"]), str(message["cause"])[:CAUSE_CHARACTERS_MAX])
         except OSError:
             return False
         except (ValueError, TypeError, KeyError) as error:
-            logger.error("launcher_speaks_nonsense error=%r", error)
+            logger.error("launcher_sent_invalid_message error=%r", error)
             return False
         return True
 
@@ -162,11 +161,11 @@ class LauncherLink:
 
     def _send(self, packet: bytes, files: list[int]) -> None:
         if self._sock is None:
-            return  # whoever noticed that it is lost reports the tasks
+            return  # the thread that noticed the loss reports the tasks
         try:
             network.send_descriptors(self._sock, packet, files)
         except OSError as error:
-            logger.warning("launcher_takes_nothing error=%s", error)
+            logger.warning("launcher_send_failed error=%s", error)
             self._break()
 
     def _break(self) -> None:
@@ -179,7 +178,7 @@ class LauncherLink:
             self._start_child()
         sock = network.dial_unix(self._path, CONNECT_TIMEOUT_S, packets=True)
         try:
-            # A launcher that does not read for this long hangs; hearing nothing for long is normal.
+            # A launcher that does not read for this long hangs; one that sends nothing for long is normal.
             sock.settimeout(None)
             network.set_send_timeout(sock, SEND_TIMEOUT_S)
         except BaseException:
@@ -188,7 +187,6 @@ class LauncherLink:
         return sock
 
     def _start_child(self) -> None:
-        os.makedirs(os.path.dirname(self._path), mode=0o750, exist_ok=True)
         listener = network.listen_unix(self._path, 0o600, 1, packets=True)
         try:
             number = listener.fileno()

@@ -13,17 +13,18 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from agent.common.deadline import Deadline
-from agent.common.errors import NotFound, RainStormError
+from agent.common.errors import ConnectionLost, NotFound, ProtocolError, RainStormError
 from agent.common.shell import clock, network, threads
 from agent.common.shell.worker import Worker
 from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
 from agent.rainstorm.host.shell.tasklog import TaskLog
-from agent.wire.codec.framing import Frame
+from agent.rainstorm.messages import control
+from agent.wire.codec.framing import Buffer, Frame
 from agent.wire.connection import Connection
 
 logger = logging.getLogger("agent.rainstorm.host.shell.supervisor")
@@ -37,18 +38,19 @@ REFILL_DELAY_S = 2.0
 EXIT_TIMEOUT_S = 10.0
 
 Key = tuple[str, str]
-OnMessage = Callable[[Key, int, Frame], None]
+# Gets the key and process id of a task, what it says, and the payload; InvalidMessage refuses it.
+OnMessage = Callable[[Key, int, control.TaskMessage, Buffer], None]
 OnExit = Callable[[Key, int, str], None]
 
 
 class TaskProcess:
     """One task process, known to the launcher by its number, and the thread that hears it."""
 
-    def __init__(self, number: int, control: network.Socket, owner: TaskSupervisor) -> None:
+    def __init__(self, number: int, sock: network.Socket, owner: TaskSupervisor) -> None:
         self.number = number
         # The kernel's, as the process says it; 0 until then.
         self.pid = 0
-        self.connection = Connection(control, f"task process {number}")
+        self.connection = Connection(sock, f"task process {number}")
         self.key: Key | None = None
         self.generation = 0
         self.ready = threads.event()
@@ -56,63 +58,76 @@ class TaskProcess:
         self._owner = owner
         # Commands wait here until the process has said hello. They have a thread of their own, so that a task
         # that does not read delays nobody.
-        self._commands: Worker[Mapping[str, Any]] = Worker(
-            f"task-{number}-commands", self._deliver, COMMANDS_MAX, on_error=self._deliver_failed
+        self._commands: Worker[control.Command] = Worker(
+            f"task-{number}-commands", self._deliver, COMMANDS_MAX, on_error=lambda error: True
         )
-        # The launcher has nothing to do with it any more, for this reason.
+        # Set when the launcher has reported the end, for the reason in ``_cause``.
         self.exited = threads.event()
         self._cause = LOST
+        # Why this side ended the process, if it did.
+        self._fault = ""
         self.thread = threads.thread(f"task-{number}", self._listen)
 
-    def send(self, message: Mapping[str, Any]) -> None:
+    def send(self, command: control.Command) -> None:
         """Queues a command; it is sent once the process has said hello."""
-        if not self._commands.try_submit(message) and not self.ended.is_set():
-            logger.warning("task_unresponsive pid=%d commands=%d", self.pid, self._commands.waiting)
-            self.kill()
+        if not self._commands.try_submit(command) and not self.ended.is_set():
+            self._give_up(f"did not take {self._commands.waiting} commands")
 
     def kill(self) -> None:
         """Ends the process at once."""
         self._owner.link.kill(self.number)
 
     def note_exit(self, cause: str) -> None:
-        """Takes the launcher's word that the process is gone."""
+        """Notes that the launcher has reported the end of the process."""
         self._cause = cause
         self.exited.set()
-        # What it said last can still be read. A copy of the socket that some child of it has kept is of no
-        # use, and should it live itself, it sees that its agent is done with it.
+        # Its last messages can still be read. A child of it that kept a copy of the socket can not use it.
+        # Should the process be alive after all, it sees that its agent has closed the connection.
         with contextlib.suppress(OSError):
             self.connection.sock.shutdown(network.SHUT_RDWR)
 
-    def _deliver(self, message: Mapping[str, Any]) -> None:
-        self.connection.send(dict(message), b"", Deadline(clock.monotonic(), SEND_TIMEOUT_S))
+    def _deliver(self, command: control.Command) -> None:
+        deadline = Deadline(clock.monotonic(), SEND_TIMEOUT_S)
+        try:
+            self.connection.send(control.TO_TASK.encode(command), b"", deadline)
+        except ConnectionLost:
+            self._commands.clear()  # the process has ended; the thread that listens reports it
+        except RainStormError as error:
+            # A task that does not read its commands for this long will not read the next ones either.
+            self._give_up(f"did not take its commands: {error}")
 
-    def _deliver_failed(self, error: Exception) -> bool:
-        # A task that does not read its commands for this long will not read the next ones either.
-        logger.warning("task_unresponsive pid=%d error=%s", self.pid, error)
+    def _give_up(self, fault: str) -> None:
+        logger.warning("task_unresponsive number=%d pid=%d fault=%s", self.number, self.pid, fault)
+        self._fault = fault
+        self._commands.clear()
         self.kill()
-        return False
 
     def _listen(self) -> None:
         try:
-            self._hear_hello()
+            self._receive_hello()
             while True:
                 frame = self._receive(None)
+                message = control.FROM_TASK.decode(frame.header)
                 if self.key is not None:
-                    self._owner.on_message(self.key, self.pid, frame)
+                    self._owner.on_message(self.key, self.pid, message, frame.payload)
+        except ProtocolError as error:
+            line = "task_sent_invalid_message number=%d pid=%d error=%s"
+            logger.error(line, self.number, self.pid, error)
+            self._owner.refused += 1
+            self._fault = f"sent an invalid message: {error}"
         except RainStormError as error:
             # The usual reason is that the process has ended.
-            logger.debug("task_silent number=%d pid=%d error=%s", self.number, self.pid, error)
-        except (KeyError, TypeError, ValueError) as error:
-            logger.error("task_speaks_nonsense number=%d pid=%d error=%r", self.number, self.pid, error)
+            logger.debug("task_connection_closed number=%d pid=%d error=%s", self.number, self.pid, error)
         self.kill()
         self.exited.wait(EXIT_TIMEOUT_S)
         self.connection.close()
         self._commands.stop(drain=False, timeout_s=EXIT_TIMEOUT_S)
         self.ended.set()
-        self._owner.ended(self, self._cause)
+        self._owner.ended(self, self._fault or self._cause)
 
-    def _hear_hello(self) -> None:
-        self.pid = int(self._receive(Deadline(clock.monotonic(), HELLO_TIMEOUT_S)).header["pid"])
+    def _receive_hello(self) -> None:
+        frame = self._receive(Deadline(clock.monotonic(), HELLO_TIMEOUT_S))
+        self.pid = control.FIRST_OF_TASK.decode(frame.header).pid
         self.ready.set()
         self._commands.start()
 
@@ -140,6 +155,8 @@ class TaskSupervisor:
         on_exit: OnExit,
     ) -> None:
         self.on_message = on_message
+        # How many processes have sent something that is no message.
+        self.refused = 0
         self._on_exit = on_exit
         self._parameters = {"host": host, "hydfs": hydfs_socket, "memory": memory_bytes}
         self._log = TaskLog(log_path)
@@ -160,7 +177,7 @@ class TaskSupervisor:
         self.link.start()
         self._thread.start()
 
-    def assign(self, key: Key, generation: int, in_place: bool, message: Mapping[str, Any]) -> None:
+    def assign(self, key: Key, generation: int, in_place: bool, command: control.Assign) -> None:
         """Has a process run a task: the one that has it when ``in_place``, otherwise a fresh one."""
         failure = ""
         with self._lock:
@@ -170,7 +187,7 @@ class TaskSupervisor:
                 process.kill()
                 process = None
             if process is None:
-                message = {**message, "in_place": False}
+                command = replace(command, in_place=False)
                 try:
                     process = self._take_spare() or self._spawn()
                 except OSError as error:  # no descriptor or no memory is left
@@ -184,14 +201,14 @@ class TaskSupervisor:
         if process is None:
             self._on_exit(key, generation, failure)
         else:
-            process.send(message)
+            process.send(command)
 
-    def tell(self, key: Key, message: Mapping[str, Any]) -> None:
-        """Sends a message to a task's process, if there is one."""
+    def tell(self, key: Key, command: control.Command) -> None:
+        """Sends a command to a task's process, if there is one."""
         with self._lock:
             process = self._tasks.get(key)
         if process is not None:
-            process.send(message)
+            process.send(command)
 
     def kill(self, key: Key) -> None:
         """Ends the process of a task without a report."""

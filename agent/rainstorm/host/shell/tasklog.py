@@ -1,9 +1,9 @@
 """The log of a node's tasks: one file of bounded size that all task processes write through one pipe.
 
-Tasks keep their output open as long as they live, so that a file that they wrote themselves could not be
-rotated without losing lines or growing for ever. They write into a pipe, whose reader here is the only one
-that writes the file, and moves it aside (``tasks.log.1``, ``.2`` ...) when it is full. A task that writes
-faster than the disk takes it waits, as it would for the disk.
+Tasks keep their output open as long as they live, so a file that they wrote themselves could not be rotated
+without losing lines, or would grow without bound. They write into a pipe. Its reader here is the only one
+that writes the file, and renames it (``tasks.log.1``, ``.2`` ...) when it is full. A task that writes faster
+than the disk accepts waits, as it would for the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from agent.common.errors import Unavailable
-from agent.common.shell import processes, threads
+from agent.common.shell import disk, processes, threads
 
 logger = logging.getLogger("agent.rainstorm.host.shell.tasklog")
 
@@ -24,7 +24,7 @@ READ_BYTES = 64 * 1024
 
 
 class TaskLog:
-    """The pipe, and the thread that empties it into the file."""
+    """The pipe, and the thread that copies it into the file."""
 
     def __init__(self, path: Path, *, file_bytes_max: int = FILE_BYTES_MAX) -> None:
         self.path = path
@@ -36,7 +36,7 @@ class TaskLog:
         self._thread: threads.Thread | None = None
 
     def start(self) -> None:
-        """Opens pipe and file and begins to empty the one into the other."""
+        """Opens pipe and file and starts to copy from the one to the other."""
         self._file = self._open()
         self._pipe = processes.output_pipe()
         self._thread = threads.start("task-log", self._pump, self._pipe)
@@ -66,30 +66,28 @@ class TaskLog:
                 try:
                     self._write(data)
                 except OSError as error:
-                    # A full disk must not stop the tasks: their words are lost, this one is not.
+                    # A full disk must not stop the tasks: their output is lost, this line is not.
                     logger.warning("task_log_failed bytes=%d error=%s", len(data), error)
         finally:
             pipe.close()
-            os.close(self._file)
+            disk.close(self._file)
 
     def _write(self, data: bytes) -> None:
-        if self._ends_line and os.fstat(self._file).st_size >= self._file_bytes_max:
+        if self._ends_line and disk.fstat(self._file).size >= self._file_bytes_max:
             self._rotate()
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        disk.write_fully(self._file, data)
         self._ends_line = data.endswith(b"\n")
 
     def _rotate(self) -> None:
         for number in range(FILES_KEPT - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
-                os.replace(self._aside(number), self._aside(number + 1))
-        os.replace(self.path, self._aside(1))
-        os.close(self._file)
+                disk.rename(self._rotated(number), self._rotated(number + 1))
+        disk.rename(self.path, self._rotated(1))
+        disk.close(self._file)
         self._file = self._open()
 
-    def _aside(self, number: int) -> str:
-        return f"{self.path}.{number}"
+    def _rotated(self, number: int) -> Path:
+        return Path(f"{self.path}.{number}")
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        return disk.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)

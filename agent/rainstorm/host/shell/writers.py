@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.common.errors import NotFound, RainStormError
+from agent.common.errors import RainStormError
+from agent.common.failure import Failure
 from agent.common.shell.worker import Worker
 from agent.rainstorm.host.core.host import (
     AppendSegments,
@@ -135,13 +136,18 @@ class Publisher:
         self._worker.stop(drain=False, timeout_s=timeout_s)
 
     def _publish(self, wanted: PublishOutput) -> None:
+        writer = f"{wanted.job}/{wanted.task}"
         try:
-            output = self._output(wanted)
-            for number, piece in enumerate(pieces(output)):
-                self._append(wanted, piece, wanted.epoch * PIECES_PER_EPOCH_MAX + number)
+            for number, piece in enumerate(pieces(self._output(wanted))):
+                sequence = wanted.epoch * PIECES_PER_EPOCH_MAX + number
+                self._storage.append(wanted.sink, piece, writer, sequence, timeout_s=PUBLISH_TIMEOUT_S)
         except RainStormError as error:
-            # The leader asks again, here or elsewhere; what is in the file already is not added twice.
             logger.warning("publication_failed job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
+            # The leader asks again, here or elsewhere, and what is in the file already is not added twice.
+            # That would not help where the destination or the output no longer exists.
+            if not error.retryable:
+                failure = Failure.of(error)
+                self._post(PublicationRefused(wanted.job, wanted.epoch, wanted.task, failure))
             return
         self._post(OutputPublished(wanted.job, wanted.epoch, wanted.task))
 
@@ -152,11 +158,3 @@ class Publisher:
             self._storage.read_exactly(file, offset, length) for file, offset, length in wanted.references
         ]
         return b"".join(parts)
-
-    def _append(self, wanted: PublishOutput, piece: bytes, sequence: int) -> None:
-        writer = f"{wanted.job}/{wanted.task}"
-        try:
-            self._storage.append(wanted.sink, piece, writer, sequence, timeout_s=PUBLISH_TIMEOUT_S)
-        except NotFound as error:
-            self._post(PublicationRefused(wanted.job, wanted.epoch, wanted.task, error.to_wire()))
-            raise

@@ -1,7 +1,7 @@
 """The epoch in flight, as the leader sees it: who has acknowledged it and what they handed over.
 
 One epoch is in flight at a time. It starts with a trigger to all agents of the job, is complete when every
-task has acknowledged it, and is over when its commit record is in the job log (Flink's two-phase commit with
+task has acknowledged it, and ends when its commit record is in the job log (Flink's two-phase commit with
 the job log as the commit point; reference: Carbone et al. 2017, "State Management in Apache Flink", section
 4).
 """
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from agent.rainstorm.leader.core.joblog import Record
+from agent.rainstorm.job.plan import Split
+from agent.rainstorm.messages.joblog import CommitRecord
+from agent.rainstorm.messages.reports import TaskEpoch
 
-# An epoch that takes this long beside ten intervals means that a task hangs.
+# An epoch that takes this long plus ten intervals means that a task hangs.
 EPOCH_TIMEOUT_S = 5.0
 
 
@@ -26,10 +27,10 @@ class Epoch:
     generation: int
     triggered_at: float
     tasks: Sequence[str]
-    acks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    acks: dict[str, TaskEpoch] = field(default_factory=dict)
     committing: bool = False
 
-    def acknowledge(self, tasks: Mapping[str, Mapping[str, Any]]) -> bool:
+    def acknowledge(self, tasks: Mapping[str, TaskEpoch]) -> bool:
         """Notes what an agent handed over for its tasks; returns whether the epoch is complete."""
         for task, found in tasks.items():
             if task in self.tasks:
@@ -40,33 +41,32 @@ class Epoch:
         """Returns the tasks that have not acknowledged."""
         return [task for task in self.tasks if task not in self.acks]
 
-    def commit_record(self, published: int) -> Record:
+    def commit_record(self, published: int) -> CommitRecord:
         """Returns the record that makes the epoch happen."""
-        positions: dict[int, int] = {}
-        base: dict[str, Any] = {}
-        delta: dict[str, Any] = {}
-        sink: dict[str, Any] = {}
-        for task in self.tasks:
-            found = self.acks[task]
-            positions.update({int(split): int(position) for split, position in found["positions"].items()})
-            if found["state"]:
-                (base if found["base"] else delta)[task] = found["state"]
-            if found["sink"]:
-                sink[task] = found["sink"]
-        return {
-            "t": "commit",
-            "e": self.number,
-            "g": self.generation,
-            "positions": positions,
-            "base": base,
-            "delta": delta,
-            "sink": sink,
-            "done": [task for task in self.tasks if self.acks[task]["done"]],
-            "counts": {task: [self.acks[task]["records"], self.acks[task]["bytes"]] for task in self.tasks},
-            "published": published,
-        }
+        acks = {task: self.acks[task] for task in self.tasks}
+        return CommitRecord(
+            epoch=self.number,
+            generation=self.generation,
+            positions={split: at for found in acks.values() for split, at in found.positions.items()},
+            base={task: found.state for task, found in acks.items() if found.state and found.base},
+            delta={task: found.state for task, found in acks.items() if found.state and not found.base},
+            sink={task: found.sink for task, found in acks.items() if found.sink},
+            done=tuple(task for task, found in acks.items() if found.done),
+            counts={task: (found.records, found.bytes) for task, found in acks.items()},
+            published=published,
+        )
 
     def files(self) -> list[str]:
         """Returns the segment files that the epoch was written to."""
-        references = [found for ack in self.acks.values() for found in (*ack["state"], *ack["sink"])]
-        return [str(file) for file, _, _ in references]
+        return [file for ack in self.acks.values() for file, _, _ in (*ack.state, *ack.sink)]
+
+
+def wrong_position(splits: Mapping[int, Split], data_end: int, task: str, found: TaskEpoch) -> str:
+    """Returns which position a task must not commit, or ''; the user's code runs in the task's process."""
+    for index, position in found.positions.items():
+        split = splits.get(index)
+        if split is None or task != f"0.{split.task}":
+            return f"split {index} is not its own"
+        if not split.start <= position <= data_end:
+            return f"position {position} lies outside split {index}"
+    return ""

@@ -1,55 +1,39 @@
-"""The job log: the only durable state of a job, folded from the records of one HyDFS file.
+"""The state of a job: what the records of its log add up to.
 
 The leader appends records conditionally (each at the offset where it believes the log ends), so that a leader
-that has been replaced fails at its next append. A ``commit`` record is the commit point of an epoch: once it
-is in the log the epoch happened, before that it never did. Bulk data (state, sink output) lies in the agents'
+that has been replaced fails at its next append. A commit record is the commit point of an epoch: once it is
+in the log the epoch happened, before that it never did. Bulk data (state, sink output) lies in the agents'
 own logs; records hold references to it.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, assert_never
 
-import msgpack
-
-from agent.common.errors import Corrupt
+from agent.common.errors import Corrupt, JobInvalid
+from agent.common.failure import Failure
+from agent.rainstorm.job import plan as planning
+from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.job.segment import Reference
-from agent.wire.codec.framing import Buffer
+from agent.rainstorm.job.spec import parse
+from agent.rainstorm.messages.joblog import (
+    CommitRecord,
+    GenerationRecord,
+    JobLogRecord,
+    JobRecord,
+    OutcomeRecord,
+    TermRecord,
+)
+from agent.rainstorm.messages.status import CommitStatus, RecoveryStatus
 
-LENGTH = struct.Struct(">I")
-Record = Mapping[str, Any]
 # What people can look back at; older history is in the log itself.
 HISTORY_MAX = 500
 # How much the last epoch counts in a task's rate: a step in the load shows within a second.
 RATE_WEIGHT = 0.3
 
-
-def encode(records: Iterable[Record]) -> bytes:
-    """Returns records as bytes of a job log."""
-    packed = [msgpack.packb(dict(record), use_bin_type=True) for record in records]
-    return b"".join(LENGTH.pack(len(body)) + body for body in packed)
-
-
-def decode(data: Buffer) -> Iterator[Record]:
-    """Yields the records of a whole job log.
-
-    Raises:
-        Corrupt: the bytes are no sequence of records.
-    """
-    view = memoryview(data)
-    at = 0
-    while at < len(view):
-        if at + LENGTH.size > len(view):
-            raise Corrupt("the job log ends inside a record")
-        (length,) = LENGTH.unpack_from(view, at)
-        at += LENGTH.size
-        if at + length > len(view):
-            raise Corrupt("the job log ends inside a record")
-        yield msgpack.unpackb(view[at : at + length], raw=False, strict_map_key=False)
-        at += length
+NO_HEADER = SourceHeader((), 0, 0, (), 1, "")
 
 
 @dataclass(slots=True)
@@ -58,87 +42,92 @@ class JobState:
 
     job: str = ""
     spec: dict[str, Any] = field(default_factory=dict)
-    header: dict[str, Any] = field(default_factory=dict)
+    header: SourceHeader = NO_HEADER
     sink: str = ""
     submitted_at: float = 0.0
     term: int = 0
     generation: int = 0
     placement: dict[str, str] = field(default_factory=dict)
     epoch: int = 0
-    #: The highest epoch number that may have been used: numbers are never used twice, also after a rollback.
+    #: The highest epoch number that may have been used: numbers are never used twice, even after a rollback.
     epoch_max: int = 0
     positions: dict[int, int] = field(default_factory=dict)
     inside: dict[int, bool] = field(default_factory=dict)
     segments: dict[str, list[Reference]] = field(default_factory=dict)
     done: tuple[str, ...] = ()
-    unpublished: list[tuple[int, str, list[Reference]]] = field(default_factory=list)
+    unpublished: list[tuple[int, str, tuple[Reference, ...]]] = field(default_factory=list)
     published: int = 0
     #: What each task has taken in: records and bytes.
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     #: Records a second that each task took in, over the last epochs.
     rates: dict[str, float] = field(default_factory=dict)
     #: The last epochs committed, and the generations after the first with the time until their first commit.
-    commits: list[dict[str, Any]] = field(default_factory=list)
-    recoveries: list[dict[str, Any]] = field(default_factory=list)
+    commits: list[CommitStatus] = field(default_factory=list)
+    recoveries: list[RecoveryStatus] = field(default_factory=list)
     epochs_committed: int = 0
     outcome: str = ""
-    error: dict[str, Any] | None = None
+    error: Failure | None = None
     finished_at: float = 0.0
 
-    def apply(self, record: Record) -> None:
+    def apply(self, record: JobLogRecord) -> None:
         """Folds the next record in."""
-        match record["t"]:
-            case "job":
-                self.job, self.spec, self.header = record["job"], record["spec"], record["header"]
-                self.sink, self.submitted_at = record["sink"], record["at"]
-            case "term":
-                self.term = record["term"]
-            case "generation":
-                self.generation, self.placement = record["g"], dict(record["placement"])
-                self.epoch_max = max(self.epoch_max, record["epoch_max"])
-                if self.generation > 1:
-                    about = {"generation": self.generation, "cause": record["cause"], "at": record["at"]}
-                    self.recoveries.append({**about, "seconds": None})
-                    del self.recoveries[:-HISTORY_MAX]
-            case "commit":
+        match record:
+            case JobRecord():
+                self.job, self.spec, self.header = record.job, record.spec, record.header
+                self.sink, self.submitted_at = record.sink, record.at
+            case TermRecord(term=term):
+                self.term = term
+            case GenerationRecord():
+                self._begin_generation(record)
+            case CommitRecord():
                 self._commit(record)
-            case "outcome":
-                self.outcome, self.error, self.finished_at = record["outcome"], record["error"], record["at"]
+            case OutcomeRecord(outcome=outcome, error=error, at=at):
+                self.outcome, self.error, self.finished_at = outcome, error, at
+            case _:
+                assert_never(record)
 
-    def _commit(self, record: Record) -> None:
-        self.epoch = record["e"]
+    def _begin_generation(self, record: GenerationRecord) -> None:
+        self.generation, self.placement = record.generation, dict(record.placement)
+        self.epoch_max = max(self.epoch_max, record.epoch_max)
+        if self.generation > 1:
+            self.recoveries.append(RecoveryStatus(self.generation, record.cause, record.at))
+            del self.recoveries[:-HISTORY_MAX]
+
+    def _commit(self, record: CommitRecord) -> None:
+        self.epoch = record.epoch
         self.epoch_max = max(self.epoch_max, self.epoch)
-        self.positions.update(record["positions"])
-        self.done = tuple(record["done"])
-        for task, references in record["base"].items():
-            self.segments[task] = [_reference(found) for found in references]
-        for task, references in record["delta"].items():
-            self.segments.setdefault(task, []).extend(_reference(found) for found in references)
-        for task, references in record["sink"].items():
-            self.unpublished.append((self.epoch, task, [_reference(found) for found in references]))
+        self.positions.update(record.positions)
+        self.done = record.done
+        for task, references in record.base.items():
+            self.segments[task] = list(references)
+        for task, references in record.delta.items():
+            self.segments.setdefault(task, []).extend(references)
+        for task, references in record.sink.items():
+            self.unpublished.append((self.epoch, task, references))
         self._measure(record)
-        self.counts.update(record["counts"])
-        self.mark_published(record["published"])
+        self.counts.update(record.counts)
+        self.mark_published(record.published)
         self._remember(record)
 
-    def _measure(self, record: Record) -> None:
-        took_s = record["at"] - self.commits[-1]["at"] if self.commits else 0.0
+    def _measure(self, record: CommitRecord) -> None:
+        took_s = record.at - self.commits[-1].at if self.commits else 0.0
         if took_s <= 0.0:
             return
-        for task, counted in record["counts"].items():
-            grown = counted[0] - self.counts.get(task, [0, 0])[0]
+        for task, counted in record.counts.items():
+            grown = counted[0] - self.counts.get(task, (0, 0))[0]
             before = self.rates.get(task, grown / took_s)
             self.rates[task] = (1 - RATE_WEIGHT) * before + RATE_WEIGHT * grown / took_s
 
-    def _remember(self, record: Record) -> None:
-        at = record["at"]
-        about = {"epoch": self.epoch, "generation": record["g"], "records": self.records()}
-        self.commits.append({**about, "at": at})
+    def _remember(self, record: CommitRecord) -> None:
+        self.commits.append(CommitStatus(self.epoch, record.generation, self.records(), record.at))
         del self.commits[:-HISTORY_MAX]
         self.epochs_committed += 1
-        for recovery in self.recoveries:
-            if recovery["seconds"] is None and recovery["generation"] <= record["g"]:
-                recovery["seconds"] = at - recovery["at"]
+        self.recoveries = [
+            replace(recovery, seconds=record.at - recovery.at)
+            if recovery.seconds is None and recovery.generation <= record.generation
+            else recovery
+            for recovery in self.recoveries
+        ]
 
     def records(self) -> int:
         """Returns how many records the source tasks have read."""
@@ -154,5 +143,63 @@ class JobState:
         self.unpublished = [entry for entry in self.unpublished if entry[0] > self.published]
 
 
-def _reference(found: Any) -> Reference:
-    return (str(found[0]), int(found[1]), int(found[2]))
+def fold(job: str, records: Iterable[JobLogRecord]) -> JobState:
+    """Returns the state of a job from the records of its whole log.
+
+    Each record is checked against the ones before it, so that a leader can run whatever this returns.
+
+    Raises:
+        Corrupt: the records are not those of this job, or contradict each other.
+    """
+    state = JobState()
+    tasks: tuple[str, ...] = ()
+    splits: dict[int, None] = {}
+    for number, record in enumerate(records):
+        if number == 0:
+            if not isinstance(record, JobRecord) or record.job != job:
+                raise Corrupt(f"the log of job {job} does not begin with the job")
+            tasks, splits = _shape(record)
+        problem = _problem(state, record, tasks, splits) if number else ""
+        if problem:
+            raise Corrupt(f"the log of job {job}: record {number}, {record.kind}: {problem}")
+        state.apply(record)
+    if not state.job:
+        raise Corrupt(f"the log of job {job} is empty")
+    return state
+
+
+def _shape(record: JobRecord) -> tuple[tuple[str, ...], dict[int, None]]:
+    """Returns the tasks and splits of a job."""
+    try:
+        plan = planning.make(parse(record.spec), record.header)
+    except JobInvalid as error:
+        raise Corrupt(f"the log of job {record.job} holds a job that cannot be run: {error}") from None
+    return tuple(plan.tasks()), dict.fromkeys(split.index for split in plan.splits)
+
+
+def _problem(state: JobState, record: JobLogRecord, tasks: tuple[str, ...], splits: dict[int, None]) -> str:
+    """Returns what is wrong with a record after the first, or ''."""
+    named: list[str] = []
+    match record:
+        case JobRecord():
+            return "the job is there already"
+        case TermRecord(term=term):
+            return f"term {term} after term {state.term}" if term < state.term else ""
+        case GenerationRecord(generation=generation, placement=placement):
+            if generation <= state.generation:
+                return f"generation {generation} after generation {state.generation}"
+            if len(placement) != len(tasks):
+                return "a task is not placed"
+            named = list(placement)
+        case CommitRecord(epoch=epoch, published=published, positions=positions):
+            if epoch <= state.epoch or published > epoch:
+                return f"epoch {epoch}, published {published}, after epoch {state.epoch}"
+            if any(split not in splits for split in positions):
+                return "the job has no such split"
+            named = [*record.base, *record.delta, *record.sink, *record.done, *record.counts]
+        case OutcomeRecord():
+            pass
+        case _:
+            assert_never(record)
+    unknown = [task for task in named if task not in tasks]
+    return f"the job has no task {unknown[0]}" if unknown else ""

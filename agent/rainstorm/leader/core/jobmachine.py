@@ -12,57 +12,32 @@ Phases: ``logging`` (a record that the next step depends on is being appended) â
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
-from agent.common.errors import JobFailed, RainStormError, from_wire
+from agent.common.errors import JobFailed, RainStormError
+from agent.common.failure import Failure
 from agent.rainstorm.job import plan as planning
+from agent.rainstorm.job.plan import parities
 from agent.rainstorm.job.spec import JobSpec, parse
-from agent.rainstorm.leader.core.epochs import EPOCH_TIMEOUT_S, Epoch
-from agent.rainstorm.leader.core.joblog import JobState, Record
+from agent.rainstorm.leader.core.effects import AppendLog, DeleteFiles, Effect, JobEnded, Tell
+from agent.rainstorm.leader.core.epochs import EPOCH_TIMEOUT_S, Epoch, wrong_position
+from agent.rainstorm.leader.core.joblog import JobState
 from agent.rainstorm.leader.core.publication import Publication
 from agent.rainstorm.leader.core.segments import SegmentFiles
+from agent.rainstorm.messages import commands, reports
+from agent.rainstorm.messages.joblog import CommitRecord, GenerationRecord, JobLogRecord, OutcomeRecord
 
 DEPLOY_TIMEOUT_S = 20.0
-# Recoveries in a row without a single commit between them: then the job itself is at fault.
+# After this many recoveries in a row without a commit the job itself is at fault.
 FRUITLESS_RECOVERIES_MAX = 5
-# How often a job that waits for something looks whether it has waited too long.
+# How often a job that waits for something checks whether it has waited too long.
 TICK_S = 0.5
+# What is kept of the cause of a recovery; it is for people.
+CAUSE_CHARS_MAX = 1000
 
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Effect: send a command to the agent of a node."""
-
-    node: str
-    message: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class AppendLog:
-    """Effect: append records to the job's log and report back with ``token``."""
-
-    job: str
-    token: int
-    records: Sequence[Record]
-
-
-@dataclass(frozen=True, slots=True)
-class JobEnded:
-    """Effect: the job is over; wake those who wait for it and remove its temporary files."""
-
-    job: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteFiles:
-    """Effect: remove segment files that nobody needs any more."""
-
-    names: Sequence[str]
-
-
-Effect = Tell | AppendLog | JobEnded | DeleteFiles
+Outcome = Literal["finished", "failed", "cancelled"]
 
 
 class JobMachine:
@@ -74,14 +49,15 @@ class JobMachine:
         self.spec: JobSpec = parse(state.spec)
         self.plan = planning.make(self.spec, state.header)
         self._tasks = self.plan.tasks()
+        self._splits = {split.index: split for split in self.plan.splits}
         self._quoted = self.spec.source.format == "csv"
         self.nodes = list(nodes)
         self.phase = "waiting"
         self._token = 0
-        self._pending: tuple[str, Sequence[Record]] = ("", ())
+        self._pending: tuple[str, Sequence[JobLogRecord]] = ("", ())
         self._fresh: set[str] = set()
         self._previous: dict[str, str] = dict(state.placement)
-        self._prepared: dict[str, Mapping[str, Any]] = {}
+        self._prepared: dict[str, reports.Prepared] = {}
         self._quotes: dict[int, int] = {}
         self._epoch: Epoch | None = None
         self._wanted = False
@@ -93,8 +69,8 @@ class JobMachine:
         self._publication = Publication(state)
         self._fruitless = 0
         self._cause = ""
-        self._ending: tuple[str, RainStormError | None] = ("finished", None)
-        self.endpoints: dict[str, Mapping[str, Any]] = {}
+        self._ending: tuple[Outcome, RainStormError | None] = ("finished", None)
+        self.endpoints: dict[str, reports.Endpoint] = {}
 
     # -- events ---------------------------------------------------------------------------------------
 
@@ -109,62 +85,71 @@ class JobMachine:
         self.state.epoch_max += 1 if self.state.generation else 0
         return self._new_generation(now, cause)
 
-    def prepared(self, now: float, node: str, report: Mapping[str, Any]) -> list[Effect]:
+    def prepared(self, now: float, node: str, report: reports.Prepared) -> list[Effect]:
         """An agent has its tasks ready to start."""
-        if self.phase != "deploying" or report["generation"] != self.state.generation:
+        if self.phase != "deploying" or report.generation != self.state.generation:
+            return []
+        if any(task not in report.endpoints for task in self._tasks_on(node)):
             return []
         self._prepared[node] = report
-        self._quotes.update({int(split): int(count) for split, count in report["quotes"].items()})
+        self._quotes.update(report.quotes)
         if any(node not in self._prepared for node in self._nodes_in_use()):
             return []
         return self._start(now)
 
-    def acknowledged(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+    def acknowledged(self, now: float, report: reports.Acknowledged) -> list[Effect]:
         """An agent has made an epoch of its tasks durable."""
         epoch = self._epoch
-        if epoch is None or report["generation"] != epoch.generation or report["epoch"] != epoch.number:
+        if epoch is None or report.generation != epoch.generation or report.epoch != epoch.number:
             return []
-        if self.phase != "running" or epoch.committing or not epoch.acknowledge(report["tasks"]):
+        if self.phase != "running" or epoch.committing:
+            return []
+        for task, found in report.tasks.items():
+            if problem := wrong_position(self._splits, self.plan.data_end, task, found):
+                self._fresh.add(task)
+                return self._fail(now, f"task {task} handed over a wrong epoch: {problem}", None)
+        if not epoch.acknowledge(report.tasks):
             return []
         epoch.committing = True
         return self._log(now, "commit", [epoch.commit_record(self.state.published)])
 
-    def epoch_wanted(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+    def epoch_wanted(self, now: float, report: reports.EpochWanted) -> list[Effect]:
         """A task has ended or must not take more into the epoch."""
-        if report["generation"] != self.state.generation or self.phase != "running":
+        known = report.task in self._tasks and report.generation == self.state.generation
+        if not known or self.phase != "running":
             return []
-        if report["done"]:
-            self._ended_tasks.add(report["task"])
+        if report.done:
+            self._ended_tasks.add(report.task)
             self._wanted = self._wanted or len(self._ended_tasks) == len(self._tasks)
         else:
             self._wanted = True
         return self._trigger_if_due(now)
 
-    def published(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+    def published(self, now: float, report: reports.Published) -> list[Effect]:
         """Output of an epoch is in the destination file."""
-        if not self._publication.confirm(int(report["epoch"]), str(report["task"])):
+        if not self._publication.confirm(report.epoch, report.task):
             return []
         if self.phase == "publishing":
             return self._end_when_published(now)
         return self._publish(now) + self._trigger_if_due(now)
 
-    def publication_refused(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
-        """The destination can never take the output: it was deleted."""
-        known = self._publication.under_way(int(report["epoch"]), str(report["task"]))
+    def publication_refused(self, now: float, report: reports.PublicationRefused) -> list[Effect]:
+        """The output can never be published: the destination was deleted, for instance."""
+        known = self._publication.in_progress(report.epoch, report.task)
         if not known or self._pending[0] == "outcome":
             return []
-        return self._log_outcome(now, "failed", from_wire(report["error"]))
+        return self._log_outcome(now, "failed", report.error.error())
 
-    def task_failed(self, now: float, report: Mapping[str, Any]) -> list[Effect]:
+    def task_failed(self, now: float, report: reports.TaskFailed) -> list[Effect]:
         """A task died or reported an error."""
-        if report["generation"] != self.state.generation or self.phase not in ("deploying", "running"):
+        known = report.task in self._tasks and report.generation == self.state.generation
+        if not known or self.phase not in ("deploying", "running"):
             return []
-        task = str(report["task"])
-        error = from_wire(report["error"]) if report.get("error") else None
+        error = None if report.error is None else report.error.error()
         if isinstance(error, JobFailed):
             return self._end(now, "failed", error)
-        self._fresh.add(task)
-        return self._fail(now, f"task {task} on {report['node']}: {report['cause']}", error)
+        self._fresh.add(report.task)
+        return self._fail(now, f"task {report.task} on {report.node}: {report.cause}", error)
 
     def node_lost(self, now: float, node: str) -> list[Effect]:
         """A node is not usable any more; its tasks and publications go elsewhere."""
@@ -182,9 +167,9 @@ class JobMachine:
         what, records = self._pending
         self._pending = ("", ())
         for record in records:
-            self.state.apply({**record, "at": at})
-            if record["t"] == "commit":
-                self._publication.log(record["published"])
+            self.state.apply(replace(record, at=at))
+            if isinstance(record, CommitRecord):
+                self._publication.log(record.published)
         if what == "outcome":
             return self._ended()
         if self.phase == "publishing":
@@ -193,8 +178,19 @@ class JobMachine:
             return self._deploy(now)
         return self._committed(now) if self._epoch is not None else []  # None: its generation ended meanwhile
 
+    def record_refused(self, now: float, token: int, error: RainStormError) -> list[Effect]:
+        """Records could not be read again, so nothing of them was written: the job cannot go on."""
+        if token != self._token:
+            return []
+        self._pending = ("", ())
+        self._epoch = None
+        return self._log_outcome(now, "failed", JobFailed(f"the job's state cannot be logged: {error}"))
+
     def cancel(self, now: float) -> list[Effect]:
-        """Ends the job on request; what is committed stays and is published, unless it is asked for twice."""
+        """Ends the job on request.
+
+        What is committed stays and is published; a second request does not wait for that.
+        """
         if self.phase == "ended" or self._pending[0] == "outcome":
             return []
         if self.phase == "publishing":
@@ -202,7 +198,7 @@ class JobMachine:
         return self._end(now, "cancelled", None)
 
     def tick(self, now: float) -> list[Effect]:
-        """Looks at what is due."""
+        """Does what is due."""
         self._ticked_at = now
         match self.phase:
             case "waiting" if self.nodes:
@@ -243,21 +239,16 @@ class JobMachine:
         return self._new_generation(now, cause)
 
     def _new_generation(self, now: float, cause: str) -> list[Effect]:
-        self._cause = cause
+        self._cause = cause = cause[:CAUSE_CHARS_MAX]
         self._epoch = None
         if not self.nodes:
             self._enter("waiting", now)
             return []
         self._previous = dict(self.state.placement)
-        keep = self.state.placement or self.state.header["homes"]
+        keep = self.state.placement or self.state.header.homes
         placement = planning.place(self._tasks, self.nodes, keep)
-        record = {
-            "t": "generation",
-            "g": self.state.generation + 1,
-            "placement": placement,
-            "cause": cause,
-            "epoch_max": self.state.epoch_max,
-        }
+        number = self.state.generation + 1
+        record = GenerationRecord(number, placement, cause, self.state.epoch_max)
         return self._log(now, "generation", [record])
 
     def _deploy(self, now: float) -> list[Effect]:
@@ -266,46 +257,37 @@ class JobMachine:
         self._ended_tasks = set()
         in_use = self._nodes_in_use()
         left = [node for node in dict.fromkeys(self._previous.values()) if node not in in_use]
-        stops: list[Effect] = [Tell(node, self._command("stop")) for node in left if node in self.nodes]
+        stops: list[Effect] = [Tell(node, self._stop()) for node in left if node in self.nodes]
         if any(node not in self.nodes for node in in_use):
             return stops + self._fail(now, "a node was lost while the generation was logged", None)
         return [*(Tell(node, self._deployment(node)) for node in in_use), *stops]
 
-    def _deployment(self, node: str) -> Mapping[str, Any]:
+    def _deployment(self, node: str) -> commands.Deploy:
         tasks = {}
         for task in self._tasks_on(node):
-            tasks[task] = {
-                "epoch": self.state.epoch,
-                "done": task in self.state.done,
-                "segments": self.state.segments.get(task, []),
-                "in_place": self._previous.get(task) == node and task not in self._fresh,
-                "positions": self.state.positions if task.startswith("0.") else {},
-                "counts": self.state.counts.get(task, [0, 0]),
-            }
+            tasks[task] = commands.TaskStart(
+                epoch=self.state.epoch,
+                done=task in self.state.done,
+                segments=tuple(self.state.segments.get(task, ())),
+                in_place=self._previous.get(task) == node and task not in self._fresh,
+                positions=dict(self.state.positions) if task.startswith("0.") else {},
+                counts=self.state.counts.get(task, (0, 0)),
+            )
         survey = self._quoted and not self.state.inside
-        return {
-            **self._command("deploy"),
-            "spec": self.state.spec,
-            "header": self.state.header,
-            "tasks": tasks,
-            "survey": survey,
-        }
+        return commands.Deploy(*self._address(), self.state.spec, self.state.header, tasks, survey)
 
     def _start(self, now: float) -> list[Effect]:
         self._enter("running", now)
         self._fresh = set()
         if self._quoted and not self.state.inside:
-            self.state.inside = _parities(self.plan.splits, self._quotes)
+            self.state.inside = parities(self.plan.splits, self._quotes)
         self.endpoints = {
-            task: found for report in self._prepared.values() for task, found in report["endpoints"].items()
+            task: found for report in self._prepared.values() for task, found in report.endpoints.items()
         }
         self._last_trigger_at = now
-        command = {
-            **self._command("start"),
-            "endpoints": {task: [found["host"], found["port"]] for task, found in self.endpoints.items()},
-            "inside": self.state.inside,
-            "epoch": self.state.epoch,
-        }
+        listening = {task: (found.host, found.port) for task, found in self.endpoints.items()}
+        inside = dict(self.state.inside)
+        command = commands.Start(*self._address(), listening, inside, self.state.epoch)
         return [Tell(node, command) for node in self._nodes_in_use()]
 
     # -- epochs ---------------------------------------------------------------------------------------
@@ -330,7 +312,7 @@ class JobMachine:
         self._last_trigger_at = now
         self.state.epoch_max += 1
         self._epoch = Epoch(self.state.epoch_max, self.state.generation, now, self._tasks)
-        command = {**self._command("trigger"), "epoch": self.state.epoch_max, "committed": self.state.epoch}
+        command = commands.Trigger(*self._address(), self.state.epoch_max, self.state.epoch)
         return [Tell(node, command) for node in self._nodes_in_use()]
 
     def _committed(self, now: float) -> list[Effect]:
@@ -343,7 +325,7 @@ class JobMachine:
         effects = self._drop_segments(epoch) + self._publish(now)
         if self.last_epoch_committed():
             return effects + self._end(now, "finished", None)
-        # All tasks may have ended while this epoch was under way.
+        # All tasks may have ended while this epoch was in progress.
         self._wanted = self._wanted or len(self._ended_tasks) == len(self._tasks)
         return effects + self._trigger_if_due(now)
 
@@ -359,9 +341,11 @@ class JobMachine:
     # -- publication ----------------------------------------------------------------------------------
 
     def _publish(self, now: float) -> list[Effect]:
-        command = {**self._command("publish"), "sink": self.state.sink}
-        given = self._publication.next(now, self.nodes)
-        return [Tell(node, {**command, **detail}) for node, detail in given]
+        where, sink = self._address(), self.state.sink
+        return [
+            Tell(order.node, commands.Publish(*where, order.epoch, order.task, sink, order.references))
+            for order in self._publication.next(now, self.nodes)
+        ]
 
     def _retry_publications(self, now: float) -> list[Effect]:
         self._publication.expire(now)
@@ -369,8 +353,8 @@ class JobMachine:
 
     # -- ends -----------------------------------------------------------------------------------------
 
-    def _end(self, now: float, outcome: str, error: RainStormError | None) -> list[Effect]:
-        """Ends the job once all committed output is in the destination: what is committed happened."""
+    def _end(self, now: float, outcome: Outcome, error: RainStormError | None) -> list[Effect]:
+        """Ends the job once all committed output is in the destination: a committed epoch has happened."""
         self._ending = (outcome, error)
         self._epoch = None
         self._enter("publishing", now)
@@ -381,12 +365,8 @@ class JobMachine:
             return self._publish(now)
         return self._log_outcome(now, *self._ending)
 
-    def _log_outcome(self, now: float, outcome: str, error: RainStormError | None) -> list[Effect]:
-        record = {
-            "t": "outcome",
-            "outcome": outcome,
-            "error": None if error is None else error.to_wire(),
-        }
+    def _log_outcome(self, now: float, outcome: Outcome, error: RainStormError | None) -> list[Effect]:
+        record = OutcomeRecord(outcome, None if error is None else Failure.of(error))
         return self._log(now, "outcome", [record])
 
     def _ended(self) -> list[Effect]:
@@ -394,11 +374,11 @@ class JobMachine:
         # The last generation may not have been deployed: then the tasks are where the one before put them.
         homes = dict.fromkeys([*self.state.placement.values(), *self._previous.values()])
         nodes = [node for node in homes if node in self.nodes]
-        return [*(Tell(node, self._command("stop")) for node in nodes), JobEnded(self.state.job)]
+        return [*(Tell(node, self._stop()) for node in nodes), JobEnded(self.state.job)]
 
     # -- helpers --------------------------------------------------------------------------------------
 
-    def _log(self, now: float, what: str, records: Sequence[Record]) -> list[Effect]:
+    def _log(self, now: float, what: str, records: Sequence[JobLogRecord]) -> list[Effect]:
         # A later step replaces an earlier one that still waits: a failure overtakes a commit. The commit may
         # be in the log all the same, so the records stay pending to be applied when the append of the later
         # step is confirmed.
@@ -412,8 +392,12 @@ class JobMachine:
         self.phase = phase
         self._phase_at = now
 
-    def _command(self, kind: str) -> dict[str, Any]:
-        return {"type": kind, "job": self.state.job, "term": self.term, "generation": self.state.generation}
+    def _address(self) -> tuple[str, int, int]:
+        """Returns job, term and generation, with which the commands to hosts begin."""
+        return self.state.job, self.term, self.state.generation
+
+    def _stop(self) -> commands.Stop:
+        return commands.Stop(*self._address())
 
     def _nodes_in_use(self) -> list[str]:
         return list(dict.fromkeys(self.state.placement.values()))
@@ -423,12 +407,3 @@ class JobMachine:
 
     def _epoch_timeout_s(self) -> float:
         return EPOCH_TIMEOUT_S + self.spec.epoch_interval_ms / 100
-
-
-def _parities(splits: Sequence[planning.Split], quotes: Mapping[int, int]) -> dict[int, bool]:
-    inside: dict[int, bool] = {}
-    total = 0
-    for split in splits:
-        inside[split.index] = bool(total & 1)
-        total += quotes.get(split.index, 0)
-    return inside

@@ -1,25 +1,28 @@
 """All jobs of the cluster, as the node sees them that leads in the current term (a core).
 
-Who leads is a field of the agreed view; the term in it is the fencing token. A node that finds itself leader
-takes over: the shell appends a term record to the index and to the log of every unfinished job (from then on
-the former leader's appends fail), reads them to their ends and hands the folded states in with ``TookOver``.
+The agreed view names the leader; the term in it is the fencing token. A node that finds itself leader takes
+over: the shell appends a term record to the index and to the log of every unfinished job (from then on the
+former leader's appends fail), reads them to their ends and hands the folded states in with ``TookOver``.
 Every job then begins a new generation from its last committed epoch. A conditional append that is refused
-means that somebody else has taken over: the node steps down at once.
+means that another node has taken over: this node steps down at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import assert_never
 
 from agent.common.core import Tick
+from agent.common.errors import RainStormError
 from agent.common.ids import token
+from agent.rainstorm.leader.core.effects import AppendLog, DeleteFiles, JobEnded, Tell
 from agent.rainstorm.leader.core.joblog import JobState
-from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, JobMachine, Tell
+from agent.rainstorm.leader.core.jobmachine import JobMachine
+from agent.rainstorm.messages import commands, reports
 
-# A node that did not answer is left out of placement for this long, or until it reports by itself.
-SHUN_S = 3.0
+# A node that did not answer gets no tasks for this long, or until it sends a report.
+EXCLUDE_S = 3.0
 # Ended jobs that are kept with all their detail; the index has a summary of every one.
 ENDED_KEPT_MAX = 50
 # A killed agent refuses connections at once: asking often finds it long before its silence would.
@@ -27,10 +30,29 @@ PING_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class ViewChanged:
-    """The agreed view has a new version."""
+class NodeLife:
+    """Whether a node is up, and in which life: a node that comes back with a new boot has another id."""
 
-    view: Mapping[str, Any]
+    node_id: str
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ViewChanged:
+    """The agreed view has a new version: who leads in which term, and which nodes there are."""
+
+    version: int = 0
+    term: int = 0
+    leader: str = ""
+    nodes: Mapping[str, NodeLife] = field(default_factory=dict)
+
+    def up(self) -> list[str]:
+        """Returns the nodes that are up."""
+        return [name for name, life in self.nodes.items() if life.up]
+
+    def is_up(self, name: str) -> bool:
+        """Tells whether a node is up."""
+        return name in self.nodes and self.nodes[name].up
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +72,7 @@ class JobSubmitted:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """Somebody wants a job to end."""
+    """A client wants a job to end."""
 
     job: str
 
@@ -60,7 +82,7 @@ class ReportReceived:
     """An agent reports something of a job."""
 
     node: str
-    report: Mapping[str, Any]
+    report: reports.Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +109,24 @@ class LogRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordsRefused:
+    """Records could not have been read again; nothing of them was appended."""
+
+    job: str
+    token: int
+    error: RainStormError
+
+
+@dataclass(frozen=True, slots=True)
 class StatusWanted:
-    """Somebody asks how the jobs are; ``token`` says who."""
+    """A client asks for the status of the jobs; ``token`` identifies the call."""
 
     token: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyStatus:
-    """Effect: hand out the jobs to who asked; they must be read before the next event is handled."""
+    """Effect: give the jobs to the caller; they must be read before the next event is handled."""
 
     token: int
     leading: bool
@@ -123,6 +154,7 @@ Event = (
     | AgentUnreachable
     | LogAppended
     | LogRejected
+    | RecordsRefused
     | StatusWanted
     | Tick
 )
@@ -138,15 +170,15 @@ class LeaderCore:
         self.leading = False
         self.taking_over = False
         self.jobs: dict[str, JobMachine] = {}
-        self.view: Mapping[str, Any] = {"version": 0, "term": 0, "leader": "", "nodes": {}}
-        self._shunned: dict[str, float] = {}
+        self.view = ViewChanged()
+        self._excluded: dict[str, float] = {}
         self._ping_at = 0.0
 
     def handle(self, now: float, event: Event) -> list[Effect]:
         """Applies one event and returns the effects in order."""
         match event:
-            case ViewChanged(view=view):
-                return self._see(now, view)
+            case ViewChanged():
+                return self._change_view(now, event)
             case TookOver(term=term, states=states):
                 return self._took_over(now, term, states)
             case JobSubmitted(state=state):
@@ -157,22 +189,27 @@ class LeaderCore:
             case ReportReceived(node=node, report=report):
                 return self._report(now, node, report)
             case AgentUnreachable(node=node):
-                return self._lose(now, node)
+                return self._exclude(now, node)
             case LogAppended(job=job, token=number, at=at):
                 return list(self.jobs[job].appended(now, number, at)) if job in self.jobs else []
             case LogRejected():
                 return self._start_over()
+            case RecordsRefused(job=job, token=number, error=error):
+                known = job in self.jobs
+                return list(self.jobs[job].record_refused(now, number, error)) if known else []
             case StatusWanted(token=asked):
                 return [ReplyStatus(asked, self.leading, self.jobs)]
             case Tick():
                 return self._tick(now)
+            case _:
+                assert_never(event)
 
     def next_deadline(self) -> float | None:
         """Returns when the next job or shunned node is due."""
         if not self.leading:
             return None
         times = [machine.next_deadline() for machine in self.jobs.values()]
-        times += list(self._shunned.values())
+        times += list(self._excluded.values())
         if self._nodes_in_use():
             times.append(self._ping_at)
         return min((at for at in times if at is not None), default=None)
@@ -183,38 +220,33 @@ class LeaderCore:
             state = machine.state
             assert state.epoch <= state.epoch_max, f"{job}: committed epoch {state.epoch} was never triggered"
             assert state.published <= state.epoch, f"{job}: published what is not committed"
-            epochs = [commit["epoch"] for commit in state.commits]
+            epochs = [commit.epoch for commit in state.commits]
             assert epochs == sorted(set(epochs)), f"{job}: epochs {epochs} committed out of order"
 
     def usable(self, job: str) -> list[str]:
         """Returns the nodes that may get tasks, beginning at a place that differs from job to job."""
-        nodes = sorted(
-            name
-            for name, node in self.view["nodes"].items()
-            if node["state"] == "up" and name not in self._shunned
-        )
+        nodes = sorted(name for name in self.view.up() if name not in self._excluded)
         first = token(job) % len(nodes) if nodes else 0
         return nodes[first:] + nodes[:first]
 
-    def _see(self, now: float, view: Mapping[str, Any]) -> list[Effect]:
-        if view["version"] <= self.view["version"]:
+    def _change_view(self, now: float, view: ViewChanged) -> list[Effect]:
+        if view.version <= self.view.version:
             return []
-        before = {name for name, node in self.view["nodes"].items() if node["state"] == "up"}
-        reborn = {
-            name
-            for name, node in view["nodes"].items()
-            if name in self.view["nodes"] and node["node_id"] != self.view["nodes"][name]["node_id"]
-        }
+        known = self.view.nodes
+        before = frozenset(self.view.up())
+        restarted = frozenset(
+            name for name, life in view.nodes.items() if name in known and life.node_id != known[name].node_id
+        )
         self.view = view
-        if view["leader"] != self.name:
+        if view.leader != self.name:
             return self._step_down()
-        if view["term"] > self.term:
-            self.term, self.leading, self.taking_over = view["term"], False, True
+        if view.term > self.term:
+            self.term, self.leading, self.taking_over = view.term, False, True
             return [TakeOver(self.term)]
-        up = {name for name, node in view["nodes"].items() if node["state"] == "up"}
+        up = frozenset(view.up())
         effects: list[Effect] = []
-        for name in sorted((before - up) | (reborn & before)):
-            effects += self._gone(now, name)
+        for name in sorted((before - up) | (restarted & before)):
+            effects += self._node_lost(now, name)
         for name in sorted(up - before):
             effects.append(self._keep(name))
         return effects + self._renew_nodes(now)
@@ -227,7 +259,7 @@ class LeaderCore:
         effects: list[Effect] = []
         for state in states:
             effects += self._add(now, state, f"{self.name} took over in term {term}")
-        keeps = [self._keep(name) for name, node in self.view["nodes"].items() if node["state"] == "up"]
+        keeps = [self._keep(name) for name in self.view.up()]
         return [*keeps, *effects]
 
     def _add(self, now: float, state: JobState, cause: str) -> list[Effect]:
@@ -244,37 +276,39 @@ class LeaderCore:
             for job, machine in self.jobs.items()
             if machine.phase != "ended" and node in machine.state.placement.values()
         }
-        return Tell(node, {"type": "keep", "term": self.term, "jobs": jobs})
+        return Tell(node, commands.Keep(self.term, jobs))
 
-    def _report(self, now: float, node: str, report: Mapping[str, Any]) -> list[Effect]:
+    def _report(self, now: float, node: str, report: reports.Report) -> list[Effect]:
         effects: list[Effect] = []
-        if self._shunned.pop(node, None) is not None:
-            effects += self._welcome(now, [node])
-        machine = self.jobs.get(report["job"])
+        if self._excluded.pop(node, None) is not None:
+            effects += self._readmit(now, [node])
+        machine = self.jobs.get(report.job)
         if machine is None or not self.leading:
             return effects
-        match report["type"]:
-            case "prepared":
+        match report:
+            case reports.Prepared():
                 effects += machine.prepared(now, node, report)
-            case "ack":
+            case reports.Acknowledged():
                 effects += machine.acknowledged(now, report)
-            case "epoch-wanted":
+            case reports.EpochWanted():
                 effects += machine.epoch_wanted(now, report)
-            case "published":
+            case reports.Published():
                 effects += machine.published(now, report)
-            case "publication-refused":
+            case reports.PublicationRefused():
                 effects += machine.publication_refused(now, report)
-            case "task-failed":
+            case reports.TaskFailed():
                 effects += machine.task_failed(now, report)
+            case _:
+                assert_never(report)
         return effects
 
-    def _lose(self, now: float, node: str) -> list[Effect]:
+    def _exclude(self, now: float, node: str) -> list[Effect]:
         if not self.leading:
             return []
-        self._shunned[node] = now + SHUN_S
-        return self._gone(now, node)
+        self._excluded[node] = now + EXCLUDE_S
+        return self._node_lost(now, node)
 
-    def _gone(self, now: float, node: str) -> list[Effect]:
+    def _node_lost(self, now: float, node: str) -> list[Effect]:
         effects: list[Effect] = []
         for job, machine in self.jobs.items():
             usable = self.usable(job)
@@ -283,9 +317,9 @@ class LeaderCore:
             machine.nodes = usable
         return effects
 
-    def _welcome(self, now: float, nodes: Sequence[str]) -> list[Effect]:
+    def _readmit(self, now: float, nodes: Sequence[str]) -> list[Effect]:
         # What they were told to stop meanwhile did not reach them.
-        up = [node for node in nodes if self.view["nodes"].get(node, {}).get("state") == "up"]
+        up = [node for node in nodes if self.view.is_up(node)]
         return [*(self._keep(node) for node in up), *self._renew_nodes(now)]
 
     def _renew_nodes(self, now: float) -> list[Effect]:
@@ -298,15 +332,14 @@ class LeaderCore:
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        over = [node for node, until in self._shunned.items() if until <= now]
+        over = [node for node, until in self._excluded.items() if until <= now]
         for node in over:
-            del self._shunned[node]
+            del self._excluded[node]
         if over:
-            effects += self._welcome(now, over)
+            effects += self._readmit(now, over)
         if now >= self._ping_at:
             self._ping_at = now + PING_S
-            ping = {"type": "ping", "term": self.term}
-            effects += [Tell(node, ping) for node in self._nodes_in_use()]
+            effects += [Tell(node, commands.Ping(self.term)) for node in self._nodes_in_use()]
         for machine in self.jobs.values():
             deadline = machine.next_deadline()
             if deadline is not None and deadline <= now:
@@ -314,10 +347,10 @@ class LeaderCore:
         return effects
 
     def _start_over(self) -> list[Effect]:
-        # Either somebody leads in a later term, then the take-over is refused; or HyDFS was out of reach for
-        # so long that only the logs can tell what is in them.
+        # Either another node leads in a later term: then the take-over is refused. Or HyDFS was unreachable
+        # for so long that only the logs can tell what is in them.
         effects = self._step_down()
-        if effects and self.view["leader"] == self.name:
+        if effects and self.view.leader == self.name:
             self.taking_over = True
             effects.append(TakeOver(self.term))
         return effects

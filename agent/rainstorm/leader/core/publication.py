@@ -1,23 +1,33 @@
 """Which committed output is on its way to the destination file (a core).
 
-One epoch of a sink task is under way at a time: the next one only after the one before is in the file,
-whoever put it there, because the store takes an older sequence of the same writer for a repetition and drops
-it. What was not confirmed in time, or was given to a node that is lost, is given out again, which changes
-nothing when it had been appended.
+One epoch of a sink task is published at a time. The next one starts when the one before is in the file,
+whichever node put it there: the store takes an older sequence of the same writer for a repetition and drops
+it. Output that was not confirmed in time, or was given to a node that is lost, is given out again. That
+changes nothing if it had been appended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S, Reference
 from agent.rainstorm.leader.core.joblog import JobState
 
-# Committed output that waits for the destination file lies in the memory of agents.
+# Committed output that waits for the destination file is held in the memory of agents.
 UNPUBLISHED_BYTES_MAX = 64 * 1024 * 1024
 
-Entry = tuple[int, str, list[Reference]]
+Entry = tuple[int, str, tuple[Reference, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which node is to publish which output."""
+
+    node: str
+    epoch: int
+    task: str
+    references: tuple[Reference, ...]
 
 
 class Publication:
@@ -26,7 +36,7 @@ class Publication:
     def __init__(self, state: JobState) -> None:
         self._state = state
         self._logged = state.published
-        self._told: dict[tuple[int, str], tuple[str, float]] = {}
+        self._given: dict[tuple[int, str], tuple[str, float]] = {}
         self._confirmed: list[Entry] = []
 
     @property
@@ -39,18 +49,18 @@ class Publication:
         pieces = (reference for _, _, references in self._state.unpublished for reference in references)
         return sum(length for _, _, length in pieces) > UNPUBLISHED_BYTES_MAX
 
-    def next(self, now: float, nodes: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
-        """Returns which node is to publish what, for every sink task that has nothing under way."""
-        given: list[tuple[str, Mapping[str, Any]]] = []
-        busy = {task for _, task in self._told}
+    def next(self, now: float, nodes: Sequence[str]) -> list[Order]:
+        """Returns which node is to publish what, for every sink task of which nothing is in progress."""
+        given: list[Order] = []
+        busy = {task for _, task in self._given}
         for epoch, task, references in self._state.unpublished:
             if task in busy or not nodes:
                 continue
             busy.add(task)
             node = self._state.placement.get(task, "")
             node = node if node in nodes else nodes[0]
-            self._told[epoch, task] = (node, now)
-            given.append((node, {"epoch": epoch, "task": task, "references": references}))
+            self._given[epoch, task] = (node, now)
+            given.append(Order(node, epoch, task, references))
         return given
 
     def confirm(self, epoch: int, task: str) -> bool:
@@ -59,24 +69,24 @@ class Publication:
         found = [entry for entry in state.unpublished if entry[:2] == key]
         if not found:
             return False
-        self._told.pop(key, None)
+        self._given.pop(key, None)
         self._confirmed += found
         state.unpublished = [entry for entry in state.unpublished if entry[:2] != key]
         first_left = min((entry[0] for entry in state.unpublished), default=state.epoch + 1)
         state.published = max(state.published, first_left - 1)
         return True
 
-    def under_way(self, epoch: int, task: str) -> bool:
+    def in_progress(self, epoch: int, task: str) -> bool:
         """Tells whether a node was told to publish this and has not answered."""
-        return (epoch, task) in self._told
+        return (epoch, task) in self._given
 
     def lose(self, node: str) -> None:
         """Forgets what a lost node was told."""
-        self._told = {key: told for key, told in self._told.items() if told[0] != node}
+        self._given = {key: told for key, told in self._given.items() if told[0] != node}
 
     def expire(self, now: float) -> None:
         """Forgets what was not confirmed in time."""
-        self._told = {key: told for key, told in self._told.items() if now - told[1] <= PUBLISH_TIMEOUT_S}
+        self._given = {key: told for key, told in self._given.items() if now - told[1] <= PUBLISH_TIMEOUT_S}
 
     def log(self, epoch: int) -> None:
         """Notes that the job log calls everything up to ``epoch`` published."""

@@ -1,8 +1,8 @@
 """Which segment files of a job are still needed (a core).
 
-Agents write the state and output of epochs to numbered files of their own and begin a new one when it has
-become large. A file may go when no committed state and no unpublished output lies in it any more and its
-writer has begun a later one; so what a job keeps in HyDFS is bounded by its state, not by how long it runs.
+Agents write the state and output of epochs to numbered files of their own, and start a new file when the
+current one has become large. A file is deleted when it holds no committed state and no unpublished output and
+its writer has started a later one. So what a job keeps in HyDFS is bounded by its state, not by its run time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from agent.rainstorm.job.segment import Reference
 from agent.rainstorm.leader.core.joblog import JobState
 
 # The output of one task and epoch: epoch, task, where it lies.
-Output = tuple[int, str, list[Reference]]
+Output = tuple[int, str, tuple[Reference, ...]]
 
 
 class SegmentFiles:
@@ -23,7 +23,7 @@ class SegmentFiles:
         self._files: dict[str, None] = {}
 
     def unused(self, state: JobState, written: Iterable[str], confirmed: Sequence[Output] = ()) -> list[str]:
-        """Returns the files that nobody needs any more, each once.
+        """Returns the files that are no longer needed, each once.
 
         Args:
             state: what is committed.

@@ -1,34 +1,55 @@
-"""What a leader does with HyDFS: the index of jobs, the job logs, fencing at a take-over.
+"""What a leader does with HyDFS: the index of jobs, the job logs, fencing when it takes over.
 
 ``.rainstorm/index`` lists what was submitted and how it ended; ``.rainstorm/<job>/log`` is the log of one
 job. A leader writes both only by conditional appends at the place where it believes them to end. Taking over
-means to append a term record to each of them: after that every append of the former leader meets a longer
-file and is refused, so that reading up to the own term record reads all there will ever be of it.
+means appending a term record to each of them. After that every append of the former leader meets a longer
+file and is refused, so reading up to the own term record reads everything that the former leader will ever
+have written.
+
+A record that cannot be used never stops a leader. A job whose log holds one is set aside: it is listed as
+unreadable, with the reason, and its files stay as they are for a release that can read them. A record of the
+index is passed over: if it said that a job has ended, the job's own log says so too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from agent.common.errors import Conflict, Fenced, NotFound, RainStormError
+from agent.common.errors import Conflict, Corrupt, Fenced, InvalidMessage, NotFound, RainStormError
+from agent.common.failure import Failure
+from agent.common.message import Vocabulary
 from agent.common.shell import clock, threads
 from agent.rainstorm.io.storage import Storage
-from agent.rainstorm.leader.core.joblog import JobState, Record, decode, encode
-from agent.rainstorm.leader.core.jobmachine import AppendLog
-from agent.rainstorm.leader.core.leader import LogAppended, LogRejected, TookOver
+from agent.rainstorm.leader.core import status
+from agent.rainstorm.leader.core.effects import AppendLog
+from agent.rainstorm.leader.core.joblog import JobState, fold
+from agent.rainstorm.leader.core.leader import LogAppended, LogRejected, RecordsRefused, TookOver
+from agent.rainstorm.messages import joblog as records
+from agent.rainstorm.messages.joblog import INDEX, JOB_LOG, R, TermRecord
+from agent.rainstorm.messages.status import JobStatus
 
 logger = logging.getLogger("agent.rainstorm.leader.shell.joblog")
 
-INDEX = ".rainstorm/index"
+FOLDER = ".rainstorm/"
+INDEX_FILE = f"{FOLDER}index"
 APPEND_TIMEOUT_S = 30.0
-TAKE_OVER_RETRY_S = 0.1
+# A store that cannot serve now is often back at once; one that stays away is asked less and less often.
+TAKE_OVER_RETRY_S, TAKE_OVER_RETRY_S_MAX = 0.1, 5.0
+# How many ended jobs are listed: a status takes about half a kilobyte of the four megabytes of an answer. The
+# index file keeps all of them.
+ENDED_MAX = 1000
+
+
+TERMS: Vocabulary[TermRecord] = Vocabulary("term", TermRecord, tag="t")
 
 
 def log_file(job: str) -> str:
     """Returns the name of a job's log."""
-    return f".rainstorm/{job}/log"
+    return f"{FOLDER}{job}/log"
 
 
 class JobLogs:
@@ -41,8 +62,10 @@ class JobLogs:
         # A second take-over in the same term must not look like a repetition of the first.
         self._writer = f"leader-{name}-{term}-{threads.unique_id()[:8]}"
         self._lock = threads.lock()
+        # The length of each log, and the sequence number of the last append to it.
         self._files: dict[str, tuple[int, int]] = {}
-        self.ended: dict[str, Mapping[str, Any]] = {}
+        self.ended: dict[str, JobStatus] = {}
+        self.unreadable: dict[str, JobStatus] = {}
 
     def take_over(self) -> list[JobState]:
         """Fences all logs for this term and returns the unfinished jobs.
@@ -51,65 +74,108 @@ class JobLogs:
             Fenced: a leader of a later term was here.
             RainStormError: HyDFS cannot serve now; it may be tried again.
         """
-        self._storage.create_if_missing(INDEX)
-        submitted: dict[str, Record] = {}
-        for record in self._fence(INDEX):
-            if record["t"] == "submitted":
-                submitted[record["job"]] = record
-            elif record["t"] == "ended":
-                self.ended[record["job"]] = record["summary"]
+        self._storage.create_if_missing(INDEX_FILE)
+        submitted: dict[str, float] = {}
+        ended: dict[str, None] = {}
+        try:
+            for record in _readable(self._fence(INDEX_FILE)):
+                match record:
+                    case records.SubmittedRecord(job=job, at=at):
+                        submitted[job] = at
+                    case records.EndedRecord(job=job, summary=summary):
+                        ended[job] = None
+                        self._note_ended(job, summary)
+        except Corrupt as error:
+            logger.error("index_damaged file=%s error=%s", INDEX_FILE, error)
+            submitted.update({job: 0.0 for job in self._jobs_with_logs() if job not in submitted})
         states = []
-        for job in submitted:
-            if job not in self.ended:
-                state = JobState()
-                for record in self._fence(log_file(job)):
-                    state.apply(record)
+        for job, submitted_at in submitted.items():
+            if job not in ended and (state := self._take_over_job(job, submitted_at)) is not None:
                 states.append(state)
         return states
 
-    def open_job(self, state: JobState, record: Record) -> None:
-        """Creates a job's log and enters the job into the index.
+    def create_log(self, job: str) -> None:
+        """Creates the empty log of a new job.
 
         Raises:
-            Conflict: this node does not lead any more.
+            RainStormError: it does not exist, or nobody knows.
         """
-        self._storage.client.create(log_file(state.job))
-        self._files[log_file(state.job)] = (0, 0)
-        self.append(log_file(state.job), [record])
-        self.append(INDEX, [{"t": "submitted", "job": state.job, "at": state.submitted_at}])
+        self._storage.client.create(log_file(job))
+        self._files[log_file(job)] = (0, 0)
 
-    def append(self, file: str, records: Sequence[Record]) -> None:
+    def open_job(self, record: records.JobRecord) -> None:
+        """Writes the first record of a job's log and enters the job into the index.
+
+        Raises:
+            Conflict: this node no longer leads.
+            RainStormError: the outcome is unknown.
+        """
+        self.append(JOB_LOG, log_file(record.job), [record])
+        self.append(INDEX, INDEX_FILE, [records.SubmittedRecord(record.job, record.at)])
+
+    def append(self, vocabulary: Vocabulary[R], file: str, entries: Sequence[R]) -> None:
         """Appends records where this leader believes the file to end.
 
         Raises:
+            InvalidMessage: the records could not be read again; nothing was appended.
             Conflict: another leader has written.
             RainStormError: the outcome is unknown, and so is where the file ends: only a take-over can tell.
         """
+        data = records.encode(vocabulary, entries)
         with self._lock:
             if file not in self._files:
                 raise Fenced(f"{file} has to be taken over again", hint="try again in a second")
             length, sequence = self._files.pop(file)
-            data = encode(records)
             self._storage.append(
                 file, data, self._writer, sequence + 1, if_offset=length, timeout_s=APPEND_TIMEOUT_S
             )
             self._files[file] = (length + len(data), sequence + 1)
 
-    def close_job(self, job: str, summary: Mapping[str, Any]) -> None:
-        """Notes in the index how a job ended and removes what nobody needs any more."""
-        self.append(INDEX, [{"t": "ended", "job": job, "summary": summary}])
-        self.ended[job] = summary
+    def close_job(self, job: str, summary: JobStatus) -> None:
+        """Notes in the index how a job ended and deletes what is no longer needed."""
+        self.append(INDEX, INDEX_FILE, [records.EndedRecord(job, summary)])
+        self._note_ended(job, summary)
+        with self._lock:
+            self._files.pop(log_file(job), None)  # nothing more will be appended to it
         try:
-            self._storage.client.delete_prefix(f".rainstorm/{job}/segments-")
+            self._storage.client.delete_prefix(f"{FOLDER}{job}/segments-")
         except RainStormError as error:
-            logger.warning("segments_left job=%s error=%s", job, error)
+            logger.warning("segments_not_deleted job=%s error=%s", job, error)
 
-    def _fence(self, file: str) -> list[Record]:
-        mark = encode([{"t": "term", "term": self._term, "node": self._name}])
+    def _jobs_with_logs(self) -> list[str]:
+        """Returns the jobs whose logs are in HyDFS: what the index would say of them, their logs say too."""
+        names = [found.name for found in self._storage.client.list(FOLDER)]
+        end = "/log"
+        return [name[len(FOLDER) : -len(end)] for name in names if name.endswith(end)]
+
+    def _note_ended(self, job: str, summary: JobStatus) -> None:
+        self.ended.pop(job, None)
+        self.ended[job] = summary
+        for oldest in list(self.ended)[:-ENDED_MAX]:
+            del self.ended[oldest]
+
+    def _take_over_job(self, job: str, submitted_at: float) -> JobState | None:
+        """Returns the state of an unfinished job, or None when its log cannot be read."""
+        file = log_file(job)
+        try:
+            return fold(job, records.decode(JOB_LOG, self._fence(file)))
+        except (Corrupt, InvalidMessage, NotFound) as error:
+            logger.error("job_set_aside job=%s file=%s error=%s", job, file, error)
+            failure = Failure.of(error)
+            self.unreadable[job] = status.unreadable(job, submitted_at, failure, self._name, self._term)
+            return None
+
+    def _fence(self, file: str) -> bytes:
+        """Appends a term record to a log and returns the whole log with it.
+
+        Raises:
+            Fenced: the log belongs to a later term.
+        """
+        mark = records.encode(JOB_LOG, [TermRecord(self._term, self._name)])
         while True:
             length = self._storage.client.stat(file).length
-            records = list(decode(self._storage.read_exactly(file, 0, length)))
-            if any(record["t"] == "term" and record["term"] > self._term for record in records):
+            data = bytes(self._storage.read_exactly(file, 0, length))
+            if _newest_term(data) > self._term:
                 raise Fenced(f"{file} belongs to a later term than {self._term}")
             try:
                 self._storage.append(
@@ -118,11 +184,35 @@ class JobLogs:
             except Conflict:
                 continue  # the former leader was faster once more: read what it wrote
             self._files[file] = (length + len(mark), 1)
-            return [*records, {"t": "term", "term": self._term, "node": self._name}]
+            return data + mark
+
+
+def _readable(data: bytes) -> Iterator[records.IndexRecord]:
+    """Yields the records of the index that can be read.
+
+    Raises:
+        Corrupt: the rest of the index cannot be divided into records.
+    """
+    for body in records.bodies(data):
+        try:
+            yield records.decode_body(INDEX, body)
+        except InvalidMessage as error:
+            logger.error("index_record_refused file=%s error=%s", INDEX_FILE, error)
+
+
+def _newest_term(data: bytes) -> int:
+    """Returns the newest term in a log; a record that cannot be read is left to whoever reads them all."""
+    newest = 0
+    with contextlib.suppress(Corrupt):
+        for body in records.bodies(data):
+            if TermRecord.kind.encode() in bytes(body):  # few have it, so few are decoded twice
+                with contextlib.suppress(InvalidMessage):
+                    newest = max(newest, records.decode_body(TERMS, body).term)
+    return newest
 
 
 class LogWriter:
-    """The thread that carries out ``AppendLog`` effects in order, and take-overs."""
+    """Carries out ``AppendLog`` effects in order, and take-overs; called by the log thread."""
 
     def __init__(self, storage: Storage, name: str, post: Callable[[Any], None]) -> None:
         self._storage = storage
@@ -133,6 +223,7 @@ class LogWriter:
 
     def take_over(self, term: int) -> None:
         """Fences and reads all logs, trying again while HyDFS cannot serve."""
+        delay_s = TAKE_OVER_RETRY_S
         while not self._stopping.is_set():
             logs = JobLogs(self._storage, self._name, term)
             try:
@@ -142,7 +233,8 @@ class LogWriter:
                 return  # the view will say so too
             except RainStormError as error:
                 logger.warning("take_over_retry term=%d error=%s", term, error)
-                self._stopping.wait(TAKE_OVER_RETRY_S)
+                self._stopping.wait(delay_s)
+                delay_s = min(2 * delay_s, TAKE_OVER_RETRY_S_MAX)
                 continue
             self.logs = logs
             logger.info("took_over term=%d jobs=%d", term, len(states))
@@ -154,19 +246,21 @@ class LogWriter:
         if self.logs is None:
             return
         now = clock.wall()
-        records = [{**record, "at": now} for record in effect.records]
+        stamped = [replace(record, at=now) for record in effect.records]
         try:
-            self.logs.append(log_file(effect.job), records)
+            self.logs.append(JOB_LOG, log_file(effect.job), stamped)
+        except InvalidMessage as error:
+            logger.error("records_refused job=%s error=%s", effect.job, error)
+            self._post(RecordsRefused(effect.job, effect.token, error))
         except (Conflict, NotFound) as error:
-            logger.warning("deposed job=%s error=%s", effect.job, error)
+            logger.warning("leadership_lost job=%s error=%s", effect.job, error)
             self._post(LogRejected(effect.job))
-            return
         except RainStormError as error:
             # Whether the records are in the log is unknown; only a take-over, which reads the log, can tell.
             logger.error("log_unavailable job=%s error=%s", effect.job, error)
             self._post(LogRejected(effect.job))
-            return
-        self._post(LogAppended(effect.job, effect.token, now))
+        else:
+            self._post(LogAppended(effect.job, effect.token, now))
 
     def stop(self) -> None:
         """Cuts a take-over short."""

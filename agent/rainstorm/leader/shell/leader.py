@@ -1,29 +1,39 @@
-"""The dispatcher of a node: takes jobs in, drives the leader core and carries out its effects.
+"""The dispatcher of a node: accepts jobs, drives the leader core and carries out its effects.
 
 It exists on every node and does nothing until the view says that this node leads. Effects that take time go
-to their own threads: commands to the links, appends and take-overs to the log thread, the index entry of an
-ended job to the log thread as well.
+to other threads: commands to the links; appends, take-overs and deletions to the log thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, assert_never
 
 from agent.common.config import NodeConfig
-from agent.common.errors import Conflict, Fenced, NotFound, NotLeader, RainStormError, Unavailable
+from agent.common.errors import (
+    Conflict,
+    Fenced,
+    InvalidMessage,
+    NotFound,
+    NotLeader,
+    RainStormError,
+    Unavailable,
+)
 from agent.common.shell import clock, threads
 from agent.common.shell.runner import CoreRunner
 from agent.common.shell.worker import Worker
 from agent.rainstorm.io.links import AgentLink, address_of
 from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.leader.core import status
+from agent.rainstorm.leader.core.effects import AppendLog, DeleteFiles, JobEnded, Tell
 from agent.rainstorm.leader.core.joblog import JobState
-from agent.rainstorm.leader.core.jobmachine import AppendLog, DeleteFiles, JobEnded, Tell
 from agent.rainstorm.leader.core.leader import (
     AgentUnreachable,
     CancelRequested,
+    Effect,
     JobSubmitted,
     LeaderCore,
     LogRejected,
@@ -36,19 +46,24 @@ from agent.rainstorm.leader.core.leader import (
 )
 from agent.rainstorm.leader.shell.joblog import LogWriter
 from agent.rainstorm.leader.shell.submission import prepare
+from agent.rainstorm.messages.commands import Command, Deploy
+from agent.rainstorm.messages.joblog import JobRecord
+from agent.rainstorm.messages.reports import Report
+from agent.rainstorm.messages.status import JobStatus
 from agent.wire.authority import ephemeral_identity
 from agent.wire.client import Client
 
 logger = logging.getLogger("agent.rainstorm.leader.shell.leader")
 
 STATUS_TIMEOUT_S = 5.0
-ENDED_STATES = ("finished", "failed", "cancelled")
 CANCEL_TIMEOUT_S = 30.0
 # What the index keeps of an ended job's history.
-SUMMARY_COMMITS_MAX = 100
+SUMMARY_COMMITS_MAX = SUMMARY_RECOVERIES_MAX = 100
+# What a list of all jobs has of the history of one: it must fit into one answer. A job by itself has all.
+LISTED_COMMITS_MAX = LISTED_RECOVERIES_MAX = 20
 # Each job has at most one append, one deletion and its end waiting for the log thread: enough for 300 jobs.
 LOG_QUEUE_MAX = 1000
-# Jobs whose end is remembered for those who wait for it; later ones find it in the index.
+# Jobs whose end is remembered for clients that wait for it; later clients find it in the index.
 OVER_MAX = 1000
 
 
@@ -61,8 +76,11 @@ class Dispatcher:
         client: Client,
         storage: Storage,
         on_crash: Callable[[BaseException], None],
+        make_identity: Callable[[str], bytes] = ephemeral_identity,
     ) -> None:
         self._config = config
+        # Returns the certificate of a job's generation.
+        self._make_identity = make_identity
         self._client = client
         self._storage = storage
         self._core = LeaderCore(config.name)
@@ -75,7 +93,7 @@ class Dispatcher:
         )
         self._links: dict[str, AgentLink] = {}
         self._identities: dict[tuple[str, int], bytes] = {}
-        self._asked: dict[int, threads.Future[dict[str, dict[str, Any]]]] = {}
+        self._asked: dict[int, threads.Future[dict[str, JobStatus]]] = {}
         self._lock = threads.lock()
         self._tokens = 0
         self._changed = threads.condition()
@@ -99,20 +117,18 @@ class Dispatcher:
         for link in self._links.values():
             link.stop(timeout_s)
 
-    def see_view(self, view: Mapping[str, Any]) -> None:
+    def set_view(self, view: ViewChanged) -> None:
         """Tells the core about a new view."""
-        self._runner.post(ViewChanged(view))
+        self._runner.post(view)
 
-    def report(self, node: str, report: Mapping[str, Any]) -> None:
+    def report(self, node: str, report: Report) -> None:
         """Takes an agent's report.
 
         Raises:
             NotLeader: this node does not lead.
         """
         if not self._core.leading:
-            raise NotLeader(
-                f"{self._config.name} does not lead", details={"leader": self._core.view["leader"]}
-            )
+            raise self._not_leader()
         self._runner.post(ReportReceived(node, report))
 
     def submit(self, raw: Any) -> str:
@@ -123,23 +139,24 @@ class Dispatcher:
         """
         logs = self._log_writer.logs
         if logs is None or not self._core.leading:
-            raise NotLeader(f"{self._config.name} does not lead", hint="try again in a second")
+            raise self._not_leader()
         job = f"j-{threads.unique_id()[:8]}"
         batch_bytes = self._config.rainstorm.batch_bytes
         nodes = self._core.usable(job)
         state: JobState = prepare(self._storage, raw, job, batch_bytes, nodes, clock.wall())
-        record = {
-            "t": "job",
-            "job": job,
-            "spec": state.spec,
-            "header": state.header,
-            "sink": state.sink,
-            "at": state.submitted_at,
-        }
+        record = JobRecord(job, state.spec, state.header, state.sink, state.submitted_at)
         try:
-            logs.open_job(state, record)
+            logs.create_log(job)
+        except RainStormError:
+            self._remove_sink(state)  # the job never began
+            raise
+        try:
+            logs.open_job(record)
+        except InvalidMessage:
+            self._remove_sink(state)
+            raise
         except (Conflict, Fenced):
-            self._storage.client.delete(state.sink)  # it never began: another node leads
+            self._remove_sink(state)  # it never began: another node leads
             self._runner.post(LogRejected(job))
             raise
         except RainStormError:
@@ -149,48 +166,64 @@ class Dispatcher:
         self._runner.post(JobSubmitted(state))
         return job
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """Returns the status of all jobs, the newest first.
+    def jobs(self) -> list[JobStatus]:
+        """Returns the status of all jobs, the newest first, with the end of their histories.
 
         Raises:
             NotLeader: this node does not lead.
         """
-        found = self._ask()
-        logs = self._log_writer.logs
-        ended = {} if logs is None else dict(logs.ended)
-        merged = {**ended, **found}
-        return sorted((dict(job) for job in merged.values()), key=lambda job: -job["submitted_at"])
+        return [
+            status.shortened(job, 0 if job.has_ended else LISTED_COMMITS_MAX, LISTED_RECOVERIES_MAX)
+            for job in self._all_jobs()
+        ]
 
-    def job(self, wanted: str) -> dict[str, Any]:
-        """Returns the status of the job whose id begins with ``wanted``.
+    def job(self, wanted: str) -> JobStatus:
+        """Returns the status of the job whose id is, or begins with, ``wanted``.
 
         Raises:
             NotFound: no job or several jobs fit.
         """
-        fitting = [job for job in self.jobs() if job["job"].startswith(wanted)]
+        everyone = self._all_jobs()
+        fitting = [job for job in everyone if job.job == wanted]
+        fitting = fitting or [job for job in everyone if job.job.startswith(wanted)]
         if len(fitting) != 1:
             what = "no job" if not fitting else f"{len(fitting)} jobs"
             raise NotFound(f"{what} with an id that begins with {wanted!r}", hint="see them all: fab jobs")
         return fitting[0]
 
-    def wait(self, wanted: str, timeout_s: float) -> dict[str, Any]:
-        """Returns the status of a job when it is over, or after ``timeout_s`` as it is."""
+    def wait(self, wanted: str, timeout_s: float) -> JobStatus:
+        """Returns the status of a job as soon as it has ended, or after ``timeout_s`` as it is."""
         found = self.job(wanted)
-        if found["state"] in ENDED_STATES:
+        if found.has_ended:
             return found
-        job = found["job"]
+        job = found.job
         with self._changed:
             self._changed.wait_for(lambda: job in self._over or not self._core.leading, timeout_s)
         return self.job(job)
 
-    def cancel(self, wanted: str) -> dict[str, Any]:
+    def cancel(self, wanted: str) -> JobStatus:
         """Ends a job and returns its status."""
-        job = self.job(wanted)["job"]
+        job = self.job(wanted).job
         self._runner.post(CancelRequested(job))
         return self.wait(job, CANCEL_TIMEOUT_S)
 
-    def _ask(self) -> dict[str, dict[str, Any]]:
-        answer: threads.Future[dict[str, dict[str, Any]]] = threads.future()
+    def _remove_sink(self, state: JobState) -> None:
+        with contextlib.suppress(RainStormError):  # the error that led here is the one to tell
+            self._storage.client.delete(state.sink)
+
+    def _not_leader(self) -> NotLeader:
+        details = {"leader": self._core.view.leader}
+        return NotLeader(f"{self._config.name} does not lead", hint="try again in a second", details=details)
+
+    def _all_jobs(self) -> list[JobStatus]:
+        """Returns the status of all jobs, the newest first."""
+        found = self._ask()
+        logs = self._log_writer.logs
+        others = {} if logs is None else {**logs.ended, **logs.unreadable}
+        return sorted({**others, **found}.values(), key=lambda job: -job.submitted_at)
+
+    def _ask(self) -> dict[str, JobStatus]:
+        answer: threads.Future[dict[str, JobStatus]] = threads.future()
         with self._lock:
             self._tokens += 1
             token = self._tokens
@@ -204,7 +237,7 @@ class Dispatcher:
             with self._lock:
                 self._asked.pop(token, None)
 
-    def _execute(self, effect: Any) -> None:
+    def _execute(self, effect: Effect) -> None:
         match effect:
             case Tell(node=node, message=message):
                 self._link(node).send(self._with_identity(message))
@@ -216,7 +249,7 @@ class Dispatcher:
                 self._log_thread.displace(lambda: self._log_writer.take_over(term))
             case StepDown():
                 logger.info("stepped_down term=%d", self._core.term)
-                self._log_thread.clear()  # what waits there belongs to the term that is over
+                self._log_thread.clear()  # what waits there belongs to a term that has ended
                 with self._changed:
                     self._changed.notify_all()
             case ReplyStatus():
@@ -226,17 +259,16 @@ class Dispatcher:
             case DeleteFiles(names=names):
                 # What finds no room stays until the job ends.
                 self._log_thread.try_submit(lambda: self._delete(names))
+            case _:
+                assert_never(effect)
 
     def _answer(self, effect: ReplyStatus) -> None:
         with self._lock:
             answer = self._asked.pop(effect.token, None)
         if answer is None:
-            return  # whoever asked has stopped waiting
+            return  # the caller has stopped waiting
         if not effect.leading:
-            leader = self._core.view["leader"]
-            answer.set_exception(
-                NotLeader(f"{self._config.name} does not lead", hint="try again", details={"leader": leader})
-            )
+            answer.set_exception(self._not_leader())
             return
         now, name = clock.wall(), self._config.name
         answer.set_result({job: status.describe(machine, now, name) for job, machine in effect.jobs.items()})
@@ -244,14 +276,14 @@ class Dispatcher:
     def _end(self, job: str) -> None:
         machine = self._core.jobs[job]
         summary = status.describe(machine, clock.wall(), self._config.name)
-        logger.info("job_ended job=%s state=%s epochs=%d", job, summary["state"], summary["epoch"])
+        logger.info("job_ended job=%s state=%s epochs=%d", job, summary.state, summary.epoch)
         with self._changed:
             self._over[job] = None
             for old in list(self._over)[:-OVER_MAX]:
                 del self._over[old]
             self._changed.notify_all()
         self._identities = {key: pem for key, pem in self._identities.items() if key[0] != job}
-        short = {**summary, "commits": summary["commits"][-SUMMARY_COMMITS_MAX:]}
+        short = status.shortened(summary, SUMMARY_COMMITS_MAX, SUMMARY_RECOVERIES_MAX)
         if not self._log_thread.try_submit(lambda: self._close(job, short)):
             self._runner.post(LogRejected(job))  # taking over again enters it into the index
 
@@ -259,7 +291,7 @@ class Dispatcher:
         self._on_crash(error)
         return False
 
-    def _close(self, job: str, summary: Mapping[str, Any]) -> None:
+    def _close(self, job: str, summary: JobStatus) -> None:
         if self._log_writer.logs is None:
             return
         try:
@@ -277,15 +309,15 @@ class Dispatcher:
                 # What is left goes with the job's other segments when the job ends.
                 logger.info("segments_not_deleted name=%s error=%s", name, error)
 
-    def _with_identity(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _with_identity(self, command: Command) -> Command:
         """Adds to a deployment the certificate that the tasks of this generation share."""
-        if message["type"] != "deploy":
-            return message
-        key = (message["job"], message["generation"])
+        if not isinstance(command, Deploy):
+            return command
+        key = (command.job, command.generation)
         if key not in self._identities:
-            self._identities = {old: pem for old, pem in self._identities.items() if old[0] != message["job"]}
-            self._identities[key] = ephemeral_identity(message["job"])
-        return {**message, "identity": self._identities[key]}
+            self._identities = {old: pem for old, pem in self._identities.items() if old[0] != command.job}
+            self._identities[key] = self._make_identity(command.job)
+        return replace(command, identity=self._identities[key])
 
     def _link(self, node: str) -> AgentLink:
         if node not in self._links:

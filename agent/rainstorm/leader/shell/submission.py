@@ -14,13 +14,12 @@ from agent.hydfs.client import FileStat
 from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.job import plan
 from agent.rainstorm.job.boundaries import BOM, first_end
+from agent.rainstorm.job.header import COLUMNS_MAX, HEADER_BYTES_MAX, SourceHeader
 from agent.rainstorm.job.placement import Extent, homes, splits
 from agent.rainstorm.job.plan import LINE
 from agent.rainstorm.job.spec import JobSpec, parse
 from agent.rainstorm.leader.core.joblog import JobState
 
-HEADER_BYTES_MAX = 1024 * 1024
-COLUMNS_MAX = 10_000
 JOB_MARK = "{job}"
 
 
@@ -44,17 +43,17 @@ def prepare(
         if block.offset + block.length > data_start
     ] or [Extent(data_start, data_start, ())]
     task_nodes = homes(extents, spec.stages[0].tasks, nodes) or [""] * spec.stages[0].tasks
-    header = {
-        "columns": columns,
-        "data_start": data_start,
-        "data_end": source.length,
-        "batch_bytes": batch_bytes,
-        "file_id": source.file_id,
-        "splits": [
-            [split.index, split.start, split.end, split.task] for split in splits(extents, task_nodes)
-        ],
-        "homes": {f"0.{number}": node for number, node in enumerate(task_nodes)},
-    }
+    header = SourceHeader(
+        columns=tuple(columns),
+        data_start=data_start,
+        data_end=source.length,
+        splits=tuple(
+            (split.index, split.start, split.end, split.task) for split in splits(extents, task_nodes)
+        ),
+        batch_bytes=batch_bytes,
+        file_id=source.file_id,
+        homes={f"0.{number}": node for number, node in enumerate(task_nodes)},
+    )
     plan.make(spec, header)  # refuses columns that do not exist
     try:
         storage.client.create(spec.sink.file)

@@ -76,7 +76,7 @@ class AggregateByKey(Operator):
         results: list[bytes] = []
         keys = batch.column(0).to_pylist()
         for key, partial in zip(keys, batch.column(1).to_pylist(), strict=True):
-            before = state.get(key)  # 0.00 is no nothing: its digits show in the result
+            before = state.get(key)  # 0.00 is a value, not a missing one: its digits show in the result
             value = number(partial) if before is None else add(before, number(partial))
             state.set(key, value)
             if self._emit == "tuple":

@@ -8,11 +8,11 @@ its own connection.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.common.shell import clock, network
 from agent.rainstorm.job.spec import TASKS_PER_STAGE_MAX
+from agent.rainstorm.messages.channel import Hello
 from agent.rainstorm.task.shell.channel import Channel
 from agent.rainstorm.task.shell.identity import Identity
 
@@ -22,7 +22,7 @@ ARRIVALS_MAX = TASKS_PER_STAGE_MAX
 # A hello is a task's name and a number.
 HELLO_BYTES_MAX = 1024
 
-OnHello = Callable[[Channel, dict[str, Any]], None]
+OnHello = Callable[[Channel, Hello], None]
 
 
 class Arrivals:
@@ -58,7 +58,7 @@ class Arrivals:
         channel = Channel(sock, "of unknown name")
         channel.frame_bytes_max = HELLO_BYTES_MAX
         self._deadlines[channel] = clock.monotonic() + HELLO_TIMEOUT_S
-        self._selector.register(sock, network.EVENT_READ, lambda: self._hear(channel))
+        self._selector.register(sock, network.EVENT_READ, lambda: self._read_hello(channel))
 
     def wait_s(self) -> float | None:
         """Returns how long the next connection may still take, or None when there is none."""
@@ -76,17 +76,18 @@ class Arrivals:
         for channel in list(self._deadlines):
             self._drop(channel)
 
-    def _hear(self, channel: Channel) -> None:
+    def _read_hello(self, channel: Channel) -> None:
         if channel not in self._deadlines:
             return
         try:
             frame = channel.read()
+            hello = None if frame is None else Hello.decode(frame.header)
         except RainStormError:
             self._drop(channel)  # gone, of another generation, or no task at all
             return
-        if frame is not None:
+        if hello is not None:
             self._forget(channel)
-            self._on_hello(channel, frame.header)
+            self._on_hello(channel, hello)
 
     def _drop(self, channel: Channel) -> None:
         self._forget(channel)

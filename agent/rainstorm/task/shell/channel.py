@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from agent.common.errors import ConnectionLost, FrameTooLarge, ProtocolError
 from agent.common.shell import network
+from agent.rainstorm.messages.channel import Hello
 from agent.rainstorm.task.shell.identity import Identity
 from agent.wire.codec.framing import (
     HEADER_BYTES_MAX,
@@ -104,9 +105,7 @@ class Channel:
         return True
 
 
-def connect(
-    source: str, host: str, port: int, peer: str, hello: dict[str, Any], identity: Identity
-) -> Channel:
+def connect(source: str, host: str, port: int, peer: str, hello: Hello, identity: Identity) -> Channel:
     """Returns a channel from the address ``source`` to a task that listens at ``host:port``.
 
     Raises:
@@ -120,7 +119,7 @@ def connect(
             plain.close()
             raise
         try:
-            sock.sendall(encode_header(hello, 0))
+            sock.sendall(encode_header(hello.encode(), 0))
         except BaseException:
             sock.close()
             raise

@@ -1,18 +1,16 @@
 """Reads the source file of a job for one task, at the job's rate.
 
-A rate is a promise on average: a task reads about 20 ms worth of records at a time, counts what it got, and
+A rate holds on average: a task reads about 20 ms worth of records at a time, counts what it got, and
 waits until that much time has passed. Reads go to the HyDFS agent of the same machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from agent.common.shell import clock
 from agent.hydfs.client import LocalBlock
 from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.job.boundaries import quotes
+from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.job.plan import Plan, index_of
 from agent.rainstorm.job.spec import JobSpec
 from agent.rainstorm.task.sources.splitreader import ReadRequest
@@ -28,9 +26,7 @@ ELSEWHERE_BYTES = 4 * 1024 * 1024
 class SourceFile:
     """One task's share of the source file."""
 
-    def __init__(
-        self, storage: Storage, spec: JobSpec, plan: Plan, task: str, header: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, storage: Storage, spec: JobSpec, plan: Plan, task: str, header: SourceHeader) -> None:
         self._storage = storage
         self._file = spec.source.file
         self._splits = [split for split in plan.splits if split.task == index_of(task)]
@@ -38,15 +34,15 @@ class SourceFile:
         # Tasks with more to read get more of the rate, so that all end at about the same time.
         mine = sum(split.end - split.start for split in self._splits)
         self._rate = spec.source.rate * mine / max(1, plan.data_end - plan.data_start)
-        self._batch_bytes = int(header["batch_bytes"])
-        self._file_id = str(header["file_id"])
+        self._batch_bytes = header.batch_bytes
+        self._file_id = header.file_id
         self._record_bytes = RECORD_BYTES
         self._next_at = 0.0
         self._block: LocalBlock | None = None
         self._elsewhere = -ELSEWHERE_BYTES
 
     def restart_rate(self) -> None:
-        """Starts the rate anew; what was not read during a recovery is not made up for."""
+        """Restarts the rate; a recovery's delay is not caught up."""
         self._next_at = clock.monotonic()
 
     def wait_s(self) -> float:
@@ -95,7 +91,7 @@ class SourceFile:
         if not self._rate or not records:
             return
         self._record_bytes = 0.9 * self._record_bytes + 0.1 * size / records
-        # Falling behind by more than a second is not made up for: a rate is no licence for a burst.
+        # A delay of more than a second is not caught up: a rate limit must not turn into a burst.
         self._next_at = max(self._next_at, clock.monotonic() - 1.0) + records / self._rate
 
     def count_quotes(self) -> dict[int, int]:

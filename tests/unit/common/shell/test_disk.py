@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -151,7 +150,7 @@ def test_folders(root: str) -> None:
     assert disk.listdir(root) == ["a", "file"]
     assert disk.exists(f"{root}/a/b/c")
     assert not disk.exists(f"{root}/file/below")
-    assert disk.stat(f"{root}/file").is_file
+    assert not disk.stat(f"{root}/file").is_folder
     assert disk.free_bytes(root) > 0
 
 
@@ -166,7 +165,7 @@ def test_a_lock_belongs_to_one_descriptor_and_ends_with_it(root: str) -> None:
         disk.lock(third)
 
 
-def test_a_mapped_file_and_one_as_a_stream(root: str) -> None:
+def test_a_mapped_file(root: str) -> None:
     path = f"{root}/file"
     write_file(path, b"line 1\nline 2\n")
     with disk.opened(path, os.O_RDONLY) as descriptor:
@@ -175,18 +174,6 @@ def test_a_mapped_file_and_one_as_a_stream(root: str) -> None:
             disk.map(descriptor, 15)
     assert memory[5:8] == b"1\nl"
     memory.close()
-    with disk.reader(disk.open(path, os.O_RDONLY)) as stream:
-        assert list(stream) == [b"line 1\n", b"line 2\n"]
-
-
-def test_a_part_of_a_file_goes_through_a_socket(root: str) -> None:
-    path = f"{root}/file"
-    write_file(path, b"0123456789")
-    left, right = socket.socketpair()
-    with left, right, disk.opened(path, os.O_RDONLY) as descriptor:
-        assert disk.sendfile(left, descriptor, 3, 4) == 4
-        assert right.recv(10) == b"3456"
-        assert disk.sendfile(left, descriptor, 10, 4) == 0
 
 
 def test_durable_helpers_do_what_they_say_without_a_crash(root: str) -> None:
@@ -297,6 +284,14 @@ def test_a_descriptor_travels_to_another_process(machine: MachineDisk) -> None:
         assert disk.read(received, 5) == b"bc"
         disk.close(received)
     assert disk.free_bytes("/") == 20 * 4096
+
+
+def test_a_killed_process_changes_nothing_any_more(machine: MachineDisk) -> None:
+    descriptor = disk.open("/file", READ_WRITE)
+    machine.processes[0].kill()
+    refuses(errno.EIO, lambda: disk.write(descriptor, b"x"))
+    refuses(errno.EIO, lambda: disk.unlink("/file"))
+    assert machine.paths() == ["/file"]
 
 
 def test_what_is_done_to_the_medium(machine: MachineDisk) -> None:

@@ -166,6 +166,20 @@ def test_a_roll_that_fails_half_way_ends_the_use_of_both_segments(machine: Machi
     segments.close()
 
 
+def test_segments_that_cannot_be_listed_or_removed_are_a_failure(machine: MachineDisk) -> None:
+    segments, _ = opened("/logs")
+    segments.roll([body(1)])
+    machine.faults = [Fault("unlink", error=errno.EIO)]
+    with pytest.raises(DiskFailed, match="cannot be removed"):
+        segments.drop_before(2)
+    assert list(segments.numbers) == [1, 2]
+    segments.drop_before(2)
+    segments.close()
+    machine.faults = [Fault("listdir", error=errno.EIO)]
+    with pytest.raises(DiskFailed, match="cannot be read"):
+        opened("/logs")
+
+
 class Program:
     """Appends with and without syncs, rolls, drops; knows what must come back."""
 

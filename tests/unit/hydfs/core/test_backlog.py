@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_put_right_waits_until_it_is_or_is_gone() -> None:
     backlog.pass_ends()
     assert backlog.report(UP, 0) == BacklogReport(False, 0, 1)
     backlog.looked("f", file("abc"))
-    assert backlog.report(UP, 0).waiting == 0
+    assert backlog.report(UP, 0) == BacklogReport(True, 0, 0)  # all other files were compared before
     backlog.postponed("f")
     backlog.pass_begins()
     backlog.pass_ends()
@@ -68,3 +68,11 @@ def test_what_is_deleted_or_still_being_put_is_not_owed() -> None:
     assert backlog.report(["a", "b", "c"], 0).under_replicated == 1
     backlog.looked("f", file("abx", state="deleted"))
     assert backlog.report(["a", "b", "c"], 0).under_replicated == 0
+
+
+def test_a_comparison_that_could_not_list_all_files_checks_nothing() -> None:
+    backlog = checked()
+    backlog.pass_begins()
+    backlog.incomplete()
+    backlog.pass_ends()
+    assert not backlog.report(UP, 0).checked

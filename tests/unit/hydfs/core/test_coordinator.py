@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.hydfs.core.block import WriterMark, chain
-from agent.hydfs.core.coordinator import WAITING_MAX, WINDOW_RECORDS, Coordinator
+from agent.hydfs.core.block import WRITERS_MAX, WriterMark, chain
+from agent.hydfs.core.coordinator import WAITING_BYTES_MAX, WAITING_MAX, WINDOW_RECORDS, Coordinator
 from agent.hydfs.core.errors import MOVED, FoundLength, Moved
 from agent.hydfs.core.events import (
     AnswerAppend,
+    AnswerTail,
     AppendRequested,
     BlockOpened,
     Refuse,
     SealBlock,
+    SealFailed,
     SendWrite,
+    TailRequested,
     WriteAnswered,
 )
 
@@ -123,3 +126,137 @@ def test_the_window_and_the_queue_are_bounded() -> None:
     assert refused.code == "OVERLOADED"
     effects = acks(core, 1)
     assert any(isinstance(effect, SendWrite) for effect in effects)
+
+
+def test_a_late_sequence_is_refused_while_a_later_one_is_in_flight() -> None:
+    """Appended behind the later one, it would make that one's retry look new."""
+    core = coordinator()
+    core.append(0.0, request(5))
+    (refused,) = core.append(0.0, request(4))
+    assert isinstance(refused, Refuse)
+    assert (refused.token, refused.code) == (("w", 4), "CONFLICT")
+    acks(core, 10)
+    assert core.append(0.0, request(5)) == [AnswerAppend(("w", 5), 1000, 10, 3, True)]
+    assert core.append(0.0, request(4)) == [AnswerAppend(("w", 4), -1, 0, 3, True)]
+    sent = core.append(0.0, request(6))
+    assert len([effect for effect in sent if isinstance(effect, SendWrite)]) == 3
+
+
+def test_a_late_sequence_that_waits_behind_the_later_one_is_refused_too() -> None:
+    core = coordinator()
+    for sequence in range(WINDOW_RECORDS):
+        core.append(0.0, request(sequence, b"x", writer="v"))
+    assert core.append(0.0, request(5, b"x")) == []
+    assert core.append(0.0, request(4, b"x")) == []
+    effects = acks(core, 1) + acks(core, 2)
+    assert [e.record.sequence for e in effects if isinstance(e, SendWrite) and e.record.writer == "w"] == [
+        5,
+        5,
+        5,
+    ]
+    assert [(e.token, e.code) for e in effects if isinstance(e, Refuse)] == [(("w", 4), "CONFLICT")]
+
+
+def test_a_seal_names_exactly_the_replicas_that_hold_all_committed_records() -> None:
+    core = coordinator("quorum")
+    core.append(0.0, request(0))
+    acks(core, 10, "ab")
+    core.append(0.0, request(1))
+    core.answered(0.0, WriteAnswered("b", KEY, 20))
+    (seal,) = core.answered(0.0, WriteAnswered("c", KEY, 0, "UNREACHABLE"))
+    assert isinstance(seal, SealBlock)
+    assert (seal.length, seal.holders, seal.failed) == (10, ("a", "b"), ("c",))
+
+
+def test_a_seal_without_committed_records_names_all_replicas() -> None:
+    core = coordinator()
+    core.append(0.0, request(0))
+    (seal,) = core.close()
+    assert isinstance(seal, SealBlock)
+    assert (seal.length, seal.holders, seal.failed, seal.writers) == (0, ("a", "b", "c"), (), {})
+    assert core.close() == []
+    assert core.lose("a") == []
+    assert core.tick(99.0) == []
+    assert acks(core, 10) == []
+
+
+def test_a_lost_node_matters_only_to_the_blocks_it_has_a_replica_of() -> None:
+    core = coordinator()
+    assert core.lose("z") == []
+    (seal,) = core.lose("c")
+    assert isinstance(seal, SealBlock)
+    assert seal.failed == ("c",)
+
+
+def test_appends_wait_while_the_block_is_sealed_and_move_afterwards() -> None:
+    core = coordinator()
+    core.append(0.0, request(0))
+    core.lose("c")
+    assert core.append(0.0, request(1)) == []
+    assert [(e.token, e.code) for e in core.sealed() if isinstance(e, Refuse)] == [
+        (("w", 0), MOVED),
+        (("w", 1), MOVED),
+    ]
+    (moved,) = core.append(0.0, request(2))
+    assert isinstance(moved, Refuse)
+    assert moved.code == MOVED
+
+
+def test_a_seal_that_failed_is_told_to_all_clients() -> None:
+    core = coordinator()
+    core.append(0.0, request(0))
+    core.lose("c")
+    core.append(0.0, request(1))
+    effects = core.seal_failed(SealFailed(KEY, "NO_MAJORITY", "no voter answers"))
+    assert effects == [
+        Refuse(("w", 0), "NO_MAJORITY", "no voter answers"),
+        Refuse(("w", 1), "NO_MAJORITY", "no voter answers"),
+    ]
+
+
+def test_waiting_payloads_are_bounded_in_bytes() -> None:
+    core = Coordinator(
+        BlockOpened(KEY, "f", "s", ("a",), "all", 0, {}, 7), block_size_bytes=100, ack_timeout_s=1.0
+    )
+    core.append(0.0, request(0))
+    core.close()
+    assert core.append(0.0, request(1, b"x" * (WAITING_BYTES_MAX - 1))) == []
+    (refused,) = core.append(0.0, request(2, b"xx"))
+    assert isinstance(refused, Refuse)
+    assert refused.code == "OVERLOADED"
+    core.forget(("w", 1))  # an equal token is another token
+    assert core.append(0.0, request(2, b"x")) == []
+
+
+def test_a_client_that_left_gets_no_answer_and_its_waiting_append_is_dropped() -> None:
+    core = coordinator()
+    first, second = request(0, b"x" * 95), request(1)
+    core.append(0.0, first)
+    assert core.append(0.0, second) == []  # the block is full: it waits for the next one
+    core.forget(first.token)
+    core.forget(second.token)
+    effects = acks(core, 95)
+    assert [type(effect) for effect in effects] == [SealBlock]
+    assert core.sealed() == []
+
+
+def test_the_tail_is_the_committed_length() -> None:
+    core = coordinator()
+    core.append(0.0, request(0))
+    acks(core, 10, "ab")
+    assert core.tail(TailRequested("r", KEY)) == [AnswerTail("r", 0)]
+    acks(core, 10, "c")
+    assert core.tail(TailRequested("r", KEY)) == [AnswerTail("r", 10)]
+
+
+def test_marks_of_writers_are_bounded() -> None:
+    core = Coordinator(
+        BlockOpened(KEY, "f", "s", ("a",), "all", 0, {}, 7), block_size_bytes=10_000, ack_timeout_s=1.0
+    )
+    for number in range(WRITERS_MAX + 1):
+        core.append(0.0, request(0, b"x", writer=f"w{number}"))
+        core.answered(0.0, WriteAnswered("a", KEY, number + 1))
+    (seal,) = core.close()
+    assert isinstance(seal, SealBlock)
+    assert len(seal.writers) == WRITERS_MAX
+    assert "w0" not in seal.writers

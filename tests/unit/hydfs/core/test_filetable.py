@@ -4,12 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgpack
 import pytest
 
-from agent.common.errors import AlreadyExists, Conflict, Fenced, NotFound
+from agent.common.errors import (
+    AlreadyExists,
+    Conflict,
+    Corrupt,
+    Fenced,
+    InvalidMessage,
+    NotFound,
+    from_wire,
+)
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import WRITERS_MAX
-from agent.hydfs.core.filetable import BlockEntry, FileEntry, from_value, needed_acks, needed_promises
+from agent.hydfs.core.filetable import (
+    BlockEntry,
+    FileEntry,
+    Reservation,
+    from_value,
+    needed_acks,
+    needed_promises,
+    to_value,
+)
 
 
 def made(value: Any) -> FileEntry:
@@ -117,3 +134,104 @@ def test_replicas_change_only_on_sealed_blocks_and_never_to_none() -> None:
 @pytest.mark.parametrize(("ack", "replicas"), [("all", 1), ("all", 3), ("quorum", 3), ("quorum", 5)])
 def test_promises_meet_every_acknowledging_set(ack: str, replicas: int) -> None:
     assert needed_acks(ack, replicas) + needed_promises(ack, replicas) == replicas + 1
+
+
+GOOD: dict[str, Any] = {
+    "file_id": "id1",
+    "state": "live",
+    "ack": "all",
+    "owner": "",
+    "next": 2,
+    "blocks": [[0, ["a", "b"], 1, "sealed", 10, 99, "s0"], [1, ["b", "a"], 1, "open", 0, 0, "s1"]],
+    "writers": {"w": [3, 5, 5]},
+}
+
+
+def test_the_value_of_a_register_is_plain_and_stays_as_it_was() -> None:
+    assert msgpack.unpackb(msgpack.packb(to_value(made(GOOD)))) == GOOD
+    assert from_value(None) is None
+
+
+def test_a_field_of_a_newer_release_is_ignored_and_one_that_is_missing_has_a_default() -> None:
+    newer = {**GOOD, "later": 1, "blocks": [[*block, "later"] for block in GOOD["blocks"]]}
+    assert made(newer) == made(GOOD)
+    assert made({"file_id": "id1", "state": "live"}) == FileEntry("id1", "live")
+
+
+BAD: list[Any] = [
+    "a text",
+    7,
+    [],
+    {},
+    {"file_id": "../up", "state": "live"},
+    {"file_id": "id1", "state": "melted"},
+    {**GOOD, "ack": "none"},
+    {**GOOD, "state": "deleted"},
+    {**GOOD, "next": 1},
+    {**GOOD, "next": -1},
+    {**GOOD, "blocks": [[0, ["a"], 1, "sealed", 0, 0, "s"]]},
+    {**GOOD, "blocks": [[0, [], 1, "sealed", 5, 0, "s"]]},
+    {**GOOD, "blocks": [[0, ["a", "a"], 1, "sealed", 5, 0, "s"]]},
+    {**GOOD, "blocks": [[0, ["a"], 1, "open", 5, 0, "s"]]},
+    {**GOOD, "blocks": [[0, ["a"], 1, "open", 0, 0, "s"], [1, ["a"], 1, "sealed", 5, 0, "s"]]},
+    {**GOOD, "blocks": [[1, ["a"], 1, "sealed", 5, 0, "s"], [0, ["a"], 1, "sealed", 5, 0, "s"]]},
+    {**GOOD, "blocks": [[0, ["a"], 1, "sealed", 5]]},
+    {**GOOD, "writers": {"w": [1, 2]}},
+    {**GOOD, "writers": {"w": [float("nan"), 2, 3]}},
+]
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_what_is_no_entry_is_refused_before_a_vote_and_named_when_it_is_read(value: Any) -> None:
+    with pytest.raises(InvalidMessage):
+        filetable.check("f", value)
+    with pytest.raises(Corrupt, match="'some/file'"):
+        filetable.live("some/file", value)
+    with pytest.raises(Corrupt):
+        filetable.create("f", "id2", "all")(value)
+
+
+def test_a_vote_is_for_a_valid_name_with_a_valid_entry_or_none() -> None:
+    filetable.check("a/b", GOOD)
+    filetable.check("a/b", None)
+    for key in ("", "..", "a//b", "x" * 256):
+        with pytest.raises(InvalidMessage):
+            filetable.check(key, GOOD)
+
+
+def test_every_change_makes_a_value_that_a_voter_accepts() -> None:
+    value = created()
+    for change in (
+        filetable.open_next("f", "id1", ["a", "b"], 1, "s1"),
+        filetable.seal("f", "id1", 0, 10, 99, ["a", "b"], {"w": (3, 5, 5)}),
+        filetable.set_replicas("f", "id1", 0, add=["c"], drop=["a"]),
+        filetable.open_next("f", "id1", ["a"], 1, "s2"),
+        filetable.seal("f", "id1", 1, 0, 0, ["a"], {}),
+        filetable.remove("f", "id1"),
+        filetable.create("f", "id2", "quorum", state="creating", owner="a"),
+        filetable.publish("f", "id2", [BlockEntry(0, ("a",), 1, "sealed", 5, 7, "")]),
+    ):
+        value = msgpack.unpackb(msgpack.packb(change(value)))
+        filetable.check("f", value)
+
+
+def test_a_reservation_says_whose_it_is() -> None:
+    reserved = filetable.create("f", "p1", "all", state="creating", owner="a")(None)
+    with pytest.raises(AlreadyExists) as refused:
+        filetable.create("f", "p2", "all")(reserved)
+    assert Reservation.of(from_wire(refused.value.to_wire())) == Reservation("p1", "creating", "a")
+    assert Reservation.of(AlreadyExists("x", details={"file_id": 7})) is None
+
+
+def test_changes_refuse_a_file_that_was_replaced() -> None:
+    value = created()
+    with pytest.raises(NotFound):
+        filetable.seal("f", "id0", 0, 5, 5, ["a"], {})(value)
+    with pytest.raises(NotFound):
+        filetable.remove("f", "id0")(None)
+    with pytest.raises(Fenced):
+        filetable.set_replicas("f", "id1", 7, add=["a"])(value)
+    removed = filetable.remove("f", "id1")(value)
+    assert filetable.remove("f", "id1")(removed) == removed
+    with pytest.raises(Conflict):
+        filetable.publish("f", "id0", [])(value)

@@ -78,3 +78,16 @@ def test_an_open_block_is_thin_only_while_a_new_one_gets_more_copies() -> None:
     assert not repair.is_thin(thin, [4], ["a", "b", "c"], ["c"], 3)
     assert not repair.is_thin(thin, [4], UP, [], 2)
     assert not repair.is_thin(thin, [3], UP, [], 3), "another node coordinates it"
+
+
+def test_copies_that_the_table_may_still_name_are_kept() -> None:
+    """A block that the table does not know yet, one that is here as it should be, one of another file."""
+    entry = file(block(0, "abc"))
+    assert repair.local_actions(entry, [meta(0), meta(9)], UP, "a", 3, []) == []
+    assert repair.local_actions(entry, [meta(0, file_id="id0"), meta(0)], UP, "a", 3, []) == []
+
+
+def test_a_lost_holder_is_forgotten_only_when_there_are_enough_others() -> None:
+    entry = file(block(0, "abcx"))
+    (push,) = repair.pushes(entry, UP, "a", 3)
+    assert (push.targets, push.drop) == ((), ("x",))

@@ -56,3 +56,31 @@ def test_a_doubtful_copy_counts_only_when_all_answer() -> None:
     (seal,) = core.handle(0.0, promise("c", 8, doubtful=True))
     assert isinstance(seal, SealBlock)
     assert (seal.length, seal.holders) == (10, ("b",))
+
+
+def test_answers_after_the_decision_change_nothing() -> None:
+    core = takeover()
+    for peer in "abc":
+        core.handle(0.0, promise(peer, 10))
+    assert core.next_deadline() is None
+    assert core.handle(0.0, promise("a", 90)) == []
+    assert core.handle(9.0, None) == []
+
+
+def test_all_holders_of_the_longest_copy_are_named_and_no_other() -> None:
+    core = takeover()
+    assert core.next_deadline() == 1.0
+    core.handle(0.0, promise("a", 30))
+    core.handle(0.0, promise("b", 10))
+    (seal,) = core.handle(0.0, promise("c", 30))
+    assert isinstance(seal, SealBlock)
+    assert (seal.holders, seal.failed) == (("a", "c"), ())
+
+
+def test_a_copy_of_the_same_length_with_other_bytes_is_no_holder() -> None:
+    core = takeover()
+    core.handle(0.0, promise("a", 30))
+    core.handle(0.0, PromiseReceived("b", 30, 1, {}, False))
+    (seal,) = core.handle(0.0, PromiseFailed("c"))
+    assert isinstance(seal, SealBlock)
+    assert (seal.holders, seal.crc) == (("a",), 210)

@@ -203,28 +203,6 @@ def test_a_full_disk_refuses_appends_and_keeps_what_it_has(machine: MachineDisk)
     assert violation(writer.known) is None
 
 
-def test_a_part_that_finds_no_room_is_gone(machine: MachineDisk) -> None:
-    store = opened()
-    part = store.receive(FIRST)
-    for _ in range(19):
-        part.write(bytes(10_000))
-    with pytest.raises(DiskFull):
-        part.write(bytes(20_000))
-    store.stop()
-    assert [path for path in machine.paths() if "part" in path] == []
-
-
-def test_a_part_that_cannot_be_synced_is_gone(machine: MachineDisk) -> None:
-    store = opened()
-    part = store.receive(FIRST)
-    part.write(b"abc")
-    machine.faults = [Fault("fdatasync", "*.part", error=errno.EIO)]
-    with pytest.raises(DiskFailed, match="cannot be synced"):
-        part.finish("f", 3, chained(b"abc", 0))
-    store.stop()
-    assert [path for path in machine.paths() if "part" in path] == []
-
-
 def test_a_failed_sync_ends_the_store_and_answers_no_append(machine: MachineDisk) -> None:
     crashes: list[BaseException] = []
     store = Store(ROOT, reserve_bytes=0, on_crash=crashes.append)
@@ -238,6 +216,46 @@ def test_a_failed_sync_ends_the_store_and_answers_no_append(machine: MachineDisk
     store.stop()
     store.submit(record(FIRST, b"", b"abc"), b"abc", codes.append)
     assert codes == [Unavailable.code]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_a_large_append_on_a_failing_disk_ends_the_store(machine: MachineDisk, call: str) -> None:
+    crashes: list[BaseException] = []
+    store = Store(ROOT, reserve_bytes=0, on_crash=crashes.append)
+    store.start()
+    machine.faults = [Fault(call, "*/blocks/*", error=errno.EIO)]
+    data = bytes(INLINE_BYTES_MAX + 1)
+    codes: list[str] = []
+    store.submit(record(FIRST, b"", data), data, codes.append)
+    wait_until(lambda: bool(crashes), 10.0, "the store ends")
+    assert isinstance(crashes[0], DiskFailed)
+    store.stop()
+    assert codes == []
+
+
+def test_an_append_whose_bytes_find_no_room_is_refused(machine: MachineDisk) -> None:
+    """Others may take the room between the look at what is free and the write."""
+    writer = Writer()
+    machine.faults = [Fault("pwrite", "*/blocks/*", error=errno.ENOSPC)]
+    assert writer.append(FIRST, b"abc") == DiskFull.code
+    writer.store.stop()
+
+
+def test_a_journal_without_room_refuses_its_entries(machine: MachineDisk) -> None:
+    writer = Writer()
+    machine.faults = [Fault("pwrite", "*/journal/*", error=errno.ENOSPC, times=2)]
+    assert writer.append(FIRST, b"abc") == DiskFull.code
+    with pytest.raises(DiskFull, match="no room for the journal"):
+        writer.store.write(PromiseEntry(SECOND, "f"))
+    writer.store.write(PromiseEntry(SECOND, "f"))
+    writer.store.stop()
+
+
+def test_an_entry_that_is_not_written_in_time_is_reported(machine: MachineDisk) -> None:
+    store = Store(ROOT, reserve_bytes=0, on_crash=fail)
+    with pytest.raises(DiskFailed, match="wrote nothing in time"):
+        store.write(PromiseEntry(FIRST, "f"), timeout_s=0.01)
+    store.stop()
 
 
 def test_whoever_writes_after_the_end_is_told_so(machine: MachineDisk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,22 +13,18 @@ from hypothesis import strategies as st
 from agent.common.errors import JobInvalid
 from agent.rainstorm.job import keygroups, plan
 from agent.rainstorm.job import placement as locality
+from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.job.placement import Extent
 from agent.rainstorm.job.spec import parse
 from tests.unit.rainstorm.chain import job_file
 
-HEADER = {
-    "columns": ["a", "b", "c"],
-    "data_start": 6,
-    "data_end": 100,
-    "splits": [[0, 6, 50, 1], [1, 50, 100, 0]],
-}
+HEADER = SourceHeader(("a", "b", "c"), 6, 100, ((0, 6, 50, 0), (1, 50, 100, 0)), 1000, "id")
 NODES = ["n1", "n2", "n3", "n4"]
 
 
 def planned(*stages: dict[str, Any], format: str = "csv") -> plan.Plan:
     """Returns the plan of these stages over columns a, b, c (or over lines)."""
-    header = HEADER if format == "csv" else {**HEADER, "columns": [plan.LINE]}
+    header = HEADER if format == "csv" else replace(HEADER, columns=(plan.LINE,))
     return plan.make(parse(job_file(*stages, format=format)), header)
 
 
@@ -130,7 +127,14 @@ def test_lines_are_gone_after_an_aggregation() -> None:
 
 def test_the_splits_are_those_of_the_header() -> None:
     """What the submission found out is the same for all tasks and generations."""
-    assert planned(IDENTITY).splits == (plan.Split(0, 6, 50, 1), plan.Split(1, 50, 100, 0))
+    assert planned(IDENTITY).splits == (plan.Split(0, 6, 50, 0), plan.Split(1, 50, 100, 0))
+
+
+@pytest.mark.parametrize("split", [(1, 50, 100, 1), (1, 60, 50, 0), (1, 50, 101, 0)])
+def test_a_split_that_does_not_fit_the_job_is_refused(split: tuple[int, int, int, int]) -> None:
+    """One without a source task would never be read, and nobody would notice."""
+    with pytest.raises(JobInvalid, match="split 1 of the source"):
+        plan.make(parse(job_file(IDENTITY, format="csv")), replace(HEADER, splits=((0, 6, 50, 0), split)))
 
 
 PLACEMENTS = st.dictionaries(st.sampled_from([f"0.{n}" for n in range(9)]), st.sampled_from([*NODES, "gone"]))

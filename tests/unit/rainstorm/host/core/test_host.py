@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from agent.common.failure import Failure
 from agent.rainstorm.host.core.host import (
+    EPOCHS_OPEN_MAX,
+    TOO_MANY_EPOCHS,
     AppendSegments,
     AssignTask,
     CommandReceived,
     HostCore,
     KillTask,
     OutputPublished,
+    PublicationRefused,
     PublishOutput,
     Report,
     SegmentsAppended,
@@ -22,6 +27,8 @@ from agent.rainstorm.host.core.host import (
     TaskWantsEpoch,
     TellTask,
 )
+from agent.rainstorm.leader.core.joblog import NO_HEADER
+from agent.rainstorm.messages import commands, control, reports
 
 JOB = "j-1"
 
@@ -39,25 +46,29 @@ class Node:
         assert self.core.next_deadline() is None
         return effects
 
-    def command(self, kind: str, generation: int = 1, term: int = 1, **fields: Any) -> list[Any]:
+    def command(self, command: commands.Command) -> list[Any]:
         """Feeds a command of the leader."""
-        about = {"type": kind, "job": JOB, "term": term, "generation": generation}
-        return self.event(CommandReceived({**about, **fields}))
+        return self.event(CommandReceived(command))
 
     def deploy(
         self, *tasks: str, generation: int = 1, term: int = 1, in_place: bool = True, epoch: int = 4
     ) -> list[Any]:
         """Deploys tasks."""
-        detail = {
-            "epoch": epoch,
-            "in_place": in_place,
-            "done": False,
-            "segments": [],
-            "positions": {},
-            "counts": [0, 0],
-        }
-        shared = {"spec": {}, "header": {}, "survey": False, "identity": b"pem"}
-        return self.command("deploy", generation, term, tasks=dict.fromkeys(tasks, detail), **shared)
+        start = commands.TaskStart(epoch, in_place=in_place)
+        started = dict.fromkeys(tasks, start)
+        return self.command(commands.Deploy(JOB, term, generation, {}, NO_HEADER, started, identity=b"pem"))
+
+    def trigger(self, epoch: int = 1, generation: int = 1) -> list[Any]:
+        """Triggers an epoch."""
+        return self.command(commands.Trigger(JOB, 1, generation, epoch, 0))
+
+    def start(self, generation: int = 1) -> list[Any]:
+        """Starts a generation."""
+        return self.command(commands.Start(JOB, 1, generation, {}, {}, 0))
+
+    def stop(self, generation: int = 1) -> list[Any]:
+        """Stops the job."""
+        return self.command(commands.Stop(JOB, 1, generation))
 
     def prepared(self, task: str, generation: int = 1) -> list[Any]:
         """A task is ready."""
@@ -67,7 +78,8 @@ class Node:
         self, task: str, epoch: int, generation: int = 1, state: bytes = b"", output: bytes = b""
     ) -> list[Any]:
         """A task hands over an epoch."""
-        return self.event(TaskSnapshot(JOB, task, generation, epoch, {"done": False}, state, output))
+        said = control.Snapshot(generation, epoch, len(state), False, {}, False, 2, 3)
+        return self.event(TaskSnapshot(JOB, task, said, state, output))
 
 
 @pytest.fixture
@@ -78,10 +90,10 @@ def node() -> Node:
     return made
 
 
-def reports(effects: list[Any]) -> list[Any]:
-    """Returns the messages to the leader; there is nothing else."""
+def told(effects: list[Any]) -> list[Any]:
+    """Returns the reports to the leader; there is nothing else."""
     assert all(isinstance(effect, Report) for effect in effects)
-    return [effect.message for effect in effects]
+    return [effect.report for effect in effects]
 
 
 def test_a_first_deployment_starts_all_tasks_afresh() -> None:
@@ -91,7 +103,7 @@ def test_a_first_deployment_starts_all_tasks_afresh() -> None:
         (AssignTask, "0.0", False),
         (AssignTask, "1.0", False),
     ]
-    assert all(one.message["in_place"] is False and one.message["identity"] == b"pem" for one in effects)
+    assert all(one.command.in_place is False and one.command.identity == b"pem" for one in effects)
 
 
 def test_a_later_deployment_keeps_ends_and_starts_tasks(node: Node) -> None:
@@ -112,23 +124,25 @@ def test_an_old_deployment_is_ignored(node: Node, generation: int) -> None:
     assert node.core.jobs[JOB].tasks == ["0.0", "1.0"]
 
 
-@pytest.mark.parametrize("kind", ["deploy", "publish", "stop", "trigger", "start", "keep", "ping"])
-def test_an_old_leader_commands_nothing(node: Node, kind: str) -> None:
-    """Once a node has heard a later term, all words of earlier ones are void."""
-    node.event(CommandReceived({"type": "ping", "term": 5}))
+OLD = [
+    commands.Deploy(JOB, 4, 9, {}, NO_HEADER, {"0.0": commands.TaskStart(1)}),
+    commands.Publish(JOB, 4, 9, 1, "1.0", "s", ()),
+    commands.Stop(JOB, 4, 9),
+    commands.Trigger(JOB, 4, 1, 1, 0),
+    commands.Start(JOB, 4, 1, {}, {}, 1),
+    commands.Keep(4, {}),
+    commands.Ping(4),
+]
+
+
+@pytest.mark.parametrize("command", OLD)
+def test_an_old_leader_commands_nothing(node: Node, command: commands.Command) -> None:
+    """Once a node has heard a later term, all commands of earlier ones are void."""
+    node.command(commands.Ping(5))
     before = node.core.jobs[JOB]
-    fields: dict[str, Any] = {
-        "epoch": 1,
-        "committed": 0,
-        "task": "1.0",
-        "references": [],
-        "sink": "s",
-        "jobs": {},
-    }
-    if kind == "deploy":
-        assert node.deploy("0.0", generation=9, term=4) == []
-    assert node.command(kind, generation=9, term=4, **fields) == []
+    assert node.command(command) == []
     assert node.core.jobs == {JOB: before}
+    assert not before.started
     assert node.core.term == 5
 
 
@@ -136,28 +150,26 @@ def test_the_leader_hears_when_all_tasks_are_prepared(node: Node) -> None:
     """One report for the node, with where each task listens and the quotes that were counted."""
     assert node.prepared("0.0") == []
     assert node.prepared("0.0") == []
-    (report,) = reports(node.prepared("1.0"))
-    assert (report["type"], report["job"], report["generation"], report["node"]) == ("prepared", JOB, 1, "n1")
-    assert report["quotes"] == {0: 3}
-    assert report["endpoints"]["1.0"] == {"host": "h", "port": 9, "pid": 7, "node": "n1"}
+    (report,) = told(node.prepared("1.0"))
+    endpoint = reports.Endpoint("h", 9, 7, "n1")
+    assert report == reports.Prepared(JOB, 1, {"0.0": endpoint, "1.0": endpoint}, {0: 3}, "n1")
 
 
-@pytest.mark.parametrize("kind", ["trigger", "start"])
-def test_commands_reach_all_tasks_of_this_generation_only(node: Node, kind: str) -> None:
+def test_commands_reach_all_tasks_of_this_generation_only(node: Node) -> None:
     """A command of another generation, older or newer, reaches no task."""
-    effects = node.command(kind, epoch=1, committed=0)
-    assert [(one.task, one.message["type"]) for one in effects] == [("0.0", kind), ("1.0", kind)]
-    assert all(isinstance(one, TellTask) for one in effects)
-    assert node.command(kind, generation=0, epoch=1, committed=0) == []
-    assert node.command(kind, generation=2, epoch=1, committed=0) == []
+    trigger = control.Trigger(1, 3, 0)
+    assert node.trigger(3) == [TellTask(JOB, task, trigger) for task in ("0.0", "1.0")]
+    assert node.start() == [TellTask(JOB, task, control.Start(1, {}, {}, 0)) for task in ("0.0", "1.0")]
+    for generation in (0, 2):
+        assert node.trigger(generation=generation) == node.start(generation) == []
 
 
 def test_a_second_start_is_ignored(node: Node) -> None:
     """A repeated start must not throw back tasks that are under way; a new generation starts again."""
-    assert len(node.command("start")) == 2
-    assert node.command("start") == []
+    assert len(node.start()) == 2
+    assert node.start() == []
     node.deploy("0.0", generation=2)
-    assert len(node.command("start", generation=2)) == 1
+    assert len(node.start(2)) == 1
 
 
 def test_an_epoch_leaves_in_one_append_and_is_acknowledged_when_durable(node: Node) -> None:
@@ -166,18 +178,20 @@ def test_an_epoch_leaves_in_one_append_and_is_acknowledged_when_durable(node: No
     (append,) = node.snapshot("0.0", 5)
     assert append == AppendSegments(JOB, 1, 5, [b"", b"", b"st", b"out"])
     places = [[], [], [("f", 0, 2)], [("f", 2, 3)]]
-    (report,) = reports(node.event(SegmentsAppended(JOB, 1, 5, places)))
-    assert (report["type"], report["epoch"], report["generation"]) == ("ack", 5, 1)
-    assert report["tasks"]["0.0"] == {"done": False, "state": [], "sink": []}
-    assert report["tasks"]["1.0"] == {"done": False, "state": [("f", 0, 2)], "sink": [("f", 2, 3)]}
+    (report,) = told(node.event(SegmentsAppended(JOB, 1, 5, places)))
+    tasks = {
+        "0.0": reports.TaskEpoch(False, {}, False, 2, 3),
+        "1.0": reports.TaskEpoch(False, {}, False, 2, 3, (("f", 0, 2),), (("f", 2, 3),)),
+    }
+    assert report == reports.Acknowledged(JOB, 1, 5, tasks, "n1")
     assert node.event(SegmentsAppended(JOB, 1, 5, places)) == [], "once"
 
 
 def test_an_epoch_without_bytes_is_acknowledged_at_once(node: Node) -> None:
     """Nothing to make durable, nothing to wait for."""
     node.snapshot("0.0", 5)
-    (report,) = reports(node.snapshot("1.0", 5))
-    assert report["tasks"]["1.0"] == {"done": False, "state": [], "sink": []}
+    (report,) = told(node.snapshot("1.0", 5))
+    assert report.tasks["1.0"] == reports.TaskEpoch(False, {}, False, 2, 3)
 
 
 def test_words_of_an_older_generation_are_ignored(node: Node) -> None:
@@ -195,8 +209,8 @@ def test_words_of_an_older_generation_are_ignored(node: Node) -> None:
     node.snapshot("1.0", 5, generation=2, state=b"s")
     assert node.event(SegmentsAppended(JOB, 1, 5, [[], [], [("f", 0, 1)], []])) == []
     assert node.snapshot("0.0", 6, generation=2) == []
-    (report,) = reports(node.snapshot("1.0", 6, generation=2))
-    assert report["generation"] == 2
+    (report,) = told(node.snapshot("1.0", 6, generation=2))
+    assert report.generation == 2
 
 
 def test_words_about_unknown_jobs_are_ignored() -> None:
@@ -205,34 +219,68 @@ def test_words_about_unknown_jobs_are_ignored() -> None:
     assert node.snapshot("0.0", 5) == node.prepared("0.0") == []
     assert node.event(SegmentsAppended(JOB, 1, 5, [])) == []
     assert node.event(TaskGone(JOB, "0.0", 1, "killed", None)) == []
-    assert node.command("trigger", epoch=1, committed=0) == node.command("stop") == []
+    assert node.trigger() == node.stop() == node.start() == []
+    assert node.event(TaskWantsEpoch(JOB, "0.0", 1, True)) == []
 
 
 def test_the_leader_hears_of_ended_tasks_and_wishes(node: Node) -> None:
     """With the generation, so that the leader can tell old ones."""
-    error = {"code": "JOB_FAILED"}
-    (report,) = reports(node.event(TaskGone(JOB, "0.0", 1, "killed by signal 9", error)))
-    assert (report["type"], report["task"], report["cause"]) == ("task-failed", "0.0", "killed by signal 9")
-    assert (report["error"], report["generation"], report["node"]) == (error, 1, "n1")
-    (report,) = reports(node.event(TaskWantsEpoch(JOB, "0.0", 1, True)))
-    assert (report["type"], report["task"], report["done"]) == ("epoch-wanted", "0.0", True)
+    failure = Failure("JOB_FAILED", "why")
+    (report,) = told(node.event(TaskGone(JOB, "0.0", 1, "killed by signal 9", failure)))
+    assert report == reports.TaskFailed(JOB, 1, "0.0", "killed by signal 9", failure, "n1")
+    (report,) = told(node.event(TaskWantsEpoch(JOB, "0.0", 1, True)))
+    assert report == reports.EpochWanted(JOB, 1, "0.0", True, "n1")
+
+
+def test_a_wish_is_passed_on_once_in_an_epoch(node: Node) -> None:
+    """A task that repeats itself must not crowd out the reports about other tasks."""
+    assert len(node.event(TaskWantsEpoch(JOB, "0.0", 1, False))) == 1
+    assert node.event(TaskWantsEpoch(JOB, "0.0", 1, False)) == []
+    assert len(node.event(TaskWantsEpoch(JOB, "1.0", 1, False))) == 1
+    node.trigger(1)
+    assert len(node.event(TaskWantsEpoch(JOB, "0.0", 1, False))) == 1
+    assert node.event(TaskWantsEpoch(JOB, "0.0", 2, False)) == []
+
+
+def test_a_task_that_hands_over_epochs_that_nobody_asked_for_has_failed(node: Node) -> None:
+    """What others have not handed over stays in memory: its number is bounded."""
+    for epoch in range(EPOCHS_OPEN_MAX):
+        assert node.snapshot("0.0", epoch) == []
+    (report,) = told(node.snapshot("0.0", EPOCHS_OPEN_MAX))
+    assert (report.task, report.cause) == ("0.0", TOO_MANY_EPOCHS)
+    assert node.snapshot("1.0", 1) != [], "an epoch that is open already still counts"
+
+
+def test_an_epoch_handed_over_twice_counts_once(node: Node) -> None:
+    """What the task said first may be durable already."""
+    node.snapshot("0.0", 5)
+    assert node.snapshot("1.0", 5, state=b"first") == [AppendSegments(JOB, 1, 5, [b"", b"", b"first", b""])]
+    assert node.snapshot("1.0", 5, state=b"second") == []
+
+
+def test_output_that_can_never_be_published_is_reported(node: Node) -> None:
+    """The leader ends the job; it is told even when the job has left this node."""
+    failure = Failure("NOT_FOUND", "no such file")
+    refused = reports.PublicationRefused(JOB, 5, "1.0", failure, node="n1")
+    assert told(node.event(PublicationRefused(JOB, 5, "1.0", failure))) == [refused]
+    assert told(Node().event(PublicationRefused(JOB, 5, "1.0", failure))) == [refused]
 
 
 def test_output_is_published_from_memory_where_it_was_made(node: Node) -> None:
     """Another node reads it from the segments; once published it is forgotten."""
     node.snapshot("0.0", 5)
     node.snapshot("1.0", 5, output=b"out")
-    wanted: dict[str, Any] = {"epoch": 5, "task": "1.0", "sink": "dest", "references": [["f", 0, 3]]}
-    expected = PublishOutput(JOB, 5, "1.0", "dest", [("f", 0, 3)], b"out")
-    assert node.command("publish", **wanted) == [expected]
+    wanted = commands.Publish(JOB, 1, 1, 5, "1.0", "dest", (("f", 0, 3),))
+    expected = PublishOutput(JOB, 5, "1.0", "dest", (("f", 0, 3),), b"out")
+    assert node.command(wanted) == [expected]
     node.deploy("0.0", generation=2, epoch=5)
-    assert node.command("publish", generation=2, **wanted) == [expected], "also in the next generation"
-    (report,) = reports(node.event(OutputPublished(JOB, 5, "1.0")))
-    assert (report["type"], report["epoch"], report["task"]) == ("published", 5, "1.0")
-    (again,) = node.command("publish", generation=2, **wanted)
+    assert node.command(replace(wanted, generation=2)) == [expected], "even in the next generation"
+    (report,) = told(node.event(OutputPublished(JOB, 5, "1.0")))
+    assert report == reports.Published(JOB, 5, "1.0", node="n1")
+    (again,) = node.command(replace(wanted, generation=2))
     assert again.output is None
-    (elsewhere,) = Node().command("publish", **wanted)
-    assert (elsewhere.output, elsewhere.references) == (None, [("f", 0, 3)])
+    (elsewhere,) = Node().command(wanted)
+    assert (elsewhere.output, elsewhere.references) == (None, (("f", 0, 3),))
 
 
 def test_output_that_was_not_committed_is_forgotten(node: Node) -> None:
@@ -240,26 +288,25 @@ def test_output_that_was_not_committed_is_forgotten(node: Node) -> None:
     node.snapshot("0.0", 5)
     node.snapshot("1.0", 5, output=b"never")
     node.deploy("0.0", "1.0", generation=2, epoch=4)
-    (published,) = node.command("publish", epoch=5, task="1.0", sink="dest", references=[])
+    (published,) = node.command(commands.Publish(JOB, 1, 2, 5, "1.0", "dest", ()))
     assert published.output is None
 
 
 def test_a_stop_ends_tasks_but_not_those_of_a_newer_generation(node: Node) -> None:
     """The stop of a generation that has been replaced comes too late."""
     node.deploy("0.0", "1.0", generation=3)
-    assert node.command("stop", generation=2) == []
-    assert node.command("stop", generation=4) == [KillTask(JOB, "0.0"), KillTask(JOB, "1.0")]
+    assert node.stop(2) == []
+    assert node.stop(4) == [KillTask(JOB, "0.0"), KillTask(JOB, "1.0")]
     assert node.core.jobs == {}
 
 
 def test_what_a_new_leader_does_not_know_is_ended(node: Node) -> None:
     """``keep`` lists the jobs that have tasks here; tasks older than the generation before are left-overs."""
-    keep = {"type": "keep", "term": 2}
-    assert node.event(CommandReceived({**keep, "jobs": {JOB: 1}})) == []
-    assert node.event(CommandReceived({**keep, "jobs": {JOB: 2}})) == [], "its deployment is on the way"
-    assert node.event(CommandReceived({**keep, "jobs": {JOB: 3}})) == [
+    assert node.command(commands.Keep(2, {JOB: 1})) == []
+    assert node.command(commands.Keep(2, {JOB: 2})) == [], "its deployment is on the way"
+    assert node.command(commands.Keep(2, {JOB: 3})) == [
         KillTask(JOB, "0.0"),
         KillTask(JOB, "1.0"),
     ]
     node.deploy("0.0", generation=4, term=2)
-    assert node.event(CommandReceived({**keep, "jobs": {"j-2": 1}})) == [KillTask(JOB, "0.0")]
+    assert node.command(commands.Keep(2, {"j-2": 1})) == [KillTask(JOB, "0.0")]

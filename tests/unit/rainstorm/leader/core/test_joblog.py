@@ -1,101 +1,128 @@
-"""The job log: records survive the bytes, damage is noticed, folding gives the state of the job."""
+"""The state of a job: what its records add up to, and which records contradict each other."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import msgpack
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agent.common.errors import Corrupt
-from agent.rainstorm.leader.core.joblog import HISTORY_MAX, LENGTH, JobState, decode, encode
-
-SCALARS = (
-    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8) | st.binary(max_size=8)
+from agent.common.failure import Failure
+from agent.rainstorm.job.header import SourceHeader
+from agent.rainstorm.leader.core.joblog import HISTORY_MAX, JobState, fold
+from agent.rainstorm.messages.joblog import (
+    JOB_LOG,
+    CommitRecord,
+    GenerationRecord,
+    JobLogRecord,
+    JobRecord,
+    OutcomeRecord,
+    TermRecord,
+    decode,
+    encode,
 )
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
-RECORDS = st.lists(
-    st.dictionaries(st.text(max_size=6), VALUES | st.dictionaries(st.integers(0, 9), SCALARS), max_size=4),
-    max_size=5,
-)
+from tests.unit.rainstorm.cluster import JOB, job_record, new_job
+
+PLACED = {"0.0": "n1", "0.1": "n2", "1.0": "n1", "1.1": "n2"}
 
 
-def commit(epoch: int, generation: int = 1, published: int = 0, **parts: Any) -> dict[str, Any]:
+def commit(epoch: int, generation: int = 1, published: int = 0, **parts: Any) -> CommitRecord:
     """Returns a commit record."""
-    empty: dict[str, Any] = {"positions": {}, "base": {}, "delta": {}, "sink": {}, "done": [], "counts": {}}
-    fixed = {"t": "commit", "e": epoch, "g": generation, "published": published, "at": 100.0 + epoch}
-    return {**fixed, **empty, **parts}
+    empty = CommitRecord(epoch, generation, {}, {}, {}, {}, (), {}, published, 100.0 + epoch)
+    return replace(empty, **parts)
 
 
-def generation(number: int, epoch_max: int = 0, **placement: str) -> dict[str, Any]:
+def generation(number: int, epoch_max: int = 0, **placement: str) -> GenerationRecord:
     """Returns a generation record."""
-    about = {"placement": placement, "cause": f"cause {number}", "at": 10.0 * number}
-    return {"t": "generation", "g": number, "epoch_max": epoch_max, **about}
+    placed = {f"0.{task[1:]}": node for task, node in placement.items()}
+    return GenerationRecord(number, placed, f"cause {number}", epoch_max, 10.0 * number)
 
 
-def folded(*records: dict[str, Any]) -> JobState:
+def folded(*records: JobLogRecord) -> JobState:
     """Returns the state after these records, through the bytes of a log."""
     state = JobState()
-    for record in decode(encode(records)):
+    for record in decode(JOB_LOG, encode(JOB_LOG, records)):
         state.apply(record)
     return state
 
 
-@settings(max_examples=40)
-@given(RECORDS)
-def test_records_survive_the_log(records: list[dict[str, Any]]) -> None:
-    """Whatever a record holds; appends of several records are the same as one of all."""
-    data = encode(records)
-    assert list(decode(data)) == records
-    assert data == b"".join(encode([record]) for record in records)
-    assert list(decode(memoryview(bytearray(data)))) == records
-
-
-@settings(max_examples=40)
-@given(RECORDS.filter(len), st.data())
-def test_a_torn_log_is_noticed(records: list[dict[str, Any]], draws: st.DataObject) -> None:
-    """Cut between records it is a shorter log; cut anywhere else it is corrupt, never something else."""
-    data = encode(records)
-    size = draws.draw(st.integers(0, len(data) - 1))
-    ends = {0}
-    at = 0
-    while at < len(data):
-        at += LENGTH.size + LENGTH.unpack_from(data, at)[0]
-        ends.add(at)
-    if size in ends:
-        assert list(decode(data[:size])) == records[: sorted(ends).index(size)]
-    else:
-        with pytest.raises(Corrupt, match="ends inside a record"):
-            list(decode(data[:size]))
-
-
-def test_bytes_that_are_no_log_are_refused() -> None:
-    """A length that leads beyond the end is damage."""
-    with pytest.raises(Corrupt):
-        list(decode(b"\xff\xff\xff\xff" + msgpack.packb({"t": "job"})))
-
-
 def test_the_first_record_says_what_the_job_is() -> None:
     """Job, term and outcome are taken over as they are."""
-    job = {"t": "job", "job": "j", "spec": {"a": 1}, "header": {"columns": ["x"]}, "sink": "out", "at": 5.0}
-    outcome = {"t": "outcome", "outcome": "failed", "error": {"code": "JOB_FAILED"}, "at": 9.0}
-    state = folded(job, {"t": "term", "term": 3, "node": "n1"}, outcome)
-    assert (state.job, state.spec, state.header, state.sink) == ("j", {"a": 1}, {"columns": ["x"]}, "out")
+    header = SourceHeader(("x",), 0, 1, ((0, 0, 1, 0),), 10, "id")
+    failure = Failure("JOB_FAILED", "why")
+    state = folded(
+        JobRecord("j", {"a": 1}, header, "out", 5.0),
+        TermRecord(3, "n1"),
+        OutcomeRecord("failed", failure, 9.0),
+    )
+    assert (state.job, state.spec, state.header, state.sink) == ("j", {"a": 1}, header, "out")
     assert (state.submitted_at, state.term, state.finished_at) == (5.0, 3, 9.0)
-    assert (state.outcome, state.error) == ("failed", {"code": "JOB_FAILED"})
+    assert (state.outcome, state.error) == ("failed", failure)
+
+
+GOOD: list[JobLogRecord] = [
+    job_record(new_job()),
+    TermRecord(1, "n1"),
+    GenerationRecord(1, PLACED, "submitted", 0),
+    commit(1, positions={0: 5}, delta={"1.0": (("f", 0, 1),)}, done=("0.1",), counts={"0.0": (1, 2)}),
+    OutcomeRecord("finished"),
+]
+
+
+def test_a_whole_log_is_folded() -> None:
+    """The records of one job from its first to its last."""
+    state = fold(JOB, GOOD)
+    assert (state.outcome, state.epoch, state.placement, state.positions) == ("finished", 1, PLACED, {0: 5})
+
+
+@pytest.mark.parametrize(
+    ("place", "record", "problem"),
+    [
+        (0, TermRecord(1), "does not begin with the job"),
+        (0, replace(job_record(new_job()), job="j-other"), "does not begin with the job"),
+        (0, replace(job_record(new_job()), spec={"stages": []}), "holds a job that cannot be run"),
+        (0, replace(job_record(new_job()), header=SourceHeader(("x",), 0, 0, (), 1, "")), "cannot be run"),
+        (1, job_record(new_job()), "record 1, job: the job is there already"),
+        (2, TermRecord(0), "term 0 after term 1"),
+        (2, GenerationRecord(0, PLACED, "", 0), "generation 0 after generation 0"),
+        (2, GenerationRecord(1, {**PLACED, "7.7": "n1"}, "", 0), "a task is not placed"),
+        (2, GenerationRecord(1, {**dict(list(PLACED.items())[1:]), "7.7": "n1"}, "", 0), "no task 7.7"),
+        (2, GenerationRecord(1, {"0.0": "n1"}, "", 0), "a task is not placed"),
+        (3, commit(0), "epoch 0, published 0, after epoch 0"),
+        (3, commit(1, published=2), "epoch 1, published 2, after epoch 0"),
+        (3, commit(1, positions={7: 1}), "the job has no such split"),
+        (3, commit(1, base={"7.7": ()}), "no task 7.7"),
+        (3, commit(1, delta={"7.7": ()}), "no task 7.7"),
+        (3, commit(1, sink={"7.7": ()}), "no task 7.7"),
+        (3, commit(1, done=("7.7",)), "no task 7.7"),
+        (3, commit(1, counts={"7.7": (0, 0)}), "no task 7.7"),
+    ],
+)
+def test_records_that_contradict_each_other_are_refused(
+    place: int, record: JobLogRecord, problem: str
+) -> None:
+    """The error names job, record and problem; a leader would fail on such a job again and again."""
+    records = [*GOOD[:place], record, *GOOD[place + 1 :]]
+    with pytest.raises(Corrupt, match=problem):
+        fold(JOB, records)
+
+
+def test_an_empty_log_is_refused() -> None:
+    """A log has at least the job."""
+    with pytest.raises(Corrupt, match=f"the log of job {JOB} is empty"):
+        fold(JOB, [])
 
 
 def test_segments_of_a_task_are_a_base_and_its_deltas() -> None:
     """A delta is added, a base replaces all before it; tasks do not touch each other."""
     state = folded(
-        commit(1, delta={"1.0": [["f", 0, 5]], "1.1": [["g", 0, 1]]}),
-        commit(2, delta={"1.0": [["f", 5, 2]]}),
+        commit(1, delta={"1.0": (("f", 0, 5),), "1.1": (("g", 0, 1),)}),
+        commit(2, delta={"1.0": (("f", 5, 2),)}),
     )
     assert state.segments == {"1.0": [("f", 0, 5), ("f", 5, 2)], "1.1": [("g", 0, 1)]}
-    state.apply(commit(3, base={"1.0": [["f", 9, 3]]}))
-    state.apply(commit(4, delta={"1.0": [["h", 0, 1]]}))
+    state.apply(commit(3, base={"1.0": (("f", 9, 3),)}))
+    state.apply(commit(4, delta={"1.0": (("h", 0, 1),)}))
     assert state.segments == {"1.0": [("f", 9, 3), ("h", 0, 1)], "1.1": [("g", 0, 1)]}
 
 
@@ -103,9 +130,9 @@ def test_positions_and_counts_are_updated_one_by_one() -> None:
     """A split or task that a commit does not mention stays where it was; who is done is said anew."""
     state = folded(
         commit(
-            1, positions={0: 10, 1: 50}, counts={"0.0": [1, 10], "0.1": [2, 20], "1.0": [9, 9]}, done=["0.1"]
+            1, positions={0: 10, 1: 50}, counts={"0.0": (1, 10), "0.1": (2, 20), "1.0": (9, 9)}, done=("0.1",)
         ),
-        commit(2, positions={0: 30}, counts={"0.0": [3, 30]}),
+        commit(2, positions={0: 30}, counts={"0.0": (3, 30)}),
     )
     assert state.positions == {0: 30, 1: 50}
     assert (state.records(), state.bytes()) == (5, 50), "of source tasks only"
@@ -115,15 +142,15 @@ def test_positions_and_counts_are_updated_one_by_one() -> None:
 def test_output_waits_until_it_is_published() -> None:
     """References of sinks stay, in epoch order, until a later commit says that they are in the file."""
     state = folded(
-        commit(1, sink={"1.0": [["f", 0, 5]]}),
-        commit(2, sink={"1.0": [["f", 5, 5]], "1.1": [["g", 0, 1]]}),
+        commit(1, sink={"1.0": (("f", 0, 5),)}),
+        commit(2, sink={"1.0": (("f", 5, 5),), "1.1": (("g", 0, 1),)}),
     )
     assert state.unpublished == [
-        (1, "1.0", [("f", 0, 5)]),
-        (2, "1.0", [("f", 5, 5)]),
-        (2, "1.1", [("g", 0, 1)]),
+        (1, "1.0", (("f", 0, 5),)),
+        (2, "1.0", (("f", 5, 5),)),
+        (2, "1.1", (("g", 0, 1),)),
     ]
-    state.apply(commit(3, published=1, sink={"1.0": [["f", 10, 1]]}))
+    state.apply(commit(3, published=1, sink={"1.0": (("f", 10, 1),)}))
     assert [entry[:2] for entry in state.unpublished] == [(2, "1.0"), (2, "1.1"), (3, "1.0")]
     state.apply(commit(4, published=0))
     assert (state.published, len(state.unpublished)) == (1, 3), "publication never goes back"
@@ -143,23 +170,23 @@ def test_epoch_numbers_only_grow() -> None:
 
 def test_a_generation_says_where_tasks_are() -> None:
     """The placement is replaced as a whole."""
-    state = folded(generation(1, a="n1", b="n2"), generation(2, a="n3"))
-    assert state.placement == {"a": "n3"}
+    state = folded(generation(1, t0="n1", t1="n2"), generation(2, t0="n3"))
+    assert state.placement == {"0.0": "n3"}
 
 
 def test_recoveries_are_timed_until_the_next_commit() -> None:
     """The first generation is no recovery; one that is overtaken by another lasts as long as that one."""
     state = folded(generation(1), commit(1), generation(2), generation(3), commit(5, 3), generation(4))
-    assert [found["generation"] for found in state.recoveries] == [2, 3, 4]
-    assert [found["seconds"] for found in state.recoveries] == [85.0, 75.0, None]
-    assert [found["epoch"] for found in state.commits] == [1, 5]
+    assert [found.generation for found in state.recoveries] == [2, 3, 4]
+    assert [found.seconds for found in state.recoveries] == [85.0, 75.0, None]
+    assert [found.epoch for found in state.commits] == [1, 5]
     assert state.epochs_committed == 2
 
 
 def test_an_old_commit_does_not_end_a_new_recovery() -> None:
     """A commit of the generation before, in the log just before the new one's record, counts for itself."""
     state = folded(generation(1), generation(2), commit(1, 1))
-    assert state.recoveries[0]["seconds"] is None
+    assert state.recoveries[0].seconds is None
 
 
 def test_history_is_bounded() -> None:
@@ -169,15 +196,15 @@ def test_history_is_bounded() -> None:
         state.apply(commit(number, number, published=number))
         state.apply(generation(number + 1, epoch_max=number))
     assert len(state.commits) == len(state.recoveries) == HISTORY_MAX
-    assert state.commits[-1]["epoch"] == state.epochs_committed == HISTORY_MAX + 19
+    assert state.commits[-1].epoch == state.epochs_committed == HISTORY_MAX + 19
 
 
 def test_rates_follow_what_each_task_took_in() -> None:
     """The first rate is what was measured, a step shows at once and settles within some epochs."""
-    state = folded(commit(1, counts={"0.0": [100, 0]}))
+    state = folded(commit(1, counts={"0.0": (100, 0)}))
     assert state.rates == {}
-    state.apply(commit(2, counts={"0.0": [150, 0]}))
+    state.apply(commit(2, counts={"0.0": (150, 0)}))
     assert state.rates == {"0.0": pytest.approx(50.0)}
     for epoch in range(3, 20):
-        state.apply(commit(epoch, counts={"0.0": [150 + 200 * (epoch - 2), 0]}))
+        state.apply(commit(epoch, counts={"0.0": (150 + 200 * (epoch - 2), 0)}))
     assert state.rates["0.0"] == pytest.approx(200.0, rel=0.01)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 
 from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S
-from agent.rainstorm.leader.core.jobmachine import (
-    DEPLOY_TIMEOUT_S,
-    JobEnded,
-)
+from agent.rainstorm.leader.core.effects import JobEnded
+from agent.rainstorm.leader.core.jobmachine import DEPLOY_TIMEOUT_S
 from agent.rainstorm.leader.core.leader import (
-    SHUN_S,
+    EXCLUDE_S,
     LogAppended,
 )
+from agent.rainstorm.messages.commands import Deploy, Publish
 from tests.unit.rainstorm.cluster import JOB, Cluster
-from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, running
+from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, running, triggers
 
 
 def test_a_job_runs_to_its_end(cluster: Cluster) -> None:
@@ -84,13 +83,13 @@ def test_a_commit_under_way_when_a_task_fails_counts(cluster: Cluster) -> None:
     """The commit is in the log before the new generation, which starts from it; its output appears."""
     into_phase(cluster, "committing")
     cluster.kill_task("1.0")
-    assert [effect.records[0]["t"] for effect in cluster.held_appends] == ["commit", "generation"]
+    assert [effect.records[0].kind for effect in cluster.held_appends] == ["commit", "generation"]
     cluster.hold_log = False
     cluster.release_log()
     assert cluster.leader.jobs[JOB].state.epoch == 3
-    deploys = [tell.message for tell in cluster.told if tell.message["type"] == "deploy"]
+    deploys = [tell.message for tell in cluster.told if isinstance(tell.message, Deploy)]
     assert deploys
-    assert {detail["epoch"] for deploy in deploys for detail in deploy["tasks"].values()} == {3}
+    assert {start.epoch for deploy in deploys for start in deploy.tasks.values()} == {3}
     assert cluster.leader.jobs[JOB].state.epoch == cluster.state().epoch
     cluster.settle()
     cluster.finish()
@@ -120,7 +119,7 @@ def test_a_commit_under_way_when_the_last_node_goes() -> None:
     assert cluster.leader.jobs[JOB].state.epoch == 3
     assert cluster.leader.jobs[JOB].phase == "waiting"
     cluster.silent.clear()
-    cluster.pass_time(SHUN_S + 0.1)
+    cluster.pass_time(EXCLUDE_S + 0.1)
     cluster.settle()
     cluster.finish()
     check_output(cluster)
@@ -188,8 +187,8 @@ def test_a_late_publication_is_tried_again_in_order(cluster: Cluster) -> None:
         cluster.settle()
     cluster.held_publications.clear()  # the appends failed: nobody answers
     cluster.pass_time(PUBLISH_TIMEOUT_S + 0.1)
-    again = [tell.message for tell in cluster.told if tell.message["type"] == "publish"]
-    assert [message["epoch"] for message in again if message["task"] == "1.0"] == [3]
+    again = [tell.message for tell in cluster.told if isinstance(tell.message, Publish)]
+    assert [message.epoch for message in again if message.task == "1.0"] == [3]
     assert cluster.state().epoch == 5
     cluster.hold_publications = False
     cluster.settle()
@@ -203,16 +202,16 @@ def test_epoch_numbers_are_never_used_twice(cluster: Cluster) -> None:
     triggered = []
     for _ in range(3):
         cluster.pass_time(0.125)
-        triggered += [tell.message["epoch"] for tell in cluster.told if tell.message["type"] == "trigger"][:1]
+        triggered += triggers(cluster)[:1]
         cluster.told.clear()
         cluster.kill_task("0.0")
         cluster.settle()
     cluster.pass_time(0.125)
-    triggered += [tell.message["epoch"] for tell in cluster.told if tell.message["type"] == "trigger"][:1]
+    triggered += triggers(cluster)[:1]
     cluster.restart_leader()
     cluster.settle()
     cluster.pass_time(0.125)
-    triggered += [tell.message["epoch"] for tell in cluster.told if tell.message["type"] == "trigger"][:1]
+    triggered += triggers(cluster)[:1]
     assert len(triggered) == 5
     assert triggered == sorted(set(triggered))
     assert triggered[0] > 2
@@ -231,7 +230,7 @@ def test_a_new_leader_goes_on_from_the_log(cluster: Cluster) -> None:
     assert (machine.state.generation, machine.state.epoch, machine.term) == (2, 2, 2)
     assert machine.state.placement == placement
     assert all(process.in_place for process in cluster.tasks.values())
-    assert "took over in term 2" in machine.state.recoveries[-1]["cause"]
+    assert "took over in term 2" in machine.state.recoveries[-1].cause
     cluster.finish()
     check_output(cluster)
 

@@ -6,23 +6,37 @@ from typing import Any
 
 import pytest
 
-from agent.common.errors import JobFailed, Unavailable
+from agent.common.errors import InvalidMessage, JobFailed, Unavailable
+from agent.common.failure import Failure
 from agent.rainstorm.host.core.host import TaskGone
 from agent.rainstorm.leader.core.jobmachine import (
     FRUITLESS_RECOVERIES_MAX,
 )
 from agent.rainstorm.leader.core.leader import (
+    EXCLUDE_S,
     PING_S,
-    SHUN_S,
     CancelRequested,
     LogAppended,
     LogRejected,
+    RecordsRefused,
     ReportReceived,
     StepDown,
     TakeOver,
 )
+from agent.rainstorm.messages.commands import Deploy, Ping, Publish
+from agent.rainstorm.messages.joblog import CommitRecord, GenerationRecord
+from agent.rainstorm.messages.reports import (
+    Acknowledged,
+    EpochWanted,
+    Prepared,
+    PublicationRefused,
+    Published,
+    Report,
+    TaskEpoch,
+    TaskFailed,
+)
 from tests.unit.rainstorm.cluster import JOB, Cluster, new_job
-from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, running
+from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, running, triggers
 
 
 def test_zombies_change_nothing(cluster: Cluster) -> None:
@@ -35,22 +49,19 @@ def test_zombies_change_nothing(cluster: Cluster) -> None:
     cluster.told.clear()
     machine = cluster.leader.jobs[JOB]
     epoch = machine.state.epoch_max
-    ack = {"base": False, "positions": {}, "done": True, "records": 9, "bytes": 9, "state": [], "sink": []}
-    old = {"job": JOB, "generation": 1, "node": node}
-    stale: list[dict[str, Any]] = [
-        {**old, "type": "ack", "epoch": epoch, "tasks": dict.fromkeys(machine.plan.tasks(), ack)},
-        {
-            **old,
-            "type": "ack",
-            "generation": 2,
-            "epoch": 1,
-            "tasks": dict.fromkeys(machine.plan.tasks(), ack),
-        },
-        {**old, "type": "task-failed", "task": "1.0", "cause": "old", "error": JobFailed("no").to_wire()},
-        {**old, "type": "epoch-wanted", "task": "0.0", "done": True},
-        {**old, "type": "prepared", "endpoints": {}, "quotes": {0: 1}},
-        {**old, "type": "published", "epoch": 99, "task": "1.0"},
-        {**old, "type": "ack", "job": "j-gone", "epoch": epoch, "tasks": {}},
+    ack = TaskEpoch(False, {}, True, 9, 9)
+    acks = dict.fromkeys(machine.plan.tasks(), ack)
+    stale: list[Report] = [
+        Acknowledged(JOB, 1, epoch, acks, node),
+        Acknowledged(JOB, 2, 1, acks, node),
+        TaskFailed(JOB, 1, "1.0", "old", Failure.of(JobFailed("no")), node),
+        TaskFailed(JOB, 2, "7.7", "a task that the job does not have", None, node),
+        EpochWanted(JOB, 1, "0.0", True, node),
+        EpochWanted(JOB, 2, "7.7", True, node),
+        Prepared(JOB, 1, {}, {0: 1}, node),
+        Published(JOB, 99, "1.0", node=node),
+        PublicationRefused(JOB, 99, "1.0", Failure.of(JobFailed("no")), node=node),
+        Acknowledged("j-gone", 1, epoch, {}, node),
     ]
     for report in stale:
         assert cluster.tell_leader(ReportReceived(node, report)) == []
@@ -64,7 +75,7 @@ def test_an_acknowledgement_counts_once(cluster: Cluster) -> None:
     original = cluster.tell_leader
 
     def record(event: Any) -> list[Any]:
-        if isinstance(event, ReportReceived) and event.report["type"] == "ack":
+        if isinstance(event, ReportReceived) and isinstance(event.report, Acknowledged):
             reports.append(event)
             original(event)
         return original(event)
@@ -75,7 +86,7 @@ def test_an_acknowledgement_counts_once(cluster: Cluster) -> None:
     assert len(reports) >= 2
     for report in reports:
         original(report)
-    assert [commit["e"] for commit in cluster.records("commit")] == [1, 2, 3]
+    assert [commit.epoch for commit in cluster.records(CommitRecord)] == [1, 2, 3]
 
 
 def test_a_stuck_epoch_names_who_is_missing(cluster: Cluster) -> None:
@@ -92,7 +103,7 @@ def test_a_stuck_epoch_names_who_is_missing(cluster: Cluster) -> None:
     cluster.pass_time(1.1)
     cluster.settle()
     assert machine.state.generation == 2
-    assert machine.state.recoveries[-1]["cause"].endswith(f"no answer from {', '.join(missing)}")
+    assert machine.state.recoveries[-1].cause.endswith(f"no answer from {', '.join(missing)}")
     for (_, _, task), process in cluster.tasks.items():
         assert process.in_place == (task not in missing)
 
@@ -142,8 +153,8 @@ def test_recoveries_without_progress_end_the_job(cluster: Cluster) -> None:
     assert cluster.state().outcome == "failed"
     error = cluster.state().error
     assert error is not None
-    assert error["code"] == "JOB_FAILED"
-    assert "task 0.1 on n2: killed by signal 9" in error["message"]
+    assert error.code == "JOB_FAILED"
+    assert "task 0.1 on n2: killed by signal 9" in error.message
     cluster.settle()
     assert cluster.tasks == {}
 
@@ -158,22 +169,22 @@ def test_progress_makes_up_for_recoveries(cluster: Cluster) -> None:
         cluster.settle()
     assert cluster.state().outcome == ""
     assert cluster.state().generation == 1 + 2 * FRUITLESS_RECOVERIES_MAX
-    assert all(found["seconds"] is not None for found in cluster.leader.jobs[JOB].state.recoveries)
+    assert all(found.seconds is not None for found in cluster.leader.jobs[JOB].state.recoveries)
 
 
 def test_an_error_of_the_job_itself_ends_it_at_once(cluster: Cluster) -> None:
     """Nothing would change by trying again; other errors are tried again."""
     running(cluster)
     node = cluster.home("0.0")
-    wire = Unavailable("HyDFS has no replica").to_wire()
-    cluster.tell_host(node, TaskGone(JOB, "0.0", 1, "HyDFS", wire))
+    failure = Failure.of(Unavailable("HyDFS has no replica"))
+    cluster.tell_host(node, TaskGone(JOB, "0.0", 1, "HyDFS", failure))
     cluster.settle()
     assert (cluster.state().outcome, cluster.state().generation) == ("", 2)
-    wire = JobFailed("'x' is not a number").to_wire()
-    cluster.tell_host(node, TaskGone(JOB, "0.0", 2, "not a number", wire))
+    failure = Failure.of(JobFailed("'x' is not a number"))
+    cluster.tell_host(node, TaskGone(JOB, "0.0", 2, "not a number", failure))
     cluster.settle()
     assert cluster.state().outcome == "failed"
-    assert cluster.state().error == wire
+    assert cluster.state().error == failure
     assert cluster.tasks == {}
 
 
@@ -191,7 +202,7 @@ def test_a_job_can_be_cancelled(cluster: Cluster, phase: str) -> None:
     assert cluster.tasks == {}
     assert cluster.tell_leader(CancelRequested(JOB)) == []
     cluster.lose(cluster.names[2])
-    assert not [tell for tell in cluster.told if tell.message["type"] == "publish"]
+    assert not [tell for tell in cluster.told if isinstance(tell.message, Publish)]
 
 
 def test_a_cancelled_job_leaves_no_task_where_it_was(cluster: Cluster) -> None:
@@ -205,7 +216,7 @@ def test_a_cancelled_job_leaves_no_task_where_it_was(cluster: Cluster) -> None:
     cluster.hold_log = False
     cluster.release_log()
     cluster.settle()
-    assert [record["t"] for record in cluster.records("generation")] == ["generation"] * 2
+    assert len(cluster.records(GenerationRecord)) == 2
     assert cluster.state().outcome == "cancelled"
     assert cluster.tasks == {}
 
@@ -215,7 +226,7 @@ def test_a_job_that_is_over_cannot_be_cancelled(cluster: Cluster) -> None:
     into_phase(cluster, "publishing")
     cluster.hold_publications, cluster.hold_log = False, True
     cluster.release_publications()
-    assert [effect.records[0]["t"] for effect in cluster.held_appends] == ["outcome"]
+    assert [effect.records[0].kind for effect in cluster.held_appends] == ["outcome"]
     cluster.tell_leader(CancelRequested(JOB))
     cluster.release_log()
     assert cluster.state().outcome == "finished"
@@ -239,20 +250,20 @@ def test_a_rejected_append_deposes_the_leader(cluster: Cluster) -> None:
 def test_a_node_that_came_back_has_lost_its_tasks(cluster: Cluster) -> None:
     """The same name with another node id is another agent: its tasks start afresh."""
     running(cluster)
-    reborn = cluster.home("0.1")
-    gone = [task for task in ("0.0", "0.1", "1.0", "1.1") if cluster.home(task) == reborn]
-    for key in [key for key in cluster.tasks if key[0] == reborn]:
+    restarted = cluster.home("0.1")
+    gone = [task for task in ("0.0", "0.1", "1.0", "1.1") if cluster.home(task) == restarted]
+    for key in [key for key in cluster.tasks if key[0] == restarted]:
         del cluster.tasks[key]
-    cluster.hosts[reborn] = type(cluster.hosts[reborn])(reborn)
-    cluster.see(**{reborn: "up:b"})
+    cluster.hosts[restarted] = type(cluster.hosts[restarted])(restarted)
+    cluster.see(**{restarted: "up:b"})
     cluster.settle()
     machine = cluster.leader.jobs[JOB]
     assert machine.state.generation == 2
-    assert machine.state.recoveries[-1]["cause"] == f"node {reborn} is lost"
+    assert machine.state.recoveries[-1].cause == f"node {restarted} is lost"
     for (_, _, task), process in cluster.tasks.items():
         assert process.in_place == (task not in gone)
         if task in gone and task.startswith("1."):
-            assert process.message["segments"], "state comes from the committed segments"
+            assert process.command.segments, "state comes from the committed segments"
     cluster.finish()
     check_output(cluster)
 
@@ -268,20 +279,20 @@ def test_a_task_is_put_back_in_place_only_where_it_was(cluster: Cluster) -> None
     cluster.pass_time(0.125)
     cluster.settle()
     cluster.silent.clear()
-    cluster.pass_time(SHUN_S + 0.1)
+    cluster.pass_time(EXCLUDE_S + 0.1)
     cluster.settle()
     for node in cluster.names:
         if node != first:
             cluster.lose(node)
     deploys = [
-        tell.message for tell in cluster.told if tell.message["type"] == "deploy" and tell.node == first
+        tell.message for tell in cluster.told if isinstance(tell.message, Deploy) and tell.node == first
     ]
-    assert deploys[-1]["tasks"]["0.1"]["in_place"] is False
+    assert deploys[-1].tasks["0.1"].in_place is False
     cluster.settle()
     assert cluster.home("0.1") == first
     process = cluster.tasks[first, JOB, "0.1"]
     assert not process.in_place
-    assert process.message["epoch"] == cluster.state().epoch
+    assert process.command.epoch == cluster.state().epoch
 
 
 def test_a_new_leader_puts_moved_tasks_nowhere_in_place(cluster: Cluster) -> None:
@@ -293,10 +304,10 @@ def test_a_new_leader_puts_moved_tasks_nowhere_in_place(cluster: Cluster) -> Non
     down: Any = {gone: "down"}
     cluster.restart_leader(**down)
     details = {
-        (task, tell.node): detail["in_place"]
+        (task, tell.node): start.in_place
         for tell in cluster.told
-        if tell.message["type"] == "deploy"
-        for task, detail in tell.message["tasks"].items()
+        if isinstance(tell.message, Deploy)
+        for task, start in tell.message.tasks.items()
     }
     assert {task for task, _ in details} == set(before)
     assert all(in_place == (before[task] == node) for (task, node), in_place in details.items())
@@ -330,7 +341,7 @@ def test_a_job_waits_for_a_node(cluster: Cluster) -> None:
         cluster.pass_time(0.5)
     assert machine.phase == "waiting"
     cluster.silent.clear()
-    cluster.pass_time(SHUN_S)
+    cluster.pass_time(EXCLUDE_S)
     cluster.settle()
     assert machine.phase == "running"
 
@@ -340,7 +351,7 @@ def test_nodes_that_run_tasks_are_pinged(cluster: Cluster) -> None:
     running(cluster)
     cluster.told.clear()
     cluster.pass_time(PING_S)
-    pinged = [tell.node for tell in cluster.told if tell.message["type"] == "ping"]
+    pinged = [tell.node for tell in cluster.told if isinstance(tell.message, Ping)]
     assert pinged == sorted(set(cluster.leader.jobs[JOB].state.placement.values()))
 
 
@@ -352,7 +363,7 @@ def test_all_tasks_ended_means_an_epoch_at_once(cluster: Cluster) -> None:
     assert cluster.told == []
     cluster.finished_tasks = {"0.0", "0.1", "1.0", "1.1"}
     cluster.want_epoch("1.1", done=True)
-    assert {tell.message["type"] for tell in cluster.told} == {"trigger"}
+    assert {tell.message.kind for tell in cluster.told} == {"trigger"}
     cluster.settle()
     assert cluster.state().outcome == "finished"
 
@@ -364,6 +375,44 @@ def test_an_epoch_wanted_during_a_commit_follows_it(cluster: Cluster) -> None:
     cluster.want_epoch("0.0")
     cluster.hold_log = False
     cluster.release_log()
-    assert [tell.message["epoch"] for tell in cluster.told if tell.message["type"] == "trigger"][:1] == [4]
+    assert triggers(cluster)[:1] == [4]
     cluster.settle()
     assert cluster.state().epoch == 4, "one epoch for both wishes"
+
+
+def test_a_task_that_hands_over_a_foreign_position_is_started_afresh(cluster: Cluster) -> None:
+    """Nothing of the epoch is committed: the user's code in the task's process is not believed."""
+    running(cluster)
+    cluster.pass_time(0.125)
+    machine = cluster.leader.jobs[JOB]
+    report = Acknowledged(JOB, 1, 3, {"0.0": TaskEpoch(False, {1: 7}, False, 9, 9)}, cluster.home("0.0"))
+    cluster.tell_leader(ReportReceived(report.node, report))
+    cluster.settle()
+    assert (machine.state.generation, machine.state.epoch) == (2, 2)
+    assert machine.state.recoveries[-1].cause == "task 0.0 handed over a wrong epoch: split 1 is not its own"
+    assert {task for (_, _, task), process in cluster.tasks.items() if not process.in_place} == {"0.0"}
+    cluster.finish()
+    check_output(cluster)
+
+
+def test_a_node_that_leaves_out_a_task_is_not_prepared(cluster: Cluster) -> None:
+    """Nobody could connect to the task that is missing."""
+    machine = cluster.submit()
+    node = cluster.home("0.0")
+    cluster.tell_leader(ReportReceived(node, Prepared(JOB, 1, {}, {}, node)))
+    assert node not in machine._prepared
+
+
+def test_records_that_cannot_be_written_fail_the_job_and_nothing_else(cluster: Cluster) -> None:
+    """The leader goes on; an answer to records that are no longer waited for changes nothing."""
+    into_phase(cluster, "committing")
+    machine = cluster.leader.jobs[JOB]
+    effect = cluster.held_appends.pop()
+    assert cluster.tell_leader(RecordsRefused(JOB, effect.token - 1, Unavailable("old"))) == []
+    assert cluster.tell_leader(RecordsRefused("j-gone", 1, Unavailable("no such job"))) == []
+    cluster.tell_leader(RecordsRefused(JOB, effect.token, InvalidMessage("field `cause`")))
+    cluster.release_log()
+    assert (cluster.state().outcome, machine.phase) == ("failed", "ended")
+    assert machine.state.error is not None
+    assert "field `cause`" in machine.state.error.message
+    assert cluster.leader.leading

@@ -9,10 +9,10 @@ import pytest
 
 from agent.common.core import Tick
 from agent.rainstorm.leader.core import status
-from agent.rainstorm.leader.core.jobmachine import JobEnded, Tell
+from agent.rainstorm.leader.core.effects import JobEnded, Tell
 from agent.rainstorm.leader.core.leader import (
     ENDED_KEPT_MAX,
-    SHUN_S,
+    EXCLUDE_S,
     AgentUnreachable,
     CancelRequested,
     JobSubmitted,
@@ -25,43 +25,46 @@ from agent.rainstorm.leader.core.leader import (
     StepDown,
     TakeOver,
     TookOver,
-    ViewChanged,
 )
+from agent.rainstorm.messages.commands import Keep
+from agent.rainstorm.messages.joblog import CommitRecord
+from agent.rainstorm.messages.reports import Acknowledged, Published
+from agent.rainstorm.messages.status import JobStatus
 from tests.unit.rainstorm.cluster import JOB, WALL, Cluster, new_job, view
 
 
 def leading() -> LeaderCore:
     """Returns a core that leads three nodes in term 1 without jobs."""
     core = LeaderCore("n1")
-    core.handle(0.0, ViewChanged(view(1, 1, "n1", n1="up", n2="up", n3="up")))
+    core.handle(0.0, view(1, 1, "n1", n1="up", n2="up", n3="up"))
     core.handle(0.0, TookOver(1, []))
     assert core.leading
     return core
 
 
-def messages(effects: Any, kind: str) -> dict[str, Any]:
-    """Returns the commands of a kind by node."""
+def keeps(effects: Any) -> dict[str, Keep]:
+    """Returns by node the commands that say what a node may keep."""
     found = [effect for effect in effects if isinstance(effect, Tell)]
-    return {effect.node: effect.message for effect in found if effect.message["type"] == kind}
+    return {effect.node: effect.message for effect in found if isinstance(effect.message, Keep)}
 
 
 def test_a_node_leads_only_when_the_logs_are_fenced() -> None:
     """From the view to the end of the take-over it acts on nothing; then it says what may stay."""
     core = LeaderCore("n1")
-    assert core.handle(0.0, ViewChanged(view(1, 4, "n1", n1="up", n2="down"))) == [TakeOver(4)]
+    assert core.handle(0.0, view(1, 4, "n1", n1="up", n2="down")) == [TakeOver(4)]
     assert not core.leading
     assert core.next_deadline() is None
     assert core.handle(0.0, JobSubmitted(new_job())) == []
     effects = core.handle(0.0, TookOver(4, []))
     assert core.leading
-    assert messages(effects, "keep") == {"n1": {"type": "keep", "term": 4, "jobs": {}}}
+    assert keeps(effects) == {"n1": Keep(4, {})}
 
 
 @pytest.mark.parametrize("term", [3, 5])
 def test_a_take_over_of_another_term_is_ignored(term: int) -> None:
     """Logs fenced for a term that is over, or was never seen, do not make a leader."""
     core = LeaderCore("n1")
-    core.handle(0.0, ViewChanged(view(1, 4, "n1", n1="up")))
+    core.handle(0.0, view(1, 4, "n1", n1="up"))
     assert core.handle(0.0, TookOver(term, [new_job()])) == []
     assert not core.leading
     core.handle(0.0, TookOver(4, []))
@@ -73,21 +76,21 @@ def test_the_view_ends_a_leadership() -> None:
     """Another leader in the view: step down at once, also in the middle of a take-over."""
     core = leading()
     core.handle(0.0, JobSubmitted(new_job()))
-    assert core.handle(0.0, ViewChanged(view(2, 2, "n2", n1="up", n2="up"))) == [StepDown()]
+    assert core.handle(0.0, view(2, 2, "n2", n1="up", n2="up")) == [StepDown()]
     assert (core.leading, core.jobs, core.next_deadline()) == (False, {}, None)
-    assert core.handle(0.0, ViewChanged(view(3, 3, "n1", n1="up", n2="up"))) == [TakeOver(3)]
-    assert core.handle(0.0, ViewChanged(view(4, 4, "n2", n1="up", n2="up"))) == [StepDown()]
+    assert core.handle(0.0, view(3, 3, "n1", n1="up", n2="up")) == [TakeOver(3)]
+    assert core.handle(0.0, view(4, 4, "n2", n1="up", n2="up")) == [StepDown()]
     assert core.handle(0.0, TookOver(3, [])) == []
     assert not core.leading
-    assert core.handle(0.0, ViewChanged(view(5, 5, "n3", n1="up", n2="up"))) == []
+    assert core.handle(0.0, view(5, 5, "n3", n1="up", n2="up")) == []
 
 
 def test_an_older_view_changes_nothing() -> None:
     """Views may come in any order; only newer versions count."""
     core = leading()
-    core.handle(0.0, ViewChanged(view(3, 1, "n1", n1="up", n2="down", n3="up")))
-    assert core.handle(0.0, ViewChanged(view(2, 9, "n2", n1="up", n2="up", n3="up"))) == []
-    assert core.handle(0.0, ViewChanged(view(3, 9, "n2", n1="up"))) == []
+    core.handle(0.0, view(3, 1, "n1", n1="up", n2="down", n3="up"))
+    assert core.handle(0.0, view(2, 9, "n2", n1="up", n2="up", n3="up")) == []
+    assert core.handle(0.0, view(3, 9, "n2", n1="up")) == []
     assert (core.leading, core.usable(JOB)) == (True, core.usable(JOB))
     assert sorted(core.usable(JOB)) == ["n1", "n3"]
 
@@ -96,7 +99,7 @@ def test_a_zombie_leader_appends_nothing_more() -> None:
     """A refused append while the view names another leader: it stays down and forgets its jobs."""
     core = leading()
     core.handle(0.0, JobSubmitted(new_job()))
-    core.handle(0.0, ViewChanged(view(2, 2, "n2", n1="up")))
+    core.handle(0.0, view(2, 2, "n2", n1="up"))
     for event in (
         LogRejected(JOB),
         LogAppended(JOB, 1, 0.0),
@@ -105,9 +108,7 @@ def test_a_zombie_leader_appends_nothing_more() -> None:
         Tick(),
     ):
         assert core.handle(1.0, event) == []
-    assert (
-        core.handle(1.0, ReportReceived("n2", {"type": "ack", "job": JOB, "generation": 1, "epoch": 1})) == []
-    )
+    assert core.handle(1.0, ReportReceived("n2", Acknowledged(JOB, 1, 1, {}))) == []
 
 
 def test_an_unreachable_node_is_left_out_for_a_while() -> None:
@@ -115,18 +116,16 @@ def test_an_unreachable_node_is_left_out_for_a_while() -> None:
     core = leading()
     core.handle(0.0, AgentUnreachable("n2"))
     assert sorted(core.usable(JOB)) == ["n1", "n3"]
-    assert core.next_deadline() == SHUN_S
-    core.handle(SHUN_S - 0.1, Tick())
+    assert core.next_deadline() == EXCLUDE_S
+    core.handle(EXCLUDE_S - 0.1, Tick())
     assert sorted(core.usable(JOB)) == ["n1", "n3"]
-    effects = core.handle(SHUN_S, Tick())
+    effects = core.handle(EXCLUDE_S, Tick())
     assert sorted(core.usable(JOB)) == ["n1", "n2", "n3"]
-    assert list(messages(effects, "keep")) == ["n2"], "what it was told to stop meanwhile did not reach it"
+    assert list(keeps(effects)) == ["n2"], "what it was told to stop meanwhile did not reach it"
     core.handle(5.0, AgentUnreachable("n3"))
-    effects = core.handle(
-        5.1, ReportReceived("n3", {"type": "published", "job": "j-gone", "epoch": 1, "task": "1.0"})
-    )
+    effects = core.handle(5.1, ReportReceived("n3", Published("j-gone", 1, "1.0")))
     assert sorted(core.usable(JOB)) == ["n1", "n2", "n3"]
-    assert list(messages(effects, "keep")) == ["n3"]
+    assert list(keeps(effects)) == ["n3"]
 
 
 def test_a_node_that_comes_up_hears_what_it_may_keep() -> None:
@@ -136,14 +135,14 @@ def test_a_node_that_comes_up_hears_what_it_may_keep() -> None:
     cluster.submit()
     cluster.settle()
     cluster.see()
-    kept = messages(cluster.told, "keep")
-    assert kept == {"n3": {"type": "keep", "term": 1, "jobs": {}}}
+    kept = keeps(cluster.told)
+    assert kept == {"n3": Keep(1, {})}
     cluster.settle()
     cluster.restart_leader()
-    kept = messages(cluster.told, "keep")
+    kept = keeps(cluster.told)
     assert set(kept) == {"n1", "n2", "n3"}
-    assert kept["n3"]["jobs"] == {}
-    assert kept["n1"]["jobs"] == {JOB: 1}
+    assert kept["n3"].jobs == {}
+    assert kept["n1"].jobs == {JOB: 1}
 
 
 def test_a_node_down_in_the_view_gets_no_tasks() -> None:
@@ -157,7 +156,7 @@ def test_a_node_down_in_the_view_gets_no_tasks() -> None:
     cluster.see(**{gone: "down"})
     cluster.settle()
     assert gone not in cluster.state().placement.values()
-    assert cluster.leader.jobs[JOB].state.recoveries[-1]["cause"] == f"node {gone} is lost"
+    assert cluster.leader.jobs[JOB].state.recoveries[-1].cause == f"node {gone} is lost"
 
 
 def test_jobs_begin_at_different_nodes() -> None:
@@ -185,7 +184,7 @@ def test_ended_jobs_are_kept_for_a_while() -> None:
 def test_a_job_that_ended_in_its_log_is_only_closed() -> None:
     """The former leader wrote the outcome but not the index entry."""
     core = LeaderCore("n1")
-    core.handle(0.0, ViewChanged(view(1, 1, "n1", n1="up")))
+    core.handle(0.0, view(1, 1, "n1", n1="up"))
     state = new_job()
     state.outcome, state.finished_at = "finished", 5.0
     effects = core.handle(0.0, TookOver(1, [state]))
@@ -201,7 +200,7 @@ def test_status_is_answered_by_everybody() -> None:
     assert (reply.token, reply.leading, dict(reply.jobs)) == (7, False, {})
 
 
-def described(cluster: Cluster) -> dict[str, Any]:
+def described(cluster: Cluster) -> JobStatus:
     """Returns the status of the job."""
     return status.describe(cluster.leader.jobs[JOB], cluster.now + WALL, "n1")
 
@@ -213,7 +212,7 @@ def test_what_people_see_of_a_job() -> None:
     cluster.hold_log = True
     cluster.submit()
     seen = described(cluster)
-    assert (seen["state"], seen["epoch"], seen["lines_per_s"], seen["finished_at"]) == (
+    assert (seen.state, seen.epoch, seen.lines_per_s, seen.finished_at) == (
         "deploying",
         0,
         0.0,
@@ -226,34 +225,35 @@ def test_what_people_see_of_a_job() -> None:
         cluster.pass_time(0.125)
         cluster.settle()
     seen = described(cluster)
-    assert (seen["state"], seen["epoch"], seen["epochs_committed"], seen["generation"]) == (
+    assert (seen.state, seen.epoch, seen.epochs_committed, seen.generation) == (
         "running",
         4,
         4,
         1,
     )
-    assert (seen["lines_read"], seen["bytes_read"], seen["bytes_total"]) == (8, 80, 8)
-    assert seen["lines_per_s"] == pytest.approx(16)
-    assert seen["recoveries"] == []
-    tasks = {task["task"]: task for task in seen["tasks"]}
-    assert {task: found["node"] for task, found in tasks.items()} == cluster.leader.jobs[JOB].state.placement
-    assert (tasks["0.0"]["operator"], tasks["0.0"]["pid"], tasks["0.0"]["state"]) == (
+    assert (seen.lines_read, seen.bytes_read, seen.bytes_total) == (8, 80, 8)
+    assert seen.lines_per_s == pytest.approx(16)
+    assert seen.recoveries == ()
+    tasks = {task.task: task for task in seen.tasks}
+    assert {task: found.node for task, found in tasks.items()} == cluster.leader.jobs[JOB].state.placement
+    assert (tasks["0.0"].operator, tasks["0.0"].pid, tasks["0.0"].state) == (
         "identity → combine",
         7,
         "running",
     )
     cluster.hold_log = True
     cluster.kill_task("0.0")
-    assert described(cluster)["state"] == "recovering"
+    assert described(cluster).state == "recovering"
     cluster.hold_log = False
     cluster.release_log()
-    assert {task["state"] for task in described(cluster)["tasks"]} == {"starting"}
+    assert {task.state for task in described(cluster).tasks} == {"starting"}
     cluster.settle()
     cluster.finish()
     seen = described(cluster)
-    assert (seen["state"], seen["tasks"], seen["lines_per_s"], seen["error"]) == ("finished", [], 0.0, None)
-    assert seen["finished_at"] > WALL
-    assert [found["cause"] for found in seen["recoveries"]] == ["task 0.0 on n1: killed by signal 9"]
+    assert (seen.state, seen.tasks, seen.lines_per_s, seen.error) == ("finished", (), 0.0, None)
+    assert seen.finished_at is not None
+    assert seen.finished_at > WALL
+    assert [found.cause for found in seen.recoveries] == ["task 0.0 on n1: killed by signal 9"]
 
 
 @pytest.mark.parametrize("number", range(25))
@@ -296,13 +296,13 @@ def test_jobs_survive_any_schedule_of_faults(number: int, seed: int) -> None:
     cluster.release_log()
     cluster.release_publications()
     for _ in range(3):
-        cluster.pass_time(SHUN_S)
+        cluster.pass_time(EXCLUDE_S)
         cluster.settle()
     if cluster.state().outcome == "":
         cluster.finish()
     assert cluster.state().outcome in ("finished", "failed")
     marks: dict[str, int] = {}
-    generation = {record["e"]: record["g"] for record in cluster.records("commit")}
+    generation = {record.epoch: record.generation for record in cluster.records(CommitRecord)}
     for epoch, task, output in cluster.published:
         assert epoch > marks.get(task, 0), "a repetition, or out of order"
         marks[task] = epoch
@@ -312,5 +312,5 @@ def test_jobs_survive_any_schedule_of_faults(number: int, seed: int) -> None:
         assert published == cluster.expected_output()
     else:
         assert set(published) <= set(cluster.expected_output())
-    epochs = [record["e"] for record in cluster.records("commit")]
+    epochs = [record.epoch for record in cluster.records(CommitRecord)]
     assert epochs == sorted(set(epochs))

@@ -15,12 +15,12 @@ NODES = ["vm1", "vm2"]
 @pytest.fixture
 def state() -> JobState:
     """Two epochs of two sink tasks wait."""
-    waiting = [(epoch, task, [("f", 10 * epoch, 10)]) for epoch in (1, 2) for task in ("1.0", "1.1")]
+    waiting = [(epoch, task, (("f", 10 * epoch, 10),)) for epoch in (1, 2) for task in ("1.0", "1.1")]
     return JobState(epoch=2, placement={"1.0": "vm1", "1.1": "vm2"}, unpublished=list(waiting))
 
 
 def _given(found: Publication, now: float, nodes: list[str] = NODES) -> list[tuple[str, int, str]]:
-    return [(node, detail["epoch"], detail["task"]) for node, detail in found.next(now, nodes)]
+    return [(order.node, order.epoch, order.task) for order in found.next(now, nodes)]
 
 
 def test_one_epoch_of_a_sink_task_is_under_way_at_a_time(state: JobState) -> None:

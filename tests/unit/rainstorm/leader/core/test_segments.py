@@ -31,7 +31,7 @@ def test_the_file_that_a_writer_uses_now_stays() -> None:
 def test_unpublished_output_keeps_its_file() -> None:
     """Another agent may have to publish from it."""
     files = SegmentFiles()
-    state = JobState(unpublished=[(3, "1.0", [(_file("vm1", 1), 5, 10)])])
+    state = JobState(unpublished=[(3, "1.0", ((_file("vm1", 1), 5, 10),))])
     assert files.unused(state, [_file("vm1", 1), _file("vm1", 2)]) == []
     state.mark_published(3)
     assert files.unused(state, [_file("vm1", 2)]) == [_file("vm1", 1)]

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from agent.common.errors import JobFailed
 from agent.rainstorm.io.storage import Storage
 from agent.rainstorm.job.boundaries import first_end, last_end, quotes
+from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.job.plan import Plan, Split
+from agent.rainstorm.job.plan import parities as quote_parities
 from agent.rainstorm.job.spec import parse
-from agent.rainstorm.leader.core.jobmachine import _parities
 from agent.rainstorm.task.batches import CsvParser, from_lines, to_output
 from agent.rainstorm.task.shell.source import SourceFile
 from agent.rainstorm.task.sources import splitreader
@@ -169,10 +170,11 @@ def test_the_survey_tells_which_splits_begin_inside_quotes(
     counted: dict[int, int] = {}
     for task in range(tasks):
         storage = cast(Storage, None)
-        source = SmallFile(storage, spec, layout, f"0.{task}", {"batch_bytes": 10, "file_id": "id"})
+        header = SourceHeader(("a",), start, len(data), (), 10, "id")
+        source = SmallFile(storage, spec, layout, f"0.{task}", header)
         source.data = data
         counted.update(source.count_quotes())
-    assert _parities(layout.splits, counted) == parities(data, start, splits)
+    assert quote_parities(layout.splits, counted) == parities(data, start, splits)
 
 
 @given(st.lists(st.sampled_from((b"a", b'"', b"\n", b",")), max_size=14).map(b"".join), st.data())

@@ -1,0 +1,1 @@
+"""What the controller makes before a deployment: certificates and the archive of wheels."""

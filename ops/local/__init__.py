@@ -1,0 +1,1 @@
+"""A cluster of plain processes on this machine."""

@@ -1,0 +1,1 @@
+"""Searching, following and merging the logs of all nodes."""

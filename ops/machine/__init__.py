@@ -1,0 +1,1 @@
+"""This machine: its processes, control groups, ports, memory and lock files."""

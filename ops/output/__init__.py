@@ -1,0 +1,1 @@
+"""What people read: tables, lists, progress, live views and errors."""

@@ -1,0 +1,128 @@
+"""A schedule of faults as plain data: drawn from a seed, applied by ``faults.Faults``, shrunk, kept as a test.
+
+Each seed enables its own subset of the kinds and draws its own rates; one in ten is free of faults (swarm
+testing: Groce et al., ISSTA 2012). Everything that chance decides about the faults is in the schedule, so a
+shorter schedule is another run that makes sense, and ``repr`` of one is Python that replays it.
+
+A step has a duration: what it began ends by itself. The end of the schedule ends everything at once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from tests.simulation.machine.wires import Quality
+
+CALM_SHARE = 0.1
+STEPS_MAX = 8
+DURATIONS_S = (0.05, 0.3, 1.0, 2.0, 4.0)
+QUALITIES = (Quality(), Quality(), Quality(0.0005, 0.02), Quality(0.001, 0.08, loss=0.1, duplication=0.1))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One fault: when it begins, what, to whom, for how long, and a share between 0 and 1 of how much."""
+
+    at_s: float
+    kind: str
+    nodes: tuple[str, ...] = ()
+    duration_s: float = 0.0
+    amount: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All that a run depends on."""
+
+    seed: int | str
+    size: int = 5
+    quality: Quality = field(default_factory=Quality)
+    steps: tuple[Step, ...] = ()
+    variant: str = ""
+
+    def names(self) -> list[str]:
+        """Returns the names of the nodes."""
+        return [f"vm{number}" for number in range(1, self.size + 1)]
+
+    def on_good_wires(self) -> Schedule:
+        """Returns the same schedule on wires that lose nothing."""
+        return replace(self, quality=Quality())
+
+    def __str__(self) -> str:
+        """Returns Python that makes the schedule, a step a line."""
+        steps = "".join(f"        {step!r},\n" for step in self.steps)
+        quality = "" if self.quality == Quality() else f"    quality={self.quality!r},\n"
+        variant = f"    variant={self.variant!r},\n" if self.variant else ""
+        head = f"    seed={self.seed!r},\n    size={self.size},\n{variant}{quality}"
+        return f"Schedule(\n{head}    steps=(\n{steps}    ),\n)"
+
+
+# Every kind of fault that any cluster may meet, and how many nodes its steps name: a number, or "some" for
+# one side of a partition.
+KINDS: dict[str, int | str] = {
+    "kill": 1,
+    "power": 1,
+    "power_all": 0,
+    "pause": 1,
+    "restart": 1,
+    "rolling_restart": 0,
+    "cut": 2,
+    "cut_one_way": 2,
+    "isolate": 1,
+    "deafen": 1,
+    "silence": 1,
+    "partition": "some",
+    "slow_wires": 1,
+    "slow_disk": 1,
+    "full_disk": 1,
+    "failing_disk": 1,
+    "no_descriptors": 1,
+    "jump": 1,
+}
+
+
+def draw(
+    seed: int | str,
+    duration_s: float,
+    *,
+    sizes: Sequence[int] = (3, 4, 5, 5),
+    kinds: Sequence[str] = (),
+    extra: Mapping[str, int | str] | None = None,
+    once: Sequence[str] = (),
+) -> Schedule:
+    """Returns the schedule of a seed.
+
+    Args:
+        seed: what it is drawn from.
+        duration_s: when the last step may begin.
+        sizes: numbers of nodes.
+        kinds: only these kinds of fault, all by default.
+        extra: kinds that the subsystem applies itself, as in ``KINDS``.
+        once: kinds of which a schedule has one step at most, all together.
+    """
+    rng = random.Random(f"{seed}:schedule")
+    counts = {kind: count for kind, count in {**KINDS, **(extra or {})}.items() if not kinds or kind in kinds}
+    schedule = Schedule(seed, rng.choice(sizes))
+    if rng.random() < CALM_SHARE and not kinds:
+        return schedule
+    quality = rng.choice(QUALITIES)
+    enabled = rng.sample(sorted(counts), rng.randint(1, len(counts)))
+    steps: list[Step] = []
+    for _ in range(rng.randint(1, STEPS_MAX)):
+        kind = rng.choice(enabled)
+        if kind in once and any(step.kind in once for step in steps):
+            continue
+        count = counts[kind]
+        chosen = rng.randint(1, schedule.size - 1) if isinstance(count, str) else count
+        steps.append(
+            Step(
+                round(rng.uniform(0.0, duration_s), 3),
+                kind,
+                tuple(rng.sample(schedule.names(), chosen)),
+                rng.choice(DURATIONS_S),
+                round(rng.random(), 3),
+            )
+        )
+    return replace(schedule, quality=quality, steps=tuple(sorted(steps, key=lambda step: step.at_s)))

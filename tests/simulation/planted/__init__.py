@@ -1,0 +1,1 @@
+"""Rules that are broken on purpose, by subsystem: the simulator must find each."""

@@ -1,0 +1,51 @@
+"""A rule that is broken on purpose, and how to run a seed with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is broken: ``play`` runs a seed, of some kinds of fault when they are named."""
+
+    name: str
+    play: Callable[[int, tuple[str, ...]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class PlantedBug:
+    """A broken rule: what to put in place of which attributes, and which schedules are to find it."""
+
+    name: str
+    rule: str
+    subject: Subject
+    patches: tuple[tuple[Any, str, Any], ...]
+    # Only these kinds of fault, where the moment is rare among all of them.
+    kinds: tuple[str, ...] = ()
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """Runs with the bug in place."""
+        with ExitStack() as stack:
+            for owner, name, broken in self.patches:
+                assert hasattr(owner, name), f"{owner.__name__}.{name} does not exist any more"
+                stack.enter_context(mock.patch.object(owner, name, broken))
+            yield
+
+    def run(self, seed: int) -> None:
+        """Runs one seed with the bug in place.
+
+        Raises:
+            AssertionError: a check has found it.
+        """
+        with self.planted():
+            self.run_without(seed)
+
+    def run_without(self, seed: int) -> None:
+        """Runs the same seed as it is."""
+        self.subject.play(seed, self.kinds)

@@ -1,0 +1,259 @@
+"""Rules of membership and the view, each broken on purpose: the checks must find every one.
+
+A bug replaces attributes of the real classes and modules while the seeds run. It names the rule it breaks and
+the schedules that are to find it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from agent.membership.core import events
+from agent.membership.core import view as views
+from agent.membership.core.beliefs import gossip, suspicion, table
+from agent.membership.core.beliefs.roster import Roster
+from agent.membership.core.beliefs.suspicion import Suspicion
+from agent.membership.core.beliefs.table import Table
+from agent.membership.core.detectors.reconnect import Reconnector
+from agent.membership.core.monitor import Monitor
+from agent.membership.datagrams import Update
+from agent.membership.member import Member, State
+from agent.membership.view import DOWN, UP, NodeEntry, View
+from tests.simulation import membership_host, membership_swarm
+from tests.simulation.membership_host import MembershipHost
+from tests.simulation.planted.bug import PlantedBug, Subject
+
+MEMBERSHIP = Subject(
+    "membership", lambda seed, kinds: membership_swarm.run(membership_swarm.schedule_of(seed, kinds))
+)
+
+# The detector and its beliefs
+
+
+def _refute_in_place(self: Roster, now: float, member: Member, accuser: str) -> None:
+    if member.precedence > self.me.precedence and not self.leaving:
+        self.announce_me()
+
+
+def _believe_death_at_once(self: Roster, now: float, member: Member, current: Member, accuser: str) -> None:
+    self.put(now, member, accuser)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Does not do what it should."""
+
+
+def _no_names(self: Reconnector) -> list[str]:
+    return []
+
+
+def _no_gossip(self: gossip.GossipQueue, members: int, room_bytes: int = 0) -> tuple[Update, ...]:
+    return ()
+
+
+def _at_once(self: Suspicion) -> float:
+    return self.started_at
+
+
+def _never_shrinks(shortest: float, longest: float, wanted: int, confirmations: int) -> float:
+    return longest * 2
+
+
+def _state_first(self: Member) -> tuple[int, int, int]:
+    return (self.boot, int(self.state), self.incarnation)
+
+
+def _alive_wins(self: Member) -> tuple[int, int, int]:
+    return (self.boot, self.incarnation, -int(self.state))
+
+
+def _no_boots(self: Member) -> tuple[int, int, int]:
+    return (0, self.incarnation, int(self.state))
+
+
+def _believe_any_life(self: Table, member: Member) -> bool:
+    current = self.get(member.name)
+    return current is None or member != current
+
+
+def _linear_checksum(member: Member) -> int:
+    return zlib.crc32(f"{member.name}\0{member.uuid}\0{member.precedence}".encode())
+
+
+def _keep_old_boot(self: MembershipHost, effect: events.Effect) -> None:
+    if not isinstance(effect, events.AdoptBoot):
+        _execute(self, effect)
+
+
+_execute = MembershipHost._execute
+
+# The view
+
+
+def _keep_term(view: View, base: View) -> View:
+    return replace(_with_leader(view, base), term=max(1, base.term))
+
+
+_with_leader = views._with_leader
+
+
+def _leader_stays(view: View, base: View) -> View:
+    return view if base.leader else _with_leader(view, base)
+
+
+def _decide_alone(self: MembershipHost, change: Callable[[View | None], View | None]) -> None:
+    operation = membership_host.Operation(None)
+    self._begin(operation)
+    value = change(self.core.proposer.view)
+    self._cluster.learned(value)
+    self._node.after(0.001, lambda: self._end(operation, events.ViewLearned(value)))
+
+
+def _evict_suspects(entry: NodeEntry | None, member: Member) -> NodeEntry | None:
+    if entry is not None and entry.state == UP and member.state is State.SUSPECT:
+        return NodeEntry(DOWN, entry.node_id)
+    return _verdict(entry, member)
+
+
+def _never_readmit(entry: NodeEntry | None, member: Member) -> NodeEntry | None:
+    if entry is not None and entry.state == DOWN:
+        return None
+    return _verdict(entry, member)
+
+
+_verdict = views._verdict
+
+
+BUGS: tuple[PlantedBug, ...] = (
+    PlantedBug(
+        "refutes without raising its incarnation",
+        "a suspect refutes with a higher incarnation",
+        MEMBERSHIP,
+        ((Roster, "_merge_about_me", _refute_in_place),),
+    ),
+    PlantedBug(
+        "a suspicion beats a newer incarnation",
+        "the incarnation counts before the state",
+        MEMBERSHIP,
+        ((Member, "precedence", property(_state_first)),),
+    ),
+    PlantedBug(
+        "alive beats dead of the same incarnation",
+        "alive < suspect < dead",
+        MEMBERSHIP,
+        ((Member, "precedence", property(_alive_wins)),),
+    ),
+    PlantedBug(
+        "the boot counts for nothing",
+        "a later life beats every earlier one",
+        MEMBERSHIP,
+        ((Member, "precedence", property(_no_boots)),),
+    ),
+    PlantedBug(
+        "any other record is taken over",
+        "tables keep the record of higher precedence",
+        MEMBERSHIP,
+        ((Table, "supersedes", _believe_any_life),),
+    ),
+    PlantedBug(
+        "dead by hearsay at once",
+        "a death that is heard of needs a suspicion of one's own",
+        MEMBERSHIP,
+        ((Roster, "_merge_death", _believe_death_at_once),),
+    ),
+    PlantedBug(
+        "no lateness guard",
+        "a node that did not run passes no verdicts",
+        MEMBERSHIP,
+        ((Monitor, "_extend_deadlines", _nothing),),
+        ("refuse", "pause_suspecting", "slow"),
+    ),
+    PlantedBug(
+        "suspicion never expires",
+        "a suspect that does not refute is dead",
+        MEMBERSHIP,
+        ((Roster, "expire", _nothing), (Suspicion, "deadline", property(lambda self: 1e12))),
+    ),
+    PlantedBug(
+        "suspicion expires at once",
+        "a suspect has time to refute",
+        MEMBERSHIP,
+        ((Suspicion, "deadline", property(_at_once)),),
+    ),
+    PlantedBug(
+        "suspicion does not shrink",
+        "confirmations shorten a suspicion",
+        MEMBERSHIP,
+        ((suspicion, "timeout_s", _never_shrinks),),
+    ),
+    PlantedBug(
+        "nothing is gossiped",
+        "an update rides on 4 log N datagrams",
+        MEMBERSHIP,
+        ((gossip.GossipQueue, "take", _no_gossip),),
+    ),
+    PlantedBug(
+        "tables are never compared",
+        "different digests lead to an exchange",
+        MEMBERSHIP,
+        ((Monitor, "_compare", _nothing),),
+        ("deafen", "isolate"),
+    ),
+    PlantedBug(
+        "digest of linear checksums",
+        "different tables have different digests",
+        MEMBERSHIP,
+        ((table, "checksum", _linear_checksum),),
+        ("deafen", "isolate"),
+    ),
+    PlantedBug(
+        "the dead are never asked again",
+        "partitions heal by themselves",
+        MEMBERSHIP,
+        ((Reconnector, "_names", _no_names),),
+    ),
+    PlantedBug(
+        "a later boot is adopted in words only",
+        "an adopted boot is what a node speaks under",
+        MEMBERSHIP,
+        ((MembershipHost, "_execute", _keep_old_boot),),
+    ),
+    PlantedBug(
+        "a new leader without a new term",
+        "one leader for each term",
+        MEMBERSHIP,
+        ((views, "_with_leader", _keep_term),),
+    ),
+    PlantedBug(
+        "a dead leader stays",
+        "the leader is up",
+        MEMBERSHIP,
+        ((views, "_with_leader", _leader_stays),),
+    ),
+    PlantedBug(
+        "eviction without a majority",
+        "the voters decide",
+        MEMBERSHIP,
+        ((MembershipHost, "_begin_change", _decide_alone),),
+    ),
+    PlantedBug(
+        "suspects are evicted",
+        "only the dead are evicted",
+        MEMBERSHIP,
+        ((views, "_verdict", _evict_suspects),),
+    ),
+    PlantedBug(
+        "who is down stays down",
+        "a node that is back is admitted",
+        MEMBERSHIP,
+        ((views, "_verdict", _never_readmit),),
+    ),
+)
+# These are quick to find, one of each kind: part of every `make test`.
+QUICK = (
+    "refutes without raising its incarnation",
+    "a new leader without a new term",
+)

@@ -1,0 +1,160 @@
+"""The people around a cluster: clients that submit, wait, cancel and vanish, and strangers that disturb.
+
+Each client is a process on a machine of its own with the real ``RainstormClient``. Every call is timed: one
+that has no answer long after its deadline is a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agent.common.errors import AlreadyExists, NotFound, RainStormError
+from agent.common.shell import network, threads
+from agent.rainstorm.client import LEADERLESS_S, TIMEOUT_S, RainstormClient
+from tests.simulation.machine.process import Process
+from tests.simulation.rainstorm.jobs import Workload
+from tests.simulation.rainstorm.world import World
+
+AGAIN_S = 0.3
+SUBMISSIONS_MAX = 20
+WAIT_S = 20.0
+POLL_S = 1.0
+# A call asks all nodes in turn, again and again, until the leaderless time is over.
+CALL_S_MAX = LEADERLESS_S + 2 * TIMEOUT_S
+STRANGER_S = 20.0
+NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b"\x00\x00\x00\x02\x00\x00\x00\x00\xc1\xc1", b"")
+
+
+class Operators:
+    """All clients of one run."""
+
+    def __init__(self, world: World, workloads: list[Workload]) -> None:
+        self._world = world
+        self._workloads = workloads
+        self._count = 0
+        self._current: Process | None = None
+        self._submissions = 0
+        # Workloads whose submission was answered, with the job's id.
+        self.accepted: dict[str, str] = {}
+        # Calls under way: what, since when, how long it may take.
+        self._calls: dict[int, tuple[str, float, float]] = {}
+        self.late: list[str] = []
+        self.start()
+
+    def start(self) -> None:
+        """Starts an operator who submits what was not accepted yet and waits for the results."""
+        self._count += 1
+        process = self._current = self._world.cluster.client(f"operator-{self._count}")
+        for workload in self._workloads:
+            process.start(f"submit-{workload.kind}", self._run, process, workload)
+        process.start("look", self._look, process)
+
+    def abort(self) -> None:
+        """Ends the operator's process in the middle of whatever it does; another one takes over."""
+        if self._current is not None:
+            if self._calls:
+                self._world.watch.hit("client aborted in a call")
+            self._calls.clear()
+            self._world.scheduler.kill(self._current)
+            self.start()
+
+    def cancel(self, pick: float) -> None:
+        """Has a job cancelled."""
+        jobs = sorted(job.job for job in self._world.watch.jobs.values() if not job.outcome)
+        if jobs:
+            job = jobs[int(pick * len(jobs))]
+            self._world.watch.cancelled[job] = True
+            self._ask("cancel", lambda client: client.cancel(job), CALL_S_MAX + 60.0)
+
+    def kill_task(self, pick: float) -> None:
+        """Has a task killed as ``fab kill-task`` does."""
+        name = self._world.names[int(pick * len(self._world.names))]
+        self._ask("kill", lambda client: client.kill_task(node=name), CALL_S_MAX)
+
+    def disturb(self, name: str, amount: float) -> None:
+        """Lets a stranger connect to the agent of a node and to its tasks."""
+        node = self._world.cluster.nodes[name]
+        ports = [port for host, port in self._world.cluster.wires.listeners if host == node.address]
+        process = self._stranger()
+        for port in ports:
+            if isinstance(port, int):
+                words = NONSENSE[int(amount * len(NONSENSE))]
+                process.start("stranger", self._intrude, node.address, port, words)
+
+    @property
+    def is_idle(self) -> bool:
+        """Tells whether no call is under way."""
+        return not self._calls
+
+    # -- threads of clients ---------------------------------------------------------------------------
+
+    def _stranger(self) -> Process:
+        self._count += 1
+        return self._world.cluster.client(f"stranger-{self._count}")
+
+    def _ask(self, what: str, call: Callable[[RainstormClient], Any], limit_s: float) -> None:
+        process = self._stranger()
+
+        def run() -> None:
+            try:
+                self._timed(what, lambda: call(self._world.operator(process)), limit_s)
+            except RainStormError:
+                return  # an answer, whatever it says
+
+        process.start(what, run)
+
+    def _run(self, process: Process, workload: Workload) -> None:
+        name = str(workload.raw["name"])
+        client = self._world.operator(process)
+        while name not in self.accepted and self._submissions < SUBMISSIONS_MAX:
+            self._submissions += 1
+            try:
+                self.accepted[name] = self._timed("submit", lambda: client.submit(workload.raw), CALL_S_MAX)
+            except RainStormError as error:
+                assert not isinstance(error, AlreadyExists | NotFound), f"submission refused: {error}"
+                threads.sleep(AGAIN_S)
+        while name in self.accepted:
+            job = self.accepted[name]
+            try:
+                found = self._timed("wait", lambda: client.wait(job, WAIT_S), WAIT_S + CALL_S_MAX)
+            except RainStormError:
+                threads.sleep(AGAIN_S)
+                continue
+            if found.has_ended:
+                return
+
+    def _look(self, process: Process) -> None:
+        client = self._world.operator(process)
+        while not self._world.watch.over() or not self._world.watch.jobs:
+            try:
+                self._timed("jobs", client.jobs, CALL_S_MAX)
+            except RainStormError:
+                pass
+            threads.sleep(POLL_S)
+
+    def _timed(self, what: str, call: Callable[[], Any], limit_s: float) -> Any:
+        self._count += 1
+        number, began = self._count, threads.monotonic()
+        self._calls[number] = (what, began, limit_s)
+        try:
+            return call()
+        finally:
+            if self._calls.pop(number, None) is not None and threads.monotonic() - began > limit_s:
+                self.late.append(f"{what} took {threads.monotonic() - began:.1f} s, at most {limit_s:g} s")
+
+    @staticmethod
+    def _intrude(host: str, port: int, words: bytes) -> None:
+        try:
+            sock = network.dial_tcp(host, port, 2.0)
+        except OSError:
+            return
+        try:
+            sock.settimeout(STRANGER_S)
+            if words:
+                sock.sendall(words)
+            sock.recv(100)
+        except OSError:
+            pass
+        finally:
+            sock.close()

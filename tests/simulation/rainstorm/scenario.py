@@ -1,0 +1,126 @@
+"""One run of the engine: jobs under the faults of a schedule, then healing, convergence and all checks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.simulation.machine.cluster import Broken
+from tests.simulation.rainstorm.faults import Faults
+from tests.simulation.rainstorm.jobs import KINDS, Workload, generate
+from tests.simulation.rainstorm.operators import Operators
+from tests.simulation.rainstorm.schedule import FAULTS_S, Schedule, draw
+from tests.simulation.rainstorm.world import World, observed, small_limits
+
+POLL_S = 0.1
+HEALED_S = 150.0
+RECORDS_MAX = 160
+SETTLE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one run was like."""
+
+    trace: str
+    simulated_s: float
+    steps: int
+    hits: dict[str, int]
+    kinds: tuple[str, ...]
+
+
+def schedule_of(
+    seed: int | str, *, jobs: Sequence[str] = KINDS, faults: Sequence[str] | None = None
+) -> Schedule:
+    """Returns the schedule of a seed."""
+    return draw(seed, Faults.kinds(), jobs=jobs, faults=faults)
+
+
+def run(schedule: Schedule, *, end_to_end_only: bool = False) -> Result:
+    """Runs a schedule; raises AssertionError when a check fails."""
+    rng = random.Random(f"{schedule.seed}:limits")
+    with small_limits(rng):
+        world = World(schedule.seed, end_to_end_only=end_to_end_only)
+        with _closing(world), observed(world.watch):
+            try:
+                return _Run(world, schedule, rng).run()
+            except AssertionError as error:
+                if isinstance(error, Broken):
+                    raise
+                raise world.cluster.broken([str(error)]) from error
+
+
+class _Run:
+    def __init__(self, world: World, schedule: Schedule, rng: random.Random) -> None:
+        self._world = world
+        self._schedule = schedule
+        self._workloads = [
+            generate(rng, kind, f"in{number}", rng.randint(0, RECORDS_MAX))
+            for number, kind in enumerate(schedule.jobs)
+        ]
+
+    def run(self) -> Result:
+        world, watch = self._world, self._world.watch
+        for workload in self._workloads:
+            self._store(workload)
+        world.cluster.start()
+        began = world.scheduler.now
+        operators = Operators(world, self._workloads)
+        faults = Faults(world, operators, self._schedule)
+        while world.scheduler.now < began + FAULTS_S or not self._is_over(operators):
+            self._advance()
+            if world.scheduler.now > began + 2 * FAULTS_S:
+                break
+        faults.heal()
+        end = world.scheduler.now + HEALED_S
+        while not self._is_over(operators):
+            assert world.scheduler.now < end, f"R9: not over after {HEALED_S:g} s: {self._open(operators)}"
+            self._advance()
+        self._rest(operators)
+        watch.check_end()
+        kinds = tuple(workload.kind for workload in self._workloads)
+        simulated_s = world.scheduler.now - began
+        return Result(
+            world.cluster.trace(), simulated_s, world.scheduler.steps, dict(sorted(watch.hits.items())), kinds
+        )
+
+    def _store(self, workload: Workload) -> None:
+        name = str(workload.raw["source"]["file"])
+        self._world.watch.add(workload)
+        self._world.store.create(name)
+        self._world.store.append(name, workload.data, "put", 1)
+
+    def _advance(self) -> None:
+        self._world.scheduler.run_for(POLL_S)
+        if self._world.store.broken is not None:
+            raise self._world.store.broken
+        self._world.watch.poll()
+
+    def _is_over(self, operators: Operators) -> bool:
+        return len(operators.accepted) == len(self._workloads) and self._world.watch.over()
+
+    def _open(self, operators: Operators) -> list[str]:
+        jobs = [f"{job.job} {job.workload.kind}" for job in self._world.watch.jobs.values() if not job.in_index_as_ended]
+        return [f"{len(operators.accepted)} of {len(self._workloads)} accepted", *jobs]
+
+    def _rest(self, operators: Operators) -> None:
+        """Checks that nothing is left of what happened (R10 and the rules of shells)."""
+        world = self._world
+        world.cluster.wait_until(lambda: operators.is_idle, HEALED_S)
+        assert not operators.late, f"no answer in time: {operators.late}"
+        world.cluster.wait_until(lambda: not world.tasks(), HEALED_S)
+        world.cluster.settle(SETTLE_S)
+        world.cluster.check([f"crash: {crash}" for crash in world.cluster.crashes])
+        world.cluster.check(world.findings())
+        world.views.stop()
+        world.cluster.check(world.cluster.shut_down())
+
+
+@contextmanager
+def _closing(world: World) -> Iterator[World]:
+    try:
+        yield world
+    finally:
+        world.close()

@@ -1,0 +1,274 @@
+"""What must always hold of the stream engine, checked while it happens (R1-R10 of the reliability study).
+
+``Watch`` sees every append at the instant at which it takes effect, whoever made it. From the index and the
+job logs it knows what was submitted and what is committed; nothing else may reach a destination file, in
+another order or twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from agent.rainstorm.host.shell.writers import PIECES_PER_EPOCH_MAX
+from agent.rainstorm.leader.core.joblog import JobState
+from agent.rainstorm.leader.shell.joblog import INDEX_FILE, log_file
+from agent.rainstorm.messages.joblog import (
+    INDEX,
+    JOB_LOG,
+    CommitRecord,
+    EndedRecord,
+    GenerationRecord,
+    JobRecord,
+    OutcomeRecord,
+    SubmittedRecord,
+    TermRecord,
+    decode,
+)
+from tests.simulation.rainstorm.hydfs import Store
+from tests.simulation.rainstorm.jobs import Workload, whole_records
+
+LOG_PREFIX, LOG_SUFFIX = log_file("\n").split("\n")
+
+
+class WatchedJob:
+    """What the log of one job says so far, and what of it has been published."""
+
+    def __init__(self, job: str, workload: Workload, sink: str) -> None:
+        self.job = job
+        self.workload = workload
+        self.sink = sink
+        self.term = 0
+        self.generation = 0
+        self.epoch = 0
+        self.outcome = ""
+        self.error: Any = None
+        # In the index: whoever leads must bring it to its end.
+        self.is_submitted = False
+        self.in_index_as_ended = False
+        self.commits = 0
+        self.output: dict[tuple[int, str], bytes] = {}
+        self.published: dict[tuple[int, str], bytes] = {}
+        self.seen = b""
+        # What a leader that takes over would know.
+        self.state = JobState()
+
+
+class Watch:
+    """The checks and the reachability counters of one run."""
+
+    def __init__(self, store: Store, *, end_to_end_only: bool = False) -> None:
+        self.hits: Counter[str] = Counter()
+        self.jobs: dict[str, WatchedJob] = {}
+        # Jobs that somebody asked to cancel.
+        self.cancelled: dict[str, bool] = {}
+        self._workloads: dict[str, Workload] = {}
+        self._store = store
+        self._generations: dict[tuple[str, int], int] = {}
+        self._bases: dict[tuple[str, int], bool] = {}
+        self._end_to_end_only = end_to_end_only
+        self._by_sink: dict[str, WatchedJob] = {}
+        store.on_append = self._appended
+        store.on_lost_answer = self._lost
+        store.on_delete = self._deleted
+        store.on_conflict = self._refused
+
+    def add(self, workload: Workload) -> None:
+        """Expects submissions of a workload."""
+        self._workloads[str(workload.raw["name"])] = workload
+
+    def hit(self, what: str) -> None:
+        """Counts that a situation was reached."""
+        self.hits[what] += 1
+
+    def over(self) -> bool:
+        """Tells whether the index says of all submitted jobs that they have ended."""
+        return all(job.in_index_as_ended for job in self.jobs.values() if job.is_submitted)
+
+    def restored(self, file: str, offset: int) -> None:
+        """A task loaded a segment."""
+        self.hit("fresh restore from segments")
+        if (file, offset) in self._bases:
+            self.hit("base snapshot restored")
+
+    def triggered(self, job: str, generation: int, epoch: int) -> None:
+        """An agent was told to end an epoch: a number belongs to one generation only."""
+        if self._end_to_end_only:
+            return
+        first = self._generations.setdefault((job, epoch), generation)
+        assert first == generation, f"R5: epoch {epoch} of {job} in generations {first} and {generation}"
+
+    def ended(self, job: str, outcome: str) -> None:
+        """A leader ended a job: its log must say so."""
+        assert self.jobs[job].outcome == outcome, f"{job} ended before its log says so"
+
+    # -- what the store tells -------------------------------------------------------------------------
+
+    def _lost(self, name: str) -> None:
+        if _job_of(name) in self.jobs:
+            self.hit("commit outcome unknown")
+
+    def _refused(self, name: str, writer: str) -> None:
+        if _job_of(name) in self.jobs and writer.startswith("leader-"):
+            self.hit("zombie append refused")
+
+    def _appended(self, name: str, writer: str, sequence: int, data: bytes) -> None:
+        job = _job_of(name)
+        if name == INDEX_FILE:
+            self._indexed(data)
+        elif job:
+            self._logged(job, writer, data)
+        elif name in self._by_sink and not self._end_to_end_only:
+            self._published(self._by_sink[name], writer, sequence, data)
+
+    def _deleted(self, name: str) -> None:
+        if "/segments-" in name:
+            self.hit("segment file deleted")
+        output = self._by_sink.get(name)
+        assert output is None or not output.is_submitted, f"R2: the output of {name} deleted"
+        for job in self.jobs.values():
+            references = [found for files in job.state.segments.values() for found in files]
+            for _, _, found in job.state.unpublished:
+                references += found
+            needed = any(file == name for file, _, _ in references) and not job.outcome
+            assert not needed, f"R9: {name} deleted, which the next leader of {job.job} would need"
+
+    def _indexed(self, data: bytes) -> None:
+        for record in decode(INDEX, data):
+            match record:
+                case SubmittedRecord(job=job):
+                    self.jobs[job].is_submitted = True
+                case EndedRecord(job=job):
+                    self.jobs[job].in_index_as_ended = True
+
+    def _logged(self, name: str, writer: str, data: bytes) -> None:
+        term = int(writer.split("-")[2])
+        for record in decode(JOB_LOG, data):
+            if isinstance(record, JobRecord):
+                workload = self._workloads[str(record.spec["name"])]
+                job = self.jobs[name] = WatchedJob(name, workload, record.sink)
+                self._by_sink[job.sink] = job
+            job = self.jobs[name]
+            assert term >= job.term, f"R6: {writer} wrote to the log of {job.job} in term {job.term}"
+            job.state.apply(record)
+            match record:
+                case TermRecord(term=later):
+                    job.term = later
+                case GenerationRecord(generation=generation):
+                    assert generation == job.generation + 1, f"generation {generation}: {job.generation}"
+                    job.generation = generation
+                case CommitRecord():
+                    self._committed(job, record)
+                case OutcomeRecord():
+                    assert not job.outcome, f"{job.job} ended twice"
+                    job.outcome, job.error = record.outcome, record.error
+
+    def _committed(self, job: WatchedJob, record: CommitRecord) -> None:
+        epoch, generation = record.epoch, record.generation
+        assert not job.outcome, f"R5: epoch {epoch} committed after the end of {job.job}"
+        assert epoch > job.epoch, f"R5: epoch {epoch} committed after {job.epoch}"
+        assert generation == job.generation, f"R6: generation {generation} committed, not {job.generation}"
+        job.epoch = epoch
+        job.commits += 1
+        for task, references in record.sink.items():
+            parts = [self._segment(*reference) for reference in references]
+            job.output[epoch, task] = b"".join(parts)
+        for references in record.base.values():
+            self._bases.update({(file, offset): True for file, offset, _ in references})
+        for references in [*record.base.values(), *record.delta.values()]:
+            for reference in references:
+                self._segment(*reference)
+
+    def _segment(self, file: str, offset: int, length: int) -> bytes:
+        data = self._store.read(file, offset, length)
+        assert len(data) == length, f"a commit refers to bytes that {file} does not have"
+        return data
+
+    def _published(self, job: WatchedJob, writer: str, sequence: int, data: bytes) -> None:
+        task = writer.split("/")[1]
+        key = (sequence // PIECES_PER_EPOCH_MAX, task)
+        assert key in job.output, f"R2: {key} of {job.job} published, which is not committed"
+        done = job.published.get(key, b"")
+        wanted = job.output[key][len(done) : len(done) + len(data)]
+        assert data == wanted, f"R5: {key} of {job.job} published with other content than was committed"
+        job.published[key] = done + data
+        for earlier, output in job.output.items():
+            if earlier[1] == task and earlier[0] < key[0]:
+                assert job.published.get(earlier) == output, f"R4: {key} published before {earlier}"
+
+    # -- the reader and the end -----------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Reads all destinations as a client would (R2)."""
+        for job in self.jobs.values():
+            if job.sink not in self._store.files:
+                assert not job.is_submitted, f"R2: the output of {job.job} is gone"
+                continue
+            data = bytes(self._store.files[job.sink].data)
+            assert data.startswith(job.seen), f"R2: output of {job.job} vanished"
+            if len(data) > len(job.seen):
+                job.seen = data
+                self._check_output(job, data)
+
+    def check_end(self) -> None:
+        """Checks the whole output of all jobs (R1, R4)."""
+        self.poll()
+        for job in self.jobs.values():
+            if not job.is_submitted:
+                continue  # its leader fell before it was in the index: it never began
+            if job.outcome == "cancelled" and job.job in self.cancelled:
+                continue
+            assert job.outcome == "finished", f"R9: {job.job} is {job.outcome or 'not over'}: {job.error}"
+            found = whole_records(job.workload.raw, job.seen)
+            if job.workload.kind == "epoch":
+                found = _last_values(found)
+            missing, extra = job.workload.expected - found, found - job.workload.expected
+            assert found == job.workload.expected, (
+                f"R1: {job.job} ({job.workload.kind}): missing {_some(missing)}, extra {_some(extra)}"
+            )
+
+    def _check_output(self, job: WatchedJob, data: bytes) -> None:
+        found = whole_records(job.workload.raw, data)
+        if job.workload.kind == "epoch":
+            limits = dict(_split(record) for record in job.workload.expected)
+            for record, times in found.items():
+                key, value = _split(record)
+                assert times == 1, f"R2: {record!r} {times} times in {job.job}"
+                assert 1 <= value <= limits[key], f"R2: {record!r} in {job.job}, at most {limits[key]}"
+            return
+        extra = found - job.workload.expected
+        assert not extra, f"R2: a reader of {job.job} ({job.workload.kind}) sees {_some(extra)}"
+        if job.workload.kind == "tuple":
+            self._check_running(job, data)
+
+    def _check_running(self, job: WatchedJob, data: bytes) -> None:
+        counts: Counter[str] = Counter()
+        for line in data.decode("utf-8", "surrogateescape").split("\n")[:-1]:
+            key, _, value = line.rpartition(",")
+            if '"' not in key or key.startswith('"'):
+                counts[key] += 1
+                assert int(value) == counts[key], f"R4: {key!r} counts {value} after {counts[key] - 1}"
+
+
+def _job_of(name: str) -> str:
+    """Returns the job whose log a file is, or ''."""
+    if name.startswith(LOG_PREFIX) and name.endswith(LOG_SUFFIX):
+        return name[len(LOG_PREFIX) : -len(LOG_SUFFIX)]
+    return ""
+
+
+def _split(record: str) -> tuple[str, int]:
+    key, _, value = record.rpartition(",")
+    return key, int(value)
+
+
+def _last_values(found: Counter[str]) -> Counter[str]:
+    last: dict[str, int] = {}
+    for record in found:
+        key, value = _split(record)
+        last[key] = max(value, last.get(key, 0))
+    return Counter([f"{key},{value}" for key, value in last.items()])
+
+
+def _some(records: Counter[str]) -> str:
+    return f"{sum(records.values())}: {dict(records.most_common(4))}"

@@ -1,0 +1,198 @@
+"""One run of the stores: a cluster, its clients, a schedule of faults, and the checks.
+
+Sizes and intervals of the shells are made small, so that a few seconds of virtual time and some hundred
+bytes meet what production meets in hours: blocks of half a kilobyte, several pieces for each, journals of a
+few records. Their meaning is that of production.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from unittest import mock
+
+from agent.common.config import HydfsConfig
+from agent.hydfs import client as client_module
+from agent.hydfs.service import Service
+from agent.hydfs.shell import copier, gateway, put, repair, store, transfers
+from tests.simulation.machine.cluster import Cluster
+from tests.simulation.machine.faults import Faults
+from tests.simulation.machine.schedule import Schedule, Step, draw
+from tests.simulation.store import rest
+from tests.simulation.store.clients import BLOCK_BYTES, StoreClient, planned
+from tests.simulation.store.history import History
+from tests.simulation.store.strangers import Stranger
+from tests.simulation.store.view import SERVICE, Authority
+
+FAULTS_S = 4.0
+# Every client has ended so long after the faults.
+ANSWERED_S = 90.0
+IDLE_S = 5.0
+PASS_INTERVAL_S = 8.0
+WRITERS, WRITER_KINDS = 2, {"append": 8, "read_log": 2}
+PUTTERS, PUTTER_KINDS = (
+    2,
+    {"put": 5, "aborted_put": 2, "cut_put": 1, "get": 4, "delete": 2, "look": 1},
+)
+ACTIONS = 12
+PAUSE_S = 0.25
+EXTRA: dict[str, int | str] = {"kill_client": 0, "stranger": 1, "rot": 1, "new_disk": 1, "lose_node": 1}
+# What takes a copy away for good: more than one at a time is more than three copies promise to bear.
+LOSSES = ("rot", "new_disk", "lose_node")
+MOMENTS = (
+    "append acknowledged",
+    "append found done",
+    "file stored",
+    "file deleted",
+    "file not found",
+    "put interrupted",
+    "put aborted",
+    "put failed",
+    "client killed",
+)
+
+
+def schedule_of(seed: int | str, kinds: tuple[str, ...] = ()) -> Schedule:
+    """Returns the schedule of a seed, of some kinds of fault when they are named."""
+    return draw(f"store:{seed}", FAULTS_S, kinds=kinds, extra=EXTRA, once=LOSSES)
+
+
+@contextmanager
+def small_sizes() -> Iterator[None]:
+    """Makes the limits of the shells small."""
+    limits = (
+        (client_module, "READ_PIECE_BYTES", 700),
+        (gateway, "READ_BYTES_MAX", 300),
+        (copier, "PIECE_BYTES", 200),
+        (put, "IDLE_S_MAX", IDLE_S),
+        (transfers, "IDLE_S_MAX", IDLE_S),
+        (repair, "PASS_INTERVAL_S", PASS_INTERVAL_S),
+        # Some lines go into the journal, the longer ones straight into the block's file.
+        (store, "INLINE_BYTES_MAX", 64),
+    )
+    with ExitStack() as stack:
+        for owner, name, value in limits:
+            stack.enter_context(mock.patch.object(owner, name, value))
+        stack.enter_context(mock.patch.dict(store.Store.__init__.__kwdefaults__, segment_bytes=2048))
+        yield
+
+
+class StoreRun:
+    """A run under way."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.history = History()
+        self.hits: Counter[str] = Counter()
+        self.authority = Authority()
+        self.lost: set[str] = set()
+        rng = random.Random(f"{schedule.seed}:settings")
+        self.ack = rng.choice(("all", "all", "quorum"))
+        knobs = HydfsConfig(
+            block_size_bytes=BLOCK_BYTES, reserve_bytes=4096, ack=self.ack, ack_timeout_s=rng.choice((0.3, 1.0))
+        )
+        self.cluster = Cluster(
+            schedule.seed,
+            schedule.size,
+            {SERVICE: self.authority.build},
+            settings={"hydfs": knobs},
+            quality=schedule.quality,
+        )
+        self.clients = self._clients()
+        self.faults = Faults(
+            self.cluster,
+            schedule.steps,
+            {
+                "kill_client": self._kill_client,
+                "stranger": self._stranger,
+                "rot": self._rot,
+                "new_disk": self._new_disk,
+                "lose_node": self._lose_node,
+            },
+        )
+
+    def _clients(self) -> list[StoreClient]:
+        made = []
+        for count, kind, kinds in ((WRITERS, "writer", WRITER_KINDS), (PUTTERS, "putter", PUTTER_KINDS)):
+            for number in range(1, count + 1):
+                name = f"{kind}{number}"
+                actions = planned(self.schedule.seed, name, kinds, ACTIONS, PAUSE_S)
+                if name == "writer1":
+                    actions = [*planned(self.schedule.seed, name, {"create_log": 1}, 1, 0.0), *actions]
+                client = StoreClient(self.cluster, self.history, name, actions)
+                client.hit = partial(_count, self.hits)
+                made.append(client)
+        return made
+
+    def play(self) -> None:
+        """Runs everything to its end and checks it."""
+        cluster = self.cluster
+        for node in cluster.nodes.values():
+            node.start_all()
+        self.authority.begin(cluster)
+        for client in self.clients:
+            client.start()
+        cluster.scheduler.run_for(FAULTS_S)
+        self.faults.end(except_for=self.lost)
+        cluster.wait_until(lambda: all(client.is_done for client in self.clients), ANSWERED_S)
+        cluster.check(rest.check(self))
+
+    # -- faults of the store --------------------------------------------------------------------------
+
+    def _kill_client(self, step: Step) -> None:
+        self.clients[int(step.amount * len(self.clients))].kill()
+
+    def _stranger(self, step: Step) -> None:
+        stranger = Stranger(self.cluster, self.cluster.nodes[step.nodes[0]], step)
+        stranger.start()
+
+    def _rot(self, step: Step) -> None:
+        disk = self.cluster.nodes[step.nodes[0]].disk
+        blocks = [path for path in disk.paths() if "/hydfs/blocks/" in path and not path.endswith(".part")]
+        if blocks:
+            disk.flip_bit(blocks[int(step.amount * len(blocks))])
+            self.hits["a block rotted"] += 1
+
+    def _new_disk(self, step: Step) -> None:
+        node = self.cluster.nodes[step.nodes[0]]
+        if node.is_on:
+            self.hits["a new disk"] += 1
+            self.faults.cut_power([node], step)
+            node.replace_disk()
+
+    def _lose_node(self, step: Step) -> None:
+        node = self.cluster.nodes[step.nodes[0]]
+        if self.schedule.size > 3:
+            self.hits["a node lost for good"] += 1
+            if node.is_on:
+                node.power_off()
+            self.lost.add(node.name)
+
+    def services(self) -> dict[str, Service]:
+        """Returns the agents that run."""
+        return {
+            name: agent.service
+            for name, node in self.cluster.nodes.items()
+            if name not in self.lost and isinstance((agent := node.agents[SERVICE]).service, Service)
+        }
+
+
+def _count(hits: Counter[str], moment: str) -> None:
+    hits[moment] += 1
+
+
+def run(schedule: Schedule) -> StoreRun:
+    """Runs one schedule.
+
+    Raises:
+        AssertionError: a check failed.
+    """
+    with small_sizes():
+        found = StoreRun(schedule)
+        with found.cluster:
+            found.play()
+        return found
+
