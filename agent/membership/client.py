@@ -1,4 +1,4 @@
-"""What other agents, tools and tests ask a membership agent."""
+"""Requests to a membership agent, for other agents, tools and tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.membership.messages import (
 from agent.membership.view import View
 from agent.wire.client import Client, Target
 
-# What callers outside ``agent`` see of the answers, which they may import from here only.
+# The types of the answers: callers outside ``agent`` may import them from here only.
 __all__ = [
     "Events",
     "MemberChanged",
@@ -74,7 +74,7 @@ class MembershipClient:
         return self._ask(messages.WatchView(version, timeout_s), timeout_s + MARGIN_S).view.checked()
 
     def hint(self, name: str) -> None:
-        """Says that contact with the node ``name`` was lost, so that it is probed at once.
+        """Reports that contact with the node ``name`` was lost, so that it is probed at once.
 
         Raises:
             NotFound: no such node is known.
@@ -95,7 +95,7 @@ class MembershipClient:
         return Events(found.decoded(), found.last, found.missed)
 
     def leave(self) -> None:
-        """Makes the node leave the cluster until it is told to join again or its agent is started anew."""
+        """Makes the node leave the cluster until it is told to join again or its agent restarts."""
         self._ask(messages.Leave())
 
     def join(self) -> None:
@@ -111,7 +111,7 @@ class MembershipClient:
         return self._ask(messages.Switch(detector, suspicion)).settings
 
     def drop(self, percent: float | None = None, seed: int | None = None) -> float:
-        """Makes the node throw away a share of the datagrams that come in, and returns the share in force.
+        """Makes the node discard a share of its incoming datagrams, and returns the present share.
 
         Raises:
             UsageError: it is not from 0 to 100.

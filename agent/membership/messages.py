@@ -21,8 +21,9 @@ from agent.membership.member import StateName
 from agent.membership.settings import Settings
 from agent.membership.view import View
 
-# A node of this many records answers with about a megabyte; the largest group measured here has a tenth.
-MEMBERS_MAX = 10_000
+# The largest group that is simulated. A table is bounded by it, because every holder of a gossip key can
+# invent members; the answer of a node with this many is about four megabytes long.
+MEMBERS_MAX = 20_000
 # As many as an agent keeps of each: the log of events and the history of all members. A death leaves about
 # ten entries in a history, so a cluster that flaps once a second is remembered for two minutes.
 EVENTS_MAX = 1000
@@ -37,7 +38,7 @@ ChangeKind = Literal["join", "suspect", "dead", "left", "refute", "services"]
 UpOrDown = Literal["up", "down"]
 KeyOperation = Literal["list", "install", "use", "remove"]
 Names = Annotated[tuple[Name, ...], Meta(max_length=MEMBERS_MAX)]
-Part = Annotated[int, Meta(ge=0, lt=TABLE_PARTS)]
+Part = Annotated[int, Meta(ge=0, le=TABLE_PARTS - 1)]
 Digests = Annotated[bytes, Meta(min_length=4 * TABLE_PARTS, max_length=4 * TABLE_PARTS)]
 
 

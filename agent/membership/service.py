@@ -1,8 +1,8 @@
 """The membership agent: sockets, threads and files around the membership core.
 
-Threads: the core's (timers, sends), one that receives datagrams, one that carries out register operations,
-one that compares tables (``antientropy``), and those of the request server (``requests``). Voters also answer
-for the view register, from their own durable log.
+Threads: that of the core (timers, sends), one that receives datagrams, one for register operations, one that
+compares tables (``exchange``), those that probe members by TCP (``requests``), and those of the request
+server. Voters also answer for the view register, from their own durable log.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from agent.wire.server import LOCAL, Server
 logger = logging.getLogger("agent.membership")
 
 REGISTER_TIMEOUT_S = 3.0
-# A view that was just chosen reaches the core within a step or two.
+# The core takes a view that was just chosen within a step or two.
 LEARNED_TIMEOUT_S = 1.0
 # The core has one register operation under way at a time and waits for its outcome.
 JOBS_MAX = 1
-# A core whose inbox is full is about to work it off, or stalled for longer than any wait here.
+# A core with a full inbox either works it off soon or has stalled for longer than any wait here.
 OUTCOME_RETRY_S = 0.05
-# Requests of one peer are a sign of life; more often than this they say nothing new.
+# Requests of a peer are a sign of life; more of them than this add nothing.
 HEARD_INTERVAL_S = 0.2
 # malloc.h
 M_ARENA_MAX = -8
@@ -112,12 +112,12 @@ class Service:
 
     @property
     def core(self) -> MembershipCore:
-        """Returns the core; other threads only look at it, by copies made in one step."""
+        """Returns the core; other threads only read it, by copies made in one step."""
         assert self._core is not None
         return self._core
 
     def start(self) -> None:
-        """Takes the addresses, begins a new life of this node and joins the cluster.
+        """Binds the addresses, raises the boot counter and joins the cluster.
 
         Raises:
             PortInUse: an address is taken.
@@ -129,7 +129,7 @@ class Service:
         folder = Path(self.config.data_dir) / "membership"
         identity = self._identities.begin_life()
         self.transport.set_boot(identity.boot)
-        targets = voter_targets(self._voters.load() or self.config.voters, self.target)
+        targets = voter_targets(self._voters.load(self._contacts) or self.config.voters, self.target)
         self._registers = registers = Registers(
             self.config.name,
             REGISTER,
@@ -168,7 +168,7 @@ class Service:
         logger.info("agent_started node=%s node_id=%s", me.name, member.node_id)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Ends all threads and frees the addresses; the others notice as they would a crash."""
+        """Ends all threads and frees the addresses; to the other nodes it looks like a crash."""
         self.stopping.set()
         if self._runner is not None:
             self._runner.stop(timeout_s)
@@ -195,7 +195,7 @@ class Service:
         return f"{live} live, view {self.view.version}, majority {'yes' if core.majority else 'no'}"
 
     def loops(self) -> list[CoreRunner]:
-        """Returns the loops that must turn while the service lives."""
+        """Returns the loops that must make progress while the service runs."""
         return [self._runner] if self._runner is not None else []
 
     def target(self, name: str) -> Target:
@@ -228,7 +228,7 @@ class Service:
         self._runner.post(event)
 
     def post(self, event: events.Event) -> bool:
-        """Hands an event to the core; one that finds no room is as good as a lost datagram."""
+        """Hands an event to the core; an event that finds no room is dropped, like a lost datagram."""
         try:
             self.submit(event)
         except Overloaded as error:
@@ -237,27 +237,27 @@ class Service:
         return True
 
     def replace_voter(self, old: str, new: str) -> View:
-        """Makes ``new`` a voter in place of ``old``, or with two empty names finishes what was begun.
+        """Makes ``new`` a voter in place of ``old``; with two empty names it finishes a replacement.
 
         Raises:
-            NoMajority: too few voters answer; how far it went shows in the view, and it can be run again.
-            Conflict, NotFound: it cannot be done.
+            NoMajority: too few voters answer; the view shows how far it went, and it can be repeated.
+            Conflict, NotFound: the replacement is not possible.
         """
         configured = self.config.voters
 
         def begin(view: View | None) -> View | None:
             return views.replace_voter(view, old, new, configured) if old else view
 
-        # The second change may only follow when the first one is known to be chosen.
+        # The second change is safe only after the first one is known to be chosen.
         chosen = self._change_view(begin)
         view = self._change_view(lambda view: views.finish_replacement(view, chosen)) or EMPTY
         logger.info("voters_changed old=%s new=%s voters=%s", old, new, ",".join(view.voters))
         self.post(events.ViewLearned(view))
-        with self.changed:  # who asks this node next hears of it
+        with self.changed:  # the next request to this node must see it
             self.changed.wait_for(lambda: self.view.version >= view.version, LEARNED_TIMEOUT_S)
         return view
 
-    # What comes in from other threads
+    # Called by other threads
 
     def _on_datagram(self, sender: str, boot: int, datagram: Datagram) -> None:
         self.post(events.DatagramReceived(sender, boot, datagram))
@@ -268,14 +268,14 @@ class Service:
             self.post(events.ContactRefused(name))
 
     def _on_impostor(self, name: str, address: str, port: int) -> None:
-        self.post(events.ImpostorHeard(name, events.Contact(address, port)))
+        self.post(events.ImpostorDetected(name, events.Contact(address, port)))
 
     def _on_disconnect(self, peer: str, connection: int) -> None:
         if peer == LOCAL and self._runner is not None:
             self.post(events.ServiceDetached(connection))
 
     def note_peer(self, name: str, age_s: float = 0.0) -> None:
-        """Takes note that a peer made an authenticated request to an agent of this node."""
+        """Notes that a peer made an authenticated request to an agent of this node."""
         now = clock.monotonic()
         if name in self._contacts and now - age_s - self._heard_at.get(name, 0.0) > HEARD_INTERVAL_S:
             self._heard_at[name] = now - age_s
@@ -301,11 +301,11 @@ class Service:
             case events.AnnounceConflict(refused=refused, address=address, holder=holder):
                 logger.warning("identity_conflict refused=%s address=%s holder=%s", refused, address, holder)
                 self.event_log.add(IdentityConflict(refused, address, holder))
-            case events.GiveUp(error=error):
-                logger.error("gave_up error=%s", error)
+            case events.StopAgent(error=error):
+                logger.error("agent_stopped_on_conflict error=%s", error)
                 self._on_crash(error)
             case events.AdoptBoot(boot=boot):
-                logger.warning("boot_adopted boot=%d reason=a_later_life_of_this_name_is_known", boot)
+                logger.warning("boot_adopted boot=%d reason=the_cluster_knows_a_later_boot", boot)
                 self._identities.write(Identity(self.core.monitor.me.uuid, boot))
                 self.transport.set_boot(boot)
             case never:
@@ -345,7 +345,7 @@ class Service:
         if view.voters and not view.voters_before:
             try:
                 self._voters.save(view.voters)
-            except DiskFull as error:  # a hint for the next start; the view itself says who votes
+            except DiskFull as error:  # only the next start uses the file; the view itself names the voters
                 logger.warning("voters_not_saved error=%s", error)
         with self.changed:
             self.view = view
@@ -376,7 +376,7 @@ class Service:
         return False
 
     def _own_votes(self) -> list[str]:
-        """Returns the register if this node votes about it, as far as a majority knows."""
+        """Returns the register if this node votes on it, according to a majority of the voters."""
         voters = {name for group in views.groups(self._read_view(), self.config.voters) for name in group}
         return [REGISTER] if self.config.name in voters else []
 
@@ -412,8 +412,8 @@ def _view_of(value: object) -> View | None:
 
 
 def _share_one_heap() -> None:
-    """Lets all threads allocate from one heap of the C library: with one for each connection's thread this
-    small agent took 39 MiB instead of 37. They allocate little, and mostly one at a time.
+    """Makes all threads allocate from one heap of the C library: with a heap for each thread of a connection
+    this small agent took 39 MiB instead of 37. The threads allocate little, and mostly one at a time.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such setting
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

@@ -1,7 +1,7 @@
-"""What happened in the cluster as this node saw it, in order, for whoever follows it with long polls.
+"""The events of the cluster as this node saw them, in order, for followers that use long polls.
 
 Events have consecutive numbers. The log is bounded: a follower that falls behind is told that it missed some,
-and must look at the members afresh.
+and must ask for the members again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EventLog:
             return EventsReply(tuple([message.encode(event) for event in found]), self._last, missed)
 
     def close(self) -> None:
-        """Wakes all followers for good."""
+        """Wakes all followers; from now on none of them waits."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""The exchange of tables over TCP: a thread that asks, and what answers (rules: ``core.dissemination``).
+"""The exchange of tables over TCP: the thread that asks, and the endpoints (rules: ``core.dissemination``).
 
-Each exchange has a connection of its own, closed after it: partners are chosen at random, and kept
-connections would in time join every node to every other one, with a thread for each.
+Each exchange has its own connection, which is closed afterwards: partners are chosen at random, and kept
+connections would in time join every node to every other node, with a thread for each.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from agent.wire.endpoint import Answer, Call, Endpoint, by_kind, endpoint
 
 logger = logging.getLogger("agent.membership.shell.exchange")
 
-# Both requests together are two round trips; a partner that is slower than this is left for the next time.
+# The two requests take two round trips; an exchange with a slower partner waits for the next time.
 TIMEOUT_S = 1.0
-# The core asks once a second at most; more than these waiting would be stale when their turn comes.
+# The core asks at most once a second; more waiting requests would be stale when their turn comes.
 WAITING_MAX = 4
 
 
@@ -58,11 +58,11 @@ class AntiEntropy:
         self._worker.stop(drain=False, timeout_s=timeout_s)
 
     def ask(self, name: str) -> None:
-        """Compares tables with a node soon, or not at all when much is waiting."""
+        """Compares tables with a node soon, or not at all when too many requests wait."""
         self._worker.try_submit(name)
 
     def endpoints(self) -> dict[str, Endpoint]:
-        """Returns what answers the exchange of tables."""
+        """Returns the endpoints of the exchange of tables."""
         return by_kind(endpoint(CompareTables, self._compare), endpoint(SwapRecords, self._swap))
 
     def _exchange_with(self, name: str) -> None:
@@ -70,7 +70,7 @@ class AntiEntropy:
         try:
             self._exchange(client, name)
         except RainStormError as error:
-            # The detectors find out whether it lives; the next time is near.
+            # The detectors find out whether it is alive; the next exchange comes soon.
             logger.debug("exchange_failed partner=%s error=%s", name, error)
         finally:
             client.close()

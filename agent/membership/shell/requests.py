@@ -1,7 +1,7 @@
 """The requests that a membership agent answers: what it believes, why, and the switches for operators.
 
-Nothing here waits for the core: beliefs are read by copies made in one step, orders are posted as events and
-waited for by their effect. Orders are taken from operators and from this machine only.
+No request runs in the core's thread: beliefs are read by copies made in one step; an order is handed to the
+core as an event, and its effect is awaited. Only operators and this machine may give orders.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ ORDER_TIMEOUT_S = 2.0
 UDP_FRESH_S = 5.0
 TCP_TIMEOUT_S = 0.5
 TCP_THREADS_MAX = 16
-# A hundred nodes, asked about by two operators at once; of further ones "tcp" is not known.
+# A hundred nodes, probed for two operators at the same time; of further nodes "tcp" stays unknown.
 TCP_WAITING_MAX = 200
-# With sixteen threads all of those are through in time.
+# Sixteen threads probe all of those in this time.
 TCP_WAIT_S = 8.0
 
 
 class Agent(Protocol):
-    """What the requests need of the agent that they are made to."""
+    """The parts of the agent that the requests use."""
 
     config: NodeConfig
     client: Client
@@ -74,7 +74,7 @@ class Agent(Protocol):
 
     @property
     def core(self) -> MembershipCore:
-        """Returns the core, to look at."""
+        """Returns the core, to read it."""
 
     def target(self, name: str) -> Target:
         """Returns where the membership agent of a node answers requests."""
@@ -86,21 +86,21 @@ class Agent(Protocol):
         """Notes that a peer made an authenticated request to an agent of this node."""
 
     def replace_voter(self, old: str, new: str) -> View:
-        """Makes ``new`` a voter in place of ``old``, or with two empty names finishes what was begun."""
+        """Makes ``new`` a voter in place of ``old``; with two empty names it finishes a replacement."""
 
     def change_ring(self, change: Callable[[KeyRing], KeyRing]) -> KeyRing:
         """Changes the ring of gossip keys, durably before it is used."""
 
 
 class Requests:
-    """What answers the requests to one membership agent."""
+    """Answers the requests to one membership agent."""
 
     def __init__(self, service: Agent) -> None:
         self._service = service
         self._pool = Pool("membership-tcp", TCP_THREADS_MAX, TCP_WAITING_MAX)
 
     def endpoints(self) -> dict[str, Endpoint]:
-        """Returns what answers each type of request."""
+        """Returns the endpoint of each type of request."""
         orders = (
             endpoint(messages.Leave, self._leave),
             endpoint(messages.Join, self._join),
@@ -121,11 +121,11 @@ class Requests:
         )
 
     def stop(self, timeout_s: float) -> None:
-        """Ends the threads that try to reach members."""
+        """Ends the threads that probe members by TCP."""
         self._pool.stop(drain=False, timeout_s=timeout_s)
 
     def _from_operators(self, order: Endpoint) -> Endpoint:
-        """Returns an endpoint that takes an order from an operator or from this machine only."""
+        """Returns an endpoint that takes the order only from an operator or from this machine."""
 
         def handle(request: Any, call: Call) -> Any:
             if call.peer not in (LOCAL, "operator", self._service.config.name):
@@ -186,7 +186,7 @@ class Requests:
         )
 
     def _age_s(self, name: str, now: float) -> float | None:
-        """Returns how long ago a member was heard; its thread may have heard it after ``now`` was read."""
+        """Returns how long ago a member was heard, which may have been after ``now`` was read."""
         heard_at = self._service.core.monitor.heard_at.get(name)
         return None if heard_at is None else round(max(0.0, now - heard_at), 3)
 
@@ -246,7 +246,7 @@ class Requests:
             ),
         )
 
-    # What other agents say
+    # Reports of other agents
 
     def _hint(self, request: messages.Hint, call: Call) -> Done:
         self._service.submit(events.HintReceived(self._known(request.name)))
@@ -320,9 +320,9 @@ class Requests:
         return messages.KeysReply(tuple(ring.fingerprints()))
 
     def _await(self, predicate: Callable[[], bool], what: str) -> None:
-        """Waits for the effect of an order; the core wakes nobody for it, so it is looked at every 10 ms."""
+        """Waits for the effect of an order, which the core does not announce: it is polled every 10 ms."""
         deadline = Deadline(clock.monotonic(), ORDER_TIMEOUT_S)
         while not predicate():
             deadline.require(clock.monotonic(), what)
             if self._service.stopping.wait(0.01):
-                raise Unavailable(f"{self._service.config.name} is being stopped: {what} is not done")
+                raise Unavailable(f"{self._service.config.name} is being stopped: {what} did not happen")

@@ -198,7 +198,7 @@ def test_outcome_of_a_register_operation_is_not_lost_when_the_core_is_behind(
     service._work(events.ReadView())  # it ends although nobody takes the outcome
 
 
-def test_event_that_finds_no_room_is_dropped_and_said_so(
+def test_event_that_finds_no_room_is_dropped_and_reported(
     alone: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = alone.services["n1"]
@@ -233,7 +233,7 @@ def test_effects_that_tell_others(alone: Group, monkeypatch: pytest.MonkeyPatch)
     service._execute(events.AnnounceSettings(Settings(4, DetectorKind.HEARTBEAT, False)))
     told = service.event_log.since(before, 0.0).decoded()
     assert [event.kind for event in told] == ["conflict", "settings"]
-    service._execute(events.GiveUp(DuplicateIdentity("another one was first")))
+    service._execute(events.StopAgent(DuplicateIdentity("another one was first")))
     assert isinstance(alone.crashes[0], DuplicateIdentity)
 
     def full(names: object) -> None:
@@ -283,7 +283,7 @@ def test_signs_of_what_happens_to_datagrams_reach_the_core(
     service.note_peer("n1")
     assert posted == [
         events.ContactRefused("n1"),
-        events.ImpostorHeard("n1", events.Contact("10.9.9.9", 1)),
+        events.ImpostorDetected("n1", events.Contact("10.9.9.9", 1)),
         events.ServiceDetached(5),
         events.PeerHeard("n1", 0.0),
     ]

@@ -1,13 +1,13 @@
 """Anti-entropy: two nodes compare their member tables and swap the records of the parts that differ.
 
-Every datagram carries the digest of its sender's table (five bytes: over UDP, because that finds a difference
-within a second and costs no connection); everything that follows a difference goes over an authenticated
-connection, which loses nothing and has room. The asker first sends its digest; the answer to another one
-is a digest for each of ``TABLE_PARTS`` parts of the table; the records of the parts that differ are then
-swapped with one request. So two tables of 10,000 that differ in one record cost 300 bytes and 150 records.
+Every datagram carries the digest of its sender's table (five bytes over UDP find a difference within a second
+and need no connection). What follows goes over an authenticated connection, which loses nothing and has room.
+The asker sends its digest. If the other table has another digest, the answer holds a digest for each of
+``TABLE_PARTS`` parts of that table. The records of the parts that differ are then swapped with one request.
+So two tables of 10,000 records that differ in one record cost 300 bytes and 150 records.
 
-Left out is what is said against the receiver itself. Whom datagrams do not reach must not refute what it
-hears of over a stream, or a node behind a broken firewall rule would stay a member for ever.
+Accusations of the receiver itself are left out. A node that datagrams do not reach must not refute what it
+hears over a stream; otherwise a node behind a broken firewall rule would stay a member indefinitely.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from agent.membership.member import Member, State
 from agent.membership.messages import TABLE_PARTS
 
 DIGESTS = struct.Struct(f">{TABLE_PARTS}I")
-# About 200 KB each way; what is left is swapped next time.
+# About 200 KB each way; the rest is swapped next time.
 RECORDS_MAX = 2500
 
 
 def bucket_of(name: str) -> int:
-    """Returns the part of the table to which a name belongs."""
+    """Returns the part of the table that a name belongs to."""
     return int(mmh3.hash(name, signed=False)) % TABLE_PARTS
 
 
@@ -54,7 +54,7 @@ def differing(mine: bytes, theirs: bytes) -> list[int]:
 
 
 def records(roster: Roster, parts: Iterable[int], receiver: str) -> list[Update]:
-    """Returns this node's records of some parts of the table, ``RECORDS_MAX`` at most, for ``receiver``."""
+    """Returns this node's records of some parts of the table for ``receiver``, at most ``RECORDS_MAX``."""
     wanted, found = frozenset(parts), list[Update]()
     for member in roster.table:
         against = member.name == receiver and member.state in (State.SUSPECT, State.DEAD)
@@ -75,7 +75,7 @@ def unpack(payload: bytes | bytearray | memoryview) -> tuple[Update, ...]:
     """Returns the records in a payload.
 
     Raises:
-        ProtocolError: it holds something else, or more than is ever sent.
+        ProtocolError: it holds anything else, or more records than a node sends.
     """
     try:
         found = msgpack.unpackb(payload, raw=False)

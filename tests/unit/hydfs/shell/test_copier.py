@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.common.errors import Corrupt, NotFound, RainStormError, Unreachable
+from agent.common.errors import Corrupt, NotFound, Unreachable
 from agent.common.message import Done
 from agent.hydfs.core.block import BlockKey, chain
 from agent.hydfs.core.events import BlockSealed
@@ -113,4 +113,3 @@ def test_a_block_without_another_holder_is_not_found(setting: Setting) -> None:
     alone = BlockEntry(0, ("n1",), 1, "sealed", 5, 7, "s")
     with pytest.raises(NotFound, match="no other replica"):
         setting.copier.pull("f", KEY, alone)
-    assert issubclass(NotFound, RainStormError)

@@ -79,12 +79,12 @@ def blocked(peers: Peers, node: str, release: threading.Event) -> None:
 def test_a_node_that_hangs_holds_up_its_own_queue_only_and_that_is_bounded(
     peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LANE_CALLS_MAX", 2)
+    monkeypatch.setattr(module, "LANE_CALLS_MAX", module.LANE_THREADS)
     release, done = threading.Event(), threading.Event()
     try:
         blocked(peers, "n2", release)
-        assert peers.later("n2", lambda: None)
-        assert peers.later("n2", lambda: None)
+        for _ in range(module.LANE_THREADS):
+            assert peers.later("n2", lambda: None)
         assert not peers.later("n2", lambda: None)
         assert peers.later("n1", done.set)
         assert done.wait(5.0)

@@ -45,7 +45,7 @@ def test_only_the_parts_that_differ_are_swapped_and_then_both_have_the_greater_r
     assert differing(digests(mine.table), digests(theirs.table)) == []
 
 
-def test_what_is_said_against_the_receiver_is_left_out() -> None:
+def test_accusations_of_the_receiver_are_left_out() -> None:
     bench = Bench()
     bench.monitor.roster.put(bench.now, member("n3", State.SUSPECT), "n2")
     told = [update.member.name for update in records(bench.monitor.roster, range(64), "n3")]
