@@ -28,6 +28,7 @@ from agent.rainstorm.messages.joblog import INDEX, JOB_LOG, LENGTH
 from agent.rainstorm.messages.reports import REPORTS, ReportRequest
 from agent.rainstorm.task.state.keyed import decode_changes
 from agent.wire.client import Client
+from tests import untyped
 from tests.fuzz.strategies import check, hostile, junk, message_classes, valid
 from tests.support import wait_until
 from tests.unit.rainstorm.cluster import JOB, Cluster, job_record, new_job
@@ -230,7 +231,7 @@ def _map(fields: Any) -> dict[Any, Any]:
 def ask(wire: Client, target: str, kind: str, fields: dict[Any, Any]) -> str:
     """Returns the code with which a request is refused, '' when it is not."""
     try:
-        wire.call(target, kind, fields, timeout_s=10.0)
+        untyped.send(wire, target, kind, fields, timeout_s=10.0)
     except RainStormError as error:
         return error.code
     except (ValueError, TypeError, OverflowError):
