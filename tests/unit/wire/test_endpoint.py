@@ -16,6 +16,7 @@ from agent.common.shell import clock, network
 from agent.wire.client import Client
 from agent.wire.connection import Connection
 from agent.wire.endpoint import Answer, Call, by_kind, endpoint
+from agent.wire.messages import REQUEST_TIMEOUT_S_MAX
 from agent.wire.server import Server
 
 
@@ -120,3 +121,10 @@ def test_an_invalid_answer_is_refused(place: Place, monkeypatch: pytest.MonkeyPa
 
 def _deadline() -> Deadline:
     return Deadline(clock.monotonic(), 5.0)
+
+
+def test_a_request_that_would_wait_too_long_gets_less_time(place: Place) -> None:
+    """What a request holds of an agent is bounded, whatever its caller asks for."""
+    place.client.ask(place.path, Double(1), timeout_s=1e6)
+    ((_, call),) = place.calls
+    assert 0.0 < call.deadline.remaining(clock.monotonic()) <= REQUEST_TIMEOUT_S_MAX

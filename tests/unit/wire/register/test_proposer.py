@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.common.errors import AlreadyExists, NoMajority
+from agent.common.errors import AlreadyExists, InvalidMessage, NoMajority
 from agent.common.register import Check
 from agent.wire.client import Client, Target
 from agent.wire.register.proposer import Registers, anything
@@ -147,3 +147,25 @@ def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
     reader.close()
     writer.close()
     client.close()
+
+
+def test_a_voter_that_answers_with_a_value_that_is_refused_counts_as_failed(voters: Voters) -> None:
+    """One of three may, and the others decide; with two there is no majority."""
+    client = Client(None)
+    anyone = Registers("p", "view", client, voters.targets)
+    strict = Registers("q", "view", client, voters.targets, check=only_text)
+    anyone.change("r", lambda _: "good")
+    assert strict.read("r") == "good"
+    anyone.change("r", lambda _: 7)
+    with pytest.raises(NoMajority):
+        strict.read("r", timeout_s=3.0)
+    with pytest.raises(NoMajority):
+        strict.change("r", lambda value: value, timeout_s=3.0)
+    for proposer in (anyone, strict):
+        proposer.close()
+    client.close()
+
+
+def only_text(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise InvalidMessage(f"register {key} holds text, found {value!r}")
