@@ -19,7 +19,7 @@ from functools import partial
 
 from tests.simulation import rainstorm_bugs, rainstorm_faults, test_hydfs, test_hydfs_moments
 from tests.simulation.hydfs_disk import Bugs
-from tests.simulation.planted import membership, register
+from tests.simulation.planted import membership, membership_shell, register
 
 SEEDS_MAX = 1000
 LIMIT_S = 90.0
@@ -65,7 +65,7 @@ def candidates() -> list[Candidate]:
     """Returns the bugs of all subsystems."""
     found = [
         Candidate(bug.subject.name, bug.name, bug.rule, bug.run, bug.run_without)
-        for bug in (*membership.BUGS, *register.BUGS)
+        for bug in (*membership.BUGS, *membership_shell.BUGS, *register.BUGS)
     ]
     for entry in fields(Bugs):
         rule = HYDFS_RULES.get(entry.name, "")

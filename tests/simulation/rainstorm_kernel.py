@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
+from agent.common import message
 from agent.common.core import Tick
-from agent.common.errors import DeadlineExceeded, RainStormError, Unreachable, from_wire
+from agent.common.errors import DeadlineExceeded, RainStormError, Unreachable
+from agent.common.failure import Failure
 from agent.wire.codec import framing
 from tests.simulation.world import Node
 
@@ -167,7 +169,7 @@ class Rpc:
         """Takes a frame: a request or the answer to one."""
         header = framing.decode(data).header
         if "reply" in header:
-            error = from_wire(header["error"]) if header["error"] else None
+            error = message.decode(Failure, header["error"]).error() if header["error"] else None
             self._settle(header["reply"], header, error)
             return
         answer: dict[str, Any] = {"reply": header["id"], "error": None}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from tests.simulation.membership_swarm import Result
+from tests.simulation.membership.run import Result
 from tests.simulation.register_host import ClientHost, Invocation
 from tests.simulation.register_voter import VoterHost
 from tests.simulation.schedule import KINDS, Faults, Schedule, Step, draw

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation import membership_swarm, register_swarm, test_hydfs, test_membership, test_rainstorm
+from tests.simulation import register_swarm, test_hydfs, test_membership, test_rainstorm
 from tests.simulation import rainstorm_faults as rainstorm
 from tests.simulation.hydfs_faults import MOMENTS
-from tests.simulation.schedule import Schedule
+from tests.simulation.machine.schedule import Schedule
+from tests.simulation.membership import run as membership
 
 # Shorter than in its own test, so that there are more seeds in the same time.
 HYDFS_S = 3.5
@@ -37,20 +38,16 @@ class Subsystem:
     replay: Callable[[Schedule], Any] | None = None
 
 
+# The short ones; all of them are tests.
 SCENARIOS: tuple[Callable[[int], Any], ...] = (
     test_membership.kill_one,
     test_membership.kill_leader,
     test_membership.restart_quickly,
-    test_membership.partition_and_heal,
-    test_membership.cut_one_way,
-    test_membership.lose_datagrams,
-    test_membership.pause_again_and_again,
-    test_membership.restart_all,
 )
 
 
 def _membership(seed: int | str) -> Outcome:
-    found = membership_swarm.run(membership_swarm.schedule_of(seed))
+    found = membership.run(membership.schedule_of(seed))
     return Outcome(found.trace, found.hits)
 
 
@@ -80,16 +77,14 @@ SUBSYSTEMS: dict[str, Subsystem] = {
     "hydfs": Subsystem(_hydfs, ("append acknowledged", *MOMENTS)),
     "membership": Subsystem(
         _membership,
-        membership_swarm.MOMENTS,
-        schedule=membership_swarm.schedule_of,
-        replay=membership_swarm.run,
+        membership.MOMENTS,
+        schedule=membership.schedule_of,
+        replay=membership.run,
     ),
     "scenarios": Subsystem(_scenario),
     "rainstorm": Subsystem(_rainstorm, test_rainstorm.REACHED, test_rainstorm.FULL_SEEDS),
     "register": Subsystem(
         _register,
         register_swarm.MOMENTS,
-        schedule=register_swarm.schedule_of,
-        replay=register_swarm.run,
     ),
 }

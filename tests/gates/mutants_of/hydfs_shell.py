@@ -90,7 +90,7 @@ MUTANTS: tuple[Mutant, ...] = (
         STORE,
         "self.index[key] = replace(meta, state=state, doubtful=True)",
         "self.index[key] = replace(meta, state=state)",
-        OF_JOURNAL,
+        OF_STORE,
     ),
     Mutant(
         "a store whose disk fails ends its agent",

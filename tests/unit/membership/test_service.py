@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from agent.common import message
 from agent.common.errors import (
     Conflict,
     DiskFull,
@@ -19,7 +18,7 @@ from agent.common.errors import (
     PortInUse,
     RainStormError,
 )
-from agent.common.register import Accept
+from agent.common.register import Accept, Answer
 from agent.membership import messages
 from agent.membership.attachment import Attachment
 from agent.membership.client import MemberChanged, MembershipClient, ViewChanged
@@ -145,22 +144,25 @@ WRONG: list[str | dict[str, Any]] = [
 ]
 
 
+def accept(alone: Group, request: Accept) -> Answer:
+    found: Answer = alone.client.ask(alone.address("n1"), request, kind="view.accept").message
+    return found
+
+
 def test_voter_refuses_what_is_not_a_view(alone: Group) -> None:
     before = alone.services["n1"].view
     log = alone.folder / "n1" / "membership" / "registers.log"
     size = log.stat().st_size
     for changes in WRONG:
         value = changes if isinstance(changes, str) else {**before.as_fields(), "version": 9} | changes
-        fields = message.encode(Accept("view", (1 << 40, "n2"), value))
         with pytest.raises(InvalidMessage):
-            alone.client.call(alone.address("n1"), "view.accept", fields)
-    other = message.encode(Accept("file/x", (1 << 40, "n2"), before.as_fields()))
+            accept(alone, Accept("view", (1 << 40, "n2"), value))
     with pytest.raises(InvalidMessage, match="no register"):
-        alone.client.call(alone.address("n1"), "view.accept", other)
+        accept(alone, Accept("file/x", (1 << 40, "n2"), before.as_fields()))
     assert log.stat().st_size == size, "nothing was written"
     assert alone.ask("n1").view() == before
-    good = message.encode(Accept("view", (1 << 40, "n2"), {**before.as_fields(), "zones": {}}))
-    assert alone.client.call(alone.address("n1"), "view.accept", good).fields["voted"], "a later release's"
+    good = Accept("view", (1 << 40, "n2"), {**before.as_fields(), "zones": {}})
+    assert accept(alone, good).voted, "a later release's"
 
 
 def test_address_in_use_is_refused_by_name(alone: Group) -> None:
