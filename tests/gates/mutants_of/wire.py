@@ -186,13 +186,6 @@ MUTANTS: tuple[Mutant, ...] = (
         OF_VOTER,
     ),
     Mutant(
-        "two threads of a node use different ballots",
-        PROPOSER,
-        'proposer = f"{self._name}/{threads.current().ident}"',
-        "proposer = self._name",
-        OF_PROPOSER,
-    ),
-    Mutant(
         "names are listed by a majority of the voters",
         PROPOSER,
         "if answered <= len(futures) // 2:",
