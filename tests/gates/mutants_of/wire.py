@@ -111,15 +111,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "requests to one target are bounded",
         CLIENT,
-        "if not pool.slots.acquire(timeout=timeout_s):",
+        "if not pool.slots.acquire(timeout=deadline.remaining(clock.monotonic())):",
         "if False:",
         OF_CLIENT,
     ),
     Mutant(
         "a request that has ended gives its slot back",
         CLIENT,
-        "                    pool.slots.release()\n",
-        "                    pass\n",
+        "                pool.slots.release()\n",
+        "                pass\n",
         OF_CLIENT,
     ),
     Mutant(

@@ -481,5 +481,5 @@ def test_a_request_that_was_answered_is_not_in_progress_any_more(place: Place) -
     """A server that stops waits for those that are."""
     for want in ("", "missing", "defect"):
         with contextlib.suppress(RainStormError):
-            place.client.call(place.unix, "echo", {"want": want})
+            place.client.ask(place.unix, Echo(want))
     wait_until(lambda: place.server.in_progress == 0, 5.0, "all requests have ended")
