@@ -174,3 +174,10 @@ def test_a_disk_that_is_new_takes_a_later_boot_than_the_cluster_remembers() -> N
     datagram = Datagram(Kind.GOSSIP, updates=(Update(stranger),))
     effects = monitor.handle(1000.0, events.DatagramReceived("n2", 1, datagram))
     assert of(events.AdoptBoot, effects) == [events.AdoptBoot(8)]
+
+
+def test_death_heard_right_after_the_suspicion_is_not_believed_yet() -> None:
+    bench = Bench()
+    bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n4", State.SUSPECT), "n2")])
+    bench.hear("n3", Kind.GOSSIP, updates=[Update(member("n4", State.DEAD), "n3")])
+    assert bench.state("n4") is State.SUSPECT, "this node has not looked for itself yet"
