@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.common.errors import FrameTooLarge, ProtocolError
 from agent.membership.datagrams import (
+    BOOT_MAX,
     COUNTER_MAX,
     FORMAT,
     Beat,
@@ -29,7 +30,7 @@ members = st.builds(
     Member,
     names,
     st.binary(min_size=16, max_size=16).map(bytes.hex),
-    counters,
+    st.integers(0, BOOT_MAX),
     counters,
     st.sampled_from(State),
     names,
@@ -49,7 +50,7 @@ datagrams = st.builds(
     st.lists(updates, max_size=3).map(tuple),
     st.none() | settings,
     st.lists(beats, max_size=4).map(tuple),
-)
+).filter(lambda datagram: datagram.kind is not Kind.STALE_BOOT or datagram.sequence <= BOOT_MAX)
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
     lambda inner: st.lists(inner, max_size=9) | st.dictionaries(st.text(), inner, max_size=3),
@@ -120,6 +121,8 @@ BAD: dict[str, list[object]] = {
     "record of another form": [*GOOD[:6], [["n2"]], None, []],
     "record with a short uuid": [*GOOD[:6], [spoilt(1, b"x")], None, []],
     "record with a negative boot": [*GOOD[:6], [spoilt(2, -1)], None, []],
+    "record with a huge boot": [*GOOD[:6], [spoilt(2, BOOT_MAX + 1)], None, []],
+    "stale boot that is huge": [FORMAT, 10, BOOT_MAX + 1, *GOOD[3:]],
     "record in an unknown state": [*GOOD[:6], [spoilt(4, 7)], None, []],
     "record without a port": [*GOOD[:6], [spoilt(6, 0)], None, []],
     "record with unknown services": [*GOOD[:6], [spoilt(7, 256)], None, []],

@@ -115,3 +115,25 @@ def test_after_a_failure_the_others_may_refute_before_anything_is_proposed() -> 
     found = register(bench.run(3.0))
     assert isinstance(found[0], events.ChangeView)
     assert bench.now >= regained_at + SETTLE_S
+
+
+def test_without_a_majority_a_wanted_change_is_not_proposed() -> None:
+    bench = Bench()
+    bench.form()
+    for name in ("n3", "n4", "n5"):
+        bench.core.monitor.roster.put(bench.now, member(name, State.DEAD), "n1")
+        bench.core.monitor.roster.accuse(bench.now, name)
+        bench.hear("n2", [Update(member(name, State.DEAD), "n2")])
+    assert bench.core.proposer.due_at is not None, "two reporters of each death: a change is wanted"
+    assert not bench.core.majority
+    assert not any(isinstance(effect, events.ChangeView) for effect in bench.run(3.0))
+
+
+def test_evicted_node_does_not_readmit_itself() -> None:
+    bench = Bench()
+    bench.form()
+    evicted = views.propose(VIEW, {"n1": member("n1", State.DEAD)}, {"n1": ("n2", "n3")})
+    assert evicted is not None
+    bench.do(events.ViewLearned(evicted))
+    assert bench.core.proposer.due_at is None
+    assert not any(isinstance(effect, events.ChangeView) for effect in bench.run(2.0))
