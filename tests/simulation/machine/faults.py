@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from tests.simulation.machine.cluster import Cluster
 from tests.simulation.machine.disk import Fault
@@ -47,10 +47,10 @@ class Faults:
         for step in steps:
             cluster.scheduler.after(step.at_s, lambda step=step: self._apply(step))  # type: ignore[misc]
 
-    def end(self, *, except_for: Collection[str] = ()) -> None:
-        """Ends all faults; what was still to come does not come, and some machines stay off for good."""
+    def end(self) -> None:
+        """Ends all faults, and what was still to come does not come; machines that are lost stay off."""
         self.is_over = True
-        self.cluster.heal(except_for=except_for)
+        self.cluster.heal()
 
     def later(self, step: Step, action: Callable[[], None]) -> None:
         """Has something done when the step ends, unless everything ended before."""
@@ -135,7 +135,7 @@ class Faults:
 
         def restore() -> None:
             for node in off:
-                if not node.is_on:
+                if not node.is_on and node.name not in self.cluster.lost:
                     node.start_all()
 
         self.later(step, restore)

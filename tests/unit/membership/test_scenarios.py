@@ -1,185 +1,160 @@
-"""Membership played from texts: suspicion and refutation as one node sees them, and the election of a leader.
-
-In ``suspicion`` and ``refutation`` the node n1 watches four others. The text says what n1 hears, which
-members are silent, and how long n1 waits. It shows what n1 comes to believe, whom it pings for a reason (not
-the member whose turn it is), and when it refutes. In ``election`` and ``voters`` the text changes the view.
-"""
+"""Scenarios of membership, as texts: elections of a leader, evictions, suspicions, proposals of a view."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from agent.common.errors import RainStormError
+from agent.common.config import MembershipConfig
+from agent.common.core import Tick
+from agent.common.errors import NoMajority
 from agent.membership.core import events
 from agent.membership.core import view as views
-from agent.membership.datagrams import Kind, Update
+from agent.membership.core.node import MembershipCore
+from agent.membership.datagrams import Datagram, Kind, Update
 from agent.membership.member import Member, State
 from agent.membership.view import View
 from tests.scenarios import Command, play
-from tests.unit.membership.core.detectors.test_swim import NAMES, Bench, member
 
 FOLDER = Path(__file__).parent / "scenarios"
+NAMES = [f"n{index}" for index in range(1, 6)]
+STATES: dict[str, State] = {state.label: state for state in State}
 
 
-class Watch:
-    """The node n1 and what it believes; commands are methods."""
+def described(view: View) -> str:
+    """Returns a view in one line; a node that is up stands with its boot."""
+    up = " ".join(f"{name}:{view.nodes[name].boot}" for name in view.up_names())
+    down = " ".join(sorted(name for name in view.nodes if not view.is_up(name)))
+    leader = view.leader or "nobody"
+    return f"view {view.version}: term {view.term} led by {leader}, up {up or '-'}, down {down or '-'}"
 
-    def __init__(self) -> None:
-        self.bench = Bench()
-        self.incarnation = self.bench.monitor.me.incarnation
-        # Pings that are not answered yet: whom they went to, and their sequence numbers.
-        self.pings: list[tuple[str, int]] = []
 
-    def carry_out(self, command: Command) -> Iterable[str]:
-        """Carries a command out and returns what came of it."""
-        do: Callable[[Command], Iterable[str]] = getattr(self, f"do_{command.name}")
-        return list(do(command))
-
-    def do_hint(self, command: Command) -> Iterable[str]:
-        """Tells n1 that another agent of its machine has lost contact with a member."""
-        return self._told(self.bench.do(events.HintReceived(command.words[0])))
-
-    def do_refused(self, command: Command) -> Iterable[str]:
-        """Tells n1 that nobody listens on the port of a member."""
-        return self._told(self.bench.do(events.ContactRefused(command.words[0])))
-
-    def do_wait(self, command: Command) -> Iterable[str]:
-        """Lets time pass; all members but the silent ones answer."""
-        silent = command.list_of("silent")
-        effects: list[events.Effect] = []
-        for target, sequence in self.pings:
-            if target not in silent:
-                effects += self.bench.hear(target, Kind.ACK, sequence)
-        self.pings = []
-        return self._shown([*effects, *self.bench.run(float(command.options["seconds"]), silent=silent)])
-
-    def do_gossip(self, command: Command) -> Iterable[str]:
-        """Lets a member tell n1 of another one, or of n1 itself."""
-        sender, about = command.words
-        found = member(
-            about, State[command.options["state"].upper()], int(command.options.get("incarnation", "0"))
-        )
-        update = Update(found, command.options.get("accuser", ""))
-        return self._told(self.bench.hear(sender, Kind.GOSSIP, updates=[update]))
-
-    def do_heard(self, command: Command) -> Iterable[str]:
-        """Lets a member make a request of its own."""
-        return self._told(self.bench.do(events.PeerHeard(command.words[0])))
-
-    def do_members(self, command: Command) -> Iterable[str]:
-        """Shows what n1 believes of a member, and who found it silent."""
-        roster = self.bench.monitor.roster
-        for name in command.words or NAMES:
-            found = roster.table.get(name)
-            assert found is not None
-            reporters = ",".join(roster.reporters(name))
-            line = f"{name}: {found.state.name.lower()}, incarnation {found.incarnation}"
-            yield line + (f", found silent by {reporters}" if reporters else "")
-
-    def _told(self, effects: Sequence[events.Effect]) -> list[str]:
-        """Shows what came of news, with the pings that it caused."""
-        pinged = []
-        for effect in effects:
-            if isinstance(effect, events.SendDatagram) and effect.datagram.kind is Kind.PING:
-                self.pings.append((effect.target, effect.datagram.sequence))
-                pinged.append(f"n1 -> {effect.target}: ping")
-        return [*self._shown(effects), *pinged]
-
-    def _shown(self, effects: Sequence[events.Effect]) -> list[str]:
-        lines = []
-        for effect in effects:
-            match effect:
-                case events.AnnounceMember(member=found, before=before, accuser=accuser):
-                    was = before.state.name.lower() if before is not None else "unknown"
-                    by = f", accused by {accuser}" if accuser else ""
-                    lines.append(f"n1 believes: {found.name} {was} -> {found.state.name.lower()}{by}")
-                case events.SendDatagram(target=target, datagram=datagram):
-                    if datagram.kind is Kind.INDIRECT_PING:
-                        lines.append(f"n1 -> {target}: ping {datagram.target} for me")
-        incarnation = self.bench.monitor.me.incarnation
-        if incarnation != self.incarnation:
-            self.incarnation = incarnation
-            lines.append(f"n1 refutes with incarnation {incarnation}")
-        return list(dict.fromkeys(lines))  # each request once: it is repeated until the member answers
+def member(name: str, state: State = State.ALIVE, boot: int = 1, incarnation: int = 0) -> Member:
+    return Member(name, f"{int(name[1:]):032x}", boot, incarnation, state, f"10.0.0.{name[1:]}", 7100)
 
 
 class Election:
-    """The register of the view, and the verdicts on its members; commands are methods."""
+    """The rules of the view alone: verdicts in, the next view out."""
 
     def __init__(self) -> None:
         self.view: View | None = None
-        self.members: dict[str, Member] = {}
-        self.reporters: dict[str, Sequence[str]] = {}
 
     def carry_out(self, command: Command) -> Iterable[str]:
-        """Carries a command out and returns what came of it."""
-        do: Callable[[Command], Iterable[str]] = getattr(self, f"do_{command.name}")
-        return list(do(command))
-
-    def do_alive(self, command: Command) -> Iterable[str]:
-        """Nodes are there, with another boot if they had one before and come back."""
-        for name in command.words:
-            before = self.members.get(name)
-            boot = 1 if before is None else before.boot + (before.state is State.DEAD)
-            boot = int(command.options.get("boot", boot))
-            self.members[name] = member(name, boot=boot)
-            self.reporters.pop(name, None)
-        return []
-
-    def do_dead(self, command: Command) -> Iterable[str]:
-        """A node is believed dead; ``by`` names the nodes that found it silent themselves."""
-        (name,) = command.words
-        self.members[name] = self.members[name].with_state(State.DEAD)
-        self.reporters[name] = command.list_of("by")
-        return []
-
-    def do_propose(self, command: Command) -> Iterable[str]:
-        """Lets a node propose the view that its verdicts make of the present one."""
-        found = views.propose(self.view, self.members, self.reporters)
-        if found is None:
-            return ["nothing changes"]
-        self.view = found.checked()
-        return self._shown()
-
-    def do_replace_voter(self, command: Command) -> Iterable[str]:
-        """Begins to replace a voter by another node."""
-        old, new = command.words
-        return self._change(lambda: views.replace_voter(self.view, old, new, NAMES[:3]))
-
-    def do_finish(self, command: Command) -> Iterable[str]:
-        """Ends the replacement, once the view with both groups is known to be chosen."""
-        return self._change(lambda: views.finish_replacement(self.view, self.view))
-
-    def _change(self, change: Callable[[], View | None]) -> list[str]:
-        try:
-            self.view = change()
-        except RainStormError as error:
-            return [f"refused, {error.code}: {error.message}"]
-        return self._shown()
-
-    def _shown(self) -> list[str]:
-        view = self.view
-        assert view is not None
-        down = [name for name in sorted(view.nodes) if not view.is_up(name)]
-        lines = [f"view {view.version}: term {view.term}, leader {view.leader or 'nobody'}"]
-        lines.append(f"  up {','.join(view.up_names()) or 'nobody'}; down {','.join(down) or 'nobody'}")
-        if view.voters:
-            groups = views.groups(view, NAMES[:3])
-            lines.append("  a majority decides of " + ", and of ".join(",".join(group) for group in groups))
-        return lines
+        """Applies the verdicts of one command, such as ``dead n1 n2:4 reporters=n3`` (n2 in its boot 4)."""
+        boots = dict(word.split(":") for word in command.words if ":" in word)
+        names = [word.split(":")[0] for word in command.words]
+        verdicts = {name: member(name, STATES[command.name], int(boots.get(name, "1"))) for name in names}
+        reporters = dict.fromkeys(names, command.list_of("reporters"))
+        changed = views.propose(self.view, verdicts, reporters)
+        if changed is None:
+            return ["the view stays"]
+        assert views.propose(changed, verdicts, reporters) is None, "twice is once"
+        self.view = changed
+        return [described(changed)]
 
 
-WORLDS: dict[str, Callable[[], Watch | Election]] = {
-    "suspicion": Watch,
-    "refutation": Watch,
-    "election": Election,
-    "voters": Election,
-}
+class Node:
+    """The core of n1 in a cluster of five, with a clock that the text moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        contacts = {name: events.Contact(f"10.0.0.{name[1:]}", 7100) for name in NAMES}
+        self.core = MembershipCore(member("n1"), contacts, NAMES, MembershipConfig(), random.Random(1))
+        self.view = views.propose(None, {name: member(name) for name in NAMES}, {})
+        # Nodes that answer no ping; all others answer at once.
+        self.silent: tuple[str, ...] = ()
+
+    def carry_out(self, command: Command) -> Iterable[str]:
+        """Carries out one command and tells the effects."""
+        match command.name:
+            case "start":
+                return self.do(events.Started())
+            case "learn":
+                return self.do(events.ViewLearned(self.view))
+            case "unreachable":
+                return self.do(events.RegisterFailed(NoMajority("too few voters answer")))
+            case "agree":  # the register takes what this node proposes
+                reporters = self.core.monitor.roster.all_reporters()
+                changed = views.propose(self.view, self.core._verdicts(), reporters)
+                self.view = changed or self.view
+                return self.do(events.ViewLearned(self.view))
+            case "hear":
+                return self.hear(command)
+            case "silent":
+                self.silent = command.words
+                return [f"answers: {' '.join(name for name in NAMES[1:] if name not in self.silent)}"]
+            case "refused":
+                return self.do(events.ContactRefused(command.words[0]))
+            case "advance":
+                return self.advance(float(command.words[0]))
+            case "state":
+                found = sorted(self.core.members().values(), key=lambda each: each.name)
+                return [" ".join(f"{each.name}={each.state.label}" for each in found)]
+            case _:
+                raise AssertionError(f"no command {command.name}")
+
+    def hear(self, command: Command) -> list[str]:
+        """``hear n2 suspect n4 by=n3``: a datagram of n2 with one update."""
+        sender, state, name = command.words[:3]
+        number = {key: int(command.options.get(key, "0")) for key in ("boot", "incarnation", "view")}
+        said = member(name, STATES[state], number["boot"] or 1, number["incarnation"])
+        update = Update(said, command.options.get("by", ""))
+        datagram = Datagram(Kind.GOSSIP, updates=(update,), view_version=number["view"])
+        boot = number["boot"] if sender == name else 0
+        return self.do(events.DatagramReceived(sender, boot or 1, datagram))
+
+    def advance(self, seconds: float) -> list[str]:
+        """Lets time pass, and all timers fire on time."""
+        end, found = self.now + seconds, list[str]()
+        while (due := self.core.next_deadline()) is not None and due <= end:
+            self.now = max(self.now, due)
+            found += self.do(Tick())
+        self.now = end
+        return found
+
+    def do(self, event: events.Event | Tick) -> list[str]:
+        found, pings = list[str](), list[events.SendDatagram]()
+        for effect in self.core.handle(self.now, event):
+            found += self.tell(effect)
+            if isinstance(effect, events.SendDatagram) and effect.datagram.kind is Kind.PING:
+                pings.append(effect)
+        self.core.check_invariants()
+        for ping in pings:
+            if ping.target not in self.silent:
+                answer = Datagram(Kind.ACK, ping.datagram.sequence)
+                boot = self.core.members()[ping.target].boot
+                found += self.do(events.DatagramReceived(ping.target, boot, answer))
+        return found
+
+    def tell(self, effect: events.Effect) -> list[str]:
+        match effect:
+            case events.SendDatagram(target=target, datagram=datagram):
+                # Of the datagrams, those that tell a member that it is suspect or dead.
+                said = {each.member.state.label for each in datagram.updates if each.member.name == target}
+                told = ", ".join(sorted(said - {"alive"}))
+                return [f"-> {target}: {datagram.kind.name}, you are {told}"] if told else []
+            case events.AnnounceMember(member=found, accuser=accuser):
+                return [f"{found.name} is {found.state.label}" + (f", by {accuser}" if accuser else "")]
+            case events.AnnounceView(view=view):
+                return [described(view)]
+            case events.ReadView():
+                return ["read the register"]
+            case events.ChangeView():
+                return ["propose a view"]
+            case events.CompareTables():
+                return []
+            case other:
+                return [type(other).__name__]
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
-def test_scenario(path: Path) -> None:
-    play(path, WORLDS[path.stem]().carry_out)
+@pytest.mark.parametrize("name", ["leader_election", "eviction"])
+def test_views(name: str) -> None:
+    play(FOLDER / f"{name}.txt", Election().carry_out)
+
+
+@pytest.mark.parametrize("name", ["suspicion", "proposing"])
+def test_node(name: str) -> None:
+    play(FOLDER / f"{name}.txt", Node().carry_out)

@@ -1,8 +1,6 @@
-"""The settings of failure detection: one value wins everywhere."""
+"""The settings of failure detection: precedence, names, and the configured ones."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 
@@ -11,23 +9,24 @@ from agent.common.errors import ConfigError, UsageError
 from agent.membership.settings import DetectorKind, Settings, detector_named, initial
 
 
-def test_a_later_version_wins_and_equal_ones_are_ordered_by_content() -> None:
-    first = initial(MembershipConfig())
-    assert first == Settings(0, DetectorKind.SWIM, True)
-    one = first.changed(DetectorKind.HEARTBEAT, False)
-    other = first.changed(DetectorKind.SWIM, True)
-    assert one.version == other.version == 1
-    assert max(one, other) == max(other, one) == one
-    assert other.changed(DetectorKind.SWIM, False) > one
+def test_greater_version_wins_and_then_the_content() -> None:
+    first = Settings()
+    later = first.changed(DetectorKind.HEARTBEAT, False)
+    assert later == Settings(1, DetectorKind.HEARTBEAT, False)
+    assert first < later
+    assert Settings(1, DetectorKind.SWIM, True) < Settings(1, DetectorKind.HEARTBEAT, False)
 
 
-def test_a_detector_has_the_name_that_users_know() -> None:
+def test_detector_is_found_by_its_name() -> None:
     assert [detector_named(kind.label) for kind in DetectorKind] == list(DetectorKind)
-    with pytest.raises(UsageError, match="no failure detector 'raft'") as refused:
-        detector_named("raft")
-    assert "swim, heartbeat" in refused.value.hint
+    with pytest.raises(UsageError, match="'sonar'") as caught:
+        detector_named("sonar")
+    assert caught.value.hint == "known: swim, heartbeat"
 
 
-def test_a_configuration_that_names_no_detector_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"membership\.detector"):
-        initial(replace(MembershipConfig(), detector="raft"))
+def test_configured_settings_are_version_0() -> None:
+    assert initial(MembershipConfig(detector="heartbeat", suspicion=False)) == Settings(
+        0, DetectorKind.HEARTBEAT, False
+    )
+    with pytest.raises(ConfigError, match="detector"):
+        initial(MembershipConfig(detector="sonar"))

@@ -46,7 +46,7 @@ class Setting:
         self.peers = FakePeers()
         self.registers = FakeRegisters()
         self.views = SettableView(NODES)
-        self.disk = NewDisk(store.root, "n1")
+        self.disk = NewDisk(store.root)
         self.disk.pending = new_disk
         self.posted: list[Any] = []
         self.coordinated: set[BlockKey] = set()
