@@ -238,13 +238,6 @@ def test_a_task_that_does_not_listen_is_lost() -> None:
         connect("127.0.0.1", "127.0.0.1", port, "1.0", Hello("0.0", 1), IDENTITY)
 
 
-@pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"\xff" * 100])
-def test_an_identity_that_is_no_certificate_is_refused(pem: bytes) -> None:
-    """It is an error of the assignment, not of the process."""
-    with pytest.raises(ProtocolError, match="certificate of the job"):
-        JobIdentity(pem)
-
-
 def test_a_batch_survives_the_channel() -> None:
     """Bytes that are no batch are refused."""
     batch = pa.RecordBatch.from_pydict({"a": pa.array([b"x", b"y"], pa.binary())})
