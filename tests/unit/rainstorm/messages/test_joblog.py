@@ -34,7 +34,7 @@ COMMIT = CommitRecord(
     counts={"0.0": (4, 40)},
     published=2,
 )
-RECORDS = [
+RECORDS: list[Any] = [
     TermRecord(4, "n1"),
     GenerationRecord(2, {"0.0": "n1"}, "why", 3),
     COMMIT,
