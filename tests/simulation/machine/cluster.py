@@ -98,7 +98,7 @@ class Cluster:
             self.nodes[peer.name] = self.machines[peer.name] = made
             self.set_up(made)
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -197,6 +197,8 @@ class Cluster:
                 process.seam.network.accept_errors.clear()
             machine.disk.free()
             machine.resume()
+            for process in machine.processes:
+                process.seam.network.accept_errors.clear()
             if not machine.is_on:
                 machine.power_on()
         for node in self.living():

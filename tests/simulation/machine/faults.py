@@ -21,9 +21,11 @@ SLOW_SYNC_S = 0.3
 SLOW_LATENCY_S = 0.2
 # A full disk has room for so much at most.
 ROOM_BYTES_MAX = 8192
+NO_ROOM_SHARE = 0.4
 CLOCK_JUMP_S = 600.0
 ROLLING_PAUSE_S = 0.3
 FAILING_CALLS_MAX = 3
+ACCEPT_ERRORS = 3
 FAILING_CALLS = (SYNCS, "fdatasync", "pwrite", "write", "open", "rename", "pread")
 
 
@@ -52,7 +54,7 @@ class Faults:
         self.is_over = True
         self.cluster.heal()
 
-    def later(self, step: Step, action: Callable[[], None]) -> None:
+    def later(self, step: Step, action: Callable[[], object]) -> None:
         """Has something done when the step ends, unless everything ended before."""
 
         def end() -> None:
@@ -150,8 +152,10 @@ class Faults:
         node.set_clock(node.wall_offset_s + (2 * step.amount - 1) * CLOCK_JUMP_S)
 
     def _no_descriptors(self, step: Step) -> None:
-        for process in self._node(step).processes:
-            process.seam.network.accept_errors.extend([errno.EMFILE] * 3)
+        networks = [process.seam.network for process in self._node(step).processes]
+        for network in networks:
+            network.accept_errors.extend([errno.EMFILE] * ACCEPT_ERRORS)
+        self.later(step, lambda: [network.accept_errors.clear() for network in networks])
 
     # Wires
 
@@ -225,8 +229,14 @@ class Faults:
     def _full_disk(self, step: Step) -> None:
         node = self._node(step)
         self.disks_hurt.add(node.name)
-        node.disk.fill(int(step.amount * ROOM_BYTES_MAX))
-        self.later(step, node.disk.free)
+        disk = node.disk
+        if step.amount < NO_ROOM_SHARE:  # not even in the last pages of files
+            fault = Fault(WRITES, "/var/lib/*", error=errno.ENOSPC, times=1 << 30)
+            disk.faults.append(fault)
+            self.later(step, lambda: disk.faults.remove(fault) if fault in disk.faults else None)
+        else:
+            disk.fill(int(step.amount * ROOM_BYTES_MAX))
+            self.later(step, disk.free)
 
     def _failing_disk(self, step: Step) -> None:
         node = self._node(step)

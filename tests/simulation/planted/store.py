@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from agent.common.shell import disk, worker
+from agent.common.shell import disk, threads, worker
 from agent.common.shell.worker import Pool
-from agent.hydfs.core.block import Broken
+from agent.hydfs.core import postponed
+from agent.hydfs.core.block import PromiseEntry, RefusedCopies
 from agent.hydfs.core.events import (
     Effect,
     Event,
@@ -30,17 +31,21 @@ from agent.hydfs.core.takeover import PromiseReceived, Takeover
 from agent.hydfs.shell import repair
 from agent.hydfs.shell.blockfile import BlockFiles
 from agent.hydfs.shell.put import Puts
-from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.repair import Repair
+from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store
 from agent.hydfs.shell.transfers import Transfers
 from agent.wire import server
 from agent.wire.client import Client
+from agent.wire.connection import Connection
 from agent.wire.server import Server
 from tests.simulation.planted.bug import PlantedBug, Subject
 from tests.simulation.store import world
+from tests.simulation.store.moments import MOMENTS
 
 STORE = Subject("store", lambda seed, kinds: world.run(world.schedule_of(seed, kinds)))
+# The kind names the moment.
+MOMENT = Subject("store", lambda seed, kinds: MOMENTS[kinds[0]](seed))
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -63,8 +68,6 @@ def _promise_counts_refused(self: Replicas, effect: Effect) -> None:
     if not isinstance(effect, PersistPromise):
         _execute(self, effect)
         return
-    from agent.hydfs.core.block import PromiseEntry
-
     entry = PromiseEntry(effect.key, effect.name, effect.doubtful)
     self.store.submit(entry, b"", lambda code: self.post(PromiseWritten(effect.key, "")))
 
@@ -105,11 +108,12 @@ def _promise_without_doubt(self: Replica, event: PromiseRequested) -> Any:
 _fdatasync = disk.fdatasync
 
 
-def _unless_in(function: str) -> Callable[[int], None]:
-    """Returns a sync that does nothing when ``function`` calls it."""
+def _unless_in(module: str, function: str) -> Callable[[int], None]:
+    """Returns a sync that does nothing when ``function`` of a module calls it."""
 
     def sync(descriptor: int) -> None:
-        if sys._getframe(1).f_code.co_name != function:
+        code = sys._getframe(1).f_code
+        if code.co_name != function or not code.co_filename.endswith(f"/{module}.py"):
             _fdatasync(descriptor)
 
     return sync
@@ -130,9 +134,9 @@ def _swallow_failed_seals(self: Replicas, event: Event) -> None:
         _post(self, event)
 
 
-def _tend_unguarded(self: Repair, name: str, metas: Any) -> None:
+def _repair_unguarded(self: Repair, name: str, metas: Any) -> None:
     self._missing.discard(name)
-    self._tend(name, metas)
+    self._repair_file(name, metas)
     self._succeed(name)
 
 
@@ -152,13 +156,11 @@ def _drop_under_the_lock(self: Any) -> int:
 
 
 def _serve_in_the_accept_thread(self: Server, sock: Any, context: Any) -> bool:
-    from agent.wire.connection import Connection
-
     connection = Connection(sock, "handshaking")
     with self._lock:
         self._accepted += 1
         key = self._accepted
-        self._connections[key] = connection, server.threads.current()
+        self._connections[key] = connection, threads.current()
     self._serve(key, sock, context)
     return True
 
@@ -175,15 +177,16 @@ BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "promise in memory only",
         "a seal promise outlives a crash",
-        STORE,
+        MOMENT,
         ((Replicas, "execute", _promise_in_memory),),
+        ("lost_promise",),
     ),
     PlantedBug(
         "counts a refused promise",
         "a promise that the disk refused is none",
-        STORE,
+        MOMENT,
         ((Replicas, "execute", _promise_counts_refused),),
-        ("full_disk", "kill", "isolate", "cut"),
+        ("refused_promise",),
     ),
     PlantedBug(
         "acknowledges for the peer",
@@ -200,22 +203,23 @@ BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "forgets dropped blocks",
         "a dropped block takes no records",
-        STORE,
+        MOMENT,
         ((Replica, "dropped", _forget_dropped),),
+        ("late_coordinator",),
     ),
     PlantedBug(
         "writes behind a refused record",
         "nothing is written behind a refused record",
-        STORE,
-        ((Broken, "admits", lambda self, entry: True),),
-        ("full_disk",),
+        MOMENT,
+        ((RefusedCopies, "admits", lambda self, entry: True),),
+        ("refused_record",),
     ),
     PlantedBug(
         "a new disk promises without doubt",
         "a replaced disk does not speak for what it lost",
-        STORE,
+        MOMENT,
         ((Replica, "promise", _promise_without_doubt),),
-        ("new_disk", "isolate", "kill"),
+        ("new_disk_speaks",),
     ),
     PlantedBug(
         "serves what it has not checked",
@@ -228,14 +232,14 @@ BUGS: tuple[PlantedBug, ...] = (
         "replies before the flush",
         "an append is acknowledged when it is durable",
         STORE,
-        ((disk, "fdatasync", _unless_in("append")),),
+        ((disk, "fdatasync", _unless_in("framedlog", "sync")),),
         ("power_all", "power", "kill"),
     ),
     PlantedBug(
         "whole block not flushed",
         "a copy is durable before the table names it",
         STORE,
-        ((disk, "fdatasync", _unless_in("finish")),),
+        ((disk, "fdatasync", _unless_in("blockfile", "finish")),),
         ("power_all", "power"),
     ),
     PlantedBug(
@@ -273,13 +277,13 @@ BUGS: tuple[PlantedBug, ...] = (
         "retry without a pause",
         "what fails is tried less and less often",
         STORE,
-        ((repair, "delay_s", lambda failures: 0.0), (repair, "RETRY_S", 0.0)),
+        ((postponed, "delay_s", lambda failures: 0.0), (repair, "RETRY_S", 0.0)),
     ),
     PlantedBug(
         "repair ends with its first error",
         "the repair outlives every error",
         STORE,
-        ((Repair, "_tend_safely", _tend_unguarded),),
+        ((Repair, "_try_repair", _repair_unguarded),),
     ),
     PlantedBug(
         "lost wake-up of a worker",

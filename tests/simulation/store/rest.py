@@ -1,4 +1,4 @@
-"""What must hold of the stores once all faults have ended: the history, the copies, and nothing left behind."""
+"""What must hold of the stores once all faults have ended: history, copies, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -175,7 +175,9 @@ class Operator:
         found = []
         for name, service in self.run.services().items():
             strange = [key for key in service._store.index if key[0] not in known]
-            found += [f"H11: {name} keeps block {number} of the unknown file {key}" for key, number in strange]
+            found += [
+                f"H11: {name} keeps block {number} of the unknown file {key}" for key, number in strange
+            ]
             paths = self.run.cluster.nodes[name].disk.paths(f"{DATA_FOLDER}/hydfs/blocks")
             found += [f"H11: {name} keeps {path}" for path in paths if path.endswith(".part")]
         return found

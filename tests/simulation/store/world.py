@@ -88,15 +88,19 @@ def small_sizes() -> Iterator[None]:
 class StoreRun:
     """A run under way."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, *, ack: str = "", with_clients: bool = True) -> None:
+        """``ack`` is drawn when it is not given."""
         self.schedule = schedule
         self.history = History()
         self.hits: Counter[str] = Counter()
         self.authority = Authority()
         rng = random.Random(f"{schedule.seed}:settings")
-        self.ack = rng.choice(("all", "all", "quorum"))
+        self.ack = ack or rng.choice(("all", "all", "quorum"))
         knobs = HydfsConfig(
-            block_size_bytes=BLOCK_BYTES, reserve_bytes=4096, ack=self.ack, ack_timeout_s=rng.choice((0.3, 1.0))
+            block_size_bytes=BLOCK_BYTES,
+            reserve_bytes=4096,
+            ack=self.ack,
+            ack_timeout_s=rng.choice((0.3, 1.0)),
         )
         self.cluster = Cluster(
             schedule.seed,
@@ -106,7 +110,7 @@ class StoreRun:
             quality=schedule.quality,
             steps_max=STEPS_MAX,
         )
-        self.clients = self._clients()
+        self.clients = self._clients() if with_clients else []
         self.faults = Faults(
             self.cluster,
             schedule.steps,
@@ -141,7 +145,11 @@ class StoreRun:
         cluster.scheduler.run_for(FAULTS_S)
         self.faults.end()
         cluster.wait_until(lambda: self.hits[DONE] == len(self.clients), ANSWERED_S)
-        cluster.check(rest.check(self))
+        self.finish()
+
+    def finish(self) -> None:
+        """Checks what must hold once everything has come to rest."""
+        self.cluster.check(rest.check(self))
 
     # -- faults of the store --------------------------------------------------------------------------
 
@@ -153,7 +161,7 @@ class StoreRun:
         stranger.start()
 
     def _rot(self, step: Step) -> None:
-        """Flips a bit of a sealed block while the machine is off: an agent trusts what it has once checked."""
+        """Flips a bit of a sealed block while the machine is off: agents trust what they checked once."""
         node = self.cluster.nodes[step.nodes[0]]
         service = node.agents[SERVICE].service
         if not node.is_on or not isinstance(service, Service):
@@ -203,4 +211,3 @@ def run(schedule: Schedule) -> StoreRun:
         with found.cluster:
             found.play()
         return found
-
