@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from agent.common.config import NodeConfig, PeerConfig, TlsConfig
 from tests.simulation.machine import report
