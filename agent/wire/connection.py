@@ -58,6 +58,7 @@ class Connection:
         self.sock = sock
         self.peer = peer
         network.set_no_delay(sock)
+        network.keep_alive(sock)
 
     def send(
         self, header: dict[str, Any], payload: Payload, deadline: Deadline, descriptor: int | None = None
