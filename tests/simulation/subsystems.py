@@ -6,14 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation import register_swarm, test_hydfs, test_membership, test_rainstorm
 from tests.simulation import rainstorm_faults as rainstorm
-from tests.simulation.hydfs_faults import MOMENTS
-from tests.simulation.machine.schedule import Schedule
+from tests.simulation import test_membership, test_rainstorm
 from tests.simulation.membership import run as membership
-
-# Shorter than in its own test, so that there are more seeds in the same time.
-HYDFS_S = 3.5
+from tests.simulation.register import world as register
+from tests.simulation.store import world as store
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +31,8 @@ class Subsystem:
     run: Callable[[int | str], Outcome]
     moments: tuple[str, ...] = ()
     moments_from_seeds: int = 100
-    schedule: Callable[[int | str], Schedule] | None = None
-    replay: Callable[[Schedule], Any] | None = None
+    schedule: Callable[[int | str], Any] | None = None
+    replay: Callable[[Any], Any] | None = None
 
 
 # The short ones; all of them are tests.
@@ -52,8 +49,8 @@ def _membership(seed: int | str) -> Outcome:
 
 
 def _register(seed: int | str) -> Outcome:
-    found = register_swarm.run(register_swarm.schedule_of(seed))
-    return Outcome(found.trace, found.hits)
+    found = register.run(register.schedule_of(seed))
+    return Outcome(found.cluster.trace(), found.hits)
 
 
 def _scenario(seed: int | str) -> Outcome:
@@ -61,10 +58,9 @@ def _scenario(seed: int | str) -> Outcome:
     return Outcome("")
 
 
-def _hydfs(seed: int | str) -> Outcome:
-    world, history = test_hydfs.run(seed, duration_s=HYDFS_S)
-    assert history.acked, f"seed {seed}: nothing was ever acknowledged"
-    return Outcome(world.trace_hash(), {**world.hits, "append acknowledged": len(history.acked)})
+def _store(seed: int | str) -> Outcome:
+    found = store.run(store.schedule_of(seed))
+    return Outcome(found.cluster.trace(), found.hits)
 
 
 def _rainstorm(seed: int | str) -> Outcome:
@@ -74,7 +70,7 @@ def _rainstorm(seed: int | str) -> Outcome:
 
 # The slowest first, so that both workers end at about the same time.
 SUBSYSTEMS: dict[str, Subsystem] = {
-    "hydfs": Subsystem(_hydfs, ("append acknowledged", *MOMENTS)),
+    "store": Subsystem(_store, store.MOMENTS, schedule=store.schedule_of, replay=store.run),
     "membership": Subsystem(
         _membership,
         membership.MOMENTS,
@@ -85,6 +81,8 @@ SUBSYSTEMS: dict[str, Subsystem] = {
     "rainstorm": Subsystem(_rainstorm, test_rainstorm.REACHED, test_rainstorm.FULL_SEEDS),
     "register": Subsystem(
         _register,
-        register_swarm.MOMENTS,
+        register.MOMENTS,
+        schedule=register.schedule_of,
+        replay=register.run,
     ),
 }

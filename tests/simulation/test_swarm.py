@@ -8,12 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.simulation import register_swarm
 from tests.simulation.machine.schedule import Schedule, Step
 from tests.simulation.machine.wires import Quality
 from tests.simulation.membership import run as membership
 from tests.simulation.planted import membership as membership_bugs
-from tests.simulation.planted import register as register_bugs
 from tests.simulation.planted.bug import PlantedBug
 from tests.simulation.power import candidates as all_candidates
 from tests.simulation.power import hunt
@@ -31,18 +29,9 @@ def play(seed: int) -> None:
     membership.run(membership.schedule_of(seed))
 
 
-def register(seed: int) -> None:
-    register_swarm.run(register_swarm.schedule_of(seed))
-
-
 @pytest.mark.parametrize("seeds", seed_ranges(quick=5, full=60))
 def test_membership_under_any_schedule(seeds: range) -> None:
     each(seeds, play)
-
-
-@pytest.mark.parametrize("seeds", seed_ranges(quick=30, full=300))
-def test_the_register_under_any_schedule(seeds: range) -> None:
-    each(seeds, register)
 
 
 @pytest.mark.simulation_quick
@@ -69,10 +58,7 @@ def test_some_seeds_are_free_of_faults_and_no_two_are_alike() -> None:
 
 @pytest.mark.simulation_quick
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
-    code = (
-        "from tests.simulation import register_swarm as r; from tests.simulation.membership import run as m;"
-        "print(m.run(m.schedule_of(3)).trace, r.run(r.schedule_of(3)).trace)"
-    )
+    code = "from tests.simulation.membership import run as m; print(m.run(m.schedule_of(3)).trace)"
     found = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONHASHSEED": "12345"},
@@ -83,8 +69,7 @@ def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
         check=True,
     )
     here = membership.run(membership.schedule_of(3)).trace
-    there = register_swarm.run(register_swarm.schedule_of(3)).trace
-    assert found.stdout.split() == [here, there]
+    assert found.stdout.split() == [here]
     assert here != membership.run(membership.schedule_of(4)).trace
 
 
@@ -124,7 +109,7 @@ def test_a_schedule_that_passes_is_not_shrunk() -> None:
 
 
 @pytest.mark.simulation
-@pytest.mark.parametrize("name", membership_bugs.QUICK + register_bugs.QUICK)
+@pytest.mark.parametrize("name", membership_bugs.QUICK)
 def test_a_planted_bug_is_found(name: str) -> None:
     candidate = next(found for found in all_candidates() if found.name == name)
     verdict = hunt(candidate, limit_s=60.0, seeds_max=30)

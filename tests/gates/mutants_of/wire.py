@@ -111,15 +111,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "requests to one target are bounded",
         CLIENT,
-        "if not pool.slots.acquire(timeout=timeout_s):",
+        "if not pool.slots.acquire(timeout=deadline.remaining(clock.monotonic())):",
         "if False:",
         OF_CLIENT,
     ),
     Mutant(
         "a request that has ended gives its slot back",
         CLIENT,
-        "                    pool.slots.release()\n",
-        "                    pass\n",
+        "                pool.slots.release()\n",
+        "                pass\n",
         OF_CLIENT,
     ),
     Mutant(
@@ -184,13 +184,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "            disk.unlink(self._disk_path, missing_ok=True)\n",
         "",
         OF_VOTER,
-    ),
-    Mutant(
-        "two threads of a node use different ballots",
-        PROPOSER,
-        'proposer = f"{self._name}/{threads.current().ident}"',
-        "proposer = self._name",
-        OF_PROPOSER,
     ),
     Mutant(
         "names are listed by a majority of the voters",

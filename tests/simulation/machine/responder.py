@@ -173,7 +173,10 @@ class _Conversation:
         split, end = PREFIX.size + header_bytes, PREFIX.size + header_bytes + payload_bytes
         if len(self._buffer) < end:
             return False
-        header, payload = decode_header(bytes(self._buffer[PREFIX.size : split])), bytes(self._buffer[split:end])
+        header, payload = (
+            decode_header(bytes(self._buffer[PREFIX.size : split])),
+            bytes(self._buffer[split:end]),
+        )
         del self._buffer[:end]
         if self._knows_peer:
             self._responder.handle(Asked(self, header, payload))

@@ -1,4 +1,4 @@
-"""What must hold of the stores once all faults have ended: the history, the copies, and nothing left behind."""
+"""What must hold of the stores once all faults have ended: history, copies, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Voters that lost their memory wait 20 s before they learn; then every block is copied.
 REPAIRED_S = 150.0
 # Puts and blocks whose sender is gone are given up (``IDLE_S``) by the pass after that.
-ABANDONED_S = 22.0
+ABANDONED_S = 16.0
 TRIES = 3
 REPLICAS = 3
 # An agent stops of these, and starts again, when its disk refuses something.
@@ -41,8 +41,8 @@ def check(run: StoreRun) -> list[str]:
     found = cluster.call(process, operator.look)
     if found:
         return found
-    found = [line for name, service in run.services().items() for line in left_over(name, service)]
-    found += cluster.findings()
+    found = cluster.findings()
+    found += [line for name, service in run.services().items() for line in left_over(name, service)]
     for client in run.clients:
         cluster.call(client.process, client.check_connections)
         cluster.call(client.process, client.close)
@@ -96,7 +96,10 @@ class Operator:
             if unhealthy:
                 return unhealthy
             threads.sleep(ABANDONED_S)
-            return self._compare()
+            if self.run.hits["a block rotted"]:
+                self._read_all_copies()
+                unhealthy = self._await_repair()
+            return unhealthy or self._compare()
         finally:
             self._client.close()
 
@@ -121,6 +124,14 @@ class Operator:
         if found.checked and not found.under_replicated and not found.waiting:
             return []
         return [f"H10: after {REPAIRED_S:g} s {name} still has to repair: {found}"]
+
+    def _read_all_copies(self) -> None:
+        """Reads every file through every agent, which checks its own copies first."""
+        for node in self.run.cluster.living():
+            hydfs = self._hydfs(node.name)
+            for stat in hydfs.list():
+                hydfs.read(stat.name, 0, 1 << 20, timeout_s=20.0)
+        threads.sleep(1.0)  # repair hears of damaged copies
 
     def _compare(self) -> list[str]:
         history, living = self.run.history, [node.name for node in self.run.cluster.living()]
@@ -164,7 +175,9 @@ class Operator:
         found = []
         for name, service in self.run.services().items():
             strange = [key for key in service._store.index if key[0] not in known]
-            found += [f"H11: {name} keeps block {number} of the unknown file {key}" for key, number in strange]
+            found += [
+                f"H11: {name} keeps block {number} of the unknown file {key}" for key, number in strange
+            ]
             paths = self.run.cluster.nodes[name].disk.paths(f"{DATA_FOLDER}/hydfs/blocks")
             found += [f"H11: {name} keeps {path}" for path in paths if path.endswith(".part")]
         return found
