@@ -29,8 +29,9 @@ class Views:
     def __init__(self, cluster: Cluster, rng: random.Random) -> None:
         names = list(cluster.nodes)
         self.view = View(1, 1, names[0], {name: _entry(cluster.nodes[name], UP, 1, 1) for name in names})
-        # How often each node has come back as a new boot.
-        self.boots = dict.fromkeys(names, 1)
+        # How often each machine was started.
+        self._boots = dict.fromkeys(names, 1)
+        self._was_on = dict.fromkeys(names, True)
         # Nodes that neither see nor are seen by the others.
         self.isolated: dict[str, bool] = {}
         self.accused_until: dict[str, float] = {}
@@ -63,12 +64,15 @@ class Views:
         if self._stopped:
             return
         now, nodes = self._cluster.scheduler.now, dict(self.view.nodes)
+        for name, was_on in self._was_on.items():
+            is_on = self._was_on[name] = self._cluster.nodes[name].is_on
+            self._boots[name] += is_on and not was_on
         version = self.view.version + 1
         for name, entry in self.view.nodes.items():
             if self._well(name, now):
                 self._unwell_since.pop(name, None)
-                if entry.state == DOWN or entry.boot != self.boots[name]:
-                    nodes[name] = _entry(self._cluster.nodes[name], UP, self.boots[name], version)
+                if entry.state == DOWN or entry.boot != self._boots[name]:
+                    nodes[name] = _entry(self._cluster.nodes[name], UP, self._boots[name], version)
                 continue
             since = self._unwell_since.setdefault(name, now)
             known = now < self.accused_until.get(name, 0.0) or now - since >= self._detection_s[name]

@@ -63,13 +63,12 @@ class Operators:
         """Has a job cancelled."""
         jobs = sorted(job.job for job in self._world.watch.jobs.values() if not job.outcome)
         if jobs:
-            job = jobs[int(pick * len(jobs))]
+            job = jobs[int(pick * len(jobs)) % len(jobs)]
             self._world.watch.cancelled[job] = True
             self._ask("cancel", lambda client: client.cancel(job), CALL_S_MAX + 60.0)
 
-    def kill_task(self, pick: float) -> None:
-        """Has a task killed as ``fab kill-task`` does."""
-        name = self._world.names[int(pick * len(self._world.names))]
+    def kill_task(self, name: str) -> None:
+        """Has a task of a node killed as ``fab kill-task`` does."""
         self._ask("kill", lambda client: client.kill_task(node=name), CALL_S_MAX)
 
     def disturb(self, name: str, amount: float) -> None:
@@ -79,7 +78,7 @@ class Operators:
         process = self._stranger()
         for port in ports:
             if isinstance(port, int):
-                words = NONSENSE[int(amount * len(NONSENSE))]
+                words = NONSENSE[int(amount * len(NONSENSE)) % len(NONSENSE)]
                 process.start("stranger", self._intrude, node.address, port, words)
 
     @property

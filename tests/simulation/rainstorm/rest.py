@@ -1,0 +1,94 @@
+"""What must not be so in the engine's shells: while faults strike, a loop that stands still; at rest, anything
+that is held, waited for or left over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from agent.common.shell.runner import CoreRunner
+from agent.rainstorm.service import Service
+from tests.simulation.machine.cluster import Broken
+from tests.simulation.rainstorm.world import World
+
+# A core's loop may carry out effects for so long; a watchdog would end the agent at some point.
+STANDSTILL_S = 2.0
+# One request of a client is under way: the long poll of a follower.
+FOLLOWED = "31 of 32 slots free; taken at agent/wire/client.py"
+# An agent stops of these, and starts again, when its disk refuses something.
+DISK_ERRORS = ("DiskFull(", "DiskFailed(", "Corrupt(", "OSError(", "PortInUse(")
+
+
+class Standstill:
+    """Looks again and again whether the loops of the cores take their events."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        # Of each loop that has events: how far it was, and since when it has not gone on.
+        self._seen: dict[CoreRunner, tuple[int, float]] = {}
+
+    def look(self) -> None:
+        """Fails when a loop has had events for too long without taking one."""
+        now, seen = self._world.scheduler.now, self._seen
+        self._seen = {}
+        for name in self._world.up():
+            service = self._world.service(name)
+            for loop in service.loops() if service is not None else ():
+                if not loop._inbox.qsize():
+                    continue
+                progress, since = seen.get(loop, (loop.progress, now))
+                self._seen[loop] = (progress, since) if progress == loop.progress else (loop.progress, now)
+                if now - self._seen[loop][1] > STANDSTILL_S:
+                    raise Broken(f"the loop {loop.name} of {name} stands still for {STANDSTILL_S:g} s")
+
+
+def findings(world: World, disks_hurt: set[str]) -> list[str]:
+    """Returns what is wrong in a world at rest."""
+    found = [
+        f"crash: {agent}: {problem}"
+        for agent, problem in world.cluster.crashes
+        if agent.split("/")[0] not in disks_hurt or not problem.startswith(DISK_ERRORS)
+    ]
+    for name in world.names:
+        service = world.service(name)
+        if service is None:
+            found.append(f"{name} does not run")
+        else:
+            found += left_over(name, service)
+            found += _processes(world, name, service)
+    found += [line for line in world.cluster.findings() if FOLLOWED not in line]
+    missing: Counter[str] = Counter()
+    for semaphore in world.scheduler.short:
+        missing[semaphore.process.name] += len(semaphore.taken_at)
+    return found + [f"{name} holds {count} slots" for name, count in missing.items() if count > 1]
+
+
+def left_over(name: str, service: Service) -> list[str]:
+    """Returns what an engine at rest still has in hand, and which of its threads have ended."""
+    dispatcher, host = service._dispatcher, service._host
+    supervisor = host.supervisor
+    workers = {
+        "job-log": dispatcher._log_thread,
+        "segment-writer": host._segments._worker,
+        "publisher": host._publisher._worker,
+        "report-link": service._reports._worker,
+        **{f"link to {node}": link._worker for node, link in dispatcher._links.items()},
+    }
+    known = {process.number for process in (*supervisor._spares, *supervisor._tasks.values())}
+    held = {
+        "questions without an answer": len(dispatcher._asked),
+        "tasks": len(supervisor._tasks),
+        "task processes that nobody knows": len(supervisor._all.keys() - known),
+        "tasks of the launcher that nobody knows": len(supervisor.link._tasks.keys() - known),
+        "spare tasks too few": supervisor._wanted - len(supervisor._spares),
+        "requests in progress": service._server.in_progress,
+        **{f"items of {worker}": found.waiting for worker, found in workers.items()},
+    }
+    ended = [f"{name}: {worker} has ended" for worker, found in workers.items() if not found.is_alive]
+    return ended + [f"{name} still has {count} {what}" for what, count in held.items() if count]
+
+
+def _processes(world: World, name: str, service: Service) -> list[str]:
+    alive = len(world.launchers[name].alive())
+    spares = len(service._host.supervisor._spares)
+    return [] if alive == spares else [f"R10: {alive} task processes run on {name}, {spares} of them spares"]
