@@ -54,6 +54,8 @@ class SimNetwork:
         self._descriptors_max = descriptors_max
         self._open: dict[int, KernelObject] = {}
         self._connecting: list[SimThread] = []
+        # How many TCP connections the process has tried to open.
+        self.dials = 0
         process.on_kill.append(self._kill)
 
     def open_sockets(self) -> list[str]:
@@ -65,6 +67,7 @@ class SimNetwork:
     def dial_tcp(self, host: str, port: int, timeout_s: float | None, source: str | None) -> SimSocket:
         """Returns a connection."""
         scheduler, own = self.scheduler, source or self.host
+        self.dials += 1
         scheduler.point()
         end = scheduler.now + (CONNECT_S_MAX if timeout_s is None else timeout_s)
         while True:

@@ -67,6 +67,11 @@ class Store:
         self._nodes = nodes
         self._count = 0
 
+    @property
+    def now(self) -> float:
+        """Returns the virtual time."""
+        return self._scheduler.now
+
     def create(self, name: str) -> FileStat:
         """Creates an empty file."""
         if name in self.files:

@@ -22,7 +22,10 @@ WAIT_S = 20.0
 POLL_S = 1.0
 # A call asks all nodes in turn, again and again, until the leaderless time is over.
 CALL_S_MAX = LEADERLESS_S + 2 * TIMEOUT_S
-STRANGER_S = 20.0
+# Strangers stay until everything is over.
+STRANGER_S = 3600.0
+# Once all faults have ended, a client hears so soon of the end of a job that it waits for.
+NEWS_S_MAX = 3.0
 NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b"\x00\x00\x00\x02\x00\x00\x00\x00\xc1\xc1", b"")
 
 
@@ -40,6 +43,8 @@ class Operators:
         # Calls under way: what, since when, how long it may take.
         self._calls: dict[int, tuple[str, float, float]] = {}
         self.late: list[str] = []
+        # Since when no fault has been in force.
+        self.calm_since = float("inf")
         self.start()
 
     def start(self) -> None:
@@ -114,14 +119,22 @@ class Operators:
                 assert not isinstance(error, AlreadyExists | NotFound), f"submission refused: {error}"
                 threads.sleep(AGAIN_S)
         while name in self.accepted:
-            job = self.accepted[name]
+            job, began = self.accepted[name], threads.monotonic()
             try:
                 found = self._timed("wait", lambda: client.wait(job, WAIT_S), WAIT_S + CALL_S_MAX)
             except RainStormError:
                 threads.sleep(AGAIN_S)
                 continue
             if found.has_ended:
+                self._check_news(job, began)
                 return
+
+    def _check_news(self, job: str, asked_at: float) -> None:
+        # Whom a client has asked before may have lost power, and will never answer.
+        ended_at = max(self._world.watch.jobs[job].ended_at, asked_at)
+        delay_s = threads.monotonic() - ended_at
+        if asked_at > self.calm_since and delay_s > NEWS_S_MAX:
+            self.late.append(f"the end of {job} was known to its client after {delay_s:.1f} s")
 
     def _look(self, process: Process) -> None:
         client = self._world.operator(process)

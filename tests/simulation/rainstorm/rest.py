@@ -9,26 +9,31 @@ from collections import Counter
 from agent.common.shell.runner import CoreRunner
 from agent.rainstorm.service import Service
 from tests.simulation.machine.cluster import Broken
+from tests.simulation.machine.network import SimNetwork
 from tests.simulation.rainstorm.world import World
 
 # A core's loop may carry out effects for so long; a watchdog would end the agent at some point.
 STANDSTILL_S = 2.0
+# Connections that one process may open within a look: more is a loop without a pause.
+DIALS_MAX = 60
 # One request of a client is under way: the long poll of a follower.
 FOLLOWED = "31 of 32 slots free; taken at agent/wire/client.py"
 # An agent stops of these, and starts again, when its disk refuses something.
 DISK_ERRORS = ("DiskFull(", "DiskFailed(", "Corrupt(", "OSError(", "PortInUse(")
 
 
-class Standstill:
-    """Looks again and again whether the loops of the cores take their events."""
+class Liveness:
+    """Looks again and again whether the loops of the cores take their events, and whether any loop spins."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         # Of each loop that has events: how far it was, and since when it has not gone on.
         self._seen: dict[CoreRunner, tuple[int, float]] = {}
+        self._dials: dict[str, int] = {}
 
     def look(self) -> None:
-        """Fails when a loop has had events for too long without taking one."""
+        """Fails when a loop has had events for too long without taking one, or asks without a pause."""
+        self._look_at_dials()
         now, seen = self._world.scheduler.now, self._seen
         self._seen = {}
         for name in self._world.up():
@@ -40,6 +45,16 @@ class Standstill:
                 self._seen[loop] = (progress, since) if progress == loop.progress else (loop.progress, now)
                 if now - self._seen[loop][1] > STANDSTILL_S:
                     raise Broken(f"the loop {loop.name} of {name} stands still for {STANDSTILL_S:g} s")
+
+    def _look_at_dials(self) -> None:
+        dials: dict[str, int] = {}
+        for name in self._world.up():
+            network: SimNetwork = self._world.process(name).seam.network
+            dials[network.process.name] = network.dials
+            grown = network.dials - self._dials.get(network.process.name, network.dials)
+            if grown > DIALS_MAX:
+                raise Broken(f"{name} opens {grown} connections within a tenth of a second")
+        self._dials = dials
 
 
 def findings(world: World, disks_hurt: set[str]) -> list[str]:

@@ -21,7 +21,8 @@ FAULTS_S = 3.0
 POLL_S = 0.1
 HEALED_S = 150.0
 RECORDS_MAX = 160
-SETTLE_S = 3.0
+# A report is sent again for ten seconds, and a listener that was out of descriptors rests for one.
+SETTLE_S = 14.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class _Run:
     def __init__(self, world: World, schedule: Schedule, rng: random.Random) -> None:
         self._world = world
         self._schedule = schedule
-        self._standstill = rest.Standstill(world)
+        self._liveness = rest.Liveness(world)
         self._workloads = [
             generate(rng, kind, f"in{number}", rng.randint(0, RECORDS_MAX))
             for number, kind in enumerate(schedule.variant.split())
@@ -79,12 +80,15 @@ class _Run:
         world.cluster.start()
         began = world.scheduler.now
         operators = Operators(world, self._workloads)
+        if not self._schedule.steps:
+            operators.calm_since = began
         faults = EngineFaults(world, operators, self._schedule.steps)
         while world.scheduler.now < began + FAULTS_S or not self._is_over(operators):
             self._advance()
             if world.scheduler.now > began + 2 * FAULTS_S:
                 break
         faults.end()
+        operators.calm_since = world.scheduler.now
         end = world.scheduler.now + HEALED_S
         while not self._is_over(operators):
             assert world.scheduler.now < end, f"R9: not over after {HEALED_S:g} s: {self._open(operators)}"
@@ -108,7 +112,7 @@ class _Run:
         if self._world.store.broken is not None:
             raise self._world.store.broken
         self._world.watch.poll()
-        self._standstill.look()
+        self._liveness.look()
 
     def _is_over(self, operators: Operators) -> bool:
         return len(operators.accepted) == len(self._workloads) and self._world.watch.over()

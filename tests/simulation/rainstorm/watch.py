@@ -46,6 +46,7 @@ class WatchedJob:
         # In the index: whoever leads must bring it to its end.
         self.is_submitted = False
         self.in_index_as_ended = False
+        self.ended_at = 0.0
         self.commits = 0
         self.output: dict[tuple[int, str], bytes] = {}
         self.published: dict[tuple[int, str], bytes] = {}
@@ -140,6 +141,7 @@ class Watch:
                     self.jobs[job].is_submitted = True
                 case EndedRecord(job=job):
                     self.jobs[job].in_index_as_ended = True
+                    self.jobs[job].ended_at = self._store.now
 
     def _logged(self, name: str, writer: str, data: bytes) -> None:
         term = int(writer.split("-")[2])

@@ -28,7 +28,7 @@ from agent.rainstorm.leader.core.effects import JobEnded
 from agent.rainstorm.leader.core.jobmachine import JobMachine
 from agent.rainstorm.leader.core.leader import LeaderCore
 from agent.rainstorm.leader.shell import joblog
-from agent.rainstorm.leader.shell import leader as leader_shell
+from agent.rainstorm.leader.shell.leader import Dispatcher
 from agent.rainstorm.messages.commands import Trigger
 from agent.rainstorm.service import Service
 from agent.rainstorm.task.core import processor
@@ -64,6 +64,7 @@ class World:
             quality=replace(schedule.quality, loss=0.0),
             steps_max=STEPS_MAX,
         )
+        self.cluster.wires.buffer_bytes = rng.choice([300, 2000, 64 * 1024])
         self.scheduler = self.cluster.scheduler
         self.names = list(self.cluster.nodes)
         self.store = Store(self.scheduler, random.Random(f"{seed}:store"), self.names)
@@ -225,6 +226,6 @@ def observed(watch: Watch) -> Iterator[None]:
         stack.enter_context(mock.patch.object(HostCore, "handle", host))
         stack.enter_context(mock.patch.object(LeaderCore, "handle", leader))
         # Real keys are slow to make and never the same.
-        name = f"{leader_shell.__name__}.ephemeral_identity"
-        stack.enter_context(mock.patch(name, lambda job: f"{job}/{next(identities)}".encode()))
+        defaults = (lambda job: f"{job}/{next(identities)}".encode(),)
+        stack.enter_context(mock.patch.object(Dispatcher.__init__, "__defaults__", defaults))
         yield
