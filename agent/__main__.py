@@ -72,7 +72,7 @@ def run(name: str, config: NodeConfig, notifier: sdnotify.Notifier) -> int:
     """Runs a service until a signal or a crash and returns the exit status.
 
     Any thread that dies of an exception ends the agent: what it did would otherwise be missing silently. The
-    service manager, or whoever started the process, starts it again.
+    service manager, or the launcher of a local cluster, starts it again.
     """
     ended = threads.event()
     crashes: list[str] = []

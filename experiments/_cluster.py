@@ -33,7 +33,7 @@ import yaml
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, RainStormError, Unavailable, UsageError
 from agent.common.shell import clock
-from agent.membership.client import MembershipClient
+from agent.membership.client import MemberChanged, MembershipClient, MembersReply, ViewChanged
 from agent.wire.client import Client
 from ops.cluster import inventory
 from ops.local.layout import Layout
@@ -219,7 +219,7 @@ class MembershipCluster:
         loop.cpu_affinity([processor])
         return loop
 
-    def members(self, name: str) -> dict[str, Any]:
+    def members(self, name: str) -> MembersReply:
         """Returns what a node believes."""
         return self._ask(name).members()
 
@@ -227,8 +227,8 @@ class MembershipCluster:
         """Makes all nodes use this variant and returns when they do."""
 
         def chosen() -> bool:
-            found = [self.members(name)["settings"] for name in self.names]
-            return all(Variant(each["detector"], each["suspicion"]) == variant for each in found)
+            found = [self.members(name).settings for name in self.names]
+            return all(Variant(each.detector, each.suspicion) == variant for each in found)
 
         if not chosen():
             self._ask(self.names[0]).switch(variant.detector, variant.suspicion)
@@ -279,17 +279,16 @@ class MembershipCluster:
     def _are_all_up(self) -> bool:
         for name in self.names:
             found = self.members(name)
-            alive = [member for member in found["members"] if member["state"] == "alive"]
-            up = [entry for entry in found["view"]["nodes"].values() if entry["state"] == "up"]
-            if len(alive) < self._nodes or len(up) < self._nodes:
+            alive = [member for member in found.members if member.state == "alive"]
+            if len(alive) < self._nodes or len(found.view.up_names()) < self._nodes:
                 return False
         return True
 
     def _is_calm(self) -> bool:
         for name in self.names:
             found = self.members(name)
-            alive = [member for member in found["members"] if member["state"] == "alive"]
-            if len(alive) < self._nodes or found["health"] > 0:
+            alive = [member for member in found.members if member.state == "alive"]
+            if len(alive) < self._nodes or found.health > 0:
                 return False
         return True
 
@@ -356,23 +355,27 @@ class MembershipCluster:
             try:
                 client = self._ask(name)
                 if last is None:
-                    last = int(client.events(0, 0.0)["last"])
+                    last = client.events(0, 0.0).last
                 found = client.events(last, LONG_POLL_S)
             except RainStormError:  # it is stopped, killed or starting up
                 self._stopping.wait(0.1)
                 continue
-            last = int(found["last"])
-            events = [self._seen(name, event) for event in found["events"] if {"name", "up"} & event.keys()]
+            last = found.last
+            events = [
+                self._seen(name, event)
+                for event in found.events
+                if isinstance(event, MemberChanged | ViewChanged)
+            ]
             with self._changed:
-                self.lost_events += bool(found["missed"])
+                self.lost_events += found.missed
                 self.seen += events
                 self._changed.notify_all()
 
-    def _seen(self, observer: str, event: Mapping[str, Any]) -> Seen:
+    def _seen(self, observer: str, event: MemberChanged | ViewChanged) -> Seen:
         # For a view, the names of the nodes that are up take the place of the single name in other events.
-        name = " ".join(event["up"]) if "up" in event else str(event["name"])
-        by = str(event.get("by") or "")
-        return Seen(event["wall_at"] - self._offset_s, observer, str(event["kind"]), name, by)
+        name = " ".join(event.up) if isinstance(event, ViewChanged) else event.name
+        by = event.by if isinstance(event, MemberChanged) else ""
+        return Seen(event.wall_at - self._offset_s, observer, event.kind, name, by)
 
 
 def false_deaths(seen: Sequence[Seen], guilty: Iterable[str] = ()) -> tuple[int, int]:

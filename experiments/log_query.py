@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 try:
     from agent.common.errors import Corrupt, Unavailable
     from agent.common.shell import clock
+    from agent.logs.messages import StartSearch
     from experiments import _harness as harness
     from experiments._harness import Experiment, Recorder, Row
     from experiments._logs_cluster import LogsCluster
@@ -103,7 +104,13 @@ def sample(cluster: LogsCluster, connections: Connections, pattern: str) -> Row:
         command = ["grep", "-a", "-H", *(OPTIONS[switch] for switch in switches), "-e", expression, LOG]
         times = own_greps(cluster, command, outputs)
         begun = clock.monotonic()
-        query = {"pattern": expression, "files": [LOG], **dict.fromkeys(switches, True)}
+        query = StartSearch(
+            search="-",
+            pattern=expression.encode(),
+            files=(LOG,),
+            extended="extended" in switches,
+            line_numbers="line_numbers" in switches,
+        )
         search = ClusterSearch(connections, cluster.names, query)
         found: dict[str, list[bytes]] = {name: [] for name in cluster.names}
         for piece in search:

@@ -108,11 +108,11 @@ def _measure_real(
 def _counters(cluster: MembershipCluster) -> dict[str, Row]:
     found = {}
     for name in cluster.names:
-        datagrams, process = cluster.members(name)["datagrams"], cluster.process(name)
+        datagrams, process = cluster.members(name).datagrams, cluster.process(name)
         times = process.cpu_times()
         found[name] = {
-            "bytes": datagrams["sent_bytes"],
-            "datagrams": datagrams["sent"],
+            "bytes": datagrams.sent_bytes,
+            "datagrams": datagrams.sent,
             "processor_s": times.user + times.system,
             "memory_bytes": process.memory_info().rss,
         }

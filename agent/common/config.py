@@ -1,6 +1,6 @@
-"""The configuration of a node: frozen dataclasses, read from one YAML file, wrong keys refused by name.
+"""The configuration of a node: frozen dataclasses, read from one YAML file; wrong keys are refused by name.
 
-The same file serves the three agents of a node. An unknown key is an error that names the nearest known one;
+The same file serves all agents of a node. An unknown key is an error that names the nearest known one;
 a value of the wrong type or out of range is an error that says what was expected.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class MembershipConfig:
-    """SWIM's knobs (SWIM 4, Lifeguard 3; formulas in docs/architecture.md).
+    """The settings of SWIM (SWIM 4, Lifeguard 3; formulas in docs/architecture.md).
 
     A crash is in the view after about: first probe by anybody (probe_interval_s on average, whatever N) +
     probe_timeout_s until it failed (0 when the machine answers "refused") + Smin = suspicion_min_probes *
@@ -77,7 +78,7 @@ TASK_LAUNCHERS = ("child", "unit")
 
 @dataclass(frozen=True, slots=True)
 class HydfsConfig:
-    """The store's knobs."""
+    """The settings of the store."""
 
     block_size_bytes: int = 8 * 1024 * 1024
     replicas: int = 3
@@ -88,10 +89,10 @@ class HydfsConfig:
 
 @dataclass(frozen=True, slots=True)
 class RainstormConfig:
-    """The stream engine's knobs."""
+    """The settings of the stream engine."""
 
     spare_tasks: int = 2
-    # Who starts the process that starts the tasks: the agent, or systemd under a user of its own.
+    # What starts the process that starts the tasks: the agent, or systemd under a user of its own.
     task_launcher: str = "child"
     task_memory_bytes: int = 1024 * 1024 * 1024
     batch_bytes: int = 1024 * 1024
@@ -99,7 +100,7 @@ class RainstormConfig:
 
 @dataclass(frozen=True, slots=True)
 class LogsConfig:
-    """What of the logs may be read, the limits of a search, and the collection into HyDFS.
+    """The logs that may be read, the limits of a search, and the collection into HyDFS.
 
     ``journal_units`` are patterns of units whose journal counts as this node's own logs; ``system_files`` and
     ``system_units`` may be named by a search in addition.
@@ -112,9 +113,9 @@ class LogsConfig:
     search_output_bytes: int = 256 * 1024 * 1024
     collect: bool = True
     collect_interval_s: float = 1.0
-    # The cluster's own start comes first.
+    # The start of the cluster comes first.
     collect_delay_s: float = 2.0
-    # A machine that catches up must not crowd out the jobs.
+    # A node that catches up must leave the network to the jobs.
     collect_bytes_per_s: int = 8 * 1024 * 1024
     spool_bytes: int = 64 * 1024 * 1024
     collected_file_bytes: int = 64 * 1024 * 1024
@@ -217,8 +218,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         _refuse(where, f"expected {kind.__name__}, found {value!r}", "correct the value")
-    if kind in (int, float) and value < 0:
-        _refuse(where, f"must not be negative, found {value!r}", "correct the value")
+    if kind in (int, float) and not 0 <= value < math.inf:  # NaN is refused, too
+        _refuse(where, f"expected a number of 0 or more, found {value!r}", "correct the value")
     return value
 
 
@@ -232,7 +233,9 @@ def load(path: str) -> NodeConfig:
         raw = yaml.safe_load(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no configuration at {path}", hint="pass --config FILE") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", hint="pass --config FILE") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {error}", hint="correct the file") from None
     config: NodeConfig = build(NodeConfig, raw, path)
     names = [peer.name for peer in config.peers]
@@ -251,7 +254,7 @@ def load(path: str) -> NodeConfig:
 
 
 def _check_promises(store: HydfsConfig, where: str) -> None:
-    # A slip here would otherwise be a weaker promise than the one that was meant.
+    # A mistake here would otherwise weaken a guarantee silently.
     _check_choice(store.ack, ACKS, where, "ack")
     for name in ("replicas", "block_size_bytes"):
         if getattr(store, name) < 1:

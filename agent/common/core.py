@@ -2,7 +2,7 @@
 
 A core holds the rules of one protocol and nothing else: it has no socket, thread, clock, random source
 or disk. A shell feeds it events with the current monotonic time and carries out the effects it returns.
-The deterministic simulator drives the very same cores, which is why a core must be a pure
+The deterministic simulator drives the same cores, which is why a core must be a pure
 function of its construction arguments and of the events it was given: it iterates only over ordered
 containers and takes its randomness as a ``random.Random`` given to it.
 

@@ -9,7 +9,7 @@ from agent.common.errors import DeadlineExceeded
 
 
 class Deadline:
-    """A fixed instant on the monotonic clock by which an operation must be over."""
+    """A fixed instant on the monotonic clock by which an operation must end."""
 
     __slots__ = ("at",)
 
@@ -32,5 +32,5 @@ class Deadline:
         """
         left = self.at - now
         if left <= 0:
-            raise DeadlineExceeded(f"{what}: the time limit of the operation is over")
+            raise DeadlineExceeded(f"{what}: the operation timed out")
         return left

@@ -94,7 +94,7 @@ class SshUnreachable(Unreachable):
 
 
 class SshRefused(Unreachable):
-    """A machine does not let us in by SSH."""
+    """A machine refuses our SSH login."""
 
     code = "SSH_REFUSED"
     retryable = False

@@ -32,6 +32,8 @@ WALL_S_MAX = 253_402_300_800.0
 NAME_CHARS_MAX = 255
 TEXT_CHARS_MAX = 64 * 1024
 LIST_MAX = 100_000
+# What msgpack carries as they are; otherwise msgspec would read text as bytes in base64.
+BYTES = (bytes, bytearray, memoryview)
 
 Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 Crc = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -71,7 +73,7 @@ class Done:
 
 def encode(message: Any) -> dict[str, Any]:
     """Returns a message as the plain values of a msgpack map."""
-    fields = msgspec.to_builtins(message, builtin_types=(bytes, bytearray, memoryview))
+    fields = msgspec.to_builtins(message, builtin_types=BYTES)
     assert isinstance(fields, dict), f"{type(message).__name__} is not a message"
     return fields
 
@@ -83,7 +85,7 @@ def decode(cls: type[M], fields: Any, what: str = "") -> M:
         InvalidMessage: they hold something else; the error names message, field and expectation.
     """
     try:
-        return msgspec.convert(fields, cls)
+        return msgspec.convert(fields, cls, builtin_types=BYTES)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise InvalidMessage(f"{what or cls.__name__}: {error}") from None
 

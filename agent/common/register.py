@@ -122,7 +122,7 @@ def answer(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
     match request:
         case Read(known=known):
             if known is not None and known == slot.accepted:
-                # A ballot chooses one value: whoever has the value of this ballot need not get it again.
+                # A ballot chooses one value: a reader that knows this ballot knows the value.
                 return slot, Answer(True, slot.promised, slot.accepted, same=True)
             return slot, Answer(True, slot.promised, slot.accepted, slot.value)
         case Prepare(ballot=ballot):
@@ -324,7 +324,7 @@ def _reach(answers: Mapping[str, Answer], group: Sequence[str]) -> bool:
 
 
 def settled(answers: Sequence[Answer], voters: Sequence[str]) -> Answer | None:
-    """Returns the newest accepted state when a majority holds that very one, else None.
+    """Returns the newest accepted state if a majority holds it, otherwise None.
 
     Such a read is linearizable without a Paxos round: a newer value cannot have been chosen before the voters
     of this majority answered, because it would need one of them.

@@ -5,10 +5,10 @@ A, B and C is unknown to the majority A, D, E once A has forgotten it. So a vote
 vote before it knows which of two cases it is in:
 
 * **New.** The cluster is being founded. A majority of the voters, itself among them, has no memory; each of
-  them drew an id for its empty disk, and whoever finds the majority records these ids as the *founders*. A
-  voter that a founder's record names by its id has promised nothing yet, since it never voted.
-* **Forgetful.** Somebody remembers and does not name this disk. Then it has to learn: for every register a
-  majority of all voters, without this one, decides once more on the value that it has. What was chosen with
+  them drew an id for its empty disk, and the voter that finds the majority records these ids as the
+  *founders*. A voter that a founder's record names by its id has promised nothing yet, since it never voted.
+* **Forgetful.** Another voter has a memory and does not name this disk. Then it must learn: for each register
+  a majority of all voters, without this one, decides once more on the value that it has. What was chosen with
   the lost vote was accepted by one of that majority at least, so it is among what is learnt. A proposal that
   still counts on the lost vote must be over by then; how long one lasts is the shell's knowledge.
 

@@ -1,19 +1,39 @@
-"""The client of the logs agent: searches whose output streams, and the logs that a node has."""
+"""The client of the logs agent: searches whose output is streamed, and the logs that a node has."""
 
 from __future__ import annotations
 
 import contextlib
-import uuid
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 
 from agent.common.errors import RainStormError
+from agent.common.shell import threads
+from agent.logs.messages import (
+    AskCollection,
+    CollectionStatus,
+    EndSearch,
+    Follow,
+    ListLogs,
+    LogList,
+    PositionFields,
+    StartSearch,
+    Summary,
+    TakePiece,
+)
 from agent.wire.client import Client, Target
 from agent.wire.codec.framing import Buffer
 
 # The agent answers a wait for output after ten seconds at the latest.
 PIECE_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class NewLines:
+    """What came after some positions: the positions behind it, and whole lines of files by name."""
+
+    positions: tuple[PositionFields, ...]
+    pieces: tuple[tuple[str, bytes], ...]
 
 
 class LogsClient:
@@ -24,71 +44,58 @@ class LogsClient:
         self._target = target
         self._timeout_s = timeout_s
 
-    def search(self, query: Mapping[str, Any]) -> Generator[Buffer, None, dict[str, Any]]:
-        """Yields what grep prints on the node, in pieces, and returns the summary.
+    def search(self, query: StartSearch) -> Generator[Buffer, None, Summary]:
+        """Yields what grep prints on the node, in pieces, and returns the summary; the query gets a new id.
 
         Raises:
             UsageError: the agent, or grep itself, refuses the search.
-            RainStormError: the agent is away or lost the search.
+            RainStormError: the agent cannot be reached or lost the search.
         """
-        name = uuid.uuid4().hex
-        self._call("logs.search", {**query, "search": name}, min(START_TIMEOUT_S, self._timeout_s))
+        search = threads.unique_id()
+        start_timeout_s = min(START_TIMEOUT_S, self._timeout_s)
+        self._client.ask(self._target, replace(query, search=search), timeout_s=start_timeout_s)
         number, ended = 1, False
         try:
             while True:
-                found = self._client.call(
-                    self._target,
-                    "logs.search_piece",
-                    {"search": name, "number": number},
-                    timeout_s=self._timeout_s,
-                )
-                if found.fields["done"]:
+                request = TakePiece(search, number)
+                found = self._client.ask(self._target, request, timeout_s=self._timeout_s)
+                if found.message.done:
                     ended = True
-                    return dict(found.fields["summary"])
-                if found.fields["number"] == number:
+                    return found.message.summary or Summary()
+                if found.message.number == number:
                     number += 1
                     yield found.payload
         finally:
             if not ended:
                 with contextlib.suppress(RainStormError):  # it ends by itself when nobody asks for more
-                    self._call("logs.search_end", {"search": name}, 2.0)
+                    self._client.ask(self._target, EndSearch(search), timeout_s=2.0)
 
-    def files(self) -> dict[str, Any]:
-        """Returns the logs that the node has and those of the system that it lets be read."""
-        return self._call("logs.files", {}, self._timeout_s)
+    def list(self) -> LogList:
+        """Returns the logs that the node has and those of the system that it lets operators read."""
+        return self._client.ask(self._target, ListLogs(), timeout_s=self._timeout_s).message
 
     def follow(
         self,
-        positions: list[Any] | None,
+        positions: tuple[PositionFields, ...] | None,
         *,
         files: Sequence[str] = (),
         tail: int = 10,
         since: float | None = None,
         wait_s: float = 0.0,
-    ) -> tuple[list[Any], list[tuple[str, bytes]]]:
-        """Returns the positions behind the answer and what came after ``positions``: (file, whole lines).
+    ) -> NewLines:
+        """Returns what came after ``positions``.
 
-        Without positions nothing but those comes back at which ``tail`` or ``since`` begins. With ``wait_s``
-        the agent holds the request until there is something.
+        Without positions there are no lines in the answer, but the positions at which ``tail`` or ``since``
+        begins. With ``wait_s`` the agent holds the request until there are lines.
         """
-        fields = {
-            "positions": positions,
-            "files": list(files),
-            "tail": tail,
-            "since": since,
-            "wait_s": wait_s,
-        }
-        timeout_s = wait_s + self._timeout_s
-        found = self._client.call(self._target, "logs.follow", fields, timeout_s=timeout_s)
+        request = Follow(positions, tuple(files), tail, since, wait_s)
+        found = self._client.ask(self._target, request, timeout_s=wait_s + self._timeout_s)
         pieces, at = [], 0
-        for label, size in found.fields["pieces"]:
-            pieces.append((str(label), bytes(found.payload[at : at + size])))
+        for file, size in found.message.pieces:
+            pieces.append((file, bytes(found.payload[at : at + size])))
             at += size
-        return found.fields["positions"], pieces
+        return NewLines(found.message.positions, tuple(pieces))
 
-    def collection(self) -> dict[str, Any]:
+    def collection(self) -> CollectionStatus:
         """Returns how far the node's collection into HyDFS is."""
-        return self._call("logs.collection", {}, self._timeout_s)
-
-    def _call(self, kind: str, fields: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-        return self._client.call(self._target, kind, fields, timeout_s=timeout_s).fields
+        return self._client.ask(self._target, AskCollection(), timeout_s=self._timeout_s).message

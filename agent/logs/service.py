@@ -1,4 +1,4 @@
-"""The logs agent: builds its parts, listens, stops them in order."""
+"""The logs agent: builds its parts, listens, and stops them in order."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from agent.common.config import NodeConfig
 from agent.common.shell.sdnotify import Loop
 from agent.hydfs.client import HydfsClient
 from agent.logs.core.collector import RECORD_BYTES_MAX
-from agent.logs.shell.archive import Collected
+from agent.logs.messages import AskCollection, CollectionStatus
+from agent.logs.shell.archive import Archive
 from agent.logs.shell.collector import Collection
 from agent.logs.shell.follower import Follower
 from agent.logs.shell.searches import Searches
 from agent.membership.attachment import Attachment
 from agent.wire import auth
 from agent.wire.client import Client, dial_from
-from agent.wire.server import Handler, Reply, Request, Server
+from agent.wire.endpoint import Call, by_kind, endpoint
+from agent.wire.server import Server
 
 
 class Service:
@@ -27,7 +29,7 @@ class Service:
         self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
         folder = config.log_folder()
         hydfs = HydfsClient(self._client, config.socket_path("hydfs"))
-        self._searches = Searches(folder, config.logs, Collected(hydfs))
+        self._searches = Searches(folder, config.logs, Archive(hydfs))
         self._collection: Collection | None = None
         if config.logs.collect:
             self._collection = Collection(
@@ -41,12 +43,12 @@ class Service:
                 on_crash=on_crash,
             )
         self._follower = Follower(folder, config.logs.journal_units)
-        handlers: dict[str, Handler] = {
-            "logs.collection": self._collecting,
-            **self._searches.handlers(),
-            **self._follower.handlers(),
-        }
-        self._server = Server(f"logs-{config.name}", handlers)
+        endpoints = by_kind(
+            endpoint(AskCollection, self._collection_status),
+            self._follower.endpoint(),
+            *self._searches.endpoints(),
+        )
+        self._server = Server(f"logs-{config.name}", endpoints)
         self._attachment = Attachment(config.socket_path("membership"), "logs", lambda: self._server.heard_at)
 
     def start(self) -> None:
@@ -67,11 +69,11 @@ class Service:
         if self._collection is None:
             return self._searches.status()
         found = self._collection.status()
-        waiting = f"{found['waiting_bytes']} bytes wait for HyDFS"
-        return ", ".join(filter(None, [self._searches.status(), waiting, found["trouble"]]))
+        waiting = f"{found.waiting_bytes} bytes wait for HyDFS"
+        return ", ".join(filter(None, [self._searches.status(), waiting, found.trouble]))
 
     def loops(self) -> list[Loop]:
-        """Returns the loops that must turn while the service lives."""
+        """Returns the loops that must make progress while the service lives."""
         return [self._collection] if self._collection is not None else []
 
     def stop(self, timeout_s: float) -> None:
@@ -84,7 +86,5 @@ class Service:
             self._collection.stop(timeout_s)
         self._client.close()
 
-    def _collecting(self, request: Request) -> Reply:
-        if self._collection is None:
-            return Reply({"collects": False})
-        return Reply({"collects": True, **self._collection.status()})
+    def _collection_status(self, request: AskCollection, call: Call) -> CollectionStatus:
+        return CollectionStatus(False) if self._collection is None else self._collection.status()

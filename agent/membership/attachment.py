@@ -1,8 +1,8 @@
-"""The local connection by which another agent of this node tells the membership agent that it lives.
+"""The local connection by which another agent of this node tells the membership agent that it is alive.
 
-A thread renews the word over one connection that stays open. When the process dies the kernel closes that
-connection, which the membership agent notices at once; when the process hangs, the renewals stay away. With
-each renewal go the peers whose authenticated requests this agent has just answered: any traffic is a sign of
+A thread sends renewals over one connection that stays open. When the process dies, the kernel closes that
+connection, which the membership agent notices at once; when the process hangs, the renewals stop. Each
+renewal names the peers whose authenticated requests this agent has just answered: any traffic is a sign of
 life.
 """
 
@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError
 from agent.common.shell import clock, threads
+from agent.membership.messages import HEARD_MAX, Attach
 from agent.wire.client import Client
 
 logger = logging.getLogger("agent.membership.attachment")
 
 RENEWAL_INTERVAL_S = 0.5
 RETRY_S = 0.2
-# Shorter, and an answer that is late on a busy machine would look like a crash.
+# With a shorter time-out, a late answer on a busy machine would look like a crash.
 RENEWAL_TIMEOUT_S = 5.0
 JOIN_S = 0.2
 
@@ -39,14 +40,14 @@ class Attachment:
         self._thread = threads.thread(f"{service}-attachment", self._run)
 
     def start(self) -> None:
-        """Starts to attach; while the membership agent is away it is tried again and again."""
+        """Starts to attach; while the membership agent is down, the thread retries."""
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Closes the connection: the service is known to be gone from now on."""
+        """Closes the connection: from now on the service counts as gone."""
         self._stopping.set()
         deadline = Deadline(clock.monotonic(), timeout_s)
-        self._client.close()  # an answer that is late must not delay the end
+        self._client.close()  # a late answer must not delay the end
         while self._thread.is_alive() and deadline.remaining(clock.monotonic()) > 0:
             self._thread.join(JOIN_S)
             self._client.close()  # the request may have begun just after the first time
@@ -55,11 +56,9 @@ class Attachment:
         attached = True
         try:
             while not self._stopping.is_set():
-                fields = {"service": self._service, "heard": self._fresh()}
+                request = Attach(self._service, self._fresh())
                 try:
-                    self._client.call(
-                        self._socket_path, "membership.attach", fields, timeout_s=RENEWAL_TIMEOUT_S
-                    )
+                    self._client.ask(self._socket_path, request, timeout_s=RENEWAL_TIMEOUT_S)
                 except RainStormError as error:
                     if attached and not self._stopping.is_set():
                         logger.info("detached service=%s error=%s", self._service, error)
@@ -71,12 +70,13 @@ class Attachment:
         finally:
             self._client.close()
 
-    def _fresh(self) -> list[tuple[str, float]]:
+    def _fresh(self) -> tuple[tuple[str, float], ...]:
         if self._heard_at is None:
-            return []
+            return ()
         now = clock.monotonic()
-        return [
-            (name, round(now - at, 3))
+        found = [
+            (name, round(max(0.0, now - at), 3))
             for name, at in list(self._heard_at().items())
             if now - at <= 2 * RENEWAL_INTERVAL_S
         ]
+        return tuple(found[:HEARD_MAX])

@@ -1,17 +1,50 @@
-"""What other agents, tools and tests ask a membership agent."""
+"""Requests to a membership agent, for other agents, tools and tests."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
+from agent.common import message
+from agent.common.message import R
+from agent.membership import messages
+from agent.membership.messages import (
+    ClusterEvent,
+    KeyOperation,
+    MemberChanged,
+    MembersReply,
+    SettingsReport,
+    UnknownEvent,
+    ViewChanged,
+    WhyReply,
+)
 from agent.membership.view import View
 from agent.wire.client import Client, Target
+
+# The types of the answers: callers outside ``agent`` may import them from here only.
+__all__ = [
+    "Events",
+    "MemberChanged",
+    "MembersReply",
+    "MembershipClient",
+    "SettingsReport",
+    "View",
+    "ViewChanged",
+    "WhyReply",
+]
 
 # A request must outlive the wait that it asks for.
 MARGIN_S = 2.0
 # Two changes of the register, each with its own time limit.
 VOTERS_TIMEOUT_S = 8.0
-MEMBERS_KEYS = ("members", "view", "majority", "self", "left", "health", "settings", "voters", "datagrams")
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Events in order; ``last`` is the newest number, ``missed`` tells whether older ones are gone."""
+
+    events: tuple[ClusterEvent | UnknownEvent, ...]
+    last: int
+    missed: bool
 
 
 class MembershipClient:
@@ -22,82 +55,68 @@ class MembershipClient:
         self._target = target
         self._timeout_s = timeout_s
 
-    def members(self, *, probe: bool = False) -> dict[str, Any]:
-        """Returns what that node believes: ``members``, the ``view``, whether it sees a ``majority``,
-        ``self``, whether it has ``left``, its local ``health`` score (0 is best), the cluster's ``settings``,
-        the groups of ``voters`` (two while one is replaced) and the traffic of its ``datagrams``. With
-        ``probe`` it also tries to reach each member by TCP.
+    def members(self, *, probe: bool = False) -> MembersReply:
+        """Returns what that node believes; with ``probe`` it also tries to reach each member by TCP.
 
         Raises:
             Unreachable: the agent does not answer.
         """
-        fields = self._call("membership.members", {"probe": probe})
-        return {key: fields[key] for key in MEMBERS_KEYS}
+        found = self._ask(messages.GetMembers(probe))
+        found.view.checked()
+        return found
 
     def view(self) -> View:
         """Returns the newest view that the node knows; version 0 when there is none yet."""
-        return View.from_fields(self._call("membership.view").get("view"))
+        return self._ask(messages.GetView()).view.checked()
 
     def watch(self, version: int, timeout_s: float) -> View:
         """Returns the view as soon as its version is above ``version``, or after ``timeout_s`` as it is."""
-        fields = {"version": version, "wait_s": timeout_s}
-        found = self._client.call(
-            self._target, "membership.watch", fields, timeout_s=timeout_s + MARGIN_S
-        ).fields
-        return View.from_fields(found.get("view"))
+        return self._ask(messages.WatchView(version, timeout_s), timeout_s + MARGIN_S).view.checked()
 
     def hint(self, name: str) -> None:
-        """Says that contact with the node ``name`` was lost, so that it is probed at once.
+        """Reports that contact with the node ``name`` was lost, so that it is probed at once.
 
         Raises:
             NotFound: no such node is known.
         """
-        self._call("membership.hint", {"name": name})
+        self._ask(messages.Hint(name))
 
-    def why(self, name: str) -> dict[str, Any]:
-        """Returns what the node remembers of another one: its ``story``, ``reporters`` and ``state``.
+    def why(self, name: str) -> WhyReply:
+        """Returns what the node remembers of another one.
 
         Raises:
             NotFound: no such node is known.
         """
-        return self._call("membership.why", {"name": name})
+        return self._ask(messages.Why(name))
 
-    def events(self, since: int, timeout_s: float) -> dict[str, Any]:
-        """Returns the ``events`` after number ``since`` as soon as there are any, or none after the wait;
-        ``last`` is the newest number and ``missed`` tells whether older ones are gone already.
-        """
-        fields = {"since": since, "wait_s": timeout_s}
-        found = self._client.call(
-            self._target, "membership.events", fields, timeout_s=timeout_s + MARGIN_S
-        ).fields
-        return {key: found[key] for key in ("events", "last", "missed")}
+    def events(self, since: int, timeout_s: float) -> Events:
+        """Returns the events after number ``since`` as soon as there are any, or none after the wait."""
+        found = self._ask(messages.GetEvents(since, timeout_s), timeout_s + MARGIN_S)
+        return Events(found.decoded(), found.last, found.missed)
 
     def leave(self) -> None:
-        """Makes the node leave the cluster until it is told to join again or its agent is started anew."""
-        self._call("membership.leave")
+        """Makes the node leave the cluster until it is told to join again or its agent restarts."""
+        self._ask(messages.Leave())
 
     def join(self) -> None:
         """Makes a node that has left a member again."""
-        self._call("membership.join")
+        self._ask(messages.Join())
 
-    def switch(self, detector: str | None, suspicion: bool | None) -> dict[str, Any]:
+    def switch(self, detector: str | None, suspicion: bool | None) -> SettingsReport:
         """Makes the whole cluster detect failures in another way and returns the new settings.
 
         Raises:
             UsageError: there is no such detector.
         """
-        wanted = {"detector": detector, "suspicion": suspicion}
-        fields = {key: value for key, value in wanted.items() if value is not None}
-        return dict(self._call("membership.switch", fields)["settings"])
+        return self._ask(messages.Switch(detector, suspicion)).settings
 
     def drop(self, percent: float | None = None, seed: int | None = None) -> float:
-        """Makes the node throw away a share of the datagrams that come in, and returns the share in force.
+        """Makes the node discard a share of its incoming datagrams, and returns the present share.
 
         Raises:
             UsageError: it is not from 0 to 100.
         """
-        fields = {} if percent is None else {"percent": percent, "seed": seed}
-        return float(self._call("membership.drop", fields)["percent"])
+        return self._ask(messages.Drop(percent, seed)).percent
 
     def replace_voter(self, old: str, new: str) -> View:
         """Makes ``new`` a voter of the view in place of ``old`` and returns the view; with two empty names it
@@ -107,16 +126,14 @@ class MembershipClient:
             NoMajority: too few voters answer; it can be tried again.
             Conflict, NotFound: ``new`` is not up or votes already, ``old`` does not vote.
         """
-        fields = {"old": old, "new": new}
-        found = self._client.call(self._target, "membership.voters", fields, timeout_s=VOTERS_TIMEOUT_S)
-        return View.from_fields(found.fields.get("view"))
+        return self._ask(messages.ReplaceVoter(old, new), VOTERS_TIMEOUT_S).view.checked()
 
-    def keys(self, operation: str, *, key: str = "", fingerprint: str = "") -> list[str]:
+    def keys(self, operation: KeyOperation, *, key: str = "", fingerprint: str = "") -> list[str]:
         """Changes the node's ring of gossip keys (``list``, ``install``, ``use``, ``remove``) and returns the
         fingerprints in it, that of the key which seals first.
         """
-        fields = {"operation": operation, "key": key, "fingerprint": fingerprint}
-        return [str(mark) for mark in self._call("membership.keys", fields)["fingerprints"]]
+        return list(self._ask(messages.ChangeKeys(operation, key, fingerprint)).fingerprints)
 
-    def _call(self, kind: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
-        return self._client.call(self._target, kind, fields, timeout_s=self._timeout_s).fields
+    def _ask(self, request: message.Request[R], timeout_s: float | None = None) -> R:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        return self._client.ask(self._target, request, timeout_s=limit_s).message

@@ -2,9 +2,9 @@
 
 A datagram is one array: format version, kind, sequence, target, view version, table digest, updates,
 settings, heartbeats. Every kind carries updates (piggy-backed gossip, SWIM section 4.1), the version of the
-newest view the sender knows, the digest of its member table, and the cluster's settings once they were ever
-changed. The decoder checks every type and range and raises ``ProtocolError`` for anything else: bytes that
-pass authentication may still come from another release.
+newest view that the sender knows, the digest of its member table, and the cluster's settings once somebody
+has changed them. The decoder checks every type and range and raises ``ProtocolError`` for anything else:
+bytes that pass authentication may still come from another release.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agent.membership.member import Member, State
 from agent.membership.settings import DetectorKind, Settings
 
 FORMAT = 3
-# Fits any path's MTU with room for IP, UDP and the seal; a longer one would be dropped silently somewhere.
+# Fits the MTU of any path, with room for IP, UDP and the seal; some path would drop a longer one silently.
 DATAGRAM_BYTES_MAX = 1200
 # Kind, sequence, digest, view version, settings and the longest target name.
 OVERHEAD_BYTES = 120
@@ -32,15 +32,15 @@ BEAT_COUNTER_END = 1 << 32
 
 
 class Kind(IntEnum):
-    """What a datagram asks or answers."""
+    """What a datagram asks or answers; a node says HELLO to a contact that it has no answer from yet."""
 
     PING = 1
     ACK = 2
     NACK = 3
     INDIRECT_PING = 4
     GOSSIP = 5
-    GREETING = 6
-    WELCOME = 7
+    HELLO = 6
+    HELLO_REPLY = 7
     HEARTBEAT = 8
     REFUSAL = 9
 
@@ -55,7 +55,7 @@ DATAGRAM_TYPES = tuple((int, int, int, str, int, int, list, kind, list) for kind
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A record to pass on; ``accuser`` is who suspects or declares dead, empty otherwise."""
+    """A record to pass on; ``accuser`` names the node that suspects the member or declares it dead."""
 
     member: Member
     accuser: str = ""
@@ -76,7 +76,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """One message; ``target`` is who is to be pinged, ``sequence`` pairs an answer with its question."""
+    """One message; ``target`` names the node to ping, ``sequence`` pairs an answer with its question."""
 
     kind: Kind
     sequence: int = 0
@@ -92,7 +92,7 @@ def encode(datagram: Datagram) -> bytes:
     """Returns the bytes of a datagram.
 
     Raises:
-        FrameTooLarge: some path would drop it silently.
+        FrameTooLarge: it does not fit the MTU of every path.
     """
     settings = datagram.settings
     packed: bytes = msgpack.packb(
@@ -117,12 +117,12 @@ def encode(datagram: Datagram) -> bytes:
 
 
 def update_bytes(update: Update) -> int:
-    """Returns how much room an update takes in a datagram."""
+    """Returns how many bytes an update takes in a datagram."""
     return len(msgpack.packb(fields_of(update), use_bin_type=True))
 
 
 def beat_bytes(name: str) -> int:
-    """Returns how much room the counter of ``name`` takes at most (boot and counter below 2^32)."""
+    """Returns how many bytes the counter of ``name`` takes at most (boot and counter below 2^32)."""
     return len(name.encode()) + 13
 
 
@@ -136,7 +136,7 @@ def decode(data: bytes) -> Datagram:
         found = msgpack.unpackb(data, raw=False)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"datagram is not msgpack: {error}") from None
-    # Comparing types is three times as quick as a match statement, and every datagram comes through here.
+    # Comparing types is three times as quick as a match statement, and every datagram passes through here.
     if type(found) is list and found and type(found[0]) is int and found[0] != FORMAT:
         raise ProtocolError(f"datagram of format {found[0]}: another release sent it")
     if type(found) is not list or tuple(map(type, found)) not in DATAGRAM_TYPES:

@@ -1,10 +1,10 @@
-"""The view as another agent of this node follows it: the newest one known, and who is told of each newer one.
+"""Following the view in another agent of the node: the newest view, and the subscribers to newer ones.
 
-A thread asks the membership agent of the node with long polls. While that agent is away the last view stays:
-the view guides and informs, and whatever must be safe is fenced by terms and promises. Subscribers are called
+A thread asks the membership agent of the node with long polls. While that agent is down, the last view stays:
+the view is a guide, and terms and promises fence whatever must be safe. Subscribers are called
 in the follower's thread, outside its lock. One that cannot take a view for the moment (it raises a
-``RainStormError``, ``Overloaded`` for instance) gets the newest one a little later: no subscriber stays
-behind because it was busy once.
+``RainStormError``, ``Overloaded`` for instance) gets the newest one a little later, so
+no subscriber stays behind because it was busy once.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Subscriber = Callable[[View], None]
 
 
 class HeldView:
-    """A view that its owner sets; subscribers hear of each newer one."""
+    """A view that its owner sets; subscribers get each newer one."""
 
     def __init__(self, view: View = EMPTY) -> None:
         self._view = view
         self._changed = threads.condition()
-        # What each subscriber has taken. They are the parts of one agent: a handful, all made at its start.
+        # The version that each subscriber has taken. They are parts of one agent: a few, made at its start.
         self._taken: dict[Subscriber, int] = {}
 
     def current(self) -> View:
@@ -87,10 +87,10 @@ class HeldView:
 
 
 class ViewFollower(HeldView):
-    """The view of this node's membership agent, as far as it is about the nodes that are configured here."""
+    """The view of this node's membership agent, limited to the nodes that are configured here."""
 
     def __init__(self, name: str, socket_path: str, nodes: Sequence[str], first: View = EMPTY) -> None:
-        """Prepares to follow; ``name`` is the agent that does, ``first`` what it knows until it hears."""
+        """Prepares to follow for the agent ``name``; ``first`` is its view until the first answer."""
         super().__init__(first)
         self._nodes = tuple(nodes)
         self._client = Client(None)

@@ -1,8 +1,8 @@
 """The membership agent: sockets, threads and files around the membership core.
 
-Threads: the core's (timers, sends), one that receives datagrams, one that carries out register operations,
-one that compares tables (``antientropy``), and those of the request server (``requests``). Voters also answer
-for the view register, from their own durable log.
+Threads: that of the core (timers, sends), one that receives datagrams, one for register operations, one that
+compares tables (``exchange``), those that probe members by TCP (``requests``), and those of the request
+server. Voters also answer for the view register, from their own durable log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ctypes
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from agent.common.config import NodeConfig
 from agent.common.errors import DiskFull, Overloaded, RainStormError
@@ -21,18 +21,19 @@ from agent.common.shell.runner import CoreRunner
 from agent.common.shell.worker import Worker
 from agent.membership.core import events
 from agent.membership.core import view as views
-from agent.membership.core.beliefs import history as story
+from agent.membership.core.beliefs.history import change_kind
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.node import MembershipCore
 from agent.membership.datagrams import Datagram
 from agent.membership.member import Member, State
+from agent.membership.messages import IdentityConflict, MemberChanged, SettingsChanged, ViewChanged
 from agent.membership.settings import Settings
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.exchange import AntiEntropy
 from agent.membership.shell.requests import Requests
 from agent.membership.shell.store import Identity, IdentityStore, KeyStore, VoterStore
 from agent.membership.shell.transport import Transport
-from agent.membership.view import EMPTY, REGISTER, View
+from agent.membership.view import EMPTY, REGISTER, View, check
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
 from agent.wire.register.proposer import Registers, voter_targets
@@ -42,13 +43,13 @@ from agent.wire.server import LOCAL, Server
 logger = logging.getLogger("agent.membership")
 
 REGISTER_TIMEOUT_S = 3.0
-# A view that was just chosen reaches the core within a step or two.
+# The core takes a view that was just chosen within a step or two.
 LEARNED_TIMEOUT_S = 1.0
 # The core has one register operation under way at a time and waits for its outcome.
 JOBS_MAX = 1
-# A core whose inbox is full is about to work it off, or stalled for longer than any wait here.
+# A core with a full inbox either works it off soon or has stalled for longer than any wait here.
 OUTCOME_RETRY_S = 0.05
-# Requests of one peer are a sign of life; more often than this they say nothing new.
+# Requests of a peer are a sign of life; more of them than this add nothing.
 HEARD_INTERVAL_S = 0.2
 # malloc.h
 M_ARENA_MAX = -8
@@ -62,7 +63,7 @@ class Service:
         self.view = EMPTY
         self.changed = threads.condition()
         self.stopping = threads.event()
-        self.events = EventLog()
+        self.event_log = EventLog()
         context, dial = auth.client_context(config.tls), dial_from(config.me.address)
         self.client = Client(context, dial=dial)
         self._on_crash = on_crash
@@ -96,7 +97,7 @@ class Service:
         self._requests = Requests(self)
         self._server = Server(
             "membership",
-            self._requests.handlers() | self._anti_entropy.handlers(),
+            self._requests.endpoints() | self._anti_entropy.endpoints(),
             on_disconnect=self._on_disconnect,
             on_request=self.note_peer,
         )
@@ -111,12 +112,12 @@ class Service:
 
     @property
     def core(self) -> MembershipCore:
-        """Returns the core; other threads only look at it, by copies made in one step."""
+        """Returns the core; other threads only read it, by copies made in one step."""
         assert self._core is not None
         return self._core
 
     def start(self) -> None:
-        """Takes the addresses, begins a new life of this node and joins the cluster.
+        """Binds the addresses, raises the boot counter and joins the cluster.
 
         Raises:
             PortInUse: an address is taken.
@@ -128,7 +129,7 @@ class Service:
         folder = Path(self.config.data_dir) / "membership"
         identity = self._identities.begin_life()
         self.transport.set_boot(identity.boot)
-        targets = voter_targets(self._voters.load() or self.config.voters, self.target)
+        targets = voter_targets(self._voters.load(self._contacts) or self.config.voters, self.target)
         self._registers = registers = Registers(
             self.config.name,
             REGISTER,
@@ -136,6 +137,7 @@ class Service:
             targets,
             groups_of=lambda value: views.groups(_view_of(value), self.config.voters),
             target=self.target,
+            check=check,
         )
         # Every node can be made a voter while the cluster runs.
         self._voter = Voter(
@@ -147,6 +149,7 @@ class Service:
             registers,
             self._own_votes,
             self._on_crash,
+            check=check,
         )
         member = Member(me.name, identity.uuid, identity.boot, 0, State.ALIVE, me.address, me.membership_port)
         self._core = MembershipCore(
@@ -165,13 +168,13 @@ class Service:
         logger.info("agent_started node=%s node_id=%s", me.name, member.node_id)
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Ends all threads and frees the addresses; the others notice as they would a crash."""
+        """Ends all threads and frees the addresses; to the other nodes it looks like a crash."""
         self.stopping.set()
         if self._runner is not None:
             self._runner.stop(timeout_s)
         self.transport.stop(timeout_s)
         self._anti_entropy.stop(timeout_s)
-        self.events.close()
+        self.event_log.close()
         with self.changed:
             self.changed.notify_all()
         self._server.stop(timeout_s)
@@ -192,7 +195,7 @@ class Service:
         return f"{live} live, view {self.view.version}, majority {'yes' if core.majority else 'no'}"
 
     def loops(self) -> list[CoreRunner]:
-        """Returns the loops that must turn while the service lives."""
+        """Returns the loops that must make progress while the service runs."""
         return [self._runner] if self._runner is not None else []
 
     def target(self, name: str) -> Target:
@@ -215,41 +218,46 @@ class Service:
                 logger.info("keys_changed ring=%s", ",".join(ring.fingerprints()))
             return ring
 
-    def post(self, event: Any) -> None:
-        """Hands an event to the core."""
-        self._try_post(event)
+    def submit(self, event: events.Event) -> None:
+        """Hands an event to the core.
 
-    def _try_post(self, event: Any) -> bool:
+        Raises:
+            Overloaded: the core is too far behind to take it.
+        """
         assert self._runner is not None
+        self._runner.post(event)
+
+    def post(self, event: events.Event) -> bool:
+        """Hands an event to the core; an event that finds no room is dropped, like a lost datagram."""
         try:
-            self._runner.post(event)
-        except Overloaded as error:  # as good as a lost datagram
+            self.submit(event)
+        except Overloaded as error:
             logger.warning("event_dropped error=%s", error)
             return False
         return True
 
     def replace_voter(self, old: str, new: str) -> View:
-        """Makes ``new`` a voter in place of ``old``, or with two empty names finishes what was begun.
+        """Makes ``new`` a voter in place of ``old``; with two empty names it finishes a replacement.
 
         Raises:
-            NoMajority: too few voters answer; how far it went shows in the view, and it can be run again.
-            Conflict, NotFound: it cannot be done.
+            NoMajority: too few voters answer; the view shows how far it went, and it can be repeated.
+            Conflict, NotFound: the replacement is not possible.
         """
         configured = self.config.voters
 
         def begin(view: View | None) -> View | None:
             return views.replace_voter(view, old, new, configured) if old else view
 
-        # The second change may only follow when the first one is known to be chosen.
+        # The second change is safe only after the first one is known to be chosen.
         chosen = self._change_view(begin)
         view = self._change_view(lambda view: views.finish_replacement(view, chosen)) or EMPTY
         logger.info("voters_changed old=%s new=%s voters=%s", old, new, ",".join(view.voters))
         self.post(events.ViewLearned(view))
-        with self.changed:  # who asks this node next hears of it
+        with self.changed:  # the next request to this node must see it
             self.changed.wait_for(lambda: self.view.version >= view.version, LEARNED_TIMEOUT_S)
         return view
 
-    # What comes in from other threads
+    # Called by other threads
 
     def _on_datagram(self, sender: str, boot: int, datagram: Datagram) -> None:
         self.post(events.DatagramReceived(sender, boot, datagram))
@@ -260,14 +268,14 @@ class Service:
             self.post(events.ContactRefused(name))
 
     def _on_impostor(self, name: str, address: str, port: int) -> None:
-        self.post(events.ImpostorHeard(name, events.Contact(address, port)))
+        self.post(events.ImpostorDetected(name, events.Contact(address, port)))
 
     def _on_disconnect(self, peer: str, connection: int) -> None:
         if peer == LOCAL and self._runner is not None:
             self.post(events.ServiceDetached(connection))
 
     def note_peer(self, name: str, age_s: float = 0.0) -> None:
-        """Takes note that a peer made an authenticated request to an agent of this node."""
+        """Notes that a peer made an authenticated request to an agent of this node."""
         now = clock.monotonic()
         if name in self._contacts and now - age_s - self._heard_at.get(name, 0.0) > HEARD_INTERVAL_S:
             self._heard_at[name] = now - age_s
@@ -292,19 +300,22 @@ class Service:
                 self._announce_settings(settings)
             case events.AnnounceConflict(refused=refused, address=address, holder=holder):
                 logger.warning("identity_conflict refused=%s address=%s holder=%s", refused, address, holder)
-                self.events.add("conflict", refused=refused, address=address, holder=holder)
-            case events.GiveUp(error=error):
-                logger.error("gave_up error=%s", error)
+                self.event_log.add(IdentityConflict(refused, address, holder))
+            case events.StopAgent(error=error):
+                logger.error("agent_stopped_on_conflict error=%s", error)
                 self._on_crash(error)
             case events.AdoptBoot(boot=boot):
-                logger.warning("boot_adopted boot=%d reason=a_later_life_of_this_name_is_known", boot)
+                logger.warning("boot_adopted boot=%d reason=the_cluster_knows_a_later_boot", boot)
                 self._identities.write(Identity(self.core.monitor.me.uuid, boot))
                 self.transport.set_boot(boot)
+            case never:
+                assert_never(never)
 
     def _announce_member(self, effect: events.AnnounceMember) -> None:
         member, before = effect.member, effect.before
-        kind = story.change(member, before)
+        kind = change_kind(member, before)
         state = before.state.label if before else "unknown"
+        services = tuple(member.living_services())
         logger.info(
             "member_%s name=%s node_id=%s incarnation=%d state=%s before=%s services=%s by=%s",
             kind,
@@ -313,17 +324,13 @@ class Service:
             member.incarnation,
             member.state.label,
             state,
-            "+".join(member.living_services()) or "none",
+            "+".join(services) or "none",
             effect.accuser or "-",
         )
-        self.events.add(
-            kind,
-            name=member.name,
-            node_id=member.node_id,
-            state=member.state.label,
-            before=state,
-            services=member.living_services(),
-            by=effect.accuser,
+        self.event_log.add(
+            MemberChanged(
+                kind, member.name, member.node_id, member.state.label, state, services, effect.accuser
+            )
         )
 
     def _announce_view(self, view: View) -> None:
@@ -338,29 +345,29 @@ class Service:
         if view.voters and not view.voters_before:
             try:
                 self._voters.save(view.voters)
-            except DiskFull as error:  # a hint for the next start; the view itself says who votes
+            except DiskFull as error:  # only the next start uses the file; the view itself names the voters
                 logger.warning("voters_not_saved error=%s", error)
         with self.changed:
             self.view = view
             self.changed.notify_all()
-        self.events.add("view", version=view.version, term=view.term, leader=view.leader, up=up)
+        self.event_log.add(ViewChanged(view.version, view.term, view.leader, tuple(up)))
 
     def _announce_settings(self, settings: Settings) -> None:
-        plain = settings.plain()
+        detector = settings.detector.label
         logger.info(
             "settings_changed version=%d detector=%s suspicion=%s",
             settings.version,
-            settings.detector.label,
+            detector,
             "on" if settings.suspicion else "off",
         )
-        self.events.add("settings", **plain)
+        self.event_log.add(SettingsChanged(settings.version, detector, settings.suspicion))
 
     # The register
 
     def _work(self, job: events.ReadView | events.ChangeView) -> None:
         outcome = self._use_register(job)
         # The core waits for this one event before it uses the register again: it must not get lost.
-        while not self._try_post(outcome):
+        while not self.post(outcome):
             if self.stopping.wait(OUTCOME_RETRY_S):
                 return
 
@@ -369,7 +376,7 @@ class Service:
         return False
 
     def _own_votes(self) -> list[str]:
-        """Returns the register if this node votes about it, as far as a majority knows."""
+        """Returns the register if this node votes on it, according to a majority of the voters."""
         voters = {name for group in views.groups(self._read_view(), self.config.voters) for name in group}
         return [REGISTER] if self.config.name in voters else []
 
@@ -405,8 +412,8 @@ def _view_of(value: object) -> View | None:
 
 
 def _share_one_heap() -> None:
-    """Lets all threads allocate from one heap of the C library: with one for each connection's thread this
-    small agent took 39 MiB instead of 37. They allocate little, and mostly one at a time.
+    """Makes all threads allocate from one heap of the C library: with a heap for each thread of a connection
+    this small agent took 39 MiB instead of 37. The threads allocate little, and mostly one at a time.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such setting
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

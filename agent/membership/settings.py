@@ -1,23 +1,22 @@
-"""How the cluster detects failures, changeable while it runs: which detector, and whether it suspects first.
+"""How the cluster detects failures: which detector, and whether it suspects before it declares death.
 
-One value for the whole cluster. Every datagram carries the sender's; the greater one wins wherever two meet,
-by version, then by content, so that any two nodes choose alike. A node that joins learns it with the first
-datagram. Nothing is stored: a cluster that is started anew begins with what its configuration says, as
-version 0.
+There is one value for the whole cluster. Every datagram carries the sender's. Where two values meet, the
+greater one wins: by version, then by content, so that any two nodes choose the same. A node that joins learns
+the value with the first datagram. Nothing is stored: a cluster that was stopped starts again with the
+configured value, as version 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any
 
 from agent.common.config import MembershipConfig
 from agent.common.errors import ConfigError, UsageError
 
 
 class DetectorKind(IntEnum):
-    """The failure detectors there are."""
+    """The failure detectors."""
 
     SWIM = 0
     HEARTBEAT = 1
@@ -30,7 +29,7 @@ class DetectorKind(IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Settings:
-    """One version of the cluster's choice; the order of the fields is the order of precedence."""
+    """One version of the settings; the order of the fields is the order of precedence."""
 
     version: int = 0
     detector: DetectorKind = DetectorKind.SWIM
@@ -40,16 +39,12 @@ class Settings:
         """Returns the next version with this content."""
         return replace(self, version=self.version + 1, detector=detector, suspicion=suspicion)
 
-    def plain(self) -> dict[str, Any]:
-        """Returns plain values for users."""
-        return {"version": self.version, "detector": self.detector.label, "suspicion": self.suspicion}
-
 
 def detector_named(name: str) -> DetectorKind:
     """Returns the detector that users call ``name``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no detector has that name.
     """
     for kind in DetectorKind:
         if kind.label == name:

@@ -1,13 +1,13 @@
 """The agreed view of the cluster: which nodes count, who leads, who votes.
 
-One version is the value of the view register (rules: ``core.view``), the answer of a membership agent to
-whoever follows the view (``follower``), and what the other agents of a node act on. ``version`` grows by one
+The newest version is the value of the view register (rules: ``core.view``). A membership agent sends it to
+the other agents of its node, which follow it (``follower``) and act on it. ``version`` grows by one
 with every change, ``term`` with every change of leader. A node that comes back with a new boot has another
 ``node_id``.
 
-A view from a disk or a socket is checked before anybody sees it: every agent of the cluster acts on it, so
-one that is malformed would stop them all. A field that a later release adds must be safe to lose: a node of
-this release that changes the view drops it.
+A view from a disk or a socket is checked before anything else sees it: every agent of the cluster acts on it,
+so a malformed one could stop them all. A field that a later release adds must be safe to lose: a node of this
+release that changes the view drops that field.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NodeId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}:[0-9]{1,18}\Z")]
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """One node in a view: whether it counts, in which life, and since which version."""
+    """One node in a view: whether it counts, during which boot, and since which version."""
 
     state: Literal["up", "down"]
     node_id: NodeId
@@ -51,7 +51,7 @@ class NodeEntry:
 
     @property
     def boot(self) -> int:
-        """Returns which life of the node this is."""
+        """Returns the boot counter of the node."""
         return int(self.node_id.rpartition(":")[2])
 
 
@@ -77,11 +77,18 @@ class View:
         Raises:
             InvalidMessage: they hold no view, or one that contradicts itself.
         """
-        view = message.decode(cls, fields, "view")
-        problem = _problem(view)
+        return message.decode(cls, fields, "view").checked()
+
+    def checked(self) -> View:
+        """Returns this view when it does not contradict itself; its types and ranges were checked before.
+
+        Raises:
+            InvalidMessage: it does.
+        """
+        problem = _problem(self)
         if problem:
-            raise InvalidMessage(f"view {view.version}: {problem}")
-        return view
+            raise InvalidMessage(f"view {self.version}: {problem}")
+        return self
 
     def as_fields(self) -> dict[str, Any]:
         """Returns plain values; voters only where the view names any, as releases before did."""

@@ -159,7 +159,9 @@ class Service:
             wanted = (request.node or found.node, request.task or found.task, request.pid or found.pid)
             if found.pid and wanted == (found.node, found.task, found.pid):
                 target = address_of(self._config, found.node)
-                answer = self._client.ask(target, messages.KillLocal(found.task, found.pid)).message
+                left = call.deadline.require(clock.monotonic(), request.kind)
+                order = messages.KillLocal(found.task, found.pid)
+                answer = self._client.ask(target, order, timeout_s=left).message
                 return messages.Killed(replace(answer.killed, node=found.node))
         given = {"node": request.node, "task": request.task, "pid": request.pid}
         asked = ", ".join(f"{key} {value}" for key, value in given.items() if value)

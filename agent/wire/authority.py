@@ -1,8 +1,7 @@
-"""The cluster's certificate authority: made once, then it signs one certificate for each node and for
-operators.
+"""The cluster's certificate authority: created once, it signs a certificate for each node and operator.
 
 EC P-256 (a handshake costs about a millisecond where RSA-4096 costs fifteen). Private keys are written with
-mode 0600 and never leave the folder they are made in, except by the operator's own tool.
+mode 0600 and never leave the folder in which they are created, except by the operator's own tool.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Authority:
         self._key_path = folder / "ca.key"
 
     def create(self, cluster: str) -> None:
-        """Makes the authority, unless the folder has one already."""
+        """Creates the authority, unless the folder already has one."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._key_path.exists() and self.certificate_path.exists():
             return
@@ -108,7 +107,7 @@ class Authority:
 def ephemeral_identity(name: str) -> bytes:
     """Returns a private key and a self-signed certificate (PEM) that a closed group of processes shares.
 
-    Whoever holds it belongs to the group: it is its own trust anchor and is never written to disk.
+    A process that holds it belongs to the group: it is its own trust anchor and is never written to disk.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (

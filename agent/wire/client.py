@@ -51,7 +51,7 @@ class Address:
 
 
 Target = Address | str
-# Returns a socket connected to the address within so many seconds, or raises OSError or a RainStormError.
+# Dial(address, timeout_s) returns a connected socket, or raises OSError or a RainStormError.
 Dial = Callable[[Address, float], Socket]
 
 
@@ -59,14 +59,15 @@ def dial_tcp(address: Address, timeout_s: float) -> Socket:
     """Returns a TCP connection.
 
     Raises:
-        OSError: nobody listens there, or does not answer in time.
+        OSError: no process listens there, or it does not answer in time.
     """
     return network.dial_tcp(address.host, address.port, timeout_s)
 
 
 def dial_from(source: str) -> Dial:
-    """Returns a way to connect from the address ``source``, by which packet filters and others can tell the
-    nodes of one machine apart.
+    """Returns a dialer that connects from the address ``source``.
+
+    By it packet filters and others tell the nodes of one machine apart.
     """
 
     def dial(address: Address, timeout_s: float) -> Socket:
@@ -77,7 +78,7 @@ def dial_from(source: str) -> Dial:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A successful answer; whoever asked for an open file closes ``descriptor``."""
+    """A successful answer; a caller that asked for an open file closes ``descriptor``."""
 
     fields: dict[str, Any]
     payload: Buffer
@@ -86,7 +87,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Answered(Generic[R]):
-    """A reply, checked against its type; whoever asked for an open file closes ``descriptor``."""
+    """A reply, checked against its type; a caller that asked for an open file closes ``descriptor``."""
 
     message: R
     payload: Buffer
@@ -143,7 +144,7 @@ class Client:
         """Sends a request and returns the answer; the file of a ``FileSlice`` is closed whatever happens.
 
         Raises:
-            Unreachable: nobody listens at the target.
+            Unreachable: no process listens at the target.
             ConnectionLost: the connection broke; the outcome is unknown.
             DeadlineExceeded: no answer within ``timeout_s``; the outcome is unknown.
             Overloaded: too many requests to the target are in progress.
@@ -216,7 +217,7 @@ class Client:
 
     @contextlib.contextmanager
     def _pool(self, target: Target) -> Iterator[_Pool]:
-        """Yields the pool of a target, which stays as long as somebody uses it."""
+        """Yields the pool of a target, which is kept at least as long as a request uses it."""
         with self._lock:
             pool = self._pools.pop(target, None) or _Pool()
             self._pools[target] = pool

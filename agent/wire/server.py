@@ -2,8 +2,8 @@
 
 A request frame is answered by exactly one reply frame on the same connection, in order. Handlers run in the
 connection's thread, so a slow handler delays its own connection only. Errors become reply frames with the
-error's code; what is not a ``RainStormError`` is a defect of ours, is logged with its traceback and answered
-as INTERNAL.
+error's code; any exception that is not a ``RainStormError`` is a defect of ours: it is logged with its
+traceback and answered as INTERNAL.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from agent.wire.messages import REQUEST_TIMEOUT_S_MAX, Envelope, ErrorAnswer, He
 
 logger = logging.getLogger("agent.wire.server")
 
-# Ten nodes hold a handful of connections each; beyond this a peer is misbehaving and is turned away.
+# Ten nodes hold a handful of connections each; beyond this a peer is misbehaving and is refused.
 CONNECTIONS_MAX = 256
 HANDSHAKE_TIMEOUT_S = 5.0
 BACKLOG = 128
@@ -50,7 +50,7 @@ ACCEPT_RETRY_S = 1.0
 DRAIN_S = 1.0
 # A caller may use its reply even a little after the request's deadline.
 REPLY_TIMEOUT_S_MIN = 5.0
-# The name of whoever calls over the Unix socket.
+# The name of every caller on the Unix socket.
 LOCAL = "local"
 
 
@@ -71,7 +71,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a handler returns; ``descriptor`` hands an open file to a caller on the Unix socket."""
+    """What a handler returns; ``descriptor`` passes an open file to a caller on the Unix socket."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     payload: Payload = b""
@@ -94,12 +94,12 @@ class Server:
     ) -> None:
         """Prepares to answer requests; ``on_request`` is told the caller of each one that is handled."""
         self.name = name
-        # When each authenticated peer made its last request, on the monotonic clock. As many names as there
-        # are certificates.
+        # The time of each authenticated peer's last request, on the monotonic clock: one entry for each
+        # certificate of the cluster.
         self.heard_at: dict[str, float] = {}
         # Every server answers a ping, so that anybody can ask whether the agent behind it is alive.
         self._handlers: dict[str, Handler | Endpoint] = {Ping.kind: endpoint(Ping, self._ping), **handlers}
-        # How many requests of each kind were refused because their fields were not as they must be.
+        # The number of requests of each kind that were refused because their fields were invalid.
         self.refused: Counted[str] = Counted()
         self._on_disconnect = on_disconnect
         self._on_request = on_request
@@ -228,7 +228,7 @@ class Server:
             pass  # the usual end of a connection
         except (OSError, RainStormError) as error:
             if not self._stopping.is_set():
-                # Whoever leaves without a byte only looked whether the port is open.
+                # A caller that leaves without sending a byte only checked whether the port is open.
                 silent = not peer and isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
                 line = "connection_dropped server=%s peer=%s error=%s"
                 logger.log(logging.DEBUG if silent else logging.INFO, line, self.name, peer or "?", error)

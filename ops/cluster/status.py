@@ -16,6 +16,7 @@ from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError, Unreachable
 from agent.common.shell import clock
 from agent.hydfs.client import StoreHealth
+from agent.membership.client import MembersReply
 from agent.rainstorm.messages.status import JobStatus
 from ops.cluster.connections import SSH_CODES, Connections, nothing_answers
 
@@ -134,7 +135,7 @@ def look(connections: Connections) -> ClusterStatus:
         connections,
         services,
         stores,
-        members.answer(deadline, problems) or {},
+        members.answer(deadline, problems),
         jobs.answer(deadline, problems),
         [problem for problem in problems if problem],
     )
@@ -215,18 +216,19 @@ def _combine(
     connections: Connections,
     services: dict[str, dict[str, bool]],
     stores: dict[str, StoreHealth | None],
-    members: dict[str, Any],
+    members: MembersReply | None,
     jobs: list[JobStatus] | None,
     problems: list[str],
 ) -> ClusterStatus:
-    view = members.get("view") or {}
-    known = {str(member["name"]): member for member in members.get("members", [])}
+    view = members.view if members is not None else None
+    states = {name: entry.state for name, entry in view.nodes.items()} if view is not None else {}
+    ring_ids = {member.name: member.ring_id for member in members.members} if members is not None else {}
     nodes = [
         NodeStatus(
             name=peer.name,
             address=peer.address,
-            state=str(view.get("nodes", {}).get(peer.name, {}).get("state", "unknown")),
-            ring_id=str(known.get(peer.name, {}).get("ring_id", "")),
+            state=states.get(peer.name, "unknown"),
+            ring_id=ring_ids.get(peer.name, ""),
             services=services[peer.name],
             store=stores[peer.name],
         )
@@ -237,10 +239,10 @@ def _combine(
     return ClusterStatus(
         cluster=connections.inventory.cluster,
         nodes=nodes,
-        leader=view.get("leader"),
-        term=view.get("term"),
-        view_version=view.get("version"),
-        majority=members.get("majority"),
+        leader=view.leader if view is not None else None,
+        term=view.term if view is not None else None,
+        view_version=view.version if view is not None else None,
+        majority=members.majority if members is not None else None,
         jobs=jobs,
         problems=problems,
         all_alive=all_alive,
@@ -248,5 +250,6 @@ def _combine(
         repair_waiting=sum(store.waiting for store in healths) if healths else None,
         # A store that uses another view has not learned of the newest change yet.
         repair_checked=len(healths) == len(nodes)
-        and all(store.checked and store.view_version == view.get("version") for store in healths),
+        and view is not None
+        and all(store.checked and store.view_version == view.version for store in healths),
     )

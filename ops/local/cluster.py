@@ -31,7 +31,7 @@ from agent.common.errors import (
     Unavailable,
 )
 from agent.common.shell import clock
-from agent.membership.client import MembershipClient
+from agent.membership.client import MembershipClient, MembersReply
 from agent.wire.client import Client
 from ops.cluster import inventory
 from ops.local.layout import Layout
@@ -206,7 +206,7 @@ class LocalCluster:
         """Resumes a paused node; returns the number of its processes."""
         return self._signal(node, signal.SIGCONT)
 
-    def members(self, node: str) -> dict[str, Any]:
+    def members(self, node: str) -> MembersReply:
         """Returns the members and the view as a node sees them, through its local socket."""
         client = Client(None)
         try:
@@ -243,10 +243,10 @@ class LocalCluster:
         except RainStormError:
             return False
         # After a restart the view may still show the node's previous boot.
-        node_id = next((each["node_id"] for each in found["members"] if each["name"] == name), None)
-        known = found["view"].get("nodes", {}).get(name, {})
-        leads = found["view"].get("leader")
-        return bool(known.get("state") == "up" and known.get("node_id") == node_id and leads)
+        node_id = next((each.node_id for each in found.members if each.name == name), None)
+        known = found.view.nodes.get(name)
+        current = known is not None and known.state == "up" and known.node_id == node_id
+        return current and bool(found.view.leader)
 
     def _start_agents(
         self, names: Sequence[str], deadline: Deadline, services: Sequence[str] = SERVICES

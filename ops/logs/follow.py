@@ -11,9 +11,9 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from agent.common.errors import RainStormError, UsageError
+from agent.logs.messages import PositionFields
 from ops.cluster.connections import Connections
 
 # How long an agent holds a request, and so how long a thread outlives a reader that stopped.
@@ -84,7 +84,7 @@ class Following:
             self._put(None)
 
     def _read(self, node: str) -> None:
-        positions: list[Any] | None = None
+        positions: tuple[PositionFields, ...] | None = None
         pause_s, announced = RETRY_S[0], False
         while not self._stopping.is_set():
             try:
@@ -108,17 +108,18 @@ class Following:
             self.missing.pop(node, None)
             for file, data in pieces or ():
                 self._put(Lines(node, file, data))
-            if pieces == [] and not self._follow:
+            if pieces == () and not self._follow:
                 break
 
     def _ask(
-        self, node: str, positions: list[Any] | None
-    ) -> tuple[list[Any], list[tuple[str, bytes]] | None]:
+        self, node: str, positions: tuple[PositionFields, ...] | None
+    ) -> tuple[tuple[PositionFields, ...], tuple[tuple[str, bytes], ...] | None]:
         client = self._connections.logs(node)
         if positions is None:
-            begun, _ = client.follow(None, files=self._files, tail=self._tail, since=self._since)
-            return begun, None
-        return client.follow(positions, files=self._files, wait_s=WAIT_S if self._follow else 0.0)
+            begun = client.follow(None, files=self._files, tail=self._tail, since=self._since)
+            return begun.positions, None
+        found = client.follow(positions, files=self._files, wait_s=WAIT_S if self._follow else 0.0)
+        return found.positions, found.pieces
 
     def _put(self, item: Lines | Trouble | None) -> None:
         # The reader may have stopped (Ctrl-C, head), so never wait indefinitely for space in the queue.

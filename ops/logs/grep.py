@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from agent.common.errors import Internal, NotFound, RainStormError, Unreachable, UsageError
 from agent.common.shell import clock
+from agent.logs.messages import StartSearch, Summary
 from agent.wire.codec.framing import Buffer
 from ops.cluster.connections import Connections
 
@@ -58,14 +58,14 @@ class ClusterSearch:
         self,
         connections: Connections,
         nodes: Sequence[str],
-        query: Mapping[str, Any],
+        query: StartSearch,
         *,
         collected: bool = False,
     ) -> None:
         self.results = [NodeResult(node) for node in nodes]
         self.refused: UsageError | None = None
         self._connections = connections
-        self._query = dict(query)
+        self._query = query
         self._collected = collected
         self._stopping = threading.Event()
         self._waiting: queue.Queue[Piece | None] = queue.Queue(WAITING_PIECES_MAX)
@@ -122,13 +122,13 @@ class ClusterSearch:
 
     def _search_collection(self, result: NodeResult, state: str) -> None:
         helper = self._connections.gateway("logs")
-        query = {**self._query, "collected_of": result.node}
+        query = replace(self._query, collected_of=result.node)
         result.state = state
         self._pass_on(result, self._connections.logs(helper).search(query))
         if not result.files and state != OK:
             result.state = f"{DOWN}, nothing collected"
 
-    def _pass_on(self, result: NodeResult, pieces: Generator[Buffer, None, dict[str, Any]]) -> None:
+    def _pass_on(self, result: NodeResult, pieces: Generator[Buffer, None, Summary]) -> None:
         rest = b""
         try:
             while not self._stopping.is_set():
@@ -147,12 +147,12 @@ class ClusterSearch:
             if rest:
                 self._put(Piece(result.node, rest + b"\n"))
 
-    def _note(self, result: NodeResult, summary: Mapping[str, Any]) -> None:
-        result.matches, result.lines = int(summary["matches"]), int(summary["lines"])
-        result.files, result.searched_bytes = int(summary["files"]), int(summary["searched_bytes"])
-        result.problems = [str(problem) for problem in summary["problems"]]
-        if summary["cut"]:
-            result.problems.append(str(summary["cut"]))
+    def _note(self, result: NodeResult, summary: Summary) -> None:
+        result.matches, result.lines = summary.matches, summary.lines
+        result.files, result.searched_bytes = summary.files, summary.searched_bytes
+        result.problems = list(summary.problems)
+        if summary.cut:
+            result.problems.append(summary.cut)
 
     def _put(self, piece: Piece | None) -> None:
         # The reader may have stopped (Ctrl-C, head), so never wait indefinitely for space in the queue.

@@ -248,8 +248,7 @@ def _append(client: HydfsClient, name: str, source: BinaryIO) -> tuple[int, int]
 
 
 def _ring_ids(connections: Connections) -> dict[str, str]:
-    members = connections.membership().members()["members"]
-    return {str(member["name"]): str(member["ring_id"]) for member in members}
+    return {member.name: member.ring_id for member in connections.membership().members().members}
 
 
 @contextlib.contextmanager

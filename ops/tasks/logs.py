@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import dataclasses
 import json as jsonlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from invoke.context import Context
 from invoke.exceptions import Exit
 
 from agent.common.errors import Partial, RainStormError, UsageError
+from agent.logs.messages import StartSearch
 from ops.cluster import inventory
 from ops.cluster.connections import Connections, connected
 from ops.logs.follow import Following, Lines, Trouble
@@ -87,31 +89,32 @@ def grep(
     """logs: search the logs of all nodes with grep"""
     if merge and c:
         raise UsageError("counts have no times, so they cannot be merged", hint="omit --merge or -c")
-    query = {
-        "pattern": pattern.encode("utf-8", "surrogateescape"),
-        "ignore_case": i,
-        "invert": v,
-        "extended": E,
-        "fixed": F,
-        "count": c,
-        "line_numbers": n,
-        "after": _number("-A", A),
-        "before": _number("-B", B),
-        "context": _number("-C", C),
-        "max_count": _number("-m", m),
-        "files": _words(files),
-        "system": _words(system),
-        "since": parse_instant(since),
-        "until": parse_instant(until),
-        "time_limit_s": timeout,
-        "output_bytes_max": limit,
-    }
+    query = StartSearch(
+        search="-",
+        pattern=pattern.encode("utf-8", "surrogateescape"),
+        ignore_case=i,
+        invert=v,
+        extended=E,
+        fixed=F,
+        count=c,
+        line_numbers=n,
+        after=_number("-A", A),
+        before=_number("-B", B),
+        context=_number("-C", C),
+        max_count=_number("-m", m),
+        files=tuple(_words(files)),
+        system=tuple(_words(system)),
+        since=parse_instant(since),
+        until=parse_instant(until),
+        time_limit_s=timeout,
+        output_bytes_max=limit,
+    )
     found = _find(inventory)
     nodes = [found.node(each).name for each in _words(vm)] or found.names()
     with connected(found) as connections:
         search = ClusterSearch(connections, nodes, query, collected=collected)
         if json:
-            _print_json(search, query)
+            _print_json(search, query.pattern)
         elif merge:
             _print_merged(search)
         else:
@@ -189,21 +192,22 @@ def _list(connections: Connections, nodes: Sequence[str], json: bool) -> None:
     collections, missing = {}, {}
     for node in nodes:
         try:
-            found = connections.logs(node).files()
+            found = connections.logs(node).list()
             collections[node] = connections.logs(node).collection()
         except RainStormError as error:
             missing[node] = error.message
             continue
-        rows += [(node, f["name"], f["bytes"], render.utc(f["modified_at"])) for f in found["files"]]
-        rows += [(node, f"{unit.removesuffix('.service')}.journal", None, None) for unit in found["units"]]
+        rows += [(node, each.name, each.bytes, render.utc(each.modified_at)) for each in found.files]
+        rows += [(node, f"{unit.removesuffix('.service')}.journal", None, None) for unit in found.units]
     if json:
         files = [dict(zip(("node", "name", "bytes", "written"), row, strict=True)) for row in rows]
-        render.print_json(files=files, collections=collections, missing=missing)
+        shown = {node: dataclasses.asdict(state) for node, state in collections.items()}
+        render.print_json(files=files, collections=shown, missing=missing)
     else:
         render.print_table(("node", "log", "bytes", "last written"), rows)
         for node, state in collections.items():
-            if state.get("trouble") or state.get("lost_bytes"):
-                render.say(f"{node}: collection: {state['trouble']}, {state['lost_bytes']:,} bytes lost")
+            if state.trouble or state.lost_bytes:
+                render.say(f"{node}: collection: {state.trouble}, {state.lost_bytes:,} bytes lost")
     if missing:
         raise Partial("; ".join(f"{node}: {words}" for node, words in missing.items()), hint="fab status")
 
@@ -222,7 +226,7 @@ def _print_merged(search: ClusterSearch) -> None:
         )
 
 
-def _print_json(search: ClusterSearch, query: Mapping[str, Any]) -> None:
+def _print_json(search: ClusterSearch, pattern: bytes) -> None:
     output: dict[str, list[bytes]] = {result.node: [] for result in search.results}
     held = 0
     for piece in search:
@@ -230,7 +234,7 @@ def _print_json(search: ClusterSearch, query: Mapping[str, Any]) -> None:
         if held <= HELD_BYTES_MAX:
             output[piece.node].append(piece.data)
     render.print_json(
-        pattern=query["pattern"],
+        pattern=pattern,
         nodes=[
             {
                 "node": result.node,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as jsonlib
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from invoke.context import Context
 
 from agent.common.errors import RainStormError, UsageError
-from agent.membership.client import MembershipClient
+from agent.membership.client import MembershipClient, MembersReply, SettingsReport
 from ops.cluster import inventory, keyrotation
 from ops.cluster.connections import Connections, connected
 from ops.cluster.status import SERVICES
@@ -34,10 +36,10 @@ def members(
     """cluster: show the members with state, services and reachability, as one node sees them"""
     with connected(_find(inventory)) as connections:
         client = _client(connections, vm)
-        last = client.events(0, 0.0)["last"] if watch else 0
+        last = client.events(0, 0.0).last if watch else 0
         found = client.members(probe=True)
         if json and not watch:
-            render.print_json(**found)
+            render.print_json(**_plain(found))
             return
         if not json:
             _print_members(found)
@@ -51,7 +53,7 @@ def list_mem(context: Context, vm: str = "", json: bool = False, inventory: str 
     with connected(_find(inventory)) as connections:
         found = _client(connections, vm).members()
     columns = ("name", "address", "port", "node_id", "state", "incarnation")
-    _print_rows(columns, found["members"], json, "members")
+    _print_rows(columns, _rows(found.members), json, "members")
 
 
 @command(help={**JSON, **VM})
@@ -59,7 +61,7 @@ def list_self(context: Context, vm: str = "", json: bool = False, inventory: str
     """cluster: show what a node reports about itself"""
     with connected(_find(inventory)) as connections:
         found = _client(connections, vm).members()
-    mine = [each for each in found["members"] if each["name"] == found["self"]]
+    mine = _rows(each for each in found.members if each.name == found.observer)
     _print_rows(
         ("name", "address", "port", "node_id", "ring_id", "state", "incarnation"), mine, json, "members"
     )
@@ -69,8 +71,8 @@ def list_self(context: Context, vm: str = "", json: bool = False, inventory: str
 def list_mem_ids(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
     """cluster: list the members sorted by their id on the hash ring"""
     with connected(_find(inventory)) as connections:
-        found = _client(connections, vm).members()["members"]
-    ordered = sorted(found, key=lambda each: str(each["ring_id"]))
+        found = _client(connections, vm).members().members
+    ordered = _rows(sorted(found, key=lambda each: each.ring_id))
     _print_rows(("ring_id", "name", "address", "state"), ordered, json, "members")
 
 
@@ -78,8 +80,8 @@ def list_mem_ids(context: Context, vm: str = "", json: bool = False, inventory: 
 def display_suspects(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
     """cluster: show which members are suspected, and by which nodes"""
     with connected(_find(inventory)) as connections:
-        found = _client(connections, vm).members()["members"]
-    suspects = [each for each in found if each["state"] == "suspect"]
+        found = _client(connections, vm).members().members
+    suspects = _rows(each for each in found if each.state == "suspect")
     if not suspects and not json:
         render.say("no member is suspected")
         return
@@ -90,9 +92,9 @@ def display_suspects(context: Context, vm: str = "", json: bool = False, invento
 def display_protocol(context: Context, vm: str = "", json: bool = False, inventory: str = "") -> None:
     """cluster: show how failures are detected, for example <swim, suspect>"""
     with connected(_find(inventory)) as connections:
-        found = _client(connections, vm).members()["settings"]
+        found = _client(connections, vm).members().settings
     if json:
-        render.print_json(**found)
+        render.print_json(**dataclasses.asdict(found))
     else:
         print(_protocol(found))
 
@@ -127,18 +129,19 @@ def switch(
     with connected(_find(inventory)) as connections:
         client = connections.membership()
         if dry_run:
-            now = client.members()["settings"]
-            asked = {
-                "detector": detector or now["detector"],
-                "suspicion": now["suspicion"] if wanted is None else wanted,
-            }
+            now = client.members().settings
+            asked = dataclasses.replace(
+                now,
+                detector=detector or now.detector,
+                suspicion=now.suspicion if wanted is None else wanted,
+            )
             render.say_dry(f"switch from {_protocol(now)} to {_protocol(asked)}", json=json)
             return
         found = client.switch(detector or None, wanted)
     if json:
-        render.print_json(**found)
+        render.print_json(**dataclasses.asdict(found))
     else:
-        print(f"{_protocol(found)} since settings version {found['version']}")
+        print(f"{_protocol(found)} since settings version {found.version}")
 
 
 @command(help={**JSON, "node": "the node to explain: 3, vm3 or vm03"})
@@ -153,13 +156,14 @@ def why(context: Context, node: str, json: bool = False, inventory: str = "") ->
             except RainStormError as error:
                 silent.append(f"{observer}: [{error.code}] {error.message}")
     if json:
-        keys = ("observer", "state", "last_heard_s", "reporters", "story")
-        render.print_json(name=name, observers=[{key: each[key] for key in keys} for each in found])
+        keys = ("observer", "state", "last_heard_s", "reporters", "history")
+        observers = [{key: each[key] for key in keys} for each in _rows(found)]
+        render.print_json(name=name, observers=observers)
     else:
         rows = sorted(
-            (entry["wall_at"], each["observer"], entry["what"], entry["by"], entry["incarnation"])
+            (entry.wall_at, each.observer, entry.what, entry.by, entry.incarnation)
             for each in found
-            for entry in each["story"]
+            for entry in each.history
         )
         render.print_table(
             ("when", "seen by", "what", "said by", "incarnation"),
@@ -167,7 +171,7 @@ def why(context: Context, node: str, json: bool = False, inventory: str = "") ->
             title=f"events about {name}",
         )
         columns = ("observer", "state", "last_heard_s", "reporters")
-        _print_rows(columns, found, False, "observers")
+        _print_rows(columns, _rows(found), False, "observers")
     for line in silent:
         render.say(line)
 
@@ -227,15 +231,15 @@ def voters(
         node, client = connections.inventory.node, connections.membership()
         if (replace or finish) and dry_run:
             what = f"replace {node(replace).name} by {node(by).name}" if replace else "finish the replacement"
-            now = " and ".join(", ".join(group) for group in client.members()["voters"])
+            now = " and ".join(", ".join(group) for group in client.members().voters)
             render.say_dry(f"{what}; the voters are {now}", json=json)
             return
         if replace or finish:
             old, new = (node(replace).name, node(by).name) if replace else ("", "")
             changed = client.replace_voter(old, new)
-            found = [list(changed.voters)] if changed.voters else client.members()["voters"]
+            found = (changed.voters,) if changed.voters else client.members().voters
         else:
-            found = client.members()["voters"]
+            found = client.members().voters
     if json:
         render.print_json(voters=found[-1], before=found[0] if len(found) > 1 else None)
         return
@@ -323,8 +327,17 @@ def _client(connections: Connections, vm: str) -> MembershipClient:
     return connections.membership(connections.inventory.node(vm).name if vm else "")
 
 
-def _protocol(settings: dict[str, Any]) -> str:
-    return f"<{settings['detector']}, {'suspect' if settings['suspicion'] else 'nosuspect'}>"
+def _protocol(settings: SettingsReport) -> str:
+    return f"<{settings.detector}, {'suspect' if settings.suspicion else 'nosuspect'}>"
+
+
+def _rows(found: Iterable[Any]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(each) for each in found]
+
+
+def _plain(found: MembersReply) -> dict[str, Any]:
+    fields = dataclasses.asdict(found)
+    return {**fields, "self": fields.pop("observer"), "view": found.view.as_fields()}
 
 
 def _print_rows(columns: tuple[str, ...], rows: list[dict[str, Any]], json: bool, key: str) -> None:
@@ -336,51 +349,51 @@ def _print_rows(columns: tuple[str, ...], rows: list[dict[str, Any]], json: bool
 
 
 def _cell(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else value
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _text(column: str, value: Any) -> Any:
     return str(value) if column == "port" else _cell(value)
 
 
-def _print_members(found: dict[str, Any]) -> None:
+def _print_members(found: MembersReply) -> None:
     services = [
         name
-        for name in found["members"][0]["services"]
-        if name in SERVICES or any(each["services"][name] == "up" for each in found["members"])
+        for name in found.members[0].services
+        if name in SERVICES or any(each.services[name] == "up" for each in found.members)
     ]
     columns = ("name", "address", "state", "incarnation", *services, "udp", "tcp", "last heard s", "node id")
     rows = [
         [
-            each["name"],
-            each["address"],
-            each["state"],
-            each["incarnation"],
-            *(each["services"][name] for name in services),
-            each["udp"],
-            each["tcp"],
-            each["last_heard_s"],
-            each["node_id"],
+            each.name,
+            each.address,
+            each.state,
+            each.incarnation,
+            *(each.services[name] for name in services),
+            each.udp,
+            each.tcp,
+            each.last_heard_s,
+            each.node_id,
         ]
-        for each in found["members"]
+        for each in found.members
     ]
     render.print_table(columns, rows)
-    majority = "yes" if found["majority"] else "no"
-    percent = found["datagrams"]["drop_percent"]
+    majority = "yes" if found.majority else "no"
+    percent = found.datagrams.drop_percent
     dropping = f", drops {percent:g} % of its datagrams" if percent else ""
     render.say(
-        f"as seen by {found['self']}: view {found['view']['version']}, majority {majority}, "
-        f"{_protocol(found['settings'])}, local health {found['health']} of 7 (0 is best){dropping}"
+        f"as seen by {found.observer}: view {found.view.version}, majority {majority}, "
+        f"{_protocol(found.settings)}, local health {found.health} of 7 (0 is best){dropping}"
     )
 
 
 def _follow(client: MembershipClient, last: int, json: bool) -> None:
     while True:
         found = client.events(last, EVENTS_WAIT_S)
-        if found["missed"]:
+        if found.missed:
             render.say("some events were missed, because they came faster than they could be printed")
-        last = found["last"]
-        for event in found["events"]:
+        last = found.last
+        for event in _rows(found.events):
             if json:
                 print(jsonlib.dumps(event, ensure_ascii=False), flush=True)
                 continue

@@ -38,10 +38,10 @@ def message_classes(module: ModuleType) -> list[type[Any]]:
     return found
 
 
-def valid(cls: type[Any]) -> st.SearchStrategy[dict[str, Any]]:
+def valid(cls: type[Any]) -> st.SearchStrategy[Any]:
     """Returns fields of a message that ``decode`` must let through."""
     info = inspect.type_info(cls)
-    assert isinstance(info, inspect.DataclassType)
+    assert isinstance(info, inspect.DataclassType | inspect.StructType)
     return _fields(info)
 
 
@@ -113,18 +113,21 @@ def _nested(levels: int) -> Any:
     return value
 
 
-def _spoil(fields: dict[str, Any], spoilings: list[tuple[str, Any]], chance: Any) -> dict[str, Any]:
+def _spoil(fields: Any, spoilings: list[tuple[str, Any]], chance: Any) -> Any:
     spoilt = copy.deepcopy(fields)
     for action, value in spoilings:
         places = list(_places(spoilt))
         holder, key = chance.choice(places) if places else (spoilt, "extra")
         if action == "add":
             target: Any = chance.choice([spoilt, *(h for h, _ in places if isinstance(h, dict))])
-            target[f"extra{chance.randrange(9)}"] = value
-        elif action == "drop":
-            del holder[key]
-        else:
+            if isinstance(target, list):
+                target.append(value)
+            else:
+                target[f"extra{chance.randrange(9)}"] = value
+        elif action != "drop":
             holder[key] = value
+        elif places:
+            del holder[key]
     return spoilt
 
 
@@ -140,7 +143,15 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _places(value[index])
 
 
-def _fields(info: inspect.DataclassType) -> st.SearchStrategy[dict[str, Any]]:
+def _longest(low: int | None, high: int | None) -> int:
+    """Returns the greatest length to draw, of values that are at least ``low`` and at most ``high`` long."""
+    longest = (low or 0) + SIZE_MAX
+    return longest if high is None else min(high, longest)
+
+
+def _fields(info: inspect.DataclassType | inspect.StructType) -> st.SearchStrategy[Any]:
+    if isinstance(info, inspect.StructType) and info.array_like:
+        return st.tuples(*(_of(field.type) for field in info.fields)).map(list)
     required = {field.encode_name: _of(field.type) for field in info.fields if field.required}
     optional = {field.encode_name: _of(field.type) for field in info.fields if not field.required}
     return st.fixed_dictionaries(required, optional=optional)
@@ -163,11 +174,11 @@ def _plain(info: inspect.Type) -> st.SearchStrategy[Any] | None:
         case inspect.FloatType(ge=low, le=high):
             return st.floats(low, high, allow_nan=False, allow_infinity=False)
         case inspect.StrType(min_length=low, max_length=high, pattern=None):
-            return st.text(min_size=low or 0, max_size=min(high or SIZE_MAX, (low or 0) + SIZE_MAX))
+            return st.text(min_size=low or 0, max_size=_longest(low, high))
         case inspect.StrType(pattern=str(pattern)):
             return st.from_regex(pattern, fullmatch=True)
-        case inspect.BytesType(min_length=low):
-            return st.binary(min_size=low or 0, max_size=(low or 0) + SIZE_MAX)
+        case inspect.BytesType(min_length=low, max_length=high):
+            return st.binary(min_size=low or 0, max_size=_longest(low, high))
         case inspect.LiteralType(values=values):
             return st.sampled_from(list(values))
         case inspect.EnumType(cls=cls):
@@ -182,14 +193,14 @@ def _composed(info: inspect.Type) -> st.SearchStrategy[Any]:
         case inspect.TupleType(item_types=items):
             return st.tuples(*map(_of, items)).map(list)
         case (
-            inspect.VarTupleType(item_type=item, min_length=low)
-            | inspect.ListType(item_type=item, min_length=low)
+            inspect.VarTupleType(item_type=item, min_length=low, max_length=high)
+            | inspect.ListType(item_type=item, min_length=low, max_length=high)
         ):
-            return st.lists(_of(item), min_size=low or 0, max_size=(low or 0) + SIZE_MAX)
+            return st.lists(_of(item), min_size=low or 0, max_size=_longest(low, high))
         case inspect.DictType(key_type=key, value_type=value):
             return st.dictionaries(_of(key), _of(value), max_size=SIZE_MAX)
         case inspect.UnionType(types=types):
             return st.one_of(*map(_of, types))
-        case inspect.DataclassType():
+        case inspect.DataclassType() | inspect.StructType():
             return st.deferred(lambda: _fields(info))
     raise AssertionError(f"no rule for {info}")

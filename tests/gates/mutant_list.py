@@ -1,25 +1,8 @@
-"""The mutants that tests must kill: lines on which safety rests, each changed so that its rule is broken."""
+"""The mutants that tests must kill, of all subsystems."""
 
 from __future__ import annotations
 
 from tests.gates.mutants import Mutant
+from tests.gates.mutants_of import common, hydfs_core, hydfs_shell
 
-REGISTER = "agent/common/register.py"
-REGISTER_TESTS = ("tests/unit/common/test_register.py",)
-
-MUTANTS: tuple[Mutant, ...] = (
-    Mutant(
-        "a voter promises no ballot twice, nor one below its promise",
-        REGISTER,
-        "if ballot <= slot.promised:",
-        "if ballot < slot.promised:",
-        REGISTER_TESTS,
-    ),
-    Mutant(
-        "a voter accepts nothing below its promise",
-        REGISTER,
-        "if ballot < slot.promised:",
-        "if False:",
-        REGISTER_TESTS,
-    ),
-)
+MUTANTS: tuple[Mutant, ...] = (*common.MUTANTS, *hydfs_core.MUTANTS, *hydfs_shell.MUTANTS)

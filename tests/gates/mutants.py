@@ -1,9 +1,12 @@
 """Mutants: one line of the code is changed, and a test must fail (``python -m tests.gates.mutants``).
 
 Each mutant breaks a rule that safety rests on. It is made in a copy of the checkout, where the tests that
-guard the rule are run: they must fail. A mutant that survives means that nothing guards the line. The same
+guard the rule are run: they must fail. A mutant that survives means that no test guards the line. The same
 tests are run on an unchanged copy first, where they must pass, because a test that always fails kills every
-mutant. The text of a mutant must occur exactly once in its file: code that moves on takes its mutants along.
+mutant. The text of a mutant must occur exactly once in its file: code that moves takes its mutants along.
+
+The unchanged copy also compiles every module once. Each mutant gets a copy of it, so that only the changed
+module is compiled again.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from tests.support import REPOSITORY
 
 # The slowest of the named tests takes some seconds; a mutant that hangs them is killed by the clock.
 LIMIT_S = 180.0
+# A single test that takes this long hangs because of the mutant.
+TEST_LIMIT_S = 30.0
 JOBS = 2
 COPIED = ("agent", "ops", "tests", "pyproject.toml", "jobs", "inventory")
 TEXT_MAX = 60
@@ -53,12 +58,13 @@ class Verdict:
     seconds: float
 
 
-def make_copy(folder: Path) -> Path:
-    """Returns a copy of what the tests need, without caches."""
+def make_copy(folder: Path, origin: Path | None = None) -> Path:
+    """Returns a copy of what the tests need: of the checkout without caches, or of another copy with them."""
+    ignored = shutil.ignore_patterns("__pycache__") if origin is None else None
     for name in COPIED:
-        source = REPOSITORY / name
+        source = (REPOSITORY if origin is None else origin) / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, ignore=ignored)
         elif source.exists():
             shutil.copy2(source, folder / name)
     return folder
@@ -79,13 +85,17 @@ def apply(mutant: Mutant, folder: Path) -> str:
     except SyntaxError as error:
         return f"it is not Python: {error}"
     path.write_text(changed, "utf-8")
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+        compiled.unlink()  # it is known by its time in seconds and its size, which may be the same
     return ""
 
 
-def run_tests(folder: Path, tests: Sequence[str], limit_s: float) -> str:
-    """Returns ``passed``, ``failed``, or what went wrong, of tests in a copy."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder)}
+def run_tests(folder: Path, tests: Sequence[str], limit_s: float, *, compiles: bool = False) -> str:
+    """Returns ``passed``, ``failed``, or what went wrong, of tests in a copy; ``compiles`` keeps bytecode."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += [f"--timeout={TEST_LIMIT_S:g}", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "" if compiles else "1"
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, timeout=limit_s, check=False
@@ -97,11 +107,11 @@ def run_tests(folder: Path, tests: Sequence[str], limit_s: float) -> str:
     return outcomes.get(done.returncode, f"pytest ended with {done.returncode}: {tail[0]}")
 
 
-def judge(mutant: Mutant, limit_s: float = LIMIT_S) -> Verdict:
-    """Makes a mutant in a copy of its own and runs its tests."""
+def judge(mutant: Mutant, origin: Path | None = None, limit_s: float = LIMIT_S) -> Verdict:
+    """Makes a mutant in a copy of its own, of the copy ``origin`` or the checkout, and runs its tests."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        folder = make_copy(Path(name))
+        folder = make_copy(Path(name), origin)
         outcome = apply(mutant, folder)
         if not outcome:
             outcome = run_tests(folder, mutant.tests, limit_s)
@@ -109,11 +119,10 @@ def judge(mutant: Mutant, limit_s: float = LIMIT_S) -> Verdict:
     return Verdict(mutant, outcome, time.monotonic() - began)
 
 
-def control(mutants: Iterable[Mutant], limit_s: float = LIMIT_S) -> str:
+def control(mutants: Iterable[Mutant], folder: Path, limit_s: float = LIMIT_S) -> str:
     """Runs the tests of all mutants on an unchanged copy; returns what is wrong with them, or ''."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
-    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        outcome = run_tests(make_copy(Path(name)), tests, 4 * limit_s)
+    outcome = run_tests(make_copy(folder), tests, 4 * limit_s, compiles=True)
     return "" if outcome == "passed" else f"the tests without any mutant: {outcome}"
 
 
@@ -142,12 +151,14 @@ def main(arguments: list[str] | None = None, *, say: Callable[[str], None] = pri
     if not chosen:
         say(f"mutants: none has {options.only!r} in its rule or file")
         return 2
-    problem = control(chosen)
-    if problem:
-        say(f"mutants: {problem}")
-        return 1
-    with ThreadPoolExecutor(options.jobs) as pool:
-        verdicts = list(pool.map(judge, chosen))
+    with tempfile.TemporaryDirectory(prefix="mutant-origin-") as name:
+        origin = Path(name)
+        problem = control(chosen, origin)
+        if problem:
+            say(f"mutants: {problem}")
+            return 1
+        with ThreadPoolExecutor(options.jobs) as pool:
+            verdicts = list(pool.map(lambda mutant: judge(mutant, origin), chosen))
     show(verdicts, Console(width=130))
     killed = sum(verdict.outcome == "killed" for verdict in verdicts)
     say(f"mutants: {killed} of {len(verdicts)} killed")

@@ -168,7 +168,7 @@ def test_crash_pause_and_down_of_a_half_dead_cluster(sandbox: Sandbox) -> None:
 
 
 def _state(sandbox: Sandbox, node: str) -> str:
-    return str(sandbox.cluster.members("vm1")["view"]["nodes"][node]["state"])
+    return sandbox.cluster.members("vm1").view.nodes[node].state
 
 
 # Files

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from agent.common.errors import UsageError
+from agent.logs.messages import StartSearch
 from ops.cluster import inventory
 from ops.cluster.connections import Connections, connected
 from ops.local.cluster import LocalCluster
@@ -59,7 +60,9 @@ def search(
     connections: Connections, nodes: Sequence[str] = NODES, *, collected: bool = False, **query: Any
 ) -> tuple[dict[str, bytes], dict[str, NodeResult]]:
     """Returns each node's output and result."""
-    found = ClusterSearch(connections, nodes, query, collected=collected)
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in query.items()}
+    wanted = StartSearch(**{"search": "-", **fields, "pattern": query["pattern"].encode()})
+    found = ClusterSearch(connections, nodes, wanted, collected=collected)
     output = dict.fromkeys(nodes, b"")
     for piece in found:
         output[piece.node] += piece.data

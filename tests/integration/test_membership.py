@@ -59,7 +59,7 @@ def test_a_killed_node_leaves_the_view_and_comes_back_as_a_new_life(cluster: Age
     wait_for_up(cluster, rest, DETECTION_MAX_S, rest)
     after = member(cluster, "n2").view()
     assert (after.leader, after.term) == ("n1", 1), "the leader lives on"
-    states = {entry["name"]: entry["state"] for entry in member(cluster, "n5").members()["members"]}
+    states = {entry.name: entry.state for entry in member(cluster, "n5").members().members}
     assert states == {"n1": "alive", "n2": "alive", "n3": "alive", "n4": "dead", "n5": "alive"}
     cluster.start("n4")
     wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
@@ -95,7 +95,7 @@ def test_a_hint_a_paused_node_and_a_node_that_leaves(cluster: Agents) -> None:
         local.close()
     # Leaving needs no detection: it is told.
     wait_for_up(cluster, ["n1", "n2", "n3", "n5"], 1.0, ["n1", "n2", "n3", "n5"])
-    states = {entry["name"]: entry["state"] for entry in member(cluster, "n1").members()["members"]}
+    states = {entry.name: entry.state for entry in member(cluster, "n1").members().members}
     assert states["n4"] == "left"
 
 
@@ -104,10 +104,10 @@ def test_without_a_majority_of_voters_the_view_stands_still_and_says_so(cluster:
     before = member(cluster, "n5").view()
     cluster.kill("n1")
     cluster.kill("n2")
-    wait_until(lambda: not member(cluster, "n5").members()["majority"], 5.0, "n5 sees no majority")
+    wait_until(lambda: not member(cluster, "n5").members().majority, 5.0, "n5 sees no majority")
     cluster.kill("n3")
     wait_until(
-        lambda: [m["state"] for m in member(cluster, "n5").members()["members"]].count("dead") == 3,
+        lambda: [m.state for m in member(cluster, "n5").members().members].count("dead") == 3,
         10.0,
         "n5 believes three nodes dead",
     )
@@ -116,7 +116,7 @@ def test_without_a_majority_of_voters_the_view_stands_still_and_says_so(cluster:
     assert found.version <= before.version + 1
     cluster.start("n1", "n2", "n3")
     wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
-    wait_until(lambda: member(cluster, "n5").members()["majority"], 5.0, "n5 sees a majority again")
+    wait_until(lambda: member(cluster, "n5").members().majority, 5.0, "n5 sees a majority again")
 
 
 def test_the_whole_cluster_restarts_over_its_old_view(cluster: Agents) -> None:

@@ -59,7 +59,7 @@ def test_lists(running: Sandbox) -> None:
     assert running.fab("display-suspects").err.startswith("no member is suspected")
     why = running.fab_json("why", "--node", "2")
     assert [each["observer"] for each in why["observers"]] == NAMES
-    assert any(entry["what"] == "join" for entry in why["observers"][0]["story"])
+    assert any(entry["what"] == "join" for entry in why["observers"][0]["history"])
 
 
 def test_switches(running: Sandbox) -> None:

@@ -2,8 +2,8 @@
 
 Entries are written in batches, as by ``agent.hydfs.shell.store``: while one is on its way to the disk the
 next one gathers. A batch whose payloads do not fit above the reserve loses its records, and a disk without
-any room refuses all of it; what follows a refused record is refused too (``block.Broken``). Payloads are in
-the journal, as those of small appends are.
+any room refuses all of it; what follows a refused record is refused too (``block.RefusedCopies``). Payloads
+are in the journal, as those of small appends are.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from agent.hydfs.core.block import (
     PROMISED,
     BlockKey,
     BlockMeta,
-    Broken,
     DroppedEntry,
     Entry,
     PromiseEntry,
     Record,
     RecordEntry,
+    RefusedCopies,
     SealedEntry,
     apply,
     pack_entry,
@@ -80,7 +80,7 @@ class StoreDisk:
         self.bugs = bugs
         self.index: dict[BlockKey, BlockMeta] = {}
         self.data: dict[BlockKey, bytearray] = {}
-        self._broken = Broken()
+        self._broken = RefusedCopies()
         self._jobs: list[_Job] = []
         self._batch: list[_Job] = []
         self._recover()
@@ -134,7 +134,7 @@ class StoreDisk:
         jobs = self._batch = self._jobs[:BATCH_ENTRIES_MAX]
         del self._jobs[:BATCH_ENTRIES_MAX]
         if self.bugs.write_behind_refused:
-            self._broken = Broken()
+            self._broken = RefusedCopies()
         self._write(jobs)
         if self.bugs.ack_before_sync:
             self.node.after(0.0, self._committed)

@@ -166,7 +166,7 @@ class MembershipHost:
                 self._begin_change(lambda view: views.propose(view, members, reporters) or view)
             case events.AnnounceSettings() | events.AnnounceConflict():
                 self._node.world.trace(self._node.name, effect)
-            case events.GiveUp(error=error):
+            case events.StopAgent(error=error):
                 raise AssertionError(f"{self._node.name} gives up: {error}")
             case events.AdoptBoot(boot=boot):
                 self.boot = boot

@@ -1,4 +1,4 @@
-"""A simulated task process: mirrors ``agent/rainstorm/task/shell/task.py`` around the real ``TaskCore``.
+"""A simulated task process: mirrors ``agent/rainstorm/task/shell/loop.py`` around the real ``TaskCore``.
 
 Batches, barriers and ends travel as the real frames over ``rainstorm_channel``. Whatever blocks the real
 process (loading segments, reading the source, a full channel) blocks this one as well.
@@ -33,7 +33,7 @@ from agent.rainstorm.task.core.processor import (
     TaskCore,
 )
 from agent.rainstorm.task.shell.channel import decode_batch, encode_batch
-from agent.rainstorm.task.shell.task import FRAMES_IN_A_ROW_MAX, GenerationOver
+from agent.rainstorm.task.shell.loop import FRAMES_IN_A_ROW_MAX, GenerationOver
 from agent.rainstorm.task.state import keyed as state
 from agent.wire.codec.framing import Frame, decode, encode, encode_header
 from tests.simulation.rainstorm_channel import Channel

@@ -138,7 +138,7 @@ class StateEntry:
 Entry = RecordEntry | PromiseEntry | SealedEntry | DroppedEntry | StateEntry
 
 
-class Broken:
+class RefusedCopies:
     """The copies of which the disk refused a record: nothing behind it may be written.
 
     Records of a copy follow each other through the writer's queue, and the disk may have room again for a

@@ -103,8 +103,8 @@ class Route:
         return Stop(code, "")
 
     def sealed(self) -> Step:
-        """Decides what to do after the block was sealed."""
-        return ReadFile()
+        """Decides what to do after the block was sealed; if it is open still, not without a pause."""
+        return self._again(quick=True)
 
     def _seal(self, block: BlockEntry) -> Step:
         for node in block.replicas[1:] + block.replicas[:1]:

@@ -40,15 +40,21 @@ class BlockFiles:
         return disk.open(self.path(key), os.O_RDONLY)
 
     def crc_of(self, key: BlockKey, length: int) -> int:
-        """Returns the checksum of the first ``length`` bytes, -1 when there are fewer."""
+        """Returns the checksum of the first ``length`` bytes, -1 when there are fewer or no file."""
         crc = 0
-        with disk.opened(self.path(key), os.O_RDONLY) as descriptor:
+        try:
+            descriptor = disk.open(self.path(key), os.O_RDONLY)
+        except FileNotFoundError:
+            return -1
+        try:
             while length:
                 piece = disk.read(descriptor, min(length, SCAN_BYTES))
                 if not piece:
                     return -1
                 crc = zlib.crc32(piece, crc)
                 length -= len(piece)
+        finally:
+            disk.close(descriptor)
         return crc
 
     def write(self, key: BlockKey, data: Buffer, offset: int) -> None:
@@ -102,6 +108,14 @@ class BlockFiles:
         for name in disk.listdir(self._folder):
             if name not in names:
                 disk.unlink(self._folder / name)
+
+    def move_others(self, known: Iterable[BlockKey], folder: Path) -> None:
+        """Moves every file that belongs to none of the ``known`` blocks into another folder."""
+        names = {self.path(key).name for key in known}
+        disk.makedirs(folder)
+        for name in disk.listdir(self._folder):
+            if name not in names:
+                disk.rename(self._folder / name, folder / name)
 
     def close(self) -> None:
         """Closes the open files."""
@@ -200,7 +214,11 @@ class Part:
             raise disk.failure(error, f"{self.path} cannot be synced") from error
         disk.close(self._file)
         self._file = -1
-        self._store.adopt(self, name)
+        try:
+            self._store.adopt(self, name)
+        except DiskFull:
+            disk.unlink(self.path, missing_ok=True)  # refused: nobody will make it a block any more
+            raise
 
     def abandon(self) -> None:
         """Removes the part."""

@@ -111,6 +111,8 @@ class FileTable:
                         assert_never(step)
             except RainStormError as error:
                 if not isinstance(step, AskCoordinator | AskSeal):
+                    if isinstance(error, DeadlineExceeded) and last is not None:
+                        raise self._too_late(name, last) from None
                     raise
                 last = error
                 if isinstance(error, NotFound) and not fresh:

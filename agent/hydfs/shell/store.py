@@ -18,6 +18,7 @@ from agent.common.errors import (
     Corrupt,
     DiskFailed,
     DiskFull,
+    InvalidMessage,
     NotFound,
     Overloaded,
     RecordTooLarge,
@@ -32,11 +33,11 @@ from agent.hydfs.core.block import (
     SEALED,
     BlockKey,
     BlockMeta,
-    Broken,
     DroppedEntry,
     Entry,
     PromiseEntry,
     RecordEntry,
+    RefusedCopies,
     SealedEntry,
     StateEntry,
     apply,
@@ -58,6 +59,8 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024
 # Each block has one append under way and each request one entry: some hundreds wait, about one
 # for each connection and open block.
 WAITING_ENTRIES_MAX = 4096
+# Refused journal entries that are kept for a look: each is at most as large as an entry may be.
+REFUSED_KEPT_MAX = 16
 # Blocks of a put arrive side by side; those with different numbers do not wait for each other.
 DECISION_LOCKS = 64
 
@@ -94,7 +97,9 @@ class Store:
         self._on_crash = on_crash
         self._journal = Journal(root / "journal")
         self._verified: dict[BlockKey, None] = {}
-        self._broken = Broken()
+        self._refusals = RefusedCopies()
+        # Journal entries that were not valid; they are in the quarantine.
+        self.refused_entries = 0
         self._parts = 0
         self._lock = threads.lock()
         self._deciding = [threads.lock() for _ in range(DECISION_LOCKS)]
@@ -119,8 +124,11 @@ class Store:
         try:
             disk.make_folder_durably(self._folder)
             self._journal.recover(self._replay)
-            self._files.remove_others(self.index)
-            if self._journal.torn:
+            if self.refused_entries:
+                self._files.move_others(self.index, self._quarantine)  # an entry may have told of them
+            else:
+                self._files.remove_others(self.index)
+            if self._journal.torn or self.refused_entries:
                 self._doubt()
         except OSError as error:
             self._close()
@@ -243,15 +251,34 @@ class Store:
         self._verified[meta.key] = None
 
     def _replay(self, body: bytes) -> None:
-        entry = unpack_entry(body)
+        try:
+            entry = unpack_entry(body)
+        except InvalidMessage as error:
+            self._set_aside(body, error)
+            return
         if isinstance(entry, RecordEntry) and entry.data is not None:
             self._files.write(entry.key, entry.data, entry.record.offset)
         apply(self.index, entry)
 
+    def _set_aside(self, body: bytes, error: InvalidMessage) -> None:
+        """Moves an entry that is not valid to the quarantine."""
+        self.refused_entries += 1
+        logger.error(
+            "journal_entry_refused root=%s number=%d error=%s", self.root, self.refused_entries, error
+        )
+        if self.refused_entries <= REFUSED_KEPT_MAX:
+            disk.makedirs(self._quarantine)
+            disk.write_durably(self._quarantine / f"entry.{self.refused_entries}", body)
+
     def _doubt(self) -> None:
+        """Marks copies of which something may be missing, and begins a journal without what was missed.
+
+        A refused entry may have been a promise, so no open copy takes any more records: it is sealed.
+        """
         for key, meta in self.index.items():
             if meta.state in (OPEN, PROMISED):
-                self.index[key] = replace(meta, doubtful=True)
+                state = PROMISED if self.refused_entries else meta.state
+                self.index[key] = replace(meta, state=state, doubtful=True)
         self._files.sync_all(self.index)
         self._restart_journal()
 
@@ -266,7 +293,7 @@ class Store:
         for job in good:
             if not job.code:
                 apply(self.index, job.entry)
-                self._broken.written(job.entry)
+                self._refusals.written(job.entry)
                 self._after(job.entry)
         for job in jobs:
             job.done(job.code)
@@ -282,7 +309,7 @@ class Store:
                 job.prepare()
             if not isinstance(entry, RecordEntry):
                 continue
-            if full or not self._broken.admits(entry):
+            if full or not self._refusals.admits(entry):
                 self._refuse(job, DiskFull.code)
                 continue
             try:
@@ -311,7 +338,7 @@ class Store:
 
     def _pack(self, job: _Job) -> bytes | None:
         """Returns the entry of a job; refuses one that is too large and those behind it in its block."""
-        if not self._broken.admits(job.entry):
+        if not self._refusals.admits(job.entry):
             self._refuse(job, RecordTooLarge.code)
             return None
         body = pack_entry(job.entry)
@@ -324,7 +351,7 @@ class Store:
 
     def _refuse(self, job: _Job, code: str) -> None:
         job.code = code
-        self._broken.refused(job.entry)
+        self._refusals.refused(job.entry)
 
     def _after(self, entry: Entry) -> None:
         match entry:

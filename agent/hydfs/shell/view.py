@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Protocol
 
-from msgspec import Meta
-
-from agent.common import message
 from agent.common.errors import RainStormError
-from agent.common.message import LIST_MAX, Name
 from agent.membership.client import MembershipClient
 from agent.membership.follower import ViewFollower
 from agent.membership.view import UP, NodeEntry, View
@@ -46,20 +41,6 @@ def all_up(nodes: Sequence[str]) -> View:
     return View(nodes={node: NodeEntry(UP, node) for node in nodes})
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """What gossip says of a node and its services."""
-
-    name: Name
-    state: Name
-    services: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Members:
-    members: Annotated[tuple[_Member, ...], Meta(max_length=LIST_MAX)]
-
-
 class MembershipView(ViewFollower):
     """The view of this machine's membership agent, as far as it is about the configured nodes."""
 
@@ -77,9 +58,9 @@ class MembershipView(ViewFollower):
     def storeless(self, nodes: Sequence[str]) -> list[str]:
         """Returns those of ``nodes`` whose own gossip says that their store is down."""
         try:
-            found = message.decode(_Members, self._gossip.members(), "members")
+            members = self._gossip.members().members
         except RainStormError as error:
             logger.debug("services_unknown error=%s", error)
             return []
-        alive = {each.name: each.services.get("hydfs", UP) for each in found.members if each.state == "alive"}
+        alive = {each.name: each.services.get("hydfs", UP) for each in members if each.state == "alive"}
         return [node for node in nodes if alive.get(node, UP) != UP]

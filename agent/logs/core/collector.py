@@ -1,34 +1,34 @@
 """Which bytes of which log file go where in HyDFS, so that every line gets there exactly once.
 
-The rules, without any input or output. A file is known by its inode and its beginning (``position``), and
-bears a number of its own from its first sight on. What is read of it becomes *records*: whole lines, with
-the file's number as writer and the offset behind them as sequence, bound for one HyDFS file. A record is
-stored durably before it is sent and before the position moves; after a crash the same records are sent
-again, and HyDFS recognises them. So no order of crashes loses or repeats a line that was still on the disk
-when it was looked at.
+A file is identified by its inode and its beginning (``position``), and gets a number of its own when it is
+first seen. What is read of it becomes *records*: whole lines, with the file's number as writer and the offset
+behind them as sequence, bound for one HyDFS file. A record is stored durably before it is sent and before the
+position moves; after a crash the same records are sent again, and HyDFS recognises them. So no order of
+crashes loses or repeats a line that was still on the disk when it was scanned.
 
-Rotation by renaming needs nothing more: the inode stays. A file that was copied and cut (``copytruncate``)
-or compressed has another inode and the same beginning: its copy goes on where the original was left. A
-copy of a file that is still there is left alone. What a writer adds between the copy and the cut is lost
-to everybody; that is the nature of copytruncate.
+Rotation by renaming needs nothing more: the inode stays. A file that was copied and truncated
+(``copytruncate``) or compressed has another inode and the same beginning: its copy is read from where the
+original was left. A copy of a file that still exists is not read. What a writer adds between the copy and the
+truncation is lost to every reader; copytruncate cannot do better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, assert_never
 
-from agent.logs.core.position import JOURNAL_KEY, Key, Position, Seen, position_from_wire, whole_lines
+from agent.common import message
+from agent.common.errors import InvalidMessage
+from agent.logs.core.position import JOURNAL_KEY, Key, Position, Seen, whole_lines
+from agent.logs.messages import GONE_MAX, CollectorState, RecordFields, SpooledRecord, TargetFields
 
 # Larger records save appends; HyDFS takes a quarter of a block at once.
 RECORD_BYTES_MAX = 512 * 1024
-# A last line without an end is taken as it is when its file was rotated and has been still for so long.
+# The last line of a rotated file may lack its end; it is taken when the file has not changed for this long.
 SETTLE_S = 5.0
-# A look at a folder may overlook a file that is being renamed, but not twice.
-ABSENT_LOOKS = 2
-# Files that are gone are remembered, lest a compressed copy of them is taken for a new one.
-GONE_MAX = 1024
+# A scan of a folder may overlook a file that is being renamed, but not twice.
+ABSENT_SCANS = 2
 # A beginning as long as a time stamp and a few words tells a copy from another file.
 SHORT_HEAD_BYTES = 32
 
@@ -41,10 +41,15 @@ class Target:
     day: str = ""
     size: int = 0
 
+    @property
+    def fields(self) -> TargetFields:
+        """Returns the target as it is stored: ``Target(*fields)`` is the same again."""
+        return (self.number, self.day, self.size)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Lines on their way: where they come from, up to where, and where they go."""
+    """Lines on their way: the position behind them in their log, and the file they go to."""
 
     position: Position
     target: Target
@@ -52,24 +57,28 @@ class Record:
 
     @property
     def sequence(self) -> int:
-        """Returns what makes the append idempotent, beside its writer: the offset behind the lines."""
+        """Returns the offset behind the lines: with the writer it makes the append idempotent."""
         return self.position.offset
 
-    def to_wire(self) -> list[Any]:
-        """Returns the record as plain values."""
-        target = [self.target.number, self.target.day, self.target.size]
-        return [self.position.to_wire(), target, self.data]
+    def to_wire(self) -> RecordFields:
+        """Returns the record as it is stored."""
+        return (self.position.fields, self.target.fields, self.data)
 
 
-def record_from_wire(value: Any) -> Record:
-    """Returns the record that ``to_wire`` made."""
-    position, target, data = value
-    return Record(position_from_wire(position), Target(*target), bytes(data))
+def record_from_wire(fields: Any) -> Record:
+    """Returns the record that was stored as ``fields``.
+
+    Raises:
+        InvalidMessage: they are not those of a record.
+    """
+    found = message.decode(SpooledRecord, {"record": fields}, "record of the spool")
+    position, target, data = found.record
+    return Record(Position(*position), Target(*target), data)
 
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """The log folder was looked at; ``day`` is today's."""
+    """The log folder was scanned; ``day`` is today's."""
 
     files: tuple[Seen, ...]
     day: str
@@ -103,7 +112,7 @@ class RecordStored:
 
 @dataclass(frozen=True, slots=True)
 class ReadChunk:
-    """Read so many bytes of a file."""
+    """Read ``length`` bytes of a file."""
 
     key: Key
     number: int
@@ -113,7 +122,7 @@ class ReadChunk:
 
 @dataclass(frozen=True, slots=True)
 class StoreRecord:
-    """Make a record durable, then say so."""
+    """Make a record durable, then report ``RecordStored``."""
 
     record: Record
 
@@ -126,7 +135,7 @@ class Collector:
     """Decides what of the logs is read next and where it goes."""
 
     def __init__(self, *, target_bytes_max: int, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
-        # What vanished before it was read: all of it, or more when a copy was read under another number.
+        # The bytes that vanished before they were read; more when a copy was read under another number.
         self.lost_bytes = 0
         self._target_bytes_max = target_bytes_max
         self._record_bytes_max = record_bytes_max
@@ -135,7 +144,7 @@ class Collector:
         self._positions: dict[int, Position] = {}
         self._numbers: dict[Key, int] = {}
         self._targets: dict[str, Target] = {}
-        # What is only of this look or this life of the process.
+        # What the last scan found, and what need not outlive the process.
         self._seen: dict[int, Seen] = {}
         self._grew_at: dict[int, tuple[int, float]] = {}
         self._missing: dict[int, int] = {}
@@ -144,7 +153,7 @@ class Collector:
         self._day = ""
 
     def handle(self, now: float, event: Event) -> list[Effect]:
-        """Returns what is to be done after an event."""
+        """Applies an event and returns the effects to carry out."""
         match event:
             case Scanned():
                 return self._scanned(now, event)
@@ -157,26 +166,28 @@ class Collector:
             case RecordStored(record=record):
                 self.apply(record)
                 return self._next_read(now, record.position.number)
+            case _:
+                assert_never(event)
 
     def next_deadline(self) -> None:
-        """Returns nothing: time passes by looking at the folder again."""
+        """Returns None: the shell scans again by its own clock."""
         return
 
     def knows(self, key: Key) -> bool:
-        """Tells whether a file has a position; if not, its next look must say how it begins."""
+        """Tells whether a file has a position; if not, the next scan must read its first bytes."""
         return key in self._numbers
 
     def journal_cursor(self) -> str:
-        """Returns behind which entry of the journal to read on; '' before the first."""
+        """Returns the cursor of the last journal entry that was taken; '' before the first."""
         number = self._numbers.get(JOURNAL_KEY)
         return "" if number is None else self._positions[number].cursor
 
     def unread_bytes(self) -> int:
-        """Returns how much of the files of the last look is not in a record yet."""
+        """Returns how many bytes of the files of the last scan are not in a record yet."""
         return sum(max(0, seen.size - self._positions[n].offset) for n, seen in self._seen.items())
 
     def apply(self, record: Record) -> None:
-        """Takes a durable record into account: as it is stored, or again after a crash."""
+        """Moves the position of a record's log: when it was stored, or again after a restart."""
         position = record.position
         before = self._positions.pop(position.number, None)
         if before is not None and self._numbers.get(before.key) == position.number:
@@ -186,25 +197,32 @@ class Collector:
         self._next_number = max(self._next_number, position.number + 1)
         self._targets[position.log] = record.target
 
-    def snapshot(self) -> dict[str, Any]:
-        """Returns all that must outlive a crash, as plain values."""
+    def snapshot(self) -> CollectorState:
+        """Returns all that must outlive a crash."""
         gone = [number for number, each in self._positions.items() if self._numbers.get(each.key) != number]
         for number in gone[:-GONE_MAX]:
             del self._positions[number]
-        return {
-            "next": self._next_number,
-            "positions": [each.to_wire() for each in self._positions.values()],
-            "current": list(self._numbers.values()),
-            "targets": {log: [t.number, t.day, t.size] for log, t in self._targets.items()},
-        }
+        return CollectorState(
+            self._next_number,
+            tuple(each.fields for each in self._positions.values()),
+            tuple(self._numbers.values()),
+            {log: target.fields for log, target in self._targets.items()},
+        )
 
-    def restore(self, value: Mapping[str, Any]) -> None:
-        """Starts from what ``snapshot`` returned."""
-        positions = [position_from_wire(each) for each in value["positions"]]
-        self._positions = {each.number: each for each in positions}
-        self._numbers = {self._positions[number].key: number for number in value["current"]}
-        self._targets = {log: Target(*each) for log, each in value["targets"].items()}
-        self._next_number = int(value["next"])
+    def restore(self, state: CollectorState) -> None:
+        """Starts from what ``snapshot`` returned.
+
+        Raises:
+            InvalidMessage: it names a file whose position it does not hold; nothing has changed.
+        """
+        positions = {each.number: each for each in (Position(*fields) for fields in state.positions)}
+        unknown = [number for number in state.current if number not in positions]
+        if unknown or any(number >= state.next for number in positions):
+            raise InvalidMessage(f"state of the collector: next number {state.next}, unknown {unknown[:3]}")
+        self._positions = positions
+        self._numbers = {positions[number].key: number for number in state.current}
+        self._targets = {log: Target(*fields) for log, fields in state.targets.items()}
+        self._next_number = state.next
 
     def check_invariants(self) -> None:
         """Raises AssertionError when a rule is broken."""
@@ -217,21 +235,21 @@ class Collector:
         keys = {JOURNAL_KEY, *(seen.key for seen in event.files)}
         self._forget_vanished(keys)
         self._seen = {}
-        strangers = []
+        unknown = []
         for seen in event.files:
             number = self._numbers.get(seen.key)
-            if number is not None and not self._positions[number].goes_on_in(seen):
-                del self._numbers[seen.key]  # cut, or its inode belongs to another file now
+            if number is not None and not self._positions[number].continues_in(seen):
+                del self._numbers[seen.key]  # truncated, or its inode belongs to another file now
                 number = None
             if number is None:
-                strangers.append(seen)
+                unknown.append(seen)
             else:
                 self._seen[number] = seen
         self._heads = {
             each.key: self._heads.get(each.key, b"") if each.head is None else each.head
             for each in event.files
         }
-        for seen in strangers:
+        for seen in unknown:
             if self._is_copy(seen, event.files):
                 continue
             number = self._recognise(seen, keys)
@@ -261,29 +279,29 @@ class Collector:
         self._absent = {number: self._absent.get(number, 0) + 1 for number in absent}
 
     def _is_copy(self, seen: Seen, files: tuple[Seen, ...]) -> bool:
-        """Tells whether a stranger is a copy, perhaps unfinished, of a file that is still there."""
+        """Tells whether an unknown file is a copy, perhaps unfinished, of a file that still exists."""
         return not seen.live and any(
             other.log == seen.log
             and other.key != seen.key
             and not other.packed
             and (other.live or seen.packed)
-            # While it is there, an original is at least as long as its copy.
+            # As long as an original exists, it is at least as long as its copy.
             and self._heads[other.key].startswith(self._heads[seen.key] or b"\n")
             for other in files
         )
 
     def _recognise(self, seen: Seen, keys: set[Key]) -> int | None:
-        """Returns the number of a file with an unknown inode: a new one, or that of what it is a copy of."""
+        """Returns the number of a file with an unknown inode: a new one, or that of its original."""
         for position in reversed(list(self._positions.values())):
-            if position.key == seen.key and position.offset and position.goes_on_in(seen):
-                self._take_over(position, seen)  # it was overlooked while it was being renamed
+            if position.key == seen.key and position.offset and position.continues_in(seen):
+                self._move(position, seen)  # it was overlooked while it was being renamed
                 return position.number
         if not seen.live:
             for position in self._alike(seen):
-                overlooked = position.key not in keys and self._absent[position.number] < ABSENT_LOOKS
+                overlooked = position.key not in keys and self._absent[position.number] < ABSENT_SCANS
                 if seen.size < position.offset or overlooked:
-                    return None  # the copy is not finished, or the original is just being renamed
-                self._take_over(position, seen)
+                    return None  # the copy is not finished, or the original is being renamed
+                self._move(position, seen)
                 return position.number
         if not seen.size:
             return None
@@ -301,11 +319,11 @@ class Collector:
             if candidate and position.begins_like(seen):
                 yield position
 
-    def _take_over(self, position: Position, seen: Seen) -> None:
+    def _move(self, position: Position, seen: Seen) -> None:
         moved = replace(position, device=seen.device, inode=seen.inode)
         self._positions[position.number] = moved
         self._numbers[seen.key] = position.number
-        # The bytes that were counted as lost are here.
+        # The bytes that were counted as lost are in this file.
         self.lost_bytes -= self._missing.pop(position.number, 0)
 
     def _next_read(self, now: float, number: int) -> list[Effect]:
@@ -323,7 +341,7 @@ class Collector:
         taken = whole_lines(event.data, cut=ends or len(event.data) >= self._record_bytes_max)
         if not taken:
             return []
-        # What comes after it in the collection must begin on a line of its own.
+        # What follows it in the collection must begin on a line of its own.
         data = taken if taken.endswith(b"\n") or not ends else taken + b"\n"
         target = self._target(position.log, len(data))
         return [StoreRecord(Record(position.advanced(taken), target, data))]

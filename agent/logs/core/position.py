@@ -1,7 +1,7 @@
-"""Where one stands in a log file, told apart from every other file by more than its name.
+"""A position in a log file, which identifies the file by more than its name.
 
 Names change when logs rotate, and inodes are used again when files are deleted. So a position carries both
-the inode and a checksum of the file's first bytes: the file with that inode goes on from the position only
+the inode and a checksum of the file's first bytes: the file with that inode continues from the position only
 if it still begins the same and is no shorter.
 """
 
@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any
 
-# Log lines begin with their time: two files that share their first kibibyte are copies.
-HEAD_BYTES = 1024
-# No file has it: the journal, which is no file.
+from agent.logs.messages import HEAD_BYTES, PositionFields
+
+# The key of the journal; no file has it.
 JOURNAL_KEY = (-1, -1)
 Key = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A log file as a look at the disk found it; ``head`` is how it begins, None when nothing has changed."""
+    """A log file as a scan found it; ``head`` holds its first bytes, None when nothing has changed."""
 
     log: str
     age: int
@@ -37,7 +36,7 @@ class Seen:
 
     @property
     def live(self) -> bool:
-        """Tells whether it has the name under which the log is written."""
+        """Tells whether the file has the name under which the log is written."""
         return self.age == 0 and not self.packed
 
 
@@ -52,12 +51,12 @@ class Position:
     offset: int = 0
     head_bytes: int = 0
     head_crc: int = 0
-    # Of the journal, which has no offsets of its own.
+    # For the journal, which has no offsets of its own.
     cursor: str = ""
 
     @property
     def key(self) -> Key:
-        """Returns which file it is about."""
+        """Returns which file it is a position of."""
         return (self.device, self.inode)
 
     def begins_like(self, seen: Seen) -> bool:
@@ -66,7 +65,7 @@ class Position:
             return False
         return zlib.crc32(seen.head[: self.head_bytes]) == self.head_crc
 
-    def goes_on_in(self, seen: Seen) -> bool:
+    def continues_in(self, seen: Seen) -> bool:
         """Tells whether ``seen`` is the same file, perhaps grown."""
         return seen.head is None or (seen.size >= self.offset and self.begins_like(seen))
 
@@ -81,9 +80,10 @@ class Position:
             head_crc=zlib.crc32(head, self.head_crc),
         )
 
-    def to_wire(self) -> list[Any]:
-        """Returns the position as plain values."""
-        return [
+    @property
+    def fields(self) -> PositionFields:
+        """Returns the position as it is sent and stored: ``Position(*fields)`` is the same again."""
+        return (
             self.log,
             self.device,
             self.inode,
@@ -92,17 +92,10 @@ class Position:
             self.head_bytes,
             self.head_crc,
             self.cursor,
-        ]
-
-
-def position_from_wire(value: Any) -> Position:
-    """Returns the position that ``to_wire`` made."""
-    log, *numbers, cursor = value
-    device, inode, number, offset, head_bytes, head_crc = (int(each) for each in numbers)
-    return Position(str(log), device, inode, number, offset, head_bytes, head_crc, str(cursor))
+        )
 
 
 def whole_lines(data: bytes, *, cut: bool) -> bytes:
-    """Returns the lines of ``data`` that are complete; all of it when ``cut`` and there is no line end."""
+    """Returns the complete lines of ``data``; with ``cut`` all of it when it has no line end."""
     end = data.rfind(b"\n") + 1
     return data[:end] if end or not cut else data

@@ -1,23 +1,21 @@
-"""What a search asks for, what of it is refused, and how it reads as arguments of GNU grep.
+"""A search as arguments of GNU grep, what of it is refused, and how to read what grep prints.
 
-The pattern is hostile input: it reaches grep as the argument of ``-e``, never through a shell, and the
-files reach it as open files on its standard input, so that neither can be taken for an option. What grep
-prints is read back here: how many lines matched, and line numbers of a file that was entered in its
-middle.
+The pattern is hostile input: it reaches grep as the argument of ``-e``, never through a shell, and the files
+reach it as open files on its standard input, so that neither can be taken for an option. What grep prints is
+read here: matching lines are counted, and line numbers corrected where grep began in the middle of a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from agent.common.errors import UsageError
+from agent.logs.messages import NAMES_MAX, PATTERN_BYTES_MAX, StartSearch
 
-# Linux takes 128 KiB for one argument; nobody types a pattern of 32 KiB.
-PATTERN_BYTES_MAX = 32 * 1024
 NUMBER_MAX = 1_000_000_000
-NAMES_MAX = 64
+# Far beyond any sensible time or duration.
+AMOUNT_MAX = 1e15
 SWITCHES = {
     "ignore_case": "-i",
     "invert": "-v",
@@ -41,7 +39,7 @@ class Query:
     system: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
-    # Search what this node left in HyDFS instead of the own files.
+    # Search what this node collected into HyDFS instead of the own files.
     collected_of: str = ""
     output_bytes_max: int = 0
     time_limit_s: float = 0.0
@@ -53,7 +51,7 @@ class Query:
 
     @property
     def numbered(self) -> bool:
-        """Tells whether lines carry their number in the file."""
+        """Tells whether lines are printed with their numbers."""
         return "line_numbers" in self.switches and not self.counts
 
     @property
@@ -69,58 +67,59 @@ class Query:
         return [*words, b"-e", self.pattern, b"-"]
 
 
-def query_from_wire(fields: Mapping[str, Any], output_bytes_max: int, time_limit_s: float) -> Query:
+def query_of(request: StartSearch, output_bytes_max: int, time_limit_s: float) -> Query:
     """Returns the search that a request asks for, within the limits of this agent.
 
     Raises:
-        UsageError: it cannot be carried out; the message names the field.
+        UsageError: it cannot be carried out; the message names the option.
     """
-    switches = tuple(name for name in SWITCHES if _flag(fields, name))
-    if "extended" in switches and "fixed" in switches:
+    if request.extended and request.fixed:
         raise UsageError("-E and -F exclude each other", hint="drop one of them")
     numbers = []
     for name, option in NUMBERS.items():
-        number = fields.get(name)
+        number = getattr(request, name)
         if number is not None:
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= NUMBER_MAX:
-                raise UsageError(f"{option} takes a number from 0 to {NUMBER_MAX}, not {number!r}")
+            if not 0 <= number <= NUMBER_MAX:
+                raise UsageError(f"{option} takes a number from 0 to {NUMBER_MAX}, not {number}")
             numbers.append((name, number))
-    wanted_bytes, wanted_s = amount(fields, "output_bytes_max"), amount(fields, "time_limit_s")
-    since, until = amount(fields, "since"), amount(fields, "until")
+    since, until = amount("since", request.since), amount("until", request.until)
     if since is not None and until is not None and until <= since:
         raise UsageError("the time range is empty: --until is not after --since", hint="swap them")
+    wanted_bytes = amount("output_bytes_max", request.output_bytes_max)
+    wanted_s = amount("time_limit_s", request.time_limit_s)
     return Query(
-        pattern=_pattern(fields),
-        switches=switches,
+        pattern=_pattern(request.pattern),
+        switches=tuple(name for name in SWITCHES if getattr(request, name)),
         numbers=tuple(numbers),
-        files=file_patterns(fields),
-        system=names_of(fields, "system"),
+        files=file_patterns(request.files),
+        system=plain_names(request.system),
         since=since,
         until=until,
-        collected_of=str(fields.get("collected_of") or ""),
+        collected_of=request.collected_of,
         output_bytes_max=min(int(wanted_bytes or output_bytes_max), output_bytes_max),
         time_limit_s=min(wanted_s or time_limit_s, time_limit_s),
     )
 
 
-def _pattern(fields: Mapping[str, Any]) -> bytes:
-    pattern = fields.get("pattern")
-    if isinstance(pattern, str):
-        pattern = pattern.encode("utf-8", "surrogateescape")
-    if not isinstance(pattern, bytes):
-        raise UsageError("a search needs a pattern", hint="fab grep PATTERN")
+def _pattern(pattern: bytes) -> bytes:
     if len(pattern) > PATTERN_BYTES_MAX:
         raise UsageError(
             f"the pattern has {len(pattern)} bytes, the limit is {PATTERN_BYTES_MAX}", hint="shorten it"
         )
     if b"\0" in pattern:
-        raise UsageError("the pattern holds a NUL, which grep cannot be given", hint="match it with a dot")
+        raise UsageError(
+            "the pattern contains a NUL byte, which grep does not accept", hint="match it with a dot"
+        )
     return pattern
 
 
-def file_patterns(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns the patterns of file names, none of which may leave the log folder."""
-    found = names_of(fields, "files")
+def file_patterns(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Returns patterns of file names, none of which may leave the log folder.
+
+    Raises:
+        UsageError: one of them may.
+    """
+    found = plain_names(patterns)
     for name in found:
         if "/" in name:
             raise UsageError(
@@ -130,15 +129,29 @@ def file_patterns(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return found
 
 
-def names_of(fields: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Returns a bounded list of names without surprises in them."""
-    found = fields.get(key) or []
-    if not isinstance(found, list) or len(found) > NAMES_MAX or not all(isinstance(n, str) for n in found):
-        raise UsageError(f"{key} takes up to {NAMES_MAX} names")
-    for name in found:
+def plain_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns names of logs that are printable and do not climb out of a folder.
+
+    Raises:
+        UsageError: one of them is something else.
+    """
+    if len(names) > NAMES_MAX:
+        raise UsageError(f"a request names up to {NAMES_MAX} logs, not {len(names)}", hint="use a pattern: *")
+    for name in names:
         if not is_plain_name(name) or ".." in name.split("/"):
             raise UsageError(f"{name[:60]!r} may not name a log: empty, '..' or not printable")
-    return tuple(found)
+    return tuple(names)
+
+
+def amount(name: str, value: float | None) -> float | None:
+    """Returns a number that must not be negative, or None when it is not given.
+
+    Raises:
+        UsageError: it is.
+    """
+    if value is not None and not 0 <= value < AMOUNT_MAX:
+        raise UsageError(f"{name} takes a number of 0 or more, not {value:g}")
+    return value
 
 
 def is_plain_name(name: str) -> bool:
@@ -146,34 +159,13 @@ def is_plain_name(name: str) -> bool:
     return 0 < len(name) <= 255 and name.isprintable()
 
 
-def _flag(fields: Mapping[str, Any], name: str) -> bool:
-    value = fields.get(name, False)
-    if not isinstance(value, bool):
-        raise UsageError(f"{name} is either set or not, found {value!r}")
-    return value
-
-
-def amount(fields: Mapping[str, Any], name: str) -> float | None:
-    """Returns a field that is a number of 0 or more, or None when it is not given.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    value = fields.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e15:
-        raise UsageError(f"{name} takes a number of 0 or more, not {value!r}")
-    return float(value)
-
-
 class OutputReader:
-    """Reads what grep prints for one file: counts its lines, and shifts the numbers of lines."""
+    """Reads what grep prints for one file: counts its lines, and corrects the numbers of lines."""
 
     def __init__(self, query: Query, label: str) -> None:
         self.matches = 0
         self.lines = 0
-        # How many lines of the file lie before those that grep was given; known before grep prints anything.
+        # The number of lines before those that grep was given; known before grep prints anything.
         self.skipped_lines = 0
         self._counts = query.counts
         self._has_groups = query.has_groups
@@ -182,7 +174,7 @@ class OutputReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Returns ``data`` as it is to be shown; whole lines only when they have to be looked at."""
+        """Returns ``data`` as it must be shown; only whole lines when each of them must be read."""
         shifted = self._numbered and self.skipped_lines
         if not (self._counts or self._has_groups or shifted):
             found = data.count(b"\n")

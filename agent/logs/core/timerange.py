@@ -1,10 +1,10 @@
-"""When a log line was written, and where in a log a time begins.
+"""The time of a log line, and the place in a log where a time begins.
 
-Lines begin with their time: RFC 3339 (ours; without a zone it is UTC) or the traditional ``Nov 20
-13:35:57`` of syslog, whose year is the one that brings it closest before a reference time. A line without
-a time (a traceback) belongs to the one above it. A log grows in the order of time, up to ``DISORDER_S``
-between processes that write the same file; so a range of time is a range of the file, from its first line
-that is not too early to its first line that is too late, and is found by bisection.
+Lines begin with their time: RFC 3339 (ours; without a zone it is UTC) or the traditional ``Nov 20 13:35:57``
+of syslog, whose year is the latest that is not after a reference time. A line without a time (a traceback)
+belongs to the line above it. A log grows in the order of time, except for up to ``DISORDER_S`` between
+processes that write the same file. So a range of time is a range of the file, from its first line that is not
+too early to its first line that is too late, and bisection finds it.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ SYSLOG = re.compile(rb"([A-Z][a-z]{2}) ([ \d]\d) (\d\d):(\d\d):(\d\d) ")
 MONTHS = {name.encode(): number for number, name in enumerate(calendar.month_abbr) if number}
 DISORDER_S = 2.0
 DAY_S = 86400.0
-# A traceback of this size without a time in it is taken for the end of the search's patience.
+# A place with no time in this many bytes does not help the bisection, which then turns to earlier places.
 LOOK_BYTES = 256 * 1024
 LINE_BYTES_MAX = 8 * 1024 * 1024
 
-# Returns up to so many bytes from an offset on.
+# Read(offset, length) returns up to ``length`` bytes from ``offset`` on.
 Read = Callable[[int, int], bytes]
 
 
 def time_of(line: bytes, reference: float) -> float | None:
-    """Returns when a line was written, in seconds since 1970, or None when it does not say."""
+    """Returns when a line was written, in seconds since 1970, or None when it has no time."""
     found = RFC3339.match(line)
     if found:
         year, month, day, hour, minute, second = (int(found[i]) for i in range(1, 7))
@@ -55,7 +55,7 @@ def _zone_s(zone: bytes | None) -> float:
 
 
 def find_time(read: Read, size: int, wanted: float, reference: float) -> int:
-    """Returns the offset of the first line that was written at ``wanted`` or later, else ``size``."""
+    """Returns the offset of the first line written at ``wanted`` or later, or ``size`` if there is none."""
     low, high = 0, size
     # Every line that begins before ``low`` is certainly too early.
     while high - low > LOOK_BYTES:
@@ -72,7 +72,7 @@ def find_time(read: Read, size: int, wanted: float, reference: float) -> int:
 
 
 def _first_time(read: Read, start: int, end: int, reference: float) -> tuple[int, float] | None:
-    """Returns offset and time of the first line that begins after ``start`` and says its time."""
+    """Returns offset and time of the first line after ``start`` that has a time."""
     data = read(start, end - start)
     begin = data.find(b"\n") + 1
     while begin:
@@ -84,7 +84,7 @@ def _first_time(read: Read, start: int, end: int, reference: float) -> tuple[int
 
 
 def _times(read: Read, start: int, end: int, reference: float) -> Iterator[tuple[int, float]]:
-    """Yields offset and time of each line from ``start`` (the beginning of one) on that says its time."""
+    """Yields offset and time of each line from ``start``, where one begins, that has a time."""
     offset = start
     carried = b""
     while offset < end:
@@ -112,7 +112,7 @@ def _times(read: Read, start: int, end: int, reference: float) -> Iterator[tuple
 
 
 class RangeFilter:
-    """Lets through a stream's lines from the first that is not too early to the first that is too late."""
+    """Passes the lines of a stream from the first that is not too early to the first that is too late."""
 
     def __init__(self, since: float | None, until: float | None, reference: float) -> None:
         self.skipped_lines = 0
@@ -123,7 +123,7 @@ class RangeFilter:
         self._rest = b""
 
     def feed(self, chunks: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
-        """Yields what of the chunks is in the range, whole lines."""
+        """Yields those lines of the chunks that are in the range."""
         for chunk in chunks:
             whole, newline, self._rest = (self._rest + chunk).rpartition(b"\n")
             if newline:

@@ -1,7 +1,7 @@
-"""What machines left of their logs in HyDFS, as something to search.
+"""The logs that nodes collected into HyDFS, as something to search.
 
-A log of a machine is a row of files ``.logs/<machine>/<log>/<number>-<day>``; one after the other they are
-the log's lines in order, byte by byte.
+A log of a node is a series of files ``.logs/<node>/<log>/<number>-<day>``; one after the other they are the
+log's lines in order, byte by byte.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ READ_TIMEOUT_S = 10.0
 NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class Collected:
+class Archive:
     """Reads collected logs."""
 
     def __init__(self, hydfs: HydfsClient) -> None:
         self._hydfs = hydfs
 
     def logs(self, node: str) -> dict[str, list[FileStat]]:
-        """Returns the files of each log of a machine, in order.
+        """Returns the files of each log of a node, in order.
 
         Raises:
-            NotFound: the name is no machine's.
+            NotFound: it is not the name of a node.
         """
         if not NODE.fullmatch(node):
             raise NotFound(f"{node[:60]!r} is not the name of a node", hint="fab status")
@@ -67,7 +67,7 @@ class Collected:
                         )
                     )
                 except NotFound:
-                    break  # its time was over just now
+                    break  # it has just expired
                 except RainStormError as error:
                     raise OSError(f"{stat.name} at {offset}: {error}") from None
                 if not data:

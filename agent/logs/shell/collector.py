@@ -1,8 +1,8 @@
-"""Collects this node's logs into HyDFS: looks at the files, spools what is new, sends what is spooled.
+"""Collects this node's logs into HyDFS: scans the files, spools what is new, sends what is spooled.
 
-Two threads. One looks at the log folder, lets the core decide and makes records durable in the spool. The
-other sends them, one after the other, at a bounded rate; while HyDFS is away the spool fills, and when it
-is full nothing more is read: then the log files themselves are what waits.
+There are two threads. One scans the log folder, lets the core decide and makes records durable in the spool.
+The other sends them, one after the other, at a bounded rate. While HyDFS cannot be reached the spool fills;
+when it is full nothing more is read, and the lines wait in their log files.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import contextlib
 import logging
 import os
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from agent.common import message
 from agent.common.config import LogsConfig
 from agent.common.deadline import Deadline
-from agent.common.errors import AlreadyExists, DiskFailed, NotFound, RainStormError
-from agent.common.shell import clock
+from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, InvalidMessage, NotFound, RainStormError
+from agent.common.shell import clock, threads
 from agent.hydfs.client import HydfsClient
 from agent.logs.core.collector import (
     ChunkRead,
@@ -33,25 +33,26 @@ from agent.logs.core.collector import (
     Scanned,
     StoreRecord,
 )
-from agent.logs.core.position import HEAD_BYTES, Key, Seen
+from agent.logs.core.position import Key, Seen
+from agent.logs.messages import HEAD_BYTES, CollectionStatus, CollectorState
 from agent.logs.shell import journald as journal
 from agent.logs.shell import sources
 from agent.logs.shell.archive import PREFIX
-from agent.logs.shell.journald import Entries
 from agent.logs.shell.sources import LogFile
 from agent.logs.shell.spool import Spool
 
 logger = logging.getLogger("agent.logs.shell.collector")
 
 APPEND_TIMEOUT_S = 10.0
-BEAT_S = 1.0
+# How often a waiting thread shows that it makes progress.
+PROGRESS_INTERVAL_S = 1.0
 SPOOL_RETRY_S = 5.0
 RETRY_S = (0.5, 10.0)
 RETENTION_INTERVAL_S = 3600.0
 # The name of a log becomes part of names in HyDFS.
 LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
-# Each look at the journal is a process.
+# Each read of the journal starts a process.
 JOURNAL_INTERVAL_S = 5.0
 JOURNAL_ENTRIES = 500
 
@@ -70,23 +71,23 @@ class Collection:
         record_bytes_max: int,
         on_crash: Callable[[BaseException], None],
     ) -> None:
-        self.name = "log-look"
-        self._beats = 0
-        self._beat_changed = threading.Condition()
+        self.name = "log-scan"
+        self._progress = 0
+        self._progressed = threads.condition()
         self._node = node
         self._folder = folder
         self._knobs = knobs
         self._hydfs = hydfs
         self._on_crash = on_crash
         # Guards core and spool: the sender's acknowledgements may start a segment, which holds a snapshot.
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
         self._record_bytes_max = record_bytes_max
         self._spool_folder = spool_folder
         self._core = self._fresh_core()
         self._spool: Spool | None = None
-        self._stopping = threading.Event()
-        self._stored = threading.Event()
-        self._looked: dict[Key, tuple[int, int]] = {}
+        self._stopping = threads.event()
+        self._stored = threads.event()
+        self._scanned: dict[Key, tuple[int, int]] = {}
         self._unpacked: dict[Key, tuple[int, bytes]] = {}
         self._paths: dict[Key, LogFile] = {}
         self._full = False
@@ -96,12 +97,12 @@ class Collection:
         self._units = journal.Units(knobs.journal_units)
         self._journal_at = float("-inf")
         self._threads = [
-            threading.Thread(target=self._guarded, args=(self._look_loop,), name="log-look", daemon=True),
-            threading.Thread(target=self._guarded, args=(self._send_loop,), name="log-send", daemon=True),
+            threads.thread("log-scan", self._guarded, self._scan_loop),
+            threads.thread("log-send", self._guarded, self._send_loop),
         ]
 
     def start(self) -> None:
-        """Begins; a spool that cannot be opened is tried again and again."""
+        """Starts; a spool that cannot be opened is retried until it can be."""
         for thread in self._threads:
             thread.start()
 
@@ -116,30 +117,31 @@ class Collection:
             if self._spool is not None:
                 self._spool.close()
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> CollectionStatus:
         """Returns how far the collection is."""
         with self._lock:
             spool = self._spool
-            return {
-                "waiting_records": spool.unsent_records if spool is not None else 0,
-                "waiting_bytes": spool.size_bytes if spool is not None else 0,
-                "unread_bytes": self._core.unread_bytes(),
-                "lost_bytes": self._core.lost_bytes,
-                "sent_bytes": self._sent_bytes,
-                "spool_full": self._full,
-                "trouble": "; ".join(self._troubles.values()),
-            }
+            return CollectionStatus(
+                collects=True,
+                waiting_records=spool.unsent_records if spool is not None else 0,
+                waiting_bytes=spool.size_bytes if spool is not None else 0,
+                unread_bytes=self._core.unread_bytes(),
+                lost_bytes=self._core.lost_bytes,
+                sent_bytes=self._sent_bytes,
+                spool_full=self._full,
+                trouble="; ".join(list(self._troubles.values())),
+            )
 
     def makes_progress(self, timeout_s: float) -> bool:
-        """Tells whether the thread that looks at the logs gets on within ``timeout_s``."""
-        with self._beat_changed:
-            before = self._beats
-            return self._beat_changed.wait_for(lambda: self._beats != before, timeout_s)
+        """Tells whether the thread that scans the logs makes progress within ``timeout_s``."""
+        with self._progressed:
+            before = self._progress
+            return self._progressed.wait_for(lambda: self._progress != before, timeout_s)
 
-    def _beat(self) -> None:
-        with self._beat_changed:
-            self._beats += 1
-            self._beat_changed.notify_all()
+    def _note_progress(self) -> None:
+        with self._progressed:
+            self._progress += 1
+            self._progressed.notify_all()
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         try:
@@ -148,25 +150,29 @@ class Collection:
             logger.exception("collection_crashed")
             self._on_crash(error)
 
-    def _complain(self, about: str, words: str) -> None:
-        # Once: what is logged here is collected, too.
+    def _note_trouble(self, about: str, text: str) -> None:
+        # Logged once: these lines are collected, too.
         if about not in self._troubles:
-            logger.warning("collection_waits about=%s error=%s", about, words)
-        self._troubles[about] = words
+            logger.warning("collection_waits about=%s error=%s", about, text)
+        self._troubles[about] = text
 
     def _fresh_core(self) -> Collector:
         size = self._knobs.collected_file_bytes
         return Collector(target_bytes_max=size, record_bytes_max=self._record_bytes_max)
 
     def _open_spool(self) -> bool:
-        """Reads what an earlier life left; tells whether that was possible."""
+        """Reads what the process before this one left; returns whether that was possible."""
         core = self._fresh_core()
+
+        def restore(fields: Mapping[str, Any]) -> None:
+            core.restore(message.decode(CollectorState, fields, "state of the collector"))
+
         try:
-            spool = Spool(self._spool_folder, core.snapshot)
-            spool.recover(core.restore, core.apply)
+            spool = Spool(self._spool_folder, lambda: message.encode(core.snapshot()))
+            spool.recover(restore, core.apply)
         except RainStormError as error:
-            # Searching goes on, whatever the disk is like.
-            self._complain("spool", f"[{error.code}] the spool cannot be opened: {error.message}")
+            # Searches work all the same, whatever the state of the disk.
+            self._note_trouble("spool", f"the spool cannot be opened: {_text(error)}")
             return False
         self._troubles.pop("spool", None)
         with self._lock:
@@ -174,34 +180,34 @@ class Collection:
         self._stored.set()
         return True
 
-    # Looking
+    # Scanning
 
-    def _look_loop(self) -> None:
+    def _scan_loop(self) -> None:
         self._rest(self._knobs.collect_delay_s)
         while not self._stopping.is_set():
             if self._spool is None and not self._open_spool():
                 self._rest(SPOOL_RETRY_S)
                 continue
-            self._beat()
-            self._look()
+            self._note_progress()
+            self._scan()
             self._rest(self._knobs.collect_interval_s)
 
     def _rest(self, duration_s: float) -> None:
         deadline = Deadline(clock.monotonic(), duration_s)
         while not (self._stopping.is_set() or deadline.expired(clock.monotonic())):
-            self._beat()
-            self._stopping.wait(min(BEAT_S, deadline.remaining(clock.monotonic())))
+            self._note_progress()
+            self._stopping.wait(min(PROGRESS_INTERVAL_S, deadline.remaining(clock.monotonic())))
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         day = datetime.fromtimestamp(clock.wall(), UTC).strftime("%Y%m%d")
         files = sources.in_folder(self._folder) + sources.allowed_system_files(self._knobs.system_files)
         seen = []
         for file in files:
-            with contextlib.suppress(OSError):  # rotated away meanwhile, or damaged
+            with contextlib.suppress(OSError):  # rotated or deleted meanwhile, or damaged
                 found = self._see(file)
                 if found is not None:
                     seen.append(found)
-        for memory in (self._looked, self._paths, self._unpacked):
+        for memory in (self._scanned, self._paths, self._unpacked):
             _keep(memory, {each.key for each in seen})
         with self._lock:
             lost = self._core.lost_bytes
@@ -211,9 +217,9 @@ class Collection:
         self._full = False
         for effect in effects:
             self._carry_out(effect)
-        self._look_at_journal()
+        self._read_journal()
 
-    def _look_at_journal(self) -> None:
+    def _read_journal(self) -> None:
         now = clock.monotonic()
         if now < self._journal_at:
             return
@@ -222,9 +228,9 @@ class Collection:
             with self._lock:
                 cursor = self._core.journal_cursor()
             try:
-                found = self._read_journal(cursor)
+                found = journal.read(self._units.known(), cursor, JOURNAL_ENTRIES, self._record_bytes_max)
             except (OSError, ValueError) as error:
-                self._complain("journal", f"the journal cannot be read: {error}")
+                self._note_trouble("journal", f"the journal cannot be read: {error}")
                 return
             self._troubles.pop("journal", None)
             if not found.data:
@@ -234,16 +240,6 @@ class Collection:
                 effects = self._core.handle(now, event)
             for effect in effects:
                 self._carry_out(effect)
-
-    def _read_journal(self, cursor: str) -> Entries:
-        limit = JOURNAL_ENTRIES
-        while True:
-            found = journal.read(self._units.known(), cursor, limit)
-            if len(found.data) <= self._record_bytes_max:
-                return found
-            if limit == 1:  # an entry that no record can hold
-                return Entries(found.cursor, found.data[: self._record_bytes_max - 1] + b"\n")
-            limit = max(1, limit // 4)
 
     def _see(self, file: LogFile) -> Seen | None:
         log = self._log_name(file)
@@ -257,9 +253,9 @@ class Collection:
             known = self._core.knows(key)
         if file.packed:
             size, head = self._measure(file)
-        elif not (known and self._looked.get(key) == mark):
+        elif not (known and self._scanned.get(key) == mark):
             head = _read_at(file, 0, HEAD_BYTES)
-        self._looked[key] = mark
+        self._scanned[key] = mark
         return Seen(log, file.age, file.device, file.inode, size, head, bool(file.packed))
 
     def _log_name(self, file: LogFile) -> str:
@@ -282,7 +278,7 @@ class Collection:
     def _carry_out(self, effect: Effect) -> None:
         waiting = [effect]
         while waiting and not self._stopping.is_set():
-            self._beat()
+            self._note_progress()
             match waiting.pop():
                 case ReadChunk(key=key, number=number, offset=offset, length=length):
                     data = self._read(key, offset, length)
@@ -302,7 +298,7 @@ class Collection:
             try:
                 self._spool.store(record)
             except RainStormError as error:
-                self._complain("spool", f"[{error.code}] the spool cannot be written: {error.message}")
+                self._note_trouble("spool", f"the spool cannot be written: {_text(error)}")
                 if isinstance(error, DiskFailed):
                     # What it holds is read again before anything is added.
                     self._spool.close()
@@ -320,7 +316,7 @@ class Collection:
                 return sources.unpacked_part(file, offset, length)
             return _read_at(file, offset, length)
         except OSError:
-            return b""  # the next look tells what became of it
+            return b""  # the next scan finds out why
 
     # Sending
 
@@ -328,36 +324,47 @@ class Collection:
         pause_s = RETRY_S[0]
         while not self._stopping.is_set():
             self._stored.clear()
+            about = "spool"
             try:
-                with self._lock:
-                    spool = self._spool
-                    record = spool.first() if spool is not None else None
+                spool, record = self._first()
+                if spool is None or record is None:
+                    self._retain()
+                    if not self._stopping.is_set():
+                        self._stored.wait(RETENTION_INTERVAL_S)
+                    continue
+                about = "hydfs"
+                self._append(record, spool.identity)
             except RainStormError as error:
-                self._complain("spool", f"[{error.code}] the spool cannot be read: {error.message}")
-                self._stopping.wait(RETRY_S[1])
-                continue
-            if spool is None or record is None:
-                self._retain()
-                if not self._stopping.is_set():
-                    self._stored.wait(RETENTION_INTERVAL_S)
-                continue
-            try:
-                self._send(record, spool.identity)
-            except RainStormError as error:
-                self._complain("hydfs", f"[{error.code}] {error.message}")
+                self._note_trouble(about, _text(error))
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, RETRY_S[1])
                 continue
             pause_s = RETRY_S[0]
             if self._troubles.pop("hydfs", ""):
-                logger.info("collection_goes_on")
+                logger.info("collection_resumed")
             with self._lock:
-                if self._spool is spool:
+                if self._spool is spool:  # it was not opened again meanwhile
                     spool.acknowledge()
                 self._sent_bytes += len(record.data)
             self._stopping.wait(len(record.data) / self._knobs.collect_bytes_per_s)
 
-    def _send(self, record: Record, identity: str) -> None:
+    def _first(self) -> tuple[Spool | None, Record | None]:
+        """Returns the spool and its next record; those that are damaged are dropped, by name.
+
+        Raises:
+            DiskFailed: the spool cannot be read.
+        """
+        with self._lock:
+            spool = self._spool
+            while spool is not None:
+                try:
+                    return spool, spool.first()
+                except (Corrupt, InvalidMessage) as error:
+                    logger.error("spool_record_dropped error=%s", error)
+                    spool.acknowledge()
+        return None, None
+
+    def _append(self, record: Record, identity: str) -> None:
         position, target = record.position, record.target
         name = f"{PREFIX}{self._node}/{position.log}/{target.number:06d}-{target.day}"
         writer = f"logs-{self._node}-{identity}-{position.number}"
@@ -375,7 +382,7 @@ class Collection:
             append()
 
     def _retain(self) -> None:
-        """Deletes what is older, or more, than is to be kept; the newest file of each log stays."""
+        """Deletes the files beyond the configured age or size; the newest file of each log stays."""
         now = clock.monotonic()
         if self._stopping.is_set() or now - self._retained_at < RETENTION_INTERVAL_S:
             return
@@ -406,3 +413,7 @@ def _keep(memory: dict[Key, Any], keys: set[Key]) -> None:
 def _read_at(file: LogFile, offset: int, length: int) -> bytes:
     with sources.opened(file) as descriptor:
         return os.pread(descriptor, length, offset)
+
+
+def _text(error: RainStormError) -> str:
+    return f"[{error.code}] {error.message}"

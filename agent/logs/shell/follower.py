@@ -1,7 +1,7 @@
-"""Reading on in a node's logs: what is new behind a reader's positions, across rotation and restarts.
+"""Follows a node's logs: what is new behind a reader's positions, across rotation and restarts.
 
-The reader keeps the positions and sends them along, so that nothing is remembered here: whoever asks again
-with the positions of an answer gets what came after it, once, whether or not this agent was restarted
+The reader keeps the positions and sends them with each request, so that this agent keeps no state: a request
+with the positions of an answer gets what came after it, once, whether or not the agent was restarted
 meanwhile.
 """
 
@@ -9,57 +9,49 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from agent.common.errors import UsageError
-from agent.common.shell import clock
-from agent.logs.core.position import (
-    HEAD_BYTES,
-    JOURNAL_KEY,
-    Key,
-    Position,
-    Seen,
-    position_from_wire,
-    whole_lines,
-)
+from agent.common.shell import clock, threads
+from agent.logs.core.position import JOURNAL_KEY, Key, Position, Seen, whole_lines
 from agent.logs.core.query import amount, file_patterns
 from agent.logs.core.timerange import find_time
+from agent.logs.messages import HEAD_BYTES, POSITIONS_MAX, Follow, Followed
 from agent.logs.shell import journald as journal
 from agent.logs.shell import sources
 from agent.logs.shell.sources import LogFile
-from agent.wire.server import Handler, Reply, Request
+from agent.wire.endpoint import Answer, Call, Endpoint, endpoint
 
+# An answer fits well into a frame, and one busy file leaves room for the others.
 ANSWER_BYTES_MAX = 1024 * 1024
 CHUNK_BYTES_MAX = 256 * 1024
-POSITIONS_MAX = 1024
+# A request holds a thread of the server while it waits.
 WAIT_S_MAX = 20.0
-LOOK_S = 0.2
+POLL_S = 0.2
+TAIL_LINES = 10
 TAIL_LINES_MAX = 100_000
 BACK_BYTES = 64 * 1024
-# Each look at the journal is a process or two: once a second will do.
-LOOKS_PER_JOURNAL_LOOK = 5
+# Each read of the journal starts a process or two: once a second is enough.
+POLLS_PER_JOURNAL_READ = 5
 JOURNAL_ENTRIES = 1000
-# In a position of a follower the number says how often its file was not there, or that nothing is left of it.
-ABSENT_LOOKS_MAX = 100
-OFFSET_MAX = 1 << 62
-CURSOR_CHARS_MAX = 512
+# In a follower's position the number counts the polls that did not find its file, or says that it was read to
+# its end.
+ABSENT_POLLS_MAX = 100
 COMPLETE = -1
 
 
 @dataclass(slots=True)
-class _Answer:
-    """What one request gets: the new positions and, behind each other, the pieces of files."""
+class _Found:
+    """What a request is answered with: the new positions, and the pieces of files one after the other."""
 
     positions: list[Position] = field(default_factory=list)
     pieces: list[tuple[str, bytes]] = field(default_factory=list)
     size: int = 0
 
     def add(self, file: LogFile, position: Position, data: bytes) -> None:
-        """Takes what was read at a position, as far as it is whole lines."""
+        """Adds the whole lines of what was read at a position."""
         taken = whole_lines(data, cut=len(data) >= CHUNK_BYTES_MAX or file.packed != "")
         self.positions.append(position.advanced(taken))
         if taken:
@@ -67,47 +59,46 @@ class _Answer:
             self.size += len(taken)
 
     def room(self) -> int:
-        """Returns how much of one file may still be added."""
+        """Returns how many bytes of one file may still be added."""
         return min(CHUNK_BYTES_MAX, ANSWER_BYTES_MAX - self.size)
 
 
 class Follower:
-    """Answers requests to read on; holds a request for a while when there is nothing new."""
+    """Answers requests for new lines; holds a request for a while when there are none."""
 
     def __init__(self, folder: Path, journal_units: Sequence[str]) -> None:
         self._folder = folder
         self._own_units = journal.Units(journal_units)
-        self._stopping = threading.Event()
+        self._stopping = threads.event()
 
-    def handlers(self) -> dict[str, Handler]:
-        """Returns the requests that are answered here."""
-        return {"logs.follow": self._follow}
+    def endpoint(self) -> Endpoint:
+        """Returns what answers the requests."""
+        return endpoint(Follow, self._follow)
 
     def stop(self) -> None:
         """Lets requests that wait return."""
         self._stopping.set()
 
-    def _follow(self, request: Request) -> Reply:
-        fields = request.fields
-        patterns = file_patterns(fields)
-        if fields.get("positions") is None:
-            start = self._begin(patterns, _tail(fields.get("tail")), amount(fields, "since"))
-            return Reply({"positions": [each.to_wire() for each in start], "pieces": []})
-        positions = _positions(fields["positions"])
-        left_s = request.deadline.remaining(clock.monotonic()) - 1.0
-        until = clock.monotonic() + min(WAIT_S_MAX, left_s, amount(fields, "wait_s") or 0.0)
-        looks = 0
+    def _follow(self, request: Follow, call: Call) -> Answer[Followed]:
+        patterns = file_patterns(request.files)
+        if request.positions is None:
+            start = self._begin(patterns, _tail(request.tail), amount("since", request.since))
+            return Answer(Followed(tuple(each.fields for each in start[-POSITIONS_MAX:])))
+        positions = [_checked(Position(*fields)) for fields in request.positions]
+        left_s = call.deadline.remaining(clock.monotonic()) - 1.0
+        until = clock.monotonic() + min(WAIT_S_MAX, left_s, amount("wait_s", request.wait_s) or 0.0)
+        polls = 0
         while True:
-            answer = self._read_on(patterns, positions)
-            self._read_journal(patterns, positions, answer, skip=looks % LOOKS_PER_JOURNAL_LOOK != 0)
+            answer = self._read_files(patterns, positions)
+            self._read_journal(patterns, positions, answer, skip=polls % POLLS_PER_JOURNAL_READ != 0)
             if answer.pieces or clock.monotonic() >= until or self._stopping.is_set():
-                return _reply(answer)
+                return _answer(answer)
             positions = answer.positions
-            looks += 1
-            self._stopping.wait(LOOK_S)
+            polls += 1
+            self._stopping.wait(POLL_S)
 
     def _begin(self, patterns: Sequence[str], tail: int, since: float | None) -> list[Position]:
-        """Returns where the last lines of each log begin, or those since a time."""
+        """Returns the positions at which the last lines of each log begin, or those since a time."""
         found = []
         for file in self._files(patterns):
             with contextlib.suppress(OSError), sources.opened(file) as descriptor:
@@ -121,7 +112,7 @@ class Follower:
                     read(0, min(HEAD_BYTES, start))
                 )
                 found.append(replace(head, offset=start))
-        # What was compressed before the reader came is not new.
+        # What was compressed before the first request is not new.
         packed = [file for file in sources.in_folder(self._folder, patterns) if file.packed]
         found += [Position(file.log, file.device, file.inode, COMPLETE) for file in packed]
         units = self._units(patterns)
@@ -133,8 +124,8 @@ class Follower:
                 found.append(Position(journal.LOG, *JOURNAL_KEY, 0, cursor=cursor))
         return found
 
-    def _read_on(self, patterns: Sequence[str], positions: Sequence[Position]) -> _Answer:
-        answer = _Answer()
+    def _read_files(self, patterns: Sequence[str], positions: Sequence[Position]) -> _Found:
+        answer = _Found()
         left = {position.key: position for position in positions if position.key != JOURNAL_KEY}
         packed = []
         for file in sources.in_folder(self._folder, patterns):
@@ -146,19 +137,19 @@ class Follower:
                 size = os.fstat(descriptor).st_size
                 seen = Seen(file.log, file.age, file.device, file.inode, size, read(0, HEAD_BYTES))
                 position = left.pop(file.key, None)
-                if position is None or not position.goes_on_in(seen):
+                if position is None or not position.continues_in(seen):
                     position = Position(file.log, file.device, file.inode, 0)
                 answer.add(file, replace(position, number=0), read(position.offset, answer.room()))
         for file in packed:
             self._read_packed(file, left, answer)
         for position in left.values():
-            # It may only have been overlooked while it was being renamed.
-            if position.number < ABSENT_LOOKS_MAX:
+            # Its file may have been overlooked while it was being renamed.
+            if position.number < ABSENT_POLLS_MAX:
                 answer.positions.append(replace(position, number=position.number + 1))
         answer.positions = answer.positions[-POSITIONS_MAX:]
         return answer
 
-    def _read_packed(self, file: LogFile, left: dict[Key, Position], answer: _Answer) -> None:
+    def _read_packed(self, file: LogFile, left: dict[Key, Position], answer: _Found) -> None:
         """Reads the rest of a file that was compressed before it was read to its end."""
         known = left.pop(file.key, None)
         if known is not None and known.number == COMPLETE:
@@ -171,7 +162,7 @@ class Follower:
                 (p for p in left.values() if p.log == file.log and p.offset and p.begins_like(seen)), None
             )
             if position is None:
-                # A stranger: it was read under its former name.
+                # It was read to its end under its former name.
                 answer.positions.append(Position(file.log, file.device, file.inode, COMPLETE))
                 return
             data = sources.unpacked_part(file, position.offset, answer.room())
@@ -182,14 +173,15 @@ class Follower:
         answer.add(file, replace(position, device=file.device, inode=file.inode, number=number), data)
 
     def _read_journal(
-        self, patterns: Sequence[str], positions: Sequence[Position], answer: _Answer, *, skip: bool
+        self, patterns: Sequence[str], positions: Sequence[Position], answer: _Found, *, skip: bool
     ) -> None:
         for position in positions:
             if position.key != JOURNAL_KEY:
                 continue
             if not skip:
                 with contextlib.suppress(OSError, ValueError):
-                    found = journal.read(self._units(patterns), position.cursor, JOURNAL_ENTRIES)
+                    units = self._units(patterns)
+                    found = journal.read(units, position.cursor, JOURNAL_ENTRIES, ANSWER_BYTES_MAX)
                     position = replace(position, cursor=found.cursor)
                     if found.data:
                         answer.pieces.append((journal.LOG, found.data))
@@ -207,7 +199,7 @@ def _reader(descriptor: int) -> Callable[[int, int], bytes]:
 
 
 def _tail_start(read: Callable[[int, int], bytes], size: int, lines: int) -> int:
-    """Returns where the last ``lines`` lines begin."""
+    """Returns the offset at which the last ``lines`` lines begin."""
     offset, wanted = size, lines + 1
     while offset > 0:
         begin = max(0, offset - BACK_BYTES)
@@ -225,32 +217,21 @@ def _tail_start(read: Callable[[int, int], bytes], size: int, lines: int) -> int
     return 0
 
 
-def _reply(answer: _Answer) -> Reply:
-    fields: dict[str, Any] = {
-        "positions": [position.to_wire() for position in answer.positions],
-        "pieces": [[label, len(data)] for label, data in answer.pieces],
-    }
-    return Reply(fields, b"".join(data for _, data in answer.pieces))
+def _answer(found: _Found) -> Answer[Followed]:
+    pieces = tuple((label, len(data)) for label, data in found.pieces)
+    message = Followed(tuple(position.fields for position in found.positions), pieces)
+    return Answer(message, b"".join(data for _, data in found.pieces))
 
 
-def _positions(value: Any) -> list[Position]:
-    try:
-        if len(value) > POSITIONS_MAX:
-            raise ValueError(f"more than {POSITIONS_MAX}")
-        found = [position_from_wire(each) for each in value]
-        for each in found:
-            if not 0 <= each.offset < OFFSET_MAX or not 0 <= each.head_bytes <= HEAD_BYTES:
-                raise ValueError(f"offset {each.offset}, head {each.head_bytes}")
-            if len(each.cursor) > CURSOR_CHARS_MAX or not (each.cursor + "x").isprintable():
-                raise ValueError("the cursor is none")
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"these are no positions in logs: {error}") from None
-    return found
+def _checked(position: Position) -> Position:
+    if not (position.cursor + "x").isprintable():
+        raise UsageError("the cursor of a position in the journal is not printable")
+    return position
 
 
-def _tail(value: Any) -> int:
-    if value is None:
-        return 10
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= TAIL_LINES_MAX:
-        raise UsageError(f"the number of last lines is from 0 to {TAIL_LINES_MAX}, not {value!r}")
-    return value
+def _tail(lines: int | None) -> int:
+    if lines is None:
+        return TAIL_LINES
+    if not 0 <= lines <= TAIL_LINES_MAX:
+        raise UsageError(f"the number of last lines is from 0 to {TAIL_LINES_MAX}, not {lines}")
+    return lines

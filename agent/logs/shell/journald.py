@@ -1,4 +1,4 @@
-"""The system journal: which units this node lets be read, and reading them, from a cursor on as well.
+"""The system journal: the units that this node lets operators read, and reading them, also from a cursor on.
 
 Searches let ``journalctl`` print. Following and collecting need the cursor of each entry, which only its JSON
 has; the lines made of it look the same. All own units together are one log, called ``journal``.
@@ -10,9 +10,9 @@ import fnmatch
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ LIST_TIMEOUT_S = 10.0
 UNITS_MAX = 256
 UNITS_FRESH_S = 30.0
 FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,_PID,_HOSTNAME,_SOURCE_REALTIME_TIMESTAMP"
-# In front of a cursor: the entry itself is wanted too, not only those behind it.
+# In front of a cursor: reading begins with the entry itself, not with the one behind it.
 INCLUSIVE = "="
 
 
@@ -38,7 +38,7 @@ class Entries:
 
 
 class Units:
-    """The units that the patterns allow, asked for anew after a while: each time is a process."""
+    """The units that the patterns allow, cached for a while: each question is a process."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = patterns
@@ -73,7 +73,7 @@ def units(patterns: Sequence[str]) -> list[str]:
 
 
 def matches(unit: str, patterns: Sequence[str]) -> bool:
-    """Tells whether a unit is meant, with or without its ``.service``."""
+    """Tells whether a pattern matches a unit, with or without its ``.service``."""
     short = unit.removesuffix(".service")
     return any(fnmatch.fnmatchcase(unit, p) or fnmatch.fnmatchcase(short, p) for p in patterns)
 
@@ -83,7 +83,7 @@ def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
     Raises:
         Forbidden: the configuration does not allow one.
-        NotFound: the journal has nothing of one.
+        NotFound: the journal has no entries of one.
     """
     if not names:
         return []
@@ -93,11 +93,12 @@ def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
         fitting = [unit for unit in allowed if matches(unit, [name])]
         if not fitting and not any(matches(name, [pattern]) for pattern in patterns):
             raise Forbidden(
-                f"the journal of {name} may not be read here (allowed: {', '.join(patterns) or 'no unit'})",
+                f"this node does not allow reading the journal of {name} "
+                f"(allowed: {', '.join(patterns) or 'no unit'})",
                 hint="allow it in the node's configuration: logs: {journal_units: [...]}",
             )
         if not fitting:
-            raise NotFound(f"the journal has nothing of {name}", hint="is the unit's name right?")
+            raise NotFound(f"the journal has no entries of {name}", hint="check the name of the unit")
         found.update(dict.fromkeys(fitting))
     return list(found)
 
@@ -107,18 +108,30 @@ def label(unit: str) -> str:
     return unit.removesuffix(".service") + ".journal"
 
 
-def read(names: Sequence[str], cursor: str, limit: int) -> Entries:
-    """Returns up to ``limit`` entries of some units behind a cursor (from the beginning when empty).
+def read(names: Sequence[str], cursor: str, limit: int, bytes_max: int) -> Entries:
+    """Returns entries of some units behind a cursor, from the beginning when it is empty.
+
+    They are up to ``limit`` entries and ``bytes_max`` bytes; a single entry that is longer is cut.
 
     Raises:
-        OSError: journalctl cannot be run or refuses, for instance a cursor that is gone.
+        OSError, ValueError: journalctl cannot be run or refuses, for instance a cursor that is gone.
     """
+    while True:
+        found = _read(names, cursor, limit)
+        if len(found.data) <= bytes_max:
+            return found
+        if limit == 1:
+            return Entries(found.cursor, found.data[: bytes_max - 1] + b"\n")
+        limit = max(1, limit // 4)
+
+
+def _read(names: Sequence[str], cursor: str, limit: int) -> Entries:
     words = []
     if cursor.startswith(INCLUSIVE):
         words = [f"--cursor={cursor[len(INCLUSIVE) :]}"]
     elif cursor:
         words = [f"--after-cursor={cursor}"]
-    # Without a cursor, so many lines are the last ones; from the oldest time on they are the first.
+    # Without a cursor ``--lines`` means the last lines; from the oldest time on it means the first ones.
     found = _entries(names, [*(words or ["--since=@0"]), f"--lines={limit}"])
     if not found:
         return Entries(cursor, b"")
@@ -129,7 +142,7 @@ def tail_cursor(names: Sequence[str], lines: int) -> str:
     """Returns the cursor behind which the last ``lines`` entries are.
 
     Raises:
-        OSError: as for ``read``.
+        OSError, ValueError: as for ``read``.
     """
     found = _entries(names, [f"--lines={lines + 1}"])
     return str(found[0]["__CURSOR"]) if len(found) > lines else ""
@@ -139,7 +152,7 @@ def since_cursor(names: Sequence[str], since: float) -> str:
     """Returns the cursor from which on entries were written at ``since`` or later.
 
     Raises:
-        OSError: as for ``read``.
+        OSError, ValueError: as for ``read``.
     """
     first = _entries(names, [f"--since=@{since:.6f}"], stop_after=1)
     return INCLUSIVE + str(first[0]["__CURSOR"]) if first else tail_cursor(names, 0)
@@ -168,10 +181,10 @@ def _entries(names: Sequence[str], words: Sequence[str], stop_after: int = 0) ->
 
 def _line(entry: dict[str, Any]) -> bytes:
     at = int(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry["__REALTIME_TIMESTAMP"])
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at // 1_000_000))
+    stamp = datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     who = f"{entry.get('_HOSTNAME', '-')} {entry.get('SYSLOG_IDENTIFIER', '-')}[{entry.get('_PID', '-')}]"
     message = entry.get("MESSAGE") or ""
-    # What is not UTF-8 comes as a list of numbers.
+    # journalctl prints what is not UTF-8 as a list of numbers.
     text = bytes(message) if isinstance(message, list) else str(message).encode("utf-8", "replace")
     return f"{stamp}.{at % 1_000_000:06d}+0000 {who}: ".encode() + text.replace(b"\n", b"\n    ") + b"\n"
 

@@ -1,53 +1,64 @@
-"""The searches of one agent: which logs each goes through, how many there may be, and their requests."""
+"""The searches of one agent: the logs that each goes through, their number, and their requests."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from agent.common.config import LogsConfig
-from agent.common.errors import NotFound, Overloaded, UsageError
-from agent.common.shell import clock
-from agent.logs.core.query import Query, file_patterns, query_from_wire
+from agent.common.errors import NotFound, Overloaded
+from agent.common.message import Done
+from agent.common.shell import clock, threads
+from agent.logs.core.query import Query, file_patterns, query_of
 from agent.logs.core.timerange import find_time
+from agent.logs.messages import (
+    EndSearch,
+    FileInfo,
+    ListLogs,
+    LogList,
+    Piece,
+    SearchStarted,
+    StartSearch,
+    TakePiece,
+)
 from agent.logs.shell import journald as journal
 from agent.logs.shell import sources
-from agent.logs.shell.archive import Collected
+from agent.logs.shell.archive import Archive
 from agent.logs.shell.search import Entered, Search, Source, check, entered_stream
 from agent.logs.shell.sources import LogFile
-from agent.wire.server import Handler, Reply, Request
+from agent.wire.endpoint import Answer, Call, Endpoint, endpoint
 
-# Each is a grep that may take a whole processor.
+# Each is a grep that may use a whole processor.
 SEARCHES_MAX = 4
-# Ends of searches, for those who lost the last answer.
+# Searches that ended, for callers who lost the last answer.
 ENDED_MAX = 64
-ID_BYTES_MAX = 64
+# A request holds a thread of the server while it waits.
 WAIT_S_MAX = 10.0
+STOP_TIMEOUT_S = 5.0
 COUNT_BYTES = 1024 * 1024
 
 
 class Searches:
     """Starts searches on request and hands out what they find."""
 
-    def __init__(self, folder: Path, knobs: LogsConfig, collected: Collected) -> None:
+    def __init__(self, folder: Path, knobs: LogsConfig, archive: Archive) -> None:
         self._folder = folder
         self._knobs = knobs
-        self._collected = collected
+        self._archive = archive
         self._units = journal.Units(knobs.journal_units)
-        self._lock = threading.Lock()
+        self._lock = threads.lock()
         self._searches: dict[str, Search] = {}
 
-    def handlers(self) -> dict[str, Handler]:
-        """Returns the requests that are answered here."""
-        return {
-            "logs.search": self._start,
-            "logs.search_piece": self._piece,
-            "logs.search_end": self._end,
-            "logs.files": self._files,
-        }
+    def endpoints(self) -> list[Endpoint]:
+        """Returns what answers the requests."""
+        return [
+            endpoint(StartSearch, self._start),
+            endpoint(TakePiece, self._piece),
+            endpoint(EndSearch, self._end),
+            endpoint(ListLogs, self._list),
+        ]
 
     def status(self) -> str:
         """Returns how many searches there are, in words."""
@@ -60,63 +71,53 @@ class Searches:
         for search in left:
             search.stop(timeout_s)
 
-    def _start(self, request: Request) -> Reply:
-        name = _name(request)
+    def _start(self, request: StartSearch, call: Call) -> SearchStarted:
+        name = f"{call.peer}/{request.search}"
         knobs = self._knobs
-        query = query_from_wire(request.fields, knobs.search_output_bytes, knobs.search_time_limit_s)
+        query = query_of(request, knobs.search_output_bytes, knobs.search_time_limit_s)
         check(query)
         found = self._sources(query)
         search = Search(name, query, found)
         with self._lock:
             if name in self._searches:  # the answer to the same request was lost
-                return Reply({"sources": len(found)})
+                return SearchStarted(len(found))
             ended = [each.name for each in self._searches.values() if not each.is_active]
             for old in ended[:-ENDED_MAX]:
                 del self._searches[old]
             if len(self._searches) - len(ended[-ENDED_MAX:]) >= SEARCHES_MAX:
-                raise Overloaded(f"{SEARCHES_MAX} searches are under way here", hint="try again later")
-            self._searches[name] = search
+                raise Overloaded(f"{SEARCHES_MAX} searches are already in progress", hint="try again later")
             search.start()
-        return Reply({"sources": len(found)})
+            self._searches[name] = search
+        return SearchStarted(len(found))
 
-    def _piece(self, request: Request) -> Reply:
-        name, number = _name(request), request.fields.get("number")
-        if not isinstance(number, int) or number < 1:
-            raise UsageError("pieces of a search are numbered from 1 on")
+    def _piece(self, request: TakePiece, call: Call) -> Answer[Piece]:
         with self._lock:
-            search = self._searches.get(name)
+            search = self._searches.get(f"{call.peer}/{request.search}")
         if search is None:
-            raise NotFound("the search is not known here (any more)", hint="run it again")
-        wait_s = min(WAIT_S_MAX, max(0.0, request.deadline.remaining(clock.monotonic()) - 1.0))
-        fields, payload = search.take(number, wait_s)
-        return Reply(fields, payload)
+            raise NotFound("the search is not known here, or no longer", hint="run it again")
+        wait_s = min(WAIT_S_MAX, max(0.0, call.deadline.remaining(clock.monotonic()) - 1.0))
+        return Answer(*search.take(request.number, wait_s))
 
-    def _end(self, request: Request) -> Reply:
-        name = _name(request)
+    def _end(self, request: EndSearch, call: Call) -> Done:
         with self._lock:
-            search = self._searches.pop(name, None)
+            search = self._searches.pop(f"{call.peer}/{request.search}", None)
         if search is not None:
-            search.stop(5.0)
-        return Reply()
+            search.stop(STOP_TIMEOUT_S)
+        return Done()
 
-    def _files(self, request: Request) -> Reply:
-        patterns = file_patterns(request.fields)
-        found = sources.in_folder(self._folder, patterns)
-        return Reply(
-            {
-                "files": [
-                    {"name": each.label, "bytes": each.size, "modified_at": each.modified_at}
-                    for each in found
-                ],
-                "units": self._own_units(patterns),
-                "system_files": list(self._knobs.system_files),
-                "system_units": list(self._knobs.system_units),
-            }
+    def _list(self, request: ListLogs, call: Call) -> LogList:
+        patterns = file_patterns(request.files)
+        files = sources.in_folder(self._folder, patterns)
+        return LogList(
+            tuple(FileInfo(each.label, each.size, each.modified_at) for each in files),
+            tuple(self._own_units(patterns)),
+            tuple(self._knobs.system_files),
+            tuple(self._knobs.system_units),
         )
 
     def _sources(self, query: Query) -> list[Source]:
         if query.collected_of:
-            return self._collected.sources(query)
+            return self._archive.sources(query)
         paths = [name for name in query.system if name.startswith("/")]
         units = [name for name in query.system if not name.startswith("/")]
         files = sources.in_folder(self._folder, query.files)
@@ -133,13 +134,6 @@ class Searches:
         return [unit for unit in self._units.known() if not patterns or journal.matches(unit, patterns)]
 
 
-def _name(request: Request) -> str:
-    name = request.fields.get("search")
-    if not isinstance(name, str) or not 0 < len(name) <= ID_BYTES_MAX:
-        raise UsageError("a search needs an id of its own")
-    return f"{request.peer}/{name}"
-
-
 def file_source(file: LogFile, query: Query) -> Source:
     """Returns a file as something to search."""
     return Source(file.label, file.size, lambda: _enter_file(file, query))
@@ -148,7 +142,8 @@ def file_source(file: LogFile, query: Query) -> Source:
 def _enter_file(file: LogFile, query: Query) -> Entered:
     descriptor = sources.open_regular(file.path)
     if file.packed:
-        return entered_stream(sources.unpacked(descriptor, file.packed), query, file.modified_at)
+        chunks = sources.unpacked(descriptor, file.packed)
+        return entered_stream(chunks, query, file.modified_at, lambda: os.close(descriptor))
     if query.since is None and query.until is None:
         return Entered(descriptor)
     try:
@@ -176,7 +171,7 @@ def _enter_range(descriptor: int, query: Query) -> Entered:
     os.lseek(descriptor, begin, os.SEEK_SET)
     if end >= size:
         return Entered(descriptor, skipped_lines=lambda: skipped)
-    return Entered(chunks=_part(descriptor, begin, end), skipped_lines=lambda: skipped)
+    return Entered(-1, _part(descriptor, begin, end), lambda: skipped, lambda: os.close(descriptor))
 
 
 def _part(descriptor: int, begin: int, end: int) -> Generator[bytes, None, None]:

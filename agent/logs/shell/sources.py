@@ -1,7 +1,7 @@
-"""The log files of this node: which there are, and opening them without being led astray.
+"""The log files of this node, and a safe way to open them.
 
-The log folder is written by tasks, which run the users' code: a link, a pipe or a device that lies there
-is not a log. Only regular files are opened, never through a link, and what was opened is looked at.
+Tasks write to the log folder, and they run the users' code: a link, a pipe or a device there is not a log.
+Only regular files are opened, never through a link, and the file that was opened is checked again.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ class LogFile:
 
 
 def name_parts(name: str) -> tuple[str, int, str]:
-    """Returns the log that a file belongs to, how old it is by its name, and how it is compressed.
+    """Returns the log that a file belongs to, its age according to its name, and how it is compressed.
 
-    ``tasks.log`` is 0, ``tasks.log.1`` is 1; dated files (``messages-20261120``) are older the earlier.
+    ``tasks.log`` has age 0, ``tasks.log.1`` age 1; dated files (``messages-20261120``) are older the earlier
+    their date.
     """
     found = ROTATED.match(name)
     if found is None:
@@ -73,7 +74,7 @@ def in_folder(folder: Path, patterns: Sequence[str] = ()) -> list[LogFile]:
                 continue
             if patterns and not any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns):
                 continue
-            with contextlib.suppress(OSError):  # rotated away meanwhile
+            with contextlib.suppress(OSError):  # rotated or deleted meanwhile
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode):
                     found.append(_log_file(entry.name, entry.path, status))
@@ -82,7 +83,7 @@ def in_folder(folder: Path, patterns: Sequence[str] = ()) -> list[LogFile]:
 
 
 def allowed_system_files(patterns: Sequence[str]) -> list[LogFile]:
-    """Returns the files outside the log folder that the configuration lets be read."""
+    """Returns the files outside the log folder that the configuration allows operators to read."""
     found = []
     for pattern in patterns:
         for path in sorted(glob.glob(pattern)):
@@ -107,9 +108,9 @@ def system_files(names: Sequence[str], patterns: Sequence[str]) -> list[LogFile]
         chosen = [each for each in allowed if fnmatch.fnmatchcase(each.path, name)]
         if not chosen:
             if any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-                raise NotFound(f"there is no file {name} here", hint="check the path")
+                raise NotFound(f"this node has no file {name}", hint="check the path")
             raise Forbidden(
-                f"{name} may not be read here (allowed: {', '.join(patterns) or 'no file'})",
+                f"this node does not allow reading {name} (allowed: {', '.join(patterns) or 'no file'})",
                 hint="allow it in the node's configuration: logs: {system_files: [...]}",
             )
         found.update((each.path, each) for each in chosen)
@@ -131,10 +132,10 @@ def open_regular(path: str) -> int:
 
 @contextlib.contextmanager
 def opened(file: LogFile) -> Iterator[int]:
-    """Yields a descriptor of a file, if it is still the one that was seen under its name.
+    """Yields a descriptor of a file.
 
     Raises:
-        OSError: it is not.
+        OSError: it is gone, or its name belongs to another file by now.
     """
     descriptor = open_regular(file.path)
     try:
@@ -164,7 +165,7 @@ def unpacked_part(file: LogFile, offset: int, length: int) -> bytes:
 
 
 def unpacked(descriptor: int, packed: str) -> Generator[bytes, None, None]:
-    """Yields the contents of a compressed file, which is closed at the end.
+    """Yields the contents of a compressed file, and closes it at the end.
 
     Raises:
         OSError: it is damaged.

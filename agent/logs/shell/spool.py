@@ -8,6 +8,7 @@ record is synced before it counts. Acknowledgements are not: HyDFS recognises a 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from typing import Any
 
 import msgpack
 
-from agent.common.errors import DiskFailed, DiskFull
+from agent.common.errors import DiskFailed, DiskFull, InvalidMessage
 from agent.common.framedlog import Layout
 from agent.common.shell import disk, threads
 from agent.common.shell.segments import Segments
 from agent.logs.core.collector import Record, record_from_wire
+
+logger = logging.getLogger("agent.logs.shell.spool")
 
 SNAPSHOT, RECORD, ACKNOWLEDGED = b"s", b"r", b"a"
 SEGMENT_BYTES_MAX = 8 * 1024 * 1024
@@ -69,19 +72,26 @@ class Spool:
         return self._unsent_bytes
 
     def recover(self, restore: Callable[[Mapping[str, Any]], None], apply: Callable[[Record], None]) -> None:
-        """Reads what an earlier life left: the latest state before its records, then those.
+        """Reads what the process before this one left: the latest state before its records, then those.
 
         Raises:
             Corrupt: an entry before the end is damaged; nothing was removed.
+            InvalidMessage: the collector's state in it cannot be used.
             DiskFull, DiskFailed: the spool cannot be read, or not be continued.
         """
 
         def take(number: int, offset: int, body: bytes) -> None:
-            kind, value = body[:1], msgpack.unpackb(body[1:], raw=False, strict_map_key=False)
+            kind, value = body[:1], _value(body)
             if kind == SNAPSHOT:
                 restore(value)
             elif kind == RECORD:
-                apply(record_from_wire(value))
+                try:
+                    record = record_from_wire(value)
+                except InvalidMessage as error:
+                    # Its lines are lost; those of the other records are not.
+                    logger.error("spool_record_refused segment=%d offset=%d error=%s", number, offset, error)
+                    return
+                apply(record)
                 self._add(_Unsent(number, offset, len(body)))
             elif self._unsent and value == [self._unsent[0].segment, self._unsent[0].offset]:
                 self._remove_first()
@@ -111,18 +121,19 @@ class Spool:
         """Returns the oldest record that has not arrived yet.
 
         Raises:
-            Corrupt, DiskFailed: it cannot be read.
+            Corrupt, InvalidMessage: it is damaged.
+            DiskFailed: it cannot be read.
         """
         if not self._unsent:
             return None
         at = self._unsent[0]
         body = self._segments.read(at.segment, at.offset, at.size)
-        return record_from_wire(msgpack.unpackb(body[1:], raw=False))
+        return record_from_wire(_value(body))
 
     def acknowledge(self) -> None:
-        """Takes note that the oldest record has arrived."""
+        """Notes that the oldest record has arrived."""
         sent = self._remove_first()
-        # Without the note it will be sent again, and recognised.
+        # Without the note it is sent again, and HyDFS recognises it.
         with contextlib.suppress(DiskFull, DiskFailed):
             self._segments.append(
                 [ACKNOWLEDGED + msgpack.packb([sent.segment, sent.offset])],
@@ -153,10 +164,17 @@ class Spool:
         return sent
 
 
-def _identity(path: Path) -> str:
-    """Returns a name of this spool's own, made when there is none.
+def _value(body: bytes) -> Any:
+    try:
+        return msgpack.unpackb(body[1:], raw=False, strict_map_key=False)
+    except (ValueError, TypeError) as error:  # TypeError: a list as key
+        raise InvalidMessage(f"entry of the spool: {error}") from None
 
-    Positions and numbers begin anew when the folder was lost: so must the names of the writers.
+
+def _identity(path: Path) -> str:
+    """Returns the name of this spool, which is drawn when there is none.
+
+    When the folder was lost, positions and numbers begin again: so must the names of the writers.
     """
     with contextlib.suppress(FileNotFoundError):
         found = disk.read_text(path, "ascii").strip()

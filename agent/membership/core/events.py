@@ -1,4 +1,4 @@
-"""What the membership core is told (events, past tense) and what it asks for (effects, imperative)."""
+"""The events of the membership core (past tense) and the effects that it asks for (imperative)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.membership.view import View
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """Where a configured node can be found before anything is known of it."""
+    """The configured address of a node, used before anything is known about the node."""
 
     address: str
     port: int
@@ -27,7 +27,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class DatagramReceived:
-    """Event: an authenticated datagram came in."""
+    """Event: an authenticated datagram arrived."""
 
     sender: str
     boot: int
@@ -36,7 +36,7 @@ class DatagramReceived:
 
 @dataclass(frozen=True, slots=True)
 class TableReceived:
-    """Event: a node told over TCP those of its records that may differ from this node's."""
+    """Event: a node sent over TCP those of its records that may differ from this node's."""
 
     sender: str
     updates: tuple[Update, ...]
@@ -52,7 +52,7 @@ class PeerHeard:
 
 @dataclass(frozen=True, slots=True)
 class ContactRefused:
-    """Event: the machine of a member answered that nobody listens on the member's port."""
+    """Event: the machine of a member answered that no process listens on the member's port."""
 
     name: str
 
@@ -66,17 +66,17 @@ class HintReceived:
 
 @dataclass(frozen=True, slots=True)
 class LeaveRequested:
-    """Event: this node is to leave the cluster."""
+    """Event: an operator wants this node to leave the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
 class JoinRequested:
-    """Event: this node, which has left, is to be a member again."""
+    """Event: an operator wants this node, which has left, to join again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchRequested:
-    """Event: the whole cluster is to detect failures in another way."""
+    """Event: an operator wants the whole cluster to detect failures in another way."""
 
     detector: DetectorKind
     suspicion: bool
@@ -84,7 +84,7 @@ class SwitchRequested:
 
 @dataclass(frozen=True, slots=True)
 class ServiceAttached:
-    """Event: a service of this node says over its local connection that it lives."""
+    """Event: a service of this node reports over its local connection that it is alive."""
 
     service: str
     connection: int
@@ -92,14 +92,14 @@ class ServiceAttached:
 
 @dataclass(frozen=True, slots=True)
 class ServiceDetached:
-    """Event: a local connection is closed; the process at its other end may be gone."""
+    """Event: a local connection was closed; the process at its other end may be gone."""
 
     connection: int
 
 
 @dataclass(frozen=True, slots=True)
-class ImpostorHeard:
-    """Event: a datagram in the name of a configured node came from another address than the node's."""
+class ImpostorDetected:
+    """Event: a datagram in the name of a configured node came from another address than that node's."""
 
     name: str
     contact: Contact
@@ -107,14 +107,14 @@ class ImpostorHeard:
 
 @dataclass(frozen=True, slots=True)
 class ViewLearned:
-    """Event: the register was read or changed; ``view`` is None when it was never written."""
+    """Event: the register was read or changed; ``view`` is None while there is none."""
 
     view: View | None
 
 
 @dataclass(frozen=True, slots=True)
 class RegisterFailed:
-    """Event: reading or changing the view did not work."""
+    """Event: the view could not be read or changed."""
 
     error: RainStormError
 
@@ -130,14 +130,14 @@ class SendDatagram:
 
 @dataclass(frozen=True, slots=True)
 class CompareTables:
-    """Effect: compare tables with the node called ``target`` over TCP; report ``TableReceived`` if any."""
+    """Effect: compare tables with ``target`` over TCP; report ``TableReceived`` if they differ."""
 
     target: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceMember:
-    """Effect: tell the log and the watchers that a member's state, life or services changed."""
+    """Effect: log and publish that a member's state, boot or services changed."""
 
     member: Member
     before: Member | None
@@ -146,14 +146,14 @@ class AnnounceMember:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceSettings:
-    """Effect: tell the log and the watchers that the cluster now detects failures in another way."""
+    """Effect: log and publish that the cluster now detects failures in another way."""
 
     settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
 class AnnounceConflict:
-    """Effect: tell the log and the watchers that two nodes claim one identity; ``refused`` is the second."""
+    """Effect: log and publish that two nodes claim one identity; ``refused`` is the second."""
 
     refused: str
     address: str
@@ -161,15 +161,15 @@ class AnnounceConflict:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Effect: end this agent: another node with its identity was there first."""
+class StopAgent:
+    """Effect: stop this agent: another node with its identity was first."""
 
     error: RainStormError
 
 
 @dataclass(frozen=True, slots=True)
 class AdoptBoot:
-    """Effect: another life of this name is known; store ``boot`` as this node's own before sending more."""
+    """Effect: the cluster knows a later boot of this name; store ``boot`` before sending anything else."""
 
     boot: int
 
@@ -191,7 +191,7 @@ class ChangeView:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceView:
-    """Effect: wake whoever waits for a newer view."""
+    """Effect: publish a newer view."""
 
     view: View
 
@@ -208,7 +208,7 @@ Event = (
     | SwitchRequested
     | ServiceAttached
     | ServiceDetached
-    | ImpostorHeard
+    | ImpostorDetected
     | ViewLearned
     | RegisterFailed
 )
@@ -218,7 +218,7 @@ Effect = (
     | AnnounceMember
     | AnnounceSettings
     | AnnounceConflict
-    | GiveUp
+    | StopAgent
     | AdoptBoot
     | ReadView
     | ChangeView

@@ -1,11 +1,11 @@
-"""One node's watch over all others: beliefs (``roster``), the detector in charge, and the exchange of tables.
+"""One node's monitor of all others: beliefs (``roster``), the active detector, and the exchange of tables.
 
-Whatever detects failures, the monitor sees to it that tables converge and partitions heal: tables with
-different digests are compared over TCP (``exchange``), so a lost update never stays lost; dead members and
-unknown contacts are looked for (``lost``).
+Whichever detector is active, the monitor makes tables converge and partitions heal: tables with different
+digests are compared over TCP (``exchange``), so no update is lost for good, and dead members and unknown
+contacts are contacted periodically (``reconnect``).
 
-A timer that fires late puts off all verdicts (``health``): a process that was not scheduled cannot tell a
-dead peer from its own sleep.
+A timer that fires late postpones all verdicts (``health``): a process that was not scheduled cannot tell a
+dead peer from its own pause.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
@@ -25,7 +25,7 @@ from agent.membership.core.beliefs.selftest import QUESTIONS, SelfTest
 from agent.membership.core.beliefs.table import Table
 from agent.membership.core.detectors.detector import Detector
 from agent.membership.core.detectors.heartbeat import Heartbeat
-from agent.membership.core.detectors.reconnect import Lost
+from agent.membership.core.detectors.reconnect import Reconnector
 from agent.membership.core.detectors.swim import Swim
 from agent.membership.core.dissemination.outbox import Outbox
 from agent.membership.core.events import (
@@ -36,13 +36,13 @@ from agent.membership.core.events import (
     ContactRefused,
     DatagramReceived,
     Effect,
-    GiveUp,
     HintReceived,
-    ImpostorHeard,
+    ImpostorDetected,
     JoinRequested,
     LeaveRequested,
     PeerHeard,
     Started,
+    StopAgent,
     SwitchRequested,
     TableReceived,
 )
@@ -53,15 +53,15 @@ from agent.membership.settings import DetectorKind, Settings
 if TYPE_CHECKING:
     import random
 
-# Tables that differ are compared this often at most: where datagrams get lost some always differ, and gossip
-# mostly gets there first. Whoever was just welcomed knows that it lacks much.
+# Tables that differ are compared at most this often: where datagrams get lost, some tables always differ, and
+# gossip usually removes the difference first. A node that has just joined knows that it lacks much.
 COMPARE_S_MIN = 3.0
-COMPARE_WELCOMED_S_MIN = 1.0
-# Without any reason they are compared with a random member; the digest on every datagram is the usual reason.
+COMPARE_AFTER_HELLO_S_MIN = 1.0
+# Tables are also compared with a random member, without a reason. Usually a digest is the reason.
 COMPARE_INTERVAL_S = 30.0
 REFUSAL_INTERVAL_S = 0.5
-# So many nodes ask a member that is doubted, with up to a dozen datagrams each. Three confirmations do.
-DOUBT_ASKED_BY = 32
+# Number of nodes that probe a suspect, with up to a dozen datagrams each. Three confirmations are enough.
+SUSPECT_PROBED_BY = 32
 # A timer later than this gives every pending verdict one more acknowledgement time-out.
 LATE_S = 0.05
 
@@ -75,7 +75,7 @@ MonitorEvent = (
     | LeaveRequested
     | JoinRequested
     | SwitchRequested
-    | ImpostorHeard
+    | ImpostorDetected
     | Tick
 )
 
@@ -109,7 +109,7 @@ class Monitor:
             DetectorKind.HEARTBEAT: Heartbeat(*parts),
         }
         self._timed: tuple[Roster | Detector, ...] = (self.roster, *self._detectors.values())
-        self._lost = Lost(self.roster, self._out, self._contacts, self.heard_at, config, rng)
+        self._reconnector = Reconnector(self.roster, self._out, self._contacts, self.heard_at, config, rng)
         self._running = False
         self._gossip_at = 0.0
         self._compared_at = -math.inf
@@ -131,7 +131,7 @@ class Monitor:
 
     @property
     def settings(self) -> Settings:
-        """Returns which detector is in charge, and whether it suspects first."""
+        """Returns which detector is active, and whether it suspects before it declares death."""
         return self.roster.settings
 
     def handle(self, now: float, event: MonitorEvent) -> list[Effect]:
@@ -139,7 +139,7 @@ class Monitor:
         due = self.next_deadline()
         self._begin()
         if due is not None and now - due > LATE_S:
-            self._forgive_lateness(now, now - due)
+            self._extend_deadlines(now, now - due)
         match event:
             case Tick():
                 pass
@@ -152,26 +152,27 @@ class Monitor:
                 self._start(now)
             case PeerHeard(name=name, age_s=age_s):
                 self.heard_at[name] = max(now - age_s, self.heard_at.get(name, 0.0))
-                self.roster.prove(name, now - age_s)
-            case ContactRefused(name=name) if self._running:
-                self.roster.accuse(now, name)
+                self.roster.note_alive(name, now - age_s)
+            case ContactRefused(name=name):
+                if self._running:
+                    self.roster.accuse(now, name)
             case HintReceived(name=name):
                 self._detector.check(now, name)
             case LeaveRequested():
                 self._leave(now)
             case JoinRequested():
                 self._join(now)
-            case ImpostorHeard(name=name, contact=contact):
-                self._hear_impostor(now, name, contact)
+            case ImpostorDetected(name=name, contact=contact):
+                self._refuse_impostor(now, name, contact)
             case SwitchRequested(detector=detector, suspicion=suspicion):
                 self._adopt(now, self.settings.changed(detector, suspicion))
-            case _:
-                pass
+            case never:
+                assert_never(never)
         if self._running and self._is_due(now):
             self._run_timers(now)
             self._due_is_known = False
         self._settle(now)
-        if self._lost.follow(now):
+        if self._reconnector.update_timer(now):
             self._due_is_known = False
         return self.roster.effects
 
@@ -188,7 +189,7 @@ class Monitor:
             detector.check_invariants()
 
     def seed(self, now: float, members: Sequence[Member]) -> list[Effect]:
-        """Adds members that the view names and nobody has told of yet, so that they are looked for."""
+        """Adds members that only the view names so far, so that they are probed."""
         self._begin()
         for member in members:
             if self.table.get(member.name) is None:
@@ -196,7 +197,7 @@ class Monitor:
         return self.roster.effects
 
     def spread_view(self, now: float, version: int) -> list[Effect]:
-        """Takes note of the newest view and tells a few members at once that it exists."""
+        """Notes the newest view and tells a few members at once that it exists."""
         self._begin()
         if version > self._out.view_version:
             self._out.view_version = version
@@ -204,14 +205,14 @@ class Monitor:
             self._send_gossip()
         return self.roster.effects
 
-    def greet_lost(self) -> list[Effect]:
-        """Greets every member that is believed dead, and every unknown contact, at once."""
+    def contact_lost(self) -> list[Effect]:
+        """Contacts every dead member, and every contact that never answered, at once."""
         self._begin()
-        self._lost.greet_all()
+        self._reconnector.contact_all()
         return self.roster.effects
 
     def set_services(self, services: int) -> list[Effect]:
-        """Spreads which services of this node live."""
+        """Tells the others which services of this node are alive."""
         self._begin()
         if services != self.me.services:
             before = self.me
@@ -237,7 +238,7 @@ class Monitor:
     def _find_deadline(self) -> float | None:
         if not self._running:
             return None
-        due = min(self._lost.next_deadline(), self._compare_at)
+        due = min(self._reconnector.next_deadline(), self._compare_at)
         for part in self._timed:
             other = part.next_deadline()
             if other is not None and other < due:
@@ -252,7 +253,7 @@ class Monitor:
         self._running = True
         self._detector.start(now)
         self._compare_at = now + COMPARE_INTERVAL_S * self._rng.random()
-        self._lost.start(now)
+        self._reconnector.start(now)
 
     def _leave(self, now: float) -> None:
         if self.leaving:
@@ -265,7 +266,7 @@ class Monitor:
                 self._out.send(member.name, Kind.GOSSIP)
         for detector in self._detectors.values():
             detector.stop()
-        self._lost.stop()
+        self._reconnector.stop()
         self._running = False
 
     def _join(self, now: float) -> None:
@@ -287,7 +288,7 @@ class Monitor:
         self.roster.effects.append(AnnounceSettings(chosen))
         self.roster.urgent = True
 
-    # What comes in
+    # Datagrams
 
     def _receive(self, now: float, event: DatagramReceived) -> None:
         name, datagram = event.sender, event.datagram
@@ -303,53 +304,53 @@ class Monitor:
         if not self._running:
             return
         if datagram.kind is Kind.REFUSAL:
-            self._hear_refusal(name)
+            self._receive_refusal(name)
         for detector in self._detectors.values():
             detector.receive(now, name, datagram)
         if datagram.kind is Kind.ACK and self.selftest.answered(now, datagram.sequence):
             self.roster.refute()
-        if datagram.kind is Kind.GREETING:
-            self._out.greet(name, Kind.WELCOME)
-        elif datagram.kind is Kind.WELCOME or not len(self.roster.gossip):
-            interval_s = COMPARE_WELCOMED_S_MIN if datagram.kind is Kind.WELCOME else COMPARE_S_MIN
+        if datagram.kind is Kind.HELLO:
+            self._out.send_hello(name, Kind.HELLO_REPLY)
+        elif datagram.kind is Kind.HELLO_REPLY or not len(self.roster.gossip):
+            interval_s = COMPARE_AFTER_HELLO_S_MIN if datagram.kind is Kind.HELLO_REPLY else COMPARE_S_MIN
             self._compare_digest(now, name, datagram.digest, interval_s)
 
-    def _hear_impostor(self, now: float, name: str, contact: Contact) -> None:
+    def _refuse_impostor(self, now: float, name: str, contact: Contact) -> None:
         known = self.table.get(name)
         if known is not None and now >= self._refusal_allowed_at:
             impostor = replace(known, address=contact.address, port=contact.port)
             self.roster.refuse(now, impostor, name)
 
-    def _hear_refusal(self, sender: str) -> None:
-        # Who is in the agreed view was there first, whatever a node says that has just started.
+    def _receive_refusal(self, sender: str) -> None:
+        # A node in the agreed view was first, whatever a node that has just started says.
         if self.roster.agreed.get(self.me.name) != self.me.uuid or self.agreed_boot != self.me.boot:
             error = DuplicateIdentity(
                 f"{sender} refuses this node: another one with the identity {self.me.uuid} or the name "
                 f"{self.me.name!r} is a member of the cluster",
-                hint="a cloned machine? remove membership/identity.json in its data folder, start it again",
+                hint="a cloned machine? remove membership/identity.json in its data folder, then restart it",
             )
-            self.roster.effects.append(GiveUp(error))
+            self.roster.effects.append(StopAgent(error))
 
     def _compare_digest(self, now: float, name: str, digest: int, interval_s: float) -> None:
         if digest != self.table.digest and now >= self._compared_at + interval_s:
             member = self.table.get(name)
-            # One that is held for dead and sends all the same hears so by datagram, or cannot be helped.
+            # A member that is believed dead but sends datagrams learns of it by datagram.
             if member is not None and member.state in LIVE:
                 self._compare(now, name)
 
     def _settle(self, now: float) -> None:
-        """Does what changed beliefs ask for."""
+        """Acts on changed beliefs."""
         roster, sent = self.roster, len(self.roster.effects)
-        while roster.buried or roster.doubted or roster.heard_doubts:
+        while roster.newly_dead or roster.to_probe or roster.reported_suspects:
             self._due_is_known = False
-            buried, roster.buried = roster.buried, []
-            for name in buried:
+            newly_dead, roster.newly_dead = roster.newly_dead, []
+            for name in newly_dead:
                 for detector in self._detectors.values():
                     detector.forget(name)
-                self._lost.ask(now, name)
-            doubted, roster.doubted = roster.doubted, []
-            heard, roster.heard_doubts = roster.heard_doubts, []
-            for name in (*doubted, *filter(self._is_to_ask, heard)):
+                self._reconnector.contact_dead(now, name)
+            to_probe, roster.to_probe = roster.to_probe, []
+            reported, roster.reported_suspects = roster.reported_suspects, []
+            for name in (*to_probe, *filter(self._is_to_probe, reported)):
                 self._detector.check(now, name)
         if roster.contested is not None and self._running:
             live = self.roster.sample_others(self._rng, QUESTIONS)
@@ -367,20 +368,20 @@ class Monitor:
         if len(roster.effects) != sent:
             self._due_is_known = False
 
-    def _is_to_ask(self, name: str) -> bool:
-        """Tells whether this node asks a member that others doubt: in a large group some do, not all."""
+    def _is_to_probe(self, name: str) -> bool:
+        """Tells whether this node probes what others suspect: in a large group only some nodes do."""
         live = self.table.live_count
-        return live <= DOUBT_ASKED_BY or self._rng.random() * live < DOUBT_ASKED_BY
+        return live <= SUSPECT_PROBED_BY or self._rng.random() * live < SUSPECT_PROBED_BY
 
-    # Timers and what goes out
+    # Timers and datagrams to others
 
-    def _forgive_lateness(self, now: float, lateness_s: float) -> None:
+    def _extend_deadlines(self, now: float, lateness_s: float) -> None:
         stalled = self.health.timer_late(lateness_s)
         grace_s = self._config.probe_duration_s if stalled else self._config.ack_timeout_s
         for detector in self._detectors.values():
-            detector.forgive(now, grace_s, stalled)
-        self.roster.forgive(now, grace_s)
-        self._lost.forgive(now, grace_s)
+            detector.extend_deadlines(now, grace_s, stalled)
+        self.roster.extend_deadlines(now, grace_s)
+        self._reconnector.extend_deadlines(now, grace_s)
 
     def _run_timers(self, now: float) -> None:
         self.roster.expire(now)
@@ -390,7 +391,7 @@ class Monitor:
             self._compare_at = now + COMPARE_INTERVAL_S
             for name in self.roster.sample_others(self._rng, 1):
                 self._compare(now, name)
-        self._lost.run_timers(now)
+        self._reconnector.run_timers(now)
         if len(self.roster.gossip) and now >= self._gossip_at:
             self._gossip_at = now + self._config.gossip_interval_s
             self._send_gossip()

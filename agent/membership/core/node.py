@@ -1,10 +1,9 @@
 """The membership core of one node: the monitor of the others and the proposer of views, joined.
 
-The monitor's verdicts feed the proposer; the view's version travels with the monitor's datagrams, and a
-node that hears of a newer one reads the register. At most one register operation is under way at a time. The
-register is also read every ``REFRESH_S`` without a reason, which is what finds out that the voters' majority
-is gone or back. A node
-that sees less than a majority of the voters alive proposes nothing: it is the one that is cut off.
+The proposer acts on the monitor's verdicts. Datagrams carry the version of the view, and a node that hears of
+a newer one reads the register. At most one register operation is in progress at a time. The register is also
+read every ``REFRESH_S`` without a reason, which detects that the majority of the voters is gone or back. A
+node that believes fewer than a majority of the voters alive proposes nothing: it is the one that is cut off.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ from agent.membership.view import DOWN, View
 if TYPE_CHECKING:
     import random
 
-# Each read moves the whole view from every voter: at ten nodes 1.2 KB/s for each node, all headers counted.
+# Each read moves the whole view from every voter: 1.2 KB/s for each of ten nodes, headers included.
 REFRESH_S = 4.0
-# After a failure the register is read again this soon; nothing is proposed before that works.
+# After a failure the register is read again this soon; nothing is proposed until a read succeeds.
 RETRY_S = 0.3
-# What may be a reason to propose another view.
+# Effects that may be a reason to propose another view.
 NEWS = (AnnounceMember, AdoptBoot)
 
 
@@ -85,7 +84,7 @@ class MembershipCore:
             case ViewLearned(view=view):
                 self._busy, self._was_read, self._register_works = False, True, True
                 self._read_at = now + REFRESH_S * self._rng.uniform(0.8, 1.2)
-                # Whatever was heard of before, the register is the truth: never read it in a tight loop.
+                # Whatever was heard before, the register is the truth: never read it in a tight loop.
                 self.monitor.newest_view_heard = views.version(view)
                 effects += self._learn(now, view)
                 self.proposer.due_at = None
@@ -128,14 +127,14 @@ class MembershipCore:
             assert view.is_up(view.leader), "the leader is not up"
 
     def members(self) -> dict[str, Member]:
-        """Returns the verdicts by name; a member's own doubts about itself do not count."""
+        """Returns what this node believes about every member, by name."""
         return {member.name: member for member in self.monitor.table}
 
     def _verdicts(self) -> dict[str, Member]:
-        """Returns what this node would have the view say; who was evicted is let in again by others only.
+        """Returns the verdicts that this node proposes; only others readmit a node that was evicted.
 
-        They must have heard of it: a node that others cannot hear, or that hears nobody, would else come and
-        go for ever.
+        They must have heard of it: a node that others cannot hear, or that hears nobody, would otherwise flap
+        indefinitely.
         """
         members, view, me = self.members(), self.proposer.view, self.monitor.me
         entry = view.nodes.get(me.name) if view is not None else None
@@ -145,7 +144,7 @@ class MembershipCore:
         return members
 
     def _sees_majority(self) -> bool:
-        # Every event asks; nothing can have changed while the table and the view are the same.
+        # Every event asks, and nothing changes as long as the table and the view stay the same.
         seen = (self.monitor.table.changes, self.proposer.view)
         if seen[0] != self._seen[0] or seen[1] is not self._seen[1]:
             self._seen, self._reaches_majority = seen, self._count_voters()
@@ -164,10 +163,9 @@ class MembershipCore:
         self._had_majority = self._had_majority or self.majority
         if not regained:
             return []
-        # What this node came to believe of the others while it was cut off is worth nothing: ask them all
-        # first.
+        # What this node came to believe while it was cut off does not count: contact all others first.
         self.proposer.settle(now)
-        return self.monitor.greet_lost()
+        return self.monitor.contact_lost()
 
     def _learn(self, now: float, view: View | None) -> list[Effect]:
         if view is None or not self.proposer.learn(view):
@@ -175,12 +173,12 @@ class MembershipCore:
         self.monitor.roster.agreed = {name: view.nodes[name].uuid for name in view.up_names()}
         mine = view.nodes.get(self.monitor.me.name)
         self.monitor.agreed_boot = mine.boot if mine is not None else 0
-        effects: list[Effect] = list(self.monitor.seed(now, self._strangers(view)))
+        effects: list[Effect] = list(self.monitor.seed(now, self._unmet_members(view)))
         effects += self.monitor.spread_view(now, view.version)
         return [*effects, AnnounceView(view)]
 
-    def _strangers(self, view: View) -> list[Member]:
-        """Returns records for nodes that the view calls up: if they are gone, probing must find out."""
+    def _unmet_members(self, view: View) -> list[Member]:
+        """Returns records for the nodes that are up in the view; probes find out which of them are gone."""
         found = []
         for name in view.up_names():
             contact = self._contacts.get(name)

@@ -1,9 +1,9 @@
 """When to change the view: verdicts are batched, and nodes take turns instead of racing.
 
-A wanted change waits ``view_batch_s`` for others to join it, so that two machines that die together cost one
-view. The live nodes propose in the order of their names: the first at once, each further one a step later,
-and only if the view still does not say what it wants. Any number of proposers is safe, the register sees to
-that; the turns only keep them out of each other's way.
+A change waits ``view_batch_s`` for further changes, so that two machines that fail together cost one view.
+The live nodes propose in the order of their names: the first one at once, each further one a step later, and
+only if the view still differs from what the node believes. The register makes any number of proposers safe;
+the turns only avoid lost races.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TURN_S = 0.25
 RETRY_S = 0.5
 # The first view waits a little longer, so that nodes that start together are in it together.
 FIRST_VIEW_S = 0.5
-# After a node was cut off the others get this long to refute what it believes of them.
+# After a node was cut off, the others get this long to refute what it believes about them.
 SETTLE_S = 1.0
 
 
@@ -48,7 +48,7 @@ class Proposer:
     def reconsider(
         self, now: float, members: Mapping[str, Member], reporters: Mapping[str, Sequence[str]]
     ) -> None:
-        """Starts waiting for this node's turn when the verdicts ask for a change, and stops when not."""
+        """Waits for this node's turn while the verdicts differ from the view, and stops when they do not."""
         if views.propose(self.view, members, reporters) is None:
             self.due_at = None
         elif self.due_at is None:
@@ -56,13 +56,13 @@ class Proposer:
             self.due_at = max(now + batch_s + TURN_S * self._turn(members), self._not_before_at)
 
     def settle(self, now: float) -> None:
-        """Puts off every proposal: this node was cut off and its verdicts are old."""
+        """Postpones every proposal: this node was cut off, and its verdicts are old."""
         self._not_before_at = now + SETTLE_S
         if self.due_at is not None:
             self.due_at = max(self.due_at, self._not_before_at)
 
     def failed(self, now: float) -> None:
-        """Waits before the next try."""
+        """Postpones the next attempt."""
         self.due_at = now + RETRY_S * self._rng.uniform(0.5, 1.5)
 
     def _turn(self, members: Mapping[str, Member]) -> int:

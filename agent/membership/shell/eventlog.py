@@ -1,45 +1,46 @@
-"""What happened in the cluster as this node saw it, in order, for whoever follows it with long polls.
+"""The events of the cluster as this node saw them, in order, for followers that use long polls.
 
 Events have consecutive numbers. The log is bounded: a follower that falls behind is told that it missed some,
-and must look at the members afresh.
+and must ask for the members again.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from dataclasses import replace
 
+from agent.common import message
 from agent.common.shell import clock, threads
-
-EVENTS_MAX = 1000
+from agent.membership.messages import EVENTS_MAX, ClusterEvent, EventsReply
 
 
 class EventLog:
     """The newest events of one membership agent."""
 
     def __init__(self) -> None:
-        self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
+        self._events: deque[ClusterEvent] = deque(maxlen=EVENTS_MAX)
         self._changed = threads.condition()
         self._last = 0
         self._closed = False
 
-    def add(self, kind: str, **fields: Any) -> None:
-        """Appends an event and wakes the followers."""
+    def add(self, event: ClusterEvent) -> None:
+        """Appends an event under the next number and wakes the followers."""
         with self._changed:
             self._last += 1
-            self._events.append({"sequence": self._last, "wall_at": clock.wall(), "kind": kind, **fields})
+            self._events.append(replace(event, sequence=self._last, wall_at=clock.wall()))
             self._changed.notify_all()
 
-    def since(self, sequence: int, wait_s: float) -> dict[str, Any]:
+    def since(self, sequence: int, wait_s: float) -> EventsReply:
         """Returns the events after number ``sequence``, waiting for one; ``missed`` when some are gone."""
         with self._changed:
             self._changed.wait_for(lambda: self._last > sequence or self._closed, timeout=wait_s)
-            found = [event for event in self._events if event["sequence"] > sequence]
-            first = self._events[0]["sequence"] if self._events else 1
-            return {"events": found, "last": self._last, "missed": first > sequence + 1}
+            found = [event for event in self._events if event.sequence > sequence]
+            first = self._events[0].sequence if self._events else 1
+            missed = first > sequence + 1
+            return EventsReply(tuple([message.encode(event) for event in found]), self._last, missed)
 
     def close(self) -> None:
-        """Wakes all followers for good."""
+        """Wakes all followers; from now on none of them waits."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,9 +1,9 @@
 """The datagram socket: one thread receives, the core's thread sends.
 
-What does not open is dropped and counted. With ``IP_RECVERR`` Linux reports "port unreachable" answers
-together with the address that was sent to, so a peer whose process is gone is noticed with the first datagram
-to it. A datagram in the name of a configured node must come from that node's address. For experiments a share
-of what comes in can be thrown away.
+A datagram that cannot be opened is dropped and counted. Linux reports "port unreachable" answers together
+with the address that the datagram was sent to (``network.take_refusal``), so the first datagram to a process
+that is gone reveals it. A datagram in the name of a configured node must come from that node's address. For
+experiments a share of the incoming datagrams can be discarded.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from agent.membership.datagrams import Datagram
 logger = logging.getLogger("agent.membership.shell.transport")
 
 RECEIVE_BYTES = 2048
-# These say that the descriptor itself is no good; every other error is an answer of the network to an earlier
-# datagram, and anybody on its way may send one (ICMP has sixteen codes for "unreachable" alone).
+# These mean that the descriptor itself cannot be used. Every other error is an answer of the network to an
+# earlier datagram, and any machine on the path may send one (ICMP has sixteen codes for "unreachable" alone).
 SOCKET_ERRORS = (errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT)
-# So many errors in a row come with a flood of refusals; of more the receiver reads only so many a second.
+# A flood of refusals brings this many errors in a row; after them the receiver pauses for each one.
 ERRORS_IN_A_ROW = 100
 ERROR_PAUSE_S = 0.01
 
@@ -66,7 +66,7 @@ class Transport:
         self._thread = threads.thread("membership-datagrams", self._run)
 
     def bind(self, address: str, port: int) -> None:
-        """Takes the address.
+        """Binds the address.
 
         Raises:
             PortInUse: another process has it.
@@ -86,7 +86,7 @@ class Transport:
         self._thread.start()
 
     def set_boot(self, boot: int) -> None:
-        """Speaks as this life of the node from now on."""
+        """Sends with this boot counter, in a new session, from now on."""
         self._sealer = Sealer(self._ring.primary, self._name, boot, threads.random_bytes(SESSION_BYTES))
 
     def set_ring(self, ring: KeyRing) -> None:
@@ -97,7 +97,7 @@ class Transport:
             self._sealer.use(ring.primary)
 
     def set_drop(self, percent: float, seed: int | None) -> None:
-        """Throws away this share of the datagrams that come in, chosen by a seeded random."""
+        """Discards this share of the incoming datagrams, chosen by a seeded random source."""
         rng = threads.random_source()
         if seed is not None:
             rng.seed(seed)
@@ -105,7 +105,7 @@ class Transport:
         self.drop_percent = percent
 
     def send(self, contact: Contact, datagram: Datagram) -> None:
-        """Sends a datagram; what the network refuses is as good as lost."""
+        """Sends a datagram; one that the network refuses counts as lost."""
         assert self._socket is not None
         assert self._sealer is not None
         packet = self._sealer.seal(datagrams.encode(datagram))
@@ -133,7 +133,7 @@ class Transport:
         self._socket.close()
 
     def _wake(self) -> None:
-        """Sends an empty datagram to itself; what the network still has to say may come first."""
+        """Sends an empty datagram to itself; an answer to an earlier datagram may make the first one fail."""
         assert self._socket is not None
         for _ in range(2):
             try:

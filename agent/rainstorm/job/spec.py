@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from agent.common.errors import JobInvalid, NameInvalid
 from agent.common.ids import check_file_name
+from agent.common.message import NAME_CHARS_MAX
 
 TASKS_PER_STAGE_MAX = 64
 STAGES_MAX = 16
@@ -140,7 +141,7 @@ def parse(raw: Any) -> JobSpec:
         _refuse("stages", f"{len(stages)} stages; between 1 and {STAGES_MAX} are allowed")
     source = _source(_take(top, "source", dict, "top level"))
     spec = JobSpec(
-        name=str(_take(top, "name", str, "top level", "job")),
+        name=_name(top),
         source=source,
         stages=tuple(_stage(stage, f"stages[{index}]", source) for index, stage in enumerate(stages)),
         sink=SinkSpec(_file(_mapping(_take(top, "sink", dict, "top level"), "sink", ("file",)), "sink")),
@@ -152,6 +153,13 @@ def parse(raw: Any) -> JobSpec:
     if spec.sink.file == spec.source.file:
         _refuse("sink.file", "the sink is the source itself")
     return spec
+
+
+def _name(top: Mapping[str, Any]) -> str:
+    name = str(_take(top, "name", str, "top level", "job"))
+    if len(name) > NAME_CHARS_MAX:
+        _refuse("name", f"{len(name)} characters; at most {NAME_CHARS_MAX} are allowed")
+    return name
 
 
 def _source(raw: Mapping[str, Any]) -> SourceSpec:
@@ -199,7 +207,7 @@ def _check_filter(options: dict[str, Any], where: str, source: SourceSpec) -> No
     if tests[0] == "matches":
         try:
             re.compile(wanted)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             _refuse(f"{where}.matches", f"not a regular expression: {error}")
 
 

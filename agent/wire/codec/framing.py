@@ -19,7 +19,7 @@ PROTOCOL_VERSION = 1
 PREFIX = struct.Struct(">II")
 # A header holds ids, offsets and short lists; the largest is a job's plan or a listing page.
 HEADER_BYTES_MAX = 4 * 1024 * 1024
-# Twice the default block, so that a whole block can be moved in one frame.
+# Twice the default block, so that one frame can carry a whole block.
 PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
 
 Buffer = bytes | bytearray | memoryview
@@ -29,7 +29,7 @@ Buffer = bytes | bytearray | memoryview
 class Frame:
     """One message: ``header`` holds plain values, ``payload`` raw bytes.
 
-    On a Unix socket an open file may come along; whoever gets the frame closes ``descriptor``.
+    On a Unix socket an open file may come with it; the receiver closes ``descriptor``.
     """
 
     header: dict[str, Any]

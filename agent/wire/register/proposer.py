@@ -58,7 +58,7 @@ def anything(key: str, value: Any) -> None:
 
 
 class _Inbox:
-    """The answers that one operation waits for; ``over`` keeps asks from being sent that nobody needs."""
+    """The answers that one operation waits for; with ``over`` set, no further requests are sent."""
 
     def __init__(self, key: str, deadline: Deadline) -> None:
         self.key = key

@@ -17,7 +17,7 @@ from agent.membership.core.beliefs import gossip, suspicion, table
 from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.beliefs.suspicion import Suspicion
 from agent.membership.core.beliefs.table import Table
-from agent.membership.core.detectors.reconnect import Lost
+from agent.membership.core.detectors.reconnect import Reconnector
 from agent.membership.core.monitor import Monitor
 from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
@@ -38,7 +38,7 @@ def _refute_in_place(self: Roster, now: float, member: Member, accuser: str) -> 
         self.announce_me()
 
 
-def _bury_by_hearsay(self: Roster, now: float, member: Member, current: Member, accuser: str) -> None:
+def _believe_death_at_once(self: Roster, now: float, member: Member, current: Member, accuser: str) -> None:
     self.put(now, member, accuser)
 
 
@@ -46,7 +46,7 @@ def _nothing(*_: Any, **__: Any) -> None:
     """Does not do what it should."""
 
 
-def _no_names(self: Lost) -> list[str]:
+def _no_names(self: Reconnector) -> list[str]:
     return []
 
 
@@ -132,7 +132,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "refutes without raising its incarnation",
         "a suspect refutes with a higher incarnation",
         MEMBERSHIP,
-        ((Roster, "_hear_about_me", _refute_in_place),),
+        ((Roster, "_merge_about_me", _refute_in_place),),
     ),
     PlantedBug(
         "a suspicion beats a newer incarnation",
@@ -162,13 +162,13 @@ BUGS: tuple[PlantedBug, ...] = (
         "dead by hearsay at once",
         "a death that is heard of needs a suspicion of one's own",
         MEMBERSHIP,
-        ((Roster, "_hear_death", _bury_by_hearsay),),
+        ((Roster, "_merge_death", _believe_death_at_once),),
     ),
     PlantedBug(
         "no lateness guard",
         "a node that did not run passes no verdicts",
         MEMBERSHIP,
-        ((Monitor, "_forgive_lateness", _nothing),),
+        ((Monitor, "_extend_deadlines", _nothing),),
         ("refuse", "pause_suspecting", "slow"),
     ),
     PlantedBug(
@@ -213,7 +213,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "the dead are never asked again",
         "partitions heal by themselves",
         MEMBERSHIP,
-        ((Lost, "_names", _no_names),),
+        ((Reconnector, "_names", _no_names),),
     ),
     PlantedBug(
         "a later boot is adopted in words only",

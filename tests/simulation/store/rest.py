@@ -61,18 +61,18 @@ def _crashes(run: StoreRun) -> list[str]:
 
 def left_over(name: str, service: Service) -> list[str]:
     """Returns what a store agent at rest still has in hand."""
-    blocks, puts = service._blocks, service._puts
-    assert blocks is not None
+    replicas, puts = service._replicas, service._puts
+    assert replicas is not None
     assert puts is not None
     held = {
         "puts": len(puts._puts),
         "slots of puts": 3 - puts.free_slots,
-        "incoming blocks": blocks.incoming._taken,
-        "requests that wait for the core": len(blocks._waiters),
-        "locks of files": len(blocks._opening),
+        "incoming blocks": replicas.transfers._taken,
+        "requests that wait for the core": len(replicas._waiters),
+        "locks of files": len(replicas._opening),
         "requests in progress": service._server.in_progress + service._task_server.in_progress,
-        "events of the core": len(blocks.engine._events) if blocks.engine is not None else 0,
-        "seals that wait": blocks._seals.waiting,
+        "events of the core": len(replicas.engine._events) if replicas.engine is not None else 0,
+        "seals that wait": replicas._seals.waiting,
         "calls that wait": sum(lane.waiting for lane in service._peers._lanes.values()),
         "asks that wait": service._registers._pool.waiting,
         "marks of a new disk": int(service._new_disk.pending),

@@ -44,9 +44,13 @@ def test_a_good_configuration_has_defaults_for_the_rest(tmp_path: Path) -> None:
         ({"hydfs": {"block_size": 1}}, ["hydfs", "unknown key 'block_size'", "'block_size_bytes'"]),
         ({"hydfs": {"replicas": "three"}}, ["hydfs.replicas", "expected int", "'three'"]),
         ({"hydfs": {"replicas": True}}, ["hydfs.replicas", "expected int"]),
-        ({"hydfs": {"replicas": -1}}, ["hydfs.replicas", "negative"]),
+        ({"hydfs": {"replicas": -1}}, ["hydfs.replicas", "0 or more"]),
         ({"hydfs": {"ack": "alll"}}, ["hydfs.ack", "unknown ack 'alll'", "all"]),
         ({"hydfs": {"replicas": 0}}, ["hydfs.replicas", "at least 1"]),
+        ({"membership": {"probe_interval_s": float("nan")}}, ["probe_interval_s", "0 or more"]),
+        ({"membership": {"probe_interval_s": float("inf")}}, ["probe_interval_s", "0 or more"]),
+        ({"logs": {"spool_bytes": 0}}, ["logs.spool_bytes", "at least 1"]),
+        ({"log_dir": 3}, ["log_dir", "expected str"]),
         ({"voters": []}, ["voters", "names no node"]),
         ({"membership": {"probe_interval_s": "1"}}, ["membership.probe_interval_s", "expected float"]),
         ({"peers": {}}, ["peers", "expected a list"]),
@@ -83,3 +87,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The path that was tried is in the error."""
     with pytest.raises(ConfigError, match=r"absent\.yml"):
         load(str(tmp_path / "absent.yml"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(str(tmp_path))
+
+
+def test_folders_and_sockets_lie_below_the_data_folder_unless_they_are_named(tmp_path: Path) -> None:
+    config = _load(tmp_path, GOOD)
+    assert config.socket_path("logs") == f"{config.data_dir}/run/logs.sock"
+    assert config.log_folder() == Path(config.data_dir) / "logs"
+    named = _load(tmp_path, {**GOOD, "run_dir": "/run/x", "log_dir": "/var/log/x"})
+    assert named.socket_path("logs") == "/run/x/logs.sock"
+    assert named.log_folder() == Path("/var/log/x")
+    assert config.membership.probe_duration_s >= config.membership.probe_interval_s

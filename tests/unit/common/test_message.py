@@ -88,6 +88,7 @@ def test_missing_fields_of_an_older_peer_have_defaults() -> None:
         {"record": []},
         {"record": {"offset": 1, "crc": 1 << 32}},
         {"record": None},
+        {"record": {"offset": 1, "crc": 1, "data": "eA=="}},
         {"avoid": ["a", "b", "c"]},
         {"avoid": "ab"},
         {"marks": {"w": [1]}},

@@ -275,3 +275,54 @@ def test_settled_needs_a_majority_of_the_newest() -> None:
     )
     assert settled([new, old, new, new], VOTERS) == new
     assert register.majority(VOTERS) == 3
+
+
+def test_a_voter_promises_no_ballot_twice() -> None:
+    slot, first = answer(Slot(), Prepare("r", (2, "p1")))
+    assert first.voted
+    assert not answer(slot, Prepare("r", (2, "p1")))[1].voted, "two proposers could use one ballot"
+    assert not answer(slot, Prepare("r", (1, "p2")))[1].voted
+    assert answer(slot, Prepare("r", (2, "p2")))[1].voted, "the name decides between equal counters"
+
+
+def test_a_voter_accepts_nothing_below_its_promise() -> None:
+    slot, _ = answer(Slot(), Prepare("r", (2, "p2")))
+    after, refused = answer(slot, Accept("r", (2, "p1"), "late"))
+    assert not refused.voted
+    assert after == slot
+    assert answer(slot, Accept("r", (2, "p2"), "mine"))[1].voted
+
+
+def first_phase(accepted: dict[str, tuple[int, str]]) -> tuple[Proposal, list[Any]]:
+    """Returns a proposal that appends to what it finds, and what follows from the promises of some voters."""
+    proposal = Proposal("r", lambda value: f"{value}+", VOTERS, "me", random.Random(1), counter=9)
+    effects: list[Any] = []
+    for ask in proposal.start():
+        assert isinstance(ask, Ask)
+        if ask.voter in accepted:
+            number, value = accepted[ask.voter]
+            found = Answer(True, (10, "me"), (number, "x"), value)
+            effects += proposal.handle(AnswerReceived(ask.voter, ask.attempt, found))
+    return proposal, effects
+
+
+def test_a_proposal_continues_from_the_newest_accepted_value() -> None:
+    _, effects = first_phase({"v1": (1, "old"), "v2": (3, "newest"), "v3": (2, "newer")})
+    assert [ask.request.value for ask in effects] == ["newest+"] * len(VOTERS)
+
+
+def test_a_proposal_needs_a_majority_in_each_phase() -> None:
+    assert first_phase({"v1": (1, "a"), "v2": (1, "a")})[1] == []
+    proposal, asks = first_phase({"v1": (1, "a"), "v2": (1, "a"), "v3": (1, "a")})
+    late = AnswerReceived("v4", asks[0].attempt - 1, Answer(True, (10, "me"), (1, "x"), "a"))
+    assert proposal.handle(late) == [], "a promise is no acceptance"
+    accepted = Answer(True, (10, "me"), (10, "me"), "a+")
+    outcomes = [proposal.handle(AnswerReceived(ask.voter, ask.attempt, accepted)) for ask in asks[:3]]
+    assert outcomes == [[], [], [Finished("a+")]]
+
+
+def test_a_late_answer_to_an_earlier_phase_does_not_count() -> None:
+    proposal, asks = first_phase({"v1": (1, "a"), "v2": (1, "a"), "v3": (1, "a")})
+    late = Answer(True, (10, "me"), (1, "x"), "a")
+    for voter in VOTERS:
+        assert proposal.handle(AnswerReceived(voter, asks[0].attempt - 1, late)) == []

@@ -191,3 +191,17 @@ def test_after_a_replacement_the_old_voter_is_not_needed_and_the_new_one_is_aske
         world.step()
     assert world.outcomes[3]["marks"] == ("x",)
     assert world.slots["d"] != before
+
+
+def test_a_replacement_is_accepted_by_the_old_voters_and_by_the_new_ones() -> None:
+    world = World(random.Random(1), loss=0.0)
+    proposal = world.begin(1, joint("a", "d"))  # from a, b, c to d, b, c
+    while world.pending:
+        proposal, ask, number = world.pending.pop(0)
+        if ask.voter in ("c", "d"):
+            world.carry_out(number, proposal, proposal.handle(VoterFailed(ask.voter, ask.attempt)))
+        else:
+            world.slots[ask.voter], found = answer(world.slots[ask.voter], ask.request)
+            event = AnswerReceived(ask.voter, ask.attempt, found)
+            world.carry_out(number, proposal, proposal.handle(event))
+    assert isinstance(world.outcomes[1], NoMajority), "of d, b and c only b has answered"

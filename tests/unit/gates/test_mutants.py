@@ -53,9 +53,18 @@ def test_a_mutant_that_hangs_is_killed(checkout: Path) -> None:
 def test_tests_that_fail_anyway_prove_nothing(checkout: Path) -> None:
     """The tests must pass on the code as it is."""
     mutant = Mutant("a rule", "agent/code.py", "left > right", "left < right", TESTS)
-    assert control([mutant], limit_s=15.0) == ""
+    assert control([mutant], checkout / "first", limit_s=15.0) == ""
     (checkout / "tests" / "test_code.py").write_text(GOOD.replace("== 2", "== 1"), "utf-8")
-    assert control([mutant], limit_s=15.0) == "the tests without any mutant: failed"
+    assert control([mutant], checkout / "second", limit_s=15.0) == "the tests without any mutant: failed"
+
+
+def test_a_mutant_of_a_compiled_copy_is_compiled_again(checkout: Path) -> None:
+    """The copy brings the bytecode of the unchanged module, whose time and size may be the mutant's."""
+    mutant = Mutant("a rule", "agent/code.py", "left > right", "left < right", TESTS)
+    origin = checkout / "origin"
+    assert control([mutant], origin, limit_s=15.0) == ""
+    assert list(origin.glob("agent/__pycache__/code.*"))
+    assert judge(mutant, origin, limit_s=15.0).outcome == "killed"
 
 
 @pytest.mark.parametrize("mutant", mutant_list.MUTANTS, ids=lambda mutant: mutant.rule)

@@ -47,7 +47,7 @@ class Stores:
         self.views = {name: SettableView(self.names) for name in self.names}
         # The path of a Unix socket may have 107 bytes at most.
         self._sockets = Path(tempfile.mkdtemp(prefix="rs-"))
-        self._settings = {"block_size_bytes": 64 * 1024, "reserve_bytes": 0, "ack_timeout_s": 1.0, **settings}
+        self._settings = {"block_size_bytes": 64 * 1024, "reserve_bytes": 0, "ack_timeout_s": 3.0, **settings}
         authority = Authority(folder / "keys")
         authority.create("test")
         for name in [*self.names, "operator"]:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.common.message import Done
 from agent.common.shell import clock
 from agent.membership.attachment import RENEWAL_INTERVAL_S, Attachment
-from agent.wire.server import Reply, Request, Server
+from agent.membership.messages import Attach
+from agent.wire.endpoint import Call, by_kind, endpoint
+from agent.wire.server import Server
 from tests.support import wait_until
 
 
@@ -28,7 +31,7 @@ class Agent:
     def start(self) -> None:
         self.server = Server(
             "membership",
-            {"membership.attach": self._attach},
+            by_kind(endpoint(Attach, self._attach)),
             on_disconnect=lambda peer, connection: self.detached.append(connection),
         )
         self.server.listen_unix(self.path)
@@ -39,11 +42,10 @@ class Agent:
             self.server.stop()
             self.server = None
 
-    def _attach(self, request: Request) -> Reply:
-        heard = {str(name): float(age_s) for name, age_s in request.fields["heard"]}
-        self.attached.append((request.connection, str(request.fields["service"]), heard))
+    def _attach(self, request: Attach, call: Call) -> Done:
+        self.attached.append((call.connection, request.service, dict(request.heard)))
         self.late.wait(20)
-        return Reply()
+        return Done()
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_another_format_is_refused_by_its_number(datagram: Datagram) -> None:
         decode(msgpack.packb(fields))
 
 
-def test_a_datagram_that_some_path_would_drop_is_an_error_at_the_sender() -> None:
+def test_datagram_beyond_the_mtu_is_an_error_at_the_sender() -> None:
     member = Member("n" * 63, "ab" * 16, 1, 0, State.ALIVE, "a" * 63, 7100)
     with pytest.raises(FrameTooLarge, match="GOSSIP datagram takes"):
         encode(Datagram(Kind.GOSSIP, updates=(Update(member),) * 10))

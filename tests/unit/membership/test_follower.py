@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from agent.common.errors import Overloaded
 from agent.membership.follower import HeldView, ViewFollower
+from agent.membership.messages import ViewReply, WatchView
 from agent.membership.view import EMPTY, NodeEntry, View
-from agent.wire.server import Reply, Request, Server
+from agent.wire.endpoint import Call, by_kind, endpoint
+from agent.wire.server import Server
 from tests.support import wait_until
 
 NODES = {name: NodeEntry("up", f"{index:032x}:1", 1) for index, name in enumerate(["vm1", "vm2", "vm10"])}
@@ -28,14 +29,14 @@ class Agent:
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "run" / "membership.sock")
         self.held = HeldView()
-        self.answer: Callable[[], dict[str, Any]] = lambda: self.held.current().as_fields()
+        self.answer: Callable[[], View] = self.held.current
         self.polls = 0
         self.stopping = threading.Event()
         self.server: Server | None = None
 
     def start(self) -> None:
         self.stopping.clear()
-        self.server = Server("membership", {"membership.watch": self._watch})
+        self.server = Server("membership", by_kind(endpoint(WatchView, self._watch)))
         self.server.listen_unix(self.path)
 
     def stop(self) -> None:
@@ -44,14 +45,14 @@ class Agent:
             self.server.stop()
             self.server = None
 
-    def _watch(self, request: Request) -> Reply:
+    def _watch(self, request: WatchView, call: Call) -> ViewReply:
         self.polls += 1
-        end = request.fields["wait_s"]
-        while self.held.current().version <= request.fields["version"] and not self.stopping.is_set():
-            if end <= 0 or self.held.reach(request.fields["version"] + 1, 0.05):
+        left_s = request.wait_s
+        while self.held.current().version <= request.version and not self.stopping.is_set():
+            if left_s <= 0 or self.held.reach(request.version + 1, 0.05):
                 break
-            end -= 0.05
-        return Reply({"view": self.answer()})
+            left_s -= 0.05
+        return ViewReply(self.answer())
 
 
 @pytest.fixture
@@ -122,11 +123,11 @@ def test_malformed_view_is_refused_and_the_next_one_taken(agent: Agent, follower
     heard: list[View] = []
     follower.subscribe(heard.append)
     agent.held.set(view(1))
-    agent.answer = lambda: {**view(9).as_fields(), "leader": "nobody"}
+    agent.answer = lambda: view(9, leader="nobody")
     follower.start()
     wait_until(lambda: agent.polls >= 2, 5.0, "it asks again")
     assert (follower.current(), heard) == (EMPTY, [])
-    agent.answer = lambda: view(3).as_fields()
+    agent.answer = lambda: view(3)
     assert follower.reach(3, 5.0)
 
 

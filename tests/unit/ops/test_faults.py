@@ -143,9 +143,7 @@ def test_the_records_survive_their_writer_and_damage(tmp_path: Path) -> None:
         pass
 
 
-def test_a_fault_is_recorded_before_it_is_applied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_is_recorded_before_it_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Fault] = []
 
     class Here(LocalMachines):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from agent.common.errors import NotLeader
+from agent.common.errors import ConnectionLost, DeadlineExceeded, NotLeader, RainStormError, Unreachable
 from agent.rainstorm import client as client_module
 from agent.rainstorm.client import RainstormClient
-from agent.rainstorm.messages.client import OneJob, Wait
-from agent.wire.client import Client
+from agent.rainstorm.messages.client import JobList, OneJob, Submitted, Wait
+from agent.wire.client import Answered, Client
 from agent.wire.endpoint import Call, by_kind, endpoint
 from agent.wire.server import Server
 from tests.unit.rainstorm.statuses import job_status
@@ -23,6 +24,7 @@ LEADERLESS_S = 0.3
 def test_a_leader_lost_near_the_end_of_a_long_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, outcome: str
 ) -> None:
+    """It asks the next leader; without one it gives up after a while."""
     monkeypatch.setattr(client_module, "LEADERLESS_S", LEADERLESS_S)
     asked = 0
 
@@ -46,3 +48,51 @@ def test_a_leader_lost_near_the_end_of_a_long_wait(
         client.close()
         server.stop()
     assert found == outcome
+
+
+class Targets:
+    """A wire client whose nodes end as told."""
+
+    def __init__(self, **outcomes: Any) -> None:
+        self.outcomes = outcomes
+        self.asked: list[str] = []
+
+    def ask(self, target: str, request: Any, *, timeout_s: float) -> Any:
+        self.asked.append(target)
+        outcome = self.outcomes[target]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return Answered(outcome, b"")
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "RETRY_S", 0.001)
+
+
+def test_the_next_node_is_asked_and_remembered() -> None:
+    """A node that is down is asked last from then on."""
+    wire = Targets(a=Unreachable("down"), b=JobList((job_status(),)))
+    client = RainstormClient(cast("Client", wire), ["a", "b"])
+    assert [job.job for job in client.jobs()] == ["j-1"]
+    assert client.tasks() == []
+    assert wire.asked == ["a", "b", "b"]
+
+
+@pytest.mark.parametrize("error", [ConnectionLost("broke"), DeadlineExceeded("late")])
+def test_what_must_happen_once_is_not_asked_again(error: RainStormError) -> None:
+    """The outcome is unknown; a question may be asked again."""
+    wire = Targets(a=error, b=Submitted("j-1"))
+    client = RainstormClient(cast("Client", wire), ["a", "b"])
+    with pytest.raises(type(error)):
+        client.submit({})
+    assert wire.asked == ["a"]
+    wire.outcomes["b"] = JobList(())
+    assert client.jobs() == []
+
+
+def test_a_client_without_nodes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the time that a cluster may be without a leader."""
+    monkeypatch.setattr(client_module, "LEADERLESS_S", 0.01)
+    with pytest.raises(Unreachable, match="no node of the cluster is known"):
+        RainstormClient(cast("Client", Targets()), []).jobs()

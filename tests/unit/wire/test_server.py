@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +20,17 @@ from agent.common.errors import (
     ConfigError,
     ConnectionLost,
     DeadlineExceeded,
+    FrameTooLarge,
     Internal,
+    InvalidMessage,
     NotFound,
     PortInUse,
     ProtocolError,
     Unreachable,
 )
-from agent.common.shell import clock
+from agent.common.shell import clock, network, threads
 from agent.wire import auth
+from agent.wire import server as serving
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
 from agent.wire.connection import Connection, FileSlice
@@ -59,6 +64,14 @@ def _answer(request: Request) -> Reply:
             threading.Event().wait(2)
         case "gate":
             GATE.wait(5)
+        case "large":
+            return Reply({"value": "x" * 5_000_000}, request.payload)
+        case "surrogate":
+            return Reply({"value": "\udcff"})
+        case "object":
+            return Reply({"value": object()})
+        case "bad error":
+            raise NotFound("file \udcff", details={"name": "\udcff"})
     return Reply({"peer": request.peer}, request.payload)
 
 
@@ -123,7 +136,7 @@ def test_errors_come_back_as_themselves_and_the_connection_stays(place: Place) -
     assert place.client.call(place.address, "echo").fields["ok"]
 
 
-def test_a_foreign_certificate_is_turned_away(place: Place) -> None:
+def test_a_certificate_of_another_authority_is_refused(place: Place) -> None:
     """A certificate of another authority opens no connection, in neither direction."""
     stranger = Client(auth.client_context(_tls(place.folder, "vm3", "other")))
     with pytest.raises(Unreachable):
@@ -135,7 +148,7 @@ def test_a_foreign_certificate_is_turned_away(place: Place) -> None:
         pretender.call(place.address, "echo")
 
 
-def test_a_node_that_is_not_the_one_meant_is_refused(place: Place) -> None:
+def test_a_node_with_another_name_is_refused(place: Place) -> None:
     """The name in the server's certificate must be the one asked for."""
     with pytest.raises(Unreachable, match="vm7"):
         place.client.call(Address("127.0.0.1", place.port, "vm7"), "echo")
@@ -168,7 +181,7 @@ def test_closing_a_client_ends_the_request_that_waits(place: Place, local: bool)
     assert ended == ["lost"]
 
 
-def test_a_stopping_server_answers_what_it_has_in_progress(place: Place) -> None:
+def test_a_stopping_server_finishes_the_requests_in_progress(place: Place) -> None:
     GATE.clear()
     answers: list[object] = []
 
@@ -209,8 +222,8 @@ def test_a_taken_port_is_named(place: Place) -> None:
     assert "ss -ltnp" in refused.value.hint
 
 
-def test_the_server_hears_when_a_peer_leaves(place: Place) -> None:
-    """The kernel's word is passed on with the name of the peer."""
+def test_the_server_learns_when_a_peer_leaves(place: Place) -> None:
+    """The callback gets the name of the peer."""
     place.client.call(place.address, "echo")
     place.client.close()
     wait_until(lambda: place.left == ["vm2"], 5, "the disconnect is noticed")
@@ -227,7 +240,7 @@ def test_the_server_hears_when_a_peer_leaves(place: Place) -> None:
     ids=["http", "oversize", "no msgpack", "one byte"],
 )
 def test_garbage_closes_its_own_connection_only(place: Place, data: bytes) -> None:
-    """A peer that speaks something else is dropped; others do not notice."""
+    """A peer that sends something else is disconnected; others do not notice."""
     with socket.socket(socket.AF_UNIX) as rogue:
         rogue.connect(place.unix)
         rogue.sendall(data)
@@ -263,3 +276,157 @@ def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
     tls = _tls(tmp_path, "vm1")
     assert os.stat(tls.key).st_mode & 0o777 == 0o600
     assert os.stat(tmp_path / "ca" / "ca.key").st_mode & 0o777 == 0o600
+
+
+def test_an_acceptor_whose_thread_cannot_be_started_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process with too many threads refuses this connection, says so, and takes the next one."""
+    monkeypatch.setattr(serving, "ACCEPT_RETRY_S", 0.01)
+    failing = threading.Event()
+    failing.set()
+    start = threading.Thread.start
+
+    def cannot(self: threading.Thread) -> None:
+        if failing.is_set() and "-connection-" in self.name:
+            failing.clear()
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", cannot)
+    with pytest.raises(Unreachable):
+        place.client.call(place.unix, "echo")
+    assert "connection_refused server=test reason=no_thread" in caplog.text
+    assert place.client.call(place.unix, "echo").fields["ok"]
+
+
+def test_one_connection_too_many_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "CONNECTIONS_MAX", 1)
+    assert place.client.call(place.unix, "echo").fields["ok"]
+    other = Client(None)
+    with pytest.raises(Unreachable):
+        other.call(place.unix, "echo")
+    assert "reason=too_many" in caplog.text
+    place.client.close()
+    wait_until(lambda: _answers(other, place.unix), 5.0, "the place of the connection that ended is free")
+    other.close()
+
+
+def _answers(client: Client, target: str) -> bool:
+    try:
+        return bool(client.call(target, "echo").fields["ok"])
+    except (Unreachable, ConnectionLost):
+        return False
+
+
+def test_a_failed_accept_is_logged_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Out of descriptors: the acceptor must outlive it."""
+    monkeypatch.setattr(serving, "ACCEPT_RETRY_S", 0.01)
+    accept = socket.socket.accept
+    errors = [OSError(errno.EMFILE, "too many open files")]
+
+    def failing(self: socket.socket) -> Any:
+        if errors:
+            raise errors.pop()
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    server, client = Server("test", {"echo": _answer}), Client(None)
+    server.listen_unix(str(tmp_path / "test.sock"))
+    assert client.call(str(tmp_path / "test.sock"), "echo").fields["ok"]
+    assert "accept_failed server=test" in caplog.text
+    client.close()
+    server.stop()
+
+
+def test_a_defect_in_a_connection_s_thread_leaves_a_line_and_ends_that_connection_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = threads.deaths()
+    monkeypatch.setattr(place.server, "_answer", lambda key, connection: 1 / 0)
+    with pytest.raises(ConnectionLost):
+        place.client.call(place.unix, "echo")
+    wait_until(lambda: "connection_failed server=test peer=local" in caplog.text, 5.0, "it is logged")
+    assert "ZeroDivisionError" in caplog.text
+    monkeypatch.undo()
+    assert place.client.call(place.unix, "echo").fields["ok"]
+    assert threads.deaths() == before
+
+
+def test_a_defect_in_the_disconnect_callback_leaves_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(peer: str, key: int) -> None:
+        raise ZeroDivisionError
+
+    server, client = Server("test", {}, on_disconnect=fail), Client(None)
+    path = str(tmp_path / "test.sock")
+    server.listen_unix(path)
+    client.call(path, "ping")
+    client.close()
+    wait_until(lambda: "disconnect_handler_failed" in caplog.text, 5.0, "it is logged")
+    server.stop()
+
+
+@pytest.mark.parametrize("want", ["large", "surrogate", "object"])
+def test_a_reply_that_is_no_frame_is_answered_with_an_error(place: Place, want: str) -> None:
+    """The caller learns why, and the connection stays."""
+    place.client.call(place.unix, "echo")
+    with pytest.raises((FrameTooLarge, InvalidMessage)):
+        place.client.call(place.unix, "echo", {"want": want})
+    assert place.client.call(place.unix, "echo").fields["ok"]
+    assert place.left == []
+
+
+def test_an_error_whose_text_or_details_no_frame_can_hold_still_arrives(place: Place) -> None:
+    with pytest.raises(NotFound, match=r"file \?") as refused:
+        place.client.call(place.unix, "echo", {"want": "bad error"})
+    assert refused.value.details == {}
+
+
+def test_who_calls_is_told_for_each_request_that_is_handled(tmp_path: Path) -> None:
+    callers: list[str] = []
+    server, client = Server("test", {}, on_request=callers.append), Client(None)
+    path = str(tmp_path / "test.sock")
+    server.add({"echo": _answer})
+    server.listen_unix(path)
+    client.call(path, "echo")
+    with pytest.raises(ProtocolError):
+        client.call(path, "unknown")
+    client.call(path, "ping")
+    assert callers == ["local", "local"]
+    client.close()
+    server.stop()
+
+
+def test_a_request_that_brings_a_file_does_not_use_up_descriptors(place: Place) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with contextlib.closing(Connection(network.dial_unix(place.unix, 5.0), "server")) as connection:
+        limit = Deadline(clock.monotonic(), 5.0)
+        connection.send({"type": "hello", "version": 1}, b"", limit)
+        connection.receive(limit)
+        for _ in range(3):
+            connection.send({"type": "echo"}, b"", limit, 0)
+            assert connection.receive(limit).header["ok"]
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, 5.0, "the connection is closed")
+
+
+@pytest.mark.parametrize("hello", [{"type": "ping"}, {"type": "hello", "version": "1"}, {}, {"version": 1}])
+def test_a_malformed_handshake_is_refused_with_a_code(place: Place, hello: dict[str, Any]) -> None:
+    with contextlib.closing(Connection(network.dial_unix(place.unix, 5.0), "server")) as connection:
+        limit = Deadline(clock.monotonic(), 5.0)
+        connection.send(hello, b"", limit)
+        assert connection.receive(limit).header["error"]["code"] in ("PROTOCOL_ERROR", "INVALID_MESSAGE")
+        with pytest.raises(ConnectionLost):
+            connection.receive(limit)
+
+
+def test_when_a_peer_was_heard_is_noted_by_name(place: Place) -> None:
+    place.client.call(place.unix, "echo")
+    assert place.server.heard_at == {}
+    place.client.call(place.address, "echo")
+    assert list(place.server.heard_at) == ["vm2"]

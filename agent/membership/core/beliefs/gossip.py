@@ -1,9 +1,9 @@
-"""The queue of updates that ride on datagrams, each a limited number of times (SWIM section 4.1).
+"""The queue of updates that datagrams carry, each a limited number of times (SWIM section 4.1).
 
-An update is sent ``4 * ceil(log10(N + 1))`` times, least-sent first, then it is dropped: epidemic spread
-needs O(log N) repetitions. A newer record of a name replaces the older ones. Accusations by
-different accusers are separate entries: each one is a confirmation that shortens the suspicion, or one more
-report for an eviction.
+An update is sent ``4 * ceil(log10(N + 1))`` times, the least-sent ones first, and then dropped: an epidemic
+needs O(log N) repetitions to reach everybody. A newer record of a name replaces the older ones. Accusations
+by different accusers are separate entries: each one is a confirmation that shortens the suspicion, or one
+more report for an eviction.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class GossipQueue:
         """Queues an update in place of every older one about the same member.
 
         Raises:
-            FrameTooLarge: it would never fit into a datagram, so nobody would ever hear of it.
+            FrameTooLarge: it does not fit into a datagram, so no other node would ever hear of it.
         """
         name, size = update.member.name, update_bytes(update)
         if size > ROOM_BYTES:
@@ -57,7 +57,7 @@ class GossipQueue:
         for key in [key for key in self._entries if key[0] == name]:
             if self._entries[key].update.member.precedence < update.member.precedence:
                 del self._entries[key]
-        # One entry an accuser; of a record that nobody is accused by there is one.
+        # One entry for each accuser; one entry for a record without an accuser.
         accuser = update.accuser if update.member.state in (State.SUSPECT, State.DEAD) else ""
         self._order += 1
         self._entries[name, accuser] = _Entry(update, size, self._order)

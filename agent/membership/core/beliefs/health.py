@@ -1,26 +1,26 @@
 """Local health: how far this node may trust its own verdicts (Lifeguard, arXiv 1707.00788, section IV.A).
 
 The score goes from 0 (healthy) to 7. A probe that succeeds lowers it. A probe that fails raises it when none
-of the helpers even sent its negative acknowledgement: their silence says that the fault is near. Having to
-refute raises it, and so does a timer that fires late, which neither SWIM nor Lifeguard looks at: a process
-that was not scheduled cannot tell a dead peer from its own sleep. The probe interval and the time-outs are
+of the helpers sent even a negative acknowledgement, which suggests that the fault is here. A refutation
+raises it. A timer that fires late raises it as well, which neither SWIM nor Lifeguard considers: a process
+that was not scheduled cannot tell a dead peer from its own pause. The probe interval and the time-outs are
 multiplied by score + 1.
 
-Beside it stands the health of the network: how many of the answered probes took a detour, because the direct
-ping or its answer was lost or late. Where many do, refutations are lost as well, and whoever is suspected is
-given longer. The dead do not count: they answer on no way.
+A second number describes the network: the share of answered probes that were answered in their second stage
+only, because the direct ping or its answer was lost or late. Where that share is high, refutations get lost
+as well, so a suspect is given longer. Members that are dead do not count: they answer by neither route.
 """
 
 from __future__ import annotations
 
 SCORE_MAX = 7
-# A timer this late means that the machine starves or was suspended: what happened meanwhile says nothing
-# about peers.
+# A timer this late means that the machine is overloaded or was suspended: what happened meanwhile says
+# nothing about peers.
 STALL_S = 1.0
-# The share of detours is an average over about so many answers.
+# The number of answers over which the share of indirect ones is averaged.
 ANSWERS_AVERAGED = 16
-# With every answer on a detour a suspect is given 1 + this times as long. Of 30 % loss, about 45 % are.
-PATIENCE = 3.0
+# If all answers are indirect, a suspect is given 1 + this times as long. At 30 % loss about 45 % are.
+LOSS_FACTOR = 3.0
 
 
 class LocalHealth:
@@ -28,12 +28,12 @@ class LocalHealth:
 
     def __init__(self) -> None:
         self.score = 0
-        self.detours = 0.0
+        self.indirect_share = 0.0
 
     @property
-    def patience(self) -> float:
+    def suspicion_factor(self) -> float:
         """Returns the factor for the time that a suspect is given."""
-        return 1.0 + PATIENCE * round(self.detours, 1)
+        return 1.0 + LOSS_FACTOR * round(self.indirect_share, 1)
 
     @property
     def multiplier(self) -> int:
@@ -44,26 +44,26 @@ class LocalHealth:
         """Lowers the score."""
         self._change(-1)
 
-    def answered(self, *, detour: bool) -> None:
-        """Takes note of how a probe was answered: at once, or in its second stage."""
-        self.detours += (detour - self.detours) / ANSWERS_AVERAGED
+    def note_answer(self, *, indirect: bool) -> None:
+        """Counts an answer to a probe: ``indirect`` when it came in the second stage."""
+        self.indirect_share += (indirect - self.indirect_share) / ANSWERS_AVERAGED
 
     def probe_failed(self, helpers: int, nacks: int) -> None:
-        """Raises the score by the helpers (by one when there was nobody to ask), unless one of them answered.
+        """Raises the score by the number of helpers (by one if there were none), unless one of them answered.
 
-        Lifeguard adds every missing negative acknowledgement. But one that came shows that the way here is
-        good, and when several machines die at once the silent helpers are among the dead: a node that blamed
-        itself for them would be slow to say so.
+        Lifeguard adds every missing negative acknowledgement. But one that arrived shows that this node can
+        be reached, and when several machines die at once, the silent helpers are among the dead: a node that
+        raised its score for them would declare the deaths late.
         """
         if nacks == 0:
             self._change(max(1, helpers))
 
     def refuted(self) -> None:
-        """Raises the score: others find this node slow."""
+        """Raises the score: another node found this one slow."""
         self._change(1)
 
     def timer_late(self, lateness_s: float) -> bool:
-        """Takes note of a late timer; returns True for a stall, after which verdicts must be put off."""
+        """Counts a late timer; returns True for a stall, after which verdicts must be postponed."""
         if lateness_s < STALL_S:
             return False
         self._change(1)

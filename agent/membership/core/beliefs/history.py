@@ -1,4 +1,4 @@
-"""What happened to the members, as this node saw it: a bounded list that answers "why is it called dead".
+"""The history of the members, as this node saw it: a bounded list that answers "why is it called dead".
 
 Every accusation is kept with its accuser, this node's own among them, next to the changes of state that
 followed. The oldest entries go first.
@@ -10,14 +10,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from agent.membership.member import Member, State
-
-# A death leaves about ten entries; a cluster that flaps once a second is remembered for two minutes.
-ENTRIES_MAX = 1000
+from agent.membership.messages import EVENTS_MAX, ChangeKind
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that was seen at the monotonic time ``at``: what happened to a member, as said by whom."""
+    """What happened to a member at the monotonic time ``at``, and which node said so."""
 
     at: float
     about: str
@@ -27,14 +25,14 @@ class Entry:
     incarnation: int
 
 
-class Story:
+class History:
     """The newest entries about all members."""
 
     def __init__(self) -> None:
-        self._entries: deque[Entry] = deque(maxlen=ENTRIES_MAX)
+        self._entries: deque[Entry] = deque(maxlen=EVENTS_MAX)
 
     def add(self, now: float, what: str, member: Member, by: str) -> None:
-        """Takes note of something."""
+        """Adds an entry; the oldest one goes when there is no more room."""
         self._entries.append(Entry(now, member.name, what, by, member.boot, member.incarnation))
 
     def about(self, name: str) -> list[Entry]:
@@ -42,7 +40,7 @@ class Story:
         return [entry for entry in list(self._entries) if entry.about == name]
 
 
-def change(member: Member, before: Member | None) -> str:
+def change_kind(member: Member, before: Member | None) -> ChangeKind:
     """Returns the word for the change from one record of a member to the next."""
     match member.state:
         case State.SUSPECT:

@@ -1,12 +1,13 @@
-"""Whether this node may contradict those who call it silent, or has to show first that it can be reached.
+"""Whether this node may refute at once, or must first show that it can be reached.
 
-Suspicion lets whoever hears of it refute (SWIM section 4.2), and so a node that receives only one datagram of
-five stays a member for ever: it hears of some accusation, refutes, and is accused again (memberlist never
-removes such nodes: Rapid, USENIX ATC 2018, section 7). From its own probes it cannot see whose fault that is,
-but it hears whom the others accuse. When several of them accuse this node, and lately none of them anybody
-else, then the fault is here. It asks its accusers directly and refutes when nearly all answer at once: a node
-that was paused is back after a round trip, one whose datagrams get lost stays out until they no longer do.
-When all links are bad everybody is accused by everybody, and everybody refutes.
+A suspected node that hears of the suspicion refutes it (SWIM section 4.2). So a node that receives only one
+datagram in five stays a member indefinitely: it hears of some accusation, refutes it, and is accused again
+(memberlist never removes such nodes: Rapid, USENIX ATC 2018, section 7). From its own probes the node cannot
+tell where the fault is, but it hears whom the others accuse. If several of them accuse this node, and none of
+them has accused any other node lately, the fault is here. The node then pings its accusers and refutes only
+when nearly all of them answer in time: a node that was paused is back after a round trip, and a node whose
+datagrams get lost stays out until they no longer do. When all links are bad, all nodes accuse each other, and
+all of them refute.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from agent.common.config import MembershipConfig
 if TYPE_CHECKING:
     import random
 
-# So many accusers make it likely that the fault is here, provided that there are so many others.
+# With this many accusers the fault is likely here, provided that there are as many other members.
 ACCUSERS = 3
-# What was said longer ago than this is forgotten.
+# More accusers than this add nothing: the test pings six of them.
+ACCUSERS_MAX = 64
+# Accusations older than this do not count.
 WINDOW_S = 5.0
-# Of a datagram in five that gets through: 5 of 6 questions are answered once in 600 tests.
+# If one datagram in five gets through, 5 of 6 questions are answered in one of 600 tests.
 QUESTIONS = 6
 ANSWERS = 5
-# A node that fails is reminded of its death by many others, and each test is another chance to pass by luck.
+# Many others tell a failed node that it is dead, and each test is another chance to pass by luck.
 AGAIN_S = 1.0
 # Sequence numbers of its own, so that an answer is not mistaken for one to a probe.
 FIRST_SEQUENCE = 1 << 40
 
 
 class SelfTest:
-    """The accusations that one node has heard, and its test when they single it out."""
+    """The accusations that one node has heard, and its test when they are about this node only."""
 
     def __init__(self, config: MembershipConfig, rng: random.Random) -> None:
         self._config = config
@@ -45,32 +48,38 @@ class SelfTest:
         self._again_at = float("-inf")
 
     def accused(self, now: float, accuser: str) -> None:
-        """Takes note that ``accuser`` finds this node silent."""
+        """Notes that ``accuser`` got no answer from this node."""
         if accuser:
-            self._accused_at[accuser] = now
+            for name in [name for name, at in self._accused_at.items() if now - at > WINDOW_S]:
+                del self._accused_at[name]
+            if accuser in self._accused_at or len(self._accused_at) < ACCUSERS_MAX:
+                self._accused_at[accuser] = now
 
     def others_accused(self, now: float) -> None:
-        """Takes note that another node than this one found a third one silent."""
+        """Notes that another node got no answer from a third one."""
         self._others_accused_at = now
 
     def accusers(self, now: float) -> list[str]:
-        """Returns who accused this node lately."""
+        """Returns the names of the nodes that accused this one lately."""
         return [name for name, at in self._accused_at.items() if now - at <= WINDOW_S]
 
     def is_needed(self, now: float, others: int, *, dead: bool) -> bool:
-        """Tells whether this node, of ``others`` more, is singled out and must not simply refute.
+        """Tells whether this node must pass a test before it refutes.
 
         Args:
-            dead: it is not suspected but dead already, and has heard of none of the suspicions before.
+            now: the present instant.
+            others: the number of other members.
+            dead: this node was declared dead without having heard of any suspicion.
         """
         if now - self._others_accused_at <= WINDOW_S or others < 2:
             return False
         return len(self.accusers(now)) >= (1 if dead else min(ACCUSERS, others))
 
     def begin(self, now: float, live: list[str]) -> list[tuple[str, int]]:
-        """Returns whom to ping, and with which sequence numbers: nobody while a test is under way or fresh.
+        """Returns the members to ping, with sequence numbers; none shortly after the previous test began.
 
         Args:
+            now: the present instant.
             live: further members to ask when there are few accusers.
         """
         if now < self._again_at:
@@ -80,7 +89,7 @@ class SelfTest:
         names += [name for name in live if name not in names]
         names = names[:QUESTIONS]
         if not names:
-            return []  # all is long ago; the next accusation says how things stand
+            return []  # all accusations are old; the next one shows how things stand
         asked = [(names[index % len(names)], self._sequence + index) for index in range(QUESTIONS)]
         self._sequence += QUESTIONS
         self._unanswered = {sequence for _, sequence in asked}
@@ -89,7 +98,7 @@ class SelfTest:
         return asked
 
     def answered(self, now: float, sequence: int) -> bool:
-        """Takes note of an answer; returns True when the test is passed by it."""
+        """Counts an answer; returns True when the test is passed with it."""
         if sequence not in self._unanswered or now > self._ends_at:
             return False
         self._unanswered.discard(sequence)

@@ -1,10 +1,10 @@
 """How long a suspect may take to refute (Lifeguard, arXiv 1707.00788, section IV.B).
 
-A suspicion starts with a long time-out, because the accuser itself may be the sick one, and shrinks with each
-independent confirmation: ``T(C) = max(Smin, Smax - (Smax - Smin) * ln(C + 1) / ln(k + 1))``, where
-``Smin = suspicion_min_probes * probe interval * max(1, log10 N) * patience`` (patience is 1 in a network that
-loses nothing, see ``health``), ``Smax = suspicion_max_factor * Smin`` and ``k = min(3, N - 2)`` confirmations
-bring it down to Smin. With k = 0 (two nodes) nobody else could confirm.
+A suspicion starts with a long time-out, because the fault may be with the accuser, and each independent
+confirmation shortens it: ``T(C) = max(Smin, Smax - (Smax - Smin) * ln(C + 1) / ln(k + 1))``, where
+``Smin = suspicion_min_probes * probe interval * max(1, log10 N) * factor`` (the factor is 1 in a network
+without loss, see ``health``), ``Smax = suspicion_max_factor * Smin`` and ``k = min(3, N - 2)`` confirmations
+bring it down to Smin. With k = 0 (two nodes) no third node could confirm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agent.common.config import MembershipConfig
 from agent.membership.member import Member
 
 CONFIRMATIONS_MAX = 3
-# Every event asks for every deadline; a group has a few sizes and four counts of confirmations.
+# Every event asks for every deadline. A group has few sizes and four numbers of confirmations.
 TIMEOUTS_KEPT = 256
 
 
@@ -27,7 +27,7 @@ def shortest_s(config: MembershipConfig, members: int) -> float:
 
 
 def confirmations_wanted(members: int) -> int:
-    """Returns k, how many confirmations bring the time-out down to Smin."""
+    """Returns k, the number of confirmations that bring the time-out down to Smin."""
     return max(0, min(CONFIRMATIONS_MAX, members - 2))
 
 
@@ -42,7 +42,7 @@ def timeout_s(shortest: float, longest: float, wanted: int, confirmations: int) 
 
 @dataclass(slots=True)
 class Suspicion:
-    """One running suspicion; of the ``accusers``, in the order heard, the first is no confirmer."""
+    """One running suspicion; the first of its ``accusers``, in the order heard, is no confirmation."""
 
     member: Member
     started_at: float
@@ -60,15 +60,15 @@ class Suspicion:
         accuser: str,
         config: MembershipConfig,
         members: int,
-        patience: float = 1.0,
+        factor: float = 1.0,
     ) -> Suspicion:
-        """Returns a fresh suspicion of ``member``; ``patience`` stretches it."""
-        shortest = shortest_s(config, members) * patience
+        """Returns a fresh suspicion of ``member``; ``factor`` stretches it."""
+        shortest = shortest_s(config, members) * factor
         longest = shortest * config.suspicion_max_factor
         return cls(member, now, shortest, longest, confirmations_wanted(members), [accuser])
 
     def confirm(self, accuser: str) -> bool:
-        """Counts another accuser; returns True when it is new and still wanted (so worth passing on)."""
+        """Counts another accuser; returns True when it is new and still shortens the time-out."""
         if accuser in self.accusers or len(self.accusers) > self.wanted:
             return False
         self.accusers.append(accuser)

@@ -1,8 +1,8 @@
 """The member table: one record for each node name, merged by precedence.
 
 A record's precedence is (boot, incarnation, state), compared in that order, with alive < suspect < dead <
-left. So the records of one name are totally ordered, merging is "keep the greater one", and tables converge
-whatever the order or number of deliveries (SWIM section 4.2, extended by the boot counter). Only the node
+left. So the records of one name are totally ordered, a merge keeps the greater one, and tables converge
+whatever the order and number of deliveries (SWIM section 4.2, extended by the boot counter). Only the node
 itself raises its incarnation or boot, which is how it refutes. The digest is the XOR of one checksum for each
 record: equal tables have equal digests, and a change costs one checksum, not a pass over the table.
 """
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     import random
 
 
-# Drawing at random and discarding is quicker than listing the whole table as long as most names will do.
+# Drawing at random and discarding is quicker than listing the whole table, as long as most names qualify.
 DRAWS_PER_NAME = 8
 
 
 class Table:
-    """The records of all nodes that were ever heard of.
+    """The records of all nodes ever heard of.
 
-    Nothing that happens on every datagram walks over all records: counts and the names of the dead are kept.
+    Nothing that is done for every datagram iterates over all records: counts and the names of the dead are
+    kept.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Table:
         self.live_count = 0
         self.suspect_count = 0
         self.digest = 0
-        # Grows with every record stored.
+        # Grows by one with every record stored.
         self.changes = 0
 
     def get(self, name: str) -> Member | None:
@@ -69,11 +70,11 @@ class Table:
         return current is None or member.precedence > current.precedence
 
     def live(self) -> list[Member]:
-        """Returns the records that are alive or suspect, in the order in which they were first heard of."""
+        """Returns the records that are alive or suspect, in the order first heard."""
         return [member for member in self if member.state in LIVE]
 
     def dead_names(self) -> list[str]:
-        """Returns the names that are believed dead, in the order in which they died."""
+        """Returns the names of the members that are believed dead, in the order of their deaths."""
         return list(self._dead)
 
     def sample(self, rng: random.Random, count: int, wanted: Callable[[Member], bool]) -> list[str]:
@@ -85,12 +86,12 @@ class Table:
                 chosen[name] = None
                 if len(chosen) == count:
                     return list(chosen)
-        # Few will do: list them all, so that none is missed by bad luck.
+        # Few qualify: list them all, so that none is missed by bad luck.
         able = [name for name in self._names if name not in chosen and wanted(self._members[name])]
         return [*chosen, *rng.sample(able, min(len(able), count - len(chosen)))]
 
     def __iter__(self) -> Iterator[Member]:
-        # A copy made in one step: other threads look at the table while the core changes it.
+        # A copy made in one step: other threads read the table while the core changes it.
         return iter(list(self._members.values()))
 
     def __len__(self) -> int:
@@ -99,5 +100,5 @@ class Table:
 
 def checksum(member: Member) -> int:
     """Returns what a record adds to the digest."""
-    # Not a CRC: those are linear, so that two records with the same difference would cancel each other out.
+    # Not a CRC: CRCs are linear, so two records that differ in the same way would cancel each other out.
     return mmh3.hash(f"{member.name}\0{member.uuid}\0{member.precedence}", signed=False)

@@ -1,9 +1,9 @@
-"""What a failure detector is to the monitor that runs it: a core with timers, and nothing it decides alone.
+"""The interface of a failure detector to the monitor that runs it.
 
-A detector looks for signs of life and, when they stay away, calls ``Roster.accuse``. What an accusation means
-(suspicion first or death at once, confirmations, refutation) is the roster's business and the same for all
-detectors. Each detector hears every datagram, also while it is not in charge; only the one in charge has
-timers and accuses.
+A detector waits for signs of life and calls ``Roster.accuse`` when there are none. The roster decides what an
+accusation means (suspicion first or death at once, confirmations, refutation), in the same way for all
+detectors. Each detector receives every datagram, even while it is not active; only the active one has timers
+and accuses.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from agent.membership.datagrams import Datagram
 
 
 class Detector(Protocol):
-    """A way to find out who does not live any more."""
+    """A way to find out which members have failed."""
 
     def start(self, now: float) -> None:
-        """Takes charge: from now on silence leads to accusations."""
+        """Becomes active: from now on silence leads to accusations."""
 
     def stop(self) -> None:
-        """Gives up charge: no timer is left and nothing more is accused."""
+        """Becomes inactive: it has no timers and accuses no member."""
 
     def receive(self, now: float, sender: str, datagram: Datagram) -> None:
-        """Takes an authenticated datagram."""
+        """Applies an authenticated datagram."""
 
     def check(self, now: float, name: str) -> None:
-        """Looks at one member at once, because it is doubted."""
+        """Probes one member at once, because it is suspected."""
 
     def forget(self, name: str) -> None:
-        """Drops what is under way about a member that is no longer believed to live."""
+        """Drops what is in progress about a member that was declared dead."""
 
-    def forgive(self, now: float, grace_s: float, stalled: bool) -> None:
-        """Puts off all verdicts: this process did not run when it should have."""
+    def extend_deadlines(self, now: float, grace_s: float, stalled: bool) -> None:
+        """Postpones all verdicts: this process did not run when it should have."""
 
     def run_timers(self, now: float) -> None:
         """Does what is due."""

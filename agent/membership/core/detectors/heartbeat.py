@@ -1,15 +1,16 @@
 """Gossip heartbeats (van Renesse, Minsky, Hayden: A Gossip-Style Failure Detection Service, 1998).
 
-Every node has a counter. Each interval it raises it and sends the newest counters that it knows of everybody
-to ``heartbeat_fanout`` members chosen at random, so nobody has to hear from all others directly. A member
-whose counter has not moved for ``heartbeat_fail_s * max(1, log10 N)`` is accused: news needs O(log N) rounds
-to reach all.
+Every node has a counter. Each interval the node raises its counter and sends the newest counters that it
+knows of all members to ``heartbeat_fanout`` members, so no node has to hear from all others directly. If a
+member's counter has not moved for ``heartbeat_fail_s * max(1, log10 N)``, the member is accused: news takes
+O(log N) rounds to reach all.
 
-A datagram holds only so many counters. In a group too large for one, each carries those that moved last and a
-random choice of the others, and the time limit grows with the number of rounds that it takes to hear of all.
+A datagram has room for a limited number of counters. In a group too large for one datagram, each carries the
+counters that moved last and a random choice of the others, and the time limit grows with the number of rounds
+that it takes to hear of all.
 
-When the counters of all others stand still, the fault is likely here: like SWIM's missing nacks that raises
-the local health score, which stretches the limit, before anybody is accused.
+When the counters of all others stand still, the fault is likely here. Like SWIM's missing nacks, this first
+raises the local health score, which extends the limit, before any member is accused.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     import random
 
 
-# Where an accusation is a death nobody can correct it, so it needs a longer silence.
+# Without suspicion an accusation is a death that nobody can refute, so it needs a longer silence.
 FINAL_FACTOR = 1.6
-# A counter is passed on in so many rounds after it has moved; then most have a newer one.
+# Number of rounds for which a counter is gossiped after it moved; by then most nodes have a newer one.
 PASSED_ON_ROUNDS = 1.5
-# A counter is to come on so many ways before its silence counts.
+# Number of times that a counter should have arrived before its silence counts.
 HEARD_TIMES = 5.0
 
 
@@ -50,7 +51,7 @@ class Heartbeat:
         self._config = config
         self._rng = rng
         self._counter = 0
-        # In the order in which they moved, the newest last.
+        # In the order in which they moved, the newest last; at most one for each member of the table.
         self._beats: dict[str, Beat] = {}
         self._moved_at: dict[str, float] = {}
         self._due_at: float | None = None
@@ -75,10 +76,10 @@ class Heartbeat:
             self._beats.pop(beat.name, None)
             self._beats[beat.name] = beat
             self._moved_at[beat.name] = now
-            self._roster.prove(beat.name, now)
+            self._roster.note_alive(beat.name, now)
 
     def check(self, now: float, name: str) -> None:
-        # The doubts ride along, and whoever is doubted refutes.
+        # The datagram carries the suspicion, which its target refutes.
         if self._due_at is not None:
             self._out.send(name, Kind.GOSSIP)
 
@@ -86,7 +87,7 @@ class Heartbeat:
         self._beats.pop(name, None)
         self._moved_at.pop(name, None)
 
-    def forgive(self, now: float, grace_s: float, stalled: bool) -> None:
+    def extend_deadlines(self, now: float, grace_s: float, stalled: bool) -> None:
         oldest = now - self.limit_s() + 2 * grace_s
         for name, moved_at in self._moved_at.items():
             self._moved_at[name] = max(moved_at, oldest)
@@ -105,7 +106,7 @@ class Heartbeat:
         return self._due_at
 
     def check_invariants(self) -> None:
-        assert self._roster.me.name not in self._beats, "my own counter comes from me alone"
+        assert self._roster.me.name not in self._beats, "only this node changes its own counter"
 
     def limit_s(self) -> float:
         """Returns how long a counter may stand still."""
@@ -134,8 +135,8 @@ class Heartbeat:
             self._roster.accuse(now, name)
 
     def _targets(self) -> list[str]:
-        """Returns to whom this round goes: everybody has a turn, which bounds how long nobody tells a member
-        of another one.
+        """Returns the targets of this round. Every member has its turn, which bounds how long a member may go
+        without news of another one.
         """
         found = dict[str, None]()
         for _ in range(self._config.heartbeat_fanout):
@@ -168,7 +169,7 @@ class Heartbeat:
 
 
 def _fitting(names: Iterable[str], room_bytes: int) -> tuple[list[str], int]:
-    """Returns as many of the names, from the first on, as have room, and the room that is left."""
+    """Returns the first of the names, as many as have room, and the room that is left."""
     chosen = []
     for name in names:
         if beat_bytes(name) > room_bytes:

@@ -1,8 +1,8 @@
 """Bookkeeping of probes: the order of targets, the probes under way, and those made for others.
 
-Targets come in round-robin order over a list that is shuffled for each pass (SWIM section 4.3): this bounds
-the time until a given member is probed, which choosing at random would not. The list is shuffled as it is
-used up, so that a probe costs the same in a group of any size. A probe has two stages: a direct
+Targets are taken in round-robin order from a list that is shuffled for each pass (SWIM section 4.3). This
+bounds the time until a given member is probed, unlike a random choice. The list is shuffled as it is used up,
+so a probe costs the same in a group of any size. A probe has two stages: a direct
 ping, and after the acknowledgement time-out indirect pings through helpers until the probe ends.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Probe:
-    """A question to one member that is not answered yet."""
+    """A probe of one member that is not answered yet."""
 
     sequence: int
     target: str
@@ -36,7 +36,7 @@ class Probe:
 
 @dataclass(slots=True)
 class Relay:
-    """A ping made for another member; it is told when the answer comes, and when none has come in time."""
+    """A ping on behalf of another member, which is told of the answer, or that there is none in time."""
 
     requester: str
     their_sequence: int
@@ -52,16 +52,16 @@ class Relay:
 
 
 class RoundRobin:
-    """Hands out names so that each comes once in every pass."""
+    """Returns names so that each one comes once in every pass."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._order: list[str] = []
 
     def next(self, names: Callable[[], Sequence[str]], allowed: Callable[[str], bool]) -> str | None:
-        """Returns the next name that is ``allowed``; a name that is new waits for the next pass at most.
+        """Returns the next name that is ``allowed``; a new name waits for the next pass at most.
 
-        ``names`` is asked for all of them when a pass begins.
+        ``names`` returns all names when a pass begins.
         """
         for _ in range(2):
             order = self._order

@@ -1,7 +1,7 @@
-"""The members that are believed dead and the contacts that never spoke: greeted for ever, one a second.
+"""Reconnecting: dead members and contacts that never answered are contacted periodically until they answer.
 
-So partitions heal and late nodes join without an operator, however long it takes. A dead member that does not
-answer is one more independent report for its eviction from the view.
+One of them is contacted each second. So partitions heal and late nodes join without an operator, however long
+it takes. A dead member that does not answer is one more independent report for its eviction from the view.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 INTERVAL_S = 1.0
 
 
-class Lost:
-    """Looks for the members that one node has lost."""
+class Reconnector:
+    """Contacts the members that one node has lost."""
 
     def __init__(
         self,
@@ -44,42 +44,42 @@ class Lost:
         self._round_robin = RoundRobin(rng)
         self._running = False
         self._next_at = 0.0
-        # Of which state of the table it is known whether anybody is lost.
+        # The state of the table (``changes``) for which ``_next_at`` was computed.
         self._seen = -1
-        # When a dead member that was greeted counts as silent.
+        # When a dead member that was contacted counts as silent; dead members only.
         self._silent_at: dict[str, float] = {}
 
     def start(self, now: float) -> None:
-        """Greets all contacts, and the lost ones again and again."""
+        """Contacts all configured nodes once, and from now on the lost ones."""
         self._running = True
         self._next_at = now + self._config.probe_interval_s
         for name in self._contacts:
-            self._greet(name)
+            self._contact(name)
 
     def stop(self) -> None:
-        """Looks for nobody any more."""
+        """Contacts no member from now on."""
         self._running = False
         self._silent_at.clear()
 
-    def greet_all(self) -> None:
-        """Greets every lost member at once."""
+    def contact_all(self) -> None:
+        """Contacts every lost member at once."""
         for name in self._names():
-            self._greet(name)
+            self._contact(name)
 
-    def ask(self, now: float, name: str) -> None:
-        """Greets a member that is believed dead, unless this node itself found it silent."""
+    def contact_dead(self, now: float, name: str) -> None:
+        """Contacts a member that was just declared dead, unless this node itself found it silent."""
         member = self._roster.table.get(name)
         if self._running and member is not None and member.state is State.DEAD:
             if self._roster.me.name not in self._roster.reporters(name):
-                self._greet(name)
+                self._contact(name)
             self._await_silence(now, name)
 
-    def forgive(self, now: float, grace_s: float) -> None:
-        """Puts off all verdicts: this process did not run when it should have."""
+    def extend_deadlines(self, now: float, grace_s: float) -> None:
+        """Postpones all verdicts: this process did not run when it should have."""
         self._silent_at = {name: max(at, now + 2 * grace_s) for name, at in self._silent_at.items()}
 
-    def follow(self, now: float) -> bool:
-        """Keeps the timer only while somebody is lost: it was every fourth event at rest.
+    def update_timer(self, now: float) -> bool:
+        """Runs the timer only while a member is lost: it made every fourth event of a group at rest.
 
         Returns:
             Whether the next deadline may have changed.
@@ -96,15 +96,17 @@ class Lost:
     def run_timers(self, now: float) -> None:
         """Does what is due."""
         for name in [name for name, at in self._silent_at.items() if at <= now]:
-            asked_at = self._silent_at.pop(name) - self._config.probe_duration_s
+            contacted_at = self._silent_at.pop(name) - self._config.probe_duration_s
             member = self._roster.table.get(name)
-            if member is not None and member.state is State.DEAD and self._heard_at.get(name, 0.0) < asked_at:
+            if member is None or member.state is not State.DEAD:
+                continue
+            if self._heard_at.get(name, 0.0) < contacted_at:
                 self._roster.accuse(now, name)
         if now >= self._next_at:
             self._next_at = now + INTERVAL_S
             lost = self._round_robin.next(self._names, self._is_lost)
             if lost is not None:
-                self._greet(lost)
+                self._contact(lost)
                 self._await_silence(now, lost)
 
     def next_deadline(self) -> float:
@@ -127,5 +129,5 @@ class Lost:
         member = self._roster.table.get(name)
         return name in self._contacts if member is None else member.state is State.DEAD
 
-    def _greet(self, name: str) -> None:
-        self._out.greet(name, Kind.GREETING)
+    def _contact(self, name: str) -> None:
+        self._out.send_hello(name, Kind.HELLO)

@@ -1,12 +1,13 @@
 """SWIM's probing with Lifeguard (SWIM, DSN 2002; Lifeguard, arXiv 1707.00788): ask one member each interval.
 
-Every probe interval one member is pinged; without an answer helpers are asked to ping it; without an answer
-from them it is accused. Helpers that get no answer say so (a *nack*): missing nacks are this node's own fault
-and raise its local health score, which slows its probes and verdicts down. A member that is doubted by others
-is probed at once by everybody who hears of it, so that confirmations are quick and independent.
+In every probe interval the node pings one member. Without an answer, it asks helpers to ping that member;
+without an answer through them either, it accuses the member. Helpers that get no answer say so (a *nack*):
+missing nacks suggest that the fault is here and raise the local health score, which slows probes and verdicts
+down. Every node that hears of a suspicion probes the suspect at once, so that confirmations are quick and
+independent.
 
-Questions of others are answered whether or not this detector is in charge: the rest of the cluster may be
-about to switch.
+Pings of others are answered even while this detector is not active: the rest of the cluster may be about to
+switch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from agent.membership.member import LIVE, State
 if TYPE_CHECKING:
     import random
 
-# A helper says that it got no answer a little before the asker's own probe ends.
+# A helper reports that it got no answer a little before the probe ends.
 NACK_AFTER = 0.8
 
 
@@ -63,7 +64,7 @@ class Swim:
                 probe = self._probes[datagram.sequence]
                 probe.nacks += 1
                 if probe.nacks == probe.helpers:
-                    probe.ends_at = now  # nobody reaches it: there is nothing more to wait for
+                    probe.ends_at = now  # no helper reaches it: there is nothing left to wait for
             case Kind.INDIRECT_PING:
                 self._relay(now, sender, datagram)
             case _:
@@ -89,7 +90,7 @@ class Swim:
         for sequence in [key for key, probe in self._probes.items() if probe.target == name]:
             del self._probes[sequence]
 
-    def forgive(self, now: float, grace_s: float, stalled: bool) -> None:
+    def extend_deadlines(self, now: float, grace_s: float, stalled: bool) -> None:
         if stalled:
             self._probes.clear()
         for probe in self._probes.values():
@@ -129,12 +130,12 @@ class Swim:
     def _acknowledged(self, now: float, sequence: int) -> None:
         probe = self._probes.pop(sequence, None)
         if probe is not None:
-            self._roster.prove(probe.target, now)
+            self._roster.note_alive(probe.target, now)
             self._health.probe_succeeded()
-            self._health.answered(detour=probe.indirect)
+            self._health.note_answer(indirect=probe.indirect)
         relay = self._relays.pop(sequence, None)
         if relay is not None:
-            self._roster.prove(relay.target, now)
+            self._roster.note_alive(relay.target, now)
             self._out.send(relay.requester, Kind.ACK, relay.their_sequence)
 
     def _relay(self, now: float, requester: str, datagram: Datagram) -> None:

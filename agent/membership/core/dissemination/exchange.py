@@ -1,13 +1,13 @@
 """Anti-entropy: two nodes compare their member tables and swap the records of the parts that differ.
 
-Every datagram carries the digest of its sender's table (five bytes: over UDP, because that finds a difference
-within a second and costs no connection); everything that follows a difference goes over an authenticated
-connection, which loses nothing and has room. The asker first sends its digest; the answer to another one
-is a digest for each of ``BUCKETS`` parts of the table; the records of the parts that differ are then
-swapped with one request. So two tables of 10,000 that differ in one record cost 300 bytes and 150 records.
+Every datagram carries the digest of its sender's table (five bytes over UDP find a difference within a second
+and need no connection). What follows goes over an authenticated connection, which loses nothing and has room.
+The asker sends its digest. If the other table has another digest, the answer holds a digest for each of
+``TABLE_PARTS`` parts of that table. The records of the parts that differ are then swapped with one request.
+So two tables of 10,000 records that differ in one record cost 300 bytes and 150 records.
 
-Left out is what is said against the receiver itself. Whom datagrams do not reach must not refute what it
-hears of over a stream, or a node behind a broken firewall rule would stay a member for ever.
+Accusations of the receiver itself are left out. A node that datagrams do not reach must not refute what it
+hears over a stream; otherwise a node behind a broken firewall rule would stay a member indefinitely.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.beliefs.table import checksum
 from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
+from agent.membership.messages import TABLE_PARTS
 
-BUCKETS = 64
-DIGESTS = struct.Struct(f">{BUCKETS}I")
-# About 200 KB each way; what is left is swapped next time.
+DIGESTS = struct.Struct(f">{TABLE_PARTS}I")
+# About 200 KB each way; the rest is swapped next time.
 RECORDS_MAX = 2500
 
 
 def bucket_of(name: str) -> int:
-    """Returns the part of the table to which a name belongs."""
-    return int(mmh3.hash(name, signed=False)) % BUCKETS
+    """Returns the part of the table that a name belongs to."""
+    return int(mmh3.hash(name, signed=False)) % TABLE_PARTS
 
 
 def digests(members: Iterable[Member]) -> bytes:
     """Returns the digest of each part of a table."""
-    found = [0] * BUCKETS
+    found = [0] * TABLE_PARTS
     for member in members:
         found[bucket_of(member.name)] ^= checksum(member)
     return DIGESTS.pack(*found)
@@ -47,17 +47,14 @@ def digests(members: Iterable[Member]) -> bytes:
 def differing(mine: bytes, theirs: bytes) -> list[int]:
     """Returns the parts in which two tables differ.
 
-    Raises:
-        ProtocolError: the other side does not speak of the same parts.
+    Both are of the length that ``digests`` gives: the messages see to that.
     """
-    if len(theirs) != DIGESTS.size:
-        raise ProtocolError(f"{len(theirs)} bytes of digests, expected {DIGESTS.size}")
     pairs = zip(DIGESTS.unpack(mine), DIGESTS.unpack(theirs), strict=True)
     return [index for index, (ours, other) in enumerate(pairs) if ours != other]
 
 
 def records(roster: Roster, parts: Iterable[int], receiver: str) -> list[Update]:
-    """Returns this node's records of some parts of the table, ``RECORDS_MAX`` at most, for ``receiver``."""
+    """Returns this node's records of some parts of the table for ``receiver``, at most ``RECORDS_MAX``."""
     wanted, found = frozenset(parts), list[Update]()
     for member in roster.table:
         against = member.name == receiver and member.state in (State.SUSPECT, State.DEAD)
@@ -78,7 +75,7 @@ def unpack(payload: bytes | bytearray | memoryview) -> tuple[Update, ...]:
     """Returns the records in a payload.
 
     Raises:
-        ProtocolError: it holds something else, or more than is ever sent.
+        ProtocolError: it holds anything else, or more records than a node sends.
     """
     try:
         found = msgpack.unpackb(payload, raw=False)

@@ -1,7 +1,7 @@
 """The keys of the gossip datagrams: the first one seals, all of them open.
 
-To replace a key without losing a datagram the new one is installed everywhere, then used everywhere, then the
-old one is removed everywhere. Users see fingerprints, never keys.
+To replace a key without losing a datagram, the new key is installed on all nodes, then used on all nodes, and
+then the old key is removed from all nodes. Users see fingerprints, never keys.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from agent.common.errors import Conflict, NotFound, UsageError
 
 KEY_BYTES = 32
 FINGERPRINT_BYTES = 4
-# A rotation needs two; more than a handful means that removing old ones is being forgotten.
+# A rotation needs two; more than a few mean that old keys are not removed.
 KEYS_MAX = 5
 
 
 def key_id(key: bytes) -> bytes:
-    """Returns the public mark of a key that each datagram carries."""
+    """Returns the public fingerprint of a key, which each datagram carries."""
     return hashlib.sha256(b"rainstorm gossip key\0" + key).digest()[:FINGERPRINT_BYTES]
 
 
 def fingerprint(key: bytes) -> str:
-    """Returns the mark of a key as users see it."""
+    """Returns the fingerprint of a key as users see it."""
     return key_id(key).hex()
 
 
@@ -31,7 +31,7 @@ def parse(text: str) -> bytes:
     """Returns the key that 64 hexadecimal digits stand for.
 
     Raises:
-        UsageError: the text is no key.
+        UsageError: the text is not a key.
     """
     try:
         key = bytes.fromhex(text.strip())
@@ -54,7 +54,7 @@ class KeyRing:
         return self.keys[0]
 
     def fingerprints(self) -> list[str]:
-        """Returns the marks of all keys, the primary's first."""
+        """Returns the fingerprints of all keys, that of the primary first."""
         return [fingerprint(key) for key in self.keys]
 
     def install(self, key: bytes) -> KeyRing:
@@ -66,7 +66,7 @@ class KeyRing:
         if key in self.keys:
             return self
         if len(self.keys) >= KEYS_MAX:
-            raise Conflict(f"the key ring holds {KEYS_MAX} keys already", hint="see them with: fab keys.list")
+            raise Conflict(f"the key ring already holds {KEYS_MAX} keys", hint="list them: fab keys.list")
         return KeyRing((*self.keys, key))
 
     def use(self, wanted: str) -> KeyRing:
@@ -75,7 +75,7 @@ class KeyRing:
         return KeyRing((key, *(other for other in self.keys if other != key)))
 
     def remove(self, wanted: str) -> KeyRing:
-        """Returns a ring without the key of this fingerprint; removing one that is not there is no error.
+        """Returns a ring without the key of this fingerprint; the ring itself when it has no such key.
 
         Raises:
             Conflict: it is the primary.
@@ -91,4 +91,4 @@ class KeyRing:
         for key in self.keys:
             if fingerprint(key) == wanted:
                 return key
-        raise NotFound(f"the key {wanted} is not installed", hint="see which are: fab keys.list")
+        raise NotFound(f"the key {wanted} is not installed", hint="list the keys: fab keys.list")

@@ -1,7 +1,7 @@
-"""What the failure detector sends: datagrams filled with gossip, with what the receiver must hear first.
+"""The datagrams that the failure detector sends, filled up with gossip.
 
-The buddy rule (Lifeguard, section IV.C): whoever is doubted hears of it with the very ping or answer that
-goes to it, so that it can refute at once.
+The buddy rule (Lifeguard, section IV.C): a ping or an answer to a suspected member carries the suspicion, so
+that the member can refute at once.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from agent.membership.member import Member, State
 
 
 class Outbox:
-    """Adds what is to be sent to the effects of the roster, whose beliefs it only reads."""
+    """Adds datagrams to the effects of the roster, whose beliefs it only reads."""
 
     def __init__(self, roster: Roster, contacts: Mapping[str, Contact]) -> None:
         self.view_version = 0
         self._roster = roster
         self._contacts = contacts
 
-    def greet(self, name: str, kind: Kind) -> None:
-        """Sends this node's own record and what it believes of the receiver."""
+    def send_hello(self, name: str, kind: Kind) -> None:
+        """Sends this node's own record and what it believes about the receiver."""
         known = self._roster.table.get(name)
         about = [self._roster.me] if known is None else [self._roster.me, known]
         self._emit(name, kind, tuple([self._roster.record(member) for member in about]))
@@ -37,12 +37,11 @@ class Outbox:
         if beats:
             room -= sum([datagrams.beat_bytes(beat.name) for beat in beats])
         updates: tuple[Update, ...] = ()
-        # The buddy rule: whoever is doubted hears it with the very ping or answer, so that it can refute at
-        # once.
+        # The buddy rule: the ping or answer itself carries the suspicion.
         for subject in (name, target) if target and target != name else (name,):
-            doubted = self._roster.table.get(subject)
-            if doubted is not None and doubted.state is not State.ALIVE:
-                updates += (self._roster.record(doubted),)
+            known = self._roster.table.get(subject)
+            if known is not None and known.state is not State.ALIVE:
+                updates += (self._roster.record(known),)
                 room -= datagrams.update_bytes(updates[-1])
         updates += self._roster.gossip.take(self._roster.table.live_count, room)
         self._emit(name, kind, updates, sequence, target, beats)

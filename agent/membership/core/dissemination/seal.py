@@ -1,16 +1,16 @@
 """Sealed datagrams: AES-256-GCM, the sender authenticated, replays dropped.
 
-Layout: format (1 byte), name length (1), name, boot (8), session (16), counter (8), mark of the key (4), then
-ciphertext and tag. All before the ciphertext is authenticated as associated data. Each session (one run of
-one agent) has keys of its own, made from the keys of the cluster's ring by HMAC-SHA256 over name, boot and
-the random session; so the counter can be the nonce, and no two datagrams of the cluster ever share key and
-nonce. A receiver keeps a window of 64 counters for each sender (as RFC 4303, section 3.4.3), whatever key
-they are sealed with, and knows only the newest boot of each.
+Layout: format (1 byte), name length (1), name, boot (8), session (16), counter (8), fingerprint of the key
+(4), then ciphertext and tag. Everything before the ciphertext is authenticated as associated data. Each
+session (one run of one agent) has its own keys, derived from the keys of the cluster's ring by HMAC-SHA256
+over name, boot and the random session. So the counter can be the nonce, and no two datagrams of the cluster
+ever share key and nonce. A receiver keeps a window of 64 counters for each sender (as RFC 4303, section
+3.4.3), whichever key they are sealed with, and knows only the newest boot of each sender.
 
-What this does not give: the key is shared, so whoever holds it can seal in the name of any node. The receiver
-also compares the address that a datagram came from with the configured one of the name (``transport``), so
-such a forger must be able to send from the victim's address. Requests that change anything go over TLS, where
-each node has a key of its own.
+The limits: the key is shared, so every holder can seal in the name of any node. The receiver therefore also
+compares the source address of a datagram with the configured address of the name (``transport``): a forger
+must be able to send from the victim's address. Requests that change anything go over TLS, where each node has
+its own key.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TAG_BYTES = 16
 TAIL = struct.Struct(f">Q{SESSION_BYTES}sQ{FINGERPRINT_BYTES}s")
 NONCE = struct.Struct(">IQ")
 WINDOW = 64
-# Beyond the nodes of any cluster: a bound on what a holder of the key can make a receiver remember.
+# More than the nodes of any cluster: a bound on what a holder of the key can make a receiver store.
 SENDERS_MAX = 4096
 
 
@@ -69,7 +69,7 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A datagram that passed: who sent it, in which life, and what it says."""
+    """A datagram that was accepted: its sender, the sender's boot, and its content."""
 
     sender: str
     boot: int
@@ -93,7 +93,7 @@ class Sealer:
 
     def use(self, key: bytes) -> None:
         """Seals with this key from now on."""
-        # One assignment, because another thread may be sealing.
+        # One assignment, because another thread may be sealing at the same time.
         self._key = key_id(key), _cipher(key, self._name, self._boot, self._session)
 
     def seal(self, data: bytes) -> bytes:
@@ -106,7 +106,7 @@ class Sealer:
 
 
 class Opener:
-    """Opens what other nodes sent."""
+    """Opens the datagrams of other nodes."""
 
     def __init__(self, *keys: bytes) -> None:
         self._keys: dict[bytes, bytes] = {}
@@ -133,7 +133,7 @@ class Opener:
         boot, session, counter, mark = TAIL.unpack_from(packet, start)
         key = self._keys.get(mark)
         if key is None:
-            raise ProtocolError("datagram is not sealed with a key of the ring")
+            raise ProtocolError("datagram is sealed with a key that is not in the ring")
         known = self._sessions.get(name)
         if known is not None and boot < known.boot:
             raise ProtocolError("datagram of an earlier boot of its sender")

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.common.deadline import Deadline
-from agent.common.errors import NotFound, ProtocolError, RainStormError
+from agent.common.errors import ConnectionLost, NotFound, ProtocolError, RainStormError
 from agent.common.shell import clock, network, threads
 from agent.common.shell.worker import Worker
 from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
@@ -59,7 +59,7 @@ class TaskProcess:
         # Commands wait here until the process has said hello. They have a thread of their own, so that a task
         # that does not read delays nobody.
         self._commands: Worker[control.Command] = Worker(
-            f"task-{number}-commands", self._deliver, COMMANDS_MAX, on_error=self._deliver_failed
+            f"task-{number}-commands", self._deliver, COMMANDS_MAX, on_error=lambda error: True
         )
         # Set when the launcher has reported the end, for the reason in ``_cause``.
         self.exited = threads.event()
@@ -71,8 +71,7 @@ class TaskProcess:
     def send(self, command: control.Command) -> None:
         """Queues a command; it is sent once the process has said hello."""
         if not self._commands.try_submit(command) and not self.ended.is_set():
-            logger.warning("task_unresponsive pid=%d commands=%d", self.pid, self._commands.waiting)
-            self.kill()
+            self._give_up(f"did not take {self._commands.waiting} commands")
 
     def kill(self) -> None:
         """Ends the process at once."""
@@ -89,13 +88,19 @@ class TaskProcess:
 
     def _deliver(self, command: control.Command) -> None:
         deadline = Deadline(clock.monotonic(), SEND_TIMEOUT_S)
-        self.connection.send(control.TO_TASK.encode(command), b"", deadline)
+        try:
+            self.connection.send(control.TO_TASK.encode(command), b"", deadline)
+        except ConnectionLost:
+            self._commands.clear()  # the process has ended; the thread that listens reports it
+        except RainStormError as error:
+            # A task that does not read its commands for this long will not read the next ones either.
+            self._give_up(f"did not take its commands: {error}")
 
-    def _deliver_failed(self, error: Exception) -> bool:
-        # A task that does not read its commands for this long will not read the next ones either.
-        logger.warning("task_unresponsive pid=%d error=%s", self.pid, error)
+    def _give_up(self, fault: str) -> None:
+        logger.warning("task_unresponsive number=%d pid=%d fault=%s", self.number, self.pid, fault)
+        self._fault = fault
+        self._commands.clear()
         self.kill()
-        return False
 
     def _listen(self) -> None:
         try:

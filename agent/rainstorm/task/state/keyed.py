@@ -13,10 +13,14 @@ from decimal import Decimal
 from typing import Any
 
 import msgpack
+import msgspec
 
+from agent.common.errors import Corrupt
 from agent.wire.codec.framing import Buffer
 
 Value = Any
+# Keys, and for each its value: an integer, or the text of a decimal or a huge integer.
+Segment = tuple[list[bytes], list[int | str]]
 
 
 class KeyedState:
@@ -91,10 +95,19 @@ def encode_changes(changes: Sequence[tuple[bytes, Value]]) -> bytes:
 
 
 def decode_changes(data: Buffer) -> dict[bytes, Value]:
-    """Returns the keys and values of a state segment."""
-    keys, values = msgpack.unpackb(data, raw=False)
-    exact = (value if isinstance(value, int) else Decimal(value) for value in values)
-    return dict(zip(keys, exact, strict=True))
+    """Returns the keys and values of a state segment.
+
+    Raises:
+        Corrupt: the bytes hold something else.
+    """
+    try:
+        keys, values = msgspec.convert(msgpack.unpackb(data, raw=False), Segment)
+        exact = [value if isinstance(value, int) else Decimal(value) for value in values]
+        if any(isinstance(value, Decimal) and not value.is_finite() for value in exact):
+            raise ValueError("a value is not finite")
+        return dict(zip(keys, exact, strict=True))
+    except (ValueError, TypeError, ArithmeticError, msgpack.exceptions.UnpackException) as error:
+        raise Corrupt(f"a state segment cannot be read: {error}") from None
 
 
 def _fits(value: Value) -> bool:

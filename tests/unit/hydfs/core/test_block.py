@@ -12,12 +12,12 @@ from agent.hydfs.core.block import (
     WRITERS_MAX,
     BlockKey,
     BlockMeta,
-    Broken,
     DroppedEntry,
     Entry,
     PromiseEntry,
     Record,
     RecordEntry,
+    RefusedCopies,
     SealedEntry,
     StateEntry,
     apply,
@@ -112,19 +112,19 @@ def test_the_whole_state_replaces_what_was_known() -> None:
 
 
 def test_after_a_refused_record_its_copy_takes_no_record_until_it_is_final() -> None:
-    broken = Broken()
+    copies = RefusedCopies()
     record = RecordEntry(KEY, "f", "s", RECORD, None)
     other = RecordEntry(("id2", 0), "g", "s", RECORD, None)
-    broken.refused(PromiseEntry(KEY, "f"))
-    assert broken.admits(record)
-    broken.refused(record)
-    assert not broken.admits(record)
-    assert broken.admits(other)
-    assert broken.admits(PromiseEntry(KEY, "f"))
-    broken.written(PromiseEntry(KEY, "f"))
-    assert not broken.admits(record)
-    broken.written(SealedEntry(KEY, "f", 0, 0))
-    assert broken.admits(record)
+    copies.refused(PromiseEntry(KEY, "f"))
+    assert copies.admits(record)
+    copies.refused(record)
+    assert not copies.admits(record)
+    assert copies.admits(other)
+    assert copies.admits(PromiseEntry(KEY, "f"))
+    copies.written(PromiseEntry(KEY, "f"))
+    assert not copies.admits(record)
+    copies.written(SealedEntry(KEY, "f", 0, 0))
+    assert copies.admits(record)
 
 
 def test_the_chain_depends_on_everything_before() -> None:

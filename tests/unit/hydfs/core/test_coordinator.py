@@ -260,3 +260,12 @@ def test_marks_of_writers_are_bounded() -> None:
     assert isinstance(seal, SealBlock)
     assert len(seal.writers) == WRITERS_MAX
     assert "w0" not in seal.writers
+
+
+def test_a_replica_confirms_no_record_behind_the_one_that_it_names() -> None:
+    core = coordinator("quorum")
+    core.append(0.0, request(0))
+    core.append(0.0, request(1))
+    assert [effect.token for effect in acks(core, 10, "ab")] == [("w", 0)]
+    assert acks(core, 20, "a") == [], "only one copy of the second record is durable"
+    assert [effect.token for effect in acks(core, 20, "b")] == [("w", 1)]

@@ -235,3 +235,22 @@ def test_changes_refuse_a_file_that_was_replaced() -> None:
     assert filetable.remove("f", "id1")(removed) == removed
     with pytest.raises(Conflict):
         filetable.publish("f", "id0", [])(value)
+
+
+@pytest.mark.parametrize("replicas", range(1, 8))
+def test_a_quorum_is_more_than_half_of_the_replicas(replicas: int) -> None:
+    assert 2 * needed_acks("quorum", replicas) > replicas
+    assert needed_acks("all", replicas) == replicas
+
+
+def test_a_seal_of_an_earlier_block_leaves_the_open_one_alone() -> None:
+    sealed = filetable.seal("f", "id1", 0, 10, 5, ["a"], {})(opened(created()))
+    value = opened(sealed, "s2")
+    assert filetable.seal("f", "id1", 0, 99, 6, ["b"], {})(value) == value
+
+
+def test_a_put_that_was_given_up_stays_deleted() -> None:
+    reserved = filetable.create("f", "id1", "all", state=filetable.CREATING, owner="a")(None)
+    aborted = filetable.remove("f", "id1")(reserved)
+    with pytest.raises(Conflict):
+        filetable.publish("f", "id1", [])(aborted)

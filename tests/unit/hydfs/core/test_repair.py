@@ -91,3 +91,15 @@ def test_a_lost_holder_is_forgotten_only_when_there_are_enough_others() -> None:
     entry = file(block(0, "abcx"))
     (push,) = repair.pushes(entry, UP, "a", 3)
     assert (push.targets, push.drop) == ((), ("x",))
+
+
+def test_a_lost_holder_stays_named_while_its_copy_may_be_needed() -> None:
+    """There are too few nodes for all copies: the lost one may come back with one."""
+    (push,) = repair.pushes(file(block(0, "ax")), ["a", "b"], "a", 3)
+    assert (push.targets, push.drop) == (("b",), ())
+
+
+def test_a_copy_that_differs_from_the_table_is_certified_before_it_counts() -> None:
+    entry = file(block(0, "abc"), block(1, "bcx"))
+    found = repair.local_actions(entry, [meta(0, crc=1), meta(1, crc=1)], UP, "a", 3, [])
+    assert found == [repair.Certify(entry.blocks[0]), repair.Certify(entry.blocks[1])]

@@ -217,3 +217,12 @@ def test_dropped_blocks_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyP
     for number in range(3):
         replica.dropped(BlockDropped(("id1", number)))
     assert isinstance(replica.write(write(b"abc", 0))[0], PersistRecord)  # block 0 is forgotten
+
+
+def test_a_promise_that_is_not_durable_yet_is_not_answered_by_a_record_that_is() -> None:
+    replica = Replica()
+    replica.write(write(b"abc", 0))
+    assert replica.promise(PromiseRequested("p", KEY, "f")) == [PersistPromise(KEY, "f")]
+    assert replica.written(RecordWritten(KEY, 3)) == [AnswerWrite("t", 3)]
+    (promise,) = replica.promise_written(PromiseWritten(KEY))
+    assert isinstance(promise, AnswerPromise)

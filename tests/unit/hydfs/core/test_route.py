@@ -47,6 +47,13 @@ def test_a_coordinator_that_forgot_its_block_is_sealed_after_a_second_look() -> 
     assert Route(NODES, _refused=(3, "s1")).found(entry(session="s2")) == AskCoordinator("a", 3)
 
 
+def test_seals_that_change_nothing_are_repeated_with_a_pause() -> None:
+    route = Route(NODES)
+    steps = [route.sealed() for _ in range(5)]
+    assert steps[:3] == [ReadFile()] * 3
+    assert all(isinstance(step, ReadFile) and step.pause_s > 0 for step in steps[3:])
+
+
 def test_a_moved_append_follows_at_once_and_avoids_the_failed() -> None:
     route = Route(NODES)
     assert route.failed(AskCoordinator("a", 3), entry(), MOVED, "UNREACHABLE", ["b"]) == ReadFile()

@@ -121,6 +121,20 @@ def test_other_files_are_removed(machine: MachineDisk) -> None:
     assert disk.listdir(FOLDER) == ["id1.0"]
 
 
+def test_other_files_are_moved_when_an_entry_may_have_told_of_them(machine: MachineDisk) -> None:
+    files = BlockFiles(FOLDER)
+    files.write(FIRST, b"x", 0)
+    files.close()
+    disk.close(disk.open(FOLDER / "id9.0", os.O_WRONLY | os.O_CREAT))
+    files.move_others([FIRST], Path("/quarantine"))
+    assert (disk.listdir(FOLDER), disk.listdir("/quarantine")) == (["id1.0"], ["id9.0"])
+
+
+def test_a_file_that_is_gone_has_no_checksum(machine: MachineDisk) -> None:
+    files = BlockFiles(FOLDER)
+    assert files.crc_of(SECOND, 3) == -1
+
+
 class Shelf:
     """What a part sees of the store: room, and where it goes."""
 

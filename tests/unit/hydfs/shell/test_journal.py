@@ -10,11 +10,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from agent.common.errors import Corrupt, DiskFull, NotFound
 from agent.common.shell import disk
-from agent.hydfs.core.block import BlockKey, DroppedEntry, Record, RecordEntry, chain, pack_entry
+from agent.hydfs.core.block import (
+    BlockKey,
+    DroppedEntry,
+    Record,
+    RecordEntry,
+    SealedEntry,
+    chain,
+    pack_entry,
+)
 from agent.hydfs.shell.journal import LAYOUT, Journal
 from agent.hydfs.shell.store import Store
 from tests.support import REPOSITORY
@@ -256,4 +265,40 @@ def test_nothing_is_written_behind_a_refused_record(tmp_path: Path, monkeypatch:
     assert store.index[KEY].length == 3
     store.write(DroppedEntry(KEY))
     append(store, b"abc")  # a new copy begins anew
+    store.stop()
+
+
+def test_an_entry_that_is_not_valid_is_set_aside_and_does_not_end_the_store(tmp_path: Path) -> None:
+    """It may have been a promise: open copies take no more records. It may have told of a file: none goes."""
+    store = opened(tmp_path)
+    append(store, b"one")
+    store.stop()
+    journal = Journal(tmp_path / "journal")
+    journal.recover(lambda body: None)
+    invalid: bytes = msgpack.packb(["promise", "id9", -1, "g"])
+    journal.append([invalid])
+    journal.close()
+    (tmp_path / "blocks" / "id9.0").write_bytes(b"bytes of a block")
+    store = opened(tmp_path)
+    assert store.refused_entries == 1
+    assert (store.index[KEY].state, store.index[KEY].doubtful) == ("promised", True)
+    assert contents(store) == b"one"
+    quarantine = tmp_path / "quarantine"
+    assert (quarantine / "entry.1").read_bytes() == invalid
+    assert (quarantine / "id9.0").read_bytes() == b"bytes of a block"
+    store.stop()
+    store = opened(tmp_path)
+    assert store.refused_entries == 0, "the journal was begun anew without it"
+    assert store.index[KEY].state == "promised"
+    store.stop()
+
+
+def test_a_copy_whose_file_is_gone_is_damaged(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    append(store, b"one")
+    store.write(SealedEntry(KEY, "f", 3, chain(b"one", 0)))
+    (tmp_path / "blocks" / "id1.0").unlink()
+    with pytest.raises(Corrupt):
+        store.slice(KEY, 0, 3)
+    assert KEY not in store.index
     store.stop()

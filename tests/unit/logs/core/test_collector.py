@@ -24,7 +24,8 @@ from agent.logs.core.collector import (
     StoreRecord,
     record_from_wire,
 )
-from agent.logs.core.position import HEAD_BYTES, Seen
+from agent.logs.core.position import Seen
+from agent.logs.messages import HEAD_BYTES, CollectorState
 from agent.logs.shell.sources import name_parts
 
 SCHEDULES = 150
@@ -55,7 +56,7 @@ class World:
         self.free: list[int] = []
         self.inodes = 0
         self.written: dict[str, list[bytes]] = {"a.log": [], "b.log": []}
-        self.snapshot: dict[str, object] | None = None
+        self.snapshot: CollectorState | None = None
         self.stored: list[Record] = []
         self.unsent: list[Record] = []
         self.hydfs: dict[tuple[str, int], bytearray] = {}

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
-from agent.common.errors import UsageError
-from agent.logs.core.query import OutputReader, Query, query_from_wire
+from agent.common import message
+from agent.common.errors import RainStormError
+from agent.logs.core.query import OutputReader, Query, query_of
+from agent.logs.messages import StartSearch
 
 
 def _query(**fields: Any) -> Query:
-    return query_from_wire({"pattern": b"x", **fields}, 1000, 10.0)
+    request = message.decode(StartSearch, {"search": "s", "pattern": b"x", **fields})
+    return query_of(request, 1000, 10.0)
 
 
 @pytest.mark.parametrize(
@@ -31,14 +34,20 @@ def _query(**fields: Any) -> Query:
         {"files": ["a\nb"]},
         {"files": "tasks.log"},
         {"files": ["x"] * 65},
+        {"files": ["x"] * 1025},
+        {"files": [b"x"]},
+        {"since": float("nan")},
+        {"output_bytes_max": -1},
+        {"search": ""},
         {"system": ["/var/log/../../etc/shadow"]},
         {"since": 20.0, "until": 10.0},
         {"time_limit_s": -1},
     ],
 )
-def test_a_search_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+def test_a_search_that_makes_no_sense_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(RainStormError) as refused:
         _query(**fields)
+    assert refused.value.code in ("USAGE", "INVALID_MESSAGE")
 
 
 def test_a_hostile_pattern_stays_the_argument_of_e() -> None:

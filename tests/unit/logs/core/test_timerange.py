@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,52 @@ def test_a_stream_is_limited_to_the_same_range(seed: int) -> None:
     limited = RangeFilter(since - 1e-3, until - 1e-3, NOW)
     assert b"".join(limited.feed(chunks)) == data[times[50][0] : times[120][0]]
     assert limited.skipped_lines == data[: times[50][0]].count(b"\n")
+
+
+def _reader(data: bytes) -> Any:
+    return lambda offset, length: data[offset : offset + length]
+
+
+def test_a_syslog_line_has_the_latest_year_that_is_not_after_the_reference() -> None:
+    first = datetime(2026, 1, 1, 0, 0, 5, tzinfo=UTC).timestamp()
+    assert (
+        time_of(b"Dec 31 23:59:59 host x", first)
+        == datetime(2025, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
+    )
+    assert time_of(b"Jan  1 00:00:00 host x", first) == first - 5
+    assert time_of(b"Xyz  1 00:00:00 host x", first) is None
+
+
+def test_a_log_without_times_has_no_place_for_a_time() -> None:
+    for data in (b"", b"no time\n" * 200_000, b"x" * 1_000_000):
+        assert find_time(_reader(data), len(data), NOW, NOW) == len(data)
+
+
+def test_a_last_line_without_an_end_counts() -> None:
+    data = b"2026-11-20T11:59:00Z a\n2026-11-20T12:00:00Z b"
+    assert find_time(_reader(data), len(data), NOW, NOW) == 23
+    assert find_time(_reader(b"no time"), 7, NOW, NOW) == 7
+
+
+def test_a_file_that_shrinks_while_it_is_read_ends_the_search() -> None:
+    data = b"2026-11-20T11:59:00Z a\n"
+    assert find_time(_reader(data), 10 * len(data), NOW, NOW) == 10 * len(data)
+
+
+def test_a_long_line_is_read_over_several_chunks() -> None:
+    data = b"2026-11-20T11:59:00Z " + b"x" * 300_000 + b"\n2026-11-20T12:00:00Z b\n"
+    assert find_time(_reader(data), len(data), NOW, NOW) == data.rindex(b"2026")
+
+
+def _filtered(chunks: list[bytes], since: float | None = None, until: float | None = None) -> bytes:
+    limited = RangeFilter(since, until, NOW)
+    return b"".join(limited.feed(each for each in chunks))
+
+
+def test_a_stream_may_lack_its_last_line_end_and_lines_altogether() -> None:
+    line = b"2026-11-20T12:00:00Z x"
+    assert _filtered([line[:7], line[7:]], NOW) == line
+    assert _filtered([line], NOW + 1) == b""
+    assert _filtered([line + b"\n", line], until=NOW) == b""
+    binary = b"\xff" * (9 * 1024 * 1024)
+    assert _filtered([binary, b"rest"]) == binary + b"rest"

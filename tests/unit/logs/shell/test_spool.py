@@ -12,10 +12,12 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from agent.common import message
 from agent.common.errors import Corrupt, DiskFailed, DiskFull
 from agent.common.shell import disk, seam
 from agent.logs.core.collector import Collector, Record, Target
 from agent.logs.core.position import Position
+from agent.logs.messages import CollectorState
 from agent.logs.shell import spool as spooling
 from agent.logs.shell.spool import Spool
 from tests.simulation.machine.disk import Fault, MachineDisk
@@ -29,9 +31,9 @@ def _record(number: int, size: int = 20) -> Record:
 
 def _reopened(folder: Path) -> tuple[Spool, list[Record]]:
     core = Collector(target_bytes_max=1000)
-    found = Spool(folder, core.snapshot)
+    found = Spool(folder, lambda: message.encode(core.snapshot()))
     applied: list[Record] = []
-    found.recover(core.restore, applied.append)
+    found.recover(lambda fields: core.restore(message.decode(CollectorState, fields)), applied.append)
     return found, applied
 
 
@@ -107,7 +109,7 @@ def _entry(kind: bytes, payload: bytes) -> bytes:
 
 
 def test_the_segments_of_earlier_releases_are_read(tmp_path: Path) -> None:
-    snapshot = msgpack.packb(Collector(target_bytes_max=1000).snapshot())
+    snapshot = msgpack.packb(message.encode(Collector(target_bytes_max=1000).snapshot()))
     records = [msgpack.packb(_record(number).to_wire()) for number in (1, 2, 3)]
     first = _entry(b"s", snapshot) + b"".join(_entry(b"r", each) for each in records)
     acknowledged = _entry(b"a", msgpack.packb([1, 9 + len(snapshot)]))

@@ -109,7 +109,7 @@ def test_after_a_failure_the_others_may_refute_before_anything_is_proposed() -> 
     effects = bench.do(events.ViewLearned(VIEW))
     assert register(effects) == [], "a version that the register does not know is not asked for in a loop"
     asked = [
-        e.target for e in effects if isinstance(e, events.SendDatagram) and e.datagram.kind is Kind.GREETING
+        e.target for e in effects if isinstance(e, events.SendDatagram) and e.datagram.kind is Kind.HELLO
     ]
     assert asked == ["n5"], "who is believed dead is asked at once"
     found = register(bench.run(3.0))

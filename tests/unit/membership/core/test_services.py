@@ -24,7 +24,7 @@ def test_the_connection_of_a_dead_process_does_not_end_its_successor() -> None:
     assert services.mask == 0b01
 
 
-def test_a_service_that_hangs_is_dead_when_its_time_is_over() -> None:
+def test_service_that_hangs_times_out() -> None:
     services = LocalServices()
     assert services.next_deadline() is None
     services.attach(0.0, "hydfs", 1)

@@ -76,14 +76,14 @@ def test_news_of_an_earlier_life_changes_nothing() -> None:
     assert propose(view, member("a", State.DEAD, boot=5)) is not None
 
 
-def test_without_anybody_up_there_is_no_leader_and_the_term_still_grows() -> None:
+def test_without_a_node_up_there_is_no_leader_and_the_term_still_grows() -> None:
     view = changed(changed(None, member("a")), member("a", State.DEAD))
     assert (view.leader, view.term) == ("", 2)
     view = changed(view, member("b"))
     assert (view.leader, view.term) == ("b", 3)
 
 
-def test_in_a_cluster_of_five_one_reporter_evicts_nobody() -> None:
+def test_one_reporter_evicts_no_node_in_a_cluster_of_five() -> None:
     five = changed(None, *(member(name) for name in "abcde"))
     dead = table(member("c", State.DEAD))
     for reporters in ({}, {"c": ("a",)}, {"b": ("a", "d")}):
@@ -125,7 +125,7 @@ def test_a_voter_is_replaced_through_a_view_in_which_both_groups_decide() -> Non
     assert views.finish_replacement(other, both) == other, "another replacement, not known to be chosen"
 
 
-def test_replacements_that_cannot_be() -> None:
+def test_impossible_replacements_are_refused() -> None:
     view = changed(None, *(member(name) for name in "abcd"))
     with pytest.raises(NotFound, match="not a voter"):
         views.replace_voter(view, "d", "a", "abc")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from agent.common.errors import ConfigError, Corrupt, DiskFailed
 from agent.membership.core.dissemination.keyring import KeyRing
-from agent.membership.shell.store import Identity, IdentityStore, KeyStore
+from agent.membership.shell.store import Identity, IdentityStore, KeyStore, VoterStore
 from tests.simulation.machine.powercut import power_cuts
+
+NAMES = ("n1", "n2", "n3")
 
 
 def test_each_life_has_its_own_boot_and_the_disk_keeps_its_uuid(tmp_path: Path) -> None:
@@ -29,7 +32,18 @@ def test_a_crash_while_writing_leaves_the_earlier_identity(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", '{"uuid": "xyz", "boot": 1}', '{"uuid": "' + "ab" * 16 + '", "boot": 0}']
+    "content",
+    [
+        "",
+        "{}",
+        "[]",
+        "[" * 100_000,
+        '{"uuid": "xyz", "boot": 1}',
+        '{"uuid": "' + "ab" * 16 + '", "boot": 0}',
+        '{"uuid": "' + "ab" * 16 + '", "boot": "1"}',
+        '{"uuid": "' + "ab" * 16 + '", "boot": 1e30}',
+        '{"uuid": "' + "AB" * 16 + '", "boot": 1}',
+    ],
 )
 def test_a_damaged_identity_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "identity.json"
@@ -72,7 +86,7 @@ def test_a_key_file_that_holds_something_else_is_refused(tmp_path: Path) -> None
         KeyStore(tmp_path / "none", tmp_path / "missing").load()
 
 
-def test_no_power_cut_lets_two_lives_share_an_id(seed: int) -> None:
+def test_no_power_cut_lets_two_boots_share_an_id(seed: int) -> None:
     path = Path("/data/membership/identity.json")
     spoken: list[Identity] = []
 
@@ -85,3 +99,25 @@ def test_no_power_cut_lets_two_lives_share_an_id(seed: int) -> None:
         later = IdentityStore(path).begin_life()
         assert later not in spoken, str(moment)
         assert all(later.uuid == each.uuid for each in spoken), str(moment)
+
+
+def test_voters_are_kept_until_they_change(tmp_path: Path) -> None:
+    path = tmp_path / "membership" / "voters.json"
+    store = VoterStore(path)
+    assert store.load(NAMES) == ()
+    store.save(["n1", "n2"])
+    path.unlink()
+    store.save(["n1", "n2"])
+    assert not path.exists(), "the same names are not written again"
+    store.save(("n1", "n3"))
+    assert json.loads(path.read_text()) == ["n1", "n3"], "a list of names, as releases before wrote it"
+    assert VoterStore(path).load(NAMES) == ("n1", "n3")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", '"n1"', "[1]", '[""]', "[null]", '["n1", "n9"]', "[" * 100_000, "\xff"]
+)
+def test_damaged_file_of_voters_leaves_the_configured_ones(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "voters.json"
+    path.write_bytes(content.encode("latin-1"))
+    assert VoterStore(path).load(NAMES) == ()

@@ -110,11 +110,13 @@ def test_a_datagram_in_the_name_of_a_node_at_another_address_is_dropped_and_told
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=1500), sealed=st.booleans())
-def test_no_bytes_whatever_get_through_or_end_the_receiver(place: Place, data: bytes, sealed: bool) -> None:
+def test_arbitrary_bytes_do_not_get_through_nor_end_the_receiver(
+    place: Place, data: bytes, sealed: bool
+) -> None:
     place.expect_dropped(place.sealer().seal(data) if sealed else data)
 
 
-def test_a_share_is_thrown_away_by_a_seeded_choice(place: Place) -> None:
+def test_share_of_datagrams_is_discarded_by_a_seeded_choice(place: Place) -> None:
     kept = []
     for _ in range(2):
         place.transport.set_drop(30.0, seed=5)

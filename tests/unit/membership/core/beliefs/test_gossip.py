@@ -21,7 +21,7 @@ def test_transmit_limit(members: int, limit: int) -> None:
     assert transmit_limit(members) == limit
 
 
-def test_an_update_is_sent_so_often_and_no_more() -> None:
+def test_update_is_sent_a_limited_number_of_times() -> None:
     queue = GossipQueue()
     queue.add(update("n1"))
     sent = [queue.take(5) for _ in range(10)]
@@ -29,7 +29,7 @@ def test_an_update_is_sent_so_often_and_no_more() -> None:
     assert len(queue) == 0
 
 
-def test_a_newer_record_replaces_older_ones_but_accusations_stand_side_by_side() -> None:
+def test_newer_record_replaces_older_ones_but_accusations_are_kept_apart() -> None:
     queue = GossipQueue()
     queue.add(update("n1"))
     queue.add(update("n1", 0, State.SUSPECT, "n2"))

@@ -18,7 +18,7 @@ def test_only_the_silence_of_all_helpers_counts() -> None:
     assert health.multiplier == 5
 
 
-def test_success_heals_and_the_score_has_bounds() -> None:
+def test_success_lowers_the_score_within_its_bounds() -> None:
     health = LocalHealth()
     health.probe_succeeded()
     assert health.score == 0
@@ -39,15 +39,15 @@ def test_refuting_and_stalls_raise_it() -> None:
     assert health.score == 2
 
 
-def test_where_many_probes_take_a_detour_suspects_are_given_longer() -> None:
+def test_many_indirect_answers_extend_suspicions() -> None:
     health = LocalHealth()
-    assert health.patience == 1.0
+    assert health.suspicion_factor == 1.0
     for _ in range(100):
-        health.answered(detour=False)
-    assert health.patience == 1.0
+        health.note_answer(indirect=False)
+    assert health.suspicion_factor == 1.0
     for number in range(100):
-        health.answered(detour=number % 2 == 0)
-    assert 2.0 <= health.patience <= 3.0, "about half of them"
+        health.note_answer(indirect=number % 2 == 0)
+    assert 2.0 <= health.suspicion_factor <= 3.0, "about half of them"
     for _ in range(100):
-        health.answered(detour=False)
-    assert health.patience == 1.0
+        health.note_answer(indirect=False)
+    assert health.suspicion_factor == 1.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
+
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership.core import events
@@ -25,14 +27,14 @@ def test_each_accuser_is_a_reporter_once_and_a_refutation_clears_them() -> None:
     assert bench.monitor.roster.reporters("n3") == ()
 
 
-def test_who_only_heard_of_a_death_looks_for_itself_and_then_reports() -> None:
+def test_death_heard_from_others_is_checked_before_it_is_reported() -> None:
     bench = Bench()
     bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", State.SUSPECT), "n2")])
     # The probe that this led to is answered in time by nobody, but the death comes before it ends.
     bench.now += 0.2
     bench.monitor.roster.put(bench.now, member("n3", State.DEAD), "n2")
     effects = bench.do(Tick())
-    assert sent(effects, "n3", Kind.GREETING)
+    assert sent(effects, "n3", Kind.HELLO)
     assert bench.monitor.roster.reporters("n3") == ("n2",)
     bench.run(0.6, silent=["n3"])
     assert bench.monitor.roster.reporters("n3") == ("n2", "n1")
@@ -78,7 +80,7 @@ def test_the_greater_settings_win_and_travel_with_every_datagram() -> None:
     assert all(e.datagram.settings == newer for e in of(events.SendDatagram, effects))
 
 
-def test_a_change_of_services_is_told_at_once_by_the_node_and_by_who_hears_it() -> None:
+def test_change_of_services_is_gossiped_at_once() -> None:
     bench = Bench()
     effects = bench.monitor.set_services(3)
     assert len(of(events.SendDatagram, effects)) >= 3
@@ -87,6 +89,18 @@ def test_a_change_of_services_is_told_at_once_by_the_node_and_by_who_hears_it() 
     effects = bench.hear("n3", Kind.GOSSIP, updates=[Update(changed)])
     assert len(of(events.SendDatagram, effects)) >= 3
     assert [a.member.services for a in of(events.AnnounceMember, effects)] == [2]
+
+
+def test_table_is_bounded_whatever_others_invent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.membership.core.beliefs.roster.MEMBERS_MAX", 6)
+    bench = Bench()
+    invented = [replace(member("n2"), name=f"x{index}", uuid=f"{index + 99:032x}") for index in range(9)]
+    bench.hear("n2", Kind.GOSSIP, updates=[Update(each) for each in invented])
+    assert len(bench.monitor.table) == 6
+    bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", incarnation=4))])
+    known = bench.monitor.table.get("n3")
+    assert known is not None
+    assert known.incarnation == 4, "what is known already is still updated"
 
 
 def test_leaving_and_joining_again_is_the_same_life_with_a_higher_incarnation() -> None:
@@ -107,7 +121,7 @@ def clone(name: str = "n6") -> Member:
 
 def test_the_second_node_with_one_disk_is_refused_and_told() -> None:
     bench = Bench()
-    effects = bench.hear("n6", Kind.GREETING, updates=[Update(clone())])
+    effects = bench.hear("n6", Kind.HELLO, updates=[Update(clone())])
     assert bench.monitor.table.get("n6") is None
     assert of(events.AnnounceConflict, effects) == [events.AnnounceConflict("n6", "10.0.0.6", "n3")]
     refusals = [e for e in of(events.SendDatagram, effects) if e.datagram.kind is Kind.REFUSAL]
@@ -115,29 +129,29 @@ def test_the_second_node_with_one_disk_is_refused_and_told() -> None:
     assert bench.state("n3") is State.ALIVE
 
 
-def test_who_is_in_the_agreed_view_was_first() -> None:
+def test_node_in_the_agreed_view_counts_as_the_first() -> None:
     bench = Bench()
     bench.monitor.roster.agreed = {"n6": clone().uuid}
-    bench.hear("n6", Kind.GREETING, updates=[Update(clone())])
+    bench.hear("n6", Kind.HELLO, updates=[Update(clone())])
     assert bench.monitor.table.get("n6") is not None
 
 
-def test_a_refused_node_gives_up_unless_the_view_has_it() -> None:
+def test_refused_node_stops_unless_it_is_in_the_view() -> None:
     bench = Bench()
     effects = bench.hear("n2", Kind.REFUSAL)
-    (gone,) = of(events.GiveUp, effects)
+    (gone,) = of(events.StopAgent, effects)
     assert gone.error.code == "DUPLICATE_ID"
     bench.monitor.roster.agreed, bench.monitor.agreed_boot = {"n1": member("n1").uuid}, 1
-    assert of(events.GiveUp, bench.hear("n2", Kind.REFUSAL)) == []
+    assert of(events.StopAgent, bench.hear("n2", Kind.REFUSAL)) == []
 
 
 def test_an_impostor_of_a_name_is_refused_at_its_own_address() -> None:
     bench = Bench()
-    effects = bench.do(events.ImpostorHeard("n3", Contact("10.9.9.9", 7100)))
+    effects = bench.do(events.ImpostorDetected("n3", Contact("10.9.9.9", 7100)))
     assert [e.contact for e in of(events.SendDatagram, effects) if e.datagram.kind is Kind.REFUSAL] == [
         Contact("10.9.9.9", 7100)
     ]
-    again = bench.do(events.ImpostorHeard("n3", Contact("10.9.9.9", 7100)))
+    again = bench.do(events.ImpostorDetected("n3", Contact("10.9.9.9", 7100)))
     assert of(events.SendDatagram, again) == [], "not for every datagram"
 
 

@@ -1,9 +1,11 @@
-"""A node that others call silent: when it may say no at once, and when it has to prove itself first."""
+"""A node that others find silent: when it refutes at once, and when it must pass a test first."""
 
 from __future__ import annotations
 
+import random
+
 from agent.membership.core import events
-from agent.membership.core.beliefs.selftest import AGAIN_S, QUESTIONS, WINDOW_S
+from agent.membership.core.beliefs.selftest import ACCUSERS_MAX, AGAIN_S, QUESTIONS, WINDOW_S, SelfTest
 from agent.membership.datagrams import Kind, Update
 from agent.membership.member import State
 from tests.unit.membership.core.detectors.test_swim import CONFIG, Bench, member, of
@@ -27,15 +29,15 @@ def answer(bench: Bench, asked: list[events.SendDatagram], count: int) -> None:
         bench.hear(effect.target, Kind.ACK, sequence=effect.datagram.sequence)
 
 
-def test_one_or_two_accusers_are_contradicted_at_once() -> None:
+def test_accusations_by_one_or_two_are_refuted_at_once() -> None:
     bench = Bench()
     assert not questions(accuse(bench, "n2", "n3"))
     assert bench.monitor.me.incarnation == 2
 
 
-def test_who_hears_first_of_its_death_proves_itself_before_it_comes_back() -> None:
+def test_node_that_first_hears_of_its_death_passes_a_test_before_it_refutes() -> None:
     bench = Bench()
-    effects = bench.hear("n2", Kind.GREETING, updates=[Update(member("n1", State.DEAD), "n2")])
+    effects = bench.hear("n2", Kind.HELLO, updates=[Update(member("n1", State.DEAD), "n2")])
     asked = questions(effects)
     assert len(asked) == QUESTIONS
     assert bench.monitor.me.incarnation == 0
@@ -43,7 +45,7 @@ def test_who_hears_first_of_its_death_proves_itself_before_it_comes_back() -> No
     assert bench.monitor.me.incarnation == 1
 
 
-def test_who_alone_is_accused_by_three_refutes_only_when_nearly_all_of_them_answer() -> None:
+def test_node_accused_alone_by_three_refutes_only_when_nearly_all_of_them_answer() -> None:
     bench = Bench()
     asked = questions(accuse(bench, "n2", "n3", "n4"))
     assert len(asked) == QUESTIONS
@@ -67,7 +69,7 @@ def test_late_answers_do_not_count_and_the_next_test_waits() -> None:
     assert len(questions(accuse(bench, "n2"))) == QUESTIONS
 
 
-def test_with_nobody_left_to_ask_it_waits_for_the_next_accusation() -> None:
+def test_without_a_member_to_ask_it_waits_for_the_next_accusation() -> None:
     bench = Bench(known=["n1", "n2", "n3", "n4"])
     accuse(bench, "n2", "n3", "n4")
     held = bench.monitor.me.incarnation
@@ -79,11 +81,21 @@ def test_with_nobody_left_to_ask_it_waits_for_the_next_accusation() -> None:
     assert bench.monitor.me.incarnation == held + 1
 
 
-def test_where_others_are_accused_too_everybody_refutes() -> None:
+def test_all_refute_while_others_are_accused_too() -> None:
     bench = Bench()
     accuse(bench, "n2", of_whom="n5")
     assert not questions(accuse(bench, "n2", "n3", "n4"))
     assert bench.monitor.me.incarnation == 3
+
+
+def test_accusers_are_bounded_and_old_ones_make_room() -> None:
+    test = SelfTest(CONFIG, random.Random(1))
+    for number in range(2 * ACCUSERS_MAX):
+        test.accused(100.0, f"x{number}")
+    assert len(test.accusers(100.0)) == ACCUSERS_MAX
+    test.accused(100.0 + 2 * WINDOW_S, "n2")
+    assert test.accusers(100.0 + 2 * WINDOW_S) == ["n2"]
+    assert len(test._accused_at) == 1
 
 
 def test_old_accusations_are_forgotten() -> None:

@@ -39,7 +39,7 @@ def test_timeout_shrinks_with_confirmations(confirmations: int, expected: float)
     assert timeout_s(1.5, 9.0, 3, confirmations) == pytest.approx(expected, abs=1e-4)
 
 
-def test_with_nobody_to_confirm_the_timeout_is_the_shortest_at_once() -> None:
+def test_timeout_is_the_shortest_when_no_member_could_confirm() -> None:
     assert timeout_s(1.5, 9.0, 0, 0) == 1.5
 
 
@@ -56,7 +56,7 @@ def test_the_first_accuser_and_repeated_ones_do_not_confirm() -> None:
     assert not suspicion.confirm("n6"), "more than wanted are not passed on"
 
 
-def test_a_verdict_put_off_stays_put_off() -> None:
+def test_postponed_verdict_stays_postponed() -> None:
     suspicion = Suspicion.begin(100.0, MEMBER, "n2", CONFIG, 2)
     suspicion.not_before_at = 120.0
     assert suspicion.deadline == 120.0

@@ -35,7 +35,7 @@ class Bench:
         self.do(events.Started())
         updates = [Update(member(name, index + 1)) for index, name in enumerate(names) if name != "n1"]
         for start in range(0, len(updates), 10):
-            self.hear("n2", Datagram(Kind.WELCOME, updates=tuple(updates[start : start + 10])))
+            self.hear("n2", Datagram(Kind.HELLO_REPLY, updates=tuple(updates[start : start + 10])))
 
     def do(self, event: object) -> list[events.Effect]:
         effects = self.monitor.handle(self.now, event)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_a_counter_that_stands_still_is_suspected_and_without_suspicion_dead_at_
         assert [bench.state(name) for name in ("n2", "n3", "n4")] == [State.ALIVE] * 3
 
 
-def test_a_suspect_whose_counter_moves_again_is_not_buried() -> None:
+def test_suspect_whose_counter_moves_again_is_not_declared_dead() -> None:
     bench = Bench()
     bench.run(2.0, "n2", "n3", "n4", "n5")
     bench.run(bench.config.heartbeat_fail_s + 0.3, "n2", "n3", "n4")
@@ -125,7 +125,7 @@ def test_old_counters_and_those_of_an_earlier_life_are_no_progress() -> None:
     assert bench.state("n5") is State.SUSPECT
 
 
-def test_who_hears_nobody_doubts_itself_first() -> None:
+def test_node_that_hears_nobody_lowers_its_own_health_first() -> None:
     bench = Bench()
     bench.run(1.0, *NAMES[1:])
     bench.run(3.0)
@@ -143,7 +143,7 @@ def test_a_stalled_process_passes_no_verdict() -> None:
     assert [bench.state(name) for name in NAMES] == [State.ALIVE] * 5
 
 
-def test_a_large_group_fits_into_datagrams_and_everybody_has_a_turn() -> None:
+def test_large_group_fits_into_datagrams_and_every_member_has_its_turn() -> None:
     names = [f"node-with-a-long-name-{index:03d}" for index in range(300)]
     bench = Bench(names=["n1", "n2", *names])
     seen: set[str] = set()

@@ -12,7 +12,7 @@ import pytest
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.membership.core import events
-from agent.membership.core.monitor import COMPARE_INTERVAL_S, DOUBT_ASKED_BY, Monitor
+from agent.membership.core.monitor import COMPARE_INTERVAL_S, SUSPECT_PROBED_BY, Monitor
 from agent.membership.datagrams import Datagram, Kind, Update
 from agent.membership.member import Member, State
 
@@ -34,7 +34,7 @@ class Bench:
         contacts = {name: events.Contact(f"10.0.0.{name[1:]}", 7100) for name in NAMES}
         self.monitor = Monitor(member("n1"), contacts, CONFIG, random.Random(1))
         self.do(events.Started())
-        self.hear("n2", Kind.WELCOME, updates=[Update(member(name)) for name in known if name != "n1"])
+        self.hear("n2", Kind.HELLO_REPLY, updates=[Update(member(name)) for name in known if name != "n1"])
         self.run(4 * CONFIG.gossip_interval_s)
 
     def do(self, event: events.Started | events.HintReceived | Tick | object) -> list[events.Effect]:
@@ -112,7 +112,7 @@ def test_silence_leads_to_helpers_suspicion_and_death() -> None:
 def test_a_network_that_loses_datagrams_gives_suspects_longer_and_the_dead_do_not_count() -> None:
     bench = Bench()
     bench.run(20 * CONFIG.probe_interval_s, silent=["n3"])
-    assert bench.monitor.health.patience == 1.0, "n3 answered on no way"
+    assert bench.monitor.health.suspicion_factor == 1.0, "n3 answered by neither route"
     asked = set[int]()
     for _ in range(200):
         bench.now = max(bench.now, bench.monitor.next_deadline() or 0.0)
@@ -120,7 +120,7 @@ def test_a_network_that_loses_datagrams_gives_suspects_longer_and_the_dead_do_no
             if ping.datagram.kind is Kind.PING and ping.datagram.sequence in asked:
                 bench.hear(ping.target, Kind.ACK, ping.datagram.sequence)  # the first one was lost
             asked.add(ping.datagram.sequence)
-    assert bench.monitor.health.patience > 1.5
+    assert bench.monitor.health.suspicion_factor > 1.5
     bench.hear("n4", Kind.GOSSIP, updates=[Update(member("n5", State.SUSPECT), "n4")])
     suspicion = bench.monitor.roster.suspicions["n5"]
     assert suspicion.shortest > 1.5 * CONFIG.suspicion_min_probes * CONFIG.probe_interval_s
@@ -138,7 +138,7 @@ def test_confirmations_shorten_the_suspicion() -> None:
     assert bench.now >= bench_death
 
 
-def test_a_suspicion_that_is_heard_is_probed_at_once_and_the_suspect_hears_it() -> None:
+def test_suspicion_of_another_node_is_checked_at_once_and_told_to_the_suspect() -> None:
     bench = Bench()
     effects = bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", State.SUSPECT), "n2")])
     pings = sent(effects, "n3", Kind.PING)
@@ -148,21 +148,21 @@ def test_a_suspicion_that_is_heard_is_probed_at_once_and_the_suspect_hears_it() 
     assert bench.state("n3") is State.ALIVE
 
 
-def test_a_suspicion_that_is_heard_is_probed_by_some_of_a_large_group_not_by_all() -> None:
-    size, doubted = 8 * DOUBT_ASKED_BY, DOUBT_ASKED_BY
+def test_suspect_is_probed_by_some_nodes_of_a_large_group_not_by_all() -> None:
+    size, suspects = 8 * SUSPECT_PROBED_BY, SUSPECT_PROBED_BY
     group = [Member(f"m{n}", f"{n + 9:032x}", 1, 0, State.ALIVE, "10.1.0.1", 7100) for n in range(size)]
     bench = Bench()
     for first in range(0, size, 16):
         bench.hear("n2", Kind.GOSSIP, updates=[Update(each) for each in group[first : first + 16]])
     effects = []
-    for each in group[:doubted]:
+    for each in group[:suspects]:
         effects += bench.hear("n2", Kind.GOSSIP, updates=[Update(replace(each, state=State.SUSPECT), "n2")])
     asked = {e.target for e in of(events.SendDatagram, effects) if e.datagram.kind is Kind.PING}
-    assert 0 < len(asked) < doubted // 2, "an eighth on average"
+    assert 0 < len(asked) < suspects // 2, "an eighth on average"
 
 
 @pytest.mark.parametrize("state", [State.SUSPECT, State.LEFT])
-def test_a_node_refutes_what_is_said_of_it(state: State) -> None:
+def test_suspected_node_refutes(state: State) -> None:
     bench = Bench()
     effects = bench.hear("n2", Kind.PING, 7, "n1", [Update(member("n1", state, 4), "n2")])
     answer = sent(effects, "n2", Kind.ACK)[0]
@@ -170,14 +170,14 @@ def test_a_node_refutes_what_is_said_of_it(state: State) -> None:
     assert bench.monitor.health.score == 1
 
 
-def test_a_later_life_of_the_own_name_is_outdone() -> None:
+def test_later_boot_of_the_own_name_makes_the_node_adopt_a_higher_one() -> None:
     bench = Bench()
     effects = bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n1", State.DEAD, 3, boot=8))])
     assert of(events.AdoptBoot, effects) == [events.AdoptBoot(9)]
     assert bench.monitor.me.boot == 9
 
 
-def test_one_node_cannot_bury_others_by_gossip() -> None:
+def test_one_node_cannot_make_others_dead_by_gossip() -> None:
     bench = Bench()
     effects = bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", State.DEAD), "n2")])
     assert bench.state("n3") is State.SUSPECT
@@ -187,7 +187,7 @@ def test_one_node_cannot_bury_others_by_gossip() -> None:
     assert bench.state("n3") is State.DEAD, "after a probe interval under suspicion here it is believed"
 
 
-def test_a_doubted_accuser_counts_for_nothing() -> None:
+def test_accusation_by_a_suspect_does_not_count() -> None:
     bench = Bench()
     bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n4", State.SUSPECT), "n2")])
     bench.hear("n4", Kind.GOSSIP, updates=[Update(member("n3", State.SUSPECT), "n4")])
@@ -247,23 +247,23 @@ def test_a_helper_passes_on_the_answer_or_says_that_none_came() -> None:
     assert [datagram.sequence for datagram in sent(effects, "n2", Kind.NACK)] == [78]
 
 
-def test_a_ping_for_somebody_else_is_not_answered() -> None:
+def test_ping_for_another_node_is_not_answered() -> None:
     bench = Bench()
     assert sent(bench.hear("n2", Kind.PING, 5, "n4"), "n2", Kind.ACK) == []
     assert sent(bench.hear("n2", Kind.PING, 5, "n1"), "n2", Kind.ACK)
 
 
-def test_the_dead_and_the_unknown_are_asked_for_ever() -> None:
+def test_dead_members_and_unknown_contacts_are_contacted_indefinitely() -> None:
     bench = Bench(known=["n1", "n2", "n3"])
     bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", State.SUSPECT), "n2")])
     bench.run(20.0, silent=["n3"])
     assert bench.state("n3") is State.DEAD
     effects = bench.run(3600.0, silent=["n3"])
     for name in ("n3", "n4", "n5"):
-        assert len(sent(effects, name, Kind.GREETING)) >= 1000
+        assert len(sent(effects, name, Kind.HELLO)) >= 1000
 
 
-def test_an_earlier_life_is_not_heard() -> None:
+def test_datagram_of_an_earlier_boot_is_ignored() -> None:
     bench = Bench()
     bench.hear("n3", Kind.GOSSIP, updates=[Update(member("n3", boot=2))])
     datagram = Datagram(Kind.PING, 5, "n1")
@@ -294,14 +294,14 @@ def test_tables_are_compared_when_digests_differ_once_gossip_is_quiet_and_now_an
     assert set(chosen) == set(NAMES[1:])
 
 
-def test_a_joining_node_compares_with_the_first_that_welcomes_it() -> None:
+def test_joining_node_compares_tables_with_the_first_that_answers() -> None:
     bench = Bench(known=["n1"])
-    welcome = Datagram(Kind.WELCOME, 0, "", 0, 1, (Update(member("n2")),))
+    reply = Datagram(Kind.HELLO_REPLY, 0, "", 0, 1, (Update(member("n2")),))
     bench.run(2.0)
-    assert compared(bench.do(events.DatagramReceived("n2", 1, welcome))) == ["n2"]
+    assert compared(bench.do(events.DatagramReceived("n2", 1, reply))) == ["n2"]
 
 
-def test_the_dead_are_not_compared_with_but_told() -> None:
+def test_dead_member_is_told_and_not_compared_with() -> None:
     bench = Bench()
     bench.monitor.roster.put(bench.now, member("n3", State.DEAD), "n2")
     bench.run(10.0, silent=["n3"])

@@ -20,7 +20,7 @@ def test_a_rotation() -> None:
     assert ring.remove("ffffffff") == ring, "what is not there is removed"
 
 
-def test_what_is_refused() -> None:
+def test_changes_that_are_refused() -> None:
     ring = KeyRing((A,))
     with pytest.raises(Conflict, match="in use"):
         ring.remove(fingerprint(A))
@@ -33,7 +33,7 @@ def test_what_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "zz" * 32, "ab" * 31, "ab" * 33])
-def test_what_is_no_key(text: str) -> None:
+def test_text_that_is_not_a_key_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse(text)
 

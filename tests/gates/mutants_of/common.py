@@ -1,0 +1,245 @@
+"""Mutants of what all agents share: registers, framed logs, durable files, worker threads."""
+
+from __future__ import annotations
+
+from tests.gates.mutants import Mutant
+
+REGISTER = "agent/common/register.py"
+MEMORY = "agent/common/votermemory.py"
+LOG_FORMAT = "agent/common/framedlog.py"
+LOG = "agent/common/shell/framedlog.py"
+SEGMENTS = "agent/common/shell/segments.py"
+DISK = "agent/common/shell/disk.py"
+WORKER = "agent/common/shell/worker.py"
+RUNNER = "agent/common/shell/runner.py"
+
+OF_REGISTER = "tests/unit/common/test_register.py"
+OF_VOTERS = "tests/unit/common/test_register_voters.py"
+OF_MEMORY = ("tests/unit/common/test_votermemory.py",)
+OF_LOG_FORMAT = ("tests/unit/common/test_framedlog.py",)
+OF_LOG = ("tests/unit/common/shell/test_framedlog.py",)
+OF_SEGMENTS = ("tests/unit/common/shell/test_segments.py",)
+OF_DISK = ("tests/unit/common/shell/test_disk.py", "tests/unit/common/shell/test_disk_crashes.py")
+OF_WORKER = ("tests/unit/common/shell/test_worker.py",)
+OF_RUNNER = ("tests/unit/common/shell/test_runner.py",)
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "a voter promises no ballot twice, nor one below its promise",
+        REGISTER,
+        "if ballot <= slot.promised:",
+        "if ballot < slot.promised:",
+        (f"{OF_REGISTER}::test_a_voter_promises_no_ballot_twice",),
+    ),
+    Mutant(
+        "a voter accepts nothing below its promise",
+        REGISTER,
+        "if ballot < slot.promised:",
+        "if False:",
+        (f"{OF_REGISTER}::test_a_voter_accepts_nothing_below_its_promise",),
+    ),
+    Mutant(
+        "a proposal continues from the newest accepted value",
+        REGISTER,
+        "newest = max(self._answers.values(), key=lambda found: found.accepted)",
+        "newest = min(self._answers.values(), key=lambda found: found.accepted)",
+        (f"{OF_REGISTER}::test_a_proposal_continues_from_the_newest_accepted_value",),
+    ),
+    Mutant(
+        "two majorities have a voter in common",
+        REGISTER,
+        "return len(voters) // 2 + 1",
+        "return max(1, len(voters) // 2)",
+        (f"{OF_REGISTER}::test_a_proposal_needs_a_majority_in_each_phase",),
+    ),
+    Mutant(
+        "an answer to an earlier ballot does not count",
+        REGISTER,
+        'if event.attempt != self._attempt or self._phase == "done":',
+        'if self._phase == "done":',
+        (f"{OF_REGISTER}::test_a_late_answer_to_an_earlier_phase_does_not_count",),
+    ),
+    Mutant(
+        "a refused change has the value that it saw accepted first",
+        REGISTER,
+        "self._value, self._error = newest.value, error",
+        "return self._done(Finished(newest.value, error))",
+        (f"{OF_REGISTER}::test_a_refusal_rests_on_a_value_that_a_majority_holds",),
+    ),
+    Mutant(
+        "a read without a round rests on a majority",
+        REGISTER,
+        "return newest if same >= majority(voters) else None",
+        "return newest",
+        (f"{OF_REGISTER}::test_settled_needs_a_majority_of_the_newest",),
+    ),
+    Mutant(
+        "a new value is accepted by the voters that it names",
+        REGISTER,
+        "if not set(needed) <= set(self._groups):",
+        "if False:",
+        (f"{OF_VOTERS}::test_a_replacement_is_accepted_by_the_old_voters_and_by_the_new_ones",),
+    ),
+    Mutant(
+        "only the disk that founded the cluster may vote without learning",
+        MEMORY,
+        "if founders.get(name) == disk:",
+        "if name in founders:",
+        OF_MEMORY,
+    ),
+    Mutant(
+        "a cluster is founded by a majority at least",
+        MEMORY,
+        "(len(blank) >= majority(voters) and not patient)",
+        "not patient",
+        OF_MEMORY,
+    ),
+    Mutant(
+        "a record with another checksum is not good",
+        LOG_FORMAT,
+        "return len(body) == self.body_bytes(header) > 0 and zlib.crc32(body) == HEADER.unpack(header)[1]",
+        "return len(body) == self.body_bytes(header) > 0",
+        OF_LOG_FORMAT,
+    ),
+    Mutant(
+        "a bad record before a good one is damage, not a torn tail",
+        LOG_FORMAT,
+        "    if found is not None:\n",
+        "    if False:\n",
+        OF_LOG_FORMAT,
+    ),
+    Mutant(
+        "the search behind a bad record is bounded",
+        LOG_FORMAT,
+        "if checked > search_bytes_max or _record",
+        "if _record",
+        OF_LOG_FORMAT,
+    ),
+    Mutant(
+        "what was appended to a log is synced before it counts",
+        LOG,
+        "disk.fdatasync(self._descriptor)\n        except OSError as error:\n"
+        '            raise self._broken("synced", error) from error',
+        'pass\n        except OSError as error:\n            raise self._broken("synced", error) from error',
+        OF_LOG,
+    ),
+    Mutant(
+        "the name of a new log is durable before its first record",
+        LOG,
+        'disk.sync_folder(os.path.dirname(self.path) or ".")',
+        "pass",
+        OF_LOG,
+    ),
+    Mutant(
+        "a log that was opened has all of its records on stable storage",
+        LOG,
+        "disk.fsync(self._descriptor)",
+        "pass",
+        OF_LOG,
+    ),
+    Mutant(
+        "after a failed sync a log cannot be used any more",
+        LOG,
+        "self._failed = True",
+        "pass",
+        OF_LOG,
+    ),
+    Mutant(
+        "a refused record is removed before the refusal is told",
+        LOG,
+        "        try:\n            disk.ftruncate(self._descriptor, self.size)\n",
+        "        try:\n",
+        OF_LOG,
+    ),
+    Mutant(
+        "a torn tail is noted before it is cut off",
+        LOG,
+        "                before_cut()\n",
+        "",
+        ("tests/unit/hydfs/shell/test_journal.py",),
+    ),
+    Mutant(
+        "a segment is synced before the next one begins",
+        SEGMENTS,
+        "        before.sync()\n",
+        "",
+        OF_SEGMENTS,
+    ),
+    Mutant(
+        "a bad record in an older segment is damage",
+        SEGMENTS,
+        "        if end < size:\n",
+        "        if False:\n",
+        OF_SEGMENTS,
+    ),
+    Mutant(
+        "a file is synced before it takes its name",
+        DISK,
+        "        fsync(descriptor)\n    return written",
+        "    return written",
+        OF_DISK,
+    ),
+    Mutant(
+        "the folder is synced after a file was replaced",
+        DISK,
+        "        raise\n    _confirm(path)\n",
+        "        raise\n",
+        OF_DISK,
+    ),
+    Mutant(
+        "the folder is synced after a rename",
+        DISK,
+        "    rename(source, target)\n    _confirm(target)\n",
+        "    rename(source, target)\n",
+        OF_DISK,
+    ),
+    Mutant(
+        "the folder is synced after a removal",
+        DISK,
+        "    unlink(path, missing_ok=True)\n    sync_folder(_folder(path))\n",
+        "    unlink(path, missing_ok=True)\n",
+        OF_DISK,
+    ),
+    Mutant(
+        "the folder above a new folder is synced",
+        DISK,
+        "            mkdir(folder, mode)\n        sync_folder(_folder(folder))\n",
+        "            mkdir(folder, mode)\n",
+        OF_DISK,
+    ),
+    Mutant(
+        "a queue takes no more than its bound",
+        WORKER,
+        "            if self._closed or len(self._items) >= self._capacity:\n                return False",
+        "            if self._closed:\n                return False",
+        OF_WORKER,
+    ),
+    Mutant(
+        "a worker whose thread has died takes no more items",
+        WORKER,
+        "            with self._lock:\n                self._close()\n            self.clear()",
+        "            self.clear()",
+        OF_WORKER,
+    ),
+    Mutant(
+        "items that a dead thread leaves behind are dropped, not forgotten",
+        WORKER,
+        "                self._close()\n            self.clear()\n",
+        "                self._close()\n",
+        OF_WORKER,
+    ),
+    Mutant(
+        "the future of a call that raised is resolved",
+        WORKER,
+        "call.future.set_exception(error)",
+        "pass",
+        OF_WORKER,
+    ),
+    Mutant(
+        "a core that crashes is reported",
+        RUNNER,
+        "            self._on_crash(error)\n",
+        "",
+        OF_RUNNER,
+    ),
+)

@@ -1,0 +1,183 @@
+"""The store's client: what it asks for, and what it makes of answers that are lost or malformed."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.common import message
+from agent.common.errors import (
+    ConnectionLost,
+    Corrupt,
+    DeadlineExceeded,
+    InvalidMessage,
+    NotFound,
+    Unavailable,
+    Unreachable,
+)
+from agent.common.message import Done
+from agent.hydfs.client import HydfsClient
+from agent.hydfs.messages.file import (
+    AbortPut,
+    BeginPut,
+    BlockStat,
+    CommitPut,
+    Create,
+    Delete,
+    Deleted,
+    DeletePrefix,
+    Described,
+    FileStat,
+    Health,
+    Listed,
+    ListFiles,
+    ListStored,
+    OpenBlock,
+    OpenedBlock,
+    Part,
+    PutBegun,
+    PutPiece,
+    Read,
+    Stat,
+    StoredBlock,
+    StoredBlocks,
+    StoreHealth,
+)
+from agent.wire.client import Answered
+
+STAT = FileStat("f", "id1", 6, (BlockStat(0, 0, 6, ("n1",), "sealed"),))
+HEALTH = StoreHealth(1, True, 0, 0, 1, 6)
+
+
+class Agent:
+    """Stands in for the wire: answers requests as a table says, by their class."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.asked: list[Any] = []
+
+    def ask(
+        self, target: str, request: message.Request[Any], payload: Any = b"", *, timeout_s: float
+    ) -> Answered[Any]:
+        """Answers at once."""
+        self.asked.append(request)
+        found = self.answers[type(request).__name__]
+        found = found(request) if callable(found) else found
+        if isinstance(found, Exception):
+            raise found
+        return found if isinstance(found, Answered) else Answered(found, b"")
+
+
+def client(**answers: Any) -> tuple[HydfsClient, Agent]:
+    agent = Agent(**answers)
+    wire: Any = agent
+    return HydfsClient(wire, "agent"), agent
+
+
+def reader(data: bytes) -> Callable[[Any], Any]:
+    def read(request: Read) -> Answered[Part]:
+        found = data[request.offset : request.offset + min(request.length, 4)]
+        return Answered(Part(not found, "id1"), found)
+
+    return read
+
+
+def test_simple_requests_return_what_the_agent_says() -> None:
+    store, agent = client(
+        Create=Described(STAT),
+        Stat=Described(STAT),
+        ListFiles=Listed((STAT,), ("damaged",)),
+        ListStored=StoredBlocks((StoredBlock("f", "id1", 0, 6, "sealed", ""),)),
+        Health=HEALTH,
+        Delete=Done(),
+        DeletePrefix=Deleted(("a", "b")),
+    )
+    assert store.create("f") == STAT == store.stat("f")
+    assert store.list("f") == [STAT]
+    assert [block.name for block in store.store("n1")] == ["f"]
+    assert store.health() == HEALTH
+    store.delete("f")
+    assert store.delete_prefix("a") == 2
+    assert agent.asked == [
+        Create("f"),
+        Stat("f"),
+        ListFiles("f"),
+        ListStored("n1"),
+        Health(),
+        Delete("f"),
+        DeletePrefix("a"),
+    ]
+
+
+def test_a_create_whose_answer_is_lost_may_have_taken_place() -> None:
+    with pytest.raises(Unreachable, match="the file may exist now"):
+        client(Create=ConnectionLost("lost"))[0].create("f")
+
+
+def test_a_read_is_put_together_from_parts_of_one_file() -> None:
+    store, agent = client(Read=reader(b"abcdef"))
+    assert bytes(store.read("f", 1, 100)) == b"bcdef"
+    assert [request.file_id for request in agent.asked] == [None, "id1", "id1"]
+    assert bytes(store.read("f", 1, 3)) == b"bcd"
+
+
+def test_a_get_writes_all_of_the_file_or_says_that_it_changed() -> None:
+    store, _ = client(Stat=Described(STAT), Read=reader(b"abcdef"))
+    sink = io.BytesIO()
+    assert store.get("f", sink) == 6
+    assert sink.getvalue() == b"abcdef"
+    with pytest.raises(NotFound, match="changed while it was read"):
+        client(Stat=Described(STAT), Read=reader(b""))[0].get("f", io.BytesIO())
+
+
+def test_a_put_is_sent_in_pieces_and_committed() -> None:
+    begun = PutBegun("id1", 4)
+    store, agent = client(BeginPut=begun, PutPiece=Done(), CommitPut=Described(STAT))
+    assert store.put("f", io.BytesIO(b"abcdef")) == STAT
+    assert agent.asked == [BeginPut("f"), PutPiece("id1", 0), PutPiece("id1", 4), CommitPut("id1", 6)]
+
+
+@pytest.mark.parametrize("abort", [Done(), Unreachable("away")])
+def test_a_put_that_fails_is_aborted(abort: Any) -> None:
+    store, agent = client(BeginPut=PutBegun("id1", 4), PutPiece=Unavailable("no room"), AbortPut=abort)
+    with pytest.raises(Unavailable, match="no room"):
+        store.put("f", io.BytesIO(b"abcdef"))
+    assert agent.asked[-1] == AbortPut("id1")
+
+
+def test_a_put_ends_with_its_time_limit() -> None:
+    store, agent = client(BeginPut=PutBegun("id1", 4), AbortPut=Done())
+    with pytest.raises(DeadlineExceeded):
+        store.put("f", io.BytesIO(b"abcdef"), timeout_s=0.0)
+    assert agent.asked[-1] == AbortPut("id1")
+
+
+def opened(path: Path) -> int:
+    path.write_bytes(b"abcdef")
+    return os.open(path, os.O_RDONLY)
+
+
+def test_a_block_is_mapped_from_the_file_that_was_handed_over(tmp_path: Path) -> None:
+    def answer(request: OpenBlock) -> Answered[OpenedBlock]:
+        return Answered(OpenedBlock(10, 6), b"", opened(tmp_path / "block"))
+
+    block = client(OpenBlock=answer)[0].map_block("f", 12, "id1")
+    assert block is not None
+    with block.memory as memory:
+        assert (block.start, block.length, memory[:]) == (10, 6, b"abcdef")
+    assert client(OpenBlock=NotFound("elsewhere"))[0].map_block("f", 12, "id1") is None
+
+
+def test_a_malformed_answer_leaves_no_open_file(tmp_path: Path) -> None:
+    def too_long(request: OpenBlock) -> Answered[OpenedBlock]:
+        return Answered(OpenedBlock(0, 7_000_000), b"", opened(tmp_path / "block"))
+
+    with pytest.raises(Corrupt, match="cannot be mapped"):
+        client(OpenBlock=too_long)[0].map_block("f", 0, "id1")
+    with pytest.raises(InvalidMessage, match="without handing it over"):
+        client(OpenBlock=OpenedBlock(0, 6))[0].map_block("f", 0, "id1")

@@ -1,0 +1,204 @@
+"""The task launcher in this process: it starts tasks, reports their ends, and kills what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import resource
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from agent.rainstorm.host.shell import launcher as module
+from agent.rainstorm.host.shell.launcher import Launcher, limit_tasks, main, python, wait_for_agent
+from tests.support import wait_until
+
+# Stands in for a task: it says that it lives, starts a child, and does what the test writes to its control
+# socket.
+TASK = """
+import os, socket, subprocess, sys
+control = socket.socket(fileno=os.dup(0))
+child = subprocess.Popen(["sleep", "600"])
+control.send(f"{os.getpid()} {child.pid} {sorted(sys.argv[1:])}".encode())
+exec(control.recv(1000))
+"""
+
+
+class Agent:
+    """The agent's end, and the launcher in a thread."""
+
+    def __init__(self) -> None:
+        self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(10.0)
+        self.theirs = theirs
+        self.thread = threading.Thread(target=Launcher(theirs).run, daemon=True)
+        self.thread.start()
+
+    def spawn(self, number: int) -> socket.socket:
+        """Asks for a task and returns the other end of its control socket."""
+        ours, theirs = socket.socketpair()
+        log = os.open(os.devnull, os.O_WRONLY)
+        request = {"spawn": number, "host": "h", "hydfs": "s", "memory": 1}
+        socket.send_fds(self.sock, [json.dumps(request).encode()], [theirs.fileno(), log])
+        theirs.close()
+        os.close(log)
+        ours.settimeout(20.0)
+        return ours
+
+    def ended(self) -> dict[str, Any]:
+        """Returns the next report."""
+        return dict(json.loads(self.sock.recv(4096)))
+
+    def close(self) -> None:
+        """Ends the launcher as its agent does."""
+        self.sock.close()
+        self.thread.join(10.0)
+        assert not self.thread.is_alive()
+        self.theirs.close()
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Agent]:
+    """An agent whose tasks run the program above."""
+    program = tmp_path / "agent" / "rainstorm" / "task" / "shell"
+    program.mkdir(parents=True)
+    (program / "task.py").write_text(TASK)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+    monkeypatch.chdir(tmp_path)
+    made = Agent()
+    yield made
+    made.close()
+
+
+def test_a_task_that_ends_is_reported_and_what_it_left_is_killed(agent: Agent) -> None:
+    """With its exit status."""
+    with agent.spawn(1) as control:
+        pid, child, arguments = control.recv(1000).decode().split(" ", 2)
+        assert arguments == "['--host', '--hydfs', '--memory', '1', 'h', 's']"
+        control.send(b"sys.exit(3)")
+        assert agent.ended() == {"ended": 1, "cause": "exited with status 3"}
+    assert not psutil.pid_exists(int(pid))
+    wait_until(lambda: _gone(int(child)), 10, "its child is killed")
+
+
+def test_a_task_is_killed_on_request(agent: Agent) -> None:
+    """With the processes that it started; a second request changes nothing."""
+    with agent.spawn(1) as control:
+        _, child, _ = control.recv(1000).decode().split(" ", 2)
+        agent.sock.send(json.dumps({"kill": 1}).encode())
+        assert agent.ended() == {"ended": 1, "cause": "killed by signal 9"}
+        agent.sock.send(json.dumps({"kill": 1}).encode())
+    wait_until(lambda: _gone(int(child)), 10, "its child is killed")
+
+
+def test_all_tasks_end_with_their_agent(agent: Agent) -> None:
+    """However many there are."""
+    controls = [agent.spawn(number) for number in (1, 2)]
+    pids = [int(control.recv(1000).split(b" ")[0]) for control in controls]
+    agent.sock.shutdown(socket.SHUT_RDWR)
+    agent.thread.join(10.0)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    for control in controls:
+        control.close()
+
+
+def test_a_task_that_cannot_be_started_is_reported(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher lives on."""
+    monkeypatch.setattr(module, "python", lambda: "/no/python")
+    with agent.spawn(1):
+        assert agent.ended() == {"ended": 1, "cause": "cannot be started: No such file or directory"}
+
+
+def test_an_agent_that_breaks_off_is_noticed(agent: Agent, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its report cannot be sent any more."""
+    with agent.spawn(1) as control:
+        control.recv(1000)
+        control.send(b"import time; os.kill(os.getppid(), 0)")
+        agent.ended()
+    agent.sock.shutdown(socket.SHUT_RD)
+    with contextlib.suppress(OSError), agent.spawn(2) as control:
+        control.recv(1000)
+        control.send(b"sys.exit(0)")
+        agent.thread.join(10.0)
+    assert not agent.thread.is_alive()
+    assert "task launcher: agent_lost" in capfd.readouterr().err
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_only_the_agents_user_is_served(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Others are named and turned away."""
+    path = str(tmp_path / "l")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(path)
+        listener.listen(2)
+        found: list[socket.socket] = []
+
+        def wait() -> None:
+            with contextlib.suppress(OSError):
+                found.append(wait_for_agent(listener, os.getuid() + 1))
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+            stranger.settimeout(5.0)
+            stranger.connect(path)
+            assert stranger.recv(10) == b""
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5.0)
+    assert found == []
+    assert "connection_refused" in capfd.readouterr().err
+
+
+def test_the_limits_of_tasks_are_set_before_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open files, no dumps of memory, and the first to go when memory runs out."""
+    limits: list[Any] = []
+    score = io.StringIO("0\n")
+    monkeypatch.setattr(score, "close", lambda: None)
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (10, resource.RLIM_INFINITY))
+    monkeypatch.setattr(module, "open", lambda *args, **options: score, raising=False)
+    limit_tasks()
+    assert limits == [
+        (resource.RLIMIT_NOFILE, (module.OPEN_FILES_MAX, module.OPEN_FILES_MAX)),
+        (resource.RLIMIT_CORE, (0, 0)),
+    ]
+    assert score.getvalue().startswith(str(module.OOM_SCORE_ADJ))
+
+
+def test_the_program_serves_one_agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its exit status tells an unknown user apart."""
+    monkeypatch.setattr(module, "limit_tasks", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["launcher", "--listen-fd", "9", "--agent-user", "no-such-user"])
+    assert main() == module.EX_NOUSER
+    path = str(tmp_path / "l")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    listener.listen(1)
+    monkeypatch.setattr(sys, "argv", ["launcher", "--listen-fd", str(listener.detach())])
+    statuses: list[int] = []
+    thread = threading.Thread(target=lambda: statuses.append(main()), daemon=True)
+    thread.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as agent:
+        agent.connect(path)
+    thread.join(5.0)
+    assert statuses == [0]
+
+
+def test_python_is_named_without_links() -> None:
+    """A release that is replaced must not change under a launcher that runs."""
+    assert os.path.dirname(python()) == os.path.realpath(os.path.dirname(sys.executable))

@@ -1,0 +1,253 @@
+"""Channels between tasks, the identity of both ends, and connections that have not said who they are."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+import pytest
+
+from agent.common.errors import ConnectionLost, FrameTooLarge, ProtocolError
+from agent.common.shell import clock, network
+from agent.rainstorm.messages.channel import CHANNEL, Barrier, Hello
+from agent.rainstorm.task.shell import arrivals as module
+from agent.rainstorm.task.shell.arrivals import Arrivals
+from agent.rainstorm.task.shell.channel import Channel, connect, decode_batch, encode_batch
+from agent.rainstorm.task.shell.identity import JobIdentity
+from agent.wire.authority import ephemeral_identity
+from agent.wire.codec.framing import Frame, encode_header
+from tests.support import wait_until
+
+IDENTITY, OTHER = JobIdentity(ephemeral_identity("j-1")), JobIdentity(ephemeral_identity("j-1"))
+
+
+class Receiver:
+    """A listener whose arrivals are served while a test waits."""
+
+    def __init__(self) -> None:
+        self.listener = network.listen_tcp("127.0.0.1", 0)
+        self.selector = network.selector()
+        self.welcomed: list[tuple[Channel, Hello]] = []
+        self.arrivals = Arrivals(
+            self.listener, self.selector, lambda channel, hello: self.welcomed.append((channel, hello))
+        )
+        self.identity: JobIdentity | None = IDENTITY
+        self.selector.register(self.listener, network.EVENT_READ, lambda: self.arrivals.accept(self.identity))
+
+    @property
+    def port(self) -> int:
+        """Returns where it listens."""
+        return int(self.listener.getsockname()[1])
+
+    def serve_until(self, predicate: Callable[[], object], what: str) -> None:
+        """Does what the main loop of a task does."""
+
+        def once() -> object:
+            for key, _ in self.selector.select(0.01):
+                key.data()
+            self.arrivals.drop_late()
+            return predicate()
+
+        wait_until(once, 5, what)
+
+    def connect(self, identity: JobIdentity = IDENTITY) -> tuple[threading.Thread, list[Channel]]:
+        """Connects in another thread."""
+        made: list[Channel] = []
+
+        def run() -> None:
+            hello = Hello("0.0", 1)
+            try:
+                made.append(connect("127.0.0.1", "127.0.0.1", self.port, "1.0", hello, identity))
+            except ConnectionLost:
+                return
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        return thread, made
+
+    def close(self) -> None:
+        """Ends everything."""
+        self.arrivals.close()
+        for channel, _ in self.welcomed:
+            channel.close()
+        self.selector.close()
+        self.listener.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A task that others connect to."""
+    made = Receiver()
+    yield made
+    made.close()
+
+
+def pair(receiver: Receiver) -> tuple[Channel, Channel]:
+    """Returns the two ends of a channel."""
+    thread, made = receiver.connect()
+    receiver.serve_until(lambda: receiver.welcomed, "the hello arrives")
+    thread.join(5.0)
+    return made[0], receiver.welcomed[0][0]
+
+
+def test_frames_arrive_whole(receiver: Receiver) -> None:
+    """However they are cut on the way; a channel without bytes says so."""
+    sender, taken = pair(receiver)
+    assert receiver.welcomed[0][1] == Hello("0.0", 1)
+    taken.accepted_from("0.0")
+    assert taken.read() is None
+    data = encode_header(CHANNEL.encode(Barrier(7)), 3) + b"abc"
+    for byte in data[:-1]:
+        assert sender.write_some(memoryview(bytes([byte]))) == 1
+    receiver.serve_until(lambda: taken.read() is None, "most of it arrives")
+    sender.write_some(memoryview(data[-1:]))
+    found: list[Frame] = []
+
+    def arrived() -> bool:
+        frame = taken.read()
+        found.extend([] if frame is None else [frame])
+        return bool(found)
+
+    wait_until(arrived, 5, "the frame arrives")
+    assert CHANNEL.decode(found[0].header) == Barrier(7)
+    assert bytes(found[0].payload) == b"abc"
+    sender.close()
+    with pytest.raises(ConnectionLost):
+        wait_until(lambda: taken.read() is not None, 5, "the end is noticed")
+
+
+def test_a_full_channel_takes_nothing_and_a_closed_one_is_lost(receiver: Receiver) -> None:
+    """Sending never blocks."""
+    sender, taken = pair(receiver)
+    data = memoryview(bytes(1 << 20))
+    for _ in range(100):
+        if sender.write_some(data) == 0:
+            break
+    else:
+        raise AssertionError("it takes everything")
+    taken.close()
+
+    def broken() -> bool:
+        try:
+            sender.write_some(data)
+        except ConnectionLost:
+            return True
+        return False
+
+    wait_until(broken, 5, "the lost channel is noticed")
+    sender.close()
+
+
+def test_a_hello_that_is_too_large_is_not_read(receiver: Receiver) -> None:
+    """Before a task has said who it is, nothing is allocated for it."""
+    with socket.create_connection(("127.0.0.1", receiver.port)) as plain:
+        thread = threading.Thread(target=_send_large, args=(plain,), daemon=True)
+        thread.start()
+        receiver.serve_until(lambda: not thread.is_alive(), "the connection is closed")
+    assert receiver.welcomed == []
+    assert receiver.arrivals.wait_s() is None
+
+
+def _send_large(plain: socket.socket) -> None:
+    try:
+        with IDENTITY.client.wrap_socket(plain) as sock:
+            sock.sendall(encode_header({"from": "0.0", "generation": 1}, 5000))
+            sock.recv(1)
+    except (OSError, ssl.SSLError):
+        return
+
+
+@pytest.mark.parametrize("size", [0, 2000])
+def test_the_largest_frame_is_a_parameter(receiver: Receiver, size: int) -> None:
+    """A frame that is larger ends the channel."""
+    sender, taken = pair(receiver)
+    sender.write_some(memoryview(encode_header({"t": "batch"}, size) + bytes(size)))
+    if size:
+        with pytest.raises(FrameTooLarge):
+            wait_until(taken.read, 5, "the frame arrives")
+    else:
+        wait_until(taken.read, 5, "the frame arrives")
+    sender.close()
+
+
+def test_another_generation_cannot_connect(receiver: Receiver) -> None:
+    """Its certificate is another one; without an assignment nobody is expected."""
+    thread, made = receiver.connect(OTHER)
+    receiver.serve_until(lambda: not thread.is_alive(), "the handshake fails")
+    assert made == []
+    receiver.identity = None
+    thread, made = receiver.connect()
+    receiver.serve_until(lambda: not thread.is_alive(), "the connection is closed")
+    assert receiver.welcomed == []
+
+
+def test_a_hello_that_is_no_message_is_refused(receiver: Receiver) -> None:
+    """The connection is closed, and nobody is told."""
+
+    def run() -> None:
+        with socket.create_connection(("127.0.0.1", receiver.port)) as plain:
+            try:
+                with IDENTITY.client.wrap_socket(plain) as sock:
+                    sock.sendall(encode_header({"from": ["0.0"], "generation": 1}, 0))
+                    sock.recv(1)
+            except (OSError, ssl.SSLError):
+                return
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    receiver.serve_until(lambda: not thread.is_alive(), "the connection is closed")
+    assert receiver.welcomed == []
+
+
+def test_connections_that_say_nothing_are_bounded_in_number_and_time(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest goes first."""
+    monkeypatch.setattr(module, "ARRIVALS_MAX", 2)
+    silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(3)]
+    receiver.serve_until(lambda: _closed(silent[0]), "the oldest connection is closed")
+    left_s = receiver.arrivals.wait_s()
+    assert left_s is not None
+    assert 0 < left_s <= module.HELLO_TIMEOUT_S
+    now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now + module.HELLO_TIMEOUT_S + 1)
+    receiver.serve_until(lambda: all(_closed(sock) for sock in silent), "late ones are closed")
+    assert receiver.arrivals.wait_s() is None
+    for sock in silent:
+        sock.close()
+
+
+def _closed(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_task_that_does_not_listen_is_lost() -> None:
+    """The error names the task and where it should be."""
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    with pytest.raises(ConnectionLost, match=rf"task 1\.0 at 127\.0\.0\.1:{port}"):
+        connect("127.0.0.1", "127.0.0.1", port, "1.0", Hello("0.0", 1), IDENTITY)
+
+
+@pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"\xff" * 100])
+def test_an_identity_that_is_no_certificate_is_refused(pem: bytes) -> None:
+    """It is an error of the assignment, not of the process."""
+    with pytest.raises(ProtocolError, match="certificate of the job"):
+        JobIdentity(pem)
+
+
+def test_a_batch_survives_the_channel() -> None:
+    """Bytes that are no batch are refused."""
+    batch = pa.RecordBatch.from_pydict({"a": pa.array([b"x", b"y"], pa.binary())})
+    assert decode_batch(encode_batch(batch)).equals(batch)
+    with pytest.raises(ProtocolError, match="not an Arrow batch"):
+        decode_batch(b"nonsense")

@@ -1,0 +1,87 @@
+"""The source file of one task: local blocks, the rate, and the survey of quotes."""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+import pytest
+
+from agent.common.shell import clock
+from agent.hydfs.client import LocalBlock
+from agent.rainstorm.job import plan
+from agent.rainstorm.job.header import SourceHeader
+from agent.rainstorm.job.spec import parse
+from agent.rainstorm.task.shell import source as module
+from agent.rainstorm.task.shell.source import SourceFile
+from agent.rainstorm.task.sources.splitreader import ReadRequest
+from tests.unit.rainstorm.chain import job_file
+from tests.unit.rainstorm.memorystore import MemoryStore
+
+DATA = bytes(range(65, 91)) * 4
+BLOCK = 30
+
+
+class LocalStore(MemoryStore):
+    """A store of which this machine has the block at bytes 30 to 60."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapped = 0
+        self.put_bytes("in", DATA)
+
+    def map_block(self, name: str, offset: int, file_id: str, *, timeout_s: float = 5.0) -> LocalBlock | None:
+        self.mapped += 1
+        if not BLOCK <= offset < 2 * BLOCK:
+            return None
+        memory = mmap.mmap(-1, BLOCK)
+        memory[:] = DATA[BLOCK : 2 * BLOCK]
+        return LocalBlock(BLOCK, BLOCK, memory)
+
+
+def source(store: LocalStore, rate: int = 0) -> SourceFile:
+    """Returns the source of a task that reads half of the file."""
+    stage: dict[str, Any] = {"operator": "identity", "tasks": 2}
+    spec = parse(job_file(stage, rate=rate))
+    half = len(DATA) // 2
+    header = SourceHeader((plan.LINE,), 0, len(DATA), ((0, 0, half, 0), (1, half, 2 * half, 1)), 50, "file-1")
+    return SourceFile(store.storage(), spec, plan.make(spec, header), "0.0", header)
+
+
+def test_bytes_come_from_the_local_block_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across its end the rest is asked for; what is elsewhere is not looked for again and again."""
+    monkeypatch.setattr(module, "ELSEWHERE_BYTES", 20)
+    store = LocalStore()
+    found = source(store)
+    for offset, size in ((0, 10), (5, 10), (40, 10), (50, 20), (45, 5), (25, 3)):
+        assert bytes(found.read(ReadRequest(0, offset, size))) == DATA[offset : offset + size]
+    assert store.mapped == 3
+    assert [call for call, _ in store.calls].count("read") == 4
+
+
+def test_a_rate_decides_how_much_is_read_and_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delay of more than a second is not caught up."""
+    now = 100.0
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    slow = source(LocalStore(), rate=1000)
+    slow.restart_rate()
+    assert slow.wait_s() == 0.0
+    assert slow.read_size() == 50, "as much as a batch at the most"
+    slow.count(100, 500)
+    assert slow.wait_s() == pytest.approx(100 / 500)
+    slow.count(0, 500)
+    assert slow.wait_s() == pytest.approx(0.2)
+    now += 10.0
+    assert slow.wait_s() == 0.0
+    slow.count(250, 2500)
+    slow.count(250, 2500)
+    assert slow.wait_s() == pytest.approx(0.0)
+    slow.count(250, 2500)
+    assert slow.wait_s() == pytest.approx(0.5)
+
+
+def test_without_a_rate_nothing_waits() -> None:
+    """A batch is read at once."""
+    fast = source(LocalStore())
+    fast.count(100, 500)
+    assert (fast.wait_s(), fast.read_size()) == (0.0, 50)
