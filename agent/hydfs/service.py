@@ -53,7 +53,7 @@ class Service:
             self._followed = MembershipView(self._client, config.socket_path("membership"), nodes)
         self.views: ViewSource = views or self._followed  # type: ignore[assignment]
         self._on_crash = on_crash
-        self._new_disk = NewDisk(root, config.name)
+        self._new_disk = NewDisk(root)
         self._store = Store(root, reserve_bytes=knobs.reserve_bytes, on_crash=on_crash)
         targets: dict[str, Target] = {
             peer.name: Address(peer.address, peer.hydfs_port, peer.name) for peer in config.peers

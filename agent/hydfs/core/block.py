@@ -105,10 +105,14 @@ class RecordEntry:
 
 @dataclass(frozen=True, slots=True)
 class PromiseEntry:
-    """This copy takes no more records, from any sender."""
+    """This copy takes no more records, from any sender.
+
+    It is ``doubtful`` when it may have had records before: the disk was new and did not hold the block.
+    """
 
     key: BlockKey
     name: str
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +189,10 @@ class _RecordRow(_Row, frozen=True, tag="record"):
 
 class _PromiseRow(_Row, frozen=True, tag="promise"):
     name: OptionalName
+    doubtful: bool = False
 
     def entry(self) -> Entry:
-        return PromiseEntry((self.file_id, self.number), self.name)
+        return PromiseEntry((self.file_id, self.number), self.name, self.doubtful)
 
 
 class _SealedRow(_Row, frozen=True, tag="sealed"):
@@ -233,7 +238,8 @@ def pack_entry(entry: Entry) -> bytes:
             record = [r.offset, r.length, r.crc, r.writer, r.sequence, r.view]
             values = ["record", *entry.key, entry.name, entry.session, record, entry.data]
         case PromiseEntry():
-            values = ["promise", *entry.key, entry.name]
+            # A release that does not know the mark reads the entry without it.
+            values = ["promise", *entry.key, entry.name, *([True] if entry.doubtful else [])]
         case SealedEntry():
             values = ["sealed", *entry.key, entry.name, entry.length, entry.crc]
         case DroppedEntry():
@@ -268,10 +274,10 @@ def apply(index: dict[BlockKey, BlockMeta], entry: Entry) -> None:
                 mark = (record.sequence, record.offset, record.length)
                 note_writer(meta.writers, record.writer, mark)
             index[key] = replace(meta, session=session, length=record.end, crc=record.crc)
-        case PromiseEntry(key=key, name=name):
+        case PromiseEntry(key=key, name=name, doubtful=doubtful):
             meta = index.get(key) or BlockMeta(key, name, "")
             if meta.state == OPEN:
-                index[key] = replace(meta, state=PROMISED)
+                index[key] = replace(meta, state=PROMISED, doubtful=meta.doubtful or doubtful)
         case SealedEntry(key=key, name=name, length=length, crc=crc):
             meta = index.get(key) or BlockMeta(key, name, "")
             index[key] = replace(meta, length=length, crc=crc, state=SEALED, writers={}, doubtful=False)

@@ -87,11 +87,15 @@ class RecordWritten:
 
 @dataclass(frozen=True, slots=True)
 class PromiseRequested:
-    """Event: a node is sealing the block and asks this replica to take no more records of it."""
+    """Event: a node is sealing the block and asks this replica to take no more records of it.
+
+    A promise is ``doubtful`` when the block is not here and the disk is new: it may have been there before.
+    """
 
     token: Token
     key: BlockKey
     name: str
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ class PersistPromise:
 
     key: BlockKey
     name: str
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)

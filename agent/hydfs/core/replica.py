@@ -131,13 +131,14 @@ class Replica:
         if copy is None:
             copy = self._copies[event.key] = _Copy("", OPEN)
         copy.sealers.append(event.token)
+        copy.doubtful = copy.doubtful or event.doubtful
         if copy.state == OPEN:
             copy.state = PROMISED
             held, copy.held = copy.held, {}
             refused: list[Effect] = [
                 AnswerWrite(early.token, 0, "FENCED", "the block is being sealed") for early in held.values()
             ]
-            return [*refused, PersistPromise(event.key, event.name)]
+            return [*refused, PersistPromise(event.key, event.name, copy.doubtful)]
         return self._promised(copy)
 
     def promise_written(self, event: PromiseWritten) -> list[Effect]:

@@ -4,7 +4,7 @@ Any replica may run this at any time. It asks all replicas for a durable promise
 enough have promised (``filetable.needed_promises``), the old coordinator can no longer acknowledge anything,
 and the longest copy among them holds every record that it ever acknowledged. Records beyond the acknowledged
 ones may stay: a retry of their writer finds them as duplicates. A copy that may have lost its tail to a
-damaged journal counts only when every replica has answered.
+damaged journal, or all of it to a new disk, counts only when every replica has answered.
 """
 
 from __future__ import annotations

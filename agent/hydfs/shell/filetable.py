@@ -118,15 +118,23 @@ class FileTable:
                 if isinstance(error, NotFound) and not fresh:
                     step = ReadFile()
                     continue
-                step = self._next_step(route, step, entry, error)
+                step = self._next_step(name, route, step, entry, error)
 
     def _next_step(
-        self, route: Route, step: AskCoordinator | AskSeal, entry: FileEntry, error: RainStormError
+        self,
+        name: str,
+        route: Route,
+        step: AskCoordinator | AskSeal,
+        entry: FileEntry,
+        error: RainStormError,
     ) -> Step:
         code = code_of(error)
         moved = Moved.of(error)
         if code in LOST:
             self._peers.suspect(step.node)
+            # A silent coordinator uses up the time of a short request. The next one must not begin with it
+            # again: others may have sealed its block long ago.
+            self.forget(name)
         following = route.failed(step, entry, code, moved.cause, moved.failed)
         if isinstance(following, Stop) and following.code == code:
             raise error

@@ -162,8 +162,13 @@ class Repair:
                 self._backlog.pass_ends()
 
     def _settle_new_disk(self) -> None:
-        if self._new_disk.pending and not (self._stopping or self._everything or self._missing):
+        if not self._new_disk.pending or self._stopping or self._everything or self._missing:
+            return
+        try:
             self._new_disk.settle()
+        except RainStormError as error:
+            logger.warning("new_disk_not_settled error=%s", error)  # until the next pass
+        else:
             logger.info("new_disk_settled")
 
     def _repair_all(self, names: dict[str, list[BlockMeta]]) -> None:

@@ -137,8 +137,8 @@ class Replicas:
                 self.store.submit(
                     entry, effect.data, lambda code: self.post(RecordWritten(key, record.end, code))
                 )
-            case PersistPromise(key=key, name=name):
-                promise = PromiseEntry(key, name)
+            case PersistPromise(key=key, name=name, doubtful=doubtful):
+                promise = PromiseEntry(key, name, doubtful)
                 self.store.submit(promise, b"", lambda code: self.post(PromiseWritten(key, code)))
             case SendWrite(peer=peer):
                 if not self.peers.later(peer, lambda: self._send_write(effect)):
@@ -285,9 +285,8 @@ class Replicas:
 
     def _promise(self, request: messages.AskPromise, call: Call) -> messages.Promised:
         key = (request.file_id, request.number)
-        if key not in self.store.index:
-            self._new_disk.refuse_unknown(request.name, request.number)
-        answer = self._ask(PromiseRequested(Waiter(), key, request.name), call, "promise")
+        doubtful = self._new_disk.pending and key not in self.store.index
+        answer = self._ask(PromiseRequested(Waiter(), key, request.name, doubtful), call, "promise")
         assert isinstance(answer, AnswerPromise)
         return messages.Promised(answer.length, answer.crc, answer.writers, answer.doubtful)
 

@@ -76,7 +76,8 @@ class Cluster:
         self.factories = dict(factories)
         # Restarts after crashes, with their reasons; a schedule of failing disks expects some.
         self.crashes: list[tuple[str, str]] = []
-        self.restarts_crashed = True
+        # Faults are over: an agent that ends all the same is started again.
+        self.is_healed = False
         # Machines that never come back.
         self.lost: set[str] = set()
         self.nodes: dict[str, Node] = {}
@@ -157,16 +158,17 @@ class Cluster:
         self.log.note(f"{fault.__qualname__} {' '.join(map(str, arguments))}")
         fault(*arguments)
 
-    def crashed(self, agent: Agent, problem: str) -> None:
-        """Takes note of a process that ended by itself; the machine starts it again."""
+    def ended(self, agent: Agent, problem: str) -> None:
+        """Takes note of an agent that ends; what was not asked to, or not by a schedule, is started again."""
         node, name = agent.node, agent.name
-        self.log.note(f"{agent} crashed: {problem}")
-        self.crashes.append((str(agent), problem))
-        if self.restarts_crashed:
+        if problem:
+            self.log.note(f"{agent} crashed: {problem}")
+            self.crashes.append((str(agent), problem))
+        if problem or self.is_healed:
             self.scheduler.after(RESTART_S, lambda: self._restart(node, name, agent))
 
-    def _restart(self, node: Node, name: str, crashed: Agent) -> None:
-        if node.is_on and node.agents.get(name) is crashed:
+    def _restart(self, node: Node, name: str, ended: Agent) -> None:
+        if node.is_on and node.agents.get(name) is ended:
             node.start(name)
 
     # -- at rest --------------------------------------------------------------------------------------
@@ -174,6 +176,7 @@ class Cluster:
     def heal(self, *, except_for: Collection[str] = ()) -> None:
         """Ends all faults and starts what does not run, except for machines that are lost for good."""
         self.lost |= set(except_for)
+        self.is_healed = True
         self.wires.heal()
         self.wires.quality = Quality()
         self.wires.forget_qualities()

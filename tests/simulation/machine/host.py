@@ -205,11 +205,10 @@ class Agent:
         except Exception as error:
             self._fail(repr(error))
         self.is_ready = False
-        if not self.is_asked_to_stop or self._problem:
-            self.node.cluster.crashed(self, self._problem)
-        elif self.stays:
+        if self.stays and not self._problem:
             self.process.stopped = True
             return
+        self.node.cluster.ended(self, self._problem)
         self.node.scheduler.kill(self.process)
 
     def _serve(self) -> None:

@@ -112,16 +112,6 @@ class StoreClient:
 
     # -- the log --------------------------------------------------------------------------------------
 
-    def _create_log(self, action: Action) -> None:
-        while True:
-            try:
-                self.hydfs(action.chance).create(LOG, timeout_s=ATTEMPT_S)
-                return
-            except AlreadyExists:
-                return
-            except RainStormError:
-                threads.sleep(RETRY_S)
-
     def _append(self, action: Action) -> None:
         self._sequence += 1
         size = action.chance.randint(LINE_BYTES_MIN, LINE_BYTES_MAX)
@@ -134,12 +124,21 @@ class StoreClient:
                 found = hydfs.append(
                     LOG, line, writer=self.name, sequence=self._sequence, timeout_s=ATTEMPT_S
                 )
+            except NotFound:
+                self._create_log(action)
+                continue
             except RainStormError:
                 threads.sleep(RETRY_S)  # the outcome is unknown: the same append again
                 continue
             self.hit("append found done" if found.duplicate else "append acknowledged")
             self.history.acked.append((threads.monotonic(), self.name, self._sequence, found.offset))
             return
+
+    def _create_log(self, action: Action) -> None:
+        try:
+            self.hydfs(action.chance).create(LOG, timeout_s=ATTEMPT_S)
+        except RainStormError:
+            threads.sleep(RETRY_S)  # another client makes it, or will
 
     def _read_log(self, action: Action) -> None:
         began = threads.monotonic()

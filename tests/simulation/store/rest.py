@@ -41,8 +41,8 @@ def check(run: StoreRun) -> list[str]:
     found = cluster.call(process, operator.look)
     if found:
         return found
-    found = [line for name, service in run.services().items() for line in left_over(name, service)]
-    found += cluster.findings()
+    found = cluster.findings()
+    found += [line for name, service in run.services().items() for line in left_over(name, service)]
     for client in run.clients:
         cluster.call(client.process, client.check_connections)
         cluster.call(client.process, client.close)
@@ -96,7 +96,10 @@ class Operator:
             if unhealthy:
                 return unhealthy
             threads.sleep(ABANDONED_S)
-            return self._compare()
+            if self.run.hits["a block rotted"]:
+                self._read_all_copies()
+                unhealthy = self._await_repair()
+            return unhealthy or self._compare()
         finally:
             self._client.close()
 
@@ -121,6 +124,14 @@ class Operator:
         if found.checked and not found.under_replicated and not found.waiting:
             return []
         return [f"H10: after {REPAIRED_S:g} s {name} still has to repair: {found}"]
+
+    def _read_all_copies(self) -> None:
+        """Reads every file through every agent, which checks its own copies first."""
+        for node in self.run.cluster.living():
+            hydfs = self._hydfs(node.name)
+            for stat in hydfs.list():
+                hydfs.read(stat.name, 0, 1 << 20, timeout_s=20.0)
+        threads.sleep(1.0)  # repair hears of damaged copies
 
     def _compare(self) -> list[str]:
         history, living = self.run.history, [node.name for node in self.run.cluster.living()]

@@ -16,9 +16,10 @@ from unittest import mock
 
 from agent.common.config import HydfsConfig
 from agent.hydfs import client as client_module
+from agent.hydfs.core.block import SEALED
 from agent.hydfs.service import Service
 from agent.hydfs.shell import copier, gateway, put, repair, store, transfers
-from tests.simulation.machine.cluster import Cluster
+from tests.simulation.machine.cluster import DATA_FOLDER, Cluster
 from tests.simulation.machine.faults import Faults
 from tests.simulation.machine.schedule import Schedule, Step, draw
 from tests.simulation.store import rest
@@ -120,8 +121,6 @@ class StoreRun:
             for number in range(1, count + 1):
                 name = f"{kind}{number}"
                 actions = planned(self.schedule.seed, name, kinds, ACTIONS, PAUSE_S)
-                if name == "writer1":
-                    actions = [*planned(self.schedule.seed, name, {"create_log": 1}, 1, 0.0), *actions]
                 client = StoreClient(self.cluster, self.history, name, actions)
                 client.hit = partial(_count, self.hits)
                 made.append(client)
@@ -150,10 +149,17 @@ class StoreRun:
         stranger.start()
 
     def _rot(self, step: Step) -> None:
-        disk = self.cluster.nodes[step.nodes[0]].disk
-        blocks = [path for path in disk.paths() if "/hydfs/blocks/" in path and not path.endswith(".part")]
-        if blocks:
-            disk.flip_bit(blocks[int(step.amount * len(blocks))])
+        """Flips a bit of a sealed block while the machine is off: an agent trusts what it has once checked."""
+        node = self.cluster.nodes[step.nodes[0]]
+        service = node.agents[SERVICE].service
+        if not node.is_on or not isinstance(service, Service):
+            return
+        sealed = [key for key, meta in service._store.index.items() if meta.state == SEALED and meta.length]
+        self.faults.cut_power([node], step)
+        paths = {f"{DATA_FOLDER}/hydfs/blocks/{file_id}.{number}" for file_id, number in sealed}
+        rotting = sorted(paths & set(node.disk.paths()))
+        if rotting:
+            node.disk.flip_bit(rotting[int(step.amount * len(rotting))])
             self.hits["a block rotted"] += 1
 
     def _new_disk(self, step: Step) -> None:

@@ -36,6 +36,7 @@ RECORD = Record(0, 3, chain(b"abc", 0), "writer", 8, 2)
         RecordEntry(KEY, "f", "s", RECORD, b"abc"),
         RecordEntry(KEY, "f", "s", RECORD, None),
         PromiseEntry(KEY, "f"),
+        PromiseEntry(KEY, "f", doubtful=True),
         SealedEntry(KEY, "f", 3, 99),
         DroppedEntry(KEY),
         StateEntry(BlockMeta(KEY, "f", "s", 3, 99, "open", {"w": (8, 0, 3)}, True)),
@@ -53,6 +54,7 @@ def packed(*values: Any) -> bytes:
 def test_entries_of_a_newer_and_of_an_older_release_are_read() -> None:
     """A newer release may add elements; an older one did not know whether a copy is doubtful."""
     assert unpack_entry(packed("dropped", "id1", 3, "new")) == DroppedEntry(KEY)
+    assert unpack_entry(packed("promise", "id1", 3, "f")) == PromiseEntry(KEY, "f")
     older = unpack_entry(packed("state", "id1", 3, "f", "s", 3, 99, "open", {}))
     assert older == StateEntry(BlockMeta(KEY, "f", "s", 3, 99))
 

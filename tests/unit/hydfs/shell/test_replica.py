@@ -83,7 +83,7 @@ class Node:
         self.views = SettableView(NODES)
         self.thin: list[str] = []
         self.crashes: list[BaseException] = []
-        self.disk = NewDisk(store.root, "n1")
+        self.disk = NewDisk(store.root)
         surroundings: tuple[Any, ...] = (store, self.peers, self.registers, self.views, self.disk)
         self.replicas = Replicas(*surroundings, replicas=3, block_size_bytes=1000, ack_timeout_s=1.0)
         self.replicas.engine = Engine(
@@ -265,12 +265,16 @@ def test_a_record_that_comes_early_waits_no_longer_than_its_caller(node: Node) -
     assert node.store.index[KEY].length == 3, "the early record was forgotten with its caller"
 
 
-def test_a_new_disk_makes_no_promise_about_a_block_it_does_not_know(node: Node) -> None:
+def test_a_new_disk_makes_doubtful_promises_about_blocks_it_does_not_know(node: Node) -> None:
     node.disk.pending = True
-    with pytest.raises(Unavailable, match="its disk is new"):
-        node.ask(AskPromise("id9", 0, "g"))
+    assert node.ask(AskPromise("id9", 0, "g")).doubtful
+    node.disk.pending = False
+    assert node.ask(AskPromise("id9", 0, "g")).doubtful, "it stays so"
+    assert node.store.index["id9", 0].doubtful, "even over a restart"
+    assert not node.ask(AskPromise("id9", 1, "g")).doubtful
+    node.disk.pending = True
     node.write(b"abc")
-    assert node.ask(AskPromise(*KEY, "f")).length == 3
+    assert node.ask(AskPromise(*KEY, "f")) == Promised(3, chain(b"abc", 0), {"w": (0, 0, 3)}, False)
 
 
 def test_a_seal_is_done_only_for_the_block_that_is_open(node: Node) -> None:
