@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 
-from tests.simulation import rainstorm_bugs, rainstorm_faults, test_hydfs, test_hydfs_moments
+from tests.simulation import test_hydfs, test_hydfs_moments
 from tests.simulation.hydfs_disk import Bugs
-from tests.simulation.planted import membership, register
+from tests.simulation.planted import membership, rainstorm, register
 
 SEEDS_MAX = 1000
 LIMIT_S = 90.0
@@ -65,7 +65,7 @@ def candidates() -> list[Candidate]:
     """Returns the bugs of all subsystems."""
     found = [
         Candidate(bug.subject.name, bug.name, bug.rule, bug.run, bug.run_without)
-        for bug in (*membership.BUGS, *register.BUGS)
+        for bug in (*membership.BUGS, *rainstorm.BUGS, *register.BUGS)
     ]
     for entry in fields(Bugs):
         rule = HYDFS_RULES.get(entry.name, "")
@@ -73,25 +73,11 @@ def candidates() -> list[Candidate]:
         scenario = test_hydfs_moments.SCENARIOS.get(entry.name, test_hydfs.run)
         run, control = partial(_hydfs, scenario, bugs), partial(_hydfs, scenario, None)
         found.append(Candidate("hydfs", entry.name.replace("_", " "), rule, run, control))
-    for bug in rainstorm_bugs.BUGS:
-        run, control = partial(_rainstorm, bug), partial(_rainstorm_without, bug)
-        found.append(Candidate("rainstorm", bug.name, "", run, control))
     return found
 
 
 def _hydfs(scenario: Callable[..., object], bugs: Bugs | None, seed: int) -> None:
     scenario(f"bug-{seed}", bugs)
-
-
-def _rainstorm(bug: rainstorm_bugs.Bug, seed: int) -> None:
-    faults = list(bug.faults) if bug.faults is not None else None
-    with bug.planted() as parts:
-        rainstorm_faults.run(seed, parts, faults=faults, end_to_end_only=bug.end_to_end_only)
-
-
-def _rainstorm_without(bug: rainstorm_bugs.Bug, seed: int) -> None:
-    faults = list(bug.faults) if bug.faults is not None else None
-    rainstorm_faults.run(seed, faults=faults, end_to_end_only=bug.end_to_end_only)
 
 
 def hunt(candidate: Candidate, limit_s: float = LIMIT_S, seeds_max: int = SEEDS_MAX) -> Verdict:

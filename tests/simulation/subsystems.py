@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation import membership_swarm, register_swarm, test_hydfs, test_membership, test_rainstorm
-from tests.simulation import rainstorm_faults as rainstorm
 from tests.simulation.hydfs_faults import MOMENTS
+from tests.simulation.rainstorm import scenario as rainstorm
 from tests.simulation.schedule import Schedule
 
 # Shorter than in its own test, so that there are more seeds in the same time.
@@ -71,7 +71,7 @@ def _hydfs(seed: int | str) -> Outcome:
 
 
 def _rainstorm(seed: int | str) -> Outcome:
-    found = rainstorm.run(seed)
+    found = rainstorm.run(rainstorm.schedule_of(seed))
     return Outcome(found.trace, found.hits)
 
 
@@ -85,7 +85,13 @@ SUBSYSTEMS: dict[str, Subsystem] = {
         replay=membership_swarm.run,
     ),
     "scenarios": Subsystem(_scenario),
-    "rainstorm": Subsystem(_rainstorm, test_rainstorm.REACHED, test_rainstorm.FULL_SEEDS),
+    "rainstorm": Subsystem(
+        _rainstorm,
+        test_rainstorm.REACHED,
+        test_rainstorm.MOMENTS_FROM_SEEDS,
+        schedule=rainstorm.schedule_of,
+        replay=rainstorm.run,
+    ),
     "register": Subsystem(
         _register,
         register_swarm.MOMENTS,

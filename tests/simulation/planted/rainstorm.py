@@ -33,7 +33,7 @@ from agent.rainstorm.task.core.processor import Restore, TaskCore
 from agent.rainstorm.task.shell.arrivals import Arrivals
 from agent.rainstorm.task.shell.channel import Channel
 from agent.rainstorm.task.shell.identity import Identity
-from agent.rainstorm.task.shell.task import Task
+from agent.rainstorm.task.shell.loop import TaskLoop
 from agent.rainstorm.task.state.keyed import KeyedState
 from tests.simulation.planted.bug import PlantedBug, Subject
 from tests.simulation.rainstorm import scenario
@@ -285,17 +285,17 @@ def _wait_for_handshakes(self: Arrivals, identity: Identity | None) -> None:
     _accept(self, None if identity is None else _PatientIdentity(identity))
 
 
-def _watch_without_a_look(self: Task, peer: str) -> None:
+def _watch_without_a_look(self: TaskLoop, peer: str) -> None:
     _watch(self, peer)
     self._unread.discard(peer)
 
 
-def _wait_for_room_alone(self: Task, output: Channel) -> None:
+def _wait_for_room_alone(self: TaskLoop, output: Channel) -> None:
     network.wait([], [output.sock])
 
 
 _accept = Arrivals.accept
-_watch = Task._watch
+_watch = TaskLoop._watch
 
 BUGS = (
     PlantedBug(
@@ -452,19 +452,19 @@ BUGS = (
         "released channels are not watched again",
         "no wake-up is lost",
         RAINSTORM,
-        ((Task, "_release", _nothing),),
+        ((TaskLoop, "_release", _nothing),),
     ),
     PlantedBug(
         "decrypted frames are not looked for",
         "a TLS socket may hold what a selector cannot see",
         RAINSTORM,
-        ((Task, "_watch", _watch_without_a_look),),
+        ((TaskLoop, "_watch", _watch_without_a_look),),
     ),
     PlantedBug(
         "a task with a full channel does not hear its agent",
         "a full channel never keeps a task from its agent",
         RAINSTORM,
-        ((Task, "_wait_for_room", _wait_for_room_alone),),
+        ((TaskLoop, "_wait_for_room", _wait_for_room_alone),),
         ("hang_task", "pause_task", "cut"),
     ),
 )
