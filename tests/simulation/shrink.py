@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from tests.simulation.network import LinkSettings
-from tests.simulation.schedule import Schedule
+from tests.simulation.machine.schedule import Schedule
 
 RUNS_MAX = 150
 
@@ -21,7 +20,7 @@ def kind_of(error: BaseException) -> str:
     """Returns what broke, without the names and numbers that differ from run to run."""
     text = str(error).split("\n")[0]
     text = re.sub(r"seed [^:]*: ", "", text)
-    return f"{type(error).__name__}: " + re.sub(r"\bn\d+\b|\d+(\.\d+)?", "#", text.partition("{")[0])[:60]
+    return f"{type(error).__name__}: " + re.sub(r"\bvm\d+\b|\d+(\.\d+)?", "#", text.partition("{")[0])[:60]
 
 
 class Shrinker:
@@ -75,7 +74,7 @@ class Shrinker:
         return schedule
 
     def _simpler(self, schedule: Schedule) -> Iterator[Callable[[Schedule], Schedule]]:
-        yield lambda found: replace(found, link=LinkSettings())
+        yield lambda found: found.on_good_wires()
         for index in range(len(schedule.steps)):
             yield partial(_change, index=index, at_s=float(round(schedule.steps[index].at_s)))
             for duration_s in (0.3, 1.0, 2.0):
@@ -87,12 +86,3 @@ def _change(found: Schedule, *, index: int, **changes: float) -> Schedule:
     steps = list(found.steps)
     steps[index] = replace(steps[index], **changes)  # type: ignore[arg-type]
     return replace(found, steps=tuple(sorted(steps, key=lambda step: step.at_s)))
-
-
-def as_python(schedule: Schedule) -> str:
-    """Returns the schedule as Python, a step a line."""
-    steps = "".join(f"        {step!r},\n" for step in schedule.steps)
-    link = "" if schedule.link == LinkSettings() else f"    link={schedule.link!r},\n"
-    head = f"    seed={schedule.seed!r},\n    nodes={schedule.nodes},\n    voters={schedule.voters},\n"
-    head += f"    variant={schedule.variant!r},\n" if schedule.variant else ""
-    return f"Schedule(\n{head}{link}    steps=(\n{steps}    ),\n)"

@@ -171,15 +171,17 @@ class Transport:
             self.discarded += 1
             return
         try:
-            opened = self._opener.open(packet)
-            if self._addresses.get(opened.sender, source[0]) != source[0]:
-                self._on_impostor(opened.sender, source[0], source[1])
-                raise ProtocolError(f"datagram in the name of {opened.sender} from {source[0]}")
+            opened = self._opener.open(packet, lambda sender: self._check_address(sender, source))
             self._on_datagram(opened.sender, opened.boot, datagrams.decode(opened.data))
         except RainStormError as error:
             self.dropped += 1
             level = logging.DEBUG if isinstance(error, ProtocolError) else logging.WARNING
             logger.log(level, "datagram_dropped total=%d reason=%s", self.dropped, error)
+
+    def _check_address(self, sender: str, source: tuple[str, int]) -> None:
+        if self._addresses.get(sender, source[0]) != source[0]:
+            self._on_impostor(sender, source[0], source[1])
+            raise ProtocolError(f"datagram in the name of {sender} from {source[0]}")
 
     def _drain_errors(self) -> None:
         assert self._socket is not None

@@ -78,6 +78,9 @@ class Cluster:
         self.crashes: list[tuple[str, str]] = []
         # Faults are over: an agent that ends all the same is started again.
         self.is_healed = False
+        self.looks_apart_s = LOOKS_APART_S
+        # A slot that was taken later may belong to a request that waits for news.
+        self.slots_older_s = 0.0
         # Machines that never come back.
         self.lost: set[str] = set()
         self.nodes: dict[str, Node] = {}
@@ -184,6 +187,8 @@ class Cluster:
             if machine.name in self.lost:
                 continue
             machine.disk.faults.clear()
+            for process in machine.processes:
+                process.seam.network.accept_errors.clear()
             machine.disk.free()
             machine.resume()
             if not machine.is_on:
@@ -211,14 +216,16 @@ class Cluster:
         began = self.scheduler.now
         seen = set(self._look())
         for _ in range(LOOKS - 1):
-            self.scheduler.run_for(LOOKS_APART_S)
+            self.scheduler.run_for(self.looks_apart_s)
             seen &= set(self._look())
         minutes = (self.scheduler.now - began) / 60
         return sorted(seen) + self.log.repeated(max(2, round(WARNINGS_A_MINUTE * minutes)))
 
     def _look(self) -> list[str]:
         try:
-            return self.scheduler.rest(quiet_s=QUIET_S, limit_s=QUIET_WITHIN_S)
+            return self.scheduler.rest(
+                quiet_s=QUIET_S, limit_s=QUIET_WITHIN_S, slots_older_s=self.slots_older_s
+            )
         except AssertionError:
             return [f"the cluster does not come to rest\n{report.threads(self.scheduler)}"]
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -117,8 +117,11 @@ class Opener:
         """Opens with these keys from now on."""
         self._keys = {key_id(key): key for key in keys}
 
-    def open(self, packet: bytes) -> Opened:
+    def open(self, packet: bytes, check_sender: Callable[[str], None] = lambda name: None) -> Opened:
         """Returns what a sealed datagram holds.
+
+        ``check_sender`` gets the name of the sender before anything is remembered, and may raise: a holder
+        of the key at a wrong address must not make a later boot or a higher counter of that name known.
 
         Raises:
             ProtocolError: it is malformed, forged, of an earlier boot of its sender, or a replay.
@@ -144,6 +147,8 @@ class Opener:
             data = cipher.decrypt(NONCE.pack(0, counter), packet[end:], packet[:end])
         except InvalidTag:
             raise ProtocolError("datagram is not sealed with the key that it names") from None
+        sender = name.decode("utf-8", "replace")
+        check_sender(sender)
         if known is not None and fresh and boot == known.boot:
             raise ProtocolError("two sessions of one boot: a replay, or two nodes of one name")
         if fresh and len(self._sessions) >= SENDERS_MAX and name not in self._sessions:
@@ -152,4 +157,4 @@ class Opener:
             raise ProtocolError("replayed datagram")
         entry.ciphers[mark] = cipher
         self._sessions[name] = entry
-        return Opened(name.decode("utf-8", "replace"), boot, data)
+        return Opened(sender, boot, data)

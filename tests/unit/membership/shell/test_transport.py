@@ -108,6 +108,14 @@ def test_a_datagram_in_the_name_of_a_node_at_another_address_is_dropped_and_told
     assert place.impostors == [("n3", "127.0.0.1")]
 
 
+def test_an_impostor_of_a_later_boot_does_not_lock_the_node_out(place: Place) -> None:
+    real, forged = place.sealer("n3"), place.sealer("n3")
+    place.transport._addresses = {"n3": "127.0.0.77"}
+    place.expect_dropped(forged.seal(GOOD))
+    place.transport._addresses = {"n3": "127.0.0.1"}
+    place.expect_received(real.seal(GOOD))
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=1500), sealed=st.booleans())
 def test_arbitrary_bytes_do_not_get_through_nor_end_the_receiver(
