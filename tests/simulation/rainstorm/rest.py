@@ -4,8 +4,6 @@ that is held, waited for or left over.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from agent.common.shell.runner import CoreRunner
 from agent.rainstorm.service import Service
 from tests.simulation.machine.cluster import Broken
@@ -16,8 +14,6 @@ from tests.simulation.rainstorm.world import World
 STANDSTILL_S = 2.0
 # Connections that one process may open within a look: more is a loop without a pause.
 DIALS_MAX = 60
-# One request of a client is under way: the long poll of a follower.
-FOLLOWED = "31 of 32 slots free; taken at agent/wire/client.py"
 # An agent stops of these, and starts again, when its disk refuses something.
 DISK_ERRORS = ("DiskFull(", "DiskFailed(", "Corrupt(", "OSError(", "PortInUse(")
 
@@ -71,11 +67,7 @@ def findings(world: World, disks_hurt: set[str]) -> list[str]:
         else:
             found += left_over(name, service)
             found += _processes(world, name, service)
-    found += [line for line in world.cluster.findings() if FOLLOWED not in line]
-    missing: Counter[str] = Counter()
-    for semaphore in world.scheduler.short:
-        missing[semaphore.process.name] += len(semaphore.taken_at)
-    return found + [f"{name} holds {count} slots" for name, count in missing.items() if count > 1]
+    return found + world.cluster.findings()
 
 
 def left_over(name: str, service: Service) -> list[str]:

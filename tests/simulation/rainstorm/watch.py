@@ -164,6 +164,8 @@ class Watch:
                 case OutcomeRecord():
                     assert not job.outcome, f"{job.job} ended twice"
                     job.outcome, job.error = record.outcome, record.error
+                    if job.outcome == "cancelled":
+                        self.hit("job cancelled")
 
     def _committed(self, job: WatchedJob, record: CommitRecord) -> None:
         epoch, generation = record.epoch, record.generation

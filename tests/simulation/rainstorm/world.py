@@ -16,6 +16,8 @@ from typing import Any
 from unittest import mock
 
 from agent.common.config import RainstormConfig
+from agent.membership.client import MARGIN_S
+from agent.membership.follower import WATCH_S
 from agent.rainstorm.client import RainstormClient
 from agent.rainstorm.host.core.host import AssignTask, CommandReceived, HostCore
 from agent.rainstorm.host.shell import host as host_shell
@@ -47,6 +49,8 @@ from tests.simulation.rainstorm.watch import Watch
 # A seed takes 25,000; far more means that somebody goes round in circles.
 STEPS_MAX = 600_000
 RECOVERING = ("logging", "deploying")
+# The long poll of a follower holds a slot of its client for so long at most.
+POLL_S = WATCH_S + MARGIN_S
 
 
 class World:
@@ -65,6 +69,7 @@ class World:
             steps_max=STEPS_MAX,
         )
         self.cluster.wires.buffer_bytes = rng.choice([300, 2000, 64 * 1024])
+        self.cluster.slots_older_s = POLL_S
         self.scheduler = self.cluster.scheduler
         self.names = list(self.cluster.nodes)
         self.store = Store(self.scheduler, random.Random(f"{seed}:store"), self.names)
