@@ -14,14 +14,17 @@ from collections import Counter
 
 import pytest
 
+from tests.simulation.machine.schedule import Schedule, Step
 from tests.simulation.planted.bug import PlantedBug
 from tests.simulation.planted.rainstorm import BUGS
+from tests.simulation.rainstorm import whole
 from tests.simulation.rainstorm.jobs import KINDS
 from tests.simulation.rainstorm.scenario import Result, calm, run, schedule_of
 from tests.simulation.seeds import each, seed_ranges
 from tests.support import REPOSITORY
 
 QUICK_SEEDS = 8
+WHOLE_SEEDS = 5
 FULL_SEEDS = 100
 # Enough for the moments below.
 MOMENTS_FROM_SEEDS = 300
@@ -77,6 +80,17 @@ def test_exactly_once_under_any_schedule_of_faults(seeds: range) -> None:
 def test_without_faults_every_kind_of_job_gives_the_reference_result(kind: str) -> None:
     result = run(calm(f"calm-{kind}", [kind]))
     assert "fresh restore from segments" not in result.hits
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("seed", range(WHOLE_SEEDS))
+def test_the_whole_system_gives_the_reference_result_under_faults(seed: int) -> None:
+    whole.run(whole.schedule_of(seed))
+
+
+@pytest.mark.simulation_quick
+def test_the_whole_system_survives_a_killed_task() -> None:
+    whole.run(Schedule("quick", 3, steps=(Step(0.9, "kill_task", ("vm2",), amount=0.5),), variant="final"))
 
 
 @pytest.mark.simulation_quick

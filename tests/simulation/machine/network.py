@@ -17,7 +17,7 @@ from tests.simulation.machine.process import Process
 from tests.simulation.machine.sockets import DatagramSocket, ListeningSocket, SimSocket, StreamSocket
 from tests.simulation.machine.thread import SimThread
 from tests.simulation.machine.tls import SimTls
-from tests.simulation.machine.wires import Wires
+from tests.simulation.machine.wires import Packet, Wires
 
 # Linux gives up after about so long when nobody answers.
 CONNECT_S_MAX = 127.0
@@ -61,6 +61,13 @@ class SimNetwork:
     def open_sockets(self) -> list[str]:
         """Returns what is open: a process at rest holds no more than it should."""
         return [repr(self._wrap(kernel, descriptor)) for descriptor, kernel in self._open.items()]
+
+    def break_streams(self) -> None:
+        """Resets all connections to other hosts, at both ends."""
+        for kernel in list(self._open.values()):
+            if isinstance(kernel, StreamEnd) and not kernel.local and kernel.peer is not None:
+                for end in (kernel, kernel.peer):
+                    end.take(Packet(0.0, "reset"))
 
     # -- the calls of the platform --------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Answers requests of real wire clients from a model, without threads: for what surrounds a subsystem under test.
+"""Answers requests of real wire clients from a model without threads.
 
 A model of HyDFS or of membership would cost more than the engine under test if it ran behind a real server.
 A responder listens on Unix paths of a host and speaks the wire protocol between two steps of the scheduler:
@@ -173,7 +173,10 @@ class _Conversation:
         split, end = PREFIX.size + header_bytes, PREFIX.size + header_bytes + payload_bytes
         if len(self._buffer) < end:
             return False
-        header, payload = decode_header(bytes(self._buffer[PREFIX.size : split])), bytes(self._buffer[split:end])
+        header, payload = (
+            decode_header(bytes(self._buffer[PREFIX.size : split])),
+            bytes(self._buffer[split:end]),
+        )
         del self._buffer[:end]
         if self._knows_peer:
             self._responder.handle(Asked(self, header, payload))

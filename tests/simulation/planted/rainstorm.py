@@ -244,9 +244,9 @@ def _keep_the_ended(self: TaskSupervisor, process: TaskProcess, cause: str) -> N
 def _clear_too_late(self: TaskSupervisor) -> None:
     while not self._stopping.is_set():
         self._fill()
+        self._stopping.wait(supervisor.REFILL_DELAY_S)
         self._refill.clear()  # what ended since the look was noted and is forgotten here
         self._refill.wait()
-        self._stopping.wait(supervisor.REFILL_DELAY_S)
 
 
 def _forget_the_lost(self: LauncherLink, number: int, cause: str) -> None:
@@ -359,13 +359,14 @@ BUGS = (
         "a command that comes twice is obeyed once",
         RAINSTORM,
         ((HostCore, "_command", _start_again),),
-        ("slow_wires", "no_descriptors", "kill_task", "cut_one_way"),
+        ("break", "break", "slow_wires", "kill_task"),
     ),
     PlantedBug(
         "publication out of order",
         "epochs of a sink are published in order",
         RAINSTORM,
         ((Publication, "next", _publish_all),),
+        ("unsure_store", "cut_off_store", "slow_store", "break"),
     ),
     PlantedBug(
         "a node that returns is not told what to stop",
@@ -403,6 +404,7 @@ BUGS = (
         "whoever does not answer is asked again after a pause",
         RAINSTORM,
         ((links, "RETRY_S", 0.0),),
+        ("crash_leader", "power_all", "kill"),
     ),
     PlantedBug(
         "segments are acknowledged before they are written",
@@ -421,6 +423,7 @@ BUGS = (
         "what was not published is published again",
         RAINSTORM,
         ((Publisher, "_publish", _call_it_published),),
+        ("unsure_store", "cut_off_store", "slow_store"),
     ),
     PlantedBug(
         "an ended process stays on the list",
@@ -440,6 +443,7 @@ BUGS = (
         "every task that was asked for is reported as ended once",
         RAINSTORM,
         ((LauncherLink, "_report", _forget_the_lost),),
+        ("kill_launcher", "kill_task"),
     ),
     PlantedBug(
         "a task waits for handshakes",

@@ -39,6 +39,7 @@ EXTRA: dict[str, int | str] = {
     "fail_in_deployment": 0,
     "pause_leader": 0,
     "leave": 1,
+    "break": 1,
     "accuse": 1,
     "cut_off_store": 1,
     "slow_store": 0,
@@ -238,6 +239,11 @@ class EngineFaults:
             world.store.cut.pop(name, None)
 
         self.common.later(step, come_back)
+
+    def _break(self, step: Step) -> None:
+        """All connections of a node's processes end, as when something between the nodes forgets them."""
+        for process in self._world.cluster.nodes[step.nodes[0]].processes:
+            process.seam.network.break_streams()
 
     def _accuse(self, step: Step) -> None:
         """A healthy node, often the leader, is declared down, and learns of it late."""

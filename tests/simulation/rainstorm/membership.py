@@ -1,8 +1,8 @@
 """A model of membership as the engine sees it: the agreed view, which each node learns at its own time.
 
-The engine's schedules must be able to let nodes believe different views for a while, to accuse a healthy node
-and to choose any leader; with real membership agents that would be chance, and five times the work (a few
-seeds have them, see ``whole``). A node that has no power, whose engine does not run, that is paused or cut off
+The engine's schedules must be able to let nodes believe different views for a while, to accuse a healthy
+node and to choose any leader; with real membership agents that would be left to chance (a few seeds have
+them, see ``whole``). A node that has no power, whose engine does not run, that is paused or cut off
 for longer than its detection time is down in the next version of the view; when it led, another one leads in
 the next term. A node that is cut off or *lagging* learns of it late and goes on as before for a while.
 """
@@ -37,7 +37,9 @@ class Views:
         self.accused_until: dict[str, float] = {}
         # How late a node learns of what the others know.
         self.lag_s: dict[str, float] = {}
-        self.agents = {name: MembershipAgent(cluster, node, self.view) for name, node in cluster.nodes.items()}
+        self.agents = {
+            name: MembershipAgent(cluster, node, self.view) for name, node in cluster.nodes.items()
+        }
         self._stopped = False
         self._cluster = cluster
         self._rng = rng
@@ -85,7 +87,9 @@ class Views:
             term += bool(leader)
         if (leader, nodes) != (self.view.leader, self.view.nodes):
             self.view = View(version, term, leader, nodes)
-            self._cluster.log.note(f"view {version} term {term} leader {leader or 'none'} up {','.join(alive)}")
+            self._cluster.log.note(
+                f"view {version} term {term} leader {leader or 'none'} up {','.join(alive)}"
+            )
         self._tell()
         self._cluster.scheduler.after(CHECK_S, self._check)
 

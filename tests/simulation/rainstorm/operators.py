@@ -7,6 +7,7 @@ that has no answer long after its deadline is a finding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from agent.common.errors import AlreadyExists, NotFound, RainStormError
@@ -121,7 +122,7 @@ class Operators:
         while name in self.accepted:
             job, began = self.accepted[name], threads.monotonic()
             try:
-                found = self._timed("wait", lambda: client.wait(job, WAIT_S), WAIT_S + CALL_S_MAX)
+                found = self._timed("wait", partial(client.wait, job, WAIT_S), WAIT_S + CALL_S_MAX)
             except RainStormError:
                 threads.sleep(AGAIN_S)
                 continue

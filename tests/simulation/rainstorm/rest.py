@@ -1,10 +1,14 @@
-"""What must not be so in the engine's shells: while faults strike, a loop that stands still; at rest, anything
-that is held, waited for or left over.
+"""What must not be so in the engine's shells.
+
+While faults strike, no loop stands still and none spins; at rest, nothing is held, waited for or left over.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.common.shell.runner import CoreRunner
+from agent.common.shell.worker import Worker
 from agent.rainstorm.service import Service
 from tests.simulation.machine.cluster import Broken
 from tests.simulation.machine.network import SimNetwork
@@ -74,7 +78,7 @@ def left_over(name: str, service: Service) -> list[str]:
     """Returns what an engine at rest still has in hand, and which of its threads have ended."""
     dispatcher, host = service._dispatcher, service._host
     supervisor = host.supervisor
-    workers = {
+    workers: dict[str, Worker[Any]] = {
         "job-log": dispatcher._log_thread,
         "segment-writer": host._segments._worker,
         "publisher": host._publisher._worker,

@@ -37,7 +37,7 @@ class Result:
 
 
 def schedule_of(seed: int | str, kinds: Sequence[str] = (), *, jobs: Sequence[str] = KINDS) -> Schedule:
-    """Returns the schedule of a seed: of some kinds of fault when they are named, and of some kinds of job."""
+    """Returns the schedule of a seed; only faults of ``kinds`` when any are named, and only these jobs."""
     rng = random.Random(f"{seed}:jobs")
     chosen = [rng.choice(list(jobs)) for _ in range(rng.choice([1, 1, 1, 2]))]
     found = draw(f"rainstorm:{seed}", FAULTS_S, sizes=SIZES, kinds=kinds, extra=EXTRA)
@@ -118,7 +118,11 @@ class _Run:
         return len(operators.accepted) == len(self._workloads) and self._world.watch.over()
 
     def _open(self, operators: Operators) -> list[str]:
-        jobs = [f"{job.job} {job.workload.kind}" for job in self._world.watch.jobs.values() if not job.in_index_as_ended]
+        jobs = [
+            f"{job.job} {job.workload.kind}"
+            for job in self._world.watch.jobs.values()
+            if not job.in_index_as_ended
+        ]
         return [f"{len(operators.accepted)} of {len(self._workloads)} accepted", *jobs]
 
     def _rest(self, operators: Operators, faults: EngineFaults) -> None:

@@ -1,4 +1,4 @@
-"""The stream engine on simulated machines: real agents, tasks and clients; HyDFS, membership, launchers as models.
+"""The stream engine on simulated machines: real agents, tasks and clients among models of what they need.
 
 The engine's limits are made small (splits, reads, epochs, bases), so that a job of a few hundred records goes
 through everything that a large one meets.
@@ -48,6 +48,8 @@ from tests.simulation.rainstorm.watch import Watch
 
 # A seed takes 25,000; far more means that somebody goes round in circles.
 STEPS_MAX = 600_000
+# A thread that gets no processor, in one seed of three.
+STALL_S_MAX = 0.05
 RECOVERING = ("logging", "deploying")
 # The long poll of a follower holds a slot of its client for so long at most.
 POLL_S = WATCH_S + MARGIN_S
@@ -67,6 +69,8 @@ class World:
             settings={"rainstorm": knobs},
             quality=replace(schedule.quality, loss=0.0),
             steps_max=STEPS_MAX,
+            stall_chance=rng.choice([0.0, 0.0, 0.001]),
+            stall_s_max=STALL_S_MAX,
         )
         self.cluster.wires.buffer_bytes = rng.choice([300, 2000, 64 * 1024])
         self.cluster.slots_older_s = POLL_S
@@ -103,7 +107,9 @@ class World:
 
     def up(self) -> list[str]:
         """Returns the nodes whose engine runs."""
-        return [name for name in self.names if self.service(name) is not None and not self.process(name).paused]
+        return [
+            name for name in self.names if self.service(name) is not None and not self.process(name).paused
+        ]
 
     def machines(self) -> list[JobMachine]:
         """Returns the unfinished jobs at the leader of the newest view."""
@@ -197,7 +203,6 @@ def small_limits(rng: random.Random) -> Iterator[None]:
 @contextmanager
 def observed(watch: Watch) -> Iterator[None]:
     """Lets ``watch`` see what cores are told and do, and has them check their invariants after each event."""
-    identities = itertools.count(1)
     handle_host, handle_leader = HostCore.handle, LeaderCore.handle
 
     def host(self: HostCore, now: float, event: Any) -> list[Any]:
@@ -230,7 +235,14 @@ def observed(watch: Watch) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(HostCore, "handle", host))
         stack.enter_context(mock.patch.object(LeaderCore, "handle", leader))
-        # Real keys are slow to make and never the same.
-        defaults = (lambda job: f"{job}/{next(identities)}".encode(),)
-        stack.enter_context(mock.patch.object(Dispatcher.__init__, "__defaults__", defaults))
+        stack.enter_context(small_identities())
+        yield
+
+
+@contextmanager
+def small_identities() -> Iterator[None]:
+    """Gives the tasks of each generation a name for a certificate: real keys are slow and never the same."""
+    numbers = itertools.count(1)
+    made = (lambda job: f"{job}/{next(numbers)}".encode(),)
+    with mock.patch.object(Dispatcher.__init__, "__defaults__", made):
         yield
