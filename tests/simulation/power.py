@@ -19,7 +19,7 @@ from functools import partial
 
 from tests.simulation import test_hydfs, test_hydfs_moments
 from tests.simulation.hydfs_disk import Bugs
-from tests.simulation.planted import membership, rainstorm, register
+from tests.simulation.planted import membership, rainstorm, rainstormshells, register
 
 SEEDS_MAX = 1000
 LIMIT_S = 90.0
@@ -65,7 +65,7 @@ def candidates() -> list[Candidate]:
     """Returns the bugs of all subsystems."""
     found = [
         Candidate(bug.subject.name, bug.name, bug.rule, bug.run, bug.run_without)
-        for bug in (*membership.BUGS, *rainstorm.BUGS, *register.BUGS)
+        for bug in (*membership.BUGS, *rainstorm.BUGS, *rainstormshells.BUGS, *register.BUGS)
     ]
     for entry in fields(Bugs):
         rule = HYDFS_RULES.get(entry.name, "")

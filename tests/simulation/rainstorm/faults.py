@@ -6,8 +6,9 @@ An **ambush** waits for a moment that chance would rarely hit, such as a commit 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from agent.wire.codec.framing import Frame, encode
 from tests.simulation.machine.faults import Faults
 from tests.simulation.machine.schedule import Step
 from tests.simulation.rainstorm.hydfs import StoreFaults
@@ -18,6 +19,19 @@ from tests.simulation.rainstorm.world import RECOVERING, World
 
 T = TypeVar("T")
 
+SNAPSHOT = {"generation": 1, "epoch": 1, "state_bytes": 0, "base": False, "positions": {}, "done": False}
+WRONG: tuple[dict[str, Any], ...] = (
+    {"records": "x"},
+    {"epoch": []},
+    {"epoch": -1},
+    {"positions": {"x": float("nan")}},
+    {"state_bytes": 1 << 62},
+    {"t": "outcome"},
+    {"t": [1]},
+)
+POISON = tuple(
+    encode(Frame({"t": "snapshot", **SNAPSHOT, "records": 1, "bytes": 1, **wrong})) for wrong in WRONG
+)
 AMBUSH_S = 1.5
 AMBUSH_STEP_S = 0.004
 LAG_S_MAX = 2.0
@@ -29,6 +43,7 @@ EXTRA: dict[str, int | str] = {
     "kill_task_with_ack": 0,
     "pause_task": 0,
     "hang_task": 0,
+    "poison": 0,
     "kill_launcher": 1,
     "crash_leader": 0,
     "crash_leader_in_commit": 0,
@@ -146,6 +161,14 @@ class EngineFaults:
         task = self._hang(step)
         if task is not None:
             self._world.hung.append(task)
+
+    def _poison(self, step: Step) -> None:
+        """Users' code has taken a task over, and says to the agent what no task says."""
+        tasks = self._world.tasks()
+        if tasks:
+            _, task = _pick(tasks, step)
+            task.say(POISON[int(_second(step) * len(POISON))])
+            self._world.watch.hit("task poisoned")
 
     def _hang(self, step: Step) -> TaskProcess | None:
         tasks = self._world.tasks()

@@ -13,6 +13,8 @@ from typing import Any
 from agent.common.errors import AlreadyExists, NotFound, RainStormError
 from agent.common.shell import network, threads
 from agent.rainstorm.client import LEADERLESS_S, TIMEOUT_S, RainstormClient
+from agent.wire import auth
+from agent.wire.client import Address, Client
 from tests.simulation.machine.process import Process
 from tests.simulation.rainstorm.jobs import Workload
 from tests.simulation.rainstorm.world import World
@@ -27,6 +29,17 @@ CALL_S_MAX = LEADERLESS_S + 2 * TIMEOUT_S
 STRANGER_S = 3600.0
 # Once all faults have ended, a client hears so soon of the end of a job that it waits for.
 NEWS_S_MAX = 3.0
+# What a client with a certificate may ask, and must get an error for.
+MALFORMED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("rainstorm.submit", {"job": [[[]]]}),
+    ("rainstorm.submit", {"job": {"source": {"file": 1}, "stages": "x"}}),
+    ("rainstorm.wait", {"job": 5, "wait_s": "x"}),
+    ("rainstorm.wait", {"job": "j", "wait_s": float("nan")}),
+    ("rainstorm.command", {"message": 3}),
+    ("rainstorm.report", {"report": {"type": "ack", "tasks": {"0.0": []}}}),
+    ("rainstorm.kill-local", {"task": {}, "pid": -1}),
+    ("rainstorm.nothing", {}),
+)
 NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b"\x00\x00\x00\x02\x00\x00\x00\x00\xc1\xc1", b"")
 
 
@@ -86,6 +99,8 @@ class Operators:
             if isinstance(port, int):
                 words = NONSENSE[int(amount * len(NONSENSE)) % len(NONSENSE)]
                 process.start("stranger", self._intrude, node.address, port, words)
+        kind, fields = MALFORMED[int(amount * len(MALFORMED)) % len(MALFORMED)]
+        process.start("malformed", self._ask_nonsense, process, name, kind, fields)
 
     @property
     def is_idle(self) -> bool:
@@ -155,6 +170,20 @@ class Operators:
         finally:
             if self._calls.pop(number, None) is not None and threads.monotonic() - began > limit_s:
                 self.late.append(f"{what} took {threads.monotonic() - began:.1f} s, at most {limit_s:g} s")
+
+    def _ask_nonsense(self, process: Process, name: str, kind: str, fields: dict[str, Any]) -> None:
+        config = self._world.cluster.nodes[name].config
+        target = Address(config.me.address, config.me.rainstorm_port, name)
+        client = Client(auth.client_context(config.tls))
+        try:
+            self._timed(kind, partial(client.call, target, kind, fields, timeout_s=TIMEOUT_S), CALL_S_MAX)
+        except RainStormError as error:
+            if error.code == "INTERNAL":
+                self.late.append(f"{kind} with {fields} was answered with {error}")
+        else:
+            self.late.append(f"{kind} with {fields} was not refused")
+        finally:
+            client.close()
 
     @staticmethod
     def _intrude(host: str, port: int, words: bytes) -> None:
