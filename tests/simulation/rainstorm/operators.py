@@ -6,11 +6,12 @@ that has no answer long after its deadline is a finding.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agent.common.errors import AlreadyExists, NotFound, RainStormError
+from agent.common.errors import Conflict, Fenced, RainStormError
 from agent.common.shell import network, threads
 from agent.rainstorm.client import LEADERLESS_S, TIMEOUT_S, RainstormClient
 from agent.wire import auth
@@ -56,7 +57,8 @@ class Operators:
         self.accepted: dict[str, str] = {}
         # Calls under way: what, since when, how long it may take.
         self._calls: dict[int, tuple[str, float, float]] = {}
-        self.late: list[str] = []
+        # What clients have to complain of.
+        self.complaints: list[str] = []
         # Since when no fault has been in force.
         self.calm_since = float("inf")
         self.start()
@@ -132,7 +134,8 @@ class Operators:
             try:
                 self.accepted[name] = self._timed("submit", lambda: client.submit(workload.raw), CALL_S_MAX)
             except RainStormError as error:
-                assert not isinstance(error, AlreadyExists | NotFound), f"submission refused: {error}"
+                if not error.retryable and not isinstance(error, Conflict | Fenced):
+                    self.complaints.append(f"submission refused: {error!r}")
                 threads.sleep(AGAIN_S)
         while name in self.accepted:
             job, began = self.accepted[name], threads.monotonic()
@@ -150,15 +153,13 @@ class Operators:
         ended_at = max(self._world.watch.jobs[job].ended_at, asked_at)
         delay_s = threads.monotonic() - ended_at
         if asked_at > self.calm_since and delay_s > NEWS_S_MAX:
-            self.late.append(f"the end of {job} was known to its client after {delay_s:.1f} s")
+            self.complaints.append(f"the end of {job} was known to its client after {delay_s:.1f} s")
 
     def _look(self, process: Process) -> None:
         client = self._world.operator(process)
         while not self._world.watch.over() or not self._world.watch.jobs:
-            try:
+            with contextlib.suppress(RainStormError):
                 self._timed("jobs", client.jobs, CALL_S_MAX)
-            except RainStormError:
-                pass
             threads.sleep(POLL_S)
 
     def _timed(self, what: str, call: Callable[[], Any], limit_s: float) -> Any:
@@ -169,7 +170,7 @@ class Operators:
             return call()
         finally:
             if self._calls.pop(number, None) is not None and threads.monotonic() - began > limit_s:
-                self.late.append(f"{what} took {threads.monotonic() - began:.1f} s, at most {limit_s:g} s")
+                self.complaints.append(f"{what} took {threads.monotonic() - began:.1f} s, at most {limit_s:g} s")
 
     def _ask_nonsense(self, process: Process, name: str, kind: str, fields: dict[str, Any]) -> None:
         config = self._world.cluster.nodes[name].config
@@ -179,9 +180,9 @@ class Operators:
             self._timed(kind, partial(client.call, target, kind, fields, timeout_s=TIMEOUT_S), CALL_S_MAX)
         except RainStormError as error:
             if error.code == "INTERNAL":
-                self.late.append(f"{kind} with {fields} was answered with {error}")
+                self.complaints.append(f"{kind} with {fields} was answered with {error}")
         else:
-            self.late.append(f"{kind} with {fields} was not refused")
+            self.complaints.append(f"{kind} with {fields} was not refused")
         finally:
             client.close()
 

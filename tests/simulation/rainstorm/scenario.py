@@ -129,7 +129,7 @@ class _Run:
         """Checks that nothing is left of what happened (R10 and the rules of shells)."""
         world = self._world
         world.cluster.wait_until(lambda: operators.is_idle, HEALED_S)
-        assert not operators.late, f"no answer in time: {operators.late}"
+        assert not operators.complaints, f"clients complain: {operators.complaints}"
         world.cluster.wait_until(lambda: not world.tasks(), HEALED_S)
         world.cluster.settle(SETTLE_S)
         world.cluster.check(rest.findings(world, faults.common.disks_hurt))
