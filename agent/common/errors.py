@@ -269,13 +269,3 @@ def by_code(root: type[RainStormError] = RainStormError) -> dict[str, type[RainS
     for child in root.__subclasses__():
         found.update(by_code(child))
     return found
-
-
-def from_wire(value: dict[str, Any]) -> RainStormError:
-    """Returns the error that a reply frame carries; an unknown code becomes ``Internal``."""
-    kind = by_code().get(str(value.get("code")), Internal)
-    return kind(
-        str(value.get("message", "")),
-        hint=str(value.get("hint", "")),
-        details=dict(value.get("details") or {}),
-    )

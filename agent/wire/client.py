@@ -20,8 +20,8 @@ from agent.common.deadline import Deadline
 from agent.common.errors import (
     ConnectionLost,
     DeadlineExceeded,
-    InvalidMessage,
     Overloaded,
+    RainStormError,
     Unreachable,
 )
 from agent.common.message import R
@@ -77,15 +77,6 @@ def dial_from(source: str) -> Dial:
 
 
 @dataclass(frozen=True, slots=True)
-class Response:
-    """A successful answer; a caller that asked for an open file closes ``descriptor``."""
-
-    fields: dict[str, Any]
-    payload: Buffer
-    descriptor: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Answered(Generic[R]):
     """A reply, checked against its type; a caller that asked for an open file closes ``descriptor``."""
 
@@ -132,40 +123,6 @@ class Client:
         self._lock = threads.lock()
         self._closed = False
 
-    def call(
-        self,
-        target: Target,
-        kind: str,
-        fields: dict[str, Any] | None = None,
-        payload: Payload = b"",
-        *,
-        timeout_s: float = 10.0,
-    ) -> Response:
-        """Sends a request and returns the answer; the file of a ``FileSlice`` is closed whatever happens.
-
-        Raises:
-            Unreachable: no process listens at the target.
-            ConnectionLost: the connection broke; the outcome is unknown.
-            DeadlineExceeded: no answer within ``timeout_s``; the outcome is unknown.
-            Overloaded: too many requests to the target are in progress.
-            RainStormError: the error that the peer answered with.
-        """
-        deadline = Deadline(clock.monotonic(), timeout_s)
-        try:
-            with self._pool(target) as pool:
-                if not pool.slots.acquire(timeout=timeout_s):
-                    raise Overloaded(
-                        f"{CONNECTIONS_MAX} requests to {target} are already in progress",
-                        hint="try again later",
-                    )
-                try:
-                    frame = self._call(pool, target, {**(fields or {}), "type": kind}, payload, deadline)
-                finally:
-                    pool.slots.release()
-        finally:
-            close_files(payload)
-        return _response(frame, target)
-
     def ask(
         self,
         target: Target,
@@ -176,28 +133,39 @@ class Client:
         view: int = 0,
         timeout_s: float = 10.0,
     ) -> Answered[R]:
-        """Sends a request and returns its answer.
+        """Sends a request and returns its answer; the file of a ``FileSlice`` is closed whatever happens.
 
         ``view`` is the version of the view that the caller knows; ``kind`` the name of the request where a
         server answers it under another one than its own.
 
         Raises:
+            Unreachable: no process listens at the target.
+            ConnectionLost: the connection broke; the outcome is unknown.
+            DeadlineExceeded: no answer within ``timeout_s``; the outcome is unknown.
+            Overloaded: too many requests to the target are in progress.
             InvalidMessage: the answer is not of the request's reply type.
-            RainStormError: as ``call`` does.
+            RainStormError: the error that the peer answered with.
         """
-        fields = {**message.encode(request), "view": view} if view else message.encode(request)
-        found = self.call(target, kind or request.kind, fields, payload, timeout_s=timeout_s)
-        return self._checked(target, request, found)
-
-    @staticmethod
-    def _checked(target: Target, request: message.Request[R], found: Response) -> Answered[R]:
+        deadline = Deadline(clock.monotonic(), timeout_s)
         try:
-            reply: R = message.decode(request.reply, found.fields, f"answer of {target} to {request.kind}")
-        except InvalidMessage:
-            if found.descriptor is not None:
-                network.close_descriptor(found.descriptor)
-            raise
-        return Answered(reply, found.payload, found.descriptor)
+            header = {**message.encode(request), "type": kind or request.kind}
+            if view:
+                header["view"] = view
+            frame = self._send(target, header, payload, deadline)
+        finally:
+            close_files(payload)
+        return Answered(_decoded(request.reply, frame, target, request.kind), frame.payload, frame.descriptor)
+
+    def _send(self, target: Target, header: dict[str, Any], payload: Payload, deadline: Deadline) -> Frame:
+        with self._pool(target) as pool:
+            if not pool.slots.acquire(timeout=deadline.remaining(clock.monotonic())):
+                raise Overloaded(
+                    f"{CONNECTIONS_MAX} requests to {target} are already in progress", hint="try again later"
+                )
+            try:
+                return self._call(pool, target, header, payload, deadline)
+            finally:
+                pool.slots.release()
 
     @property
     def busy(self) -> int:
@@ -303,7 +271,8 @@ class Client:
                 frame = connection.receive(deadline)
             except (ConnectionLost, DeadlineExceeded) as error:
                 raise Unreachable(f"{target} did not finish the handshake: {error}") from None
-            message.decode(Welcome, _response(frame, target).fields, f"handshake of {target}")
+            _decoded(Welcome, frame, target, Hello.kind)
+            close_files(b"", frame.descriptor)
         return connection
 
     def _open(self, target: Target, timeout_s: float) -> Socket:
@@ -320,11 +289,13 @@ class Client:
         return found
 
 
-def _response(frame: Frame, target: Target) -> Response:
-    """Returns the answer that a frame holds, or raises the error that it holds."""
-    if "error" not in frame.header:
-        return Response(frame.header, frame.payload, frame.descriptor)
-    if frame.descriptor is not None:
-        network.close_descriptor(frame.descriptor)
-    answer = message.decode(ErrorAnswer, frame.header, f"error answer of {target}")
-    raise answer.error.error()
+def _decoded(cls: type[R], frame: Frame, target: Target, kind: str) -> R:
+    """Returns the answer that a frame holds, or raises the error that it holds and closes its open file."""
+    try:
+        if "error" in frame.header:
+            answer = message.decode(ErrorAnswer, frame.header, f"error answer of {target} to {kind}")
+            raise answer.error.error()
+        return message.decode(cls, frame.header, f"answer of {target} to {kind}")
+    except RainStormError:
+        close_files(b"", frame.descriptor)
+        raise

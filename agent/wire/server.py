@@ -15,7 +15,6 @@ import os
 import ssl
 from collections import Counter as Counted
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from agent.common import message
@@ -33,8 +32,8 @@ from agent.common.failure import Failure
 from agent.common.shell import clock, network, threads
 from agent.common.shell.network import Socket, TlsContext
 from agent.wire import auth
-from agent.wire.codec.framing import PROTOCOL_VERSION, Buffer, Frame, encode_header
-from agent.wire.connection import Connection, Payload, close_files
+from agent.wire.codec.framing import PROTOCOL_VERSION, Frame, encode_header
+from agent.wire.connection import Connection, close_files
 from agent.wire.endpoint import Answer, Call, Endpoint, endpoint
 from agent.wire.messages import REQUEST_TIMEOUT_S_MAX, Envelope, ErrorAnswer, Hello, Ping, Pong, Welcome
 
@@ -54,40 +53,13 @@ REPLY_TIMEOUT_S_MIN = 5.0
 LOCAL = "local"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request as its handler sees it; ``peer`` is the authenticated name of the caller, ``local`` on a Unix
-    socket.
-    """
-
-    type: str
-    fields: dict[str, Any]
-    payload: Buffer
-    peer: str
-    deadline: Deadline
-    # Which connection it came by: a number that is never used twice.
-    connection: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a handler returns; ``descriptor`` passes an open file to a caller on the Unix socket."""
-
-    fields: dict[str, Any] = field(default_factory=dict)
-    payload: Payload = b""
-    descriptor: int | None = None
-
-
-Handler = Callable[[Request], Reply]
-
-
 class Server:
     """Listens on a TLS address and, when asked, on a Unix socket."""
 
     def __init__(
         self,
         name: str,
-        handlers: Mapping[str, Handler | Endpoint],
+        endpoints: Mapping[str, Endpoint],
         *,
         on_disconnect: Callable[[str, int], None] | None = None,
         on_request: Callable[[str], None] | None = None,
@@ -98,7 +70,7 @@ class Server:
         # certificate of the cluster.
         self.heard_at: dict[str, float] = {}
         # Every server answers a ping, so that anybody can ask whether the agent behind it is alive.
-        self._handlers: dict[str, Handler | Endpoint] = {Ping.kind: endpoint(Ping, self._ping), **handlers}
+        self._endpoints: dict[str, Endpoint] = {Ping.kind: endpoint(Ping, self._ping), **endpoints}
         # The number of requests of each kind that were refused because their fields were invalid.
         self.refused: Counted[str] = Counted()
         self._on_disconnect = on_disconnect
@@ -113,10 +85,10 @@ class Server:
         self._stopping = threads.event()
         self._unix_paths: list[str] = []
 
-    def add(self, handlers: Mapping[str, Handler | Endpoint]) -> None:
+    def add(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Answers further types of requests; before the server listens."""
         assert not self._listeners, f"{self.name} listens already"
-        self._handlers.update(handlers)
+        self._endpoints.update(endpoints)
 
     def listen_tls(self, address: str, port: int, context: TlsContext) -> int:
         """Binds the TLS address and returns the port (useful when ``port`` is 0).
@@ -270,7 +242,7 @@ class Server:
         except ProtocolError as error:
             connection.send(_error(error), b"", deadline)
             raise
-        connection.send(_ok(Welcome(PROTOCOL_VERSION)), b"", deadline)
+        connection.send({"ok": True, **message.encode(Welcome(PROTOCOL_VERSION))}, b"", deadline)
         return connection
 
     def _answer(self, key: int, connection: Connection) -> None:
@@ -287,12 +259,13 @@ class Server:
     def _reply_to(self, frame: Frame, key: int, connection: Connection) -> None:
         close_files(b"", frame.descriptor)  # no request brings a file
         kind, timeout_s = "", REQUEST_TIMEOUT_S_MAX
-        answer: Answer[Any] | None = None
-        header: dict[str, Any] = {}
+        answer: Answer[Any] = Answer(None)
+        reply: Answer[Any] = answer
         try:
             envelope = message.decode(Envelope, frame.header, "request")
             kind, timeout_s = envelope.type, min(envelope.timeout_s, REQUEST_TIMEOUT_S_MAX)
             answer = self._handle(envelope, timeout_s, frame, key, connection.peer)
+            header, reply = {"ok": True, **message.encode(answer.message)}, answer
         except RainStormError as error:
             if isinstance(error, InvalidMessage):
                 self._count_refusal(kind, connection.peer, error)
@@ -301,14 +274,8 @@ class Server:
             logger.exception("handler_failed server=%s type=%s peer=%s", self.name, kind, connection.peer)
             header = _error(Internal(f"{self.name}: {kind} failed: {error!r}"))
         limit = Deadline(clock.monotonic(), max(REPLY_TIMEOUT_S_MIN, timeout_s))
-        if answer is None:
-            connection.send(header, b"", limit)
-        else:
-            self._send_answer(connection, kind, answer, limit)
-
-    def _send_answer(self, connection: Connection, kind: str, answer: Answer[Any], limit: Deadline) -> None:
         try:
-            connection.send(_ok(answer.message), answer.payload, limit, answer.descriptor)
+            connection.send(header, reply.payload, limit, reply.descriptor)
         except (FrameTooLarge, InvalidMessage) as error:  # nothing of it was sent
             logger.error("reply_not_sent server=%s type=%s error=%s", self.name, kind, error)
             connection.send(_error(error), b"", limit)
@@ -316,8 +283,8 @@ class Server:
             close_files(answer.payload, answer.descriptor)
 
     def _handle(self, envelope: Envelope, timeout_s: float, frame: Frame, key: int, peer: str) -> Answer[Any]:
-        handler = self._handlers.get(envelope.type)
-        if handler is None:
+        found = self._endpoints.get(envelope.type)
+        if found is None:
             raise ProtocolError(f"{self.name} does not know requests of type {envelope.type!r}")
         now = clock.monotonic()
         if peer != LOCAL:
@@ -325,25 +292,17 @@ class Server:
         if self._on_request is not None:
             self._on_request(peer)
         deadline = Deadline(now, timeout_s)
-        if isinstance(handler, Endpoint):
-            return handler.answer(frame.header, Call(peer, deadline, frame.payload, envelope.view, key))
-        reply = handler(Request(envelope.type, frame.header, frame.payload, peer, deadline, key))
-        return Answer(reply.fields, reply.payload, reply.descriptor)
+        return found.answer(frame.header, Call(peer, deadline, frame.payload, envelope.view, key))
 
     def _count_refusal(self, kind: str, peer: str, error: InvalidMessage) -> None:
         """Counts a message that was refused; a flood of them costs a line for each doubling."""
-        known = kind if kind in self._handlers else "unknown"
+        known = kind if kind in self._endpoints else "unknown"
         with self._lock:
             self.refused[known] += 1
             count = self.refused[known]
         if count & (count - 1) == 0:
             line = "message_refused server=%s type=%s peer=%s count=%d error=%s"
             logger.warning(line, self.name, known, peer, count, error)
-
-
-def _ok(reply: Any) -> dict[str, Any]:
-    """Returns the header of a reply."""
-    return {"ok": True, **(reply if isinstance(reply, dict) else message.encode(reply))}
 
 
 def _error(error: RainStormError) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from agent.membership.client import MembershipClient
 from agent.rainstorm.client import RainstormClient
 from agent.wire.auth import client_context
 from agent.wire.client import Address, Client, dial_from, dial_tcp
+from agent.wire.messages import Ping
 from ops.cluster.inventory import Inventory
 from ops.cluster.route import Route
 from ops.cluster.ssh import Ssh
@@ -105,7 +106,7 @@ class Connections:
         address = self.address(node, service)
         try:
             self._route.open(address)
-            self.client.call(address, "ping", timeout_s=timeout_s or self._route.ping_timeout_s)
+            self.client.ask(address, Ping(), timeout_s=timeout_s or self._route.ping_timeout_s)
         except RainStormError as error:
             return error
         except OSError as error:

@@ -3,6 +3,24 @@
 from __future__ import annotations
 
 from tests.gates.mutants import Mutant
-from tests.gates.mutants_of import common, hydfs_core, hydfs_shell
+from tests.gates.mutants_of import (
+    common,
+    hydfs_core,
+    hydfs_shell,
+    logs,
+    membership,
+    rainstorm_leader,
+    rainstorm_node,
+    wire,
+)
 
-MUTANTS: tuple[Mutant, ...] = (*common.MUTANTS, *hydfs_core.MUTANTS, *hydfs_shell.MUTANTS)
+MUTANTS: tuple[Mutant, ...] = (
+    *common.MUTANTS,
+    *wire.MUTANTS,
+    *membership.MUTANTS,
+    *hydfs_core.MUTANTS,
+    *hydfs_shell.MUTANTS,
+    *rainstorm_leader.MUTANTS,
+    *rainstorm_node.MUTANTS,
+    *logs.MUTANTS,
+)

@@ -27,6 +27,7 @@ from agent.common.errors import (
 )
 from agent.wire.auth import client_context
 from agent.wire.client import Address, Client
+from agent.wire.messages import Ping
 from ops.cluster import inventory
 from ops.cluster.connections import Connections, connected
 from ops.cluster.route import Route
@@ -184,7 +185,7 @@ def test_auto_takes_ssh_only_when_no_port_is_open(site: Site) -> None:
         with contextlib.closing(client):
             for node in ("vm1", "vm2"):
                 peer = reachable.node(node)
-                client.call(Address(peer.address, peer.hydfs_port, node), "ping")
+                client.ask(Address(peer.address, peer.hydfs_port, node), Ping())
     assert blocked.tries == 1
     # Neither way: both reasons.
     with contextlib.closing(Route("auto", inventory.load(path).logins, blocked)) as way:

@@ -47,6 +47,18 @@ class Schedule:
         """Returns the names of the nodes."""
         return [f"n{index + 1}" for index in range(self.nodes)]
 
+    def on_good_wires(self) -> Schedule:
+        """Returns the same schedule on links that lose nothing."""
+        return replace(self, link=LinkSettings())
+
+    def __str__(self) -> str:
+        """Returns Python that makes the schedule, a step a line."""
+        steps = "".join(f"        {step!r},\n" for step in self.steps)
+        link = "" if self.link == LinkSettings() else f"    link={self.link!r},\n"
+        head = f"    seed={self.seed!r},\n    nodes={self.nodes},\n    voters={self.voters},\n"
+        head += f"    variant={self.variant!r},\n" if self.variant else ""
+        return f"Schedule(\n{head}{link}    steps=(\n{steps}    ),\n)"
+
 
 # Every kind of fault, and how many nodes its steps name: a number, or "some" for one side of a partition.
 KINDS: dict[str, int | str] = {

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.simulation import membership_swarm, register_swarm, test_hydfs, test_membership, test_rainstorm
-from tests.simulation.hydfs_faults import MOMENTS
-from tests.simulation.machine.schedule import Schedule
+from tests.simulation import test_membership, test_rainstorm
+from tests.simulation.membership import run as membership
 from tests.simulation.rainstorm import scenario as rainstorm
 from tests.simulation.rainstorm import whole
-
-# Shorter than in its own test, so that there are more seeds in the same time.
-HYDFS_S = 3.5
+from tests.simulation.register import world as register
+from tests.simulation.store import world as store
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +32,28 @@ class Subsystem:
     run: Callable[[int | str], Outcome]
     moments: tuple[str, ...] = ()
     moments_from_seeds: int = 100
-    schedule: Callable[[int | str], Schedule] | None = None
-    replay: Callable[[Schedule], Any] | None = None
+    schedule: Callable[[int | str], Any] | None = None
+    replay: Callable[[Any], Any] | None = None
     # Only one seed of so many is run: the others add little to what the parts' own schedules find.
     one_of: int = 1
 
 
+# The short ones; all of them are tests.
 SCENARIOS: tuple[Callable[[int], Any], ...] = (
     test_membership.kill_one,
     test_membership.kill_leader,
     test_membership.restart_quickly,
-    test_membership.partition_and_heal,
-    test_membership.cut_one_way,
-    test_membership.lose_datagrams,
-    test_membership.pause_again_and_again,
-    test_membership.restart_all,
 )
 
 
 def _membership(seed: int | str) -> Outcome:
-    found = membership_swarm.run(membership_swarm.schedule_of(seed))
+    found = membership.run(membership.schedule_of(seed))
     return Outcome(found.trace, found.hits)
 
 
 def _register(seed: int | str) -> Outcome:
-    found = register_swarm.run(register_swarm.schedule_of(seed))
-    return Outcome(found.trace, found.hits)
+    found = register.run(register.schedule_of(seed))
+    return Outcome(found.cluster.trace(), found.hits)
 
 
 def _scenario(seed: int | str) -> Outcome:
@@ -67,10 +61,9 @@ def _scenario(seed: int | str) -> Outcome:
     return Outcome("")
 
 
-def _hydfs(seed: int | str) -> Outcome:
-    world, history = test_hydfs.run(seed, duration_s=HYDFS_S)
-    assert history.acked, f"seed {seed}: nothing was ever acknowledged"
-    return Outcome(world.trace_hash(), {**world.hits, "append acknowledged": len(history.acked)})
+def _store(seed: int | str) -> Outcome:
+    found = store.run(store.schedule_of(seed))
+    return Outcome(found.cluster.trace(), found.hits)
 
 
 def _rainstorm(seed: int | str) -> Outcome:
@@ -84,12 +77,12 @@ def _whole(seed: int | str) -> Outcome:
 
 # The slowest first, so that both workers end at about the same time.
 SUBSYSTEMS: dict[str, Subsystem] = {
-    "hydfs": Subsystem(_hydfs, ("append acknowledged", *MOMENTS)),
+    "store": Subsystem(_store, store.MOMENTS, schedule=store.schedule_of, replay=store.run),
     "membership": Subsystem(
         _membership,
-        membership_swarm.MOMENTS,
-        schedule=membership_swarm.schedule_of,
-        replay=membership_swarm.run,
+        membership.MOMENTS,
+        schedule=membership.schedule_of,
+        replay=membership.run,
     ),
     "scenarios": Subsystem(_scenario),
     "rainstorm": Subsystem(
@@ -108,8 +101,8 @@ SUBSYSTEMS: dict[str, Subsystem] = {
     ),
     "register": Subsystem(
         _register,
-        register_swarm.MOMENTS,
-        schedule=register_swarm.schedule_of,
-        replay=register_swarm.run,
+        register.MOMENTS,
+        schedule=register.schedule_of,
+        replay=register.run,
     ),
 }

@@ -17,7 +17,7 @@ import pytest
 from tests.simulation.machine.schedule import Schedule, Step
 from tests.simulation.planted.bug import PlantedBug
 from tests.simulation.planted.rainstorm import BUGS
-from tests.simulation.planted.rainstormshells import BUGS as SHELL_BUGS
+from tests.simulation.planted.rainstorm_shell import BUGS as SHELL_BUGS
 from tests.simulation.rainstorm import whole
 from tests.simulation.rainstorm.jobs import KINDS
 from tests.simulation.rainstorm.scenario import Result, calm, run, schedule_of

@@ -10,8 +10,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from agent.common import errors, message
+from agent.common import message
 from agent.common.errors import InvalidMessage, RainStormError
+from agent.common.failure import Failure
 from agent.common.message import Counter, Name, OptionalName
 
 # The answer that sends a client to the file's next block; never seen outside the store.
@@ -53,7 +54,7 @@ class StoreError(RainStormError):
 def error_of(code: str, text: str, details: Details = None) -> RainStormError:
     """Returns an exception with this code, even for the codes that only store agents use."""
     fields = {} if details is None else message.encode(details)
-    error = errors.from_wire({"code": code, "message": text, "details": fields})
+    error = Failure(code, text, details=fields).error()
     if error.code != code:
         error = StoreError(text, details={"store_code": code, **fields})
     return error

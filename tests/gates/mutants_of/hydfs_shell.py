@@ -16,6 +16,7 @@ WAITERS = "agent/hydfs/shell/waiting/waiter.py"
 PEERS = "agent/hydfs/shell/peers.py"
 
 OF_STORE = ("tests/unit/hydfs/shell/test_store.py",)
+OF_JOURNAL = ("tests/unit/hydfs/shell/test_journal.py",)
 OF_FILES = ("tests/unit/hydfs/shell/test_blockfile.py",)
 OF_NEW_DISK = ("tests/unit/hydfs/shell/test_newdisk.py",)
 OF_SEALER = ("tests/unit/hydfs/shell/test_takeover.py",)
@@ -87,8 +88,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "after a torn tail open copies are doubtful",
         STORE,
-        "self.index[key] = replace(meta, doubtful=True)",
-        "pass",
+        "self.index[key] = replace(meta, state=state, doubtful=True)",
+        "self.index[key] = replace(meta, state=state)",
         OF_STORE,
     ),
     Mutant(
@@ -106,13 +107,6 @@ MUTANTS: tuple[Mutant, ...] = (
         OF_STORE,
     ),
     Mutant(
-        "a new disk promises nothing about blocks that it does not know",
-        NEW_DISK,
-        "        if self.pending:\n",
-        "        if False:\n",
-        OF_NEW_DISK,
-    ),
-    Mutant(
         "an empty disk is marked as new before a store is made on it",
         NEW_DISK,
         'if not disk.exists(root / "journal"):',
@@ -120,10 +114,10 @@ MUTANTS: tuple[Mutant, ...] = (
         OF_NEW_DISK,
     ),
     Mutant(
-        "a replica asks its new disk before it promises",
+        "what a new disk promises about blocks that it does not know is doubtful",
         REPLICA_SHELL,
-        "            self._new_disk.refuse_unknown(request.name, request.number)\n",
-        "            pass\n",
+        "doubtful = self._new_disk.pending and key not in self.store.index",
+        "doubtful = False",
         OF_REPLICA_SHELL,
     ),
     Mutant(

@@ -16,9 +16,9 @@ Faults come from the driver, between two steps (``at``, ``after``), or from a th
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from agent.common.config import NodeConfig, PeerConfig, TlsConfig
 from tests.simulation.machine import report
@@ -40,8 +40,8 @@ LOOKS_APART_S = 4.0
 # Nothing happens for so long: no frame is on its way and no disk at work.
 QUIET_S = 0.01
 QUIET_WITHIN_S = 30.0
-# So often a process may repeat a warning within a minute in which nothing is wrong.
-WARNINGS_A_MINUTE = 6
+# So often a process may log the same problem within a minute in which nothing is wrong.
+PROBLEMS_A_MINUTE = 6
 OPERATOR = TlsConfig("/etc/rainstorm/ca.pem", "/etc/rainstorm/own.pem", "/etc/rainstorm/own.key")
 GOSSIP_KEY = "/etc/rainstorm/gossip.key"
 DATA_FOLDER = "/var/lib/rainstorm"
@@ -76,11 +76,11 @@ class Cluster:
         self.factories = dict(factories)
         # Restarts after crashes, with their reasons; a schedule of failing disks expects some.
         self.crashes: list[tuple[str, str]] = []
-        # Faults are over: an agent that ends all the same is started again.
-        self.is_healed = False
         self.looks_apart_s = LOOKS_APART_S
         # A slot that was taken later may belong to a request that waits for news.
         self.slots_older_s = 0.0
+        # Faults are over: an agent that ends all the same is started again.
+        self.is_healed = False
         # Machines that never come back.
         self.lost: set[str] = set()
         self.nodes: dict[str, Node] = {}
@@ -97,7 +97,7 @@ class Cluster:
             self.nodes[peer.name] = self.machines[peer.name] = made
             self.set_up(made)
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,9 +176,14 @@ class Cluster:
 
     # -- at rest --------------------------------------------------------------------------------------
 
-    def heal(self, *, except_for: Collection[str] = ()) -> None:
+    def lose(self, machine: Machine) -> None:
+        """Switches a machine off for good."""
+        self.lost.add(machine.name)
+        if machine.is_on:
+            machine.power_off()
+
+    def heal(self) -> None:
         """Ends all faults and starts what does not run, except for machines that are lost for good."""
-        self.lost |= set(except_for)
         self.is_healed = True
         self.wires.heal()
         self.wires.quality = Quality()
@@ -191,6 +196,8 @@ class Cluster:
                 process.seam.network.accept_errors.clear()
             machine.disk.free()
             machine.resume()
+            for process in machine.processes:
+                process.seam.network.accept_errors.clear()
             if not machine.is_on:
                 machine.power_on()
         for node in self.living():
@@ -210,7 +217,7 @@ class Cluster:
         """Looks at the resting cluster several times and returns what must not be so each time.
 
         Locks that are held, slots that are missing, unresolved futures that somebody waits for, threads that
-        died, warnings that are logged again and again.
+        died, problems that are logged again and again.
         """
         self.log.forget()
         began = self.scheduler.now
@@ -219,7 +226,7 @@ class Cluster:
             self.scheduler.run_for(self.looks_apart_s)
             seen &= set(self._look())
         minutes = (self.scheduler.now - began) / 60
-        return sorted(seen) + self.log.repeated(max(2, round(WARNINGS_A_MINUTE * minutes)))
+        return sorted(seen) + self.log.repeated(max(2, round(PROBLEMS_A_MINUTE * minutes)))
 
     def _look(self) -> list[str]:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from tests.simulation.machine.cluster import Cluster
 from tests.simulation.machine.disk import Fault
@@ -21,9 +21,11 @@ SLOW_SYNC_S = 0.3
 SLOW_LATENCY_S = 0.2
 # A full disk has room for so much at most.
 ROOM_BYTES_MAX = 8192
+NO_ROOM_SHARE = 0.4
 CLOCK_JUMP_S = 600.0
 ROLLING_PAUSE_S = 0.3
 FAILING_CALLS_MAX = 3
+ACCEPT_ERRORS = 3
 FAILING_CALLS = (SYNCS, "fdatasync", "pwrite", "write", "open", "rename", "pread")
 
 
@@ -47,12 +49,12 @@ class Faults:
         for step in steps:
             cluster.scheduler.after(step.at_s, lambda step=step: self._apply(step))  # type: ignore[misc]
 
-    def end(self, *, except_for: Collection[str] = ()) -> None:
-        """Ends all faults; what was still to come does not come, and some machines stay off for good."""
+    def end(self) -> None:
+        """Ends all faults, and what was still to come does not come; machines that are lost stay off."""
         self.is_over = True
-        self.cluster.heal(except_for=except_for)
+        self.cluster.heal()
 
-    def later(self, step: Step, action: Callable[[], None]) -> None:
+    def later(self, step: Step, action: Callable[[], object]) -> None:
         """Has something done when the step ends, unless everything ended before."""
 
         def end() -> None:
@@ -135,7 +137,7 @@ class Faults:
 
         def restore() -> None:
             for node in off:
-                if not node.is_on:
+                if not node.is_on and node.name not in self.cluster.lost:
                     node.start_all()
 
         self.later(step, restore)
@@ -150,8 +152,10 @@ class Faults:
         node.set_clock(node.wall_offset_s + (2 * step.amount - 1) * CLOCK_JUMP_S)
 
     def _no_descriptors(self, step: Step) -> None:
-        for process in self._node(step).processes:
-            process.seam.network.accept_errors.extend([errno.EMFILE] * 3)
+        networks = [process.seam.network for process in self._node(step).processes]
+        for network in networks:
+            network.accept_errors.extend([errno.EMFILE] * ACCEPT_ERRORS)
+        self.later(step, lambda: [network.accept_errors.clear() for network in networks])
 
     # Wires
 
@@ -225,8 +229,14 @@ class Faults:
     def _full_disk(self, step: Step) -> None:
         node = self._node(step)
         self.disks_hurt.add(node.name)
-        node.disk.fill(int(step.amount * ROOM_BYTES_MAX))
-        self.later(step, node.disk.free)
+        disk = node.disk
+        if step.amount < NO_ROOM_SHARE:  # not even in the last pages of files
+            fault = Fault(WRITES, "/var/lib/*", error=errno.ENOSPC, times=1 << 30)
+            disk.faults.append(fault)
+            self.later(step, lambda: disk.faults.remove(fault) if fault in disk.faults else None)
+        else:
+            disk.fill(int(step.amount * ROOM_BYTES_MAX))
+            self.later(step, disk.free)
 
     def _failing_disk(self, step: Step) -> None:
         node = self._node(step)

@@ -1,7 +1,7 @@
 """What simulated processes log: the latest lines for reports, and lines that come again and again.
 
-It listens to the loggers of ``agent`` while a simulation runs. A warning that a process repeats while nothing
-is wrong any more is a loop that never learns.
+It listens to the loggers of ``agent`` while a simulation runs. A warning or an error that a process repeats
+while nothing is wrong any more is a loop that never learns.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Logbook(logging.Handler):
         super().__init__(level)
         self._scheduler = scheduler
         self._recent: deque[tuple[float, str, logging.LogRecord]] = deque(maxlen=RECENT_LINES)
-        # How often each process has logged each kind of warning since ``forget``.
-        self.warnings: Counter[tuple[str, str]] = Counter()
+        # How often each process has logged each kind of problem since ``forget``.
+        self.problems: Counter[tuple[str, str]] = Counter()
         self._logger = logging.getLogger("agent")
         self._before = self._logger.level, self._logger.propagate
         self._logger.setLevel(level)
@@ -35,8 +35,8 @@ class Logbook(logging.Handler):
         """Keeps a record."""
         process = self._scheduler.running.process.name if self._scheduler.running is not None else "?"
         self._recent.append((self._scheduler.now, process, record))
-        if record.levelno >= logging.WARNING:
-            self.warnings[process, str(record.msg)] += 1
+        if record.levelno >= logging.WARNING or "error=" in record.msg:
+            self.problems[process, str(record.msg)] += 1
 
     def note(self, text: str) -> None:
         """Keeps a line of the schedule itself."""
@@ -44,14 +44,14 @@ class Logbook(logging.Handler):
         self._recent.append((self._scheduler.now, "schedule", record))
 
     def forget(self) -> None:
-        """Begins to count warnings anew."""
-        self.warnings.clear()
+        """Begins to count problems anew."""
+        self.problems.clear()
 
     def repeated(self, count_max: int) -> list[str]:
-        """Returns a line for each warning that came more often than ``count_max`` times."""
+        """Returns a line for each problem that came more often than ``count_max`` times."""
         return [
             f"{process} logged {count} times: {line}"
-            for (process, line), count in sorted(self.warnings.items())
+            for (process, line), count in sorted(self.problems.items())
             if count > count_max
         ]
 

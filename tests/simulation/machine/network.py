@@ -51,6 +51,8 @@ class SimNetwork:
         self.scheduler = wires.scheduler
         # Error numbers that the next calls of ``accept`` raise.
         self.accept_errors: deque[int] = deque()
+        # How often the process did not get a connection: a loop that never waits shows here.
+        self.dials_failed = 0
         self._descriptors_max = descriptors_max
         self._open: dict[int, KernelObject] = {}
         self._connecting: list[SimThread] = []
@@ -73,6 +75,12 @@ class SimNetwork:
 
     def dial_tcp(self, host: str, port: int, timeout_s: float | None, source: str | None) -> SimSocket:
         """Returns a connection."""
+        self.dials_failed += 1
+        made = self._dial_tcp(host, port, timeout_s, source)
+        self.dials_failed -= 1
+        return made
+
+    def _dial_tcp(self, host: str, port: int, timeout_s: float | None, source: str | None) -> SimSocket:
         scheduler, own = self.scheduler, source or self.host
         self.dials += 1
         scheduler.point()
@@ -100,6 +108,12 @@ class SimNetwork:
 
     def dial_unix(self, path: str, timeout_s: float | None, packets: bool) -> SimSocket:
         """Returns a connection to a listener of this host."""
+        self.dials_failed += 1
+        made = self._dial_unix(path, timeout_s, packets)
+        self.dials_failed -= 1
+        return made
+
+    def _dial_unix(self, path: str, timeout_s: float | None, packets: bool) -> SimSocket:
         scheduler = self.scheduler
         scheduler.point()
         end = scheduler.now + (CONNECT_S_MAX if timeout_s is None else timeout_s)

@@ -1,4 +1,4 @@
-"""A schedule of faults as plain data: drawn from a seed, applied by ``faults.Faults``, shrunk, kept as a test.
+"""A schedule of faults as plain data: drawn from a seed, applied by ``faults.Faults``, shrunk, kept.
 
 Each seed enables its own subset of the kinds and draws its own rates; one in ten is free of faults (swarm
 testing: Groce et al., ISSTA 2012). Everything that chance decides about the faults is in the schedule, so a

@@ -27,6 +27,8 @@ FORMED_S = 10.0
 # Far above what any schedule needs: somebody goes round in circles.
 STEPS_MAX = 600_000
 STALL_S_MAX = 0.02
+# A stopping server waits a second for requests in progress; all others end at once.
+STOPPED_S = 2.0
 # Conditions are looked at this often: they look at all nodes.
 LOOK_S = 0.005
 # A poll of the follower, with its margin, is over by then; a slot that is out for longer is lost.
@@ -48,6 +50,17 @@ class Observed(Service):
     def monitor(self) -> Monitor | None:
         """Returns the monitor once there is one."""
         return self._core.monitor if self._core is not None else None
+
+    def start(self) -> None:
+        super().start()
+        self._cluster.history.began(self.core.monitor.me, self._cluster.nodes[self.config.name].disk)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        began = self._cluster.scheduler.now
+        super().stop(timeout_s)
+        took_s = self._cluster.scheduler.now - began
+        if self._cluster.is_calm:
+            self._cluster.history.require(took_s <= STOPPED_S, f"M11: stopping took {took_s:.1f} s")
 
     def _execute(self, effect: events.Effect) -> None:
         cluster, history = self._cluster, self._cluster.history
@@ -136,6 +149,8 @@ class MembershipCluster(Cluster):
             stall_s_max=STALL_S_MAX,
         )
         self.looks_apart_s = LOOKS_APART_S
+        # No fault is at work: everything must be quick.
+        self.is_calm = False
         self.slots_older_s = POLL_S
 
     def _observed(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> Service:

@@ -55,7 +55,7 @@ CUT_OFF = (
 # What is believed or decided because of a fault may outlive it by this much.
 GRACE_S = 12.0
 # How long the faults of a schedule last.
-FAULTS_S = 12.0
+FAULTS_S = 10.0
 AMBUSH_S, AMBUSH_STEP_S = 3.0, 0.001
 LEFT_S = 0.2
 ABORT_S_MAX = 0.02
@@ -287,9 +287,9 @@ class MembershipFaults(Faults):
         self.hits["voter replaced"] += 1
 
     def _abort_order(self, step: Step) -> None:
-        """Has an operator wait for events and be killed meanwhile."""
+        """Has an operator wait for a view and be killed meanwhile."""
         (name,) = step.nodes
-        order = self._order(name, lambda client: client.events(1 << 40, 30.0))
+        order = self._order(name, lambda client: client.watch(1 << 40, 30.0))
         self.cluster.scheduler.after(step.amount * ABORT_S_MAX, order.abort)
         self.hits["order aborted"] += 1
 

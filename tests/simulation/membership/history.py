@@ -3,7 +3,7 @@
 M1 one view for each version, one leader for each term, terms never go back; M2 nobody is believed dead or
 evicted whom no fault touched, except by a node that was itself cut off; M3 no record is newer than the node
 that it speaks of; M4 lives never go back: the boots in the view, and what one life of an observer believes,
-only grow.
+only grow; M13 no two lives share a node id, and a disk keeps its identity.
 
 The first violations are kept and not raised: what a thread of an agent raises ends that agent only.
 """
@@ -49,6 +49,8 @@ class History:
         self._monitor = monitor
         self._own: dict[str, tuple[int, int]] = {}
         self._believed: dict[tuple[str, int, str], int] = {}
+        self._lives: set[str] = set()
+        self._disks: dict[object, str] = {}
 
     def require(self, holds: object, violation: str) -> None:
         """Notes a violation unless ``holds``."""
@@ -61,6 +63,13 @@ class History:
         if monitor is not None:
             me = monitor.me
             self._own[name] = max(self._own.get(name, (0, 0)), (me.boot, me.incarnation))
+
+    def began(self, member: Member, disk: object) -> None:
+        """Checks the identity of a life that begins on a disk."""
+        self.require(member.node_id not in self._lives, f"M13: {member.name} lives twice as {member.node_id}")
+        self._lives.add(member.node_id)
+        known = self._disks.setdefault(disk, member.uuid)
+        self.require(known == member.uuid, f"M13: {member.name} forgot who it is: {known}, {member.uuid}")
 
     def saw(self, sighting: Sighting, life: int) -> None:
         """Checks a change of state that a node saw in its life number ``life``."""

@@ -5,7 +5,7 @@ each within a bound: M5 all agree on a view of all, on the detector, and on whic
 calm then: no deaths, no new views, little traffic, nothing held that should not be, no failure repeated
 again and again; M7 a node that now crashes is dead everywhere and out of the view in time, and nobody else
 is; M8 it comes back; M10 every voter votes, whatever became of its disk; M11 agents that are stopped leave
-nothing behind.
+nothing behind; M12 whoever waits for news is told at once; M14 no agent crashes but for its disk.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 
 from agent.common.config import MembershipConfig
 from agent.membership.view import View
+from tests.simulation.machine.network import SimNetwork
 from tests.simulation.machine.schedule import Schedule, draw
 from tests.simulation.membership import orders
 from tests.simulation.membership.cluster import NEIGHBOUR, MembershipCluster
 from tests.simulation.membership.faults import EXTRA, FAULTS_S, MembershipFaults
+from tests.simulation.membership.watcher import Watcher
 
 CONVERGED_S = 30.0
 # Received by a node; heartbeats carry everybody's counters, several times a probe interval.
@@ -28,6 +30,10 @@ CALM_BYTES_PER_S = {"swim": 3000.0, "heartbeat": 6000.0}
 SETTLED_S = 2.0
 DETECTED_S = 4.0
 BACK_S = 10.0
+# What a condition that is notified takes, with a request over the wire.
+TOLD_S = 1.0
+# The quickest loops try five times a second, and a few of them run in one process.
+DIALS_MIN, DIALS_PER_S = 50, 25
 # A voter that lost its disk waits until no vote that it forgot can count any more.
 VOTES_S = 40.0
 HEARTBEAT_SHARE = 0.25
@@ -127,6 +133,7 @@ def run(schedule: Schedule) -> Result:
         neighbours=True,
     ) as cluster:
         cluster.form()
+        watcher = Watcher(cluster, cluster.names[-1])
         faults = MembershipFaults(cluster, schedule.steps)
         cluster.run_for(FAULTS_S)
         heal(cluster, faults)
@@ -138,10 +145,14 @@ def run(schedule: Schedule) -> Result:
             cluster.wait_for(lambda: _vote(cluster), VOTES_S, "M10: every voter votes")
             cluster.history.hits["a voter learnt"] += len(faults.learners())
         check_calm(cluster)
-        examine(cluster, cluster.random.choice(cluster.names))
+        examine(cluster, cluster.random.choice(cluster.names[:-1]), watcher)
+        cluster.check(retries(cluster))
         if cluster.random.random() < STOP_SHARE:
+            watcher.end()
+            cluster.is_calm = True
             cluster.check([f"M11: {finding}" for finding in cluster.shut_down()])
         cluster.check(cluster.history.violations)
+        cluster.check(unexpected_crashes(cluster))
         count_moments(cluster)
         return Result(cluster.trace(), dict(cluster.history.hits), cluster.scheduler.now)
 
@@ -171,8 +182,12 @@ def _agree_on_details(cluster: MembershipCluster) -> bool:
         return False
     if any(not member.lives(NEIGHBOUR) for monitor in monitors for member in list(monitor.table)):
         return False
+    return _followers_know(cluster, cluster.names)
+
+
+def _followers_know(cluster: MembershipCluster, names: Sequence[str]) -> bool:
     newest = max(cluster.history.views)
-    return all(cluster.neighbour(name).follower.current().version == newest for name in cluster.names)
+    return all(cluster.neighbour(name).follower.current().version == newest for name in names)
 
 
 def _vote(cluster: MembershipCluster) -> bool:
@@ -213,8 +228,9 @@ def _sent_bytes(cluster: MembershipCluster) -> int:
     return sum(cluster.service(name).transport.sent_bytes for name in cluster.names)
 
 
-def examine(cluster: MembershipCluster, victim: str) -> None:
-    """M7 and M8: a crash is found in time, and the node comes back."""
+def examine(cluster: MembershipCluster, victim: str, watcher: Watcher) -> None:
+    """M7, M8 and M12: a crash is found in time, whoever waits for news is told, and the node comes back."""
+    known = len(watcher.events)
     rest = [name for name in cluster.names if name != victim]
     touched = cluster.history.is_touched
     cluster.history.is_touched = lambda name: name == victim or touched(name)
@@ -224,8 +240,33 @@ def examine(cluster: MembershipCluster, victim: str) -> None:
         cluster.wait_for(
             lambda: cluster.agree_on(rest, rest), DETECTED_S, "M7: the crashed node is out of the view"
         )
+        cluster.wait_for(lambda: _followers_know(cluster, rest), TOLD_S, "M12: the followers know the view")
+    cluster.wait_for(
+        lambda: watcher.saw("dead", victim, known), TOLD_S, "M12: who waits for events hears of the death"
+    )
     cluster.restart(victim)
     cluster.wait_for(lambda: cluster.agree_on(cluster.names), BACK_S, "M8: the crashed node is back")
+
+
+def retries(cluster: MembershipCluster) -> list[str]:
+    """M6: returns a line for each process that tried to connect again and again without waiting."""
+    found = []
+    for process in cluster.scheduler.processes:
+        network = process.seam.network
+        failed = network.dials_failed if isinstance(network, SimNetwork) else 0
+        if failed > DIALS_MIN + DIALS_PER_S * (cluster.scheduler.now - process.began_at):
+            found.append(f"M6: {process} failed {failed} times to connect: it does not wait")
+    return found
+
+
+def unexpected_crashes(cluster: MembershipCluster) -> list[str]:
+    """M14: returns a line for each agent that ended by itself, and not because of its disk."""
+    excused = ("DiskFailed", "DiskFull", "Input/output error", "No space left")
+    return [
+        f"M14: {agent} crashed: {problem}"
+        for agent, problem in cluster.crashes
+        if not any(word in problem for word in excused)
+    ]
 
 
 def _majority_is_left(cluster: MembershipCluster, rest: Sequence[str]) -> bool:

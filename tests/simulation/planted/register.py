@@ -1,19 +1,27 @@
-"""Rules of the replicated register and of its voters, each broken on purpose (see ``planted``)."""
+"""Rules of the replicated register, of its voters and their shells, each broken on purpose."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.common import register
 from agent.common.register import Accept, Answer, Prepare, Proposal, Slot, VoterRequest
+from agent.common.shell import threads
+from agent.common.shell.framedlog import FramedLog
 from agent.common.votermemory import Judgement, Verdict
-from tests.simulation import register_host, register_swarm, register_voter, voter
+from agent.wire.register import proposer, store, voter
+from agent.wire.register.proposer import Registers
+from agent.wire.register.store import RegisterStore
+from agent.wire.register.voter import Voter
 from tests.simulation.planted.bug import PlantedBug, Subject
+from tests.simulation.register import world
 
-REGISTER = Subject(
-    "register", lambda seed, kinds: register_swarm.run(register_swarm.schedule_of(seed, kinds))
-)
+REGISTER = Subject("register", lambda seed, kinds: world.run(world.schedule_of(seed, kinds)))
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Does not do what it should."""
 
 
 def _accept_below_promise(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
@@ -30,22 +38,18 @@ def _promise_anything(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
     return register.answer(slot, request)
 
 
-def _forget_promises(self: voter.Voter, request: VoterRequest) -> Answer:
-    slot = self._slots.get(request.key, Slot())
-    changed, reply = register.answer(slot, request)
-    self._slots[request.key] = changed
-    if isinstance(request, Accept) and changed != slot:
-        self._node.disk.append_durably(voter.FILE, voter.packed(request.key, changed))
-    return reply
-
-
-def _answer_before_sync(self: voter.Voter, request: VoterRequest) -> Answer:
-    slot = self._slots.get(request.key, Slot())
-    changed, reply = register.answer(slot, request)
-    if changed != slot:
-        self._node.disk.append(voter.FILE, voter.packed(request.key, changed))
+def _forget_promises(self: RegisterStore, request: VoterRequest) -> Answer:
+    with self._lock:
+        slot = self._slots.get(request.key, Slot())
+        changed, reply = register.answer(slot, request)
+        if isinstance(request, Accept) and changed != slot:
+            self._append(request.key, changed)
         self._slots[request.key] = changed
-    return reply
+        return reply
+
+
+def _less_than_majority(voters: Sequence[str]) -> int:
+    return max(1, len(voters) // 2)
 
 
 def _first_answer(answers: Sequence[Answer], voters: Sequence[str]) -> Answer | None:
@@ -57,21 +61,28 @@ def _newest_answer(answers: Sequence[Answer], voters: Sequence[str]) -> Answer |
     return max(answers, key=lambda found: found.accepted) if len(answers) >= needed else None
 
 
-def _less_than_majority(voters: Sequence[str]) -> int:
-    return max(1, len(voters) // 2)
-
-
 def _any_accepted(self: Proposal) -> list[Any]:
     self._value = self._change(min(self._answers.values(), key=lambda found: found.accepted).value)
     return self._ask("accept", lambda ballot: Accept(self._key, ballot, self._value))
 
 
-def _another_disk(self: register_voter.VoterHost) -> str:
-    return f"{self._rng.getrandbits(64):016x}"
+def _another_disk(self: Voter) -> str:
+    return threads.unique_id()
 
 
 def _vote_at_once(name: str, disk: str, *_: Any, **__: Any) -> Judgement:
     return Judgement(Verdict.VOTE, {name: disk})
+
+
+def _begin_without_learning(self: Voter, slots: Mapping[str, Slot], founders: Mapping[str, str]) -> None:
+    _begin(self, {}, founders)
+
+
+_begin = Voter._begin
+
+
+def _keep_asking(self: Registers) -> None:
+    self._pool.clear()
 
 
 BUGS: tuple[PlantedBug, ...] = (
@@ -79,52 +90,60 @@ BUGS: tuple[PlantedBug, ...] = (
         "accepts below its promise",
         "a promise binds",
         REGISTER,
-        ((voter, "answer", _accept_below_promise),),
+        ((store, "answer", _accept_below_promise),),
     ),
     PlantedBug(
         "promises nothing",
         "a promise is remembered",
         REGISTER,
-        ((voter, "answer", _promise_anything),),
+        ((store, "answer", _promise_anything),),
     ),
     PlantedBug(
         "promise not durable",
         "a promise outlives a crash",
         REGISTER,
-        ((voter.Voter, "apply", _forget_promises),),
+        ((RegisterStore, "apply", _forget_promises),),
         ("bounce",),
     ),
     PlantedBug(
         "votes on an emptied disk",
         "a voter that lost its memory learns before it votes",
         REGISTER,
-        ((register_voter, "judge", _vote_at_once),),
-        ("forget", "isolate", "crash"),
+        ((voter, "judge", _vote_at_once),),
+        ("forget", "isolate", "power"),
+    ),
+    PlantedBug(
+        "begins without what it learnt",
+        "a voter that lost its memory learns before it votes",
+        REGISTER,
+        ((Voter, "_begin", _begin_without_learning),),
+        ("forget", "isolate", "power"),
     ),
     PlantedBug(
         "another id after each restart",
         "a voter that has not voted yet may restart",
         REGISTER,
-        ((register_voter.VoterHost, "_load_disk", _another_disk),),
-        ("partition", "sync_fails", "crash"),
+        ((Voter, "_load_disk", _another_disk),),
+        ("partition", "failing_disk", "kill"),
     ),
     PlantedBug(
         "answers before the sync",
         "what was accepted outlives a crash",
         REGISTER,
-        ((voter.Voter, "apply", _answer_before_sync),),
+        ((FramedLog, "sync", _nothing),),
+        ("power", "power_all", "bounce"),
     ),
     PlantedBug(
         "read of one voter",
         "a read needs a majority",
         REGISTER,
-        ((register_host, "settled", _first_answer),),
+        ((proposer, "settled", _first_answer),),
     ),
     PlantedBug(
         "read of a minority's value",
         "a value counts when a majority holds it",
         REGISTER,
-        ((register_host, "settled", _newest_answer),),
+        ((proposer, "settled", _newest_answer),),
     ),
     PlantedBug(
         "half the voters are enough",
@@ -138,6 +157,12 @@ BUGS: tuple[PlantedBug, ...] = (
         REGISTER,
         ((Proposal, "_prepared", _any_accepted),),
     ),
+    PlantedBug(
+        "threads of a closed proposer stay",
+        "a stopped agent leaves no thread behind",
+        REGISTER,
+        ((Registers, "close", _keep_asking),),
+    ),
 )
 # Quick to find: part of every `make test`.
-QUICK = ("accepts below its promise",)
+QUICK = ("accepts below its promise", "threads of a closed proposer stay")

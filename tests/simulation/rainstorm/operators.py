@@ -170,7 +170,8 @@ class Operators:
             return call()
         finally:
             if self._calls.pop(number, None) is not None and threads.monotonic() - began > limit_s:
-                self.complaints.append(f"{what} took {threads.monotonic() - began:.1f} s, at most {limit_s:g} s")
+                took_s = threads.monotonic() - began
+                self.complaints.append(f"{what} took {took_s:.1f} s, at most {limit_s:g} s")
 
     def _ask_nonsense(self, process: Process, name: str, kind: str, fields: dict[str, Any]) -> None:
         config = self._world.cluster.nodes[name].config

@@ -84,9 +84,10 @@ class StoreClient:
             threads.sleep(action.pause_s)
             getattr(self, f"_{action.kind}")(action)
         self.is_done = True
+        self.hit("client done")
 
     def check_connections(self) -> None:
-        """Uses the connections that have rested: in a healthy cluster every request has its answer at once."""
+        """Uses connections that have rested: in a healthy cluster each request is answered at once."""
         for name in self.cluster.nodes:
             if name not in self.cluster.lost:
                 node = self.cluster.nodes[name]

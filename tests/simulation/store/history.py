@@ -122,7 +122,9 @@ def _check_reads(history: History, final: bytes, places: dict[bytes, list[int]])
 
 
 def _check_real_time(history: History, places: dict[bytes, list[int]]) -> list[str]:
-    answers = [(at, places[history.invoked[writer, sequence]][0]) for at, writer, sequence, _ in history.acked]
+    answers = [
+        (at, places[history.invoked[writer, sequence]][0]) for at, writer, sequence, _ in history.acked
+    ]
     begun = sorted((history.invoked_at[line], found[0]) for line, found in places.items())
     furthest, answered = -1, iter(sorted(answers))
     at, place = next(answered, (math.inf, -1))

@@ -1,4 +1,4 @@
-"""What must hold of the stores once all faults have ended: the history, the copies, and nothing left behind."""
+"""What must hold of the stores once all faults have ended: history, copies, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Voters that lost their memory wait 20 s before they learn; then every block is copied.
 REPAIRED_S = 150.0
 # Puts and blocks whose sender is gone are given up (``IDLE_S``) by the pass after that.
-ABANDONED_S = 22.0
+ABANDONED_S = 16.0
 TRIES = 3
 REPLICAS = 3
 # An agent stops of these, and starts again, when its disk refuses something.
@@ -175,7 +175,9 @@ class Operator:
         found = []
         for name, service in self.run.services().items():
             strange = [key for key in service._store.index if key[0] not in known]
-            found += [f"H11: {name} keeps block {number} of the unknown file {key}" for key, number in strange]
+            found += [
+                f"H11: {name} keeps block {number} of the unknown file {key}" for key, number in strange
+            ]
             paths = self.run.cluster.nodes[name].disk.paths(f"{DATA_FOLDER}/hydfs/blocks")
             found += [f"H11: {name} keeps {path}" for path in paths if path.endswith(".part")]
         return found

@@ -9,9 +9,17 @@ from agent.wire.codec import framing
 from tests.simulation.machine.cluster import Cluster
 from tests.simulation.machine.host import Node
 from tests.simulation.machine.schedule import Step
-from tests.simulation.machine.tls import SimTls
+from tests.simulation.machine.tls import SimTls, TlsSocket
 
-KINDS = ("silent", "garbage", "other_authority", "garbage_in_tls", "half_frame", "wrong_message", "huge_claim")
+KINDS = (
+    "silent",
+    "garbage",
+    "other_authority",
+    "garbage_in_tls",
+    "half_frame",
+    "wrong_message",
+    "huge_claim",
+)
 HELLO = {"type": "hello", "version": framing.PROTOCOL_VERSION}
 
 
@@ -60,8 +68,9 @@ class Stranger:
 
     def _huge_claim(self, sock: network.Socket) -> None:
         tls = self._admitted(sock)
-        tls.sendall(framing.PREFIX.pack(*(1 << 30 for _ in framing.PREFIX.unpack(bytes(framing.PREFIX.size)))))
+        tls.sendall(
+            framing.PREFIX.pack(*(1 << 30 for _ in framing.PREFIX.unpack(bytes(framing.PREFIX.size))))
+        )
 
-    def _admitted(self, sock: network.Socket) -> network.Socket:
-        made: network.Socket = SimTls("operator").wrap_socket(sock, server_hostname=self._node.name)
-        return made
+    def _admitted(self, sock: network.Socket) -> TlsSocket:
+        return SimTls("operator").wrap_socket(sock, server_hostname=self._node.name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.common.errors import Conflict, Internal, RainStormError, from_wire
+from agent.common.errors import Conflict, Internal, RainStormError
+from agent.common.failure import Failure
 
 
 def _tree(root: type[RainStormError]) -> Iterator[type[RainStormError]]:
@@ -28,18 +29,18 @@ def test_a_class_without_a_code_takes_nobodys_place() -> None:
     class Narrower(Internal):
         """An error that never leaves its subsystem."""
 
-    assert type(from_wire({"code": Narrower.code})) is Internal
+    assert type(Failure(Narrower.code).error()) is Internal
 
 
 def test_an_error_is_the_same_behind_the_wire() -> None:
     """Class, message, hint and details arrive."""
     sent = Conflict("the file has 3 bytes", hint="read it again", details={"length": 3})
-    found = from_wire(sent.to_wire())
+    found = Failure.of(sent).error()
     assert type(found) is Conflict
     assert (found.message, found.hint, found.details) == (sent.message, sent.hint, sent.details)
 
 
 def test_an_unknown_code_becomes_internal() -> None:
     """A newer peer's errors are still errors."""
-    assert type(from_wire({"code": "FROM_THE_FUTURE", "message": "?"})) is Internal
-    assert type(from_wire({})) is Internal
+    assert type(Failure("FROM_THE_FUTURE", "?").error()) is Internal
+    assert type(Failure().error()) is Internal

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.common import message
 from agent.common.errors import (
     Conflict,
     DiskFull,
@@ -19,12 +19,14 @@ from agent.common.errors import (
     PortInUse,
     RainStormError,
 )
-from agent.common.register import Accept
-from agent.membership import messages
+from agent.common.register import Accept, Answer
+from agent.membership import datagrams, messages
 from agent.membership.attachment import Attachment
 from agent.membership.client import MemberChanged, MembershipClient, ViewChanged
 from agent.membership.core import events
 from agent.membership.core.dissemination.keyring import KeyRing
+from agent.membership.core.dissemination.seal import Sealer
+from agent.membership.datagrams import Datagram, Kind
 from agent.membership.follower import ViewFollower
 from agent.membership.service import Service
 from agent.membership.settings import DetectorKind, Settings
@@ -113,6 +115,21 @@ def test_attached_service_is_known_to_others_until_it_ends(group: Group) -> None
     wait_until(lambda: services()["hydfs"] == "down", 5.0, "n1 hears of its end")
 
 
+def test_node_whose_name_was_used_in_a_later_boot_comes_back(group: Group) -> None:
+    """A clone under this name was refused, and the identity file removed, as the hint says."""
+    group.stop("n3")
+    clone = Sealer(group.services["n1"].ring.primary, "n3", 9, b"c" * 16)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((group.addresses["n3"], 0))
+        for name in ("n1", "n2"):
+            packet = clone.seal(datagrams.encode(Datagram(Kind.GOSSIP)))
+            sock.sendto(packet, (group.addresses[name], group.port))
+    (group.folder / "n3" / "membership" / "identity.json").unlink()
+    group.start("n3")
+    wait_until(lambda: group.services["n1"].view.nodes["n3"].boot >= 10, 15.0, "n3 is back in a later boot")
+    wait_until(group.is_formed, 10.0, "all agree")
+
+
 def test_nodes_may_ask_and_compare_tables_but_not_order(group: Group) -> None:
     other = Client(auth.client_context(group.tls("n2")))
     local = Client(None)
@@ -145,22 +162,25 @@ WRONG: list[str | dict[str, Any]] = [
 ]
 
 
+def accept(alone: Group, request: Accept) -> Answer:
+    found: Answer = alone.client.ask(alone.address("n1"), request, kind="view.accept").message
+    return found
+
+
 def test_voter_refuses_what_is_not_a_view(alone: Group) -> None:
     before = alone.services["n1"].view
     log = alone.folder / "n1" / "membership" / "registers.log"
     size = log.stat().st_size
     for changes in WRONG:
         value = changes if isinstance(changes, str) else {**before.as_fields(), "version": 9} | changes
-        fields = message.encode(Accept("view", (1 << 40, "n2"), value))
         with pytest.raises(InvalidMessage):
-            alone.client.call(alone.address("n1"), "view.accept", fields)
-    other = message.encode(Accept("file/x", (1 << 40, "n2"), before.as_fields()))
+            accept(alone, Accept("view", (1 << 40, "n2"), value))
     with pytest.raises(InvalidMessage, match="no register"):
-        alone.client.call(alone.address("n1"), "view.accept", other)
+        accept(alone, Accept("file/x", (1 << 40, "n2"), before.as_fields()))
     assert log.stat().st_size == size, "nothing was written"
     assert alone.ask("n1").view() == before
-    good = message.encode(Accept("view", (1 << 40, "n2"), {**before.as_fields(), "zones": {}}))
-    assert alone.client.call(alone.address("n1"), "view.accept", good).fields["voted"], "a later release's"
+    good = Accept("view", (1 << 40, "n2"), {**before.as_fields(), "zones": {}})
+    assert accept(alone, good).voted, "a later release's"
 
 
 def test_address_in_use_is_refused_by_name(alone: Group) -> None:

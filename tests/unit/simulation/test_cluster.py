@@ -12,6 +12,7 @@ from agent.common.config import NodeConfig
 from agent.common.shell import disk, threads
 from agent.wire import auth
 from agent.wire.client import Address, Client
+from agent.wire.messages import Ping
 from agent.wire.server import Server
 from tests.simulation.machine.cluster import Broken, Cluster
 
@@ -40,8 +41,7 @@ def ping(cluster: Cluster, node: str) -> str:
     peer = configuration.PeerConfig(node, cluster.nodes[node].address)
     client = Client(auth.client_context(cluster.nodes[node].config.tls))
     try:
-        answer = client.call(Address(peer.address, PORT, peer.name), "ping", timeout_s=3.0)
-        return str(answer.fields["server"])
+        return client.ask(Address(peer.address, PORT, peer.name), Ping(), timeout_s=3.0).message.server
     finally:
         client.close()
 

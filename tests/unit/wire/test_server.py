@@ -9,8 +9,9 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -26,15 +27,19 @@ from agent.common.errors import (
     NotFound,
     PortInUse,
     ProtocolError,
+    RainStormError,
     Unreachable,
 )
+from agent.common.message import Done, Request, Text
 from agent.common.shell import clock, network, threads
 from agent.wire import auth
 from agent.wire import server as serving
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
 from agent.wire.connection import Connection, FileSlice
-from agent.wire.server import Reply, Request, Server
+from agent.wire.endpoint import Answer, Call, by_kind, endpoint
+from agent.wire.messages import Ping
+from agent.wire.server import Server
 from tests.support import wait_until
 
 GATE = threading.Event()
@@ -51,28 +56,59 @@ def _tls(folder: Path, name: str, authority: str = "ca") -> TlsConfig:
     )
 
 
-def _answer(request: Request) -> Reply:
-    match request.fields.get("want"):
+@dataclass(frozen=True, slots=True)
+class Echoed:
+    """The answer to ``Echo``."""
+
+    peer: Text
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Echo(Request[Echoed]):
+    """Asks for its payload again, or for something odd."""
+
+    kind: ClassVar[str] = "echo"
+    reply: ClassVar[type[Any]] = Echoed
+    want: Text = ""
+    path: Text = ""
+    peer: Text = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Request[Done]):
+    """Is answered by no server."""
+
+    kind: ClassVar[str] = "unknown-kind"
+    reply: ClassVar[type[Any]] = Done
+
+
+def _echo(request: Echo, call: Call) -> Answer[Echoed]:
+    value: Any = None
+    match request.want:
         case "missing":
             raise NotFound("no such thing", hint="look elsewhere", details={"name": "x"})
         case "defect":
             raise ZeroDivisionError
         case "file":
-            descriptor = os.open(str(request.fields["path"]), os.O_RDONLY)
-            return Reply({}, FileSlice(descriptor, 2, 1_000_000))
+            descriptor = os.open(request.path, os.O_RDONLY)
+            return Answer(Echoed(call.peer), FileSlice(descriptor, 2, 1_000_000))
         case "hang":
             threading.Event().wait(2)
         case "gate":
             GATE.wait(5)
         case "large":
-            return Reply({"value": "x" * 5_000_000}, request.payload)
+            value = "x" * 5_000_000
         case "surrogate":
-            return Reply({"value": "\udcff"})
+            value = "\udcff"
         case "object":
-            return Reply({"value": object()})
+            value = object()
         case "bad error":
             raise NotFound("file \udcff", details={"name": "\udcff"})
-    return Reply({"peer": request.peer}, request.payload)
+    return Answer(Echoed(call.peer, value), call.payload)
+
+
+ENDPOINTS = by_kind(endpoint(Echo, _echo))
 
 
 class Place:
@@ -81,7 +117,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.left: list[str] = []
-        self.server = Server("test", {"echo": _answer}, on_disconnect=lambda peer, _: self.left.append(peer))
+        self.server = Server("test", ENDPOINTS, on_disconnect=lambda peer, _: self.left.append(peer))
         self.context = auth.server_context(_tls(folder, "vm1"))
         self.port = self.server.listen_tls("127.0.0.1", 0, self.context)
         self.unix = str(folder / "run" / "test.sock")
@@ -101,8 +137,8 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 def test_both_sides_know_each_other_by_certificate(place: Place) -> None:
     """The server learns the caller's name from its certificate, not from what it says."""
-    assert place.client.call(place.address, "echo", {"peer": "vm9"}).fields["peer"] == "vm2"
-    assert place.client.call(place.unix, "echo").fields["peer"] == "local"
+    assert place.client.ask(place.address, Echo(peer="vm9")).message.peer == "vm2"
+    assert place.client.ask(place.unix, Echo()).message.peer == "local"
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_537, 3_000_000])
@@ -110,9 +146,9 @@ def test_payloads_of_any_size_come_back(place: Place, size: int) -> None:
     """On TLS and on the Unix socket."""
     payload = os.urandom(size)
     for target in (place.address, place.unix):
-        assert bytes(place.client.call(target, "echo", payload=payload).payload) == payload
+        assert bytes(place.client.ask(target, Echo(), payload).payload) == payload
         parts = [payload[: size // 3], payload[size // 3 :]]
-        assert bytes(place.client.call(target, "echo", payload=parts).payload) == payload
+        assert bytes(place.client.ask(target, Echo(), parts).payload) == payload
 
 
 def test_a_part_of_a_file_is_sent_from_the_file(place: Place, tmp_path: Path) -> None:
@@ -120,57 +156,57 @@ def test_a_part_of_a_file_is_sent_from_the_file(place: Place, tmp_path: Path) ->
     data = os.urandom(1_000_002)
     (tmp_path / "data").write_bytes(data)
     for target in (place.address, place.unix):
-        reply = place.client.call(target, "echo", {"want": "file", "path": str(tmp_path / "data")})
+        reply = place.client.ask(target, Echo("file", str(tmp_path / "data")))
         assert bytes(reply.payload) == data[2:]
 
 
 def test_errors_come_back_as_themselves_and_the_connection_stays(place: Place) -> None:
     """A refused request, an unknown one and a defect each have their code."""
     with pytest.raises(NotFound, match="no such thing") as refused:
-        place.client.call(place.address, "echo", {"want": "missing"})
+        place.client.ask(place.address, Echo("missing"))
     assert (refused.value.hint, refused.value.details) == ("look elsewhere", {"name": "x"})
     with pytest.raises(ProtocolError, match="unknown-kind"):
-        place.client.call(place.address, "unknown-kind")
+        place.client.ask(place.address, Unknown())
     with pytest.raises(Internal):
-        place.client.call(place.address, "echo", {"want": "defect"})
-    assert place.client.call(place.address, "echo").fields["ok"]
+        place.client.ask(place.address, Echo("defect"))
+    assert place.client.ask(place.address, Echo()).message.peer
 
 
 def test_a_certificate_of_another_authority_is_refused(place: Place) -> None:
     """A certificate of another authority opens no connection, in neither direction."""
     stranger = Client(auth.client_context(_tls(place.folder, "vm3", "other")))
     with pytest.raises(Unreachable):
-        stranger.call(place.address, "echo")
+        stranger.ask(place.address, Echo())
     mixed = _tls(place.folder, "vm3", "other")
     knows_ca = TlsConfig(str(place.folder / "ca" / "ca.pem"), mixed.certificate, mixed.key)
     pretender = Client(auth.client_context(knows_ca))
     with pytest.raises(Unreachable):
-        pretender.call(place.address, "echo")
+        pretender.ask(place.address, Echo())
 
 
 def test_a_node_with_another_name_is_refused(place: Place) -> None:
     """The name in the server's certificate must be the one asked for."""
     with pytest.raises(Unreachable, match="vm7"):
-        place.client.call(Address("127.0.0.1", place.port, "vm7"), "echo")
+        place.client.ask(Address("127.0.0.1", place.port, "vm7"), Echo())
 
 
 def test_a_time_limit_is_kept_and_the_next_request_is_answered(place: Place) -> None:
     """A hung handler costs its caller the time limit, not the connection of others."""
     with pytest.raises(DeadlineExceeded):
-        place.client.call(place.address, "echo", {"want": "hang"}, timeout_s=0.1)
-    assert place.client.call(place.address, "echo").fields["ok"]
+        place.client.ask(place.address, Echo("hang"), timeout_s=0.1)
+    assert place.client.ask(place.address, Echo()).message.peer
 
 
 @pytest.mark.parametrize("local", [False, True])
 def test_closing_a_client_ends_the_request_that_waits(place: Place, local: bool) -> None:
     """An agent that stops does not wait for its own long questions to others."""
     target = place.unix if local else place.address
-    place.client.call(target, "echo")  # the connection that hangs is one from the pool
+    place.client.ask(target, Echo())  # the connection that hangs is one from the pool
     ended: list[str] = []
 
     def ask() -> None:
         with pytest.raises(ConnectionLost):
-            place.client.call(target, "echo", {"want": "hang"})
+            place.client.ask(target, Echo("hang"))
         ended.append("lost")
 
     thread = threading.Thread(target=ask, name="asks")
@@ -186,7 +222,7 @@ def test_a_stopping_server_finishes_the_requests_in_progress(place: Place) -> No
     answers: list[object] = []
 
     def ask() -> None:
-        answers.append(place.client.call(place.address, "echo", {"want": "gate"}).fields["ok"])
+        answers.append(place.client.ask(place.address, Echo("gate")).message.peer)
 
     asking = threading.Thread(target=ask, name="asks")
     stopping = threading.Thread(target=place.server.stop, name="stops")
@@ -197,20 +233,20 @@ def test_a_stopping_server_finishes_the_requests_in_progress(place: Place) -> No
     GATE.set()
     for thread in (asking, stopping):
         thread.join(5.0)
-    assert answers == [True]
+    assert answers == ["vm2"]
     assert not stopping.is_alive()
 
 
 def test_a_restarted_server_is_found_again(place: Place) -> None:
     """An idle connection that died meanwhile is replaced without the caller noticing."""
-    place.client.call(place.address, "echo")
+    place.client.ask(place.address, Echo())
     place.server.stop()
     with pytest.raises((Unreachable, ConnectionLost)):
-        place.client.call(place.address, "echo")
-    again = Server("test", {"echo": _answer})
+        place.client.ask(place.address, Echo())
+    again = Server("test", ENDPOINTS)
     again.listen_tls("127.0.0.1", place.port, place.context)
     try:
-        assert place.client.call(place.address, "echo").fields["ok"]
+        assert place.client.ask(place.address, Echo()).message.peer
     finally:
         again.stop()
 
@@ -224,7 +260,7 @@ def test_a_taken_port_is_named(place: Place) -> None:
 
 def test_the_server_learns_when_a_peer_leaves(place: Place) -> None:
     """The callback gets the name of the peer."""
-    place.client.call(place.address, "echo")
+    place.client.ask(place.address, Echo())
     place.client.close()
     wait_until(lambda: place.left == ["vm2"], 5, "the disconnect is noticed")
 
@@ -248,7 +284,7 @@ def test_garbage_closes_its_own_connection_only(place: Place, data: bytes) -> No
         rogue.settimeout(5)
         with contextlib.suppress(ConnectionResetError):  # a reset is a close as well
             assert rogue.recv(1) == b""
-    assert place.client.call(place.unix, "echo").fields["ok"]
+    assert place.client.ask(place.unix, Echo()).message.peer
 
 
 def test_another_protocol_version_is_refused_by_name(place: Place) -> None:
@@ -295,19 +331,19 @@ def test_an_acceptor_whose_thread_cannot_be_started_goes_on(
 
     monkeypatch.setattr(threading.Thread, "start", cannot)
     with pytest.raises(Unreachable):
-        place.client.call(place.unix, "echo")
+        place.client.ask(place.unix, Echo())
     assert "connection_refused server=test reason=no_thread" in caplog.text
-    assert place.client.call(place.unix, "echo").fields["ok"]
+    assert place.client.ask(place.unix, Echo()).message.peer
 
 
 def test_one_connection_too_many_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(serving, "CONNECTIONS_MAX", 1)
-    assert place.client.call(place.unix, "echo").fields["ok"]
+    assert place.client.ask(place.unix, Echo()).message.peer
     other = Client(None)
     with pytest.raises(Unreachable):
-        other.call(place.unix, "echo")
+        other.ask(place.unix, Echo())
     assert "reason=too_many" in caplog.text
     place.client.close()
     wait_until(lambda: _answers(other, place.unix), 5.0, "the place of the connection that ended is free")
@@ -316,7 +352,7 @@ def test_one_connection_too_many_is_refused(
 
 def _answers(client: Client, target: str) -> bool:
     try:
-        return bool(client.call(target, "echo").fields["ok"])
+        return bool(client.ask(target, Echo()).message.peer)
     except (Unreachable, ConnectionLost):
         return False
 
@@ -335,9 +371,9 @@ def test_a_failed_accept_is_logged_and_tried_again(
         return accept(self)
 
     monkeypatch.setattr(socket.socket, "accept", failing)
-    server, client = Server("test", {"echo": _answer}), Client(None)
+    server, client = Server("test", ENDPOINTS), Client(None)
     server.listen_unix(str(tmp_path / "test.sock"))
-    assert client.call(str(tmp_path / "test.sock"), "echo").fields["ok"]
+    assert client.ask(str(tmp_path / "test.sock"), Echo()).message.peer
     assert "accept_failed server=test" in caplog.text
     client.close()
     server.stop()
@@ -349,11 +385,11 @@ def test_a_defect_in_a_connection_s_thread_leaves_a_line_and_ends_that_connectio
     before = threads.deaths()
     monkeypatch.setattr(place.server, "_answer", lambda key, connection: 1 / 0)
     with pytest.raises(ConnectionLost):
-        place.client.call(place.unix, "echo")
+        place.client.ask(place.unix, Echo())
     wait_until(lambda: "connection_failed server=test peer=local" in caplog.text, 5.0, "it is logged")
     assert "ZeroDivisionError" in caplog.text
     monkeypatch.undo()
-    assert place.client.call(place.unix, "echo").fields["ok"]
+    assert place.client.ask(place.unix, Echo()).message.peer
     assert threads.deaths() == before
 
 
@@ -366,7 +402,7 @@ def test_a_defect_in_the_disconnect_callback_leaves_a_line(
     server, client = Server("test", {}, on_disconnect=fail), Client(None)
     path = str(tmp_path / "test.sock")
     server.listen_unix(path)
-    client.call(path, "ping")
+    client.ask(path, Ping())
     client.close()
     wait_until(lambda: "disconnect_handler_failed" in caplog.text, 5.0, "it is logged")
     server.stop()
@@ -375,16 +411,16 @@ def test_a_defect_in_the_disconnect_callback_leaves_a_line(
 @pytest.mark.parametrize("want", ["large", "surrogate", "object"])
 def test_a_reply_that_is_no_frame_is_answered_with_an_error(place: Place, want: str) -> None:
     """The caller learns why, and the connection stays."""
-    place.client.call(place.unix, "echo")
-    with pytest.raises((FrameTooLarge, InvalidMessage)):
-        place.client.call(place.unix, "echo", {"want": want})
-    assert place.client.call(place.unix, "echo").fields["ok"]
+    place.client.ask(place.unix, Echo())
+    with pytest.raises((FrameTooLarge, InvalidMessage, Internal)):
+        place.client.ask(place.unix, Echo(want))
+    assert place.client.ask(place.unix, Echo()).message.peer
     assert place.left == []
 
 
 def test_an_error_whose_text_or_details_no_frame_can_hold_still_arrives(place: Place) -> None:
     with pytest.raises(NotFound, match=r"file \?") as refused:
-        place.client.call(place.unix, "echo", {"want": "bad error"})
+        place.client.ask(place.unix, Echo("bad error"))
     assert refused.value.details == {}
 
 
@@ -392,12 +428,12 @@ def test_who_calls_is_told_for_each_request_that_is_handled(tmp_path: Path) -> N
     callers: list[str] = []
     server, client = Server("test", {}, on_request=callers.append), Client(None)
     path = str(tmp_path / "test.sock")
-    server.add({"echo": _answer})
+    server.add(ENDPOINTS)
     server.listen_unix(path)
-    client.call(path, "echo")
+    client.ask(path, Echo())
     with pytest.raises(ProtocolError):
-        client.call(path, "unknown")
-    client.call(path, "ping")
+        client.ask(path, Unknown())
+    client.ask(path, Ping())
     assert callers == ["local", "local"]
     client.close()
     server.stop()
@@ -426,7 +462,24 @@ def test_a_malformed_handshake_is_refused_with_a_code(place: Place, hello: dict[
 
 
 def test_when_a_peer_was_heard_is_noted_by_name(place: Place) -> None:
-    place.client.call(place.unix, "echo")
+    place.client.ask(place.unix, Echo())
     assert place.server.heard_at == {}
-    place.client.call(place.address, "echo")
+    place.client.ask(place.address, Echo())
     assert list(place.server.heard_at) == ["vm2"]
+
+
+def test_a_caller_that_does_not_finish_its_handshake_is_dropped(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a few silent callers would take all places of the server."""
+    monkeypatch.setattr(serving, "HANDSHAKE_TIMEOUT_S", 0.1)
+    with contextlib.closing(network.dial_unix(place.unix, 5.0)) as silent:
+        assert silent.recv(1) == b"", "the server has closed the connection"
+
+
+def test_a_request_that_was_answered_is_not_in_progress_any_more(place: Place) -> None:
+    """A server that stops waits for those that are."""
+    for want in ("", "missing", "defect"):
+        with contextlib.suppress(RainStormError):
+            place.client.ask(place.unix, Echo(want))
+    wait_until(lambda: place.server.in_progress == 0, 5.0, "all requests have ended")

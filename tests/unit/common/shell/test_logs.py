@@ -75,3 +75,35 @@ def test_a_line_has_its_time_in_utc_and_its_traceback_below() -> None:
     assert first.endswith("failed n=3")
     assert below[0].startswith("Traceback")
     assert below[-1] == "ValueError: planted"
+
+
+def test_the_stream_goes_on_in_a_new_file_when_the_old_one_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "agent.log"
+    handler = logs.BoundedStderr(200)
+    with path.open("a") as file:
+        handler.stream = file
+        for number in range(40):
+            record = logging.LogRecord("agent.x", logging.INFO, "x.py", 1, "line %05d", (number,), None)
+            handler.emit(record)
+    kept = [path, *(tmp_path / f"agent.log.{number}" for number in range(1, FILES_KEPT + 1))]
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert all(each.stat().st_size < 220 for each in kept)
+    assert path.stat().st_mode & 0o777 == 0o640
+    lines = b"".join(each.read_bytes() for each in reversed(kept)).splitlines()
+    assert lines == [b"line %05d" % number for number in range(40 - len(lines), 40)]
+
+
+def test_a_file_that_cannot_be_renamed_is_tried_again_after_the_next_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = logs.BoundedStderr(100)
+    record = logging.LogRecord("agent.x", logging.INFO, "x.py", 1, "x" * 90, (), None)
+    with (tmp_path / "agent.log").open("a") as file, monkeypatch.context() as patched:
+        handler.stream = file
+        patched.setattr("os.readlink", lambda path: f"{tmp_path}/gone/agent.log")
+        for _ in range(3):
+            handler.emit(record)
+        assert [each.name for each in tmp_path.iterdir()] == ["agent.log"]
+        patched.undo()
+        handler.emit(record)
+        assert len(list(tmp_path.iterdir())) == 2

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from agent.common.errors import Conflict, InvalidMessage, RainStormError, from_wire
+from agent.common.errors import Conflict, InvalidMessage, RainStormError
+from agent.common.failure import Failure
 from agent.hydfs.core.errors import MOVED, FoundLength, Moved, StoreError, code_of, error_of
 
 
 def over_the_wire(error: RainStormError) -> RainStormError:
-    return from_wire(error.to_wire())
+    return Failure.of(error).error()
 
 
 def test_a_code_that_clients_know_becomes_its_class() -> None:

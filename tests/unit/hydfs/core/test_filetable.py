@@ -14,8 +14,8 @@ from agent.common.errors import (
     Fenced,
     InvalidMessage,
     NotFound,
-    from_wire,
 )
+from agent.common.failure import Failure
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import WRITERS_MAX
 from agent.hydfs.core.filetable import (
@@ -219,7 +219,7 @@ def test_a_reservation_says_whose_it_is() -> None:
     reserved = filetable.create("f", "p1", "all", state="creating", owner="a")(None)
     with pytest.raises(AlreadyExists) as refused:
         filetable.create("f", "p2", "all")(reserved)
-    assert Reservation.of(from_wire(refused.value.to_wire())) == Reservation("p1", "creating", "a")
+    assert Reservation.of(Failure.of(refused.value).error()) == Reservation("p1", "creating", "a")
     assert Reservation.of(AlreadyExists("x", details={"file_id": 7})) is None
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.common.errors import DiskFailed, DiskFull, RainStormError, RecordTooLarge, Unavailable
+from agent.common.errors import (
+    Corrupt,
+    DiskFailed,
+    DiskFull,
+    NotFound,
+    RainStormError,
+    RecordTooLarge,
+    Unavailable,
+)
 from agent.common.shell import disk, seam
 from agent.hydfs.core.block import (
     SEALED,
@@ -247,8 +255,24 @@ def test_a_journal_without_room_refuses_its_entries(machine: MachineDisk) -> Non
     assert writer.append(FIRST, b"abc") == DiskFull.code
     with pytest.raises(DiskFull, match="no room for the journal"):
         writer.store.write(PromiseEntry(SECOND, "f"))
+    assert not writer.store.index, "what was refused must not be told to other nodes"
     writer.store.write(PromiseEntry(SECOND, "f"))
     writer.store.stop()
+
+
+def test_a_sealed_block_that_was_damaged_is_never_read(machine: MachineDisk) -> None:
+    writer = Writer()
+    writer.receive(FIRST, b"good bytes")
+    writer.store.stop()
+    with disk.opened(ROOT / "blocks" / "id1.0", os.O_RDWR) as descriptor:
+        disk.pwrite(descriptor, b"bad", 0)
+    store = opened()
+    with pytest.raises(Corrupt, match="does not match its checksum"):
+        store.slice(FIRST, 0, 10)
+    with pytest.raises(NotFound):
+        store.slice(FIRST, 0, 10)
+    assert disk.read_bytes(ROOT / "quarantine" / "id1.0") == b"badd bytes"
+    store.stop()
 
 
 def test_an_entry_that_is_not_written_in_time_is_reported(machine: MachineDisk) -> None:

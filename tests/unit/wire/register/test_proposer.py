@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.common.errors import AlreadyExists, NoMajority
-from agent.common.register import Check
+from agent.common.errors import AlreadyExists, DeadlineExceeded, InvalidMessage, NoMajority, Overloaded
+from agent.common.register import Accept, Check, Read
+from agent.common.register import Answer as RegisterAnswer
+from agent.common.shell import network
 from agent.wire.client import Client, Target
+from agent.wire.endpoint import endpoint
+from agent.wire.register import proposer as proposing
 from agent.wire.register.proposer import Registers, anything
 from agent.wire.register.store import write_log
 from agent.wire.register.voter import Voter
@@ -130,15 +136,15 @@ def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
     client = Client(None)
     writer, reader = (Registers(name, "view", client, voters.targets) for name in ("p", "q"))
     sent: list[bool] = []
-    call = Client.call
+    ask = Client.ask
 
     def counting(*arguments: Any, **options: Any) -> Any:
-        found = call(*arguments, **options)
-        if arguments[2] == "view.read":
-            sent.append(not found.fields["same"])
+        found = ask(*arguments, **options)
+        if options["kind"] == "view.read":
+            sent.append(not found.message.same)
         return found
 
-    monkeypatch.setattr(Client, "call", counting)
+    monkeypatch.setattr(Client, "ask", counting)
     for value in ("first", "second"):
         writer.change("r", lambda _, value=value: value)  # type: ignore[misc]
         assert [reader.read("r") for _ in range(3)] == [value] * 3
@@ -147,3 +153,101 @@ def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
     reader.close()
     writer.close()
     client.close()
+
+
+def only_text(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise InvalidMessage(f"register {key} holds text")
+
+
+def test_a_voter_that_answers_with_an_invalid_value_counts_as_failed(voters: Voters) -> None:
+    """Two voters hold a value that the register's subsystem refuses: there is no majority, and no change."""
+    registers = Registers("p", "view", voters.client, voters.targets, check=only_text)
+    assert registers.change("r", lambda _: "good") == "good"
+    ask = partial(voters.client.ask, kind="view.accept", timeout_s=5.0)
+    ask(voters.targets["v0"], Accept("r", (1 << 20, "x"), 5))
+    assert registers.read("r") == "good", "one bad voter of three is outvoted"
+    ask(voters.targets["v0"], Accept("s", (1 << 20, "x"), 5))
+    ask(voters.targets["v1"], Accept("s", (1 << 20, "x"), 5))
+    for operation in (registers.read, lambda key, timeout_s: registers.change(key, str, timeout_s=timeout_s)):
+        with pytest.raises(NoMajority):
+            operation("s", timeout_s=2.0)
+    registers.close()
+
+
+def test_a_refused_value_is_accepted_by_no_voter(tmp_path: Path) -> None:
+    found = Voters(tmp_path, only_text)
+    with contextlib.closing(found):
+        with pytest.raises(NoMajority):
+            found.registers.change("r", lambda _: 5, timeout_s=2.0)
+        assert found.registers.read("r") is None
+
+
+def test_a_voter_that_leaves_out_a_value_that_was_not_offered_counts_as_failed(
+    voters: Voters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registers = Registers("p", "view", voters.client, voters.targets)
+    registers.change("r", lambda _: "good")
+    for server in voters.servers[:2]:
+        liar = endpoint(Read, lambda request, call: RegisterAnswer(True, (9, "x"), (9, "x"), same=True))
+        server._endpoints["view.read"] = liar
+    assert registers.read("r") == "good", "a round of the voters decides"
+    registers.close()
+
+
+def test_an_operation_without_a_free_place_for_its_requests_has_no_majority(
+    voters: Voters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposing, "PROPOSER_THREADS", 1)
+    monkeypatch.setattr(proposing, "ASKS_MAX", 1)
+    gate = threading.Event()
+    registers = Registers("p", "view", voters.client, voters.targets)
+    registers._pool.run(gate.wait, 5.0)
+    wait_until(lambda: registers._pool.waiting == 0, 5.0, "the only thread is busy")
+    with pytest.raises(NoMajority):
+        registers.change("r", lambda _: "x", timeout_s=1.0)
+    with pytest.raises(Overloaded):
+        registers.keys(timeout_s=0.01)
+    gate.set()
+    registers.close()
+
+
+def test_names_are_those_of_a_majority(voters: Voters) -> None:
+    for name in ("b", "a"):
+        voters.registers.change(name, lambda _: 1)
+    assert voters.registers.keys() == ["a", "b"]
+    assert voters.registers.keys("b") == ["b"]
+    voters.servers[0].stop()
+    assert voters.registers.keys() == ["a", "b"]
+    voters.servers[1].stop()
+    with pytest.raises(NoMajority, match="only 1 of 3 voters"):
+        voters.registers.keys()
+
+
+def test_an_operation_of_registers_that_are_closed_ends(voters: Voters) -> None:
+    registers = Registers("p", "view", voters.client, voters.targets)
+    registers.close()
+    with pytest.raises(NoMajority):
+        registers.read("r", timeout_s=1.0)
+
+
+def test_silent_voters_cost_the_time_limit(tmp_path: Path) -> None:
+    """They accept connections and say nothing."""
+    listeners = [network.listen_unix(str(tmp_path / f"v{n}.sock"), 0o600) for n in range(3)]
+    client = Client(None)
+    registers = Registers("p", "view", client, {f"v{n}": str(tmp_path / f"v{n}.sock") for n in range(3)})
+    with pytest.raises((NoMajority, DeadlineExceeded)):
+        registers.change("r", lambda _: 1, timeout_s=0.2)
+    client.close()
+    registers.close()
+    for listener in listeners:
+        listener.close()
+
+
+def test_only_the_registers_read_last_are_remembered(voters: Voters) -> None:
+    registers = Registers("p", "view", voters.client, voters.targets)
+    for number in range(proposing.KNOWN_MAX + 3):
+        registers.change(f"r{number}", lambda _: 1)
+        assert registers.read(f"r{number}") == 1
+    assert len(registers._known) <= proposing.KNOWN_MAX
+    registers.close()

@@ -1,0 +1,1 @@
+"""The replicated register as it is, on simulated machines: voters, proposers, and a history to check."""

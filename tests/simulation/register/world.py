@@ -1,0 +1,332 @@
+"""One run of the register: voters under a schedule of faults, clients, and the checks.
+
+Beside the history (``history``): G4 after the faults a read returns within its bound, with all that was ever
+acknowledged; G5 after the faults every voter with a sound disk votes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from agent.common.config import NodeConfig
+from agent.common.errors import DiskFull, RainStormError
+from agent.common.register import Proposal
+from agent.common.shell import threads
+from agent.wire import auth
+from agent.wire.client import Address, Client, Target, dial_from
+from agent.wire.register.proposer import Registers
+from agent.wire.register.voter import Voter
+from agent.wire.server import Server
+from tests.simulation.machine.cluster import DATA_FOLDER, OPERATOR, Cluster
+from tests.simulation.machine.faults import Faults
+from tests.simulation.machine.host import Agent, Node
+from tests.simulation.machine.schedule import Schedule, Step, draw
+from tests.simulation.register.history import Invocation, check
+
+KEY, PREFIX = "list", "view"
+SERVICE = "voter"
+FAULTS_S = 4.0
+ANSWERED_S = 60.0
+OPERATION_TIMEOUT_S = 1.5
+# A busy client leaves no time between its operations, so that it meets the others.
+THINK_MEAN_S = (0.2, 0.004)
+READ_SHARE = 0.4
+RETRY_SHARE = 0.5
+SUBMISSIONS_MAX = 80
+CLIENTS = 3
+# No proposal outlives a client's time limit by more than what a partition holds back.
+FORGOTTEN_VOTES_S = OPERATION_TIMEOUT_S + 6.0
+PATIENCE_S = 1.0
+# A bit of a voter's log that flips while its machine is off: that voter is lost. A voter that crashes, and is
+# back at once, while two clients wait for its promise. And one that comes back with an empty disk.
+EXTRA: dict[str, int | str] = {"flip": 1, "bounce": 1, "forget": 1}
+AMBUSH_S, AMBUSH_STEP_S = 2.0, 0.0005
+LOG = f"{DATA_FOLDER}/voter/registers.log"
+LOG_BYTES_MIN = 400
+DISK_ERRORS = ("DiskFull(", "DiskFailed(", "OSError(")
+REFUSED_VOTE = "a full disk refused a vote"
+MOMENTS = (
+    "lost a race",
+    "outcome unknown",
+    "the same append again",
+    "read by a round",
+    "voter crashed under two proposals",
+    "a voter forgot",
+    "a voter learnt",
+    "a log rotted",
+    REFUSED_VOTE,
+)
+
+
+def schedule_of(seed: int | str, kinds: tuple[str, ...] = ()) -> Schedule:
+    """Returns the schedule of a seed, of some kinds of fault when they are named."""
+    return draw(f"register:{seed}", FAULTS_S * 0.9, kinds=kinds, extra=EXTRA, sizes=(3, 3, 5))
+
+
+def _targets(config: NodeConfig) -> dict[str, Target]:
+    return {peer.name: Address(peer.address, peer.hydfs_port, peer.name) for peer in config.peers}
+
+
+class VoterAgent:
+    """The smallest agent with a voter: what the agents of membership and the store have of it."""
+
+    def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
+        self._config = config
+        self._client = Client(auth.client_context(config.tls), dial=dial_from(config.me.address))
+        targets = _targets(config)
+        self.registers = Registers(config.name, PREFIX, self._client, targets)
+        self.voter = Voter(
+            config.name,
+            PREFIX,
+            Path(DATA_FOLDER) / "voter",
+            self._client,
+            targets,
+            self.registers,
+            self.registers.keys,
+            on_crash,
+            patience_s=PATIENCE_S,
+            forgotten_votes_s=FORGOTTEN_VOTES_S,
+        )
+        self.server = Server("voter", self.voter.endpoints())
+
+    def start(self) -> None:
+        """Listens and begins to find out whether this disk may vote."""
+        me = self._config.me
+        self.server.listen_tls(me.address, me.hydfs_port, auth.server_context(self._config.tls))
+        self.voter.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stops everything."""
+        self.server.stop(timeout_s)
+        self.registers.close()
+        self._client.close()
+        self.voter.stop(timeout_s)
+
+
+class RegisterRun:
+    """A run under way."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.hits: Counter[str] = Counter()
+        self.history: list[Invocation] = []
+        # Proposals under way, for the ambush.
+        self.proposals: dict[Proposal, None] = {}
+        self.flipped: dict[str, None] = {}
+        self.blank: dict[str, None] = {}
+        self.cluster = Cluster(
+            schedule.seed,
+            schedule.size,
+            {SERVICE: VoterAgent},
+            settings={"voters": tuple(schedule.names())},
+            quality=schedule.quality,
+            steps_max=400_000,
+        )
+        self.faults = Faults(
+            self.cluster,
+            schedule.steps,
+            {"flip": self._flip, "forget": self._forget, "bounce": self._bounce},
+        )
+        self._stopping = False
+        self._busy = CLIENTS
+
+    # -- clients --------------------------------------------------------------------------------------
+
+    def _client(self, name: str) -> None:
+        chance = random.Random(f"{self.schedule.seed}:{name}")
+        client = Client(auth.client_context(OPERATOR))
+        registers = Registers(name, PREFIX, client, _targets(self.cluster.nodes["vm1"].config))
+        think_mean_s = chance.choice(THINK_MEAN_S)
+        number = 0
+        while not self._stopping and len(self.history) < SUBMISSIONS_MAX:
+            threads.sleep(chance.expovariate(1.0) * think_mean_s)
+            if chance.random() < READ_SHARE:
+                self._invoke(registers, name, None)
+                continue
+            number += 1
+            found = self._invoke(registers, name, f"{name}/{number}")
+            while found.value is None and chance.random() < RETRY_SHARE and not self._stopping:
+                self.hits["the same append again"] += 1
+                found = self._invoke(registers, name, found.name)
+        self._busy -= 1
+        registers.close()
+        client.close()
+
+    def _invoke(self, registers: Registers, client: str, name: str | None) -> Invocation:
+        found = Invocation(client, name, threads.monotonic())
+        self.history.append(found)
+
+        def append(value: Any) -> Any:
+            names = list(value or [])
+            return names if name in names else [*names, name]
+
+        try:
+            if name is None:
+                value = registers.read(KEY, timeout_s=OPERATION_TIMEOUT_S)
+            else:
+                value = registers.change(KEY, append, timeout_s=OPERATION_TIMEOUT_S)
+        except RainStormError:
+            self.hits["outcome unknown"] += 1
+            return found
+        found.ended_at, found.value = threads.monotonic(), tuple(value or ())
+        return found
+
+    # -- the run --------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Runs everything to its end and checks it."""
+        cluster = self.cluster
+        for node in cluster.nodes.values():
+            node.start_all()
+        for number in range(1, CLIENTS + 1):
+            cluster.client(f"c{number}").start("client", self._client, f"c{number}")
+        cluster.scheduler.run_for(FAULTS_S)
+        for name in self.flipped:
+            cluster.lose(cluster.nodes[name])  # its log is damaged: it refuses to start
+        self.faults.end()
+        cluster.scheduler.run_for(1.0)
+        self._stopping = True
+        cluster.wait_until(lambda: not self._busy, ANSWERED_S)
+        cluster.wait_until(self._all_vote, ANSWERED_S)
+        reader = cluster.client("reader")
+        cluster.call(reader, self._read_last)
+        cluster.check(check(self.history) or self._crashes())
+        cluster.check(cluster.findings())
+        cluster.check(cluster.shut_down())
+
+    def _all_vote(self) -> bool:
+        """G5."""
+        return all(agent.voter.votes for agent in self._agents())
+
+    def _agents(self) -> list[VoterAgent]:
+        services = [node.agents[SERVICE].service for node in self.cluster.living()]
+        return [service for service in services if isinstance(service, VoterAgent)]
+
+    def _read_last(self) -> None:
+        """G4."""
+        client = Client(auth.client_context(OPERATOR))
+        registers = Registers("reader", PREFIX, client, _targets(self.cluster.nodes["vm1"].config))
+        found = self._invoke(registers, "reader", None)
+        assert found.value is not None, "G4: the last read fails"
+        registers.close()
+        client.close()
+
+    def _crashes(self) -> list[str]:
+        return [
+            f"{agent} crashed: {problem}"
+            for agent, problem in self.cluster.crashes
+            if not (problem.startswith("Corrupt(") and agent.split("/")[0] in self.flipped)
+            and not (problem.startswith(DISK_ERRORS) and agent.split("/")[0] in self.faults.disks_hurt)
+        ]
+
+    # -- faults of voters -----------------------------------------------------------------------------
+
+    def _may_lose(self, name: str) -> bool:
+        """Tells whether more than half of the voters remember without this one."""
+        blank = {node.name for node in self.cluster.nodes.values() if LOG not in node.disk.paths()}
+        return len({name, *self.flipped, *self.blank, *blank}) <= (len(self.cluster.nodes) - 1) // 2
+
+    def _forget(self, step: Step) -> None:
+        node = self.cluster.nodes[step.nodes[0]]
+        if node.is_on and self._may_lose(node.name):
+            self.hits["a voter forgot"] += 1
+            self.blank[node.name] = None
+            self.faults.cut_power([node], step)
+            node.replace_disk()
+
+    def _flip(self, step: Step) -> None:
+        """Flips a bit in the first half of a log, where it cannot be taken for a torn record."""
+        node = self.cluster.nodes[step.nodes[0]]
+        if not node.is_on or not self._may_lose(node.name) or LOG not in node.disk.paths():
+            return
+        self.faults.cut_power([node], step)
+        size = len(node.disk.file(LOG).durable)
+        if size > LOG_BYTES_MIN:
+            node.disk.flip_bit(LOG, int(step.amount * (size // 2)))
+            self.flipped[node.name] = None
+            self.hits["a log rotted"] += 1
+
+    def _bounce(self, step: Step) -> None:
+        self._ambush(self.cluster.nodes[step.nodes[0]], self.cluster.scheduler.now + AMBUSH_S)
+
+    def _ambush(self, node: Node, until: float) -> None:
+        if self.faults.is_over or self.cluster.scheduler.now > until:
+            return
+        waiting = sum(proposal._phase == "prepare" and bool(proposal._answers) for proposal in self.proposals)
+        agent = node.agents.get(SERVICE)
+        if waiting >= 2 and isinstance(agent, Agent) and agent.is_running:
+            self.hits["voter crashed under two proposals"] += 1
+            node.power_off()
+            node.start_all()
+            return
+        self.cluster.scheduler.after(AMBUSH_STEP_S, lambda: self._ambush(node, until))
+
+
+@contextmanager
+def _watched(found: RegisterRun) -> Iterator[None]:
+    """Counts the moments that only the code itself knows of."""
+    start, retry = Proposal.start, Proposal.retry
+    settle, decide, vote, begin = Registers._settled, Registers._decide, Voter._vote, Voter._begin
+
+    def started(self: Proposal) -> Any:
+        found.proposals[self] = None
+        return start(self)
+
+    def retried(self: Proposal) -> Any:
+        found.hits["lost a race"] += 1
+        return retry(self)
+
+    def decided(self: Registers, *arguments: Any) -> Any:
+        before = dict(found.proposals)
+        try:
+            return decide(self, *arguments)
+        finally:
+            for proposal in [each for each in found.proposals if each not in before]:
+                if proposal._phase == "done":
+                    del found.proposals[proposal]
+
+    def settled(self: Registers, *arguments: Any) -> Any:
+        answer = settle(self, *arguments)
+        found.hits["read by a round" if answer is None else "quorum read"] += 1
+        return answer
+
+    def voted(self: Voter, *arguments: Any) -> Any:
+        try:
+            return vote(self, *arguments)
+        except DiskFull:
+            found.hits[REFUSED_VOTE] += 1
+            raise
+
+    def begun(self: Voter, slots: Any, founders: Any) -> None:
+        begin(self, slots, founders)
+        found.hits["a voter learnt"] += bool(slots)
+
+    with ExitStack() as stack:
+        for owner, name, watched in (
+            (Proposal, "start", started),
+            (Proposal, "retry", retried),
+            (Registers, "_decide", decided),
+            (Registers, "_settled", settled),
+            (Voter, "_vote", voted),
+            (Voter, "_begin", begun),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, watched))
+        yield
+
+
+def run(schedule: Schedule) -> RegisterRun:
+    """Runs one schedule.
+
+    Raises:
+        AssertionError: a check failed.
+    """
+    found = RegisterRun(schedule)
+    with _watched(found), found.cluster:
+        found.play()
+    return found
