@@ -137,7 +137,8 @@ def main() -> int:
     seeds = range(arguments.start, arguments.start + arguments.seeds)
     began = time.monotonic()
     batch = Batch()
-    batch.run([(name, seed) for name in names for seed in seeds], arguments.jobs)
+    tasks = [(name, seed) for name in names for seed in seeds if seed % SUBSYSTEMS[name].one_of == 0]
+    batch.run(tasks, arguments.jobs)
     twins = seeds if arguments.twice else seeds[: min(TWINS, len(seeds) // 4)]
     again = [(name, seed) for name in names for seed in twins if (name, seed) in batch.traces]
     if again:

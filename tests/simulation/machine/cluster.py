@@ -76,7 +76,6 @@ class Cluster:
         self.factories = dict(factories)
         # Restarts after crashes, with their reasons; a schedule of failing disks expects some.
         self.crashes: list[tuple[str, str]] = []
-        self.restarts_crashed = True
         self.looks_apart_s = LOOKS_APART_S
         # A slot that was taken later may belong to a request that waits for news.
         self.slots_older_s = 0.0

@@ -17,7 +17,7 @@ from tests.simulation.machine.process import Process
 from tests.simulation.machine.sockets import DatagramSocket, ListeningSocket, SimSocket, StreamSocket
 from tests.simulation.machine.thread import SimThread
 from tests.simulation.machine.tls import SimTls
-from tests.simulation.machine.wires import Wires
+from tests.simulation.machine.wires import Packet, Wires
 
 # Linux gives up after about so long when nobody answers.
 CONNECT_S_MAX = 127.0
@@ -56,11 +56,20 @@ class SimNetwork:
         self._descriptors_max = descriptors_max
         self._open: dict[int, KernelObject] = {}
         self._connecting: list[SimThread] = []
+        # How many TCP connections the process has tried to open.
+        self.dials = 0
         process.on_kill.append(self._kill)
 
     def open_sockets(self) -> list[str]:
         """Returns what is open: a process at rest holds no more than it should."""
         return [repr(self._wrap(kernel, descriptor)) for descriptor, kernel in self._open.items()]
+
+    def break_streams(self) -> None:
+        """Resets all connections to other hosts, at both ends."""
+        for kernel in list(self._open.values()):
+            if isinstance(kernel, StreamEnd) and not kernel.local and kernel.peer is not None:
+                for end in (kernel, kernel.peer):
+                    end.take(Packet(0.0, "reset"))
 
     # -- the calls of the platform --------------------------------------------------------------------
 
@@ -73,6 +82,7 @@ class SimNetwork:
 
     def _dial_tcp(self, host: str, port: int, timeout_s: float | None, source: str | None) -> SimSocket:
         scheduler, own = self.scheduler, source or self.host
+        self.dials += 1
         scheduler.point()
         end = scheduler.now + (CONNECT_S_MAX if timeout_s is None else timeout_s)
         while True:
