@@ -7,10 +7,10 @@ a value of the wrong type or out of range is an error that says what was expecte
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def build(kind: type[Any], value: Any, where: str) -> Any:
     known = {entry.name: entry for entry in dataclasses.fields(kind)}
     for key in value:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
+            near = _nearest(str(key), known)
             _refuse(
                 where,
                 f"unknown key {key!r}",
@@ -261,7 +261,14 @@ def _check_promises(store: HydfsConfig, where: str) -> None:
             _refuse(f"{where}.{name}", "must be at least 1", "correct the value")
 
 
+def _nearest(word: str, known: Iterable[str]) -> list[str]:
+    """Returns the known word that is most like ``word``, if one is like it at all."""
+    import difflib  # 0.3 MB, which an agent whose configuration is right never needs
+
+    return difflib.get_close_matches(word, known, n=1)
+
+
 def _check_choice(value: str, known: tuple[str, ...], where: str, name: str) -> None:
     if value not in known:
-        near = difflib.get_close_matches(value, known, n=1)
+        near = _nearest(value, known)
         _refuse(f"{where}.{name}", f"unknown {name} {value!r}", f"known: {', '.join(near or known)}")

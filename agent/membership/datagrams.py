@@ -29,6 +29,8 @@ BEATS_BYTES_MAX = 700
 NAME_BYTES_MAX = 63
 COUNTER_MAX = 1 << 62
 BEAT_COUNTER_END = 1 << 32
+# A boot counter has 18 digits at most in a node id (``view``), even after some nodes adopted a later boot.
+BOOT_MAX = 1 << 59
 
 
 class Kind(IntEnum):
@@ -43,6 +45,8 @@ class Kind(IntEnum):
     HELLO_REPLY = 7
     HEARTBEAT = 8
     REFUSAL = 9
+    # The receiver is known in the boot ``sequence`` but sends in an earlier one: it must adopt a later one.
+    STALE_BOOT = 10
 
 
 KINDS = {int(kind): kind for kind in Kind}
@@ -147,6 +151,8 @@ def decode(data: bytes) -> Datagram:
         raise ProtocolError(f"datagram of kind {number} is unknown")
     if not (0 <= sequence <= COUNTER_MAX and 0 <= view <= COUNTER_MAX and 0 <= digest <= COUNTER_MAX):
         raise ProtocolError("a counter of a datagram is out of range")
+    if kind is Kind.STALE_BOOT and sequence > BOOT_MAX:
+        raise ProtocolError("a boot counter is out of range")
     _check_name(target, may_be_empty=True)
     return Datagram(
         kind,
@@ -207,7 +213,7 @@ def update_of(fields: Any) -> Update:
     _check_name(address)
     _check_name(by, may_be_empty=True)
     state = STATES.get(number)
-    known = 0 <= boot <= COUNTER_MAX and 0 <= incarnation <= COUNTER_MAX and len(uuid) == 16
+    known = 0 <= boot <= BOOT_MAX and 0 <= incarnation <= COUNTER_MAX and len(uuid) == 16
     if state is None or not known or not 0 < port < 65536 or not 0 <= services < 256:
         raise ProtocolError(f"update about {name!r} is out of range")
     return Update(Member(name, uuid.hex(), boot, incarnation, state, address, port, services), by)

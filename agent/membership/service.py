@@ -85,6 +85,7 @@ class Service:
             self._on_datagram,
             self._on_refused,
             self._on_impostor,
+            self._on_earlier_boot,
             on_crash,
         )
         self._anti_entropy = AntiEntropy(
@@ -269,6 +270,9 @@ class Service:
 
     def _on_impostor(self, name: str, address: str, port: int) -> None:
         self.post(events.ImpostorDetected(name, events.Contact(address, port)))
+
+    def _on_earlier_boot(self, name: str, boot: int) -> None:
+        self.post(events.EarlierBootDetected(name, boot))
 
     def _on_disconnect(self, peer: str, connection: int) -> None:
         if peer == LOCAL and self._runner is not None:

@@ -23,6 +23,7 @@ from agent.membership.messages import EventsReply
 from agent.membership.view import View
 from agent.wire import auth
 from agent.wire.client import Client
+from tests import untyped
 from tests.fuzz import strategies
 from tests.unit.membership.group import Group
 
@@ -109,7 +110,7 @@ class Target:
         """Sends a request; a refusal has a code other than INTERNAL, and a bad message is counted."""
         before = self.refused()
         try:
-            self.client.call(self.group.address("n1"), kind, fields, payload, timeout_s=5.0)
+            untyped.send(self.client, self.group.address("n1"), kind, fields, payload, timeout_s=5.0)
         except InvalidMessage:
             assert self.refused() == before + 1
         except RainStormError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -28,9 +28,11 @@ from agent.rainstorm.messages.joblog import INDEX, JOB_LOG, LENGTH
 from agent.rainstorm.messages.reports import REPORTS, ReportRequest
 from agent.rainstorm.task.state.keyed import decode_changes
 from agent.wire.client import Client
+from tests import untyped
 from tests.fuzz.strategies import check, hostile, junk, message_classes, valid
 from tests.support import wait_until
 from tests.unit.rainstorm.cluster import JOB, Cluster, job_record, new_job
+from tests.unit.rainstorm.host.shell.test_host import Recorder
 from tests.unit.rainstorm.host.shell.test_supervisor import ASSIGN, KEY
 from tests.unit.rainstorm.host.shell.test_supervisor import Node as Processes
 from tests.unit.rainstorm.test_service import Node as Agent
@@ -189,12 +191,13 @@ def test_a_hostile_job_file_is_refused_by_place(raw: Any) -> None:
         parse(raw)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     """A service that leads, without other nodes."""
     with pytest.MonkeyPatch.context() as patch:
         made = Agent(tmp_path_factory.mktemp("agent"), patch)
         made.service._require_node = lambda call: None  # type: ignore[method-assign]
+        made.service._host.supervisor = cast("Any", Recorder())
         made.lead()
         try:
             yield made
@@ -230,7 +233,7 @@ def _map(fields: Any) -> dict[Any, Any]:
 def ask(wire: Client, target: str, kind: str, fields: dict[Any, Any]) -> str:
     """Returns the code with which a request is refused, '' when it is not."""
     try:
-        wire.call(target, kind, fields, timeout_s=10.0)
+        untyped.send(wire, target, kind, fields, timeout_s=10.0)
     except RainStormError as error:
         return error.code
     except (ValueError, TypeError, OverflowError):

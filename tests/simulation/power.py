@@ -17,8 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.simulation import rainstorm_bugs, rainstorm_faults
-from tests.simulation.planted import membership, register, store
+from tests.simulation.planted import membership, membership_shell, rainstorm, rainstorm_shell, register, store
 
 SEEDS_MAX = 300
 LIMIT_S = 90.0
@@ -53,23 +52,16 @@ def candidates() -> list[Candidate]:
     """Returns the bugs of all subsystems."""
     found = [
         Candidate(bug.subject.name, bug.name, bug.rule, bug.run, bug.run_without)
-        for bug in (*membership.BUGS, *register.BUGS, *store.BUGS)
+        for bug in (
+            *membership.BUGS,
+            *membership_shell.BUGS,
+            *rainstorm.BUGS,
+            *rainstorm_shell.BUGS,
+            *register.BUGS,
+            *store.BUGS,
+        )
     ]
-    for bug in rainstorm_bugs.BUGS:
-        run, control = partial(_rainstorm, bug), partial(_rainstorm_without, bug)
-        found.append(Candidate("rainstorm", bug.name, "", run, control))
     return found
-
-
-def _rainstorm(bug: rainstorm_bugs.Bug, seed: int) -> None:
-    faults = list(bug.faults) if bug.faults is not None else None
-    with bug.planted() as parts:
-        rainstorm_faults.run(seed, parts, faults=faults, end_to_end_only=bug.end_to_end_only)
-
-
-def _rainstorm_without(bug: rainstorm_bugs.Bug, seed: int) -> None:
-    faults = list(bug.faults) if bug.faults is not None else None
-    rainstorm_faults.run(seed, faults=faults, end_to_end_only=bug.end_to_end_only)
 
 
 def hunt(candidate: Candidate, limit_s: float = LIMIT_S, seeds_max: int = SEEDS_MAX) -> Verdict:

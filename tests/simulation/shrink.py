@@ -88,8 +88,3 @@ def _change(found: Schedule, *, index: int, **changes: float) -> Schedule:
     steps = list(found.steps)
     steps[index] = replace(steps[index], **changes)
     return replace(found, steps=tuple(sorted(steps, key=lambda step: step.at_s)))
-
-
-def as_python(schedule: Schedule) -> str:
-    """Returns the schedule as Python, a step a line."""
-    return str(schedule)

@@ -1,4 +1,4 @@
-"""The swarm itself: schedules are data, runs repeat, failures shrink, what was once found is replayed."""
+"""Schedules of faults: they are data, runs repeat, failures shrink, what was once found is replayed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.simulation import membership_swarm
-from tests.simulation.network import LinkSettings
+from tests.simulation.machine.schedule import Schedule, Step
+from tests.simulation.machine.wires import Quality
+from tests.simulation.membership import run as membership
 from tests.simulation.planted import membership as membership_bugs
 from tests.simulation.planted.bug import PlantedBug
 from tests.simulation.power import candidates as all_candidates
 from tests.simulation.power import hunt
-from tests.simulation.schedule import Schedule, Step
 from tests.simulation.schedules.membership import FOUND
 from tests.simulation.seeds import each, seed_ranges
-from tests.simulation.shrink import Shrinker, as_python
+from tests.simulation.shrink import Shrinker
 from tests.support import REPOSITORY
 
 
@@ -25,32 +25,32 @@ def by_name(name: str) -> PlantedBug:
     return next(bug for bug in membership_bugs.BUGS if bug.name == name)
 
 
-def membership(seed: int) -> None:
-    membership_swarm.run(membership_swarm.schedule_of(seed))
+def play(seed: int) -> None:
+    membership.run(membership.schedule_of(seed))
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=10, full=60))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=5, full=60))
 def test_membership_under_any_schedule(seeds: range) -> None:
-    each(seeds, membership)
+    each(seeds, play)
 
 
 @pytest.mark.simulation_quick
 @pytest.mark.parametrize("name", FOUND)
 def test_what_was_found_once(name: str) -> None:
-    membership_swarm.run(FOUND[name])
+    membership.run(FOUND[name])
 
 
 @pytest.mark.simulation_quick
 def test_a_schedule_is_the_python_that_is_printed_of_it() -> None:
-    names = {"Schedule": Schedule, "Step": Step, "LinkSettings": LinkSettings}
+    names = {"Schedule": Schedule, "Step": Step, "Quality": Quality}
     for seed in range(20):
-        schedule = membership_swarm.schedule_of(seed)
-        assert eval(as_python(schedule), names) == schedule
+        schedule = membership.schedule_of(seed)
+        assert eval(str(schedule), names) == schedule
 
 
 @pytest.mark.simulation_quick
 def test_some_seeds_are_free_of_faults_and_no_two_are_alike() -> None:
-    schedules = [membership_swarm.schedule_of(seed) for seed in range(300)]
+    schedules = [membership.schedule_of(seed) for seed in range(300)]
     calm = [schedule for schedule in schedules if not schedule.steps]
     assert 15 <= len(calm) <= 50
     assert len({replace(schedule, seed=0) for schedule in schedules if schedule.steps}) > 240
@@ -58,7 +58,7 @@ def test_some_seeds_are_free_of_faults_and_no_two_are_alike() -> None:
 
 @pytest.mark.simulation_quick
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
-    code = "from tests.simulation import membership_swarm as m; print(m.run(m.schedule_of(3)).trace)"
+    code = "from tests.simulation.membership import run as m; print(m.run(m.schedule_of(3)).trace)"
     found = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONHASHSEED": "12345"},
@@ -68,14 +68,14 @@ def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
         timeout=60,
         check=True,
     )
-    here = membership_swarm.run(membership_swarm.schedule_of(3)).trace
+    here = membership.run(membership.schedule_of(3)).trace
     assert found.stdout.split() == [here]
-    assert here != membership_swarm.run(membership_swarm.schedule_of(4)).trace
+    assert here != membership.run(membership.schedule_of(4)).trace
 
 
 def _fails(schedule: Schedule) -> bool:
     try:
-        membership_swarm.run(schedule)
+        membership.run(schedule)
     except AssertionError:
         return True
     return False
@@ -88,22 +88,22 @@ def _fails_by_its_steps(schedule: Schedule) -> bool:
 
 @pytest.mark.simulation
 def test_a_failing_schedule_shrinks_to_what_it_needs() -> None:
-    noise = tuple(Step(at_s, "jump", ("n1",), 0.3, 288.0) for at_s in (0.5, 2.0, 3.0, 4.0, 5.0))
+    noise = tuple(Step(at_s, "jump", ("vm1",), 0.3, 0.9) for at_s in (0.5, 2.0, 3.0, 4.0, 5.0))
     with by_name("refutes without raising its incarnation").planted():
-        found = next(filter(_fails_by_its_steps, map(membership_swarm.schedule_of, range(60))))
+        found = next(filter(_fails_by_its_steps, map(membership.schedule_of, range(60))))
         long = replace(found, steps=(*noise[:2], *found.steps, *noise[2:]))
         assert _fails(long)
-        short = Shrinker(membership_swarm.run, runs_max=40).shrink(long)
-        assert 1 <= len(short.steps) < len(found.steps), as_python(short)
-        assert not any(step in noise for step in short.steps), as_python(short)
-        assert _fails(short), as_python(short)
+        short = Shrinker(membership.run, runs_max=40).shrink(long)
+        assert 1 <= len(short.steps) < len(found.steps), str(short)
+        assert not any(step in noise for step in short.steps), str(short)
+        assert _fails(short), str(short)
     assert not _fails(short), "without the bug there is nothing to find"
 
 
 @pytest.mark.simulation_quick
 def test_a_schedule_that_passes_is_not_shrunk() -> None:
     schedule = Schedule("calm")
-    shrinker = Shrinker(membership_swarm.run)
+    shrinker = Shrinker(membership.run)
     assert shrinker.shrink(schedule) is schedule
     assert shrinker.runs == 1
 

@@ -117,6 +117,21 @@ def test_what_does_not_exist_is_found(wrong: str) -> None:
     assert list(problems(wrong))
 
 
+PATH = re.compile(r"`((?:agent|docs|experiments|ops|playbooks|roles|tests)/[\w/.-]+)`")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_the_files_that_a_document_names_exist(document: Path) -> None:
+    """A reader who follows the page finds what it names."""
+    missing = [path for path in PATH.findall(document.read_text("utf-8")) if not _exists(path)]
+    assert missing == []
+
+
+def _exists(path: str) -> bool:
+    # Results of experiments are named by the folder that a run makes.
+    return (REPOSITORY / path).exists() or path.startswith("experiments/results/NAME")
+
+
 def test_the_runbook_knows_every_error_code_and_playbook() -> None:
     text = (REPOSITORY / "docs" / "runbook.md").read_text("utf-8")
     missing = [code for code in {*CAUSES, *codes(errors.RainStormError)} if f"`{code}`" not in text]

@@ -16,7 +16,6 @@ import queue as queues
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import Future as RealFuture
@@ -388,7 +387,9 @@ def random_source() -> random.Random:
 
 def unique_id() -> str:
     """Returns 32 hexadecimal digits that nobody else will ever get (a version 4 UUID)."""
-    return uuid.UUID(bytes=random_bytes(16), version=4).hex
+    value = int.from_bytes(random_bytes(16), "big")
+    # Version 4 and the variant of RFC 9562; the module ``uuid`` would cost each agent 0.3 MB.
+    return f"{value & ~(0xF << 76) & ~(0x3 << 62) | 0x4 << 76 | 0x2 << 62:032x}"
 
 
 def on_death(hook: OnDeath | None) -> None:

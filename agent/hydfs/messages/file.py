@@ -15,12 +15,14 @@ from agent.common.message import (
     Name,
     OptionalName,
     Request,
+    Text,
 )
 from agent.hydfs.core.block import BlockNumber, BlockState, FileId
 from agent.hydfs.core.filetable import REPLICAS_MAX
 
-# ``agent.common.ids`` checks what a file may be called; this bounds what it has to check.
-FileName = Name
+# ``agent.common.ids`` checks what a file may be called, and its error tells what is wrong with a name; this
+# only bounds what it has to check.
+FileName = Text
 Prefix = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
 # The offset of a duplicate append that is not its writer's last one is unknown.
 UNKNOWN_OFFSET = -1

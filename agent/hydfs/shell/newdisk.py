@@ -2,8 +2,9 @@
 
 To seal an open block one replica's word is enough, and a replica that never got a record says "nothing". A
 disk that was emptied would say so of records that it acknowledged. So until the whole file table was looked
-through, and each open block that it places here and that is not here was sealed, this node's promises about
-blocks that it does not know are doubtful: they count only when every replica has promised (``core.takeover``).
+through, and each open block that it places here and that is not here was sealed, this node's promises
+about blocks that it does not know are doubtful: they count only when every replica has promised
+(``core.takeover``).
 All disks of a cluster that is being founded are new, and their blocks can be sealed all the same. A mark on
 the disk keeps that over restarts.
 """

@@ -11,12 +11,11 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agent.common import message
 from agent.common.config import LogsConfig
 from agent.common.deadline import Deadline
 from agent.common.errors import AlreadyExists, Corrupt, DiskFailed, InvalidMessage, NotFound, RainStormError
@@ -34,10 +33,12 @@ from agent.logs.core.collector import (
     StoreRecord,
 )
 from agent.logs.core.position import Key, Seen
-from agent.logs.messages import HEAD_BYTES, CollectionStatus, CollectorState
+from agent.logs.messages import HEAD_BYTES, CollectionStatus
 from agent.logs.shell import journald as journal
 from agent.logs.shell import sources
 from agent.logs.shell.archive import PREFIX
+from agent.logs.shell.retention import INTERVAL_S as RETENTION_INTERVAL_S
+from agent.logs.shell.retention import Retention
 from agent.logs.shell.sources import LogFile
 from agent.logs.shell.spool import Spool
 
@@ -48,7 +49,6 @@ APPEND_TIMEOUT_S = 10.0
 PROGRESS_INTERVAL_S = 1.0
 SPOOL_RETRY_S = 5.0
 RETRY_S = (0.5, 10.0)
-RETENTION_INTERVAL_S = 3600.0
 # The name of a log becomes part of names in HyDFS.
 LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
@@ -93,7 +93,7 @@ class Collection:
         self._full = False
         self._troubles: dict[str, str] = {}
         self._sent_bytes = 0
-        self._retained_at = float("-inf")
+        self._retention = Retention(node, knobs, hydfs)
         self._units = journal.Units(knobs.journal_units)
         self._journal_at = float("-inf")
         self._threads = [
@@ -163,13 +163,9 @@ class Collection:
     def _open_spool(self) -> bool:
         """Reads what the process before this one left; returns whether that was possible."""
         core = self._fresh_core()
-
-        def restore(fields: Mapping[str, Any]) -> None:
-            core.restore(message.decode(CollectorState, fields, "state of the collector"))
-
         try:
-            spool = Spool(self._spool_folder, lambda: message.encode(core.snapshot()))
-            spool.recover(restore, core.apply)
+            spool = Spool(self._spool_folder, core.snapshot)
+            spool.recover(core.restore, core.apply)
         except RainStormError as error:
             # Searches work all the same, whatever the state of the disk.
             self._note_trouble("spool", f"the spool cannot be opened: {_text(error)}")
@@ -328,7 +324,7 @@ class Collection:
             try:
                 spool, record = self._first()
                 if spool is None or record is None:
-                    self._retain()
+                    self._retention.run()
                     if not self._stopping.is_set():
                         self._stored.wait(RETENTION_INTERVAL_S)
                     continue
@@ -380,29 +376,6 @@ class Collection:
             with contextlib.suppress(AlreadyExists):
                 self._hydfs.create(name, timeout_s=APPEND_TIMEOUT_S)
             append()
-
-    def _retain(self) -> None:
-        """Deletes the files beyond the configured age or size; the newest file of each log stays."""
-        now = clock.monotonic()
-        if self._stopping.is_set() or now - self._retained_at < RETENTION_INTERVAL_S:
-            return
-        self._retained_at = now
-        oldest = datetime.fromtimestamp(clock.wall(), UTC) - timedelta(days=self._knobs.collected_days)
-        try:
-            found = sorted(self._hydfs.list(f"{PREFIX}{self._node}/"), key=lambda each: each.name)
-            newest = {stat.name.rpartition("/")[0]: stat.name for stat in found}
-            total = sum(stat.length for stat in found)
-            for stat in sorted(found, key=lambda each: each.name.rpartition("-")[2]):
-                day = stat.name.rpartition("-")[2]
-                if stat.name in newest.values() or (
-                    day >= oldest.strftime("%Y%m%d") and total <= self._knobs.collected_bytes
-                ):
-                    continue
-                self._hydfs.delete(stat.name)
-                total -= stat.length
-                logger.info("collected_deleted file=%s bytes=%d", stat.name, stat.length)
-        except RainStormError as error:
-            logger.info("retention_waits error=%s", error)
 
 
 def _keep(memory: dict[Key, Any], keys: set[Key]) -> None:

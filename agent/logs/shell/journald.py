@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from agent.common.errors import Forbidden, NotFound
 from agent.common.shell import clock
@@ -35,6 +34,14 @@ class Entries:
 
     cursor: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of the journal: its cursor, and its line."""
+
+    cursor: str
+    line: bytes
 
 
 class Units:
@@ -135,7 +142,7 @@ def _read(names: Sequence[str], cursor: str, limit: int) -> Entries:
     found = _entries(names, [*(words or ["--since=@0"]), f"--lines={limit}"])
     if not found:
         return Entries(cursor, b"")
-    return Entries(str(found[-1]["__CURSOR"]), b"".join(_line(entry) for entry in found))
+    return Entries(found[-1].cursor, b"".join(entry.line for entry in found))
 
 
 def tail_cursor(names: Sequence[str], lines: int) -> str:
@@ -145,7 +152,7 @@ def tail_cursor(names: Sequence[str], lines: int) -> str:
         OSError, ValueError: as for ``read``.
     """
     found = _entries(names, [f"--lines={lines + 1}"])
-    return str(found[0]["__CURSOR"]) if len(found) > lines else ""
+    return found[0].cursor if len(found) > lines else ""
 
 
 def since_cursor(names: Sequence[str], since: float) -> str:
@@ -155,20 +162,20 @@ def since_cursor(names: Sequence[str], since: float) -> str:
         OSError, ValueError: as for ``read``.
     """
     first = _entries(names, [f"--since=@{since:.6f}"], stop_after=1)
-    return INCLUSIVE + str(first[0]["__CURSOR"]) if first else tail_cursor(names, 0)
+    return INCLUSIVE + first[0].cursor if first else tail_cursor(names, 0)
 
 
-def _entries(names: Sequence[str], words: Sequence[str], stop_after: int = 0) -> list[dict[str, Any]]:
+def _entries(names: Sequence[str], words: Sequence[str], stop_after: int = 0) -> list[_Entry]:
     command = ["journalctl", "--quiet", "--no-pager", "--output=json", "--all", f"--output-fields={FIELDS}"]
     command += [f"--unit={name}" for name in names] + list(words)
-    found: list[dict[str, Any]] = []
+    found: list[_Entry] = []
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout is not None
         try:
             for text in process.stdout:
-                found.append(json.loads(text))
+                found.append(_entry(text))
                 if len(found) == stop_after:
                     return found
         finally:
@@ -179,14 +186,33 @@ def _entries(names: Sequence[str], words: Sequence[str], stop_after: int = 0) ->
     return found
 
 
-def _line(entry: dict[str, Any]) -> bytes:
-    at = int(entry.get("_SOURCE_REALTIME_TIMESTAMP") or entry["__REALTIME_TIMESTAMP"])
-    stamp = datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    who = f"{entry.get('_HOSTNAME', '-')} {entry.get('SYSLOG_IDENTIFIER', '-')}[{entry.get('_PID', '-')}]"
-    message = entry.get("MESSAGE") or ""
-    # journalctl prints what is not UTF-8 as a list of numbers.
-    text = bytes(message) if isinstance(message, list) else str(message).encode("utf-8", "replace")
-    return f"{stamp}.{at % 1_000_000:06d}+0000 {who}: ".encode() + text.replace(b"\n", b"\n    ") + b"\n"
+def _entry(text: bytes) -> _Entry:
+    """Returns the entry that a line of JSON holds.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        fields = json.loads(text)
+        at = int(fields.get("_SOURCE_REALTIME_TIMESTAMP") or fields["__REALTIME_TIMESTAMP"])
+        stamp = datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        host, program, pid = (fields.get(key, "-") for key in ("_HOSTNAME", "SYSLOG_IDENTIFIER", "_PID"))
+        head = f"{stamp}.{at % 1_000_000:06d}+0000 {host} {program}[{pid}]: "
+        line = head.encode("utf-8", "replace") + _message(fields.get("MESSAGE")).replace(b"\n", b"\n    ")
+        return _Entry(str(fields["__CURSOR"]), line + b"\n")
+    except (KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError) as error:
+        raise ValueError(f"journalctl printed something else than an entry: {error!r}") from None
+
+
+def _message(value: object) -> bytes:
+    """Returns the text of a message: journalctl prints what is not UTF-8 as a list of numbers, and a field
+    that occurs several times as the list of its values.
+    """
+    if not isinstance(value, list):
+        return str(value or "").encode("utf-8", "replace")
+    if all(isinstance(each, int) and 0 <= each < 256 for each in value):
+        return bytes(value)
+    return b"\n".join(_message(each) for each in value)
 
 
 def command(unit: str, *, since: float | None = None, until: float | None = None) -> list[str]:

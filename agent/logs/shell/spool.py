@@ -10,18 +10,20 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
+from agent.common import message
 from agent.common.errors import DiskFailed, DiskFull, InvalidMessage
 from agent.common.framedlog import Layout
 from agent.common.shell import disk, threads
 from agent.common.shell.segments import Segments
 from agent.logs.core.collector import Record, record_from_wire
+from agent.logs.messages import CollectorState
 
 logger = logging.getLogger("agent.logs.shell.spool")
 
@@ -45,7 +47,7 @@ class _Unsent:
 class Spool:
     """The durable queue between log files and HyDFS."""
 
-    def __init__(self, folder: Path, snapshot: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, folder: Path, snapshot: Callable[[], CollectorState]) -> None:
         """Prepares the folder.
 
         Raises:
@@ -71,7 +73,7 @@ class Spool:
         """Returns how much of the disk the records that have not arrived take."""
         return self._unsent_bytes
 
-    def recover(self, restore: Callable[[Mapping[str, Any]], None], apply: Callable[[Record], None]) -> None:
+    def recover(self, restore: Callable[[CollectorState], None], apply: Callable[[Record], None]) -> None:
         """Reads what the process before this one left: the latest state before its records, then those.
 
         Raises:
@@ -81,16 +83,18 @@ class Spool:
         """
 
         def take(number: int, offset: int, body: bytes) -> None:
-            kind, value = body[:1], _value(body)
+            kind = body[:1]
             if kind == SNAPSHOT:
-                restore(value)
-            elif kind == RECORD:
-                try:
-                    record = record_from_wire(value)
-                except InvalidMessage as error:
-                    # Its lines are lost; those of the other records are not.
-                    logger.error("spool_record_refused segment=%d offset=%d error=%s", number, offset, error)
-                    return
+                restore(message.decode(CollectorState, _value(body), "state of the collector"))
+                return
+            try:
+                value = _value(body)
+                record = record_from_wire(value) if kind == RECORD else None
+            except InvalidMessage as error:
+                # The lines of a bad record are lost; those of the other records are not.
+                logger.error("spool_record_refused segment=%d offset=%d error=%s", number, offset, error)
+                return
+            if record is not None:
                 apply(record)
                 self._add(_Unsent(number, offset, len(body)))
             elif self._unsent and value == [self._unsent[0].segment, self._unsent[0].offset]:
@@ -148,7 +152,7 @@ class Spool:
         self._segments.close()
 
     def _begin_segment(self) -> None:
-        self._segments.roll([SNAPSHOT + msgpack.packb(self._snapshot(), use_bin_type=True)])
+        self._segments.roll([SNAPSHOT + msgpack.packb(message.encode(self._snapshot()), use_bin_type=True)])
 
     def _delete_sent(self) -> None:
         # An acknowledgement in the newest segment may be of a record in the oldest: both go in order.

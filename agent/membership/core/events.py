@@ -106,6 +106,14 @@ class ImpostorDetected:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierBootDetected:
+    """Event: a datagram of a node had an earlier boot than ``boot``, in which the node is known."""
+
+    name: str
+    boot: int
+
+
+@dataclass(frozen=True, slots=True)
 class ViewLearned:
     """Event: the register was read or changed; ``view`` is None while there is none."""
 
@@ -209,6 +217,7 @@ Event = (
     | ServiceAttached
     | ServiceDetached
     | ImpostorDetected
+    | EarlierBootDetected
     | ViewLearned
     | RegisterFailed
 )

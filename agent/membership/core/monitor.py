@@ -35,6 +35,7 @@ from agent.membership.core.events import (
     Contact,
     ContactRefused,
     DatagramReceived,
+    EarlierBootDetected,
     Effect,
     HintReceived,
     ImpostorDetected,
@@ -76,6 +77,7 @@ MonitorEvent = (
     | JoinRequested
     | SwitchRequested
     | ImpostorDetected
+    | EarlierBootDetected
     | Tick
 )
 
@@ -164,6 +166,10 @@ class Monitor:
                 self._join(now)
             case ImpostorDetected(name=name, contact=contact):
                 self._refuse_impostor(now, name, contact)
+            case EarlierBootDetected(name=name, boot=boot):
+                if self._running and now >= self._refusal_allowed_at:
+                    self._refusal_allowed_at = now + REFUSAL_INTERVAL_S
+                    self._out.send(name, Kind.STALE_BOOT, boot)
             case SwitchRequested(detector=detector, suspicion=suspicion):
                 self._adopt(now, self.settings.changed(detector, suspicion))
             case never:
@@ -305,6 +311,8 @@ class Monitor:
             return
         if datagram.kind is Kind.REFUSAL:
             self._receive_refusal(name)
+        if datagram.kind is Kind.STALE_BOOT and datagram.sequence > self.me.boot:
+            self.roster.adopt_boot(datagram.sequence + 1)
         for detector in self._detectors.values():
             detector.receive(now, name, datagram)
         if datagram.kind is Kind.ACK and self.selftest.answered(now, datagram.sequence):

@@ -31,13 +31,21 @@ class EventLog:
             self._changed.notify_all()
 
     def since(self, sequence: int, wait_s: float) -> EventsReply:
-        """Returns the events after number ``sequence``, waiting for one; ``missed`` when some are gone."""
+        """Returns the events after number ``sequence``, waiting for one; ``missed`` when some are gone.
+
+        A number that is still to come was counted by an earlier life of the agent: its follower gets all
+        events of this one.
+        """
         with self._changed:
+            if sequence > self._last:
+                return self._after(0, missed=True)
             self._changed.wait_for(lambda: self._last > sequence or self._closed, timeout=wait_s)
-            found = [event for event in self._events if event.sequence > sequence]
             first = self._events[0].sequence if self._events else 1
-            missed = first > sequence + 1
-            return EventsReply(tuple([message.encode(event) for event in found]), self._last, missed)
+            return self._after(sequence, missed=first > sequence + 1)
+
+    def _after(self, sequence: int, *, missed: bool) -> EventsReply:
+        found = [message.encode(event) for event in self._events if event.sequence > sequence]
+        return EventsReply(tuple(found), self._last, missed)
 
     def close(self) -> None:
         """Wakes all followers; from now on none of them waits."""

@@ -16,7 +16,7 @@ from agent.common.errors import PortInUse, ProtocolError, RainStormError
 from agent.common.shell import network, threads
 from agent.membership import datagrams
 from agent.membership.core.dissemination.keyring import KeyRing
-from agent.membership.core.dissemination.seal import SESSION_BYTES, Opener, Sealer
+from agent.membership.core.dissemination.seal import SESSION_BYTES, EarlierBoot, Opener, Sealer
 from agent.membership.core.events import Contact
 from agent.membership.datagrams import Datagram
 
@@ -42,6 +42,7 @@ class Transport:
         on_datagram: Callable[[str, int, Datagram], None],
         on_refused: Callable[[str, int], None],
         on_impostor: Callable[[str, str, int], None],
+        on_earlier_boot: Callable[[str, int], None],
         on_crash: Callable[[BaseException], None],
     ) -> None:
         self.sent = 0
@@ -55,6 +56,7 @@ class Transport:
         self._addresses = addresses
         self._rng = threads.random_source()
         self._on_impostor = on_impostor
+        self._on_earlier_boot = on_earlier_boot
         self._on_datagram = on_datagram
         self._on_refused = on_refused
         self._on_crash = on_crash
@@ -171,15 +173,21 @@ class Transport:
             self.discarded += 1
             return
         try:
-            opened = self._opener.open(packet)
-            if self._addresses.get(opened.sender, source[0]) != source[0]:
-                self._on_impostor(opened.sender, source[0], source[1])
-                raise ProtocolError(f"datagram in the name of {opened.sender} from {source[0]}")
+            opened = self._opener.open(packet, lambda sender: self._comes_from(sender, *source))
             self._on_datagram(opened.sender, opened.boot, datagrams.decode(opened.data))
         except RainStormError as error:
             self.dropped += 1
+            if isinstance(error, EarlierBoot):
+                self._on_earlier_boot(error.sender, error.boot)
             level = logging.DEBUG if isinstance(error, ProtocolError) else logging.WARNING
             logger.log(level, "datagram_dropped total=%d reason=%s", self.dropped, error)
+
+    def _comes_from(self, sender: str, address: str, port: int) -> bool:
+        """Tells whether a datagram of ``sender`` may come from an address; reports it if not."""
+        if self._addresses.get(sender, address) == address:
+            return True
+        self._on_impostor(sender, address, port)
+        return False
 
     def _drain_errors(self) -> None:
         assert self._socket is not None

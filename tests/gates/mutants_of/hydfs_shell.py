@@ -90,7 +90,7 @@ MUTANTS: tuple[Mutant, ...] = (
         STORE,
         "self.index[key] = replace(meta, state=state, doubtful=True)",
         "self.index[key] = replace(meta, state=state)",
-        OF_JOURNAL,
+        OF_STORE,
     ),
     Mutant(
         "a store whose disk fails ends its agent",
@@ -107,13 +107,6 @@ MUTANTS: tuple[Mutant, ...] = (
         OF_STORE,
     ),
     Mutant(
-        "a new disk promises nothing about blocks that it does not know",
-        NEW_DISK,
-        "        if self.pending:\n",
-        "        if False:\n",
-        OF_NEW_DISK,
-    ),
-    Mutant(
         "an empty disk is marked as new before a store is made on it",
         NEW_DISK,
         'if not disk.exists(root / "journal"):',
@@ -121,10 +114,10 @@ MUTANTS: tuple[Mutant, ...] = (
         OF_NEW_DISK,
     ),
     Mutant(
-        "a replica asks its new disk before it promises",
+        "what a new disk promises about blocks that it does not know is doubtful",
         REPLICA_SHELL,
-        "            self._new_disk.refuse_unknown(request.name, request.number)\n",
-        "            pass\n",
+        "doubtful = self._new_disk.pending and key not in self.store.index",
+        "doubtful = False",
         OF_REPLICA_SHELL,
     ),
     Mutant(

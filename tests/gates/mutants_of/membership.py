@@ -235,7 +235,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a datagram in the name of a node comes from its address",
         TRANSPORT,
-        "if self._addresses.get(opened.sender, source[0]) != source[0]:",
+        "if self._addresses.get(sender, source[0]) != source[0]:",
         "if False:",
         OF_TRANSPORT,
     ),

@@ -164,7 +164,7 @@ MUTANTS: tuple[Mutant, ...] = (
         LEADER,
         "            case LogRejected():\n                return self._start_over()\n",
         "            case LogRejected():\n                return []\n",
-        OF_LEADER,
+        OF_MACHINE,
     ),
     Mutant(
         "one epoch of a sink task is published at a time",

@@ -6,6 +6,7 @@ from tests.gates.mutants import Mutant
 
 FRAMING = "agent/wire/codec/framing.py"
 NETWORK = "agent/common/shell/network.py"
+ENDPOINT = "agent/wire/endpoint.py"
 SERVER = "agent/wire/server.py"
 CLIENT = "agent/wire/client.py"
 CONNECTION = "agent/wire/connection.py"
@@ -81,6 +82,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (*OF_SERVER, *OF_ENDPOINT),
     ),
     Mutant(
+        "a handler sees a request only after it was checked",
+        ENDPOINT,
+        "message.decode(self.request, fields, self.request.kind)",
+        "self.request(**{name: fields.get(name) for name in self.request.__dataclass_fields__})",
+        OF_ENDPOINT,
+    ),
+    Mutant(
         "a defect in a handler is answered",
         SERVER,
         'header = _error(Internal(f"{self.name}: {kind} failed: {error!r}"))',
@@ -111,15 +119,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "requests to one target are bounded",
         CLIENT,
-        "if not pool.slots.acquire(timeout=timeout_s):",
+        "if not pool.slots.acquire(timeout=deadline.remaining(clock.monotonic())):",
         "if False:",
         OF_CLIENT,
     ),
     Mutant(
         "a request that has ended gives its slot back",
         CLIENT,
-        "                    pool.slots.release()\n",
-        "                    pass\n",
+        "                pool.slots.release()\n",
+        "                pass\n",
         OF_CLIENT,
     ),
     Mutant(
@@ -184,13 +192,6 @@ MUTANTS: tuple[Mutant, ...] = (
         "            disk.unlink(self._disk_path, missing_ok=True)\n",
         "",
         OF_VOTER,
-    ),
-    Mutant(
-        "two threads of a node use different ballots",
-        PROPOSER,
-        'proposer = f"{self._name}/{threads.current().ident}"',
-        "proposer = self._name",
-        OF_PROPOSER,
     ),
     Mutant(
         "names are listed by a majority of the voters",

@@ -18,7 +18,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from agent.common.config import NodeConfig, PeerConfig, TlsConfig
 from tests.simulation.machine import report
@@ -78,6 +78,9 @@ class Cluster:
         self.factories = dict(factories)
         # Restarts after crashes, with their reasons; a schedule of failing disks expects some.
         self.crashes: list[tuple[str, str]] = []
+        self.looks_apart_s = LOOKS_APART_S
+        # A slot that was taken later may belong to a request that waits for news.
+        self.slots_older_s = 0.0
         # Faults are over: an agent that ends all the same is started again.
         self.is_healed = False
         # Machines that never come back.
@@ -96,7 +99,7 @@ class Cluster:
             self.nodes[peer.name] = self.machines[peer.name] = made
             self.set_up(made)
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,14 +135,16 @@ class Cluster:
 
     def client(self, name: str, on: str | None = None) -> Process:
         """Returns the process of a client: on a machine of its own, or on that of a node."""
-        if on is not None:
-            return self.nodes[on].process(name)
-        machine = self.machines.get(name)
-        if machine is None:
+        return self.nodes[on].process(name) if on is not None else self.machine(name).process("client")
+
+    def machine(self, name: str) -> Machine:
+        """Returns a machine of clients."""
+        found = self.machines.get(name)
+        if found is None:
             address = f"10.0.1.{len(self.machines) - len(self.nodes) + 1}"
-            machine = self.machines[name] = Machine(self, name, address)
-            self.set_up(machine)
-        return machine.process("client")
+            found = self.machines[name] = Machine(self, name, address)
+            self.set_up(found)
+        return found
 
     def call(self, process: Process, function: Callable[..., T], *arguments: Any) -> T:
         """Runs a function in a client and returns or raises what it does."""
@@ -191,6 +196,8 @@ class Cluster:
             if machine.name in self.lost:
                 continue
             machine.disk.faults.clear()
+            for process in machine.processes:
+                process.seam.network.accept_errors.clear()
             machine.disk.free()
             machine.resume()
             for process in machine.processes:
@@ -220,14 +227,16 @@ class Cluster:
         began = self.scheduler.now
         seen = set(self._look())
         for _ in range(LOOKS - 1):
-            self.scheduler.run_for(LOOKS_APART_S)
+            self.scheduler.run_for(self.looks_apart_s)
             seen &= set(self._look())
         minutes = (self.scheduler.now - began) / 60
         return sorted(seen) + self.log.repeated(max(2, round(PROBLEMS_A_MINUTE * minutes)), PROBLEMS_MAX)
 
     def _look(self) -> list[str]:
         try:
-            return self.scheduler.rest(quiet_s=QUIET_S, limit_s=QUIET_WITHIN_S)
+            return self.scheduler.rest(
+                quiet_s=QUIET_S, limit_s=QUIET_WITHIN_S, slots_older_s=self.slots_older_s
+            )
         except AssertionError:
             return [f"the cluster does not come to rest\n{report.threads(self.scheduler)}"]
 

@@ -17,7 +17,7 @@ from tests.simulation.machine.process import Process
 from tests.simulation.machine.sockets import DatagramSocket, ListeningSocket, SimSocket, StreamSocket
 from tests.simulation.machine.thread import SimThread
 from tests.simulation.machine.tls import SimTls
-from tests.simulation.machine.wires import Wires
+from tests.simulation.machine.wires import Packet, Wires
 
 # Linux gives up after about so long when nobody answers.
 CONNECT_S_MAX = 127.0
@@ -51,20 +51,38 @@ class SimNetwork:
         self.scheduler = wires.scheduler
         # Error numbers that the next calls of ``accept`` raise.
         self.accept_errors: deque[int] = deque()
+        # How often the process did not get a connection: a loop that never waits shows here.
+        self.dials_failed = 0
         self._descriptors_max = descriptors_max
         self._open: dict[int, KernelObject] = {}
         self._connecting: list[SimThread] = []
+        # How many TCP connections the process has tried to open.
+        self.dials = 0
         process.on_kill.append(self._kill)
 
     def open_sockets(self) -> list[str]:
         """Returns what is open: a process at rest holds no more than it should."""
         return [repr(self._wrap(kernel, descriptor)) for descriptor, kernel in self._open.items()]
 
+    def break_streams(self) -> None:
+        """Resets all connections to other hosts, at both ends."""
+        for kernel in list(self._open.values()):
+            if isinstance(kernel, StreamEnd) and not kernel.local and kernel.peer is not None:
+                for end in (kernel, kernel.peer):
+                    end.take(Packet(0.0, "reset"))
+
     # -- the calls of the platform --------------------------------------------------------------------
 
     def dial_tcp(self, host: str, port: int, timeout_s: float | None, source: str | None) -> SimSocket:
         """Returns a connection."""
+        self.dials_failed += 1
+        made = self._dial_tcp(host, port, timeout_s, source)
+        self.dials_failed -= 1
+        return made
+
+    def _dial_tcp(self, host: str, port: int, timeout_s: float | None, source: str | None) -> SimSocket:
         scheduler, own = self.scheduler, source or self.host
+        self.dials += 1
         scheduler.point()
         end = scheduler.now + (CONNECT_S_MAX if timeout_s is None else timeout_s)
         while True:
@@ -90,6 +108,12 @@ class SimNetwork:
 
     def dial_unix(self, path: str, timeout_s: float | None, packets: bool) -> SimSocket:
         """Returns a connection to a listener of this host."""
+        self.dials_failed += 1
+        made = self._dial_unix(path, timeout_s, packets)
+        self.dials_failed -= 1
+        return made
+
+    def _dial_unix(self, path: str, timeout_s: float | None, packets: bool) -> SimSocket:
         scheduler = self.scheduler
         scheduler.point()
         end = scheduler.now + (CONNECT_S_MAX if timeout_s is None else timeout_s)
@@ -171,6 +195,11 @@ class SimNetwork:
 
     def set_no_delay(self, sock: Any) -> None:
         """Does nothing: a simulated stream never waits for more to send."""
+
+    def keep_alive(self, sock: Any) -> None:
+        """Has a stream notice a peer that ends while nothing gets through."""
+        if sock.family == socket.AF_INET:
+            sock.kernel.keep_alive()
 
     def wait(self, readable: Sequence[Any], writable: Sequence[Any], timeout_s: float | None) -> list[Any]:
         """Waits until one of the sockets is ready and returns those that are."""

@@ -260,7 +260,7 @@ class Event(Primitive):
 class Semaphore(Primitive):
     """What ``threading.BoundedSemaphore`` does."""
 
-    __slots__ = ("_value", "count", "taken_at")
+    __slots__ = ("_value", "count", "taken")
 
     kind = "semaphore"
 
@@ -269,8 +269,9 @@ class Semaphore(Primitive):
             raise ValueError("semaphore initial value must be >= 0")
         super().__init__(process)
         self.count = self._value = count
-        # Where the slots that are out were taken, the latest last: a guess when several are.
-        self.taken_at: deque[sites.Site] = deque(maxlen=count)
+        # Who took the slots that are out, where and when, the latest last: a guess where another thread than
+        # the one that took a slot gives it back.
+        self.taken: list[tuple[SimThread, sites.Site, float]] = []
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Takes a slot; returns False when none is free in time."""
@@ -285,7 +286,7 @@ class Semaphore(Primitive):
                 if not self.wait_until(deadline):
                     return False
         self._value -= 1
-        self.taken_at.append(sites.caller())
+        self.taken.append((self._thread(), sites.caller(), self.scheduler.now))
         self.scheduler.short[self] = None
         return True
 
@@ -297,12 +298,23 @@ class Semaphore(Primitive):
         if self._value + n > self.count:
             raise ValueError("Semaphore released too many times")
         self._value += n
-        for _ in range(min(n, len(self.taken_at))):
-            self.taken_at.popleft()
+        for _ in range(min(n, len(self.taken))):
+            self._forget_slot()
         if self._value == self.count:
             self.scheduler.short.pop(self, None)
         for _ in range(min(n, len(self.waiters))):
             self.scheduler.wake_one(self.waiters)
+
+    def taken_before(self, instant: float) -> list[str]:
+        """Returns where and when the slots were taken that are out since before ``instant``."""
+        return [f"{sites.describe(site)} at {at:.3f} s" for _, site, at in self.taken if at <= instant]
+
+    def _thread(self) -> SimThread:
+        return self.scheduler.running or self.scheduler.driver
+
+    def _forget_slot(self) -> None:
+        mine = [index for index, slot in enumerate(self.taken) if slot[0] is self._thread()]
+        self.taken.pop(mine[-1] if mine else 0)
 
     def __enter__(self, blocking: bool = True, timeout: float | None = None) -> bool:
         return self.acquire(blocking, timeout)

@@ -28,6 +28,7 @@ class Process:
         self.wall_offset_s = 0.0
         # Whoever stopped its services in an orderly way sets this: no thread may be left at rest.
         self.stopped = False
+        self.began_at = scheduler.now
         # The living threads, in the order of their start.
         self.threads: dict[SimThread, None] = {}
         # Those that would be ready if the process were not paused.

@@ -31,13 +31,13 @@ def threads(scheduler: Scheduler) -> str:
     return "\n".join([*lines, f"  lately: {recent}"])
 
 
-def findings(scheduler: Scheduler) -> list[str]:
+def findings(scheduler: Scheduler, slots_older_s: float = 0.0) -> list[str]:
     """Returns a line for each thing that must not be so when the system has come to rest."""
+    taken_before = scheduler.now - slots_older_s
     found = [f"{thread!r} was ended by {error!r} at {_raised_at(error)}" for thread, error in scheduler.died]
     found += [f"{lock!r}" for lock in scheduler.held]
     for semaphore in scheduler.short:
-        taken = ", ".join(sites.describe(site) for site in semaphore.taken_at)
-        found.append(f"{semaphore!r}; taken at {taken}")
+        found += [f"{semaphore!r}; taken at {site}" for site in semaphore.taken_before(taken_before)]
     for process in scheduler.processes:
         for thread in process.threads:
             if isinstance(thread.waiting_for, FutureCondition):

@@ -1,4 +1,4 @@
-"""Answers requests of real wire clients from a model, without threads: for what surrounds a subsystem under test.
+"""Answers requests of real wire clients from a model without threads.
 
 A model of HyDFS or of membership would cost more than the engine under test if it ran behind a real server.
 A responder listens on Unix paths of a host and speaks the wire protocol between two steps of the scheduler:

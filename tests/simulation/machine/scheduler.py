@@ -199,11 +199,14 @@ class Scheduler:
             raise ProcessLookupError(f"{process.name} was killed during the call")
         return outcome[0]
 
-    def rest(self, *, quiet_s: float = 0.5, limit_s: float = 600.0) -> list[str]:
+    def rest(
+        self, *, quiet_s: float = 0.5, limit_s: float = 600.0, slots_older_s: float = 0.0
+    ) -> list[str]:
         """Runs until nothing happens for ``quiet_s``, then returns what should not be so at rest.
 
         A lock that is held, a slot that is missing, an unresolved future that somebody waits for, a thread
-        that an exception ended, a thread of a process that has stopped: each with its name and lines.
+        that an exception ended, a thread of a process that has stopped: each with its name and lines. A slot
+        counts as missing once it was taken longer than ``slots_older_s`` ago.
 
         Raises:
             TimeLimit: there was no rest within ``limit_s`` of virtual time.
@@ -212,7 +215,7 @@ class Scheduler:
         self._loop(None, end, quiet_s)
         if self._ready or self.now >= end:
             raise TimeLimit(f"no rest within {limit_s:g} s of virtual time\n{report.threads(self)}")
-        return report.findings(self)
+        return report.findings(self, slots_older_s)
 
     def at(self, time: float, action: Callable[[], None]) -> None:
         """Runs ``action`` at a time, between two steps: it may wake threads but must not wait."""
@@ -231,6 +234,8 @@ class Scheduler:
             return
         if me.doomed:
             self._refuse(me)
+        if self._is_alone(me):
+            return
         if self._stall_chance and self._chance() < self._stall_chance:
             self._set_timer(me, self._chance() * self._stall_s_max)
         elif me.process.paused:
@@ -238,6 +243,17 @@ class Scheduler:
         else:
             self._ready.append(me)
         self._dispatch(me)
+
+    def _is_alone(self, me: SimThread) -> bool:
+        """Makes a step of a thread beside which nobody is ready and nothing is due; False when it is not so."""
+        now, timers = self.now + self._step_s, self._timers
+        if self._ready or self._graveyard or self._stall_chance or me.process.paused:
+            return False
+        if self.steps >= self._steps_max or now >= self._time_limit or (timers and timers[0][0] <= now):
+            return False
+        self.steps += 1
+        self.now = now
+        return True
 
     def wait(self, waiters: list[SimThread], timeout: float | None, what: object) -> bool:
         """Suspends the running thread in ``waiters``; returns False when nobody woke it in time."""

@@ -1,7 +1,9 @@
-"""The wires between simulated hosts: latency, loss, partitions, hosts that lose power.
+"""The wires between simulated hosts: latency, loss, partitions, clogs, hosts that lose power.
 
 Hosts are addresses. A stream's bytes are never lost nor reordered while both hosts live: TCP repeats them, so
-a partition only holds them back, and neither end is told. Datagrams are lost, doubled and overtaken.
+a partition only holds them back, and neither end is told. Datagrams are lost, doubled and overtaken. A cut
+stops both kinds or, as a packet filter does, only one of them. A clog holds everything back and then lets it
+go in order: as long as it lasts nobody can tell it from a cut.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +22,22 @@ if TYPE_CHECKING:
 # TCP repeats a lost segment after 0.2 s at first, then ever more slowly.
 REPEAT_S_MIN, REPEAT_S_MAX = 0.2, 2.0
 FIRST_FREE_PORT = 40_000
+STREAMS, DATAGRAMS = KINDS = ("streams", "datagrams")
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a wire does to what it carries; shares are between 0 and 1."""
+    """What a wire does to what it carries; shares are between 0 and 1.
+
+    The share ``reorder`` of the datagrams takes up to ``reorder_s`` longer, so that many others overtake it.
+    """
 
     latency_s_min: float = 0.0001
     latency_s_max: float = 0.002
     loss: float = 0.0
     duplication: float = 0.0
+    reorder: float = 0.0
+    reorder_s: float = 0.2
 
 
 @dataclass(slots=True)
@@ -78,6 +86,11 @@ class Pipe:
             if wires.is_cut(self._source, self._target.host):
                 wires.stalled[self] = None
                 return
+            clogged_until = wires.clogged_until(self._source, self._target.host)
+            if clogged_until > now:
+                self._arrives_at = max(self._arrives_at, clogged_until)
+                wires.scheduler.at(clogged_until, self._arrive)
+                return
             packet = self._packets.popleft()
             self.bytes -= len(packet.data)
             self._target.take(packet)
@@ -86,10 +99,11 @@ class Pipe:
 
     def repeat(self) -> None:
         """Sends again what a partition held back; a reset is sent only once, so it is lost."""
-        self._packets = deque(packet for packet in self._packets if packet.kind != "reset")
-        if self._is_dead():
-            self._packets.clear()
-            self.bytes = 0
+        kept = [] if self._is_dead() else [packet for packet in self._packets if packet.kind != "reset"]
+        if len(kept) < len(self._packets):
+            self._target.watch_peer()  # only keep-alive can tell now
+        self._packets = deque(kept)
+        self.bytes = sum(len(packet.data) for packet in kept)
         self._arrive()
 
     def _is_dead(self) -> bool:
@@ -118,33 +132,44 @@ class Wires:
         self.descriptors = itertools.count(1 << 24)  # far from those of files: mixing them up fails at once
         self._free_ports = itertools.count(FIRST_FREE_PORT)
         self._qualities: dict[tuple[str, str], Quality] = {}
-        self._cuts: set[tuple[str, str]] = set()
+        self._cuts: dict[str, set[tuple[str, str]]] = {kind: set() for kind in KINDS}
+        self._clogs: dict[tuple[str, str], float] = {}
 
-    def set_quality(self, source: str, target: str, quality: Quality) -> None:
-        """Changes the wire from one host to another."""
-        self._qualities[source, target] = quality
+    def set_quality(self, source: str, target: str, quality: Quality | None) -> None:
+        """Changes the wire from one host to another; None makes it like all others again."""
+        if quality is None:
+            self._qualities.pop((source, target), None)
+        else:
+            self._qualities[source, target] = quality
 
     def forget_qualities(self) -> None:
         """Makes all wires equal again."""
         self._qualities.clear()
 
-    def cut(self, source: str, target: str, *, both: bool = True) -> None:
-        """Lets nothing through from ``source`` to ``target``, nor back if ``both``."""
-        self._cuts.add((source, target))
-        if both:
-            self._cuts.add((target, source))
+    def cut(self, source: str, target: str, *, both: bool = True, kinds: Sequence[str] = KINDS) -> None:
+        """Lets nothing of ``kinds`` through from ``source`` to ``target``, nor back if ``both``."""
+        for kind in kinds:
+            self._cuts[kind].add((source, target))
+            if both:
+                self._cuts[kind].add((target, source))
 
-    def heal(self, source: str | None = None, target: str | None = None) -> None:
-        """Ends a cut in both directions, or all of them."""
-        if source is None or target is None:
-            self._cuts.clear()
-        else:
-            self._cuts -= {(source, target), (target, source)}
+    def mend(self, source: str, target: str, kinds: Sequence[str] = KINDS) -> None:
+        """Ends a cut from ``source`` to ``target``."""
+        for kind in kinds:
+            self._cuts[kind].discard((source, target))
         self._resume()
 
-    def mend(self, source: str, target: str) -> None:
-        """Ends a cut in one direction."""
-        self._cuts.discard((source, target))
+    def clog(self, source: str, target: str, seconds: float) -> None:
+        """Holds everything from ``source`` to ``target`` back for a time."""
+        self._clogs[source, target] = self.scheduler.now + seconds
+
+    def heal(self, source: str | None = None, target: str | None = None) -> None:
+        """Ends a cut in both directions, or all of them; what a clog holds comes when it would have come."""
+        for cuts in self._cuts.values():
+            if source is None or target is None:
+                cuts.clear()
+            else:
+                cuts -= {(source, target), (target, source)}
         self._resume()
 
     def lose_power(self, host: str) -> None:
@@ -157,9 +182,13 @@ class Wires:
         self.dark.discard(host)
         self._resume()
 
-    def is_cut(self, source: str, target: str) -> bool:
-        """Tells whether nothing gets through."""
-        return (source, target) in self._cuts or source in self.dark or target in self.dark
+    def is_cut(self, source: str, target: str, kind: str = STREAMS) -> bool:
+        """Tells whether nothing of a kind gets through."""
+        return (source, target) in self._cuts[kind] or source in self.dark or target in self.dark
+
+    def clogged_until(self, source: str, target: str) -> float:
+        """Returns until when everything is held back, or was."""
+        return self._clogs.get((source, target), 0.0) if self._clogs else 0.0
 
     def latency_s(self, source: str, target: str) -> float:
         """Draws how long something takes from host to host."""
@@ -186,10 +215,14 @@ class Wires:
             arrive()
             return
         quality = self._qualities.get((source, target), self.quality)
-        copies = 2 if self.rng.random() < quality.duplication else 1
-        for _ in range(copies):
-            if self.rng.random() >= quality.loss and not self.is_cut(source, target):
-                self.scheduler.after(self.latency_s(source, target), arrive)
+        chance = self.rng.random
+        for _ in range(2 if chance() < quality.duplication else 1):
+            if chance() >= quality.loss and not self.is_cut(source, target, DATAGRAMS):
+                delay_s = self.latency_s(source, target)
+                if quality.reorder and chance() < quality.reorder:
+                    delay_s += chance() * quality.reorder_s
+                arrives_at = self.scheduler.now + delay_s
+                self.scheduler.at(max(arrives_at, self.clogged_until(source, target)), arrive)
 
     def _resume(self) -> None:
         stalled, self.stalled = list(self.stalled), {}

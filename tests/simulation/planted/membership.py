@@ -21,14 +21,12 @@ from agent.membership.core.detectors.reconnect import Reconnector
 from agent.membership.core.monitor import Monitor
 from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
+from agent.membership.service import Service
 from agent.membership.view import DOWN, UP, NodeEntry, View
-from tests.simulation import membership_host, membership_swarm
-from tests.simulation.membership_host import MembershipHost
+from tests.simulation.membership.run import run, schedule_of
 from tests.simulation.planted.bug import PlantedBug, Subject
 
-MEMBERSHIP = Subject(
-    "membership", lambda seed, kinds: membership_swarm.run(membership_swarm.schedule_of(seed, kinds))
-)
+MEMBERSHIP = Subject("membership", lambda seed, kinds: run(schedule_of(seed, kinds)))
 
 # The detector and its beliefs
 
@@ -83,12 +81,12 @@ def _linear_checksum(member: Member) -> int:
     return zlib.crc32(f"{member.name}\0{member.uuid}\0{member.precedence}".encode())
 
 
-def _keep_old_boot(self: MembershipHost, effect: events.Effect) -> None:
+def _keep_old_boot(self: Service, effect: events.Effect) -> None:
     if not isinstance(effect, events.AdoptBoot):
         _execute(self, effect)
 
 
-_execute = MembershipHost._execute
+_execute = Service._execute
 
 # The view
 
@@ -104,12 +102,8 @@ def _leader_stays(view: View, base: View) -> View:
     return view if base.leader else _with_leader(view, base)
 
 
-def _decide_alone(self: MembershipHost, change: Callable[[View | None], View | None]) -> None:
-    operation = membership_host.Operation(None)
-    self._begin(operation)
-    value = change(self.core.proposer.view)
-    self._cluster.learned(value)
-    self._node.after(0.001, lambda: self._end(operation, events.ViewLearned(value)))
+def _decide_alone(self: Service, change: Callable[[View | None], View | None]) -> View | None:
+    return change(self.core.proposer.view)
 
 
 def _evict_suspects(entry: NodeEntry | None, member: Member) -> NodeEntry | None:
@@ -163,13 +157,14 @@ BUGS: tuple[PlantedBug, ...] = (
         "a death that is heard of needs a suspicion of one's own",
         MEMBERSHIP,
         ((Roster, "_merge_death", _believe_death_at_once),),
+        ("deafen", "filter"),
     ),
     PlantedBug(
         "no lateness guard",
         "a node that did not run passes no verdicts",
         MEMBERSHIP,
         ((Monitor, "_extend_deadlines", _nothing),),
-        ("refuse", "pause_suspecting", "slow"),
+        ("refuse", "pause_suspecting", "starve"),
     ),
     PlantedBug(
         "suspicion never expires",
@@ -219,7 +214,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "a later boot is adopted in words only",
         "an adopted boot is what a node speaks under",
         MEMBERSHIP,
-        ((MembershipHost, "_execute", _keep_old_boot),),
+        ((Service, "_execute", _keep_old_boot),),
     ),
     PlantedBug(
         "a new leader without a new term",
@@ -237,7 +232,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "eviction without a majority",
         "the voters decide",
         MEMBERSHIP,
-        ((MembershipHost, "_begin_change", _decide_alone),),
+        ((Service, "_change_view", _decide_alone),),
     ),
     PlantedBug(
         "suspects are evicted",

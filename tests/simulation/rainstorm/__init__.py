@@ -1,1 +1,1 @@
-"""The stream engine in the simulator: its real agents, tasks and clients among models of what surrounds it."""
+"""The stream engine in the simulator: real agents, tasks and clients among models of what they need."""

@@ -1,11 +1,12 @@
-"""A model of HyDFS as the engine sees it: a linearizable append store, reached with delay, sometimes not at all.
+"""A model of HyDFS as the engine sees it: a linearizable append store, reached late or sometimes not at all.
 
-The engine's schedules would take ten times as long with the whole store beneath them (a few seeds have it, see
-``whole``). The model answers the real ``HydfsClient`` over the simulated wire, with the messages of
-``agent.hydfs.messages``. A request takes effect at one instant between call and answer. Appends carry (writer,
-sequence): a sequence that is not above the writer's last one is a duplicate, which is looked at before
-``if_offset`` (``agent/hydfs/core/coordinator.py``). An answer may be lost although the append took place, and
-an append may take place long after its caller gave up.
+With the whole store beneath them schedules cost four times as much, and only a model can be told what it
+refuses, loses and delays (a few seeds have the real one, see ``whole``). The model answers the real
+``HydfsClient`` over the simulated wire, with the messages of ``agent.hydfs.messages``. A request takes effect
+at one instant between call and answer. Appends carry (writer, sequence): a sequence that is not above the
+writer's last one is a duplicate, which is looked at before ``if_offset``
+(``agent/hydfs/core/coordinator.py``). An answer may be lost although the append took place, and an append may
+take place long after its caller gave up.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ class Store:
         self._rng = rng
         self._nodes = nodes
         self._count = 0
+
+    @property
+    def now(self) -> float:
+        """Returns the virtual time."""
+        return self._scheduler.now
 
     def create(self, name: str) -> FileStat:
         """Creates an empty file."""

@@ -4,7 +4,7 @@ The real launcher (``agent/rainstorm/host/shell/launcher.py``) is the kernel's c
 thread: posix_spawn, process descriptors, process groups, peer credentials. None of that exists here;
 ``tests/integration/test_task_launcher.py`` runs it on the real machine. The model keeps its protocol and its
 lives: it serves one connection, ends all tasks when that ends, and its tasks end with it. What it starts is
-the real ``Task`` in a simulated process.
+the real ``TaskLoop`` in a simulated process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agent.common.shell import network, threads
-from agent.rainstorm.task.shell.task import Task
+from agent.rainstorm.task.shell.loop import TaskLoop
 from tests.simulation.machine.children import SimChild
 from tests.simulation.machine.host import Machine
 from tests.simulation.machine.kernel import Backlog, StreamEnd
@@ -45,7 +45,7 @@ class TaskProcess:
         self.process = machine.process(f"task-{number}")
         self.pid: int = self.process.seam.processes.pid
         # The real task once the process has started up.
-        self.task: Task | None = None
+        self.task: TaskLoop | None = None
         self.cause = KILLED
 
     @property
@@ -57,10 +57,16 @@ class TaskProcess:
         """Ends the process as SIGKILL does."""
         self.machine.scheduler.kill(self.process)
 
+    def say(self, frame: bytes) -> None:
+        """Lets a frame come to the agent that the task itself would never send."""
+        if self.task is not None and self.is_alive:
+            end: StreamEnd = self.task._control.sock.kernel  # type: ignore[attr-defined]  # a simulated one
+            end.force(frame)
+
     def run(self, start_s: float, control: int, host: str, hydfs_socket: str) -> None:
         """Runs the task; the main thread of the process."""
         threads.sleep(start_s)
-        self.task = Task(network.adopt(control), host, hydfs_socket, JobIdentity)
+        self.task = TaskLoop(network.adopt(control), host, hydfs_socket, JobIdentity)
         self.cause = "exited with status 1"
         self.task.run()
         self.cause = "exited with status 0"

@@ -1,8 +1,8 @@
 """A model of membership as the engine sees it: the agreed view, which each node learns at its own time.
 
-The engine's schedules must be able to let nodes believe different views for a while, to accuse a healthy node
-and to choose any leader; with real membership agents that would be chance, and five times the work (a few
-seeds have them, see ``whole``). A node that has no power, whose engine does not run, that is paused or cut off
+The engine's schedules must be able to let nodes believe different views for a while, to accuse a healthy
+node and to choose any leader; with real membership agents that would be left to chance (a few seeds have
+them, see ``whole``). A node that has no power, whose engine does not run, that is paused or cut off
 for longer than its detection time is down in the next version of the view; when it led, another one leads in
 the next term. A node that is cut off or *lagging* learns of it late and goes on as before for a while.
 """
@@ -29,14 +29,17 @@ class Views:
     def __init__(self, cluster: Cluster, rng: random.Random) -> None:
         names = list(cluster.nodes)
         self.view = View(1, 1, names[0], {name: _entry(cluster.nodes[name], UP, 1, 1) for name in names})
-        # How often each node has come back as a new boot.
-        self.boots = dict.fromkeys(names, 1)
+        # How often each machine was started.
+        self._boots = dict.fromkeys(names, 1)
+        self._was_on = dict.fromkeys(names, True)
         # Nodes that neither see nor are seen by the others.
         self.isolated: dict[str, bool] = {}
         self.accused_until: dict[str, float] = {}
         # How late a node learns of what the others know.
         self.lag_s: dict[str, float] = {}
-        self.agents = {name: MembershipAgent(cluster, node, self.view) for name, node in cluster.nodes.items()}
+        self.agents = {
+            name: MembershipAgent(cluster, node, self.view) for name, node in cluster.nodes.items()
+        }
         self._stopped = False
         self._cluster = cluster
         self._rng = rng
@@ -63,12 +66,15 @@ class Views:
         if self._stopped:
             return
         now, nodes = self._cluster.scheduler.now, dict(self.view.nodes)
+        for name, was_on in self._was_on.items():
+            is_on = self._was_on[name] = self._cluster.nodes[name].is_on
+            self._boots[name] += is_on and not was_on
         version = self.view.version + 1
         for name, entry in self.view.nodes.items():
             if self._well(name, now):
                 self._unwell_since.pop(name, None)
-                if entry.state == DOWN or entry.boot != self.boots[name]:
-                    nodes[name] = _entry(self._cluster.nodes[name], UP, self.boots[name], version)
+                if entry.state == DOWN or entry.boot != self._boots[name]:
+                    nodes[name] = _entry(self._cluster.nodes[name], UP, self._boots[name], version)
                 continue
             since = self._unwell_since.setdefault(name, now)
             known = now < self.accused_until.get(name, 0.0) or now - since >= self._detection_s[name]
@@ -81,7 +87,9 @@ class Views:
             term += bool(leader)
         if (leader, nodes) != (self.view.leader, self.view.nodes):
             self.view = View(version, term, leader, nodes)
-            self._cluster.log.note(f"view {version} term {term} leader {leader or 'none'} up {','.join(alive)}")
+            self._cluster.log.note(
+                f"view {version} term {term} leader {leader or 'none'} up {','.join(alive)}"
+            )
         self._tell()
         self._cluster.scheduler.after(CHECK_S, self._check)
 

@@ -6,12 +6,16 @@ that has no answer long after its deadline is a finding.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from agent.common.errors import AlreadyExists, NotFound, RainStormError
+from agent.common.errors import Conflict, Fenced, RainStormError
 from agent.common.shell import network, threads
 from agent.rainstorm.client import LEADERLESS_S, TIMEOUT_S, RainstormClient
+from agent.wire import auth
+from agent.wire.client import Address, Client
 from tests.simulation.machine.process import Process
 from tests.simulation.rainstorm.jobs import Workload
 from tests.simulation.rainstorm.world import World
@@ -22,7 +26,21 @@ WAIT_S = 20.0
 POLL_S = 1.0
 # A call asks all nodes in turn, again and again, until the leaderless time is over.
 CALL_S_MAX = LEADERLESS_S + 2 * TIMEOUT_S
-STRANGER_S = 20.0
+# Strangers stay until everything is over.
+STRANGER_S = 3600.0
+# Once all faults have ended, a client hears so soon of the end of a job that it waits for.
+NEWS_S_MAX = 3.0
+# What a client with a certificate may ask, and must get an error for.
+MALFORMED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("rainstorm.submit", {"job": [[[]]]}),
+    ("rainstorm.submit", {"job": {"source": {"file": 1}, "stages": "x"}}),
+    ("rainstorm.wait", {"job": 5, "wait_s": "x"}),
+    ("rainstorm.wait", {"job": "j", "wait_s": float("nan")}),
+    ("rainstorm.command", {"message": 3}),
+    ("rainstorm.report", {"report": {"type": "ack", "tasks": {"0.0": []}}}),
+    ("rainstorm.kill-local", {"task": {}, "pid": -1}),
+    ("rainstorm.nothing", {}),
+)
 NONSENSE = (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b"\x00\x00\x00\x02\x00\x00\x00\x00\xc1\xc1", b"")
 
 
@@ -39,7 +57,10 @@ class Operators:
         self.accepted: dict[str, str] = {}
         # Calls under way: what, since when, how long it may take.
         self._calls: dict[int, tuple[str, float, float]] = {}
-        self.late: list[str] = []
+        # What clients have to complain of.
+        self.complaints: list[str] = []
+        # Since when no fault has been in force.
+        self.calm_since = float("inf")
         self.start()
 
     def start(self) -> None:
@@ -63,13 +84,12 @@ class Operators:
         """Has a job cancelled."""
         jobs = sorted(job.job for job in self._world.watch.jobs.values() if not job.outcome)
         if jobs:
-            job = jobs[int(pick * len(jobs))]
+            job = jobs[int(pick * len(jobs)) % len(jobs)]
             self._world.watch.cancelled[job] = True
             self._ask("cancel", lambda client: client.cancel(job), CALL_S_MAX + 60.0)
 
-    def kill_task(self, pick: float) -> None:
-        """Has a task killed as ``fab kill-task`` does."""
-        name = self._world.names[int(pick * len(self._world.names))]
+    def kill_task(self, name: str) -> None:
+        """Has a task of a node killed as ``fab kill-task`` does."""
         self._ask("kill", lambda client: client.kill_task(node=name), CALL_S_MAX)
 
     def disturb(self, name: str, amount: float) -> None:
@@ -79,8 +99,10 @@ class Operators:
         process = self._stranger()
         for port in ports:
             if isinstance(port, int):
-                words = NONSENSE[int(amount * len(NONSENSE))]
+                words = NONSENSE[int(amount * len(NONSENSE)) % len(NONSENSE)]
                 process.start("stranger", self._intrude, node.address, port, words)
+        kind, fields = MALFORMED[int(amount * len(MALFORMED)) % len(MALFORMED)]
+        process.start("malformed", self._ask_nonsense, process, name, kind, fields)
 
     @property
     def is_idle(self) -> bool:
@@ -112,25 +134,32 @@ class Operators:
             try:
                 self.accepted[name] = self._timed("submit", lambda: client.submit(workload.raw), CALL_S_MAX)
             except RainStormError as error:
-                assert not isinstance(error, AlreadyExists | NotFound), f"submission refused: {error}"
+                if not error.retryable and not isinstance(error, Conflict | Fenced):
+                    self.complaints.append(f"submission refused: {error!r}")
                 threads.sleep(AGAIN_S)
         while name in self.accepted:
-            job = self.accepted[name]
+            job, began = self.accepted[name], threads.monotonic()
             try:
-                found = self._timed("wait", lambda: client.wait(job, WAIT_S), WAIT_S + CALL_S_MAX)
+                found = self._timed("wait", partial(client.wait, job, WAIT_S), WAIT_S + CALL_S_MAX)
             except RainStormError:
                 threads.sleep(AGAIN_S)
                 continue
             if found.has_ended:
+                self._check_news(job, began)
                 return
+
+    def _check_news(self, job: str, asked_at: float) -> None:
+        # Whom a client has asked before may have lost power, and will never answer.
+        ended_at = max(self._world.watch.jobs[job].ended_at, asked_at)
+        delay_s = threads.monotonic() - ended_at
+        if asked_at > self.calm_since and delay_s > NEWS_S_MAX:
+            self.complaints.append(f"the end of {job} was known to its client after {delay_s:.1f} s")
 
     def _look(self, process: Process) -> None:
         client = self._world.operator(process)
         while not self._world.watch.over() or not self._world.watch.jobs:
-            try:
+            with contextlib.suppress(RainStormError):
                 self._timed("jobs", client.jobs, CALL_S_MAX)
-            except RainStormError:
-                pass
             threads.sleep(POLL_S)
 
     def _timed(self, what: str, call: Callable[[], Any], limit_s: float) -> Any:
@@ -141,7 +170,22 @@ class Operators:
             return call()
         finally:
             if self._calls.pop(number, None) is not None and threads.monotonic() - began > limit_s:
-                self.late.append(f"{what} took {threads.monotonic() - began:.1f} s, at most {limit_s:g} s")
+                took_s = threads.monotonic() - began
+                self.complaints.append(f"{what} took {took_s:.1f} s, at most {limit_s:g} s")
+
+    def _ask_nonsense(self, process: Process, name: str, kind: str, fields: dict[str, Any]) -> None:
+        config = self._world.cluster.nodes[name].config
+        target = Address(config.me.address, config.me.rainstorm_port, name)
+        client = Client(auth.client_context(config.tls))
+        try:
+            self._timed(kind, partial(client.call, target, kind, fields, timeout_s=TIMEOUT_S), CALL_S_MAX)
+        except RainStormError as error:
+            if error.code == "INTERNAL":
+                self.complaints.append(f"{kind} with {fields} was answered with {error}")
+        else:
+            self.complaints.append(f"{kind} with {fields} was not refused")
+        finally:
+            client.close()
 
     @staticmethod
     def _intrude(host: str, port: int, words: bytes) -> None:

@@ -25,8 +25,9 @@ from agent.rainstorm.messages.joblog import (
     TermRecord,
     decode,
 )
+from tests.simulation.rainstorm import output
 from tests.simulation.rainstorm.hydfs import Store
-from tests.simulation.rainstorm.jobs import Workload, whole_records
+from tests.simulation.rainstorm.jobs import Workload
 
 LOG_PREFIX, LOG_SUFFIX = log_file("\n").split("\n")
 
@@ -46,8 +47,9 @@ class WatchedJob:
         # In the index: whoever leads must bring it to its end.
         self.is_submitted = False
         self.in_index_as_ended = False
+        self.ended_at = 0.0
         self.commits = 0
-        self.output: dict[tuple[int, str], bytes] = {}
+        self.committed: dict[tuple[int, str], bytes] = {}
         self.published: dict[tuple[int, str], bytes] = {}
         self.seen = b""
         # What a leader that takes over would know.
@@ -140,6 +142,7 @@ class Watch:
                     self.jobs[job].is_submitted = True
                 case EndedRecord(job=job):
                     self.jobs[job].in_index_as_ended = True
+                    self.jobs[job].ended_at = self._store.now
 
     def _logged(self, name: str, writer: str, data: bytes) -> None:
         term = int(writer.split("-")[2])
@@ -162,6 +165,8 @@ class Watch:
                 case OutcomeRecord():
                     assert not job.outcome, f"{job.job} ended twice"
                     job.outcome, job.error = record.outcome, record.error
+                    if job.outcome == "cancelled":
+                        self.hit("job cancelled")
 
     def _committed(self, job: WatchedJob, record: CommitRecord) -> None:
         epoch, generation = record.epoch, record.generation
@@ -172,7 +177,7 @@ class Watch:
         job.commits += 1
         for task, references in record.sink.items():
             parts = [self._segment(*reference) for reference in references]
-            job.output[epoch, task] = b"".join(parts)
+            job.committed[epoch, task] = b"".join(parts)
         for references in record.base.values():
             self._bases.update({(file, offset): True for file, offset, _ in references})
         for references in [*record.base.values(), *record.delta.values()]:
@@ -187,14 +192,14 @@ class Watch:
     def _published(self, job: WatchedJob, writer: str, sequence: int, data: bytes) -> None:
         task = writer.split("/")[1]
         key = (sequence // PIECES_PER_EPOCH_MAX, task)
-        assert key in job.output, f"R2: {key} of {job.job} published, which is not committed"
+        assert key in job.committed, f"R2: {key} of {job.job} published, which is not committed"
         done = job.published.get(key, b"")
-        wanted = job.output[key][len(done) : len(done) + len(data)]
+        wanted = job.committed[key][len(done) : len(done) + len(data)]
         assert data == wanted, f"R5: {key} of {job.job} published with other content than was committed"
         job.published[key] = done + data
-        for earlier, output in job.output.items():
+        for earlier, committed in job.committed.items():
             if earlier[1] == task and earlier[0] < key[0]:
-                assert job.published.get(earlier) == output, f"R4: {key} published before {earlier}"
+                assert job.published.get(earlier) == committed, f"R4: {key} published before {earlier}"
 
     # -- the reader and the end -----------------------------------------------------------------------
 
@@ -208,7 +213,7 @@ class Watch:
             assert data.startswith(job.seen), f"R2: output of {job.job} vanished"
             if len(data) > len(job.seen):
                 job.seen = data
-                self._check_output(job, data)
+                output.check_seen(job.workload, job.job, data)
 
     def check_end(self) -> None:
         """Checks the whole output of all jobs (R1, R4)."""
@@ -219,35 +224,7 @@ class Watch:
             if job.outcome == "cancelled" and job.job in self.cancelled:
                 continue
             assert job.outcome == "finished", f"R9: {job.job} is {job.outcome or 'not over'}: {job.error}"
-            found = whole_records(job.workload.raw, job.seen)
-            if job.workload.kind == "epoch":
-                found = _last_values(found)
-            missing, extra = job.workload.expected - found, found - job.workload.expected
-            assert found == job.workload.expected, (
-                f"R1: {job.job} ({job.workload.kind}): missing {_some(missing)}, extra {_some(extra)}"
-            )
-
-    def _check_output(self, job: WatchedJob, data: bytes) -> None:
-        found = whole_records(job.workload.raw, data)
-        if job.workload.kind == "epoch":
-            limits = dict(_split(record) for record in job.workload.expected)
-            for record, times in found.items():
-                key, value = _split(record)
-                assert times == 1, f"R2: {record!r} {times} times in {job.job}"
-                assert 1 <= value <= limits[key], f"R2: {record!r} in {job.job}, at most {limits[key]}"
-            return
-        extra = found - job.workload.expected
-        assert not extra, f"R2: a reader of {job.job} ({job.workload.kind}) sees {_some(extra)}"
-        if job.workload.kind == "tuple":
-            self._check_running(job, data)
-
-    def _check_running(self, job: WatchedJob, data: bytes) -> None:
-        counts: Counter[str] = Counter()
-        for line in data.decode("utf-8", "surrogateescape").split("\n")[:-1]:
-            key, _, value = line.rpartition(",")
-            if '"' not in key or key.startswith('"'):
-                counts[key] += 1
-                assert int(value) == counts[key], f"R4: {key!r} counts {value} after {counts[key] - 1}"
+            output.check_whole(job.workload, job.job, job.seen)
 
 
 def _job_of(name: str) -> str:
@@ -255,20 +232,3 @@ def _job_of(name: str) -> str:
     if name.startswith(LOG_PREFIX) and name.endswith(LOG_SUFFIX):
         return name[len(LOG_PREFIX) : -len(LOG_SUFFIX)]
     return ""
-
-
-def _split(record: str) -> tuple[str, int]:
-    key, _, value = record.rpartition(",")
-    return key, int(value)
-
-
-def _last_values(found: Counter[str]) -> Counter[str]:
-    last: dict[str, int] = {}
-    for record in found:
-        key, value = _split(record)
-        last[key] = max(value, last.get(key, 0))
-    return Counter([f"{key},{value}" for key, value in last.items()])
-
-
-def _some(records: Counter[str]) -> str:
-    return f"{sum(records.values())}: {dict(records.most_common(4))}"

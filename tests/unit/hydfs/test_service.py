@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.common.errors import AlreadyRunning, InvalidMessage, Unreachable
+from agent.common.errors import AlreadyRunning, InvalidMessage, RainStormError, Unreachable
 from agent.common.shell import clock
 from agent.hydfs.messages.file import BeginPut, Create, PutPiece
 from agent.hydfs.service import Service
@@ -117,3 +117,16 @@ def test_invalid_requests_are_refused_and_counted(tmp_path: Path) -> None:
 def test_a_node_that_does_not_listen_cannot_be_reached(tmp_path: Path) -> None:
     with Stores(tmp_path, 1) as stores, pytest.raises(Unreachable):
         stores.hydfs().list()
+
+
+def test_a_value_that_is_no_file_entry_is_never_voted_for(tmp_path: Path) -> None:
+    """Before, it made every listing fail for ever."""
+    with Stores(tmp_path) as stores:
+        stores.start()
+        stores.hydfs().create("f")
+        with pytest.raises(RainStormError):
+            stores.services["n1"]._registers.change("g", lambda value: "a text", timeout_s=1.0)
+        with pytest.raises(RainStormError):
+            stores.services["n1"]._registers.change("f", lambda value: {"file_id": "../x"}, timeout_s=1.0)
+        assert [stat.name for stat in stores.hydfs().list()] == ["f"]
+        assert stores.hydfs().create("g").length == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from agent.common.errors import (
     RainStormError,
 )
 from agent.common.register import Accept, Answer
-from agent.membership import messages
+from agent.membership import datagrams, messages
 from agent.membership.attachment import Attachment
 from agent.membership.client import MemberChanged, MembershipClient, ViewChanged
 from agent.membership.core import events
 from agent.membership.core.dissemination.keyring import KeyRing
+from agent.membership.core.dissemination.seal import Sealer
+from agent.membership.datagrams import Datagram, Kind
 from agent.membership.follower import ViewFollower
 from agent.membership.service import Service
 from agent.membership.settings import DetectorKind, Settings
@@ -110,6 +113,21 @@ def test_attached_service_is_known_to_others_until_it_ends(group: Group) -> None
     finally:
         attachment.stop()
     wait_until(lambda: services()["hydfs"] == "down", 5.0, "n1 hears of its end")
+
+
+def test_node_whose_name_was_used_in_a_later_boot_comes_back(group: Group) -> None:
+    """A clone under this name was refused, and the identity file removed, as the hint says."""
+    group.stop("n3")
+    clone = Sealer(group.services["n1"].ring.primary, "n3", 9, b"c" * 16)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((group.addresses["n3"], 0))
+        for name in ("n1", "n2"):
+            packet = clone.seal(datagrams.encode(Datagram(Kind.GOSSIP)))
+            sock.sendto(packet, (group.addresses[name], group.port))
+    (group.folder / "n3" / "membership" / "identity.json").unlink()
+    group.start("n3")
+    wait_until(lambda: group.services["n1"].view.nodes["n3"].boot >= 10, 15.0, "n3 is back in a later boot")
+    wait_until(group.is_formed, 10.0, "all agree")
 
 
 def test_nodes_may_ask_and_compare_tables_but_not_order(group: Group) -> None:

@@ -23,6 +23,7 @@ from agent.wire import auth
 from agent.wire.client import Client
 from agent.wire.endpoint import Call
 from agent.wire.server import Server
+from tests import untyped
 from tests.support import wait_until
 from tests.unit.rainstorm.memorystore import MemoryStore
 from tests.unit.rainstorm.nodeconfig import node_config
@@ -218,7 +219,7 @@ def test_a_request_that_is_no_message_is_refused_and_counted(
     node.service._require_node = lambda call: None  # type: ignore[method-assign]
     node.lead()
     with pytest.raises(InvalidMessage):
-        node.wire.call(node.path, kind, fields)
+        untyped.send(node.wire, node.path, kind, fields)
     assert node.server.refused[kind] == 1
 
 

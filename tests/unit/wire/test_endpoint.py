@@ -15,6 +15,7 @@ from agent.common.shell import clock, network
 from agent.wire.client import Client
 from agent.wire.connection import Connection
 from agent.wire.endpoint import Answer, Call, by_kind, endpoint
+from agent.wire.messages import REQUEST_TIMEOUT_S_MAX
 from agent.wire.server import Server
 
 
@@ -115,3 +116,10 @@ def _connected(place: Place) -> Connection:
 
 def _deadline() -> Deadline:
     return Deadline(clock.monotonic(), 5.0)
+
+
+def test_a_request_that_would_wait_too_long_gets_less_time(place: Place) -> None:
+    """What a request holds of an agent is bounded, whatever its caller asks for."""
+    place.client.ask(place.path, Double(1), timeout_s=1e6)
+    ((_, call),) = place.calls
+    assert 0.0 < call.deadline.remaining(clock.monotonic()) <= REQUEST_TIMEOUT_S_MAX

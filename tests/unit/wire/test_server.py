@@ -27,6 +27,7 @@ from agent.common.errors import (
     NotFound,
     PortInUse,
     ProtocolError,
+    RainStormError,
     Unreachable,
 )
 from agent.common.message import Done, Request, Text
@@ -465,3 +466,20 @@ def test_when_a_peer_was_heard_is_noted_by_name(place: Place) -> None:
     assert place.server.heard_at == {}
     place.client.ask(place.address, Echo())
     assert list(place.server.heard_at) == ["vm2"]
+
+
+def test_a_caller_that_does_not_finish_its_handshake_is_dropped(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a few silent callers would take all places of the server."""
+    monkeypatch.setattr(serving, "HANDSHAKE_TIMEOUT_S", 0.1)
+    with contextlib.closing(network.dial_unix(place.unix, 5.0)) as silent:
+        assert silent.recv(1) == b"", "the server has closed the connection"
+
+
+def test_a_request_that_was_answered_is_not_in_progress_any_more(place: Place) -> None:
+    """A server that stops waits for those that are."""
+    for want in ("", "missing", "defect"):
+        with contextlib.suppress(RainStormError):
+            place.client.ask(place.unix, Echo(want))
+    wait_until(lambda: place.server.in_progress == 0, 5.0, "all requests have ended")

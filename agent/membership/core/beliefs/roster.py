@@ -200,9 +200,7 @@ class Roster:
         if (member.uuid, member.boot) != (self.me.uuid, self.me.boot):
             if member.boot >= self.me.boot:
                 # This disk is new or was restored: the cluster remembers a later boot of this name.
-                self.me = replace(self.me, boot=member.boot + 1, incarnation=1)
-                self.effects.append(AdoptBoot(self.me.boot))
-                self.announce_me()
+                self.adopt_boot(member.boot + 1)
             return
         # Even an accusation that was refuted already tells which node could not reach this one.
         if member.state in (State.SUSPECT, State.DEAD) and member.incarnation + 1 >= self.me.incarnation:
@@ -212,6 +210,12 @@ class Roster:
             self.contested = member
             if not self._selftest.is_needed(now, len(self.table) - 1, dead=member.state is State.DEAD):
                 self.refute()
+
+    def adopt_boot(self, boot: int) -> None:
+        """Continues as a later boot: the others ignore earlier ones."""
+        self.me = replace(self.me, boot=boot, incarnation=1)
+        self.effects.append(AdoptBoot(boot))
+        self.announce_me()
 
     def refute(self) -> None:
         """Refutes an accusation of this node."""

@@ -75,11 +75,6 @@ class Suspicion:
         return True
 
     @property
-    def confirmations(self) -> int:
-        """Returns C."""
-        return len(self.accusers) - 1
-
-    @property
     def deadline(self) -> float:
         """Returns when the suspect is declared dead unless it refutes."""
         waited = timeout_s(self.shortest, self.longest, self.wanted, len(self.accusers) - 1)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -35,6 +35,15 @@ NONCE = struct.Struct(">IQ")
 WINDOW = 64
 # More than the nodes of any cluster: a bound on what a holder of the key can make a receiver store.
 SENDERS_MAX = 4096
+
+
+class EarlierBoot(ProtocolError):
+    """A datagram of an earlier boot than the known one: a replay, or the disk is new or was restored."""
+
+    def __init__(self, sender: str, boot: int) -> None:
+        super().__init__(f"datagram of an earlier boot of {sender} than {boot}")
+        self.sender = sender
+        self.boot = boot
 
 
 class ReplayWindow:
@@ -117,11 +126,15 @@ class Opener:
         """Opens with these keys from now on."""
         self._keys = {key_id(key): key for key in keys}
 
-    def open(self, packet: bytes) -> Opened:
+    def open(self, packet: bytes, admit: Callable[[str], bool] = lambda sender: True) -> Opened:
         """Returns what a sealed datagram holds.
 
+        Only a datagram whose sender is admitted changes what is known about sessions: an impostor must not
+        make the datagrams of the real node look old.
+
         Raises:
-            ProtocolError: it is malformed, forged, of an earlier boot of its sender, or a replay.
+            EarlierBoot: the sender is known in a later boot.
+            ProtocolError: it is malformed, forged, not admitted, or a replay.
         """
         if len(packet) < 2 or packet[0] != FORMAT:
             raise ProtocolError("datagram of an unknown format")
@@ -135,8 +148,6 @@ class Opener:
         if key is None:
             raise ProtocolError("datagram is sealed with a key that is not in the ring")
         known = self._sessions.get(name)
-        if known is not None and boot < known.boot:
-            raise ProtocolError("datagram of an earlier boot of its sender")
         fresh = known is None or (known.boot, known.session) != (boot, session)
         entry = _Session(boot, session, {}, ReplayWindow()) if known is None or fresh else known
         cipher = entry.ciphers.get(mark) or _cipher(key, name, boot, session)
@@ -144,6 +155,11 @@ class Opener:
             data = cipher.decrypt(NONCE.pack(0, counter), packet[end:], packet[:end])
         except InvalidTag:
             raise ProtocolError("datagram is not sealed with the key that it names") from None
+        sender = name.decode("utf-8", "replace")
+        if not admit(sender):
+            raise ProtocolError(f"datagram in the name of {sender} from another address")
+        if known is not None and boot < known.boot:
+            raise EarlierBoot(sender, known.boot)
         if known is not None and fresh and boot == known.boot:
             raise ProtocolError("two sessions of one boot: a replay, or two nodes of one name")
         if fresh and len(self._sessions) >= SENDERS_MAX and name not in self._sessions:
@@ -152,4 +168,4 @@ class Opener:
             raise ProtocolError("replayed datagram")
         entry.ciphers[mark] = cipher
         self._sessions[name] = entry
-        return Opened(name.decode("utf-8", "replace"), boot, data)
+        return Opened(sender, boot, data)

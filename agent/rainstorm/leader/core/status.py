@@ -84,7 +84,8 @@ def unreadable(job: str, submitted_at: float, error: Failure, leader: str, term:
 def shortened(status: JobStatus, commits_max: int, recoveries_max: int) -> JobStatus:
     """Returns a status with the newest commits and recoveries only."""
     commits = status.commits[-commits_max:] if commits_max else ()
-    return replace(status, commits=commits, recoveries=status.recoveries[-recoveries_max:])
+    recoveries = status.recoveries[-recoveries_max:] if recoveries_max else ()
+    return replace(status, commits=commits, recoveries=recoveries)
 
 
 def _rate(commits: Sequence[CommitStatus], now_wall: float) -> float:

@@ -19,7 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agent.common.errors import Conflict, Corrupt, Fenced, InvalidMessage, NotFound, RainStormError
+from agent.common.errors import (
+    Conflict,
+    Corrupt,
+    Fenced,
+    InvalidMessage,
+    NotFound,
+    RainStormError,
+    UsageError,
+)
 from agent.common.failure import Failure
 from agent.common.message import Vocabulary
 from agent.common.shell import clock, threads
@@ -39,6 +47,8 @@ INDEX_FILE = f"{FOLDER}index"
 APPEND_TIMEOUT_S = 30.0
 # A store that cannot serve now is often back at once; one that stays away is asked less and less often.
 TAKE_OVER_RETRY_S, TAKE_OVER_RETRY_S_MAX = 0.1, 5.0
+# A leader that must take over again in the same term so soon will probably have to once more.
+TAKE_OVER_AGAIN_S = 10.0
 # How many ended jobs are listed: a status takes about half a kilobyte of the four megabytes of an answer. The
 # index file keeps all of them.
 ENDED_MAX = 1000
@@ -117,7 +127,7 @@ class JobLogs:
         """Appends records where this leader believes the file to end.
 
         Raises:
-            InvalidMessage: the records could not be read again; nothing was appended.
+            InvalidMessage: the records could not be read again, or are too large; nothing was appended.
             Conflict: another leader has written.
             RainStormError: the outcome is unknown, and so is where the file ends: only a take-over can tell.
         """
@@ -126,9 +136,14 @@ class JobLogs:
             if file not in self._files:
                 raise Fenced(f"{file} has to be taken over again", hint="try again in a second")
             length, sequence = self._files.pop(file)
-            self._storage.append(
-                file, data, self._writer, sequence + 1, if_offset=length, timeout_s=APPEND_TIMEOUT_S
-            )
+            try:
+                self._storage.append(
+                    file, data, self._writer, sequence + 1, if_offset=length, timeout_s=APPEND_TIMEOUT_S
+                )
+            except UsageError as error:
+                # The store refuses it as it is, and would do so again: the log has not changed.
+                self._files[file] = (length, sequence)
+                raise InvalidMessage(f"{file}: {error.message}", hint=error.hint) from None
             self._files[file] = (length + len(data), sequence + 1)
 
     def close_job(self, job: str, summary: JobStatus) -> None:
@@ -219,10 +234,14 @@ class LogWriter:
         self._name = name
         self._post = post
         self._stopping = threads.event()
+        # When and in which term the last take-over succeeded, and how long the next one in that term waits.
+        self._took_over = (0, 0.0)
+        self._pause_s = 0.0
         self.logs: JobLogs | None = None
 
     def take_over(self, term: int) -> None:
         """Fences and reads all logs, trying again while HyDFS cannot serve."""
+        self._pause_before(term)
         delay_s = TAKE_OVER_RETRY_S
         while not self._stopping.is_set():
             logs = JobLogs(self._storage, self._name, term)
@@ -237,9 +256,18 @@ class LogWriter:
                 delay_s = min(2 * delay_s, TAKE_OVER_RETRY_S_MAX)
                 continue
             self.logs = logs
+            self._took_over = (term, clock.monotonic())
             logger.info("took_over term=%d jobs=%d", term, len(states))
             self._post(TookOver(term, states))
             return
+
+    def _pause_before(self, term: int) -> None:
+        """Waits when the same term was taken over only just now, longer each time."""
+        last_term, at = self._took_over
+        again = term == last_term and clock.monotonic() - at < TAKE_OVER_AGAIN_S
+        self._pause_s = min(max(2 * self._pause_s, TAKE_OVER_RETRY_S), TAKE_OVER_RETRY_S_MAX) if again else 0.0
+        if self._pause_s:
+            self._stopping.wait(self._pause_s)
 
     def append(self, effect: AppendLog) -> None:
         """Appends records of a job and reports the outcome to the leader core."""

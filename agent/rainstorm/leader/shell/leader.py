@@ -292,10 +292,16 @@ class Dispatcher:
         return False
 
     def _close(self, job: str, summary: JobStatus) -> None:
-        if self._log_writer.logs is None:
+        logs = self._log_writer.logs
+        if logs is None:
             return
         try:
-            self._log_writer.logs.close_job(job, summary)
+            try:
+                logs.close_job(job, summary)
+            except InvalidMessage as error:
+                # The index can do without a history that is too long for one append; the job's log has it.
+                logger.warning("summary_shortened job=%s error=%s", job, error)
+                logs.close_job(job, status.shortened(summary, 0, 0))
         except RainStormError as error:
             # The job's own log has its outcome; taking over again enters it into the index.
             logger.warning("index_not_written job=%s error=%s", job, error)

@@ -50,7 +50,7 @@ def test_a_newer_release_may_say_more_and_an_older_one_less() -> None:
         (Append, {"name": "f", "writer": "w", "sequence": -1}),
         (Append, {"name": "f", "writer": "w", "sequence": 1.5}),
         (Append, {"name": "f", "writer": "", "sequence": 1}),
-        (Append, {"name": "f" * 256, "writer": "w", "sequence": 1}),
+        (Append, {"name": "f" * 70_000, "writer": "w", "sequence": 1}),
         (Read, {"name": "f", "offset": 0, "length": COUNTER_MAX + 1}),
         (Read, {"name": "f", "offset": 0, "length": 1, "file_id": "../../etc/passwd"}),
         (FileStat, {**STAT, "length": -1}),

@@ -120,3 +120,4 @@ def test_a_closed_one_takes_no_work_and_drops_what_waits(peers: Peers) -> None:
     release.set()
     closing.join(5.0)
     assert done == []
+    assert not peers.later("n1", work), "no threads are made for a node that had none"

@@ -135,6 +135,18 @@ def test_an_abort_while_a_piece_waits_for_a_slot_loses_no_slot(gateway: Gateway)
     gateway.piece(file_id, 0, b"x")
 
 
+def test_an_aborted_piece_does_not_wait_for_a_slot_any_longer(gateway: Gateway) -> None:
+    for number in range(BUFFERED_BLOCKS):
+        gateway.piece(gateway.begin(str(number)), 0, b"x")
+    late = gateway.begin("late")
+    thread, errors = in_thread(lambda: gateway.piece(late, 0, b"x", timeout_s=60.0))
+    wait_until(lambda: gateway.puts._puts[late].requests == 1, 5.0, "the piece waits")
+    gateway.ask(AbortPut(late))
+    thread.join(5.0)
+    assert [type(error) for error in errors] == [NotFound]
+    assert gateway.puts.free_slots == 0
+
+
 def test_a_piece_that_finds_no_slot_in_time_is_refused(gateway: Gateway) -> None:
     for number in range(BUFFERED_BLOCKS):
         gateway.piece(gateway.begin(str(number)), 0, b"x")

@@ -46,7 +46,7 @@ class Setting:
         self.peers = FakePeers()
         self.registers = FakeRegisters()
         self.views = SettableView(NODES)
-        self.disk = NewDisk(store.root, "n1")
+        self.disk = NewDisk(store.root)
         self.disk.pending = new_disk
         self.posted: list[Any] = []
         self.coordinated: set[BlockKey] = set()
@@ -407,8 +407,14 @@ def _view(*up: str, version: int = 1) -> View:
 
 def test_a_lost_node_is_reported_and_everything_compared_soon(setting: Setting) -> None:
     setting.compare()
+    for _ in range(9):
+        setting.repair._postponed.fail(clock.monotonic(), "f")
     setting.repair._pass_at = clock.monotonic() + 60.0
     setting.repair._on_view(_view("n1", "n2"))
+    due = setting.repair._postponed.next_at()
+    assert due is not None
+    assert due <= clock.monotonic() + module.REPAIR_DELAY_S
+    setting.repair._postponed.succeed("f")
     assert setting.posted == [NodeLost("n3")]
     assert setting.repair._pass_at <= clock.monotonic() + module.REPAIR_DELAY_S
     assert not setting.health().checked

@@ -22,7 +22,7 @@ from agent.common.errors import (
 )
 from agent.common.message import Done
 from agent.hydfs.core import filetable
-from agent.hydfs.core.block import BlockKey, Record, SealedEntry, chain
+from agent.hydfs.core.block import BlockKey, DroppedEntry, Record, SealedEntry, chain
 from agent.hydfs.core.errors import NOT_COORDINATOR, StoreError, code_of
 from agent.hydfs.core.events import NodeLost
 from agent.hydfs.core.filetable import FileEntry
@@ -85,7 +85,7 @@ class Node:
         self.crashes: list[BaseException] = []
         self.disk = NewDisk(store.root)
         surroundings: tuple[Any, ...] = (store, self.peers, self.registers, self.views, self.disk)
-        self.replicas = Replicas(*surroundings, replicas=3, block_size_bytes=1000, ack_timeout_s=1.0)
+        self.replicas = Replicas(*surroundings, replicas=3, block_size_bytes=1000, ack_timeout_s=30.0)
         self.replicas.engine = Engine(
             self.replicas.core, self.replicas.execute, self.crashes.append, self.replicas.refuse_waiters
         )
@@ -305,6 +305,8 @@ def test_a_damaged_copy_is_refused_and_reported_for_repair(node: Node) -> None:
     with pytest.raises(Corrupt):
         node.ask(ReadBlock(*KEY, 0, 3, "f"))
     assert node.thin == ["f"]
+    assert node.ask(AskPromise(*KEY, "f")).length == 0, "the core knows that it is gone"
+    node.store.write(DroppedEntry(KEY))
     assert KEY not in node.store.index
     with pytest.raises(NotFound):
         node.ask(ReadBlock(*KEY, 0, 3, "f"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -142,8 +143,20 @@ def test_full_queues_count_as_failed_replicas_and_silence_ends_with_the_time_out
     block = setting.entry().open_block
     assert block is not None
     setting.peers.full = True
-    with pytest.raises(Unavailable):
-        setting.sealer.take_over("f", setting.entry(), block)
+    setting.sealer._ack_timeout = 60.0
+    errors: list[Exception] = []
+
+    def take_over() -> None:
+        try:
+            setting.sealer.take_over("f", setting.entry(), block)
+        except Unavailable as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=take_over)
+    thread.start()
+    thread.join(5.0)
+    assert len(errors) == 1
+    setting.sealer._ack_timeout = 0.05
     setting.peers.later = lambda node, work: True  # type: ignore[method-assign]  # nobody ever answers
     with pytest.raises(Unavailable):
         setting.sealer.take_over("f", setting.entry(), block)

@@ -174,18 +174,36 @@ def test_messages_of_any_form_become_one_line_each(machine: Machine) -> None:
         entry(1, list("räksmörgås \udcff".encode("utf-8", "surrogateescape"))),
         {**bare, "MESSAGE": None},
         {**entry(3, "two\nlines"), "_SOURCE_REALTIME_TIMESTAMP": "86400000001"},
+        entry(4, ["said twice", [104, 105, 255]]),
     )
     found = journald.read(UNITS, "", 10, 10_000).data
-    first, second, third, more = found.splitlines()
+    first, second, third, more, fourth, again = found.splitlines()
     assert first.endswith(b": r\xc3\xa4ksm\xc3\xb6rg\xc3\xa5s \xff")
     assert second == b"1970-01-01T00:00:02.000000+0000 - -[-]: "
     assert third == b"1970-01-02T00:00:00.000001+0000 vm1 python[7]: two"
     assert more == b"    lines"
+    assert fourth.endswith(b": said twice")
+    assert again == b"    hi\xff"
 
 
-def test_what_journalctl_prints_wrongly_is_an_error(machine: Machine) -> None:
-    machine.program.write_text("#!/bin/sh\necho no json\n")
-    with pytest.raises(ValueError, match="Expecting value"):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json",
+        "5",
+        "[]",
+        "{}",
+        '{"__CURSOR": "c"}',
+        '{"__CURSOR": "c", "__REALTIME_TIMESTAMP": "soon"}',
+        '{"__CURSOR": "c", "__REALTIME_TIMESTAMP": {}}',
+        '{"__CURSOR": "c", "__REALTIME_TIMESTAMP": "99999999999999999999999999"}',
+        '{"__REALTIME_TIMESTAMP": "1"}',
+    ],
+)
+def test_what_is_no_entry_is_a_value_error(machine: Machine, line: str) -> None:
+    """The threads that read the journal outlive it."""
+    machine.program.write_text(f"#!/bin/sh\necho '{line}'\n")
+    with pytest.raises(ValueError):  # noqa: PT011
         journald.read(UNITS, "", 10, 10_000)
 
 

@@ -13,11 +13,10 @@ import msgpack
 import pytest
 
 from agent.common import message
-from agent.common.errors import Corrupt, DiskFailed, DiskFull
+from agent.common.errors import Corrupt, DiskFailed, DiskFull, InvalidMessage
 from agent.common.shell import disk, seam
 from agent.logs.core.collector import Collector, Record, Target
 from agent.logs.core.position import Position
-from agent.logs.messages import CollectorState
 from agent.logs.shell import spool as spooling
 from agent.logs.shell.spool import Spool
 from tests.simulation.machine.disk import Fault, MachineDisk
@@ -31,9 +30,9 @@ def _record(number: int, size: int = 20) -> Record:
 
 def _reopened(folder: Path) -> tuple[Spool, list[Record]]:
     core = Collector(target_bytes_max=1000)
-    found = Spool(folder, lambda: message.encode(core.snapshot()))
+    found = Spool(folder, core.snapshot)
     applied: list[Record] = []
-    found.recover(lambda fields: core.restore(message.decode(CollectorState, fields)), applied.append)
+    found.recover(core.restore, applied.append)
     return found, applied
 
 
@@ -215,3 +214,31 @@ def test_what_was_stored_survives_every_power_cut(seed: int, monkeypatch: pytest
         assert len(applied) >= len(left), str(moment)
         identities.add(disk.read_text(FOLDER / "identity"))
     assert len(identities) > 5, "each made its own"
+
+
+@pytest.mark.parametrize("body", [b"\x91\xc1", msgpack.packb([1, 2, 3]), msgpack.packb([])])
+def test_a_record_that_is_none_is_refused_by_name_and_the_others_are_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    spool, _ = _reopened(tmp_path)
+    spool.store(_record(1))
+    spool._segments.append([spooling.RECORD + body])
+    spool.store(_record(2))
+    spool.close()
+    again, applied = _reopened(tmp_path)
+    assert [each.data for each in applied] == [_record(1).data, _record(2).data]
+    assert _drain(again) == [_record(1).data, _record(2).data]
+    assert caplog.text.count("spool_record_refused segment=") == 1
+    again.close()
+
+
+def test_a_state_that_cannot_be_used_is_named_and_nothing_is_removed(tmp_path: Path) -> None:
+    """To begin anew could lose lines: the numbers of the writers would be used again."""
+    spool, _ = _reopened(tmp_path)
+    spool.store(_record(1))
+    spool._segments.roll([spooling.SNAPSHOT + msgpack.packb({"next": -1})])
+    spool.close()
+    before = sorted(each.name for each in tmp_path.iterdir())
+    with pytest.raises(InvalidMessage, match="state of the collector"):
+        _reopened(tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == before

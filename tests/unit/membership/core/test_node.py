@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from agent.common.config import MembershipConfig
 from agent.common.core import Tick
 from agent.common.errors import NoMajority
@@ -15,6 +17,7 @@ from agent.membership.core.node import REFRESH_S, MembershipCore
 from agent.membership.core.proposer import SETTLE_S
 from agent.membership.datagrams import Datagram, Kind, Update
 from agent.membership.member import Member, State
+from agent.membership.view import View
 
 NAMES = ["n1", "n2", "n3", "n4", "n5"]
 FAILED = events.RegisterFailed(NoMajority("too few"))
@@ -115,3 +118,37 @@ def test_after_a_failure_the_others_may_refute_before_anything_is_proposed() -> 
     found = register(bench.run(3.0))
     assert isinstance(found[0], events.ChangeView)
     assert bench.now >= regained_at + SETTLE_S
+
+
+def proposed(bench: Bench, view: View | None, duration_s: float = 20.0) -> list[events.ChangeView]:
+    """Runs the core, answering its reads with a view, and returns the changes that it proposes."""
+    end, found = bench.now + duration_s, list[events.ChangeView]()
+    while bench.now < end and not found:
+        effects = register(bench.run(end - bench.now))
+        found += [effect for effect in effects if isinstance(effect, events.ChangeView)]
+        bench.do(events.ViewLearned(view))
+    return found
+
+
+@pytest.mark.parametrize(("dead", "proposes"), [("n4 n5", True), ("n3 n4 n5", False)])
+def test_only_a_node_that_sees_a_majority_of_the_voters_proposes(dead: str, proposes: bool) -> None:
+    """The other one reads the register and has witnesses, and is itself cut off all the same."""
+    bench = Bench()
+    bench.form()
+    for name in dead.split():
+        bench.core.monitor.roster.put(bench.now, member(name, State.DEAD), "n2")
+        bench.core.monitor.roster.accuse(bench.now, name)
+    bench.hear("n2")
+    assert bool(proposed(bench, VIEW, 3.0)) is proposes
+
+
+def test_a_node_that_was_evicted_is_readmitted_by_others_only() -> None:
+    """Who cannot be heard would otherwise come back by itself, again and again."""
+    bench = Bench()
+    bench.form()
+    dead = {name: member(name, State.DEAD if name == "n1" else State.ALIVE) for name in NAMES}
+    evicted = views.propose(VIEW, dead, {"n1": ["n2", "n3"]})
+    assert evicted is not None
+    assert not evicted.is_up("n1")
+    bench.do(events.ViewLearned(evicted))
+    assert proposed(bench, evicted) == []

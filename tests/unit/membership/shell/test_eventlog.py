@@ -53,6 +53,15 @@ def test_follower_that_falls_behind_is_told_so() -> None:
     assert log.since(4, 0.0).missed is True
 
 
+def test_follower_of_an_earlier_life_begins_anew_at_once() -> None:
+    log = EventLog()
+    log.add(changed("join"))
+    log.add(changed("dead"))
+    found = log.since(40, 30.0)
+    assert [event.sequence for event in found.decoded()] == [1, 2]
+    assert (found.last, found.missed) == (2, True)
+
+
 def test_follower_is_woken_by_the_next_event_and_by_the_end() -> None:
     log = EventLog()
     found: list[int] = []

@@ -58,7 +58,7 @@ class Desk:
         self.config = NodeConfig("test", "n1", str(folder), tls, "", peers, ("n1",), ("n1",))
         self.client = Client(None)
         self.ring = KeyRing((b"k" * 32,))
-        self.transport = Transport("n1", self.ring, {}, *[lambda *_: None] * 4)
+        self.transport = Transport("n1", self.ring, {}, *[lambda *_: None] * 5)
         self.event_log = EventLog()
         self.view = VIEW
         self.changed = threads.condition()

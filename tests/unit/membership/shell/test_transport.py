@@ -31,6 +31,7 @@ class Place:
         self.refused: list[tuple[str, int]] = []
         self.received: list[tuple[str, int, Datagram]] = []
         self.impostors: list[tuple[str, str]] = []
+        self.stale: list[tuple[str, int]] = []
         self.crashes: list[BaseException] = []
         self.transport = Transport(
             "n1",
@@ -39,6 +40,7 @@ class Place:
             lambda sender, boot, datagram: self.received.append((sender, boot, datagram)),
             lambda address, port: self.refused.append((address, port)),
             lambda name, address, port: self.impostors.append((name, address)),
+            lambda name, boot: self.stale.append((name, boot)),
             self.crashes.append,
         )
         self.transport.bind("127.0.0.1", 0)
@@ -106,6 +108,19 @@ def test_a_replay_is_dropped(place: Place) -> None:
 def test_a_datagram_in_the_name_of_a_node_at_another_address_is_dropped_and_told(place: Place) -> None:
     place.expect_dropped(place.sealer("n3").seal(GOOD))
     assert place.impostors == [("n3", "127.0.0.1")]
+
+
+def test_impostor_does_not_make_the_real_node_look_old(place: Place) -> None:
+    place.transport._addresses = {"n2": "127.0.0.2"}
+    place.expect_dropped(Sealer(KEY, "n2", 9, b"i" * 16).seal(GOOD))
+    place.transport._addresses = {"n2": "127.0.0.1"}
+    place.expect_received(Sealer(KEY, "n2", 1, b"r" * 16).seal(GOOD))
+
+
+def test_datagram_of_an_earlier_boot_is_dropped_and_reported(place: Place) -> None:
+    place.expect_received(Sealer(KEY, "n2", 5, b"a" * 16).seal(GOOD))
+    place.expect_dropped(Sealer(KEY, "n2", 4, b"b" * 16).seal(GOOD))
+    assert place.stale == [("n2", 5)]
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -215,7 +230,7 @@ def test_a_flood_of_refusals_does_not_keep_the_receiver_from_stopping() -> None:
 
 
 def test_an_address_in_use_is_refused_by_name(place: Place) -> None:
-    other = Transport("n9", KeyRing((KEY,)), {}, *[lambda *_: None] * 4)
+    other = Transport("n9", KeyRing((KEY,)), {}, *[lambda *_: None] * 5)
     with pytest.raises(PortInUse, match="in use"):
         other.bind(*place.address)
     other.stop(1.0)

@@ -307,3 +307,20 @@ def test_a_power_cut_while_a_disk_becomes_a_voter_never_makes_it_a_new_one_again
         voter.stop()
     client.close()
     assert crashes == []
+
+
+def test_a_disk_that_has_voted_and_lost_its_log_is_no_founder(cluster: Cluster) -> None:
+    """Its promises are gone: it learns from the others, as a voter with an empty disk does."""
+    cluster.proposer.change("r", lambda _: "chosen")
+    founders = cluster.running["b"][1].endpoints()["file.memory"].answer({}, Call("a", _soon())).message
+    cluster.stop("a")
+    (cluster.folder / "a" / "registers.log").unlink()
+    cluster.start("a", asks=False)
+    standing = cluster.running["a"][1].endpoints()["file.memory"].answer({}, Call("b", _soon())).message
+    assert standing.disk != founders.founders["a"]
+    found = judge("a", standing.disk, NAMES, {"b": founders}, patient=False)
+    assert found.verdict is Verdict.LEARN
+
+
+def _soon() -> Deadline:
+    return Deadline(clock.monotonic(), 5.0)

@@ -91,6 +91,18 @@ def test_change_of_services_is_gossiped_at_once() -> None:
     assert [a.member.services for a in of(events.AnnounceMember, effects)] == [2]
 
 
+def test_node_that_is_known_in_a_later_boot_adopts_one_above_it() -> None:
+    bench = Bench()
+    told = of(events.SendDatagram, bench.do(events.EarlierBootDetected("n3", 6)))
+    assert [(each.target, each.datagram.kind, each.datagram.sequence) for each in told] == [
+        ("n3", Kind.STALE_BOOT, 6)
+    ]
+    assert bench.do(events.EarlierBootDetected("n3", 6)) == [], "not for every datagram"
+    assert of(events.AdoptBoot, bench.hear("n2", Kind.STALE_BOOT, sequence=1)) == [], "it is in this boot"
+    assert of(events.AdoptBoot, bench.hear("n2", Kind.STALE_BOOT, sequence=6)) == [events.AdoptBoot(7)]
+    assert (bench.monitor.me.boot, bench.monitor.me.incarnation) == (7, 1)
+
+
 def test_table_is_bounded_whatever_others_invent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.membership.core.beliefs.roster.MEMBERS_MAX", 6)
     bench = Bench()
@@ -162,3 +174,10 @@ def test_a_disk_that_is_new_takes_a_later_boot_than_the_cluster_remembers() -> N
     datagram = Datagram(Kind.GOSSIP, updates=(Update(stranger),))
     effects = monitor.handle(1000.0, events.DatagramReceived("n2", 1, datagram))
     assert of(events.AdoptBoot, effects) == [events.AdoptBoot(8)]
+
+
+def test_death_heard_right_after_the_suspicion_is_not_believed_yet() -> None:
+    bench = Bench()
+    bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n4", State.SUSPECT), "n2")])
+    bench.hear("n3", Kind.GOSSIP, updates=[Update(member("n4", State.DEAD), "n3")])
+    assert bench.state("n4") is State.SUSPECT, "this node has not looked for itself yet"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.common.errors import ProtocolError
+from agent.membership.core.dissemination import seal
 from agent.membership.core.dissemination.seal import Opener, ReplayWindow, Sealer
 
 KEY = bytes(range(32))
@@ -114,3 +115,15 @@ def test_a_packet_under_another_name_boot_or_key_mark_does_not_open() -> None:
         changed = packet[:start] + forged + packet[start + len(forged) :]
         with pytest.raises(ProtocolError, match="not sealed"):
             Opener(KEY).open(changed)
+
+
+def test_what_a_holder_of_the_key_can_make_a_receiver_store_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seal, "SENDERS_MAX", 3)
+    opener = Opener(KEY)
+    for number in range(3):
+        opener.open(sealer(name=f"n{number}").seal(b"x"))
+    with pytest.raises(ProtocolError, match="too many senders"):
+        opener.open(sealer(name="n3").seal(b"x"))
+    assert opener.open(sealer(name="n1", boot=2).seal(b"again")).data == b"again", "a known one may restart"

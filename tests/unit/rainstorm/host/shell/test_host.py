@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from agent.common.errors import InvalidMessage
+from agent.common.errors import InvalidMessage, NotFound
 from agent.common.failure import Failure
 from agent.rainstorm.host.shell.host import TaskHost
 from agent.rainstorm.io.links import ReportLink
@@ -36,6 +36,9 @@ class Recorder:
 
     def kill(self, *call: Any) -> None:
         self.asked.append(("kill", *call))
+
+    def find(self, task: str | None, pid: int | None) -> Any:
+        raise NotFound("no task runs here")
 
     def send(self, report: reports.Report) -> None:
         self.reports.append(report)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 
 from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S
+from agent.rainstorm.leader.core import publication
 from agent.rainstorm.leader.core.effects import JobEnded
 from agent.rainstorm.leader.core.jobmachine import DEPLOY_TIMEOUT_S
 from agent.rainstorm.leader.core.leader import (
     EXCLUDE_S,
     LogAppended,
+    ReportReceived,
 )
 from agent.rainstorm.messages.commands import Deploy, Publish
+from agent.rainstorm.messages.reports import Acknowledged, Prepared, TaskEpoch
 from tests.unit.rainstorm.cluster import JOB, Cluster
 from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, running, triggers
 
@@ -258,4 +261,47 @@ def test_a_leader_dies_while_the_last_output_is_published(cluster: Cluster) -> N
     cluster.settle()
     assert cluster.state().outcome == "finished"
     assert cluster.state().generation == 1
+    check_output(cluster)
+
+
+def test_an_epoch_that_is_being_committed_takes_no_further_acknowledgement(cluster: Cluster) -> None:
+    """It would be committed a second time, with what a task said later."""
+    into_phase(cluster, "committing")
+    machine = cluster.leader.jobs[JOB]
+    acks = dict.fromkeys(machine.plan.tasks(), TaskEpoch(False, {}, True, 9, 9))
+    again = Acknowledged(JOB, machine.state.generation, machine.state.epoch_max, acks, "n1")
+    assert cluster.tell_leader(ReportReceived("n1", again)) == []
+    assert len(cluster.held_appends) == 1
+
+
+def test_tasks_that_were_ready_in_the_generation_before_start_nothing(cluster: Cluster) -> None:
+    """Their processes may be gone, and they listen elsewhere."""
+    running(cluster)
+    machine = cluster.leader.jobs[JOB]
+    endpoints = dict(machine.endpoints)
+    cluster.kill_task("1.0")
+    assert (machine.phase, machine.state.generation) == ("deploying", 2)
+    for node in cluster.names:
+        late = Prepared(JOB, 1, endpoints, {}, node)
+        assert cluster.tell_leader(ReportReceived(node, late)) == []
+    assert machine.phase == "deploying"
+
+
+def test_a_slow_destination_slows_the_sources_down(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While too much output waits no epoch is begun; when it is published the next one is."""
+    monkeypatch.setattr(publication, "UNPUBLISHED_BYTES_MAX", 0)
+    running(cluster)
+    cluster.hold_publications = True
+    cluster.pass_time(0.125)
+    cluster.settle()
+    for _ in range(3):
+        cluster.pass_time(0.125)
+        assert triggers(cluster) == []
+    cluster.want_epoch("0.0")
+    assert triggers(cluster) == []
+    cluster.hold_publications = False
+    cluster.release_publications()
+    assert triggers(cluster)[0] == 4
+    cluster.settle()
+    cluster.finish()
     check_output(cluster)

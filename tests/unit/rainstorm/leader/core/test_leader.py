@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from agent.common.core import Tick
-from agent.rainstorm.leader.core import status
 from agent.rainstorm.leader.core.effects import JobEnded, Tell
 from agent.rainstorm.leader.core.leader import (
     ENDED_KEPT_MAX,
@@ -29,8 +28,7 @@ from agent.rainstorm.leader.core.leader import (
 from agent.rainstorm.messages.commands import Keep
 from agent.rainstorm.messages.joblog import CommitRecord
 from agent.rainstorm.messages.reports import Acknowledged, Published
-from agent.rainstorm.messages.status import JobStatus
-from tests.unit.rainstorm.cluster import JOB, WALL, Cluster, new_job, view
+from tests.unit.rainstorm.cluster import JOB, Cluster, new_job, view
 
 
 def leading() -> LeaderCore:
@@ -198,62 +196,6 @@ def test_status_is_answered_by_everybody() -> None:
     (reply,) = core.handle(0.0, StatusWanted(7))
     assert isinstance(reply, ReplyStatus)
     assert (reply.token, reply.leading, dict(reply.jobs)) == (7, False, {})
-
-
-def described(cluster: Cluster) -> JobStatus:
-    """Returns the status of the job."""
-    return status.describe(cluster.leader.jobs[JOB], cluster.now + WALL, "n1")
-
-
-def test_what_people_see_of_a_job() -> None:
-    """Its state in words from beginning to end, progress from commits, tasks with pids."""
-    cluster = Cluster()
-    cluster.lead()
-    cluster.hold_log = True
-    cluster.submit()
-    seen = described(cluster)
-    assert (seen.state, seen.epoch, seen.lines_per_s, seen.finished_at) == (
-        "deploying",
-        0,
-        0.0,
-        None,
-    )
-    cluster.hold_log = False
-    cluster.release_log()
-    cluster.settle()
-    for _ in range(4):
-        cluster.pass_time(0.125)
-        cluster.settle()
-    seen = described(cluster)
-    assert (seen.state, seen.epoch, seen.epochs_committed, seen.generation) == (
-        "running",
-        4,
-        4,
-        1,
-    )
-    assert (seen.lines_read, seen.bytes_read, seen.bytes_total) == (8, 80, 8)
-    assert seen.lines_per_s == pytest.approx(16)
-    assert seen.recoveries == ()
-    tasks = {task.task: task for task in seen.tasks}
-    assert {task: found.node for task, found in tasks.items()} == cluster.leader.jobs[JOB].state.placement
-    assert (tasks["0.0"].operator, tasks["0.0"].pid, tasks["0.0"].state) == (
-        "identity → combine",
-        7,
-        "running",
-    )
-    cluster.hold_log = True
-    cluster.kill_task("0.0")
-    assert described(cluster).state == "recovering"
-    cluster.hold_log = False
-    cluster.release_log()
-    assert {task.state for task in described(cluster).tasks} == {"starting"}
-    cluster.settle()
-    cluster.finish()
-    seen = described(cluster)
-    assert (seen.state, seen.tasks, seen.lines_per_s, seen.error) == ("finished", (), 0.0, None)
-    assert seen.finished_at is not None
-    assert seen.finished_at > WALL
-    assert [found.cause for found in seen.recoveries] == ["task 0.0 on n1: killed by signal 9"]
 
 
 @pytest.mark.parametrize("number", range(25))

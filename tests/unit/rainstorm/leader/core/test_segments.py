@@ -41,3 +41,11 @@ def test_numbers_sort_as_names() -> None:
     """The tenth file of a writer is newer than its ninth."""
     files = SegmentFiles()
     assert files.unused(JobState(), [_file("vm1", 9), _file("vm1", 10)]) == [_file("vm1", 9)]
+
+
+def test_output_that_only_the_log_calls_unpublished_keeps_its_file() -> None:
+    """The next leader would publish it again, and must be able to read it."""
+    files = SegmentFiles()
+    confirmed = [(3, "1.0", ((_file("vm1", 1), 5, 10),))]
+    assert files.unused(JobState(), [_file("vm1", 1), _file("vm1", 2)], confirmed) == []
+    assert files.unused(JobState(), [_file("vm1", 2)]) == [_file("vm1", 1)]

@@ -17,6 +17,7 @@ from agent.common.errors import (
     NotFound,
     RainStormError,
     Unavailable,
+    UsageError,
 )
 from agent.common.failure import Failure
 from agent.common.shell import threads
@@ -237,6 +238,17 @@ def test_records_that_could_not_be_read_again_are_not_written(store: MemoryStore
     logs.append(JOB_LOG, FILE, [GenerationRecord(1, PLACED, "", 0)])
 
 
+def test_records_that_the_store_refuses_leave_the_log_usable(store: MemoryStore) -> None:
+    """One append holds a part of a block at most: nothing was written, so nothing is unknown."""
+    logs = leader(store)
+    submit(logs)
+    store.fail("append", UsageError("one append may have 1024 bytes"))
+    with pytest.raises(InvalidMessage, match="1024 bytes"):
+        logs.append(JOB_LOG, FILE, [GenerationRecord(1, PLACED, "", 0)])
+    logs.append(JOB_LOG, FILE, [GenerationRecord(1, PLACED, "", 0)])
+    assert [record.kind for record in decode(JOB_LOG, store.files[FILE].data)] == ["job", "generation"]
+
+
 def test_an_ended_job_leaves_its_log_and_a_bounded_trace(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +289,23 @@ def test_a_take_over_is_tried_again_until_the_store_serves(
     (event,) = found.told
     assert isinstance(event, TookOver)
     assert (event.term, [state.job for state in event.states]) == (2, [JOB])
+
+
+def test_taking_over_again_and_again_in_one_term_becomes_slow(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever makes a leader give its logs up again, it must not grow them without end."""
+    monkeypatch.setattr(joblog, "TAKE_OVER_RETRY_S", 0.01)
+    monkeypatch.setattr(joblog, "TAKE_OVER_RETRY_S_MAX", 0.03)
+    found = Writer(store)
+    pauses = []
+    for term in (1, 1, 1, 1, 2):
+        found.writer.take_over(term)
+        pauses.append(found.writer._pause_s)
+    assert pauses == [0.0, 0.01, 0.02, 0.03, 0.0]
+    monkeypatch.setattr(joblog, "TAKE_OVER_AGAIN_S", 0.0)
+    found.writer.take_over(2)
+    assert found.writer._pause_s == 0.0
 
 
 def test_a_take_over_that_is_refused_or_cut_short_says_nothing(store: MemoryStore) -> None:

@@ -12,6 +12,7 @@ import pytest
 from agent.common.errors import (
     Conflict,
     DeadlineExceeded,
+    InvalidMessage,
     JobInvalid,
     NotFound,
     NotLeader,
@@ -27,6 +28,7 @@ from agent.rainstorm.leader.shell.leader import Dispatcher
 from agent.rainstorm.messages.commands import CommandRequest, Deploy
 from agent.rainstorm.messages.joblog import JOB_LOG, LENGTH, OutcomeRecord, decode
 from agent.rainstorm.messages.reports import Published
+from agent.rainstorm.messages.status import JobStatus
 from agent.wire.client import Client
 from tests.support import wait_until
 from tests.unit.rainstorm.chain import job_file
@@ -284,6 +286,27 @@ def test_an_end_that_the_index_does_not_take_is_entered_by_the_next_take_over(le
     dispatcher.cancel(job)
     wait_until(lambda: dispatcher._log_writer.logs is not logs, 5, "it has taken over again")
     wait_until(lambda: job in dispatcher._log_writer.logs.ended, 5, "the index has it")  # type: ignore[union-attr]
+
+
+def test_an_end_that_is_too_long_for_the_index_is_shortened(leader: Leader) -> None:
+    """Otherwise the leader would take over again and again without end."""
+    dispatcher = leader.lead()
+    job = dispatcher.submit(RAW)
+    logs = dispatcher._log_writer.logs
+    assert logs is not None
+    close, tried = logs.close_job, list[JobStatus]()
+
+    def close_if_short(job: str, summary: JobStatus) -> None:
+        tried.append(summary)
+        if len(tried) == 1:
+            raise InvalidMessage("one append may have 1024 bytes")
+        close(job, summary)
+
+    logs.close_job = close_if_short  # type: ignore[method-assign]
+    dispatcher.cancel(job)
+    wait_until(lambda: job in logs.ended, 5, "the index has it")
+    assert dispatcher._log_writer.logs is logs
+    assert (tried[1].commits, tried[1].recoveries) == ((), ())
 
 
 def test_the_ends_of_few_jobs_are_remembered(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:

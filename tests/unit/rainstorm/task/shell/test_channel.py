@@ -5,76 +5,17 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
 
 from agent.common.errors import ConnectionLost, FrameTooLarge, ProtocolError
-from agent.common.shell import clock, network
 from agent.rainstorm.messages.channel import CHANNEL, Barrier, Hello
-from agent.rainstorm.task.shell import arrivals as module
-from agent.rainstorm.task.shell.arrivals import Arrivals
 from agent.rainstorm.task.shell.channel import Channel, connect, decode_batch, encode_batch
-from agent.rainstorm.task.shell.identity import JobIdentity
-from agent.wire.authority import ephemeral_identity
 from agent.wire.codec.framing import Frame, encode_header
 from tests.support import wait_until
-
-IDENTITY, OTHER = JobIdentity(ephemeral_identity("j-1")), JobIdentity(ephemeral_identity("j-1"))
-
-
-class Receiver:
-    """A listener whose arrivals are served while a test waits."""
-
-    def __init__(self) -> None:
-        self.listener = network.listen_tcp("127.0.0.1", 0)
-        self.selector = network.selector()
-        self.welcomed: list[tuple[Channel, Hello]] = []
-        self.arrivals = Arrivals(
-            self.listener, self.selector, lambda channel, hello: self.welcomed.append((channel, hello))
-        )
-        self.identity: JobIdentity | None = IDENTITY
-        self.selector.register(self.listener, network.EVENT_READ, lambda: self.arrivals.accept(self.identity))
-
-    @property
-    def port(self) -> int:
-        """Returns where it listens."""
-        return int(self.listener.getsockname()[1])
-
-    def serve_until(self, predicate: Callable[[], object], what: str) -> None:
-        """Does what the main loop of a task does."""
-
-        def once() -> object:
-            for key, _ in self.selector.select(0.01):
-                key.data()
-            self.arrivals.drop_late()
-            return predicate()
-
-        wait_until(once, 5, what)
-
-    def connect(self, identity: JobIdentity = IDENTITY) -> tuple[threading.Thread, list[Channel]]:
-        """Connects in another thread."""
-        made: list[Channel] = []
-
-        def run() -> None:
-            hello = Hello("0.0", 1)
-            try:
-                made.append(connect("127.0.0.1", "127.0.0.1", self.port, "1.0", hello, identity))
-            except ConnectionLost:
-                return
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        return thread, made
-
-    def close(self) -> None:
-        """Ends everything."""
-        self.arrivals.close()
-        for channel, _ in self.welcomed:
-            channel.close()
-        self.selector.close()
-        self.listener.close()
+from tests.unit.rainstorm.task.shell.receiver import IDENTITY, Receiver
 
 
 @pytest.fixture
@@ -173,76 +114,12 @@ def test_the_largest_frame_is_a_parameter(receiver: Receiver, size: int) -> None
     sender.close()
 
 
-def test_another_generation_cannot_connect(receiver: Receiver) -> None:
-    """Its certificate is another one; without an assignment nobody is expected."""
-    thread, made = receiver.connect(OTHER)
-    receiver.serve_until(lambda: not thread.is_alive(), "the handshake fails")
-    assert made == []
-    receiver.identity = None
-    thread, made = receiver.connect()
-    receiver.serve_until(lambda: not thread.is_alive(), "the connection is closed")
-    assert receiver.welcomed == []
-
-
-def test_a_hello_that_is_no_message_is_refused(receiver: Receiver) -> None:
-    """The connection is closed, and nobody is told."""
-
-    def run() -> None:
-        with socket.create_connection(("127.0.0.1", receiver.port)) as plain:
-            try:
-                with IDENTITY.client.wrap_socket(plain) as sock:
-                    sock.sendall(encode_header({"from": ["0.0"], "generation": 1}, 0))
-                    sock.recv(1)
-            except (OSError, ssl.SSLError):
-                return
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    receiver.serve_until(lambda: not thread.is_alive(), "the connection is closed")
-    assert receiver.welcomed == []
-
-
-def test_connections_that_say_nothing_are_bounded_in_number_and_time(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The oldest goes first."""
-    monkeypatch.setattr(module, "ARRIVALS_MAX", 2)
-    silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(3)]
-    receiver.serve_until(lambda: _closed(silent[0]), "the oldest connection is closed")
-    left_s = receiver.arrivals.wait_s()
-    assert left_s is not None
-    assert 0 < left_s <= module.HELLO_TIMEOUT_S
-    now = clock.monotonic()
-    monkeypatch.setattr(clock, "monotonic", lambda: now + module.HELLO_TIMEOUT_S + 1)
-    receiver.serve_until(lambda: all(_closed(sock) for sock in silent), "late ones are closed")
-    assert receiver.arrivals.wait_s() is None
-    for sock in silent:
-        sock.close()
-
-
-def _closed(sock: socket.socket) -> bool:
-    sock.setblocking(False)
-    try:
-        return sock.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
 def test_a_task_that_does_not_listen_is_lost() -> None:
     """The error names the task and where it should be."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     with pytest.raises(ConnectionLost, match=rf"task 1\.0 at 127\.0\.0\.1:{port}"):
         connect("127.0.0.1", "127.0.0.1", port, "1.0", Hello("0.0", 1), IDENTITY)
-
-
-@pytest.mark.parametrize("pem", [b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n", b"\xff" * 100])
-def test_an_identity_that_is_no_certificate_is_refused(pem: bytes) -> None:
-    """It is an error of the assignment, not of the process."""
-    with pytest.raises(ProtocolError, match="certificate of the job"):
-        JobIdentity(pem)
 
 
 def test_a_batch_survives_the_channel() -> None:

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from agent.common.deadline import Deadline
+from agent.common.errors import ConnectionLost
 from agent.common.shell import clock
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.messages import control
+from agent.rainstorm.messages.channel import Hello
 from agent.rainstorm.task.shell import loop as module
+from agent.rainstorm.task.shell.channel import Channel, connect
+from agent.rainstorm.task.shell.identity import JobIdentity
 from agent.rainstorm.task.shell.loop import TaskLoop
 from agent.rainstorm.task.state.keyed import decode_changes, encode_changes
 from agent.wire.authority import ephemeral_identity
@@ -251,8 +255,6 @@ def test_a_new_assignment_frees_a_task_that_waits_for_room(
         accepted: list[Any] = []
 
         def shake_hands() -> None:
-            from agent.rainstorm.task.shell.identity import JobIdentity
-
             for _ in range(2):
                 plain, _ = listener.accept()
                 accepted.append(JobIdentity(PEM).server.wrap_socket(plain, server_side=True))
@@ -287,3 +289,21 @@ def test_a_command_that_is_no_message_ends_the_process(store: MemoryStore) -> No
     process.agent.send({"type": "nothing"}, b"", Deadline(clock.monotonic(), 5.0))
     wait_until(lambda: not process._thread.is_alive(), 5, "the process ends")
     process.close()
+
+
+@pytest.mark.parametrize("hello", [Hello("0.0", 1), Hello("0.0", 3), Hello("0.1", 2)], ids=str)
+def test_whoever_is_no_input_of_this_generation_is_not_listened_to(sink: Process, hello: Hello) -> None:
+    """It may be a task of a run that was taken back, with the certificate of this one."""
+    sink.assign("1.0", 2)
+    sender = connect("127.0.0.1", "127.0.0.1", sink.port, "1.0", hello, JobIdentity(PEM))
+    try:
+        wait_until(lambda: _is_closed(sender), 5, "the task closes the channel")
+    finally:
+        sender.close()
+
+
+def _is_closed(sender: Channel) -> bool:
+    try:
+        return sender.read() is not None
+    except ConnectionLost:
+        return True

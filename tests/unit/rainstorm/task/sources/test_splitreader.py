@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from agent.common.errors import JobFailed
 from agent.rainstorm.io.storage import Storage
-from agent.rainstorm.job.boundaries import first_end, last_end, quotes
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.job.plan import Plan, Split
 from agent.rainstorm.job.plan import parities as quote_parities
@@ -175,27 +174,6 @@ def test_the_survey_tells_which_splits_begin_inside_quotes(
         source.data = data
         counted.update(source.count_quotes())
     assert quote_parities(layout.splits, counted) == parities(data, start, splits)
-
-
-@given(st.lists(st.sampled_from((b"a", b'"', b"\n", b",")), max_size=14).map(b"".join), st.data())
-def test_record_ends_are_line_feeds_outside_quotes(data: bytes, draws: st.DataObject) -> None:
-    """first_end and last_end agree with counting the quotes before every line feed."""
-    inside = draws.draw(st.booleans())
-    origin = draws.draw(st.integers(0, len(data)))
-    begin = draws.draw(st.integers(origin, len(data)))
-
-    def ends(quoted: bool, parity: bool, first: int) -> list[int]:
-        return [
-            at + 1
-            for at in range(first, len(data))
-            if data[at] == 10 and not (quoted and (data.count(b'"', first, at) + parity) % 2)
-        ]
-
-    for quoted in (False, True):
-        later = [end for end in ends(quoted, inside, origin) if end > begin]
-        assert first_end(data, begin, quoted=quoted, inside=inside, origin=origin) == min(later, default=-1)
-        assert last_end(data, quoted=quoted) == max(ends(quoted, False, 0), default=0)
-    assert quotes(data) == quotes(bytearray(data)) == quotes(memoryview(data)) == data.count(b'"')
 
 
 @settings(max_examples=50)

@@ -94,6 +94,18 @@ def test_a_key_that_is_new_is_gone_after_a_rollback() -> None:
     assert list(state.items()) == [(b"old", 1)]
 
 
+def test_epochs_are_undone_from_the_newest_to_the_oldest() -> None:
+    """Each of them changed the same key: the value of the committed epoch is the one that comes back."""
+    state = KeyedState()
+    for epoch in range(1, 5):
+        state.set(b"k", 10 * epoch)
+        state.close_epoch(epoch)
+    state.set(b"k", 50)
+    state.commit(1)
+    state.roll_back(1)
+    assert state.get(b"k") == 10
+
+
 def test_segments_are_loaded_oldest_first() -> None:
     """A later segment's value of a key replaces an earlier one's; loaded values are committed ones."""
     state = KeyedState()

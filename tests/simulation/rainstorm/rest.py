@@ -1,0 +1,106 @@
+"""What must not be so in the engine's shells.
+
+While faults strike, no loop stands still and none spins; at rest, nothing is held, waited for or left over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.common.shell.runner import CoreRunner
+from agent.common.shell.worker import Worker
+from agent.rainstorm.service import Service
+from tests.simulation.machine.network import SimNetwork
+from tests.simulation.rainstorm.world import World
+
+# A core's loop may carry out effects for so long; a watchdog would end the agent at some point.
+STANDSTILL_S = 2.0
+# Connections that one process may open within a look: more is a loop without a pause.
+DIALS_MAX = 25
+# An agent stops of these, and starts again, when its disk refuses something.
+DISK_ERRORS = ("DiskFull(", "DiskFailed(", "Corrupt(", "OSError(", "PortInUse(")
+
+
+class Liveness:
+    """Looks again and again whether the loops of the cores take their events, and whether any loop spins."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        # Of each loop that has events: how far it was, and since when it has not gone on.
+        self._seen: dict[CoreRunner, tuple[int, float]] = {}
+        self._dials: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Fails when a loop has had events for too long without taking one, or asks without a pause."""
+        self._look_at_dials()
+        now, seen = self._world.scheduler.now, self._seen
+        self._seen = {}
+        for name in self._world.up():
+            service = self._world.service(name)
+            for loop in service.loops() if service is not None else ():
+                if not loop._inbox.qsize():
+                    continue
+                progress, since = seen.get(loop, (loop.progress, now))
+                self._seen[loop] = (progress, since) if progress == loop.progress else (loop.progress, now)
+                if now - self._seen[loop][1] > STANDSTILL_S:
+                    raise AssertionError(
+                        f"the loop {loop.name} of {name} stands still for {STANDSTILL_S:g} s"
+                    )
+
+    def _look_at_dials(self) -> None:
+        dials: dict[str, int] = {}
+        for name in self._world.up():
+            network: SimNetwork = self._world.process(name).seam.network
+            dials[network.process.name] = network.dials
+            grown = network.dials - self._dials.get(network.process.name, network.dials)
+            if grown > DIALS_MAX:
+                raise AssertionError(f"{name} opens {grown} connections within a tenth of a second")
+        self._dials = dials
+
+
+def findings(world: World, disks_hurt: set[str]) -> list[str]:
+    """Returns what is wrong in a world at rest."""
+    found = [
+        f"crash: {agent}: {problem}"
+        for agent, problem in world.cluster.crashes
+        if agent.split("/")[0] not in disks_hurt or not problem.startswith(DISK_ERRORS)
+    ]
+    for name in world.names:
+        service = world.service(name)
+        if service is None:
+            found.append(f"{name} does not run")
+        else:
+            found += left_over(name, service)
+            found += _processes(world, name, service)
+    return found + world.cluster.findings()
+
+
+def left_over(name: str, service: Service) -> list[str]:
+    """Returns what an engine at rest still has in hand, and which of its threads have ended."""
+    dispatcher, host = service._dispatcher, service._host
+    supervisor = host.supervisor
+    workers: dict[str, Worker[Any]] = {
+        "job-log": dispatcher._log_thread,
+        "segment-writer": host._segments._worker,
+        "publisher": host._publisher._worker,
+        "report-link": service._reports._worker,
+        **{f"link to {node}": link._worker for node, link in dispatcher._links.items()},
+    }
+    known = {process.number for process in (*supervisor._spares, *supervisor._tasks.values())}
+    held = {
+        "questions without an answer": len(dispatcher._asked),
+        "tasks": len(supervisor._tasks),
+        "task processes that nobody knows": len(supervisor._all.keys() - known),
+        "tasks of the launcher that nobody knows": len(supervisor.link._tasks.keys() - known),
+        "spare tasks too few": supervisor._wanted - len(supervisor._spares),
+        "requests in progress": service._server.in_progress,
+        **{f"items of {worker}": found.waiting for worker, found in workers.items()},
+    }
+    ended = [f"{name}: {worker} has ended" for worker, found in workers.items() if not found.is_alive]
+    return ended + [f"{name} still has {count} {what}" for what, count in held.items() if count]
+
+
+def _processes(world: World, name: str, service: Service) -> list[str]:
+    alive = len(world.launchers[name].alive())
+    spares = len(service._host.supervisor._spares)
+    return [] if alive == spares else [f"R10: {alive} task processes run on {name}, {spares} of them spares"]
