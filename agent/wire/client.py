@@ -255,9 +255,10 @@ class Client:
                 pool.busy.discard(connection)
 
     def _connect(self, pool: _Pool, target: Target, deadline: Deadline) -> Connection:
-        left = min(self._connect_timeout_s, deadline.require(clock.monotonic(), f"connect to {target}"))
+        now = clock.monotonic()
+        left_s = min(self._connect_timeout_s, deadline.require(now, f"connect to {target}"))
         try:
-            sock = self._open(target, left)
+            sock = self._open(target, Deadline(now, left_s))
         except TimeoutError:
             raise Unreachable(f"{target} does not answer", hint="is the node up? try: fab status") from None
         except OSError as error:
@@ -275,13 +276,16 @@ class Client:
             close_files(b"", frame.descriptor)
         return connection
 
-    def _open(self, target: Target, timeout_s: float) -> Socket:
+    def _open(self, target: Target, limit: Deadline) -> Socket:
         if isinstance(target, str):
-            return network.dial_unix(target, timeout_s)
+            return network.dial_unix(target, limit.remaining(clock.monotonic()))
         assert self._context is not None, "a TLS target needs a client context"
-        plain = self._dial(target, timeout_s)
+        plain = self._dial(target, limit.remaining(clock.monotonic()))
         try:
-            plain.settimeout(timeout_s)
+            left_s = limit.remaining(clock.monotonic())
+            if left_s <= 0:
+                raise TimeoutError  # no time-out at all would be the meaning of 0
+            plain.settimeout(left_s)
             found: Socket = self._context.wrap_socket(plain, server_hostname=target.node)
         except BaseException:
             plain.close()

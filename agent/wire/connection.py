@@ -58,6 +58,7 @@ class Connection:
         self.sock = sock
         self.peer = peer
         network.set_no_delay(sock)
+        network.keep_alive(sock)
 
     def send(
         self, header: dict[str, Any], payload: Payload, deadline: Deadline, descriptor: int | None = None
@@ -80,11 +81,11 @@ class Connection:
                 head = head[1:]
             if isinstance(payload, FileSlice):
                 self.sock.sendall(head)
-                self._send_file(payload)
+                self._send_file(payload, deadline)
             elif isinstance(payload, bytes | bytearray | memoryview):
-                self._send_parts([head, payload])
+                self._send_parts([head, payload], deadline)
             else:
-                self._send_parts([head, *payload])
+                self._send_parts([head, *payload], deadline)
         except TimeoutError:
             raise DeadlineExceeded(f"{self.peer} did not take a request in time") from None
         except OSError as error:
@@ -150,26 +151,31 @@ class Connection:
             got += count
         return buffer
 
-    def _send_parts(self, parts: list[Buffer]) -> None:
+    # The time-out of a socket is that of one call: each gets what is left of the deadline.
+
+    def _send_parts(self, parts: list[Buffer], deadline: Deadline) -> None:
         if network.is_tls(self.sock):
             # sendmsg does not exist over TLS: join what is small, so that a request is one record.
             if sum(len(part) for part in parts) <= 16 * 1024:
                 self.sock.sendall(b"".join(parts))
             else:
                 for part in parts:
+                    self._arm(deadline, "send")
                     self.sock.sendall(part)
             return
         views = [memoryview(part).cast("B") for part in parts if len(part)]
         while views:
+            self._arm(deadline, "send")
             sent = self.sock.sendmsg(views)
             while views and sent >= len(views[0]):
                 sent -= len(views.pop(0))
             if sent:
                 views[0] = views[0][sent:]
 
-    def _send_file(self, part: FileSlice) -> None:
+    def _send_file(self, part: FileSlice, deadline: Deadline) -> None:
         offset, left = part.offset, part.length
         while left:
+            self._arm(deadline, "send")
             if network.is_tls(self.sock):
                 chunk = disk.pread(part.descriptor, min(left, FILE_CHUNK_BYTES), offset)
                 if not chunk:

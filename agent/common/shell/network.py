@@ -29,6 +29,9 @@ IP_RECVERR = 11
 EVENT_READ, EVENT_WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 # Ends both directions of a connection.
 SHUT_RDWR = socket.SHUT_RDWR
+# A peer that is silent for half a minute is asked, and given up 20 s later: no partition that is worth waiting
+# for is longer, and each connection to a dead peer costs a thread meanwhile.
+KEEP_ALIVE_IDLE_S, KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_PROBES = 30, 5, 4
 
 
 class Socket(Protocol):
@@ -159,6 +162,8 @@ class Platform(Protocol):
 
     def set_no_delay(self, sock: Socket) -> None: ...
 
+    def keep_alive(self, sock: Socket) -> None: ...
+
     def wait(
         self, readable: Sequence[Socket], writable: Sequence[Socket], timeout_s: float | None
     ) -> list[Socket]: ...
@@ -257,6 +262,15 @@ class RealNetwork:
         """Sends small parts of a TCP connection at once; nothing on other sockets."""
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             _real(sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def keep_alive(self, sock: Socket) -> None:
+        """Has the kernel ask a silent peer whether it is there; nothing on other sockets than TCP's."""
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            real = _real(sock)
+            real.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            real.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_IDLE_S)
+            real.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEP_ALIVE_INTERVAL_S)
+            real.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEP_ALIVE_PROBES)
 
     def wait(
         self, readable: Sequence[Socket], writable: Sequence[Socket], timeout_s: float | None
@@ -411,6 +425,15 @@ def set_send_timeout(sock: Socket, seconds: float) -> None:
 def set_no_delay(sock: Socket) -> None:
     """Sends small parts of a TCP connection at once; nothing on other sockets."""
     _platform().set_no_delay(sock)
+
+
+def keep_alive(sock: Socket) -> None:
+    """Ends a TCP connection within a minute when its other end is gone without a word.
+
+    A machine that loses power, or a network that loses its last packet, would leave the other end, and the
+    thread that waits there, for as long as nothing is to be sent. Other sockets have a kernel that tells.
+    """
+    _platform().keep_alive(sock)
 
 
 def wait(

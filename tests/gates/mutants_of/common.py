@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.gates.mutants import Mutant
 
+MAIN = "agent/__main__.py"
+MESSAGE = "agent/common/message.py"
 REGISTER = "agent/common/register.py"
 MEMORY = "agent/common/votermemory.py"
 LOG_FORMAT = "agent/common/framedlog.py"
@@ -13,6 +15,8 @@ DISK = "agent/common/shell/disk.py"
 WORKER = "agent/common/shell/worker.py"
 RUNNER = "agent/common/shell/runner.py"
 
+OF_MAIN = ("tests/unit/test_main.py",)
+OF_MESSAGE = ("tests/unit/common/test_message.py",)
 OF_REGISTER = "tests/unit/common/test_register.py"
 OF_VOTERS = "tests/unit/common/test_register_voters.py"
 OF_MEMORY = ("tests/unit/common/test_votermemory.py",)
@@ -241,5 +245,40 @@ MUTANTS: tuple[Mutant, ...] = (
         "            self._on_crash(error)\n",
         "",
         OF_RUNNER,
+    ),
+    Mutant(
+        "a counter of a message is not negative",
+        MESSAGE,
+        "Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]",
+        "Counter = Annotated[int, Meta(le=COUNTER_MAX)]",
+        OF_MESSAGE,
+    ),
+    Mutant(
+        "a number of a message is finite",
+        MESSAGE,
+        "Number = Annotated[float, Meta(ge=-1e300, le=1e300)]",
+        "Number = float",
+        OF_MESSAGE,
+    ),
+    Mutant(
+        "a name in a message is bounded",
+        MESSAGE,
+        "Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]",
+        "Name = Annotated[str, Meta(min_length=1)]",
+        OF_MESSAGE,
+    ),
+    Mutant(
+        "a thread that dies ends the agent",
+        MAIN,
+        "    threads.on_death(on_death)\n",
+        "",
+        OF_MAIN,
+    ),
+    Mutant(
+        "a crash that a service reports ends the agent",
+        MAIN,
+        "        crashes.append(repr(error))\n        ended.set()\n",
+        "        crashes.append(repr(error))\n",
+        OF_MAIN,
     ),
 )

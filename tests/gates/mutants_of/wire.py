@@ -6,6 +6,7 @@ from tests.gates.mutants import Mutant
 
 FRAMING = "agent/wire/codec/framing.py"
 NETWORK = "agent/common/shell/network.py"
+ENDPOINT = "agent/wire/endpoint.py"
 SERVER = "agent/wire/server.py"
 CLIENT = "agent/wire/client.py"
 CONNECTION = "agent/wire/connection.py"
@@ -79,6 +80,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "min(envelope.timeout_s, REQUEST_TIMEOUT_S_MAX)",
         "envelope.timeout_s",
         (*OF_SERVER, *OF_ENDPOINT),
+    ),
+    Mutant(
+        "a handler sees a request only after it was checked",
+        ENDPOINT,
+        "message.decode(self.request, fields, self.request.kind)",
+        "self.request(**{name: fields.get(name) for name in self.request.__dataclass_fields__})",
+        OF_ENDPOINT,
     ),
     Mutant(
         "a defect in a handler is answered",

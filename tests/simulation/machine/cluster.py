@@ -133,14 +133,16 @@ class Cluster:
 
     def client(self, name: str, on: str | None = None) -> Process:
         """Returns the process of a client: on a machine of its own, or on that of a node."""
-        if on is not None:
-            return self.nodes[on].process(name)
-        machine = self.machines.get(name)
-        if machine is None:
+        return self.nodes[on].process(name) if on is not None else self.machine(name).process("client")
+
+    def machine(self, name: str) -> Machine:
+        """Returns a machine of clients."""
+        found = self.machines.get(name)
+        if found is None:
             address = f"10.0.1.{len(self.machines) - len(self.nodes) + 1}"
-            machine = self.machines[name] = Machine(self, name, address)
-            self.set_up(machine)
-        return machine.process("client")
+            found = self.machines[name] = Machine(self, name, address)
+            self.set_up(found)
+        return found
 
     def call(self, process: Process, function: Callable[..., T], *arguments: Any) -> T:
         """Runs a function in a client and returns or raises what it does."""

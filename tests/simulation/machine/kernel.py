@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from agent.common.shell import network
 from tests.simulation.machine.thread import SimThread
 from tests.simulation.machine.wires import Packet, Pipe, Wires
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Linux holds about as many small datagrams in the default receive buffer.
 DATAGRAMS_MAX = 256
 DATAGRAM_BYTES_MAX = 65_507
+KEEP_ALIVE_S = network.KEEP_ALIVE_IDLE_S + network.KEEP_ALIVE_INTERVAL_S * network.KEEP_ALIVE_PROBES
 
 
 def failure(number: int) -> OSError:
@@ -99,6 +101,7 @@ class StreamEnd(KernelObject):
         self._no_reading = False
         self._no_writing = False
         self._reset = False
+        self._keeps_alive = False
 
     def join(self, peer: StreamEnd) -> None:
         """Connects both ends."""
@@ -179,6 +182,8 @@ class StreamEnd(KernelObject):
 
     def release(self) -> None:
         assert self._pipe is not None
+        if self.peer is not None and self.wires.is_cut(self.host, self.peer.host):
+            self.peer.watch_peer()
         unread = bool(self._received)
         for packet in self._received:
             for file in packet.files:
@@ -192,6 +197,22 @@ class StreamEnd(KernelObject):
             self._pipe.send("end")
         if self.local and self.peer is not None:
             self.peer.changed()  # a writer on the same host knows at once
+
+    def keep_alive(self) -> None:
+        """Has a peer noticed that is gone without a word; that a long partition looks alike is left out."""
+        self._keeps_alive = True
+        if self.peer is not None and self.peer.released:
+            self.watch_peer()
+
+    def watch_peer(self) -> None:
+        """Ends the stream in a while, unless the end of the peer arrives meanwhile."""
+        if self._keeps_alive and not self._ended:
+            self.wires.scheduler.after(KEEP_ALIVE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if not (self.released or self._ended or self._reset):
+            self._error, self._reset = errno.ETIMEDOUT, True
+            self.changed()
 
     def _peer_is_gone(self) -> bool:
         return self.local and self.peer is not None and self.peer.released

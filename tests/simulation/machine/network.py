@@ -196,6 +196,11 @@ class SimNetwork:
     def set_no_delay(self, sock: Any) -> None:
         """Does nothing: a simulated stream never waits for more to send."""
 
+    def keep_alive(self, sock: Any) -> None:
+        """Has a stream notice a peer that ends while nothing gets through."""
+        if sock.family == socket.AF_INET:
+            sock.kernel.keep_alive()
+
     def wait(self, readable: Sequence[Any], writable: Sequence[Any], timeout_s: float | None) -> list[Any]:
         """Waits until one of the sockets is ready and returns those that are."""
         return polling.wait(self.scheduler, readable, writable, timeout_s)

@@ -122,7 +122,7 @@ def draw(
                 kind,
                 tuple(rng.sample(schedule.names(), chosen)),
                 rng.choice(DURATIONS_S),
-                round(rng.random(), 3),
+                min(0.999, round(rng.random(), 3)),
             )
         )
     return replace(schedule, quality=quality, steps=tuple(sorted(steps, key=lambda step: step.at_s)))

@@ -7,14 +7,16 @@ does not have, the client that learns only from its first read that the server r
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.machine.sockets import StreamSocket
+from tests.simulation.machine.thread import SimThread
 
 HEAD = struct.Struct("!BI")
 DATA, HANDSHAKE, ALERT = 1, 2, 3
@@ -45,10 +47,11 @@ class SimTls:
         """
         wrapped = TlsSocket(sock)
         try:
-            if server_side:
-                wrapped.answer(self, at_once=do_handshake_on_connect)
-            else:
-                wrapped.greet(self, server_hostname)
+            with wrapped.within_timeout():  # all steps together, as OpenSSL's handshake
+                if server_side:
+                    wrapped.answer(self, at_once=do_handshake_on_connect)
+                else:
+                    wrapped.greet(self, server_hostname)
         except BaseException:
             wrapped.close()
             raise
@@ -63,6 +66,8 @@ class TlsSocket(StreamSocket):
         super().__init__(plain.network, plain.kernel, plain.detach())
         self.settimeout(timeout_s)
         self._peer: str | None = None
+        # When the call that is at work must have ended.
+        self._ends_at: float | None = None
         # A server's handshake that is not finished: the own certificate, and whether it was shown.
         self._context: SimTls | None = None
         self._has_shown = False
@@ -132,15 +137,15 @@ class TlsSocket(StreamSocket):
         """Returns up to so many bytes of one record, none when the other end is done."""
         if flags:
             raise ValueError("non-zero flags not allowed in calls to recv() on SSLSocket")
-        if self._context is not None:
-            self._go_on(self._context)
-        if not self._left:
-            found = self._read_record()
-            if found is None:
-                return b""
-            if found[0] != DATA:
-                raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"alert of the peer: {found[1].decode()}")
-            self._left = found[1]
+        with self.within_timeout():
+            if self._context is not None:
+                self._go_on(self._context)
+            found = (DATA, self._left) if self._left else self._read_record()
+        if found is None:
+            return b""
+        if found[0] != DATA:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"alert of the peer: {found[1].decode()}")
+        self._left = found[1]
         data, self._left = self._left[:bufsize], self._left[bufsize:]
         return data
 
@@ -160,6 +165,23 @@ class TlsSocket(StreamSocket):
     def receive(self, size: int) -> tuple[bytes, list[Any]]:
         """Does not exist over TLS: no open file can come along."""
         raise NotImplementedError("recvmsg not allowed on instances of TlsSocket")
+
+    @contextlib.contextmanager
+    def within_timeout(self) -> Iterator[None]:
+        """Bounds several reads and writes together by the time-out of one call."""
+        self._ends_at = self.scheduler.now + self._timeout if self._timeout else None
+        try:
+            yield
+        finally:
+            self._ends_at = None
+
+    def enter(self, waiters: list[SimThread], is_ready: Callable[[], bool], timeout_s: float | None) -> None:
+        """Begins one of the reads and writes of a call."""
+        if self._ends_at is not None:
+            timeout_s = self._ends_at - self.scheduler.now
+            if timeout_s <= 0:
+                raise TimeoutError("timed out")
+        super().enter(waiters, is_ready, timeout_s)
 
     # -- records --------------------------------------------------------------------------------------
 

@@ -99,10 +99,11 @@ class Pipe:
 
     def repeat(self) -> None:
         """Sends again what a partition held back; a reset is sent only once, so it is lost."""
-        self._packets = deque(packet for packet in self._packets if packet.kind != "reset")
-        if self._is_dead():
-            self._packets.clear()
-            self.bytes = 0
+        kept = [] if self._is_dead() else [packet for packet in self._packets if packet.kind != "reset"]
+        if len(kept) < len(self._packets):
+            self._target.watch_peer()  # only keep-alive can tell now
+        self._packets = deque(kept)
+        self.bytes = sum(len(packet.data) for packet in kept)
         self._arrive()
 
     def _is_dead(self) -> bool:

@@ -50,7 +50,7 @@ TOUCH_ALL = ("power_all", "rolling_restart", "partition", "bridge", "ring", "rot
 # What these touch hears too little to judge others.
 CUT_OFF = (
     *("power_all", "isolate", "deafen", "silence", "slow_wires", "partition", "bridge", "ring", "rotate"),
-    *("filter", "filter_streams", "clog_node", "starve"),
+    *("filter", "filter_streams", "clog_node"),
 )
 # What is believed or decided because of a fault may outlive it by this much.
 GRACE_S = 12.0

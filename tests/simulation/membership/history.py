@@ -3,7 +3,7 @@
 M1 one view for each version, one leader for each term, terms never go back; M2 nobody is believed dead or
 evicted whom no fault touched, except by a node that was itself cut off; M3 no record is newer than the node
 that it speaks of; M4 lives never go back: the boots in the view, and what one life of an observer believes,
-only grow; M13 no two lives share a node id, and a disk keeps its identity.
+only grow; M15 only those are evicted whom somebody believed dead or gone; M13 no two lives share a node id, and a disk keeps its identity.
 
 The first violations are kept and not raised: what a thread of an agent raises ends that agent only.
 """
@@ -49,6 +49,8 @@ class History:
         self._monitor = monitor
         self._own: dict[str, tuple[int, int]] = {}
         self._believed: dict[tuple[str, int, str], int] = {}
+        # The latest boot of each node that anybody believed dead, or gone.
+        self._gone: dict[str, int] = {}
         self._lives: set[str] = set()
         self._disks: dict[object, str] = {}
 
@@ -84,6 +86,8 @@ class History:
         self.require(member.boot >= self._believed.get(key, 0), f"M4: {observer} went back to {member}")
         self._believed[key] = member.boot
         self._count(sighting)
+        if member.state in (State.DEAD, State.LEFT):
+            self._gone[member.name] = max(member.boot, self._gone.get(member.name, 0))
         if member.state is State.DEAD:
             excused = self.is_touched(member.name) or self.is_cut_off(observer)
             self.require(excused, f"M2: {observer} holds {member.name} for dead, whom no fault touched")
@@ -134,6 +138,9 @@ class History:
         if entry.state == DOWN and (known is None or known.state == UP):
             excused = self.is_touched(name) or self._rules_alone() or self._is_small(before)
             self.require(excused, f"M2: {name} was evicted, whom no fault touched")
+            if known is not None:
+                gone = self._gone.get(name, 0) >= known.boot
+                self.require(gone, f"M15: {name} was evicted, whom nobody believed dead")
 
     def _is_small(self, view: View | None) -> bool:
         """Tells whether one node that hears nobody can evict others: below five one reporter is enough."""

@@ -159,8 +159,10 @@ def run(schedule: Schedule) -> Result:
 
 def heal(cluster: MembershipCluster, faults: MembershipFaults) -> None:
     """Ends the faults; the operator sees to nodes that left and to keys that are half rotated."""
-    cluster.wait_for(lambda: not _stopping(cluster), STOPPED_S, "M11: agents that are asked to stop do")
     faults.end()
+    cluster.wait_for(lambda: not _stopping(cluster), STOPPED_S, "M11: agents that are asked to stop do")
+    for node in cluster.nodes.values():
+        node.start_all()
     cluster.wait_for(cluster.is_ready, CONVERGED_S, "M5: every agent is ready")
     for name in cluster.names:
         if cluster.monitor_of(name).leaving:
@@ -173,7 +175,7 @@ def heal(cluster: MembershipCluster, faults: MembershipFaults) -> None:
 
 def _stopping(cluster: MembershipCluster) -> bool:
     agents = [agent for node in cluster.nodes.values() for agent in node.agents.values()]
-    return any(agent.is_running and agent.is_asked_to_stop and not agent.process.paused for agent in agents)
+    return any(agent.is_running and agent.is_asked_to_stop for agent in agents)
 
 
 def _agree_on_details(cluster: MembershipCluster) -> bool:

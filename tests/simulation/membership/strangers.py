@@ -22,6 +22,7 @@ from agent.membership.member import Member, State
 from agent.wire import auth
 from agent.wire.client import Address, Client
 from agent.wire.codec import framing
+from tests import untyped
 from tests.simulation.machine.cluster import OPERATOR
 from tests.simulation.machine.tls import SimTls
 
@@ -125,7 +126,8 @@ def ask_nonsense(door: Door) -> None:
         for kind in KINDS:
             chosen = chance.sample(FIELDS, 3)
             with contextlib.suppress(RainStormError):
-                client.call(
+                untyped.send(
+                    client,
                     Address(door.address, door.port, door.node),
                     kind,
                     {name: chance.choice(WRONG) for name in chosen},

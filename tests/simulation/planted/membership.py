@@ -157,6 +157,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "a death that is heard of needs a suspicion of one's own",
         MEMBERSHIP,
         ((Roster, "_merge_death", _believe_death_at_once),),
+        ("deafen", "filter"),
     ),
     PlantedBug(
         "no lateness guard",

@@ -343,3 +343,16 @@ def test_a_file_that_is_overlooked_once_is_not_taken_for_gone() -> None:
     # Now it is really gone: the copy goes on behind what was read.
     assert _look(core, 3.0, copy) == []
     assert _look(core, 4.0, copy) == [ReadChunk((1, 2), 1, len(data), len(data))]
+
+
+def test_a_chunk_that_was_taken_is_not_taken_again() -> None:
+    """A read that comes late would store its lines a second time, behind themselves."""
+    core = Collector(target_bytes_max=1000)
+    (read,) = _look(core, 0.0, _seen(b"one\n"))
+    assert isinstance(read, ReadChunk)
+    chunk = ChunkRead(read.key, read.number, read.offset, b"one\n")
+    (store,) = core.handle(0.0, chunk)
+    assert isinstance(store, StoreRecord)
+    core.handle(0.0, RecordStored(store.record))
+    assert core.handle(0.0, chunk) == []
+    assert core.handle(0.0, ChunkRead((1, 99), read.number, 4, b"two\n")) == [], "it has another inode"

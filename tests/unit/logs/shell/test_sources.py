@@ -63,3 +63,15 @@ def test_only_what_the_configuration_allows_is_read_of_the_system(tmp_path: Path
         sources.system_files([f"{tmp_path}/sysabsent"], allowed)
     with pytest.raises(Forbidden):
         sources.system_files(["/etc/passwd"], [])
+
+
+def test_a_file_whose_name_belongs_to_another_one_by_now_is_not_read(tmp_path: Path) -> None:
+    """It was rotated since the folder was read; its lines would count for the wrong file."""
+    (tmp_path / "a.log").write_text("old\n")
+    (file,) = sources.in_folder(tmp_path)
+    with sources.opened(file) as descriptor:
+        assert os.pread(descriptor, 10, 0) == b"old\n"
+    (tmp_path / "a.log").rename(tmp_path / "a.log.1")
+    (tmp_path / "a.log").write_text("new\n")
+    with pytest.raises(OSError, match="another file now"), sources.opened(file):
+        pass

@@ -1,0 +1,91 @@
+"""A deadline bounds a whole step, however many calls of the socket it takes and however slow the peer is."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.common.deadline import Deadline
+from agent.common.errors import DeadlineExceeded, Unreachable
+from agent.common.shell import clock
+from agent.wire import auth
+from agent.wire.client import Address, Client, dial_tcp
+from agent.wire.connection import Connection, FileSlice, Payload
+from agent.wire.messages import Ping
+from tests.unit.wire.test_server import _tls
+
+LIMIT_S = 0.4
+# A step that begins its time-out anew with each call takes many times as long.
+ENDED_S = 3 * LIMIT_S
+BYTES = 2_000_000
+
+
+class SlowReader:
+    """The other end of a connection: it takes a little, several times within the deadline."""
+
+    def __init__(self) -> None:
+        self.near, self._far = socket.socketpair()
+        for sock in (self.near, self._far):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self.near.close()
+        self._far.close()
+
+    def _read(self) -> None:
+        while not self._over.wait(LIMIT_S / 8):
+            self._far.recv(2048)
+
+
+@pytest.fixture
+def slow() -> Iterator[SlowReader]:
+    made = SlowReader()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("sort", ["bytes", "parts", "file"])
+def test_sending_to_a_slow_reader_ends_by_its_deadline(slow: SlowReader, tmp_path: Path, sort: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(BYTES))
+    with path.open("rb") as file:
+        payloads: dict[str, Payload] = {
+            "bytes": bytes(BYTES),
+            "parts": [bytes(BYTES // 100)] * 100,
+            "file": FileSlice(file.fileno(), 0, BYTES),
+        }
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            Connection(slow.near, "slow").send({}, payloads[sort], Deadline(clock.monotonic(), LIMIT_S))
+        assert time.monotonic() - began < ENDED_S
+
+
+def test_a_slow_dial_leaves_less_time_for_the_handshake(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def dial(address: Address, timeout_s: float) -> socket.socket:
+        over.wait(0.8 * LIMIT_S)
+        found = dial_tcp(address, timeout_s)
+        assert isinstance(found, socket.socket)
+        return found
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = Client(auth.client_context(_tls(tmp_path, "vm2")), dial=dial)
+        address = Address("127.0.0.1", silent.getsockname()[1], "vm1")
+        began = time.monotonic()
+        with pytest.raises(Unreachable):
+            client.ask(address, Ping(), timeout_s=LIMIT_S)
+        assert time.monotonic() - began < 1.5 * LIMIT_S
+        client.close()
