@@ -193,17 +193,11 @@ def _wait_for_handshakes(self: Arrivals, identity: Identity | None) -> None:
     _accept(self, None if identity is None else _PatientIdentity(identity))
 
 
-def _watch_without_a_look(self: TaskLoop, peer: str) -> None:
-    _watch(self, peer)
-    self._unread.discard(peer)
-
-
 def _wait_for_room_alone(self: TaskLoop, output: Channel) -> None:
     network.wait([], [output.sock])
 
 
 _accept = Arrivals.accept
-_watch = TaskLoop._watch
 
 
 BUGS = (
@@ -295,12 +289,6 @@ BUGS = (
         "no wake-up is lost",
         RAINSTORM,
         ((TaskLoop, "_release", _nothing),),
-    ),
-    PlantedBug(
-        "decrypted frames are not looked for",
-        "a TLS socket may hold what a selector cannot see",
-        RAINSTORM,
-        ((TaskLoop, "_watch", _watch_without_a_look),),
     ),
     PlantedBug(
         "a task with a full channel does not hear its agent",

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from agent.common import message
+from agent.common.deadline import Deadline
 from agent.common.errors import Conflict, Fenced, RainStormError
 from agent.common.shell import network, threads
 from agent.rainstorm.client import LEADERLESS_S, TIMEOUT_S, RainstormClient
 from agent.wire import auth
-from agent.wire.client import Address, Client
+from agent.wire.codec.framing import PROTOCOL_VERSION
+from agent.wire.connection import Connection
+from agent.wire.messages import Hello
 from tests.simulation.machine.process import Process
 from tests.simulation.rainstorm.jobs import Workload
 from tests.simulation.rainstorm.world import World
@@ -102,7 +106,7 @@ class Operators:
                 words = NONSENSE[int(amount * len(NONSENSE)) % len(NONSENSE)]
                 process.start("stranger", self._intrude, node.address, port, words)
         kind, fields = MALFORMED[int(amount * len(MALFORMED)) % len(MALFORMED)]
-        process.start("malformed", self._ask_nonsense, process, name, kind, fields)
+        process.start("malformed", self._ask_nonsense, name, kind, fields)
 
     @property
     def is_idle(self) -> bool:
@@ -173,19 +177,24 @@ class Operators:
                 took_s = threads.monotonic() - began
                 self.complaints.append(f"{what} took {took_s:.1f} s, at most {limit_s:g} s")
 
-    def _ask_nonsense(self, process: Process, name: str, kind: str, fields: dict[str, Any]) -> None:
+    def _ask_nonsense(self, name: str, kind: str, fields: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, RainStormError):  # the node may be down
+            found = self._timed(kind, lambda: self._exchange(name, {**fields, "type": kind}), CALL_S_MAX)
+            if found.get("error", {}).get("code", "INTERNAL") == "INTERNAL":
+                self.complaints.append(f"{kind} with {fields} was answered with {found}")
+
+    def _exchange(self, name: str, header: dict[str, Any]) -> dict[str, Any]:
+        """Sends a request that no client would make, and returns the answer."""
         config = self._world.cluster.nodes[name].config
-        target = Address(config.me.address, config.me.rainstorm_port, name)
-        client = Client(auth.client_context(config.tls))
-        try:
-            self._timed(kind, partial(client.call, target, kind, fields, timeout_s=TIMEOUT_S), CALL_S_MAX)
-        except RainStormError as error:
-            if error.code == "INTERNAL":
-                self.complaints.append(f"{kind} with {fields} was answered with {error}")
-        else:
-            self.complaints.append(f"{kind} with {fields} was not refused")
-        finally:
-            client.close()
+        deadline = Deadline(threads.monotonic(), TIMEOUT_S)
+        plain = network.dial_tcp(config.me.address, config.me.rainstorm_port, TIMEOUT_S)
+        plain.settimeout(TIMEOUT_S)
+        with auth.client_context(config.tls).wrap_socket(plain, server_hostname=name) as sock:
+            connection = Connection(sock, name)
+            connection.send(message.encode(Hello(Hello.kind, PROTOCOL_VERSION)), b"", deadline)
+            connection.receive(deadline)
+            connection.send({**header, "timeout_s": TIMEOUT_S}, b"", deadline)
+            return connection.receive(deadline).header
 
     @staticmethod
     def _intrude(host: str, port: int, words: bytes) -> None:

@@ -282,8 +282,12 @@ class LeaderCore:
         effects: list[Effect] = []
         if self._excluded.pop(node, None) is not None:
             effects += self._readmit(now, [node])
+        if not self.leading:
+            return effects
         machine = self.jobs.get(report.job)
-        if machine is None or not self.leading:
+        if self._is_stray(node, report, machine):
+            return [*effects, self._keep(node)]
+        if machine is None:
             return effects
         match report:
             case reports.Prepared():
@@ -301,6 +305,16 @@ class LeaderCore:
             case _:
                 assert_never(report)
         return effects
+
+    def _is_stray(self, node: str, report: reports.Report, machine: JobMachine | None) -> bool:
+        """Tells whether a report comes from tasks that should not run.
+
+        A deployment that the network held back may reach a node after everything that was sent later: after
+        the node was told what to keep, even after the end of the job. Nobody else would stop its tasks.
+        """
+        if isinstance(report, reports.Published | reports.PublicationRefused):
+            return False  # any node may publish
+        return machine is None or machine.phase == "ended" or node not in machine.state.placement.values()
 
     def _exclude(self, now: float, node: str) -> list[Effect]:
         if not self.leading:

@@ -265,7 +265,8 @@ class LogWriter:
         """Waits when the same term was taken over only just now, longer each time."""
         last_term, at = self._took_over
         again = term == last_term and clock.monotonic() - at < TAKE_OVER_AGAIN_S
-        self._pause_s = min(max(2 * self._pause_s, TAKE_OVER_RETRY_S), TAKE_OVER_RETRY_S_MAX) if again else 0.0
+        longer_s = min(max(2 * self._pause_s, TAKE_OVER_RETRY_S), TAKE_OVER_RETRY_S_MAX)
+        self._pause_s = longer_s if again else 0.0
         if self._pause_s:
             self._stopping.wait(self._pause_s)
 

@@ -61,7 +61,6 @@ def test_zombies_change_nothing(cluster: Cluster) -> None:
         Prepared(JOB, 1, {}, {0: 1}, node),
         Published(JOB, 99, "1.0", node=node),
         PublicationRefused(JOB, 99, "1.0", Failure.of(JobFailed("no")), node=node),
-        Acknowledged("j-gone", 1, epoch, {}, node),
     ]
     for report in stale:
         assert cluster.tell_leader(ReportReceived(node, report)) == []

@@ -27,7 +27,7 @@ from agent.rainstorm.leader.core.leader import (
 )
 from agent.rainstorm.messages.commands import Keep
 from agent.rainstorm.messages.joblog import CommitRecord
-from agent.rainstorm.messages.reports import Acknowledged, Published
+from agent.rainstorm.messages.reports import Acknowledged, EpochWanted, Prepared, Published
 from tests.unit.rainstorm.cluster import JOB, Cluster, new_job, view
 
 
@@ -141,6 +141,20 @@ def test_a_node_that_comes_up_hears_what_it_may_keep() -> None:
     assert set(kept) == {"n1", "n2", "n3"}
     assert kept["n3"].jobs == {}
     assert kept["n1"].jobs == {JOB: 1}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_node_whose_tasks_should_not_run_hears_what_it_may_keep(known: bool) -> None:
+    """A deployment that the network held back reaches it after everything else, even after the job's end."""
+    cluster = Cluster()
+    cluster.lead()
+    cluster.submit()
+    cluster.settle()
+    cluster.tell_leader(CancelRequested(JOB))
+    job = JOB if known else "j-gone"
+    for report in (EpochWanted(job, 1, "0.0", False), Prepared(job, 2, {}, {})):
+        assert keeps(cluster.leader.handle(9.0, ReportReceived("n3", report))) == {"n3": Keep(1, {})}
+    assert not keeps(cluster.leader.handle(9.0, ReportReceived("n3", Published(job, 1, "1.0"))))
 
 
 def test_a_node_down_in_the_view_gets_no_tasks() -> None:
