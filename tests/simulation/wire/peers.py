@@ -19,6 +19,10 @@ CONNECT_S = 1.0
 DRIP_S = 0.05
 FLOOD = 24
 HELLO = framing.encode(Frame({"type": "hello", "version": framing.PROTOCOL_VERSION}))
+# What a server says in a conversation with one request.
+ANSWERS = framing.encode(Frame({"ok": True, "version": framing.PROTOCOL_VERSION})) + framing.encode(
+    Frame({"ok": True, "number": 1}, b"x" * 40)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ def run(visit: Visit, door: Door) -> None:
         visit(door, threads.random_source())
 
 
-def _connect(door: Door, *, greet: bool = True) -> Socket:
+def connect(door: Door, *, greet: bool = True) -> Socket:
     if door.path:
         sock: Socket = network.dial_unix(door.path, CONNECT_S)
     else:
@@ -70,23 +74,23 @@ def _some(sock: Socket, size: int) -> bytes:
     return data
 
 
-def _request(number: int, times: int, size: int) -> bytes:
+def request(number: int, times: int, size: int) -> bytes:
     header = {"type": "echo", "number": number, "times": times, "timeout_s": 1.0}
     return framing.encode(Frame(header, b"x" * size))
 
 
 def never_read(door: Door, chance: random.Random) -> None:
     """Asks for much and reads nothing."""
-    with _connect(door) as sock:
+    with connect(door) as sock:
         for number in range(3):
-            sock.sendall(_request(number, 10, 50_000))
+            sock.sendall(request(number, 10, 50_000))
         threads.sleep(door.seconds)
 
 
 def drip(door: Door, chance: random.Random) -> None:
     """Sends a request byte by byte, and breaks off somewhere."""
-    data = _request(1, 1, 20)
-    with _connect(door) as sock:
+    data = request(1, 1, 20)
+    with connect(door) as sock:
         for index in range(chance.randrange(len(data))):
             sock.sendall(data[index : index + 1])
             threads.sleep(DRIP_S)
@@ -94,9 +98,9 @@ def drip(door: Door, chance: random.Random) -> None:
 
 def break_off(door: Door, chance: random.Random) -> None:
     """Closes the connection at any byte of what it sends, or keeps it open without another word."""
-    data = HELLO + _request(1, 1, 200)
+    data = HELLO + request(1, 1, 200)
     for _ in range(6):
-        with _connect(door, greet=False) as sock:
+        with connect(door, greet=False) as sock:
             sock.sendall(data[: chance.randrange(len(data))])
             if chance.random() < 0.3:
                 threads.sleep(door.seconds / 6)
@@ -104,7 +108,7 @@ def break_off(door: Door, chance: random.Random) -> None:
 
 def say_nothing(door: Door, chance: random.Random) -> None:
     """Connects, perhaps greets, and is silent."""
-    with _connect(door, greet=chance.random() < 0.5):
+    with connect(door, greet=chance.random() < 0.5):
         threads.sleep(door.seconds)
 
 
@@ -126,7 +130,7 @@ def lie(door: Door, chance: random.Random) -> None:
         framing.encode(Frame({"error": {"code": "X"}})),
     )
     for data in broken:
-        with contextlib.suppress(OSError), _connect(door) as sock:
+        with contextlib.suppress(OSError), connect(door) as sock:
             sock.sendall(data)
             sock.recv(100)
 
@@ -136,7 +140,7 @@ def flood(door: Door, chance: random.Random) -> None:
     opened: list[Socket] = []
     try:
         for _ in range(FLOOD):
-            opened.append(_connect(door, greet=False))
+            opened.append(connect(door, greet=False))
         threads.sleep(min(door.seconds, 0.5))
     finally:
         for sock in opened:
