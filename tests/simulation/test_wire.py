@@ -1,7 +1,8 @@
-"""Server and client under schedules of faults and hostile peers, and connections that are cut at every byte."""
+"""Server and client under faults and hostile peers, and connections that are cut at every byte."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 
@@ -100,7 +101,7 @@ def test_client_survives_a_server_that_breaks_off_at_every_byte(seed: int) -> No
             listener = network.listen_unix(node.config.socket_path(WIRE), 0o660, 10)
             while True:
                 sock, _ = listener.accept()
-                with sock:
+                with contextlib.closing(sock):
                     sock.sendall(answer[: next(sizes)])
                     sock.recv(1000)
 

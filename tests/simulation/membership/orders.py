@@ -30,7 +30,7 @@ class Order:
     """A request of an operator, in a process of its own."""
 
     def __init__(self, cluster: MembershipCluster, name: str, act: Act) -> None:
-        self._cluster = cluster
+        self.cluster = cluster
         self._node = cluster.nodes[name]
         self._act = act
         self.process = cluster.client("operator")
@@ -45,7 +45,7 @@ class Order:
 
     def abort(self) -> None:
         """Kills the operator's process."""
-        self._cluster.scheduler.kill(self.process)
+        self.cluster.scheduler.kill(self.process)
 
     def _run(self) -> None:
         began = threads.monotonic()
@@ -59,12 +59,12 @@ class Order:
         finally:
             client.close()
         took_s = threads.monotonic() - began
-        history = self._cluster.history
+        history = self.cluster.history
         history.hits[f"order {self.outcome}"] += 1
         history.require(took_s <= DEADLINE_S, f"M9: {self._node.name} answered an order after {took_s:.1f} s")
 
     def _check(self) -> None:
-        self._cluster.history.require(self.is_over, f"M9: an order to {self._node.name} has no answer")
+        self.cluster.history.require(self.is_over, f"M9: an order to {self._node.name} has no answer")
 
 
 def give(cluster: MembershipCluster, name: str, act: Act) -> Order:
@@ -78,12 +78,16 @@ def carry_out(cluster: MembershipCluster, name: str, act: Act) -> None:
     Raises:
         AssertionError: it is not.
     """
-    for _ in range(ATTEMPTS):
-        order = Order(cluster, name, act)
-        cluster.wait_for(lambda order=order: order.is_over, NEWS_S, "M9: an order has its answer")
-        if order.outcome == "carried out":
-            return
-    raise cluster.broken([f"M9: {name} does not carry out an order in a healed cluster: {order.outcome}"])
+    outcomes: list[str] = []
+    while "carried out" not in outcomes:
+        if len(outcomes) == ATTEMPTS:
+            raise cluster.broken([f"M9: {name} does not carry out an order in a healed cluster: {outcomes}"])
+        outcomes.append(_outcome(Order(cluster, name, act)))
+
+
+def _outcome(order: Order) -> str:
+    order.cluster.wait_for(lambda: order.is_over, NEWS_S, "M9: an order has its answer")
+    return order.outcome
 
 
 def rotate(client: MembershipClient) -> None:

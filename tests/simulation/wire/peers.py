@@ -7,10 +7,10 @@ import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.common.shell import network, threads
-from agent.common.shell.network import Socket
 from agent.wire.codec import framing
 from agent.wire.codec.framing import Frame
 from tests.simulation.machine.tls import SimTls
@@ -44,9 +44,11 @@ def run(visit: Visit, door: Door) -> None:
         visit(door, threads.random_source())
 
 
-def connect(door: Door, *, greet: bool = True) -> Socket:
+def connect(door: Door, *, greet: bool = True) -> Any:
+    """Returns a connection to the agent, greeted if need be."""
+    sock: Any
     if door.path:
-        sock: Socket = network.dial_unix(door.path, CONNECT_S)
+        sock = network.dial_unix(door.path, CONNECT_S)
     else:
         plain = network.dial_tcp(door.address, door.port, CONNECT_S)
         sock = SimTls("operator", check_hostname=False).wrap_socket(plain)
@@ -57,7 +59,7 @@ def connect(door: Door, *, greet: bool = True) -> Socket:
     return sock
 
 
-def _take_frame(sock: Socket) -> None:
+def _take_frame(sock: Any) -> None:
     sock.settimeout(CONNECT_S)
     prefix = b""
     while len(prefix) < framing.PREFIX.size:
@@ -67,16 +69,18 @@ def _take_frame(sock: Socket) -> None:
         left -= len(_some(sock, left))
 
 
-def _some(sock: Socket, size: int) -> bytes:
-    data = sock.recv(size)
+def _some(sock: Any, size: int) -> bytes:
+    data: bytes = sock.recv(size)
     if not data:
         raise ConnectionResetError("the server closed the connection")
     return data
 
 
 def request(number: int, times: int, size: int) -> bytes:
+    """Returns the frame of a request."""
     header = {"type": "echo", "number": number, "times": times, "timeout_s": 1.0}
-    return framing.encode(Frame(header, b"x" * size))
+    frame: bytes = framing.encode(Frame(header, b"x" * size))
+    return frame
 
 
 def never_read(door: Door, chance: random.Random) -> None:
@@ -115,7 +119,7 @@ def say_nothing(door: Door, chance: random.Random) -> None:
 def say_nothing_at_all(door: Door, chance: random.Random) -> None:
     """Does not even begin the handshake."""
     if not door.path:
-        with network.dial_tcp(door.address, door.port, CONNECT_S):
+        with contextlib.closing(network.dial_tcp(door.address, door.port, CONNECT_S)):
             threads.sleep(door.seconds)
 
 
@@ -137,7 +141,7 @@ def lie(door: Door, chance: random.Random) -> None:
 
 def flood(door: Door, chance: random.Random) -> None:
     """Opens many connections at once."""
-    opened: list[Socket] = []
+    opened: list[Any] = []
     try:
         for _ in range(FLOOD):
             opened.append(connect(door, greet=False))
