@@ -199,7 +199,9 @@ class Scheduler:
             raise ProcessLookupError(f"{process.name} was killed during the call")
         return outcome[0]
 
-    def rest(self, *, quiet_s: float = 0.5, limit_s: float = 600.0, slots_older_s: float = 0.0) -> list[str]:
+    def rest(
+        self, *, quiet_s: float = 0.5, limit_s: float = 600.0, slots_older_s: float = 0.0
+    ) -> list[str]:
         """Runs until nothing happens for ``quiet_s``, then returns what should not be so at rest.
 
         A lock that is held, a slot that is missing, an unresolved future that somebody waits for, a thread
@@ -243,7 +245,7 @@ class Scheduler:
         self._dispatch(me)
 
     def _is_alone(self, me: SimThread) -> bool:
-        """Makes a step of a thread beside which nobody is ready and nothing is due, or returns False."""
+        """Makes a step of a thread beside which no one is ready and nothing is due; False otherwise."""
         now, timers = self.now + self._step_s, self._timers
         if self._ready or self._graveyard or self._stall_chance or me.process.paused:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from agent.common.errors import RainStormError
@@ -30,7 +31,7 @@ class Order:
     """A request of an operator, in a process of its own."""
 
     def __init__(self, cluster: MembershipCluster, name: str, act: Act) -> None:
-        self.cluster = cluster
+        self._cluster = cluster
         self._node = cluster.nodes[name]
         self._act = act
         self.process = cluster.client("operator")
@@ -45,7 +46,7 @@ class Order:
 
     def abort(self) -> None:
         """Kills the operator's process."""
-        self.cluster.scheduler.kill(self.process)
+        self._cluster.scheduler.kill(self.process)
 
     def _run(self) -> None:
         began = threads.monotonic()
@@ -59,12 +60,12 @@ class Order:
         finally:
             client.close()
         took_s = threads.monotonic() - began
-        history = self.cluster.history
+        history = self._cluster.history
         history.hits[f"order {self.outcome}"] += 1
         history.require(took_s <= DEADLINE_S, f"M9: {self._node.name} answered an order after {took_s:.1f} s")
 
     def _check(self) -> None:
-        self.cluster.history.require(self.is_over, f"M9: an order to {self._node.name} has no answer")
+        self._cluster.history.require(self.is_over, f"M9: an order to {self._node.name} has no answer")
 
 
 def give(cluster: MembershipCluster, name: str, act: Act) -> Order:
@@ -78,16 +79,18 @@ def carry_out(cluster: MembershipCluster, name: str, act: Act) -> None:
     Raises:
         AssertionError: it is not.
     """
-    outcomes: list[str] = []
-    while "carried out" not in outcomes:
-        if len(outcomes) == ATTEMPTS:
-            raise cluster.broken([f"M9: {name} does not carry out an order in a healed cluster: {outcomes}"])
-        outcomes.append(_outcome(Order(cluster, name, act)))
+    outcome = ""
+    for _ in range(ATTEMPTS):
+        order = Order(cluster, name, act)
+        cluster.wait_for(functools.partial(_is_over, order), NEWS_S, "M9: an order has its answer")
+        outcome = order.outcome
+        if outcome == "carried out":
+            return
+    raise cluster.broken([f"M9: {name} does not carry out an order in a healed cluster: {outcome}"])
 
 
-def _outcome(order: Order) -> str:
-    order.cluster.wait_for(lambda: order.is_over, NEWS_S, "M9: an order has its answer")
-    return order.outcome
+def _is_over(order: Order) -> bool:
+    return order.is_over
 
 
 def rotate(client: MembershipClient) -> None:

@@ -1,4 +1,4 @@
-"""Visitors that must harm no agent: silent, malformed, cut off in the middle, of another cluster, forged.
+"""Visitors that no agent may be harmed by: silent, malformed, cut off, of another cluster, forged.
 
 Each visit is a thread of a machine that is no node. What it is answered does not matter: the checks are that
 no agent crashes, believes anything of it, or keeps anything for it when it is gone.
@@ -46,7 +46,7 @@ KINDS = (
     "view.memory",
     "no.such.request",
 )
-FIELDS = ("version", "wait_s", "since", "name", "service", "heard", "digest", "parts", "key", "ballot")
+FIELDS = tuple("version wait_s since name service heard digest parts key ballot value".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,28 +71,20 @@ def run(visit: Visit, door: Door) -> None:
         visit(door)
 
 
-def _dial(door: Door) -> Any:
-    return network.dial_tcp(door.address, door.port, CONNECT_S)
-
-
-def _greet(door: Door, context: SimTls) -> Any:
-    return context.wrap_socket(_dial(door))
-
-
 def _chance() -> random.Random:
     return threads.random_source()
 
 
 def stay_silent(door: Door) -> None:
     """Connects and says nothing."""
-    with _dial(door):
+    with network.dial_tcp(door.address, door.port, CONNECT_S):
         threads.sleep(door.seconds)
 
 
 def speak_no_tls(door: Door) -> None:
     """Sends bytes that are no handshake."""
     chance = _chance()
-    with _dial(door) as sock:
+    with network.dial_tcp(door.address, door.port, CONNECT_S) as sock:
         sock.sendall(struct.pack("!BI", chance.choice((0, 1, 2, 3)), 40) + chance.randbytes(40))
         threads.sleep(door.seconds)
 
@@ -100,7 +92,7 @@ def speak_no_tls(door: Door) -> None:
 def show_foreign_certificate(door: Door) -> None:
     """Comes with the certificate of another cluster in the name of a node."""
     context = SimTls(door.impersonated, "another cluster", accepts="cluster", check_hostname=False)
-    with _greet(door, context) as sock:
+    with context.wrap_socket(network.dial_tcp(door.address, door.port, CONNECT_S)) as sock:
         sock.sendall(framing.encode(framing.Frame({"type": "hello", "version": 1})))
         sock.recv(100)
 
@@ -119,7 +111,7 @@ def break_frames(door: Door) -> None:
         hello + framing.encode(framing.Frame({"type": "ping", "timeout_s": -1.0}))[:-2],
     ]
     for data in broken:
-        with _greet(door, context) as sock:
+        with context.wrap_socket(network.dial_tcp(door.address, door.port, CONNECT_S)) as sock:
             sock.settimeout(0.5)
             with contextlib.suppress(OSError):
                 sock.sendall(data)
@@ -149,7 +141,7 @@ def ask_nonsense(door: Door) -> None:
 def send_junk(door: Door) -> None:
     """Sends datagrams that do not open, and one sealed with the right key in the name of a node."""
     chance = _chance()
-    with contextlib.closing(network.datagram(door.own_address, 0)) as sock:
+    with network.datagram(door.own_address, 0) as sock:
         for size in (0, 1, 2, 40, 200, 1400):
             sock.sendto(chance.randbytes(size), (door.address, door.port))
         sealer = Sealer(GOSSIP_KEY, door.impersonated, 1 << 40, chance.randbytes(SESSION_BYTES))
