@@ -47,6 +47,8 @@ EXTRA: dict[str, int | str] = {
 }
 # Who is touched is who is named, except for these, which touch everybody.
 TOUCH_ALL = ("power_all", "rolling_restart", "partition", "bridge", "ring", "rotate")
+# These must make nobody believe that a node is dead.
+TOUCH_NONE = ("hint", "refuse", "visit", "jump", "switch", "abort_order", "replace_voter", "hang")
 # What these touch hears too little to judge others.
 CUT_OFF = (
     *("power_all", "isolate", "deafen", "silence", "slow_wires", "partition", "bridge", "ring", "rotate"),
@@ -97,7 +99,8 @@ class MembershipFaults(Faults):
 
     def _apply(self, step: Step) -> None:
         if not self.is_over:
-            names = self.names if step.kind in TOUCH_ALL else step.nodes
+            everyone, nobody = step.kind in TOUCH_ALL, step.kind in TOUCH_NONE
+            names = self.names if everyone else () if nobody else step.nodes
             # A restart of all takes a moment for each; keys that differ keep nodes apart until somebody acts.
             seconds = step.duration_s + (FAULTS_S if step.kind in ("rolling_restart", "rotate") else 0.0)
             self.touch(names, seconds, cut_off=step.kind in CUT_OFF)
