@@ -64,6 +64,8 @@ ABORT_S_MAX = 0.02
 # A starved machine gets a processor for so long at a time, and then waits up to fifty times as long.
 SLICE_S = 0.002
 STARVED_MAX = 50
+# The share of the faults of disks that strike an agent which runs, and how soon the others are started again.
+RUNS_ON, RESTARTED_S = 0.3, 0.05
 
 
 class MembershipFaults(Faults):
@@ -154,6 +156,23 @@ class MembershipFaults(Faults):
         self.hits["a disk was lost"] += 1
         self.cut_power([node], step)
         node.replace_disk()
+
+    def _full_disk(self, step: Step) -> None:
+        """Leaves a disk without room, mostly when its agent begins anew."""
+        super()._full_disk(step)
+        self._begin_anew(step)
+
+    def _failing_disk(self, step: Step) -> None:
+        """Has a disk fail some calls, mostly when its agent begins anew."""
+        super()._failing_disk(step)
+        self._begin_anew(step)
+
+    def _begin_anew(self, step: Step) -> None:
+        node = self._node(step)
+        agent = node.agents.get(MEMBERSHIP)
+        if step.amount > RUNS_ON and agent is not None and agent.is_running:
+            node.kill(MEMBERSHIP)
+            self.cluster.scheduler.after(RESTARTED_S, lambda: self._start(node, MEMBERSHIP))
 
     # Wires
 

@@ -157,7 +157,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "a death that is heard of needs a suspicion of one's own",
         MEMBERSHIP,
         ((Roster, "_merge_death", _believe_death_at_once),),
-        ("deafen", "filter"),
+        ("isolate", "clog_node"),
     ),
     PlantedBug(
         "no lateness guard",
@@ -202,7 +202,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "different tables have different digests",
         MEMBERSHIP,
         ((table, "checksum", _linear_checksum),),
-        ("deafen", "isolate"),
+        ("deafen",),
     ),
     PlantedBug(
         "the dead are never asked again",

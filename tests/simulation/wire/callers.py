@@ -11,9 +11,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from agent.common.errors import RainStormError
-from agent.common.shell import disk, network, threads
+from agent.common.shell import disk, network, seam, threads
 from agent.wire import auth
-from agent.wire.client import Address, Client, Target
+from agent.wire.client import CONNECT_TIMEOUT_S, Address, Client, Target
 from agent.wire.connection import FileSlice
 from tests.simulation.machine.cluster import OPERATOR
 from tests.simulation.machine.host import Machine
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from tests.simulation.machine.process import Process
     from tests.simulation.wire.cluster import WireCluster
 
-TIMEOUTS_S = (0.05, 0.3, 1.0, 3.0)
+TIMEOUTS_S = (0.05, 0.3, 1.0, 3.0, 6.0)
 THINK_S_MAX = 0.2
 # What a call may take beyond its deadline: a few steps, with threads that are suspended for a moment.
 SLACK_S = 0.1
-# A closed client wakes what waits for its sockets.
-CLOSED_S = 0.1
+# A closed client wakes what waits for its sockets; what is connecting ends within its own limit.
+CLOSED_S = CONNECT_TIMEOUT_S + 0.1
 SMALL, BIG = 100, 100_000
 PARTS = 6
 
@@ -45,6 +45,7 @@ class Caller:
         self._stopping = False
         self._number = 0
         self.outcomes: Counter[str] = Counter()
+        self._in_progress: Counter[Client] = Counter()
         self.process: Process = self._begin()
 
     @property
@@ -72,20 +73,19 @@ class Caller:
 
     def _begin(self) -> Process:
         process = self.machine.process("caller")
-        process.start("main", self._main)
-        return process
-
-    def _main(self) -> None:
-        self._tls, self._local = Client(auth.client_context(OPERATOR)), Client(None)
+        with seam.use(process.seam):
+            self._tls, self._local = Client(auth.client_context(OPERATOR)), Client(None)
         for index in range(self._threads_max):
-            threads.start(f"caller-{index}", self._run)
+            process.start(f"caller-{index}", self._run)
+        return process
 
     def _close(self) -> None:
         before, self._tls = self._tls, Client(auth.client_context(OPERATOR))
         before.close()
         threads.sleep(CLOSED_S)
+        left = self._in_progress[before]
         self._cluster.require(
-            not before.busy or self.is_paused, f"W5: {self.machine.name} has calls on a closed client"
+            not left or self.is_paused, f"W5: {left} calls of {self.machine.name} wait on a closed client"
         )
 
     def _run(self) -> None:
@@ -106,11 +106,14 @@ class Caller:
         client, target = self._tls, self._target(name)
         if isinstance(target, str):
             client = self._local
+        self._in_progress[client] += 1
         try:
             self._ask(client, target, number, timeout_s, draw)
             outcome = "answered"
         except RainStormError as error:
             outcome = error.code
+        finally:
+            self._in_progress[client] -= 1
         took_s = threads.monotonic() - began
         self.outcomes[outcome] += 1
         late = took_s > timeout_s + SLACK_S + self._cluster.stalled_s and not self.is_paused
@@ -132,12 +135,12 @@ class Caller:
                 found = client.ask(target, Echo(number, 2), data, timeout_s=timeout_s)
                 self._check(found.message.number == number and bytes(found.payload) == data * 2, "echo")
             case 2:
-                seconds = draw % 1000 / 1000
+                seconds = draw % 6000 / 1000
                 answer = client.ask(target, Wait(number, seconds), timeout_s=timeout_s)
                 self._check(answer.message.number == number, "wait")
             case 3:
                 offset = draw % FILE_BYTES
-                length = min(5000, FILE_BYTES - offset)
+                length = min(5000 if draw % 5 else FILE_BYTES, FILE_BYTES - offset)
                 part = client.ask(target, ReadFile(number, offset, length), timeout_s=timeout_s)
                 self._check(bytes(part.payload) == CONTENT[offset : offset + length], "part of a file")
             case 4:
