@@ -199,9 +199,7 @@ class Scheduler:
             raise ProcessLookupError(f"{process.name} was killed during the call")
         return outcome[0]
 
-    def rest(
-        self, *, quiet_s: float = 0.5, limit_s: float = 600.0, slots_older_s: float = 0.0
-    ) -> list[str]:
+    def rest(self, *, quiet_s: float = 0.5, limit_s: float = 600.0, slots_older_s: float = 0.0) -> list[str]:
         """Runs until nothing happens for ``quiet_s``, then returns what should not be so at rest.
 
         A lock that is held, a slot that is missing, an unresolved future that somebody waits for, a thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.simulation.machine.schedule import Schedule, Step
+from tests.simulation.machine.wires import Quality
 
 FOUND: dict[str, Schedule] = {
     # The digest of a table was the XOR of CRCs: equal differences of two records cancelled each other out, so
@@ -25,5 +26,25 @@ FOUND: dict[str, Schedule] = {
     # Events are counted from 1 in each life of an agent: a follower of the earlier one missed the first.
     "a follower across a restart": Schedule(
         seed=32, size=3, variant="swim 3 0", steps=(Step(7.5, "power_all", (), 2.0),)
+    ),
+    # A sync failed, so that a page of the voter's log was in memory alone; the agent began anew, read it, and
+    # appended behind it. The next loss of power left a hole with good records behind: a voter lost for good.
+    "a log that was read from memory alone": Schedule(
+        seed=64,
+        size=5,
+        variant="heartbeat 3 0.001",
+        quality=Quality(
+            latency_s_min=0.001, latency_s_max=0.08, loss=0.1, duplication=0.1, reorder=0.0, reorder_s=0.2
+        ),
+        steps=(
+            Step(at_s=0.241, kind="failing_disk", nodes=("vm1",), duration_s=1.0, amount=0.092),
+            Step(at_s=1.287, kind="failing_disk", nodes=("vm2",), duration_s=2.0, amount=0.003),
+            Step(at_s=1.438, kind="full_disk", nodes=("vm3",), duration_s=2.0, amount=0.776),
+            Step(at_s=2.764, kind="full_disk", nodes=("vm5",), duration_s=0.3, amount=0.831),
+            Step(at_s=3.047, kind="failing_disk", nodes=("vm5",), duration_s=0.05, amount=0.958),
+            Step(at_s=4.565, kind="power", nodes=("vm4",), duration_s=2.0, amount=0.825),
+            Step(at_s=6.131, kind="failing_disk", nodes=("vm5",), duration_s=0.05, amount=0.447),
+            Step(at_s=6.697, kind="power", nodes=("vm1",), duration_s=0.05, amount=0.486),
+        ),
     ),
 }
