@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from agent.common import register
 from agent.common.errors import AlreadyExists
 from agent.common.register import (
     ZERO,
