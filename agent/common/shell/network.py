@@ -29,13 +29,18 @@ IP_RECVERR = 11
 EVENT_READ, EVENT_WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 # Ends both directions of a connection.
 SHUT_RDWR = socket.SHUT_RDWR
-# A peer that is silent for half a minute is asked, and given up 20 s later: no partition that is worth waiting
-# for is longer, and each connection to a dead peer costs a thread meanwhile.
+# A peer that is silent for half a minute is asked, and given up 20 s later: no partition that is worth
+# waiting for is longer, and each connection to a dead peer costs a thread meanwhile.
 KEEP_ALIVE_IDLE_S, KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_PROBES = 30, 5, 4
 
 
 class Socket(Protocol):
     """What shells use of ``socket.socket`` and ``ssl.SSLSocket``."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *args: Any) -> None:
+        """Closes the descriptor."""
 
     @property
     def family(self) -> int: ...

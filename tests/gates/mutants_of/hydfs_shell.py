@@ -90,7 +90,7 @@ MUTANTS: tuple[Mutant, ...] = (
         STORE,
         "self.index[key] = replace(meta, state=state, doubtful=True)",
         "self.index[key] = replace(meta, state=state)",
-        OF_STORE,
+        OF_JOURNAL,
     ),
     Mutant(
         "a store whose disk fails ends its agent",

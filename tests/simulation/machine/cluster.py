@@ -42,6 +42,8 @@ QUIET_S = 0.01
 QUIET_WITHIN_S = 30.0
 # So often a process may log the same problem within a minute in which nothing is wrong.
 PROBLEMS_A_MINUTE = 6
+# And within a run, whatever its faults: each agent tries again less and less often.
+PROBLEMS_MAX = 150
 OPERATOR = TlsConfig("/etc/rainstorm/ca.pem", "/etc/rainstorm/own.pem", "/etc/rainstorm/own.key")
 GOSSIP_KEY = "/etc/rainstorm/gossip.key"
 DATA_FOLDER = "/var/lib/rainstorm"
@@ -228,7 +230,7 @@ class Cluster:
             self.scheduler.run_for(self.looks_apart_s)
             seen &= set(self._look())
         minutes = (self.scheduler.now - began) / 60
-        return sorted(seen) + self.log.repeated(max(2, round(PROBLEMS_A_MINUTE * minutes)))
+        return sorted(seen) + self.log.repeated(max(2, round(PROBLEMS_A_MINUTE * minutes)), PROBLEMS_MAX)
 
     def _look(self) -> list[str]:
         try:

@@ -25,6 +25,8 @@ class Logbook(logging.Handler):
         self._recent: deque[tuple[float, str, logging.LogRecord]] = deque(maxlen=RECENT_LINES)
         # How often each process has logged each kind of problem since ``forget``.
         self.problems: Counter[tuple[str, str]] = Counter()
+        # The same since the beginning.
+        self.all_problems: Counter[tuple[str, str]] = Counter()
         self._logger = logging.getLogger("agent")
         self._before = self._logger.level, self._logger.propagate
         self._logger.setLevel(level)
@@ -37,6 +39,7 @@ class Logbook(logging.Handler):
         self._recent.append((self._scheduler.now, process, record))
         if record.levelno >= logging.WARNING or "error=" in record.msg:
             self.problems[process, str(record.msg)] += 1
+            self.all_problems[process, str(record.msg)] += 1
 
     def note(self, text: str) -> None:
         """Keeps a line of the schedule itself."""
@@ -47,12 +50,13 @@ class Logbook(logging.Handler):
         """Begins to count problems anew."""
         self.problems.clear()
 
-    def repeated(self, count_max: int) -> list[str]:
-        """Returns a line for each problem that came more often than ``count_max`` times."""
+    def repeated(self, count_max: int, total_max: int) -> list[str]:
+        """Returns a line for each problem that came too often, lately or in all."""
         return [
             f"{process} logged {count} times: {line}"
-            for (process, line), count in sorted(self.problems.items())
-            if count > count_max
+            for problems, limit in ((self.problems, count_max), (self.all_problems, total_max))
+            for (process, line), count in sorted(problems.items())
+            if count > limit
         ]
 
     def recent(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from tests.simulation.machine.kernel import Backlog, DatagramPort, KernelObject, StreamEnd, failure
 from tests.simulation.machine.thread import SimThread
@@ -31,7 +31,7 @@ class SimSocket:
         # How long sending may take, whatever the time-out is (SO_SNDTIMEO).
         self.send_timeout_s: float | None = None
 
-    def __enter__(self) -> SimSocket:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,1 +1,1 @@
-"""Membership agents under the simulator: a cluster, its neighbours and clients, schedules of faults, checks."""
+"""Membership agents under the simulator: a cluster, its neighbours and clients, faults, checks."""

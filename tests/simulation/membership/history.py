@@ -3,7 +3,8 @@
 M1 one view for each version, one leader for each term, terms never go back; M2 nobody is believed dead or
 evicted whom no fault touched, except by a node that was itself cut off; M3 no record is newer than the node
 that it speaks of; M4 lives never go back: the boots in the view, and what one life of an observer believes,
-only grow; M15 only those are evicted whom somebody believed dead or gone; M13 no two lives share a node id, and a disk keeps its identity.
+only grow; M15 only those are evicted whom somebody believed dead or gone; M13 no two lives share a node id,
+and a disk keeps its identity.
 
 The first violations are kept and not raised: what a thread of an agent raises ends that agent only.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from agent.common.errors import RainStormError
@@ -78,12 +79,18 @@ def carry_out(cluster: MembershipCluster, name: str, act: Act) -> None:
     Raises:
         AssertionError: it is not.
     """
+    outcome = ""
     for _ in range(ATTEMPTS):
         order = Order(cluster, name, act)
-        cluster.wait_for(lambda order=order: order.is_over, NEWS_S, "M9: an order has its answer")
-        if order.outcome == "carried out":
+        cluster.wait_for(functools.partial(_is_over, order), NEWS_S, "M9: an order has its answer")
+        outcome = order.outcome
+        if outcome == "carried out":
             return
-    raise cluster.broken([f"M9: {name} does not carry out an order in a healed cluster: {order.outcome}"])
+    raise cluster.broken([f"M9: {name} does not carry out an order in a healed cluster: {outcome}"])
+
+
+def _is_over(order: Order) -> bool:
+    return order.is_over
 
 
 def rotate(client: MembershipClient) -> None:

@@ -1,4 +1,4 @@
-"""Visitors that no agent may be harmed by: silent, malformed, cut off in the middle, of another cluster, forged.
+"""Visitors that no agent may be harmed by: silent, malformed, cut off, of another cluster, forged.
 
 Each visit is a thread of a machine that is no node. What it is answered does not matter: the checks are that
 no agent crashes, believes anything of it, or keeps anything for it when it is gone.
@@ -46,7 +46,7 @@ KINDS = (
     "view.memory",
     "no.such.request",
 )
-FIELDS = ("version", "wait_s", "since", "name", "service", "heard", "digest", "parts", "key", "ballot", "value")
+FIELDS = tuple("version wait_s since name service heard digest parts key ballot value".split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _end_silently(self: Transport) -> None:
 def _replace_in_memory(path: Path, text: str) -> None:
     disk.makedirs(path.parent)
     fresh = path.with_suffix(".new")
-    with disk.opened(fresh, disk.os.O_WRONLY | disk.os.O_CREAT | disk.os.O_TRUNC) as descriptor:
+    with disk.opened(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
         disk.write_fully(descriptor, text.encode())
     disk.rename(fresh, path)
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from agent.common.shell import disk, threads, worker
-from agent.common.shell.worker import Pool
 from agent.hydfs.core import postponed
 from agent.hydfs.core.block import PromiseEntry, RefusedCopies
 from agent.hydfs.core.events import (
@@ -103,6 +102,11 @@ def _promise_without_doubt(self: Replica, event: PromiseRequested) -> Any:
     return _promise(self, replace(event, doubtful=False))
 
 
+def _trusted_crc(self: Store, key: Any, length: int) -> int:
+    """Says what the journal says, without a look at the file, which would show the hole."""
+    return self.index[key].crc
+
+
 # Disks
 
 _fdatasync = disk.fdatasync
@@ -142,6 +146,14 @@ def _repair_unguarded(self: Repair, name: str, metas: Any) -> None:
 
 def _keep_the_place(self: Transfers, part: Any) -> None:
     part.abandon()
+
+
+_refuse = Store._refuse
+
+
+def _refuse_silently(self: Store, job: Any, code: str) -> None:
+    _refuse(self, job, code)
+    job.done = _nothing
 
 
 def _close_silently(self: Any) -> None:
@@ -211,7 +223,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "writes behind a refused record",
         "nothing is written behind a refused record",
         MOMENT,
-        ((RefusedCopies, "admits", lambda self, entry: True),),
+        ((RefusedCopies, "admits", lambda self, entry: True), (Store, "crc_of", _trusted_crc)),
         ("refused_record",),
     ),
     PlantedBug(
@@ -299,10 +311,11 @@ BUGS: tuple[PlantedBug, ...] = (
         ("failing_disk",),
     ),
     PlantedBug(
-        "future of a dropped call never ends",
-        "whoever waits for a call hears that it will not be made",
+        "refused write never answered",
+        "whoever waits for the disk hears that it refused",
         STORE,
-        ((Pool, "_cancel", staticmethod(_nothing)),),
+        ((Store, "_refuse", _refuse_silently),),
+        ("full_disk",),
     ),
     PlantedBug(
         "handshake in the accept thread",

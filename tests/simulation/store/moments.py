@@ -14,9 +14,11 @@ from unittest import mock
 from agent.common.shell import threads
 from agent.hydfs.client import HydfsClient
 from agent.hydfs.core.events import BlockOpened
+from agent.hydfs.core.ring import block_token, ring_of
 from agent.hydfs.messages.block import Seal
 from agent.hydfs.messages.file import FileStat
 from agent.hydfs.shell.replica import Replicas
+from agent.hydfs.shell.takeover import Sealer
 from agent.wire import auth
 from agent.wire.client import Address, Client
 from tests.simulation.machine.cluster import OPERATOR
@@ -30,6 +32,7 @@ from tests.simulation.store.world import StoreRun, small_sizes
 
 ALWAYS = 1 << 30
 APPENDED_S = 30.0
+SETTLED_S = 30.0
 # Long enough to give up a silent coordinator and have its block sealed.
 ATTEMPT_S = 4.0
 
@@ -37,11 +40,16 @@ ATTEMPT_S = 4.0
 class Moment(StoreRun):
     """A run whose faults and appends a moment makes itself."""
 
-    def __init__(self, seed: int | str, size: int = 5) -> None:
-        super().__init__(Schedule(seed, size), ack="all", with_clients=False)
+    def __init__(self, seed: int | str, ack: str, size: int) -> None:
+        super().__init__(Schedule(seed, size), ack=ack, with_clients=False)
         self._processes: dict[str, Process] = {}
         self.cluster.start()
         self.authority.begin(self.cluster)
+        # While disks are new, promises are doubtful.
+        self.cluster.wait_until(self._all_settled, SETTLED_S)
+
+    def _all_settled(self) -> bool:
+        return not any(service._new_disk.pending for service in self.services().values())
 
     def append(self, writer: str, sequence: int, through: str, size: int = 20) -> None:
         """Begins to append a line, again until it is acknowledged."""
@@ -90,6 +98,11 @@ class Moment(StoreRun):
         """Returns the nodes that are not among these."""
         return [node for node in self.cluster.nodes.values() if node not in nodes]
 
+    def isolate(self, node: Node) -> None:
+        """Lets nothing through between a node and the others."""
+        for other in self.others([node]):
+            self.cluster.wires.cut(node.address, other.address)
+
     def target(self, name: str) -> Address:
         """Returns where an agent listens."""
         node = self.cluster.nodes[name]
@@ -103,9 +116,9 @@ class Moment(StoreRun):
 
 
 @contextmanager
-def _moment(seed: int | str, size: int = 5) -> Iterator[Moment]:
+def _moment(seed: int | str, ack: str = "all", size: int = 5) -> Iterator[Moment]:
     with small_sizes():
-        found = Moment(seed, size)
+        found = Moment(seed, ack, size)
         with found.cluster:
             found.ask("vm1", lambda hydfs: hydfs.create(LOG))
             yield found
@@ -170,70 +183,91 @@ def refused_record(seed: int | str) -> None:
 
 
 def late_coordinator(seed: int | str) -> None:
-    """Stops a node that has just opened a block, and has the others seal the block, empty, behind its back.
+    """Stops a node that has just opened a block, and has a replica seal the block, empty, behind its back.
 
     When it goes on it has an append to do; the replicas that it writes to have dropped their copies.
     """
-    stopped: list[Node] = []
+    opened: list[BlockOpened] = []
     with _moment(seed) as moment:
-        post = Replicas.post
+        cluster, post = moment.cluster, Replicas.post
 
         def post_and_stop(self: Replicas, event: Any) -> None:
-            if isinstance(event, BlockOpened) and not stopped:
-                stopped.append(moment.cluster.nodes[self.peers.me])
-                stopped[0].pause()
+            if isinstance(event, BlockOpened) and not opened:
+                opened.append(event)
+                node = cluster.nodes[self.peers.me]
+                moment.isolate(node)
+                node.pause()
             post(self, event)
 
+        file_id = moment.ask("vm1", lambda hydfs: hydfs.stat(LOG)).file_id
+        first = ring_of(tuple(cluster.nodes)).walk(block_token(file_id, 0))[0]
         with mock.patch.object(Replicas, "post", post_and_stop):
-            moment.append("c1", 0, "vm1")
-            moment.cluster.wait_until(lambda: stopped, 10.0)
-            through = next(name for name in moment.cluster.nodes if name not in ("vm1", stopped[0].name))
-            moment.append("c2", 0, through)
-            moment.cluster.wait_until(
-                lambda: any(writer == "c2" for _, writer, _, _ in moment.history.acked), 20.0
-            )
-            stopped[0].resume()
+            moment.append("c1", 0, first)
+            cluster.wait_until(lambda: opened, 10.0)
+            coordinator, replica, other = opened[0].replicas
+            neighbour = cluster.client("neighbour", on=other)
+            asking = neighbour.start("seal", _seal, moment.target(replica), Seal(file_id, 0, LOG))
+            cluster.wait_until(lambda: not asking.is_alive(), 10.0)
+            cluster.scheduler.run_for(cluster.random.uniform(0.0, 0.1))
+            cluster.wires.heal()
+            cluster.nodes[coordinator].resume()
             moment.await_appends()
 
 
 def new_disk_speaks(seed: int | str) -> None:
-    """Replaces the disk of one replica while another is silent, and the coordinator's machine is gone."""
-    with _moment(seed) as moment:
+    """Replaces the disk of the only replica that can be asked to seal a block.
+
+    Of seven nodes five vote, so that in most seeds there is a majority without the three replicas.
+    """
+    with _moment(seed, size=7) as moment:
+        cluster = moment.cluster
         for sequence in range(3):
             moment.append("c1", sequence, "vm1")
             moment.await_appends()
-        _, (coordinator, replaced, silent) = moment.open_block("vm1")
-        silent.pause()
+        _, (coordinator, replaced, hidden) = moment.open_block("vm1")
+        cluster.wires.cut(replaced.address, hidden.address)
         coordinator.power_off("everything")
         replaced.power_off()
         replaced.replace_disk()
         replaced.start_all()
-        through = moment.others([coordinator, replaced, silent])[0].name
+        cluster.wait_until(lambda: replaced.agents[SERVICE].is_ready, 5.0)
+        through = moment.others([coordinator, replaced, hidden])[0].name
         moment.append("c2", 0, through)
-        moment.cluster.scheduler.run_for(12.0)
-        silent.resume()
+        cluster.scheduler.run_for(6.0)
 
 
 def lost_promise(seed: int | str) -> None:
-    """Has a replica promise, lose its power before any seal, and hear of the old coordinator again."""
-    with _moment(seed) as moment:
-        cluster = moment.cluster
+    """Stops a node between the promises that it got and the seal; a replica that promised loses its power.
+
+    The old coordinator writes to that replica again. A promise that was durable still holds.
+    """
+    stopped: list[Node] = []
+    with _moment(seed, "quorum") as moment:
+        cluster, seal_in_table = moment.cluster, Sealer.seal_in_table
         for sequence in range(2):
             moment.append("c1", sequence, "vm1")
             moment.await_appends()
-        _, replicas = moment.open_block("vm1")
-        coordinator, sealing, other = replicas
-        for far in (coordinator, other):
-            cluster.wires.cut(sealing.address, far.address)
-        through = moment.others(replicas)[0]
-        for far in (coordinator, other):
-            cluster.wires.cut(through.address, far.address)
-        moment.append("c2", 0, through.name)
-        cluster.scheduler.run_for(moment.cluster.random.uniform(0.2, 4.0))
-        sealing.power_off()
-        cluster.wires.heal()
-        sealing.start_all()
-        moment.append("c1", 2, coordinator.name)
+        file_id, (coordinator, promising, sealing) = moment.open_block("vm1")
+
+        def stop_and_seal(self: Sealer, effect: Any) -> Any:
+            if self.peers.me == sealing.name and not stopped:
+                stopped.append(sealing)
+                sealing.pause()
+            return seal_in_table(self, effect)
+
+        cluster.wires.cut(sealing.address, coordinator.address)
+        neighbour = cluster.client("neighbour", on=promising.name)
+        with mock.patch.object(Sealer, "seal_in_table", stop_and_seal):
+            neighbour.start("seal", _seal, moment.target(sealing.name), Seal(file_id, 0, LOG))
+            cluster.wait_until(lambda: stopped, 10.0)
+            promising.power_off("nothing")
+            promising.start_all()
+            cluster.wait_until(lambda: promising.agents[SERVICE].is_ready, 5.0)
+            moment.append("c1", 2, coordinator.name)
+            cluster.scheduler.run_for(cluster.random.uniform(0.05, 0.4))
+            sealing.resume()
+            cluster.wires.heal()
+            moment.await_appends()
 
 
 MOMENTS: dict[str, Callable[[int | str], None]] = {

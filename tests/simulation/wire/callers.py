@@ -14,7 +14,7 @@ from agent.common.errors import RainStormError
 from agent.common.shell import disk, network, threads
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target
-from agent.wire.connection import FileSlice, Payload
+from agent.wire.connection import FileSlice
 from tests.simulation.machine.cluster import OPERATOR
 from tests.simulation.machine.host import Machine
 from tests.simulation.wire.agent import CONTENT, FILE, FILE_BYTES, WIRE, Echo, Fail, OpenFile, ReadFile, Wait
@@ -143,9 +143,9 @@ class Caller:
             case 4:
                 self._send_file(client, target, number, timeout_s)
             case 5:
-                parts: Payload = [bytes([index]) * (size // PARTS) for index in range(PARTS)]
+                parts = [bytes([index]) * (size // PARTS) for index in range(PARTS)]
                 found = client.ask(target, Echo(number), parts, timeout_s=timeout_s)
-                self._check(bytes(found.payload) == b"".join(bytes(part) for part in parts), "parts")
+                self._check(bytes(found.payload) == b"".join(parts), "parts")
             case 6 if isinstance(target, str):
                 self._open_file(client, target, number, timeout_s)
             case _:

@@ -7,6 +7,7 @@ import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.common.shell import network, threads
@@ -40,9 +41,9 @@ def run(visit: Visit, door: Door) -> None:
         visit(door, threads.random_source())
 
 
-def _connect(door: Door, *, greet: bool = True) -> Socket:
+def _connect(door: Door, *, greet: bool = True) -> Any:
     if door.path:
-        sock: Socket = network.dial_unix(door.path, CONNECT_S)
+        sock: Any = network.dial_unix(door.path, CONNECT_S)
     else:
         plain = network.dial_tcp(door.address, door.port, CONNECT_S)
         sock = SimTls("operator", check_hostname=False).wrap_socket(plain)

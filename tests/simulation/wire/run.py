@@ -43,7 +43,8 @@ EXTRA: dict[str, int | str] = {
     "filter_caller": 1,
 }
 MOMENTS = (
-    *("answered", "DEADLINE_EXCEEDED", "CONNECTION_LOST", "UNREACHABLE", "OVERLOADED", "NOT_FOUND", "INTERNAL"),
+    *("answered", "DEADLINE_EXCEEDED", "CONNECTION_LOST", "UNREACHABLE", "OVERLOADED", "NOT_FOUND"),
+    "INTERNAL",
     *("client closed", "caller killed", "caller without power", "agent stopped under load", "visitors"),
     *("connection refused: too many", "crowded"),
 )
