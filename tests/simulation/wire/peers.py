@@ -11,7 +11,6 @@ from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.common.shell import network, threads
-from agent.common.shell.network import Socket
 from agent.wire.codec import framing
 from agent.wire.codec.framing import Frame
 from tests.simulation.machine.tls import SimTls
@@ -20,6 +19,10 @@ CONNECT_S = 1.0
 DRIP_S = 0.05
 FLOOD = 24
 HELLO = framing.encode(Frame({"type": "hello", "version": framing.PROTOCOL_VERSION}))
+# What a server says in a conversation with one request.
+ANSWERS = framing.encode(Frame({"ok": True, "version": framing.PROTOCOL_VERSION})) + framing.encode(
+    Frame({"ok": True, "number": 1}, b"x" * 40)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,11 @@ def run(visit: Visit, door: Door) -> None:
         visit(door, threads.random_source())
 
 
-def _connect(door: Door, *, greet: bool = True) -> Any:
+def connect(door: Door, *, greet: bool = True) -> Any:
+    """Returns a connection to the agent, greeted if need be."""
+    sock: Any
     if door.path:
-        sock: Any = network.dial_unix(door.path, CONNECT_S)
+        sock = network.dial_unix(door.path, CONNECT_S)
     else:
         plain = network.dial_tcp(door.address, door.port, CONNECT_S)
         sock = SimTls("operator", check_hostname=False).wrap_socket(plain)
@@ -54,7 +59,7 @@ def _connect(door: Door, *, greet: bool = True) -> Any:
     return sock
 
 
-def _take_frame(sock: Socket) -> None:
+def _take_frame(sock: Any) -> None:
     sock.settimeout(CONNECT_S)
     prefix = b""
     while len(prefix) < framing.PREFIX.size:
@@ -64,30 +69,32 @@ def _take_frame(sock: Socket) -> None:
         left -= len(_some(sock, left))
 
 
-def _some(sock: Socket, size: int) -> bytes:
-    data = sock.recv(size)
+def _some(sock: Any, size: int) -> bytes:
+    data: bytes = sock.recv(size)
     if not data:
         raise ConnectionResetError("the server closed the connection")
     return data
 
 
-def _request(number: int, times: int, size: int) -> bytes:
+def request(number: int, times: int, size: int) -> bytes:
+    """Returns the frame of a request."""
     header = {"type": "echo", "number": number, "times": times, "timeout_s": 1.0}
-    return framing.encode(Frame(header, b"x" * size))
+    frame: bytes = framing.encode(Frame(header, b"x" * size))
+    return frame
 
 
 def never_read(door: Door, chance: random.Random) -> None:
     """Asks for much and reads nothing."""
-    with _connect(door) as sock:
+    with connect(door) as sock:
         for number in range(3):
-            sock.sendall(_request(number, 10, 50_000))
+            sock.sendall(request(number, 10, 50_000))
         threads.sleep(door.seconds)
 
 
 def drip(door: Door, chance: random.Random) -> None:
     """Sends a request byte by byte, and breaks off somewhere."""
-    data = _request(1, 1, 20)
-    with _connect(door) as sock:
+    data = request(1, 1, 20)
+    with connect(door) as sock:
         for index in range(chance.randrange(len(data))):
             sock.sendall(data[index : index + 1])
             threads.sleep(DRIP_S)
@@ -95,9 +102,9 @@ def drip(door: Door, chance: random.Random) -> None:
 
 def break_off(door: Door, chance: random.Random) -> None:
     """Closes the connection at any byte of what it sends, or keeps it open without another word."""
-    data = HELLO + _request(1, 1, 200)
+    data = HELLO + request(1, 1, 200)
     for _ in range(6):
-        with _connect(door, greet=False) as sock:
+        with connect(door, greet=False) as sock:
             sock.sendall(data[: chance.randrange(len(data))])
             if chance.random() < 0.3:
                 threads.sleep(door.seconds / 6)
@@ -105,14 +112,14 @@ def break_off(door: Door, chance: random.Random) -> None:
 
 def say_nothing(door: Door, chance: random.Random) -> None:
     """Connects, perhaps greets, and is silent."""
-    with _connect(door, greet=chance.random() < 0.5):
+    with connect(door, greet=chance.random() < 0.5):
         threads.sleep(door.seconds)
 
 
 def say_nothing_at_all(door: Door, chance: random.Random) -> None:
     """Does not even begin the handshake."""
     if not door.path:
-        with network.dial_tcp(door.address, door.port, CONNECT_S):
+        with contextlib.closing(network.dial_tcp(door.address, door.port, CONNECT_S)):
             threads.sleep(door.seconds)
 
 
@@ -127,17 +134,17 @@ def lie(door: Door, chance: random.Random) -> None:
         framing.encode(Frame({"error": {"code": "X"}})),
     )
     for data in broken:
-        with contextlib.suppress(OSError), _connect(door) as sock:
+        with contextlib.suppress(OSError), connect(door) as sock:
             sock.sendall(data)
             sock.recv(100)
 
 
 def flood(door: Door, chance: random.Random) -> None:
     """Opens many connections at once."""
-    opened: list[Socket] = []
+    opened: list[Any] = []
     try:
         for _ in range(FLOOD):
-            opened.append(_connect(door, greet=False))
+            opened.append(connect(door, greet=False))
         threads.sleep(min(door.seconds, 0.5))
     finally:
         for sock in opened:
