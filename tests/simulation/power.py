@@ -17,7 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.simulation.planted import membership, membership_shell, rainstorm, rainstorm_shell, register, store
+from tests.simulation.planted import (
+    membership,
+    membership_shell,
+    rainstorm,
+    rainstorm_shell,
+    register,
+    store,
+    wire,
+)
 
 SEEDS_MAX = 300
 LIMIT_S = 90.0
@@ -59,6 +67,7 @@ def candidates() -> list[Candidate]:
             *rainstorm_shell.BUGS,
             *register.BUGS,
             *store.BUGS,
+            *wire.BUGS,
         )
     ]
     return found

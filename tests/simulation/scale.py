@@ -1,11 +1,13 @@
 """Thousands of nodes: the same detector core, timed and weighed (``python -m tests.simulation.scale``).
 
 A formed group of N nodes runs quietly, then some die; measured are the bytes that a node sends, how long it
-takes until every survivor holds the dead for dead, and how fast the simulation is. What differs from
-``MembershipHost``: only the detector runs (no view register), the group is formed from the start, datagrams
-are encoded by the real codec to be weighed, but the receiver is handed the immutable ``Datagram`` itself (one
-in a thousand is decoded and compared), and the seal is counted, not computed. Member tables share what is
-equal: a node keeps only the records that differ from those at the start.
+takes until every survivor believes the dead to be dead, and how fast the simulation is.
+
+Thousands of agents with their threads are out of reach, so the group drives the cores: only the detector runs
+(no view register), the group is formed from the start, datagrams are encoded by the real codec to be weighed,
+but the receiver is handed the immutable ``Datagram`` itself (one in a thousand is decoded and compared), and
+the seal is counted, not computed. Member tables share what is equal: a node keeps only the records that
+differ from those at the start.
 """
 
 from __future__ import annotations

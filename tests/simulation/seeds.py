@@ -17,16 +17,16 @@ SEEDS_DEFAULT = 50
 
 
 def seed_ranges(quick: int = 3, full: int = SEEDS_DEFAULT) -> list[Any]:
-    """Returns the parameters of a test: the quick seeds and the others, each with its marker."""
+    """Returns the parameters of a test: the quick seeds, if any, and the others, each with its marker."""
     last = int(os.environ.get("SEEDS", full))
-    return [
-        pytest.param(range(quick), marks=pytest.mark.simulation_quick, id=f"seeds-0-{quick - 1}"),
-        pytest.param(
-            range(quick, max(quick, last)),
-            marks=[pytest.mark.simulation, pytest.mark.timeout(1800)],
-            id=f"seeds-{quick}-{last - 1}",
-        ),
-    ]
+    rest = pytest.param(
+        range(quick, max(quick, last)),
+        marks=[pytest.mark.simulation, pytest.mark.timeout(1800)],
+        id=f"seeds-{quick}-{last - 1}",
+    )
+    if not quick:
+        return [rest]
+    return [pytest.param(range(quick), marks=pytest.mark.simulation_quick, id=f"seeds-0-{quick - 1}"), rest]
 
 
 def each(seeds: Iterable[int], scenario: Callable[[int], Any]) -> list[Any]:

@@ -12,6 +12,7 @@ from tests.simulation.rainstorm import scenario as rainstorm
 from tests.simulation.rainstorm import whole
 from tests.simulation.register import world as register
 from tests.simulation.store import world as store
+from tests.simulation.wire import run as wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ def _scenario(seed: int | str) -> Outcome:
     return Outcome("")
 
 
+def _wire(seed: int | str) -> Outcome:
+    found = wire.run(wire.schedule_of(seed))
+    return Outcome(found.trace, found.hits)
+
+
 def _store(seed: int | str) -> Outcome:
     found = store.run(store.schedule_of(seed))
     return Outcome(found.cluster.trace(), found.hits)
@@ -99,6 +105,7 @@ SUBSYSTEMS: dict[str, Subsystem] = {
         replay=whole.run,
         one_of=10,
     ),
+    "wire": Subsystem(_wire, wire.MOMENTS, schedule=wire.schedule_of, replay=wire.run),
     "register": Subsystem(
         _register,
         register.MOMENTS,

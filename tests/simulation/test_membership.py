@@ -66,7 +66,7 @@ def kill_one(seed: int) -> float:
         return took
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=5, full=20))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=2, full=20))
 def test_a_crash_is_in_the_view_in_time(seeds: range) -> None:
     times = each(seeds, kill_one)
     if times:
@@ -102,7 +102,7 @@ def kill_leader(seed: int) -> None:
         assert final.nodes["vm1"].boot == 2
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=15))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=6))
 def test_a_dead_leader_is_replaced_under_a_higher_term(seeds: range) -> None:
     each(seeds, kill_leader)
 
@@ -125,7 +125,7 @@ def restart_quickly(seed: int) -> None:
         assert known_view(cluster, "vm5").term > before.term, "the life that held the term is over"
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=15))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=6))
 def test_a_restart_faster_than_detection_is_a_new_life(seeds: range) -> None:
     each(seeds, restart_quickly)
 
@@ -149,7 +149,7 @@ def partition_and_heal(seed: int) -> None:
         assert cluster.history.ever_down() == set(minority), "a node of the majority was evicted"
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=15))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=6))
 def test_a_partition_heals_into_one_view(seeds: range) -> None:
     each(seeds, partition_and_heal)
 
@@ -169,7 +169,7 @@ def cut_one_way(seed: int) -> None:
         cluster.wait_for(lambda: cluster.agree_on(cluster.names), 10.0, f"{victim} is back")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=15))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=6))
 def test_a_one_way_cut_removes_that_node_and_nobody_else(seeds: range) -> None:
     each(seeds, cut_one_way)
 
@@ -201,7 +201,7 @@ def lose_most_of_one(seed: int) -> None:
         cluster.wait_for(lambda: cluster.agree_on(cluster.names), 5.0, f"{victim} is well again")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=6))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=3))
 def test_a_node_that_loses_most_datagrams_is_out_and_stays_out(seeds: range) -> None:
     each(seeds, lose_most_of_one)
 
@@ -223,7 +223,7 @@ def deafen_one(seed: int) -> None:
         cluster.wait_for(lambda: cluster.agree_on(cluster.names), 15.0, f"{victim} is well again")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=10))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=4))
 def test_a_node_that_hears_no_datagrams_evicts_nobody(seeds: range) -> None:
     each(seeds, deafen_one)
 
@@ -251,7 +251,7 @@ def kill_under(seed: int, detector: str, suspicion: bool) -> float:
 
 
 @pytest.mark.parametrize(("detector", "suspicion", "limit_s"), VARIANTS)
-@pytest.mark.parametrize("seeds", seed_ranges(quick=2, full=10))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=6))
 def test_every_variant_finds_up_to_five_dead_in_time(
     seeds: range, detector: str, suspicion: bool, limit_s: float
 ) -> None:
@@ -290,7 +290,7 @@ def switch_all(seed: int) -> None:
         assert {sighting.member.name for sighting in cluster.history.deaths(rest)} <= {absent}
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=15))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=6))
 def test_a_switch_reaches_all_and_those_who_join_later_without_a_false_death(seeds: range) -> None:
     each(seeds, switch_all)
 
@@ -302,7 +302,7 @@ def lose_datagrams(seed: int) -> None:
         assert cluster.history.ever_down() == set()
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=1, full=6))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=3))
 def test_twenty_percent_loss_kills_nobody(seeds: range) -> None:
     each(seeds, lose_datagrams)
 
@@ -321,7 +321,7 @@ def pause_again_and_again(seed: int) -> None:
         assert cluster.history.deaths(rest), "five seconds of silence are noticed"
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=15))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=6))
 def test_a_node_that_is_paused_blames_nobody(seeds: range) -> None:
     each(seeds, pause_again_and_again)
 
@@ -345,7 +345,7 @@ def restart_all(seed: int) -> None:
         cluster.wait_for(lambda: cluster.agree_on(cluster.names), 10.0, "the last one is back")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(full=15))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=0, full=6))
 def test_the_whole_cluster_restarts(seeds: range) -> None:
     each(seeds, restart_all)
 
@@ -369,7 +369,7 @@ def lose_a_voters_disk(seed: int) -> None:
         cluster.wait_for(lambda: cluster.agree_on(left, left), 8.0, "three voters decide, one of them new")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=1, full=10))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=1, full=5))
 def test_a_voter_that_lost_its_disk_learns_before_it_votes(seeds: range) -> None:
     each(seeds, lose_a_voters_disk)
 
@@ -390,7 +390,7 @@ def replace_a_voter(seed: int) -> None:
         cluster.wait_for(lambda: cluster.agree_on(left, left), 8.0, "the new voter counts")
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=1, full=10))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=1, full=5))
 def test_a_lost_voter_is_replaced(seeds: range) -> None:
     each(seeds, replace_a_voter)
 
@@ -418,6 +418,6 @@ def watch_neighbours(seed: int) -> None:
         cluster.check(cluster.shut_down())
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=1, full=10))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=1, full=5))
 def test_a_dead_or_hung_service_is_known_everywhere(seeds: range) -> None:
     each(seeds, watch_neighbours)

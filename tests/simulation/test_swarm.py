@@ -29,7 +29,7 @@ def play(seed: int) -> None:
     membership.run(membership.schedule_of(seed))
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=5, full=60))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=3, full=60))
 def test_membership_under_any_schedule(seeds: range) -> None:
     each(seeds, play)
 

@@ -203,14 +203,16 @@ BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "acknowledges for the peer",
         "an append is acknowledged when all replicas have it",
-        STORE,
+        MOMENT,
         ((Replicas, "_send_write", _answer_for_the_peer),),
+        ("lost_after_the_answer",),
     ),
     PlantedBug(
         "forgets who wrote what",
         "an append that comes twice is done once",
-        STORE,
+        MOMENT,
         ((Takeover, "_decide", _forget_writers),),
+        ("lost_answer",),
     ),
     PlantedBug(
         "forgets dropped blocks",
@@ -264,8 +266,9 @@ BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "slot not given back on abort",
         "an aborted put holds no slot",
-        STORE,
+        MOMENT,
         ((Puts, "_require_under_way", staticmethod(_nothing)),),
+        ("aborted_while_waiting",),
     ),
     PlantedBug(
         "idle put kept",

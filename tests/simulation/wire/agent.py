@@ -22,7 +22,8 @@ from agent.wire.server import Server
 
 WIRE: Final = "wire"
 FILE = "/srv/file"
-FILE_BYTES = 60_000
+# More than a connection holds, so that its reader matters.
+FILE_BYTES = 150_000
 WAITING_MAX = 3
 STOP_TIMEOUT_S = 3.0
 

@@ -58,6 +58,11 @@ class WireCluster(Cluster):
         self.scheduler.run_for(seconds)
         self.check(self.violations)
 
+    @property
+    def refused(self) -> int:
+        """Returns how many connections were refused because there were too many; before ``findings``."""
+        return sum(count for (_, line), count in self.log.problems.items() if "too_many" in line)
+
     def agent(self, name: str) -> WireAgent:
         """Returns the agent of a node."""
         found = self.nodes[name].agents[WIRE].service

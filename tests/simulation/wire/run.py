@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from unittest import mock
 
+from agent.wire import server
 from tests.simulation.machine.cluster import Broken
 from tests.simulation.machine.faults import Faults
 from tests.simulation.machine.host import Machine
@@ -23,7 +25,7 @@ from tests.simulation.wire.cluster import WireCluster
 
 FAULTS_S = 4.0
 # The longest time-out of a call, and what the peers of a stopped agent need to see it.
-ENDED_S = 8.0
+ENDED_S = 12.0
 LAST_CALL_S = 3.0
 # After so long a peer that is silent for good is known to be gone.
 SILENT_S = 70.0
@@ -48,8 +50,9 @@ MOMENTS = (
     *("client closed", "caller killed", "caller without power", "agent stopped under load", "visitors"),
     *("connection refused: too many", "crowded"),
 )
-# Small limits, so that a few peers reach them.
+# More calls at once than a client makes, and fewer connections than the flood opens in some schedules.
 CROWD = 40
+CONNECTIONS = (server.CONNECTIONS_MAX, server.CONNECTIONS_MAX, 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ def schedule_of(seed: int | str, only: Sequence[str] = ()) -> Schedule:
     """Returns the schedule of a seed, of ``only`` some kinds of fault when they are named."""
     kinds = tuple(only) or (*KINDS, *EXTRA)
     schedule = draw(f"wire:{seed}", FAULTS_S * 0.8, sizes=(2,), kinds=kinds, extra=EXTRA)
-    stalls = Random(f"wire:{seed}:variant").choice(STALLS)
-    return replace(schedule, variant=f"{stalls:g}")
+    chance = Random(f"wire:{seed}:variant")
+    return replace(schedule, variant=f"{chance.choice(STALLS):g} {chance.choice(CONNECTIONS)}")
 
 
 class WireFaults(Faults):
@@ -175,8 +178,11 @@ def run(schedule: Schedule) -> Result:
     Raises:
         AssertionError: a check failed; the message begins with its number.
     """
-    stalls = float(schedule.variant or 0.0)
-    with WireCluster(schedule.seed, schedule.size, quality=schedule.quality, stalls=stalls) as cluster:
+    stalls, limit = (schedule.variant or f"0 {server.CONNECTIONS_MAX}").split()
+    with (
+        mock.patch.object(server, "CONNECTIONS_MAX", int(limit)),
+        WireCluster(schedule.seed, schedule.size, quality=schedule.quality, stalls=float(stalls)) as cluster,
+    ):
         cluster.start()
         faults = WireFaults(cluster, schedule.steps)
         cluster.run_for(FAULTS_S)
@@ -191,6 +197,7 @@ def run(schedule: Schedule) -> Result:
         _wait(cluster, lambda: all(each.is_idle for each in cluster.callers), "W1: every call has an end")
         _wait(cluster, cluster.is_ready, "every agent is ready")
         cluster.check(cluster.violations)
+        cluster.hits["connection refused: too many"] += cluster.refused
         last_calls(cluster)
         check_rest(cluster)
         check_stop(cluster)
@@ -241,7 +248,10 @@ def check_rest(cluster: WireCluster) -> None:
 
 
 def check_stop(cluster: WireCluster) -> None:
-    """W4: agents stop in time and leave nothing."""
+    """W4: agents stop in time and leave nothing, although somebody has idle connections to them."""
+    idle = Caller(cluster, cluster.machine("idler"), list(cluster.nodes), 0)
+    for name in cluster.nodes:
+        cluster.call(idle.process, idle.finish, name, LAST_CALL_S)
     began = cluster.scheduler.now
     agents = [node.agents[WIRE] for node in cluster.nodes.values()]
     for agent in agents:
