@@ -33,7 +33,7 @@ CALL_S_MAX = LEADERLESS_S + 2 * TIMEOUT_S
 # Strangers stay until everything is over.
 STRANGER_S = 3600.0
 # Once all faults have ended, a client hears so soon of the end of a job that it waits for.
-NEWS_S_MAX = 3.0
+NEWS_S_MAX = 10.0
 # What a program with a node's certificate may ask, and must get an error for.
 MALFORMED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rainstorm.submit", {"job": [[[]]]}),
