@@ -1,14 +1,16 @@
-"""What every test may lean on: waiting for a condition, and the real input data when it is there.
+"""What every test may use: waiting for a condition, the real input data, the options of the tasks of ``fab``.
 
 Tests never sleep: they wait for a condition with a time limit, and the error names what did not happen.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,3 +45,11 @@ def shared_data(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"real input data is not here: {path}")
     return path
+
+
+def options_of(task: Any) -> list[Any]:
+    """Returns the options of a task of ``fab``; Invoke takes the help out of a task when it is asked."""
+    asked = copy.copy(task)
+    asked.help = dict(task.help)
+    found: list[Any] = asked.get_arguments()
+    return found

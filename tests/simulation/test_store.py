@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -27,6 +28,11 @@ def play(seed: int | str) -> str:
 @pytest.mark.parametrize("seeds", seed_ranges())
 def test_promises_hold_under_faults(seeds: range) -> None:
     each(seeds, play)
+
+
+@pytest.mark.simulation
+def test_promises_hold_with_real_membership() -> None:
+    each(range(4), lambda seed: world.run(replace(world.schedule_of(seed), variant=world.WHOLE)))
 
 
 @pytest.mark.simulation

@@ -13,7 +13,7 @@ from fabric.main import program
 from agent.common import errors
 from ops.output.errors import CAUSES
 from ops.tasks import namespace
-from tests.support import REPOSITORY
+from tests.support import REPOSITORY, options_of
 
 # Not the changelog: its older entries may name what has been removed since.
 DOCUMENTS = sorted(
@@ -53,7 +53,7 @@ def expanded(word: str) -> list[str]:
 def flags() -> dict[str, set[str]]:
     """Returns the long flags of each task of ``fab``."""
     return {
-        name: {flag for argument in namespace[name].get_arguments() for flag in argument.names}
+        name: {flag for argument in options_of(namespace[name]) for flag in argument.names}
         for name in namespace.task_names
     }
 

@@ -235,8 +235,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a datagram in the name of a node comes from its address",
         TRANSPORT,
-        "if self._addresses.get(sender, source[0]) != source[0]:",
-        "if False:",
+        "if self._addresses.get(sender, address) == address:",
+        "if True:",
         OF_TRANSPORT,
     ),
     Mutant(

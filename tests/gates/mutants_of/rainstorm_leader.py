@@ -204,8 +204,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a leader appends only where it knows the log to end",
         JOB_LOGS,
-        "self._storage.append(\n                file, data, self._writer, sequence + 1, if_offset=length,",
-        "self._storage.append(\n                file, data, self._writer, sequence + 1, if_offset=None,",
+        "file, data, self._writer, sequence + 1, if_offset=length,",
+        "file, data, self._writer, sequence + 1, if_offset=None,",
         OF_JOB_LOGS,
     ),
     Mutant(

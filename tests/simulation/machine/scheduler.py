@@ -243,7 +243,7 @@ class Scheduler:
         self._dispatch(me)
 
     def _is_alone(self, me: SimThread) -> bool:
-        """Makes a step of a thread beside which no one is ready and nothing is due; False otherwise."""
+        """Makes a step of a thread beside which nobody is ready and nothing is due, if it is so."""
         now, timers = self.now + self._step_s, self._timers
         if self._ready or self._graveyard or self._stall_chance or me.process.paused:
             return False

@@ -38,6 +38,12 @@ def _promise_anything(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
     return register.answer(slot, request)
 
 
+def _promise_twice(slot: Slot, request: VoterRequest) -> tuple[Slot, Answer]:
+    if isinstance(request, Prepare) and request.ballot == slot.promised:
+        return slot, Answer(True, slot.promised, slot.accepted, slot.value)
+    return register.answer(slot, request)
+
+
 def _forget_promises(self: RegisterStore, request: VoterRequest) -> Answer:
     with self._lock:
         slot = self._slots.get(request.key, Slot())
@@ -97,6 +103,13 @@ BUGS: tuple[PlantedBug, ...] = (
         "a promise is remembered",
         REGISTER,
         ((store, "answer", _promise_anything),),
+    ),
+    PlantedBug(
+        "promises the same ballot twice",
+        "a ballot is promised once",
+        REGISTER,
+        ((store, "answer", _promise_twice),),
+        ("isolate", "cut", "pause", "deafen"),
     ),
     PlantedBug(
         "promise not durable",

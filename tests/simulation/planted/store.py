@@ -16,12 +16,10 @@ from agent.hydfs.core import postponed
 from agent.hydfs.core.block import PromiseEntry, RefusedCopies
 from agent.hydfs.core.events import (
     Effect,
-    Event,
     PersistPromise,
     PromiseRequested,
     PromiseWritten,
     SealBlock,
-    SealFailed,
     SendWrite,
     WriteAnswered,
 )
@@ -130,13 +128,6 @@ def _rename_only(self: BlockFiles, key: Any, path: Any) -> None:
 
 # Threads, locks, slots, connections
 
-_post = Replicas.post
-
-
-def _swallow_failed_seals(self: Replicas, event: Event) -> None:
-    if not isinstance(event, SealFailed):
-        _post(self, event)
-
 
 def _repair_unguarded(self: Repair, name: str, metas: Any) -> None:
     self._missing.discard(name)
@@ -158,13 +149,6 @@ def _refuse_silently(self: Store, job: Any, code: str) -> None:
 
 def _close_silently(self: Any) -> None:
     self._closed = True
-
-
-def _drop_under_the_lock(self: Any) -> int:
-    with self._lock:
-        dropped = self._take_all()
-        self._drop(dropped)
-    return len(dropped)
 
 
 def _serve_in_the_accept_thread(self: Server, sock: Any, context: Any) -> bool:
@@ -203,14 +187,16 @@ BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "acknowledges for the peer",
         "an append is acknowledged when all replicas have it",
-        STORE,
+        MOMENT,
         ((Replicas, "_send_write", _answer_for_the_peer),),
+        ("lost_after_the_answer",),
     ),
     PlantedBug(
         "forgets who wrote what",
         "an append that comes twice is done once",
-        STORE,
+        MOMENT,
         ((Takeover, "_decide", _forget_writers),),
+        ("lost_answer",),
     ),
     PlantedBug(
         "forgets dropped blocks",
@@ -264,8 +250,9 @@ BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "slot not given back on abort",
         "an aborted put holds no slot",
-        STORE,
+        MOMENT,
         ((Puts, "_require_under_way", staticmethod(_nothing)),),
+        ("aborted_while_waiting",),
     ),
     PlantedBug(
         "idle put kept",
@@ -278,12 +265,6 @@ BUGS: tuple[PlantedBug, ...] = (
         "a transfer that ended takes no place",
         STORE,
         ((Transfers, "_discard", _keep_the_place),),
-    ),
-    PlantedBug(
-        "failed seal not reported",
-        "whoever waits for a seal hears of its failure",
-        STORE,
-        ((Replicas, "post", _swallow_failed_seals),),
     ),
     PlantedBug(
         "retry without a pause",
@@ -302,13 +283,6 @@ BUGS: tuple[PlantedBug, ...] = (
         "whoever is stopped is woken",
         STORE,
         ((worker._Queue, "_close", _close_silently),),
-    ),
-    PlantedBug(
-        "callback under the lock of a queue",
-        "nobody is called with a lock held",
-        STORE,
-        ((worker._Queue, "clear", _drop_under_the_lock),),
-        ("failing_disk",),
     ),
     PlantedBug(
         "refused write never answered",

@@ -33,8 +33,8 @@ CALL_S_MAX = LEADERLESS_S + 2 * TIMEOUT_S
 # Strangers stay until everything is over.
 STRANGER_S = 3600.0
 # Once all faults have ended, a client hears so soon of the end of a job that it waits for.
-NEWS_S_MAX = 3.0
-# What a client with a certificate may ask, and must get an error for.
+NEWS_S_MAX = 10.0
+# What a program with a node's certificate may ask, and must get an error for.
 MALFORMED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rainstorm.submit", {"job": [[[]]]}),
     ("rainstorm.submit", {"job": {"source": {"file": 1}, "stages": "x"}}),
@@ -97,7 +97,7 @@ class Operators:
         self._ask("kill", lambda client: client.kill_task(node=name), CALL_S_MAX)
 
     def disturb(self, name: str, amount: float) -> None:
-        """Lets a stranger connect to the agent of a node and to its tasks."""
+        """Lets a stranger connect to the agent of a node and to its tasks, and a neighbour ask nonsense."""
         node = self._world.cluster.nodes[name]
         ports = [port for host, port in self._world.cluster.wires.listeners if host == node.address]
         process = self._stranger()
@@ -106,6 +106,10 @@ class Operators:
                 words = NONSENSE[int(amount * len(NONSENSE)) % len(NONSENSE)]
                 process.start("stranger", self._intrude, node.address, port, words)
         kind, fields = MALFORMED[int(amount * len(MALFORMED)) % len(MALFORMED)]
+        names = self._world.names
+        neighbour = names[(names.index(name) + 1) % len(names)]
+        if self._world.cluster.nodes[neighbour].is_on:
+            process = self._world.cluster.client(f"rogue-{self._count}", on=neighbour)
         process.start("malformed", self._ask_nonsense, name, kind, fields)
 
     @property

@@ -95,6 +95,9 @@ class _Run:
             self._advance()
         self._rest(operators, faults)
         watch.check_end()
+        if all(step.kind == "strangers" for step in self._schedule.steps):
+            for job in watch.jobs.values():
+                assert job.generation <= 1, f"a stranger made {job.job} recover {job.generation - 1} times"
         kinds = tuple(workload.kind for workload in self._workloads)
         simulated_s = world.scheduler.now - began
         return Result(

@@ -5,16 +5,19 @@ A moment returns a run that has ended, with its checks made.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from agent.common.errors import RainStormError
 from agent.common.shell import threads
 from agent.hydfs.client import HydfsClient
 from agent.hydfs.core.events import BlockOpened
 from agent.hydfs.core.ring import block_token, ring_of
+from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import Seal
 from agent.hydfs.messages.file import FileStat
 from agent.hydfs.shell.replica import Replicas
@@ -270,7 +273,85 @@ def lost_promise(seed: int | str) -> None:
             moment.await_appends()
 
 
+def lost_after_the_answer(seed: int | str) -> None:
+    """Loses two nodes for good after an answer that one replica of the block did not take part in."""
+    with _moment(seed) as moment:
+        cluster = moment.cluster
+        moment.append("c1", 0, "vm1")
+        moment.await_appends()
+        _, (coordinator, second, third) = moment.open_block("vm1")
+        cluster.wires.cut(coordinator.address, third.address)
+        moment.append("c1", 1, coordinator.name)
+        moment.await_appends()
+        cluster.lose(coordinator)
+        cluster.lose(second)
+
+
+def lost_answer(seed: int | str) -> None:
+    """Switches a coordinator off once both other replicas have a record; its client appends again."""
+    written: list[str] = []
+    with _moment(seed) as moment:
+        cluster, ask = moment.cluster, Replicas._ask
+        moment.append("c1", 0, "vm1")
+        moment.await_appends()
+        _, (coordinator, *_) = moment.open_block("vm1")
+
+        def ask_and_stop(self: Replicas, event: Any, call: Any, what: str) -> Any:
+            answer = ask(self, event, call, what)
+            if what == "record":
+                written.append(self.peers.me)
+                if len(written) == 2:
+                    cluster.scheduler.after(0.0, coordinator.power_off)
+            return answer
+
+        with mock.patch.object(Replicas, "_ask", ask_and_stop):
+            through = moment.others([coordinator])[0].name
+            moment.append("c1", 1, through)
+            cluster.wait_until(lambda: len(written) >= 2, 10.0)
+            moment.await_appends()
+
+
+def aborted_while_waiting(seed: int | str) -> None:
+    """Aborts a put while a piece of it waits for a slot that three slow puts hold."""
+    with _moment(seed) as moment:
+        process, target = moment.process("c1"), moment.target("vm1")
+
+        def begin(client: Client, name: str) -> str:
+            return client.ask(target, messages.BeginPut(name)).message.file_id
+
+        def body() -> None:
+            client = Client(auth.client_context(OPERATOR))
+            slow = [begin(client, f"slow{number}") for number in range(3)]
+            for file_id in slow:
+                client.ask(target, messages.PutPiece(file_id, 0), b"x" * 10)
+            late = begin(client, "late")
+            waiting = threads.start("piece", _try_piece, client, target, late)
+            threads.sleep(0.1)
+            for file_id in (late, *slow):
+                client.ask(target, messages.AbortPut(file_id))
+            waiting.join()
+            client.close()
+
+        moment.cluster.call(process, body)
+        moment.append("c2", 0, "vm1")
+        moment.await_appends()
+
+
+def _try_piece(client: Client, target: Address, file_id: str) -> None:
+    with contextlib.suppress(RainStormError):
+        client.ask(target, messages.PutPiece(file_id, 0), b"x" * 10)
+
+
 MOMENTS: dict[str, Callable[[int | str], None]] = {
     moment.__name__: moment
-    for moment in (refused_promise, refused_record, late_coordinator, new_disk_speaks, lost_promise)
+    for moment in (
+        refused_promise,
+        refused_record,
+        late_coordinator,
+        new_disk_speaks,
+        lost_promise,
+        lost_after_the_answer,
+        lost_answer,
+        aborted_while_waiting,
+    )
 }

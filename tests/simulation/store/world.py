@@ -19,8 +19,10 @@ from agent.hydfs import client as client_module
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.service import Service
 from agent.hydfs.shell import copier, gateway, put, repair, store, transfers
+from agent.membership import service as membership
 from tests.simulation.machine.cluster import DATA_FOLDER, Cluster
 from tests.simulation.machine.faults import Faults
+from tests.simulation.machine.host import Factory
 from tests.simulation.machine.schedule import Schedule, Step, draw
 from tests.simulation.store import rest
 from tests.simulation.store.clients import BLOCK_BYTES, StoreClient, planned
@@ -45,6 +47,10 @@ PAUSE_S = 0.25
 EXTRA: dict[str, int | str] = {"kill_client": 0, "stranger": 1, "rot": 1, "new_disk": 1, "lose_node": 1}
 # What takes a copy away for good: more than one at a time is more than three copies promise to bear.
 LOSSES = ("rot", "new_disk", "lose_node")
+# The variant with real agents of membership instead of the model of ``view``; it takes several times as long.
+WHOLE = "whole"
+# A long poll for the view holds its connection for up to this long.
+POLL_S = 12.0
 # Clients that have ended.
 DONE = "client done"
 MOMENTS = (
@@ -105,11 +111,13 @@ class StoreRun:
         self.cluster = Cluster(
             schedule.seed,
             schedule.size,
-            {SERVICE: self.authority.build},
+            self._factories(),
             settings={"hydfs": knobs},
             quality=schedule.quality,
             steps_max=STEPS_MAX,
         )
+        if schedule.variant == WHOLE:
+            self.cluster.slots_older_s = POLL_S
         self.clients = self._clients() if with_clients else []
         self.faults = Faults(
             self.cluster,
@@ -122,6 +130,11 @@ class StoreRun:
                 "lose_node": self._lose_node,
             },
         )
+
+    def _factories(self) -> dict[str, Factory]:
+        if self.schedule.variant == WHOLE:
+            return {"membership": membership.Service, SERVICE: Service}
+        return {SERVICE: self.authority.build}
 
     def _clients(self) -> list[StoreClient]:
         made = []
@@ -139,7 +152,8 @@ class StoreRun:
         cluster = self.cluster
         for node in cluster.nodes.values():
             node.start_all()
-        self.authority.begin(cluster)
+        if self.schedule.variant != WHOLE:
+            self.authority.begin(cluster)
         for client in self.clients:
             client.start()
         cluster.scheduler.run_for(FAULTS_S)

@@ -110,7 +110,7 @@ def test_invalid_requests_are_refused_and_counted(tmp_path: Path) -> None:
         stores.start()
         for _ in range(3):
             with pytest.raises(InvalidMessage, match=r"hydfs\.create"):
-                stores.hydfs()._ask(Create("x" * 300), timeout_s=5.0)
+                stores.hydfs()._ask(Create("x" * 70_000), timeout_s=5.0)
         assert stores.services["n1"]._server.refused["hydfs.create"] == 3
 
 

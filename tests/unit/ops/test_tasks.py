@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ops.tasks import namespace
+from tests.support import options_of
 
 # An interactive shell has no output for programs.
 NOT_FOR_PROGRAMS = {"lab.shell"}
@@ -36,7 +37,7 @@ DANGEROUS = {
 
 @pytest.mark.parametrize("name", sorted(namespace.task_names))
 def test_every_task_has_json_and_every_dangerous_one_a_dry_run(name: str) -> None:
-    options = namespace[name].get_arguments()
+    options = options_of(namespace[name])
     parameters = {each.name for each in options}
     assert ("json" in parameters) == (name not in NOT_FOR_PROGRAMS)
     if name in DANGEROUS:
