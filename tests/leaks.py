@@ -67,6 +67,8 @@ class LeakCheck:
         self.token = uuid.uuid4().hex
         self.folder = Path(tempfile.mkdtemp(prefix="rs-tests-"))
         self.before: Snapshot | None = None
+        # What there was after the last test, which is what there is before the next one.
+        self.last: Snapshot | None = None
         # What fixtures of a wider scope made, and what of it must be gone because they were finalised.
         self.owned: dict[int, set[tuple[str, object]]] = {}
         self.released: set[tuple[str, object]] = set()
@@ -125,8 +127,10 @@ class LeakCheck:
         pause = threading.Event()
         collected = False
         while True:
-            lines = self._compare(before, self.snapshot())
+            after = self.snapshot()
+            lines = self._compare(before, after)
             if not lines or time.monotonic() >= end:
+                self.last = None if lines else after
                 return lines
             if not collected:
                 # What only a reference cycle keeps open is not a leak of the test's own.
@@ -240,7 +244,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """Remembers what exists before the test's first fixture."""
     check = item.config.stash[_CHECK]
-    check.before = check.snapshot()
+    check.before, check.last = check.last or check.snapshot(), None
     yield
 
 

@@ -59,6 +59,7 @@ def scenario(seed: int) -> Result:
     return run(schedule_of(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", seed_ranges(quick=QUICK_SEEDS, full=FULL_SEEDS))
 def test_exactly_once_under_any_schedule_of_faults(seeds: range) -> None:
     began = time.perf_counter()
@@ -90,11 +91,13 @@ def test_the_whole_system_gives_the_reference_result_under_faults(seed: int) -> 
     whole.run(whole.schedule_of(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.simulation_quick
 def test_the_whole_system_survives_a_killed_task() -> None:
     whole.run(Schedule("quick", 3, steps=(Step(0.9, "kill_task", ("vm2",), amount=0.5),), variant="final"))
 
 
+@pytest.mark.slow
 @pytest.mark.simulation_quick
 def test_the_same_seed_gives_the_same_trace() -> None:
     assert scenario(7).trace == scenario(7).trace

@@ -25,6 +25,7 @@ def play(seed: int | str) -> str:
     return world.run(world.schedule_of(seed)).cluster.trace()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", seed_ranges())
 def test_promises_hold_under_faults(seeds: range) -> None:
     each(seeds, play)
@@ -40,6 +41,7 @@ def test_what_was_found_stays_mended() -> None:
     each(FOUND, play)
 
 
+@pytest.mark.slow
 @pytest.mark.simulation_quick
 def test_same_seed_same_trace_in_fresh_processes() -> None:
     program = "from tests.simulation.test_store import play; print(play('twin'))"

@@ -29,6 +29,7 @@ def play(seed: int) -> None:
     membership.run(membership.schedule_of(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", seed_ranges(quick=3, full=60))
 def test_membership_under_any_schedule(seeds: range) -> None:
     each(seeds, play)
@@ -56,6 +57,7 @@ def test_some_seeds_are_free_of_faults_and_no_two_are_alike() -> None:
     assert len({replace(schedule, seed=0) for schedule in schedules if schedule.steps}) > 240
 
 
+@pytest.mark.slow
 @pytest.mark.simulation_quick
 def test_the_same_seed_gives_the_same_trace_in_every_process() -> None:
     code = "from tests.simulation.membership import run as m; print(m.run(m.schedule_of(3)).trace)"

@@ -34,6 +34,7 @@ def test_calls_end_in_time_and_nothing_is_held(seeds: range) -> None:
     each(seeds, play)
 
 
+@pytest.mark.slow
 @pytest.mark.simulation_quick
 def test_same_seed_same_trace_in_fresh_processes() -> None:
     program = "from tests.simulation.test_wire import play; print(play(3))"

@@ -83,6 +83,7 @@ def test_pieces_are_bounded_and_end_with_a_row() -> None:
     assert all(piece.endswith(b"\n") for piece in pieces)
 
 
+@pytest.mark.slow
 def test_command_writes_the_file(tmp_path: Path) -> None:
     """``python -m ops.demo.citysigns`` writes what ``generate`` yields; zero rows are the header alone."""
     target = tmp_path / "signs.csv"

@@ -155,6 +155,7 @@ def check(world: World) -> None:
             assert longer[: len(shorter)] == shorter, f"{one} and {other} do not know of each other"
 
 
+@pytest.mark.slow
 def test_replacing_voters_loses_no_change() -> None:
     replaced = changes = 0
     for seed in range(150):
@@ -166,6 +167,7 @@ def test_replacing_voters_loses_no_change() -> None:
     assert changes >= 3000
 
 
+@pytest.mark.slow
 def test_the_check_sees_a_replacement_in_one_step() -> None:
     def broken() -> None:
         for seed in range(400):

@@ -44,12 +44,14 @@ def test_a_mutant_is_judged(checkout: Path, old: str, new: str, outcome: str) ->
     assert (checkout / "agent" / "code.py").read_text("utf-8") == CODE
 
 
+@pytest.mark.slow
 def test_a_mutant_that_hangs_is_killed(checkout: Path) -> None:
     """A test that never ends has noticed."""
     endless = Mutant("a rule", "agent/code.py", "return left", "while True: pass\n    return left", TESTS)
     assert judge(endless, limit_s=5.0).outcome == "killed"
 
 
+@pytest.mark.slow
 def test_tests_that_fail_anyway_prove_nothing(checkout: Path) -> None:
     """The tests must pass on the code as it is."""
     mutant = Mutant("a rule", "agent/code.py", "left > right", "left < right", TESTS)
@@ -58,6 +60,7 @@ def test_tests_that_fail_anyway_prove_nothing(checkout: Path) -> None:
     assert control([mutant], checkout / "second", limit_s=15.0) == "the tests without any mutant: failed"
 
 
+@pytest.mark.slow
 def test_a_mutant_of_a_compiled_copy_is_compiled_again(checkout: Path) -> None:
     """The copy brings the bytecode of the unchanged module, whose time and size may be the mutant's."""
     mutant = Mutant("a rule", "agent/code.py", "left > right", "left < right", TESTS)

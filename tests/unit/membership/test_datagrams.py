@@ -69,12 +69,14 @@ def test_random_bytes_are_refused_by_name(data: bytes) -> None:
         decode(data)
 
 
+@pytest.mark.slow
 @given(plain)
 def test_other_msgpack_is_refused_by_name(value: object) -> None:
     with pytest.raises(ProtocolError):
         decode(msgpack.packb(value))
 
 
+@pytest.mark.slow
 @given(datagrams, st.data())
 def test_a_changed_field_is_refused_or_read_as_what_it_says(datagram: Datagram, data: st.DataObject) -> None:
     fields = msgpack.unpackb(encode(datagram))

@@ -114,6 +114,7 @@ values = st.recursive(
 keys = st.sampled_from(["version", "term", "leader", "nodes", "voters", "voters_before", "since", "vm1"])
 
 
+@pytest.mark.slow
 @given(st.dictionaries(keys, values), st.dictionaries(keys, values), values)
 def test_any_values_are_a_valid_view_or_refused(
     top: dict[str, Any], inner: dict[str, Any], whole: object

@@ -185,6 +185,7 @@ def test_a_large_append_that_is_not_synced_is_caught(seed: int, monkeypatch: pyt
     assert any(violations(seed, lucks=8))
 
 
+@pytest.mark.slow
 def test_a_received_block_that_is_not_synced_is_caught(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "rename_durably", disk.rename)
     assert any(violations(seed, lucks=8))

@@ -154,6 +154,7 @@ def test_reading_begins_at_the_last_lines_or_at_a_time(machine: Machine) -> None
     assert journald.since_cursor(UNITS, 99.0) == journald.tail_cursor(UNITS, 0) == "c5"
 
 
+@pytest.mark.slow
 def test_what_is_read_at_once_is_bounded_in_bytes(machine: Machine) -> None:
     machine.write(*(entry(n, "x" * 400) for n in range(1, 9)), entry(9, "y" * 9000))
     found = journald.read(UNITS, "", 100, 1000)

@@ -38,6 +38,7 @@ def test_files_come_log_by_log_the_oldest_first_and_nothing_else(tmp_path: Path)
             sources.open_regular(str(tmp_path / name))
 
 
+@pytest.mark.slow
 def test_compressed_files_are_read_from_any_place(tmp_path: Path) -> None:
     data = bytes(range(256)) * 20_000
     for suffix, pack in ((".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)):

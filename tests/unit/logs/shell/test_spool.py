@@ -186,6 +186,7 @@ def test_a_note_that_cannot_be_written_means_that_the_record_is_sent_again(machi
     again.close()
 
 
+@pytest.mark.slow
 def test_what_was_stored_survives_every_power_cut(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spooling, "SEGMENT_BYTES_MAX", 900)
     stored = sent = 0

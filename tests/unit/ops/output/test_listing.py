@@ -23,6 +23,7 @@ def test_every_task_has_a_known_group_and_says_what_it_does() -> None:
     assert daily <= set(namespace.task_names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said", "following"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.text(max_size=70_000), BALLOTS, BALLOTS, VALUES)
 def test_a_slot_is_read_back_as_it_was_written(
     key: str, promised: tuple[int, str], accepted: tuple[int, str], value: object

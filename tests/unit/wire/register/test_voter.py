@@ -88,6 +88,7 @@ def cluster() -> Iterator[Cluster]:
         found.close()
 
 
+@pytest.mark.slow
 def test_a_voter_that_lost_its_disk_cannot_undo_a_decision(cluster: Cluster) -> None:
     cluster.stop("d", "e")
     assert cluster.proposer.change("r", lambda _: "decided") == "decided"
@@ -109,6 +110,7 @@ def test_a_voter_that_only_restarts_votes_at_once(cluster: Cluster) -> None:
     assert cluster.votes("b")
 
 
+@pytest.mark.slow
 def test_votes_that_were_forgotten_are_waited_for(cluster: Cluster) -> None:
     """An old proposal may still count a vote that this disk has forgotten: learning is not enough."""
     cluster.proposer.change("r", lambda _: 1)
@@ -124,6 +126,7 @@ def test_votes_that_were_forgotten_are_waited_for(cluster: Cluster) -> None:
     assert not cluster.votes("a")
 
 
+@pytest.mark.slow
 def test_a_majority_founds_a_cluster_and_who_comes_late_learns() -> None:
     with tempfile.TemporaryDirectory(prefix="rs-") as folder:
         cluster = Cluster(Path(folder))
@@ -270,6 +273,7 @@ def store_of(voter: Voter) -> RegisterStore:
     return voter._store
 
 
+@pytest.mark.slow
 def test_a_power_cut_while_a_disk_becomes_a_voter_never_makes_it_a_new_one_again(seed: int) -> None:
     """Once it has answered a vote it votes at its next start, or is known to have lost its memory."""
     folder, client, crashes = Path("/data/hydfs"), Client(None), list[BaseException]()

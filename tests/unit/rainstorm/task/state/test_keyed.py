@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -123,6 +124,7 @@ NUMBERS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.binary(max_size=6), NUMBERS, max_size=6))
 def test_changes_survive_the_segment(changes: dict[bytes, Any]) -> None:
     """Keys and numbers come back exactly: integers of any size, decimals with all their digits."""
