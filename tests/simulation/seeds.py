@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-SEEDS_DEFAULT = 50
+SEEDS_DEFAULT = 40
 
 
 def seed_ranges(quick: int = 3, full: int = SEEDS_DEFAULT) -> list[Any]:

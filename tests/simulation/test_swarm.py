@@ -30,7 +30,7 @@ def play(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", seed_ranges(quick=3, full=60))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=3, full=30))
 def test_membership_under_any_schedule(seeds: range) -> None:
     each(seeds, play)
 

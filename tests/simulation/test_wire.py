@@ -29,7 +29,7 @@ def play(seed: int | str) -> str:
     return wire.run(wire.schedule_of(seed)).trace
 
 
-@pytest.mark.parametrize("seeds", seed_ranges(quick=5, full=100))
+@pytest.mark.parametrize("seeds", seed_ranges(quick=5, full=40))
 def test_calls_end_in_time_and_nothing_is_held(seeds: range) -> None:
     each(seeds, play)
 

@@ -128,18 +128,15 @@ class Follower:
         answer = _Found()
         left = {position.key: position for position in positions if position.key != JOURNAL_KEY}
         packed = []
+        # Logs of which an older file has more to read: their newer files wait, so that lines stay in order.
+        behind: set[str] = set()
         for file in sources.in_folder(self._folder, patterns):
             if file.packed:
                 packed.append(file)
-                continue
-            with contextlib.suppress(OSError), sources.opened(file) as descriptor:
-                read = _reader(descriptor)
-                size = os.fstat(descriptor).st_size
-                seen = Seen(file.log, file.age, file.device, file.inode, size, read(0, HEAD_BYTES))
-                position = left.pop(file.key, None)
-                if position is None or not position.continues_in(seen):
-                    position = Position(file.log, file.device, file.inode, 0)
-                answer.add(file, replace(position, number=0), read(position.offset, answer.room()))
+            elif file.log in behind:
+                answer.positions += [left.pop(file.key)] if file.key in left else []
+            elif not self._read_file(file, left, answer):
+                behind.add(file.log)
         for file in packed:
             self._read_packed(file, left, answer)
         for position in left.values():
@@ -148,6 +145,22 @@ class Follower:
                 answer.positions.append(replace(position, number=position.number + 1))
         answer.positions = answer.positions[-POSITIONS_MAX:]
         return answer
+
+    def _read_file(self, file: LogFile, left: dict[Key, Position], answer: _Found) -> bool:
+        """Reads what is new in a file; returns whether that was all."""
+        try:
+            with sources.opened(file) as descriptor:
+                read = _reader(descriptor)
+                size = os.fstat(descriptor).st_size
+                seen = Seen(file.log, file.age, file.device, file.inode, size, read(0, HEAD_BYTES))
+                position = left.pop(file.key, None)
+                if position is None or not position.continues_in(seen):
+                    position = Position(file.log, file.device, file.inode, 0)
+                data = read(position.offset, answer.room())
+        except OSError:
+            return False  # it was renamed after it was listed
+        answer.add(file, replace(position, number=0), data)
+        return position.offset + len(data) >= size
 
     def _read_packed(self, file: LogFile, left: dict[Key, Position], answer: _Found) -> None:
         """Reads the rest of a file that was compressed before it was read to its end."""

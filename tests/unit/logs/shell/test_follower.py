@@ -96,6 +96,29 @@ def test_a_busy_file_leaves_room_for_the_others(place: Place, monkeypatch: pytes
     assert read == LINES
 
 
+def test_lines_stay_in_order_when_an_older_file_has_more_than_one_answer(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file after a rotation waits until the one before it was read to its end; other logs do not."""
+    monkeypatch.setattr(follower, "CHUNK_BYTES_MAX", 20)
+    log = place.logs / "a.log"
+    log.write_bytes(b"begin\n")
+    found = place.agent.follow(None, tail=0)
+    with log.open("ab") as file:
+        file.writelines(b"older %d\n" % number for number in range(5))
+    log.rename(place.logs / "a.log.1")
+    log.write_bytes(b"newer\n")
+    (place.logs / "b.log").write_bytes(b"other\n")
+    lines: list[tuple[str, bytes]] = []
+    for _ in range(5):
+        found = place.agent.follow(found.positions)
+        lines += found.pieces
+    assert b"".join(data for file, data in lines if file.startswith("a.log")) == (
+        b"older 0\nolder 1\nolder 2\nolder 3\nolder 4\nnewer\n"
+    )
+    assert lines[1] == ("b.log", b"other\n")
+
+
 def test_positions_of_files_that_are_gone_are_dropped_in_the_end(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,10 +165,13 @@ def test_an_old_report_is_dropped(leader: Leader, peer: Peer, monkeypatch: pytes
     leader.link.send(Published("j-1", 1, "1.0"))
     wait_until(lambda: peer.asked > 1, 5, "it is repeated")
     wait_until(lambda: not leader.link._worker.waiting, 5, "it is given up")
-    leader.link.send(Published("j-1", 2, "1.0"))
-    wait_until(lambda: not leader.link._worker.waiting, 5, "the next one is taken")
     peer.outcomes = []
-    wait_until(lambda: peer.taken, 5, "the next one arrives, or one after it")
+
+    def arrives() -> bool:
+        leader.link.send(Published("j-1", 2, "1.0"))  # each has 20 ms, which a busy machine may take from one
+        return bool(peer.taken)
+
+    wait_until(arrives, 5, "a later one arrives")
 
 
 def test_a_full_queue_drops_the_oldest_report(tmp_path: Path, peer: Peer) -> None:
