@@ -138,7 +138,7 @@ def test_a_damaged_copy_is_neither_mapped_nor_read_and_is_repaired(stores: Store
     stat = stores.hydfs().put("f", io.BytesIO(data))
     path = stores.folder / "n1" / "hydfs" / "blocks" / f"{stat.file_id}.0"
     stores.stop("n1")
-    path.write_bytes(b"?" + data[1:])
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     stores.start("n1")
     local = stores.local("n1")
     assert local.map_block("f", 0, stat.file_id) is None
