@@ -73,7 +73,7 @@ class Socket(Protocol):
         """Sets no time-out (True) or a time-out of 0."""
 
     def recv(self, bufsize: int, flags: int = ..., /) -> bytes:
-        """Returns up to so many bytes, none when the other end is done."""
+        """Returns up to ``bufsize`` bytes, none once the other end has finished."""
 
     def recv_into(self, buffer: Any, nbytes: int = ..., flags: int = ...) -> int:
         """Reads into a buffer and returns how much that was."""
@@ -94,7 +94,7 @@ class Socket(Protocol):
         """Sends a datagram."""
 
     def shutdown(self, how: int, /) -> None:
-        """Ends the connection or the listener and wakes who waits in it."""
+        """Ends the connection or the listener and wakes the threads that wait in it."""
 
 
 class TlsContext(Protocol):

@@ -225,7 +225,7 @@ class ListeningSocket(SimSocket):
         return made, made.getpeername()
 
     def shutdown(self, how: int) -> None:
-        """Takes no more connections and wakes who waits in ``accept``."""
+        """Takes no more connections and wakes the threads that wait in ``accept``."""
         self.scheduler.point()
         self._check_open()
         self.kernel.shut()
