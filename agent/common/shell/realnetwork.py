@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import math
 import os
 import select
@@ -176,6 +177,23 @@ class Platform(Protocol):
     def take_refusal(self, sock: Socket) -> tuple[str, int] | None: ...
 
 
+class _TlsSocket(ssl.SSLSocket):
+    """A TLS socket that closes itself when it is made over a connection that was reset meanwhile.
+
+    ``wrap_socket`` takes the descriptor over and then looks for the peer. In Python 3.11 an error of that
+    look leaves the descriptor open for the garbage collector, and a connection without a peer may become a
+    socket without TLS.
+    """
+
+    def getpeername(self) -> Any:
+        """Returns the address of the other end; closes the socket when there is none."""
+        try:
+            return super().getpeername()
+        except OSError as error:
+            self.close()
+            raise ConnectionResetError(errno.ECONNRESET, "the peer closed the connection") from error
+
+
 class RealNetwork:
     """The sockets of the operating system."""
 
@@ -235,6 +253,7 @@ class RealNetwork:
     def tls_context(self, certificate: str, key: str, authority: str, *, server_side: bool) -> TlsContext:
         """Returns a TLS 1.3 context of the files of a certificate; the peer must show one as well."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = _TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_cert_chain(certificate, key)
