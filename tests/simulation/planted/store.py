@@ -282,7 +282,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "lost wake-up of a worker",
         "whoever is stopped is woken",
         STORE,
-        ((worker._Queue, "_close", _close_silently),),
+        ((worker.WorkQueue, "_close", _close_silently),),
     ),
     PlantedBug(
         "refused write never answered",
