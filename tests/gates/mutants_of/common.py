@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 MAIN = "agent/__main__.py"
 MESSAGE = "agent/common/message.py"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 STORE = "agent/hydfs/shell/store.py"
 FILES = "agent/hydfs/shell/blockfile.py"
