@@ -23,6 +23,7 @@ EXEMPT = {
     "membership/core/events.py": EVENTS,
     "membership/core/detectors/detector.py": "the contract of detectors, without code",
     "membership/messages.py": f"{FUZZED}; its events are tested in shell/test_eventlog.py",
+    "rainstorm/host/core/events.py": EVENTS,
     "rainstorm/leader/core/effects.py": EVENTS,
     "rainstorm/job/header.py": FUZZED,
     "rainstorm/job/names.py": TYPES,

@@ -28,7 +28,7 @@ from agent.common.errors import (
 from agent.common.ids import check_file_name
 from agent.common.message import Done
 from agent.common.shell import clock, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED, chain
 from agent.hydfs.core.errors import code_of

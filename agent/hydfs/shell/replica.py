@@ -13,7 +13,7 @@ from typing import Any, TypeVar, assert_never
 from agent.common.errors import Conflict, Corrupt, Fenced, RainStormError, StaleView, Unavailable
 from agent.common.message import Done, Request
 from agent.common.shell import clock, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import BlockKey, DroppedEntry, PromiseEntry, RecordEntry
 from agent.hydfs.core.errors import code_of

@@ -23,7 +23,7 @@ from agent.common.errors import (
 )
 from agent.common.message import Done
 from agent.common.shell import clock, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.membership import messages
 from agent.membership.core import events
 from agent.membership.core.dissemination.keyring import KeyRing, parse

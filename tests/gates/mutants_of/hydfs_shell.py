@@ -50,6 +50,13 @@ MUTANTS: tuple[Mutant, ...] = (
         OF_FILES,
     ),
     Mutant(
+        "the name that an earlier process gave a block's file is durable with the next payload",
+        FILES,
+        "made some that exist.\n        self._unsynced_names = True\n",
+        "made some that exist.\n        self._unsynced_names = False\n",
+        OF_FILES,
+    ),
+    Mutant(
         "payloads are synced before the journal that has them is dropped",
         FILES,
         "            if key in known and disk.exists(self.path(key)):\n"
