@@ -181,7 +181,7 @@ def test_only_the_agents_user_is_served(tmp_path: Path, capfd: pytest.CaptureFix
         thread.start()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
             stranger.connect(path)
-            wait_until(lambda: found or select.select([stranger], [], [], 0)[0], 5.0, "the stranger is answered")
+            wait_until(lambda: found or select.select([stranger], [], [], 0)[0], 5.0, "it is answered")
             served = len(found)
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(5.0)
