@@ -120,7 +120,7 @@ class Bench:
             return self.services[-1]
 
         self._monkeypatch.setattr(entry, "_build", build)
-        # An agent that nothing ends would keep this process: then it is ended as by an operator, with status 0.
+        # An agent that nothing ends would keep this process: it is ended as by an operator, with status 0.
         end = threading.Timer(AGENT_LIMIT_S, os.kill, (os.getpid(), signal.SIGTERM))
         end.start()
         try:
