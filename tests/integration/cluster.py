@@ -1,12 +1,7 @@
-"""A local cluster of a test's own: its folder, its addresses, and ``fab`` as a user runs it.
-
-Addresses come from the process id, so that two runs of the suite on one machine, or a run beside a user's
-own cluster, do not meet.
-"""
+"""A local cluster of a test's own: its folder, its addresses, and ``fab`` as a user runs it."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -19,17 +14,11 @@ from agent.common.config import RainstormConfig
 from ops.cluster.inventory import ADDRESS_VARIABLE, FOLDER_VARIABLE, INVENTORY_VARIABLE, Inventory, load
 from ops.local.cluster import SERVICES, LocalCluster
 from ops.local.layout import Layout
+from tests.addresses import own_addresses
 from tests.support import REPOSITORY, wait_until
 
 FAB = str(Path(sys.executable).with_name("fab"))
 FAB_TIMEOUT_S = 60
-_numbers = itertools.count()
-
-
-def own_address() -> str:
-    """Returns a loopback address with fifteen free ones behind it, another one at each call."""
-    number = next(_numbers)
-    return f"127.{20 + os.getpid() % 200}.{os.getpid() // 200 % 250}.{1 + number * 16 % 224}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +35,7 @@ class Sandbox:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "c"
-        self.cluster = LocalCluster(Layout(self.folder, self.folder / "inventory", own_address()))
+        self.cluster = LocalCluster(Layout(self.folder, self.folder / "inventory", own_addresses()[0]))
         self.environment = {
             **{key: value for key, value in os.environ.items() if key != INVENTORY_VARIABLE},
             FOLDER_VARIABLE: str(self.folder),

@@ -10,7 +10,8 @@ import yaml
 
 from agent.hydfs.client import HydfsClient
 from agent.wire.client import Address, Target
-from tests.integration.agents import Agents, free_port
+from tests.addresses import HYDFS_PORT
+from tests.integration.agents import Agents
 from tests.support import REPOSITORY, wait_until
 
 
@@ -68,7 +69,7 @@ class HydfsCluster(Agents):
 
     def _make_files(self) -> None:
         super()._make_files()
-        self.store_port = free_port(list(self.addresses.values()))
+        self.store_port = HYDFS_PORT
         for name in self.names:
             config = yaml.safe_load(self.config_path(name).read_text())
             for peer in config["peers"]:

@@ -31,7 +31,6 @@ from agent.wire.messages import Ping
 from ops.cluster import inventory
 from ops.cluster.connections import Connections, connected
 from ops.cluster.route import Route
-from tests.integration.agents import free_port
 from tests.integration.cluster import Sandbox
 from tests.support import wait_until
 
@@ -40,6 +39,8 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not SSHD.exists(), reason="needs openssh-server: apt-get install openssh-server"),
 ]
+# The addresses are the cluster's own, so any port does on which no agent listens.
+SSH_PORT = 2222
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 
@@ -81,9 +82,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         addresses = [peer.address for peer in sandbox.cluster.up(2)]
         # A leak check sees what starts later: the spare tasks belong to the cluster.
         sandbox.wait_rested()
-        port = free_port(addresses)
-        daemon = _start_sshd(folder, addresses, port)
-        yield Site(sandbox, folder, port)
+        daemon = _start_sshd(folder, addresses, SSH_PORT)
+        yield Site(sandbox, folder, SSH_PORT)
     finally:
         if daemon is not None:
             daemon.kill()

@@ -287,7 +287,7 @@ def test_a_cloned_machine_is_refused_by_name(cluster: Agents) -> None:
     clone["data_dir"] = str(folder)
     for peer in clone["peers"]:
         if peer["name"] == "n3":
-            peer["address"] = "127.0.0.9"
+            peer["address"] = cluster.unused_address
     clone["voters"] = ["n1", "n2", "n3"]
     path = cluster.folder / "clone.yaml"
     path.write_text(yaml.safe_dump(clone))

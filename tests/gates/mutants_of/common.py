@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 MAIN = "agent/__main__.py"
 MESSAGE = "agent/common/message.py"
@@ -139,8 +139,29 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a log that was opened has all of its records on stable storage",
         LOG,
-        "disk.fsync(self._descriptor)",
-        "pass",
+        "                self._write_anew(crc)\n",
+        "                disk.fsync(self._descriptor)\n",
+        OF_LOG,
+    ),
+    Mutant(
+        "a log that is opened on a full disk is written over itself",
+        LOG,
+        "                disk.pwrite_fully(self._descriptor, piece, offset)\n",
+        "",
+        OF_LOG,
+    ),
+    Mutant(
+        "what was written over itself is synced",
+        LOG,
+        "            disk.fsync(self._descriptor)\n",
+        "",
+        OF_LOG,
+    ),
+    Mutant(
+        "a log is written anew as it was read",
+        LOG,
+        "(offset == self.size and found != crc)",
+        "False",
         OF_LOG,
     ),
     Mutant(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 STORE = "agent/hydfs/shell/store.py"
 FILES = "agent/hydfs/shell/blockfile.py"
@@ -47,6 +47,13 @@ MUTANTS: tuple[Mutant, ...] = (
         FILES,
         "        if self._unsynced_names:\n            self._sync_names()\n",
         "",
+        OF_FILES,
+    ),
+    Mutant(
+        "the name that an earlier process gave a block's file is durable with the next payload",
+        FILES,
+        "made some that exist.\n        self._unsynced_names = True\n",
+        "made some that exist.\n        self._unsynced_names = False\n",
         OF_FILES,
     ),
     Mutant(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.common.shell import disk, threads, worker
+from agent.common.shell.framedlog import FramedLog
 from agent.hydfs.core import postponed
 from agent.hydfs.core.block import PromiseEntry, RefusedCopies
 from agent.hydfs.core.events import (
@@ -119,6 +120,11 @@ def _unless_in(module: str, function: str) -> Callable[[int], None]:
             _fdatasync(descriptor)
 
     return sync
+
+
+def _flush_only(self: FramedLog, crc: int) -> None:
+    disk.ftruncate(self._descriptor, self.size)
+    disk.fsync(self._descriptor)
 
 
 def _rename_only(self: BlockFiles, key: Any, path: Any) -> None:
@@ -232,6 +238,13 @@ BUGS: tuple[PlantedBug, ...] = (
         STORE,
         ((disk, "fdatasync", _unless_in("framedlog", "sync")),),
         ("power_all", "power", "kill"),
+    ),
+    PlantedBug(
+        "trusts what a failed flush left in memory",
+        "nothing rests on bytes whose flush once failed",
+        MOMENT,
+        ((FramedLog, "_write_anew", _flush_only),),
+        ("failed_flush",),
     ),
     PlantedBug(
         "whole block not flushed",
