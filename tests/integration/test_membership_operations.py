@@ -16,7 +16,7 @@ import yaml
 
 from agent.common.errors import Conflict, InvalidMessage, NotFound, Unavailable, UsageError
 from agent.membership.client import MemberChanged, MembershipClient
-from agent.membership.messages import MemberReport
+from agent.membership.messages.members import MemberReport
 from ops.cluster.keyrotation import rotate
 from tests.integration.agents import Agents
 from tests.support import REPOSITORY, wait_until
