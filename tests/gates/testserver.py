@@ -74,8 +74,11 @@ def run_here(tests: list[str], answer: Connection) -> None:
     options += [option for plugin in PLUGINS for option in ("-p", plugin)]
     # The libraries were imported before pytest could rewrite their assertions.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    code = pytest.main([*options, *tests], plugins=[record])
-    outcome = OUTCOMES.get(pytest.ExitCode(code), f"pytest ended with {pytest.ExitCode(code).name}")
+    try:
+        code = pytest.ExitCode(pytest.main([*options, *tests], plugins=[record]))
+        outcome = OUTCOMES.get(code, f"pytest ended with {code.name}")
+    except BaseException as error:  # what a test that failed left behind may spoil the end of pytest
+        outcome = "failed" if record.failed else f"pytest raised {error!r}"
     answer.send((outcome, record.failed, record.passed))
     kill_children(psutil.Process())
     os._exit(0)
