@@ -32,7 +32,7 @@ from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.repair import Repair
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.transfers import Transfers
+from agent.hydfs.shell.transfers.incoming import Transfers
 from agent.wire import server
 from agent.wire.client import Client
 from agent.wire.connection import Connection
