@@ -55,7 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
         NETWORK,
         "            self.close()\n            raise ConnectionResetError",
         "            raise ConnectionResetError",
-        (OF_REALNETWORK,),
+        (f"{OF_REALNETWORK}::test_a_connection_that_was_reset_is_refused_and_closed_by_tls",),
     ),
     Mutant(
         "the server's certificate carries the name of the node that was meant",
