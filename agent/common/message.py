@@ -6,11 +6,15 @@ below carry the ranges and sizes. ``decode`` turns plain values (a msgpack map) 
 fields are ignored and missing ones take their defaults, so that neighbouring releases understand each other:
 a field that is added needs a default, and one that is removed must have had one.
 
-The checking is msgspec's: compiled once for each class, about 2 µs a message.
+The checking is msgspec's: compiled once for each class, about 2 µs a message. msgspec compiles when a class
+is first used, and shows the half-made result to other threads, which crash on it. So one thread compiles, and
+the others wait for it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -34,6 +38,10 @@ TEXT_CHARS_MAX = 64 * 1024
 LIST_MAX = 100_000
 # What msgpack carries as they are; otherwise msgspec would read text as bytes in base64.
 BYTES = (bytes, bytearray, memoryview)
+
+# The classes that any thread may use; all others are compiled first, one at a time.
+_compiled: set[type[Any]] = set()
+_compiling = threading.Lock()
 
 Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 Crc = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -84,10 +92,20 @@ def decode(cls: type[M], fields: Any, what: str = "") -> M:
     Raises:
         InvalidMessage: they hold something else; the error names message, field and expectation.
     """
+    if cls not in _compiled:
+        _compile(cls)
     try:
         return msgspec.convert(fields, cls, builtin_types=BYTES)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise InvalidMessage(f"{what or cls.__name__}: {error}") from None
+
+
+def _compile(cls: type[Any]) -> None:
+    with _compiling:
+        # No class accepts None, so this compiles the class, with those of its fields, and makes no instance.
+        with contextlib.suppress(msgspec.ValidationError):
+            msgspec.convert(None, cls, builtin_types=BYTES)
+        _compiled.add(cls)
 
 
 class Vocabulary(Generic[K]):
