@@ -6,11 +6,14 @@ below carry the ranges and sizes. ``decode`` turns plain values (a msgpack map) 
 fields are ignored and missing ones take their defaults, so that neighbouring releases understand each other:
 a field that is added needs a default, and one that is removed must have had one.
 
-The checking is msgspec's: compiled once for each class, about 2 µs a message.
+The checking is msgspec's: compiled once for each class, about 2 µs a message. Only one thread at
+a time compiles: msgspec crashes the process when two use a class for the first time at once, because the
+second finds what the first has half built.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -22,6 +25,10 @@ from agent.common.errors import InvalidMessage
 
 M = TypeVar("M")
 R = TypeVar("R")
+
+_compiled: set[type[Any]] = set()
+# Not a lock of the seam: nothing that a simulator could interrupt happens while it is held.
+_compiling = threading.Lock()
 
 # Largest value of a signed 64-bit integer: offsets, lengths, versions and sequences stay below it.
 COUNTER_MAX = (1 << 63) - 1
@@ -84,10 +91,19 @@ def decode(cls: type[M], fields: Any, what: str = "") -> M:
     Raises:
         InvalidMessage: they hold something else; the error names message, field and expectation.
     """
+    if cls not in _compiled:
+        _compile(cls)
     try:
         return msgspec.convert(fields, cls, builtin_types=BYTES)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise InvalidMessage(f"{what or cls.__name__}: {error}") from None
+
+
+def _compile(cls: type[Any]) -> None:
+    """Has msgspec compile the checks of a class and of all classes within it."""
+    with _compiling:
+        msgspec.msgpack.Decoder(cls)
+        _compiled.add(cls)
 
 
 class Vocabulary(Generic[K]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -152,3 +154,30 @@ def test_a_vocabulary_refuses_what_it_does_not_know(fields: Any) -> None:
     """An unknown or unhashable kind is an error with a name, not a KeyError."""
     with pytest.raises(InvalidMessage, match="host to task"):
         WORDS.decode(fields)
+
+
+# The switches between threads are as frequent as can be; a few dozen classes are enough for a crash.
+FIRST_USES = """
+import dataclasses, sys, threading
+from agent.common import message
+
+def use(cls, barrier):
+    barrier.wait()
+    assert message.decode(cls, {"g0": {"f1": 3}}).g0.f1 == 3
+
+sys.setswitchinterval(1e-6)
+for _ in range(60):
+    inner = dataclasses.make_dataclass("Inner", [(f"f{n}", int, 0) for n in range(8)], frozen=True)
+    outer = dataclasses.make_dataclass("Outer", [(f"g{n}", inner, None) for n in range(8)], frozen=True)
+    barrier = threading.Barrier(2)
+    users = [threading.Thread(target=use, args=(outer, barrier)) for _ in range(2)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+"""
+
+
+def test_threads_that_use_a_class_for_the_first_time_at_once_do_not_crash_the_process() -> None:
+    ended = subprocess.run([sys.executable, "-c", FIRST_USES], capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
