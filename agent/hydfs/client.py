@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from agent.common.deadline import Deadline
 from agent.common.errors import (
+    AlreadyExists,
     ConnectionLost,
     Corrupt,
     InvalidMessage,
@@ -26,7 +27,8 @@ from agent.common.errors import (
 )
 from agent.common.ids import check_file_name
 from agent.common.message import R, Request, check_arguments
-from agent.common.shell import clock, disk
+from agent.common.shell import clock, disk, threads
+from agent.hydfs.core.filetable import put_id
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, StoredBlock, StoreHealth
 from agent.wire.client import Answered, Client, Target
@@ -35,6 +37,8 @@ from agent.wire.codec.framing import PAYLOAD_BYTES_MAX, Buffer
 __all__ = ["AppendResult", "BlockStat", "FileStat", "HydfsClient", "LocalBlock", "StoreHealth", "StoredBlock"]
 
 READ_PIECE_BYTES = 4 * 1024 * 1024
+# A commit may be asked again; a connection that breaks each time will not hold the next time either.
+COMMIT_TRIES_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +167,36 @@ class HydfsClient:
             DiskFull: no node has room.
         """
         deadline = Deadline(clock.monotonic(), timeout_s)
-        begun = self._ask(messages.BeginPut(check_file_name(name)), timeout_s=min(15.0, timeout_s)).message
-        offset = 0
+        begin = messages.BeginPut(check_file_name(name), threads.unique_id())
+        file_id = put_id(name, begin.key)
         try:
+            begun = self._ask(begin, timeout_s=min(15.0, timeout_s)).message
+            file_id = begun.file_id
+            offset = 0
             while data := source.read(begun.piece_bytes):
                 left = deadline.require(clock.monotonic(), f"put of {name!r}")
-                self._ask(messages.PutPiece(begun.file_id, offset), data, timeout_s=min(60.0, left))
+                self._ask(messages.PutPiece(file_id, offset), data, timeout_s=min(60.0, left))
                 offset += len(data)
-            left = deadline.require(clock.monotonic(), f"put of {name!r}")
-            commit = messages.CommitPut(begun.file_id, offset)
-            return self._ask(commit, timeout_s=min(60.0, left)).message.stat
+            return self._commit(messages.CommitPut(file_id, offset, name), deadline)
+        except AlreadyExists:
+            raise  # nothing was begun
         except BaseException:
-            self._abort(begun.file_id)
+            self._abort(file_id)
             raise
+
+    def _commit(self, request: messages.CommitPut, deadline: Deadline) -> FileStat:
+        tries = 0
+        while True:
+            left = deadline.require(clock.monotonic(), f"put of {request.name!r}")
+            try:
+                return self._ask(request, timeout_s=min(60.0, left)).message.stat
+            except ConnectionLost:
+                tries += 1
+                if tries == COMMIT_TRIES_MAX:
+                    raise Unreachable(
+                        f"putting {request.name!r}: the answer was lost, the file may exist now",
+                        hint="ask for its stat",
+                    ) from None
 
     def get(self, name: str, sink: BinaryIO, *, timeout_s: float = 600.0) -> int:
         """Writes the whole file into ``sink`` and returns its length.

@@ -222,11 +222,15 @@ class PutBegun:
 
 @dataclass(frozen=True, slots=True)
 class BeginPut(Request[PutBegun]):
-    """Reserves the name of a file that is going to be put."""
+    """Reserves the name of a file that is going to be put.
+
+    With a ``key``, drawn by the client, the same request again finds the put that the first one began.
+    """
 
     kind: ClassVar = "hydfs.put_begin"
     reply: ClassVar = PutBegun
     name: FileName
+    key: OptionalName = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +245,16 @@ class PutPiece(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class CommitPut(Request[Described]):
-    """Makes a put of ``length`` bytes visible."""
+    """Makes a put of ``length`` bytes visible.
+
+    With the ``name`` it may be asked again: the answer is the same after the put has been committed.
+    """
 
     kind: ClassVar = "hydfs.put_commit"
     reply: ClassVar = Described
     file_id: FileId
     length: Counter
+    name: FileName = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ FILES = "agent/hydfs/shell/blockfile.py"
 NEW_DISK = "agent/hydfs/shell/newdisk.py"
 SEALER = "agent/hydfs/shell/takeover.py"
 REPLICA_SHELL = "agent/hydfs/shell/replica.py"
-PUT = "agent/hydfs/shell/put.py"
+PUT = "agent/hydfs/shell/puts/put.py"
 TRANSFERS = "agent/hydfs/shell/transfers.py"
 ENGINE = "agent/hydfs/shell/node.py"
 WAITERS = "agent/hydfs/shell/waiting/waiter.py"
@@ -21,7 +21,7 @@ OF_FILES = ("tests/unit/hydfs/shell/test_blockfile.py",)
 OF_NEW_DISK = ("tests/unit/hydfs/shell/test_newdisk.py",)
 OF_SEALER = ("tests/unit/hydfs/shell/test_takeover.py",)
 OF_REPLICA_SHELL = ("tests/unit/hydfs/shell/test_replica.py",)
-OF_PUT = ("tests/unit/hydfs/shell/test_put.py",)
+OF_PUT = ("tests/unit/hydfs/shell/puts/test_put.py",)
 OF_TRANSFERS = ("tests/unit/hydfs/shell/test_transfers.py",)
 OF_ENGINE = ("tests/unit/hydfs/shell/test_node.py",)
 OF_WAITERS = ("tests/unit/hydfs/shell/waiting/test_waiter.py",)
@@ -158,8 +158,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the slot of a block is given back once it is stored",
         PUT,
-        "            return self._place(block)\n        finally:\n            self._free_slot()",
-        "            return self._place(block)\n        finally:\n            pass",
+        "            return self._placer.place(block)\n        finally:\n            self._free_slot()",
+        "            return self._placer.place(block)\n        finally:\n            pass",
         OF_PUT,
     ),
     Mutant(
@@ -180,6 +180,27 @@ MUTANTS: tuple[Mutant, ...] = (
         "puts in progress are bounded",
         PUT,
         "if len(self._puts) >= PUTS_MAX:",
+        "if False:",
+        OF_PUT,
+    ),
+    Mutant(
+        "a second begin of a put does not reserve again",
+        PUT,
+        "            if put.refused is not None:\n                raise put.refused\n",
+        "",
+        OF_PUT,
+    ),
+    Mutant(
+        "the abort of a put that is committed drops no blocks",
+        PUT,
+        "filetable.abandon(put.name, put.file_id)",
+        "filetable.remove(put.name, put.file_id)",
+        OF_PUT,
+    ),
+    Mutant(
+        "a late begin does not revive a put that has ended",
+        PUT,
+        "if found is None or found.state != filetable.CREATING:",
         "if False:",
         OF_PUT,
     ),

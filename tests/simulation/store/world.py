@@ -18,7 +18,8 @@ from agent.common.config import HydfsConfig
 from agent.hydfs import client as client_module
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.service import Service
-from agent.hydfs.shell import copier, gateway, put, repair, store, transfers
+from agent.hydfs.shell import copier, gateway, repair, store, transfers
+from agent.hydfs.shell.puts import put
 from agent.membership import service as membership
 from tests.simulation.machine.cluster import DATA_FOLDER, Cluster
 from tests.simulation.machine.faults import Faults
