@@ -16,7 +16,7 @@ from agent.hydfs.shell.gateway import Gateway
 from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.node import Engine
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.puts.put import Puts
+from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.repair import Repair
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store

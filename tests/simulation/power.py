@@ -2,8 +2,8 @@
 
 For each bug seeds are run until one fails, at most 300 and at most ``--limit-s`` seconds of processor time,
 so that a busy machine finds what a quiet one does. The seed that failed is then run without the bug:
-when it fails all the same, that says nothing and the hunt goes on. Prints a table (bug, rule, what found it,
-seeds needed, processor seconds); returns 1 when a bug was not found.
+when it fails all the same, that says nothing and the hunt goes on. Prints a table (where the bug is, which
+rule it breaks, what found it, seeds needed, processor seconds); returns 1 when a bug was not found.
 """
 
 from __future__ import annotations
@@ -26,68 +26,70 @@ from tests.simulation.planted import (
     store,
     wire,
 )
+from tests.simulation.planted.bug import PlantedBug, Subject
 
 SEEDS_MAX = 300
 LIMIT_S = 90.0
 TEXT_MAX = 52
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A bug of any subsystem: how to run a seed with it, and without it."""
-
-    subsystem: str
-    name: str
-    rule: str
-    run: Callable[[int], object]
-    control: Callable[[int], object]
+# The subsystems whose seeds take longest come first, so that all workers end at about the same time.
+BUGS: tuple[PlantedBug, ...] = (
+    *membership.BUGS,
+    *membership_shell.BUGS,
+    *rainstorm.BUGS,
+    *rainstorm_shell.BUGS,
+    *store.BUGS,
+    *register.BUGS,
+    *wire.BUGS,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of one bug; ``found_by`` is empty when nothing found it."""
 
-    subsystem: str
-    name: str
-    rule: str
+    bug: str
     found_by: str
     seeds: int
     seconds: float
     problem: str = ""
 
 
-def candidates() -> list[Candidate]:
-    """Returns the bugs of all subsystems."""
-    found = [
-        Candidate(bug.subject.name, bug.name, bug.rule, bug.run, bug.run_without)
-        for bug in (
-            *membership.BUGS,
-            *membership_shell.BUGS,
-            *rainstorm.BUGS,
-            *rainstorm_shell.BUGS,
-            *register.BUGS,
-            *store.BUGS,
-            *wire.BUGS,
-        )
-    ]
-    return found
+class Controls:
+    """What fails without a bug: many bugs are found by the same seed."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Subject, tuple[str, ...], int], str] = {}
+
+    def failure(self, bug: PlantedBug, seed: int) -> str:
+        """Returns what failed, or nothing."""
+        key = (bug.subject, bug.kinds, seed)
+        if key not in self._known:
+            self._known[key] = _failure(bug.run_without, seed)
+        return self._known[key]
 
 
-def hunt(candidate: Candidate, limit_s: float = LIMIT_S, seeds_max: int = SEEDS_MAX) -> Verdict:
+def bug_named(name: str) -> PlantedBug:
+    """Returns a planted bug."""
+    return next(bug for bug in BUGS if bug.name == name)
+
+
+def hunt(
+    bug: PlantedBug, limit_s: float = LIMIT_S, seeds_max: int = SEEDS_MAX, controls: Controls | None = None
+) -> Verdict:
     """Runs seeds until one finds the bug."""
+    controls = controls or Controls()
     began = time.process_time()
-    verdict = partial(Verdict, candidate.subsystem, candidate.name, candidate.rule)
     seed, problems = 0, list[str]()
     while seed < seeds_max and time.process_time() - began < limit_s:
-        found = _failure(candidate.run, seed)
+        found = _failure(bug.run, seed)
         seed += 1
         if found:
-            seconds = time.process_time() - began
-            without = _failure(candidate.control, seed - 1)
+            without = controls.failure(bug, seed - 1)
             if not without:
-                return verdict(found, seed, seconds)
+                return Verdict(bug.name, found, seed, time.process_time() - began)
             problems.append(f"seed {seed - 1} fails without the bug too: {without}")
-    return verdict("", seed, time.process_time() - began, "; ".join(problems[:2]) or "no seed fails")
+    problem = "; ".join(problems[:2]) or "no seed fails"
+    return Verdict(bug.name, "", seed, time.process_time() - began, problem)
 
 
 def _failure(run: Callable[[int], object], seed: int) -> str:
@@ -108,61 +110,72 @@ def check_of(error: BaseException) -> str:
     return text.partition(" {")[0].partition(": (")[0].partition(": Invocation")[0][:TEXT_MAX]
 
 
-def _hunt_number(limit_s: float, number: int) -> Verdict:
-    return hunt(candidates()[number], limit_s)
+# One for each worker process.
+_controls = Controls()
 
 
-def table(verdicts: list[Verdict]) -> str:
-    """Returns the verdicts as a table."""
-    head = ("where", "bug", "rule broken", "found by", "seeds", "seconds")
+def _hunt_named(limit_s: float, name: str) -> Verdict:
+    return hunt(bug_named(name), limit_s, controls=_controls)
+
+
+def table(verdicts: dict[str, Verdict]) -> str:
+    """Returns the verdicts as a table, in the order of the bugs."""
+    head = ("where", "in a", "bug", "rule broken", "found by", "seeds", "seconds")
     rows = [
         (
-            v.subsystem,
-            v.name,
-            v.rule,
-            v.found_by or f"NOT FOUND: {v.problem}",
-            str(v.seeds),
-            f"{v.seconds:.1f}",
+            bug.subject.name,
+            "shell" if bug.is_of_a_shell else "core",
+            bug.name,
+            bug.rule,
+            verdict.found_by or f"NOT FOUND: {verdict.problem}",
+            str(verdict.seeds),
+            f"{verdict.seconds:.1f}",
         )
-        for v in verdicts
+        for bug in BUGS
+        if (verdict := verdicts.get(bug.name)) is not None
     ]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = []
     for row in (head, tuple("-" * width for width in widths), *rows):
-        cells = [text.ljust(width) for text, width in zip(row[:4], widths[:4], strict=True)]
-        cells += [text.rjust(width) for text, width in zip(row[4:], widths[4:], strict=True)]
+        cells = [text.ljust(width) for text, width in zip(row[:5], widths[:5], strict=True)]
+        cells += [text.rjust(width) for text, width in zip(row[5:], widths[5:], strict=True)]
         lines.append("  ".join(cells))
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Hunts all bugs, or those of one subsystem."""
+    """Hunts all bugs, or those that the arguments name."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.power", description=__doc__)
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     parser.add_argument(
         "--limit-s", type=float, default=LIMIT_S, help="processor seconds for each bug at most"
     )
-    parser.add_argument("--subsystem", choices=sorted({found.subsystem for found in candidates()}))
+    parser.add_argument("--subsystem", choices=sorted({bug.subject.name for bug in BUGS}))
+    parser.add_argument("--bug", action="append", choices=[bug.name for bug in BUGS], metavar="NAME")
     arguments = parser.parse_args()
     if arguments.jobs < 1 or arguments.limit_s <= 0:
         parser.error("jobs and limit must be positive")
-    known = candidates()
     wanted = [
-        number for number, candidate in enumerate(known) if arguments.subsystem in (None, candidate.subsystem)
+        bug.name
+        for bug in BUGS
+        if arguments.subsystem in (None, bug.subject.name) and bug.name in (arguments.bug or [bug.name])
     ]
     began = time.monotonic()
-    verdicts = []
+    verdicts: dict[str, Verdict] = {}
     with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
-        for verdict in pool.imap(partial(_hunt_number, arguments.limit_s), wanted):
-            verdicts.append(verdict)
-            what = verdict.found_by or "NOT FOUND"
-            print(f"{len(verdicts)}/{len(wanted)} {verdict.name}: {what}", file=sys.stderr, flush=True)
+        for verdict in pool.imap_unordered(partial(_hunt_named, arguments.limit_s), wanted):
+            verdicts[verdict.bug] = verdict
+            what = verdict.found_by or f"NOT FOUND: {verdict.problem}"
+            spent = f"{verdict.seeds} seeds, {verdict.seconds:.1f} s"
+            line = f"{len(verdicts)}/{len(wanted)} {verdict.bug}: {what} ({spent})"
+            print(line, file=sys.stderr, flush=True)
     print(table(verdicts))
-    missed = sum(not verdict.found_by for verdict in verdicts)
-    spent = sum(verdict.seconds for verdict in verdicts)
+    missed = sum(not verdict.found_by for verdict in verdicts.values())
+    shells = sum(bug.is_of_a_shell for bug in BUGS if bug.name in verdicts)
+    spent_s = sum(verdict.seconds for verdict in verdicts.values())
     print(
-        f"\n{len(verdicts) - missed} found, {missed} not found, {time.monotonic() - began:.0f} s "
-        f"({spent:.0f} s of processor time)"
+        f"\n{len(verdicts) - missed} found ({shells} bugs are of shells), {missed} not found, "
+        f"{time.monotonic() - began:.0f} s ({spent_s:.0f} s of processor time)"
     )
     return 1 if missed else 0
 

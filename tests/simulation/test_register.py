@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.simulation.planted import register as planted
-from tests.simulation.power import candidates, hunt
+from tests.simulation.power import bug_named, hunt
 from tests.simulation.register import world
 from tests.simulation.seeds import each, seed_ranges
 from tests.support import REPOSITORY
@@ -34,6 +34,5 @@ def test_same_seed_same_trace_in_fresh_processes() -> None:
 @pytest.mark.simulation
 @pytest.mark.parametrize("name", planted.QUICK)
 def test_a_planted_bug_is_found(name: str) -> None:
-    candidate = next(found for found in candidates() if found.subsystem == "register" and found.name == name)
-    verdict = hunt(candidate, limit_s=60.0, seeds_max=30)
+    verdict = hunt(bug_named(name), limit_s=60.0, seeds_max=30)
     assert verdict.found_by, verdict

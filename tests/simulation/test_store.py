@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.simulation.planted import store as planted
-from tests.simulation.power import candidates, hunt
+from tests.simulation.power import bug_named, hunt
 from tests.simulation.seeds import each, seed_ranges
 from tests.simulation.store import world
 from tests.simulation.store.moments import MOMENTS
@@ -59,6 +59,5 @@ def test_moment(moment: Callable[[int | str], None]) -> None:
 @pytest.mark.simulation
 @pytest.mark.parametrize("name", planted.QUICK)
 def test_a_planted_bug_is_found(name: str) -> None:
-    candidate = next(found for found in candidates() if found.subsystem == "store" and found.name == name)
-    verdict = hunt(candidate, limit_s=60.0, seeds_max=60)
+    verdict = hunt(bug_named(name), limit_s=60.0, seeds_max=60)
     assert verdict.found_by, verdict

@@ -12,17 +12,11 @@ from tests.simulation.machine.schedule import Schedule, Step
 from tests.simulation.machine.wires import Quality
 from tests.simulation.membership import run as membership
 from tests.simulation.planted import membership as membership_bugs
-from tests.simulation.planted.bug import PlantedBug
-from tests.simulation.power import candidates as all_candidates
-from tests.simulation.power import hunt
+from tests.simulation.power import bug_named, hunt
 from tests.simulation.schedules.membership import FOUND
 from tests.simulation.seeds import each, seed_ranges
 from tests.simulation.shrink import Shrinker
 from tests.support import REPOSITORY
-
-
-def by_name(name: str) -> PlantedBug:
-    return next(bug for bug in membership_bugs.BUGS if bug.name == name)
 
 
 def play(seed: int) -> None:
@@ -91,7 +85,7 @@ def _fails_by_its_steps(schedule: Schedule) -> bool:
 @pytest.mark.simulation
 def test_a_failing_schedule_shrinks_to_what_it_needs() -> None:
     noise = tuple(Step(at_s, "jump", ("vm1",), 0.3, 0.9) for at_s in (0.5, 2.0, 3.0, 4.0, 5.0))
-    with by_name("refutes without raising its incarnation").planted():
+    with bug_named("refutes without raising its incarnation").planted():
         found = next(filter(_fails_by_its_steps, map(membership.schedule_of, range(60))))
         long = replace(found, steps=(*noise[:2], *found.steps, *noise[2:]))
         assert _fails(long)
@@ -113,6 +107,5 @@ def test_a_schedule_that_passes_is_not_shrunk() -> None:
 @pytest.mark.simulation
 @pytest.mark.parametrize("name", membership_bugs.QUICK)
 def test_a_planted_bug_is_found(name: str) -> None:
-    candidate = next(found for found in all_candidates() if found.name == name)
-    verdict = hunt(candidate, limit_s=60.0, seeds_max=30)
+    verdict = hunt(bug_named(name), limit_s=60.0, seeds_max=30)
     assert verdict.found_by, verdict

@@ -11,7 +11,7 @@ import pytest
 from agent.common.shell import network, threads
 from tests.simulation.machine.process import Process
 from tests.simulation.planted import wire as planted
-from tests.simulation.power import candidates, hunt
+from tests.simulation.power import bug_named, hunt
 from tests.simulation.seeds import each, seed_ranges
 from tests.simulation.wire import peers
 from tests.simulation.wire import run as wire
@@ -118,6 +118,5 @@ def test_client_survives_a_server_that_breaks_off_at_every_byte(seed: int) -> No
 @pytest.mark.simulation
 @pytest.mark.parametrize("name", [bug.name for bug in planted.BUGS[:3]])
 def test_a_planted_bug_is_found(name: str) -> None:
-    candidate = next(found for found in candidates() if found.subsystem == "wire" and found.name == name)
-    verdict = hunt(candidate, limit_s=60.0, seeds_max=60)
+    verdict = hunt(bug_named(name), limit_s=60.0, seeds_max=60)
     assert verdict.found_by, verdict

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 STORE = "agent/hydfs/shell/store.py"
 FILES = "agent/hydfs/shell/blockfile.py"
 NEW_DISK = "agent/hydfs/shell/newdisk.py"
 SEALER = "agent/hydfs/shell/takeover.py"
 REPLICA_SHELL = "agent/hydfs/shell/replica.py"
-PUT = "agent/hydfs/shell/puts/put.py"
-TRANSFERS = "agent/hydfs/shell/transfers.py"
+PUT = "agent/hydfs/shell/put.py"
+TRANSFERS = "agent/hydfs/shell/transfers/incoming.py"
 ENGINE = "agent/hydfs/shell/node.py"
 WAITERS = "agent/hydfs/shell/waiting/waiter.py"
 PEERS = "agent/hydfs/shell/peers.py"
@@ -21,8 +21,8 @@ OF_FILES = ("tests/unit/hydfs/shell/test_blockfile.py",)
 OF_NEW_DISK = ("tests/unit/hydfs/shell/test_newdisk.py",)
 OF_SEALER = ("tests/unit/hydfs/shell/test_takeover.py",)
 OF_REPLICA_SHELL = ("tests/unit/hydfs/shell/test_replica.py",)
-OF_PUT = ("tests/unit/hydfs/shell/puts/test_put.py",)
-OF_TRANSFERS = ("tests/unit/hydfs/shell/test_transfers.py",)
+OF_PUT = ("tests/unit/hydfs/shell/test_put.py",)
+OF_TRANSFERS = ("tests/unit/hydfs/shell/transfers/test_incoming.py",)
 OF_ENGINE = ("tests/unit/hydfs/shell/test_node.py",)
 OF_WAITERS = ("tests/unit/hydfs/shell/waiting/test_waiter.py",)
 OF_PEERS = ("tests/unit/hydfs/shell/test_peers.py",)
@@ -158,8 +158,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the slot of a block is given back once it is stored",
         PUT,
-        "            return self._placer.place(block)\n        finally:\n            self._free_slot()",
-        "            return self._placer.place(block)\n        finally:\n            pass",
+        "            return self._outgoing.place(block)\n        finally:\n            self._free_slot()",
+        "            return self._outgoing.place(block)\n        finally:\n            pass",
         OF_PUT,
     ),
     Mutant(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 FRAMING = "agent/wire/codec/framing.py"
-NETWORK = "agent/common/shell/network.py"
+NETWORK = "agent/common/shell/realnetwork.py"
 ENDPOINT = "agent/wire/endpoint.py"
 SERVER = "agent/wire/server.py"
 CLIENT = "agent/wire/client.py"
@@ -45,6 +45,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "context.verify_mode = ssl.CERT_REQUIRED",
         "pass",
         (*OF_AUTH, *OF_SERVER),
+    ),
+    Mutant(
+        "TLS closes a connection that was reset before the handshake",
+        NETWORK,
+        "            self.close()\n            raise ConnectionResetError",
+        "            raise ConnectionResetError",
+        ("tests/unit/common/shell/test_realnetwork.py",),
     ),
     Mutant(
         "the server's certificate carries the name of the node that was meant",

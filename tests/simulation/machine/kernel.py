@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from agent.common.shell import network
+from agent.common.shell import realnetwork
 from tests.simulation.machine.thread import SimThread
 from tests.simulation.machine.wires import Packet, Pipe, Wires
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 # Linux holds about as many small datagrams in the default receive buffer.
 DATAGRAMS_MAX = 256
 DATAGRAM_BYTES_MAX = 65_507
-KEEP_ALIVE_S = network.KEEP_ALIVE_IDLE_S + network.KEEP_ALIVE_INTERVAL_S * network.KEEP_ALIVE_PROBES
+KEEP_ALIVE_S = (
+    realnetwork.KEEP_ALIVE_IDLE_S + realnetwork.KEEP_ALIVE_INTERVAL_S * realnetwork.KEEP_ALIVE_PROBES
+)
 
 
 def failure(number: int) -> OSError:

@@ -1,4 +1,4 @@
-"""The simulated counterpart of ``network.RealNetwork``: one for each process."""
+"""The simulated counterpart of ``realnetwork.RealNetwork``: one for each process."""
 
 from __future__ import annotations
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 from unittest import mock
+
+from tests.unit.test_layering import is_shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,11 @@ class PlantedBug:
                 stack.enter_context(mock.patch.object(owner, name, broken))
             yield
 
+    @property
+    def is_of_a_shell(self) -> bool:
+        """Tells whether any of what is replaced lives in a shell rather than in a core."""
+        return any(is_shell(_module(owner, name)) for owner, name, _ in self.patches)
+
     def run(self, seed: int) -> None:
         """Runs one seed with the bug in place.
 
@@ -49,3 +57,10 @@ class PlantedBug:
     def run_without(self, seed: int) -> None:
         """Runs the same seed as it is."""
         self.subject.play(seed, self.kinds)
+
+
+def _module(owner: Any, name: str) -> str:
+    """Returns where a replaced attribute was written, which is not always where it is used."""
+    if not isinstance(owner, ModuleType):
+        return str(owner.__module__)
+    return str(getattr(getattr(owner, name), "__module__", owner.__name__))

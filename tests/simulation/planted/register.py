@@ -137,7 +137,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "a voter that has not voted yet may restart",
         REGISTER,
         ((Voter, "_load_disk", _another_disk),),
-        ("partition", "failing_disk", "kill"),
+        ("founding",),
     ),
     PlantedBug(
         "answers before the sync",

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from agent.hydfs.shell.put import Puts
+
 from agent.common.shell import disk, threads, worker
 from agent.common.shell.framedlog import FramedLog
 from agent.hydfs.core import filetable, postponed
@@ -28,11 +30,10 @@ from agent.hydfs.core.replica import Replica
 from agent.hydfs.core.takeover import PromiseReceived, Takeover
 from agent.hydfs.shell import repair
 from agent.hydfs.shell.blockfile import BlockFiles
-from agent.hydfs.shell.puts.put import Puts
 from agent.hydfs.shell.repair import Repair
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.transfers import Transfers
+from agent.hydfs.shell.transfers.incoming import Transfers
 from agent.wire import server
 from agent.wire.client import Client
 from agent.wire.connection import Connection
@@ -309,7 +310,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "lost wake-up of a worker",
         "whoever is stopped is woken",
         STORE,
-        ((worker._Queue, "_close", _close_silently),),
+        ((worker.WorkQueue, "_close", _close_silently),),
     ),
     PlantedBug(
         "refused write never answered",

@@ -1,7 +1,7 @@
 """One run of the register: voters under a schedule of faults, clients, and the checks.
 
-Beside the history (``history``): G4 after the faults a read returns within its bound, with all that was ever
-acknowledged; G5 after the faults every voter with a sound disk votes.
+Beside the history (``history``) and the rules of the voters (``ballots``): G4 after the faults a read returns
+within its bound, with all that was ever acknowledged; G5 after the faults each voter with a sound disk votes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,6 +28,7 @@ from tests.simulation.machine.cluster import DATA_FOLDER, OPERATOR, Cluster
 from tests.simulation.machine.faults import Faults
 from tests.simulation.machine.host import Agent, Node
 from tests.simulation.machine.schedule import Schedule, Step, draw
+from tests.simulation.register.ballots import Ballots
 from tests.simulation.register.history import Invocation, check
 
 KEY, PREFIX = "list", "view"
@@ -44,8 +46,9 @@ CLIENTS = 3
 FORGOTTEN_VOTES_S = OPERATION_TIMEOUT_S + 6.0
 PATIENCE_S = 1.0
 # A bit of a voter's log that flips while its machine is off: that voter is lost. A voter that crashes, and is
-# back at once, while two clients wait for its promise. And one that comes back with an empty disk.
-EXTRA: dict[str, int | str] = {"flip": 1, "bounce": 1, "forget": 1}
+# back at once, while two clients wait for its promise. One that comes back with an empty disk. And a loss of
+# power for all voters that do not vote yet when the first of a new cluster does.
+EXTRA: dict[str, int | str] = {"flip": 1, "bounce": 1, "forget": 1, "founding": 0}
 AMBUSH_S, AMBUSH_STEP_S = 2.0, 0.0005
 LOG = f"{DATA_FOLDER}/voter/registers.log"
 LOG_BYTES_MIN = 400
@@ -57,6 +60,7 @@ MOMENTS = (
     "the same append again",
     "read by a round",
     "voter crashed under two proposals",
+    "founding interrupted",
     "a voter forgot",
     "a voter learnt",
     "a log rotted",
@@ -66,7 +70,12 @@ MOMENTS = (
 
 def schedule_of(seed: int | str, kinds: tuple[str, ...] = ()) -> Schedule:
     """Returns the schedule of a seed, of some kinds of fault when they are named."""
-    return draw(f"register:{seed}", FAULTS_S * 0.9, kinds=kinds, extra=EXTRA, sizes=(3, 3, 5))
+    found = draw(
+        f"register:{seed}", FAULTS_S * 0.9, kinds=kinds, extra=EXTRA, sizes=(3, 3, 5), once=("founding",)
+    )
+    # A cluster is founded at the beginning.
+    steps = [replace(step, at_s=0.0) if step.kind == "founding" else step for step in found.steps]
+    return replace(found, steps=tuple(sorted(steps, key=lambda step: step.at_s)))
 
 
 def _targets(config: NodeConfig) -> dict[str, Target]:
@@ -128,10 +137,16 @@ class RegisterRun:
             quality=schedule.quality,
             steps_max=400_000,
         )
+        self.ballots = Ballots(self.cluster.scheduler, schedule.names())
         self.faults = Faults(
             self.cluster,
             schedule.steps,
-            {"flip": self._flip, "forget": self._forget, "bounce": self._bounce},
+            {
+                "flip": self._flip,
+                "forget": self._forget,
+                "bounce": self._bounce,
+                "founding": self._interrupt_founding,
+            },
         )
         self._stopping = False
         self._busy = CLIENTS
@@ -187,6 +202,7 @@ class RegisterRun:
         for number in range(1, CLIENTS + 1):
             cluster.client(f"c{number}").start("client", self._client, f"c{number}")
         cluster.scheduler.run_for(FAULTS_S)
+        cluster.check(self.ballots.problems)
         for name in self.flipped:
             cluster.lose(cluster.nodes[name])  # its log is damaged: it refuses to start
         self.faults.end()
@@ -196,7 +212,7 @@ class RegisterRun:
         cluster.wait_until(self._all_vote, ANSWERED_S)
         reader = cluster.client("reader")
         cluster.call(reader, self._read_last)
-        cluster.check(check(self.history) or self._crashes())
+        cluster.check(self.ballots.problems or check(self.history) or self._crashes())
         cluster.check(cluster.findings())
         cluster.check(cluster.shut_down())
 
@@ -237,6 +253,7 @@ class RegisterRun:
         if node.is_on and self._may_lose(node.name):
             self.hits["a voter forgot"] += 1
             self.blank[node.name] = None
+            self.ballots.empty(node.name, had_memory=LOG in node.disk.paths())
             self.faults.cut_power([node], step)
             node.replace_disk()
 
@@ -251,6 +268,20 @@ class RegisterRun:
             node.disk.flip_bit(LOG, int(step.amount * (size // 2)))
             self.flipped[node.name] = None
             self.hits["a log rotted"] += 1
+
+    def _interrupt_founding(self, step: Step) -> None:
+        agents = {name: node.agents[SERVICE] for name, node in self.cluster.nodes.items()}
+        voting = [
+            name
+            for name, agent in agents.items()
+            if isinstance(agent.service, VoterAgent) and agent.service.voter.votes
+        ]
+        if voting and len(voting) < len(agents):
+            self.hits["founding interrupted"] += 1
+            late = [self.cluster.nodes[name] for name in agents if name not in voting]
+            self.faults.cut_power(late, step)
+        elif not voting and not self.faults.is_over:
+            self.cluster.scheduler.after(AMBUSH_STEP_S, lambda: self._interrupt_founding(step))
 
     def _bounce(self, step: Step) -> None:
         self._ambush(self.cluster.nodes[step.nodes[0]], self.cluster.scheduler.now + AMBUSH_S)
@@ -327,6 +358,6 @@ def run(schedule: Schedule) -> RegisterRun:
         AssertionError: a check failed.
     """
     found = RegisterRun(schedule)
-    with _watched(found), found.cluster:
+    with _watched(found), found.ballots.watched(KEY), found.cluster:
         found.play()
     return found

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+from agent.hydfs.shell.put import Puts
+
 from agent.common.errors import RainStormError
 from agent.common.shell import threads
 from agent.hydfs.client import HydfsClient
@@ -20,7 +22,6 @@ from agent.hydfs.core.ring import block_token, ring_of
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import Seal
 from agent.hydfs.messages.file import FileStat
-from agent.hydfs.shell.puts.put import Puts
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.takeover import Sealer
 from agent.wire import auth

@@ -1,10 +1,9 @@
 """Storing a whole file: reserve the name, write its blocks anywhere, make it visible by one change.
 
 A put has no coordinator, because its blocks are not visible before they are complete. The gateway cuts the
-stream into blocks, sends each to its replicas in parallel (pieces of 1 MiB, one flush at the end) and keeps
-at most ``BUFFERED_BLOCKS`` of them in memory. When a replica fails, the block goes to other nodes. The last
-step is one change of the file's register. A put that ends before it leaves nothing visible, and another put
-may replace its reservation as soon as its gateway no longer works on it.
+stream into blocks, sends each to its replicas (``transfers.outgoing``) and keeps at most ``BUFFERED_BLOCKS``
+of them in memory. The last step is one change of the file's register. A put that ends before it leaves
+nothing visible, and another put may replace its reservation as soon as its gateway no longer works on it.
 
 Each request may come again when its answer was lost. The client draws a key, from which the id of the new
 file follows, so that a second begin finds the first one. A commit that finds no put reads the file table.
@@ -31,7 +30,7 @@ from agent.common.errors import (
 from agent.common.ids import check_file_name
 from agent.common.message import Done
 from agent.common.shell import clock, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import chain
 from agent.hydfs.core.filetable import BlockEntry, Reservation
@@ -39,8 +38,8 @@ from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import AskPut, DropFile, PutLife
 from agent.hydfs.shell.filetable import describe
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.puts.placer import Block, BlockPlacer
 from agent.hydfs.shell.replica import Replicas
+from agent.hydfs.shell.transfers.outgoing import Block, Outgoing
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
@@ -103,7 +102,7 @@ class Puts:
         self._free = BUFFERED_BLOCKS
         # A block that waits for a thread holds a slot, so there are never more of them.
         self._placers = Pool("hydfs-put", BUFFERED_BLOCKS, BUFFERED_BLOCKS)
-        self._placer = BlockPlacer(replicas, peers, views, blocks_max=BUFFERED_BLOCKS)
+        self._outgoing = Outgoing(replicas.placement, peers, views, BUFFERED_BLOCKS)
 
     def close(self) -> None:
         """Aborts the puts in progress; other gateways and repair find their reservations abandoned."""
@@ -113,7 +112,7 @@ class Puts:
         for put in puts:
             self._end(put)
         self._placers.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
-        self._placer.close(CLOSE_TIMEOUT_S)
+        self._outgoing.stop(CLOSE_TIMEOUT_S)
 
     @property
     def free_slots(self) -> int:
@@ -309,7 +308,7 @@ class Puts:
 
     def _place_block(self, block: Block) -> BlockEntry:
         try:
-            return self._placer.place(block)
+            return self._outgoing.place(block)
         finally:
             self._free_slot()
 

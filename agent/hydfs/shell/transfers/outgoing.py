@@ -1,19 +1,21 @@
-"""Sending a whole block of a put to its replicas, and to other nodes when one of them fails."""
+"""Outgoing blocks: a block of a put goes to its replicas in parallel, in pieces, with one flush at the end.
+
+When a replica fails, the block goes to other nodes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from agent.common.errors import DiskFull, RainStormError, Unavailable
 from agent.common.shell import threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.core.errors import code_of
 from agent.hydfs.core.filetable import BlockEntry
 from agent.hydfs.messages.block import StorePiece
 from agent.hydfs.shell.peers import Peers
-from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.codec.framing import Buffer
 
@@ -21,7 +23,9 @@ BLOCK_TIMEOUT_S = 20.0
 TRIES_MAX = 4
 # Every block is sent to all of its replicas at once; a cluster that keeps more copies than this of a block
 # sends to some of them one after the other.
-COPIES_AT_ONCE = 3
+SENDERS_PER_BLOCK = 3
+
+Placement = Callable[[str, int, list[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,31 +40,33 @@ class Block:
     crc: int
 
 
-class BlockPlacer:
-    """Stores blocks on their replicas; used by several threads."""
+class Outgoing:
+    """Stores up to ``blocks_max`` blocks at once on other nodes.
 
-    def __init__(self, replicas: Replicas, peers: Peers, views: ViewSource, *, blocks_max: int) -> None:
-        self._replicas = replicas
+    ``placement(file_id, number, avoid)`` tells on which.
+    """
+
+    def __init__(self, placement: Placement, peers: Peers, views: ViewSource, blocks_max: int) -> None:
+        self._placement = placement
         self._peers = peers
         self._views = views
-        senders = COPIES_AT_ONCE * blocks_max
+        senders = SENDERS_PER_BLOCK * blocks_max
         self._senders = Pool("hydfs-put-send", senders, senders * TRIES_MAX)
 
-    def close(self, timeout_s: float) -> None:
-        """Ends the threads that send."""
+    def stop(self, timeout_s: float) -> None:
+        """Ends the threads; blocks that wait for one fail."""
         self._senders.stop(drain=False, timeout_s=timeout_s)
 
     def place(self, block: Block) -> BlockEntry:
-        """Stores a block durably on all of its replicas and returns its entry for the file table.
+        """Returns the entry of a block that is durable on all of its replicas, wherever there are some.
 
         Raises:
-            DiskFull: no node has room.
-            RainStormError: too many nodes failed.
+            RainStormError: the last failure of ``TRIES_MAX`` sets of nodes, or of all nodes.
         """
         avoid: list[str] = []
         error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
         for _ in range(TRIES_MAX):
-            replicas = self._replicas.placement(block.file_id, block.number, avoid)
+            replicas = self._placement(block.file_id, block.number, avoid)
             failures = self._store(block, replicas)
             if replicas and not failures:
                 view = self._views.current().version

@@ -1,1 +1,0 @@
-"""Storing whole files: the puts that this agent is the gateway of, and the sending of their blocks."""

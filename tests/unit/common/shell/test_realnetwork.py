@@ -1,0 +1,58 @@
+"""What only the real sockets can show: options of the kernel, and TLS of the standard library."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import warnings
+from pathlib import Path
+
+import pytest
+
+from agent.common.shell.realnetwork import RealNetwork, TlsContext
+from agent.wire.authority import Authority
+
+NETWORK = RealNetwork()
+HOST = "127.0.0.1"
+PATIENCE_S = 10.0
+# No lingering: ``close`` resets the connection.
+RESET = struct.pack("ii", 1, 0)
+
+
+def test_silent_peer_is_asked_and_given_up_within_a_minute() -> None:
+    """What the kernel is told (only a machine without power shows the rest)."""
+    one, other = socket.socketpair(socket.AF_UNIX)
+    with one, other, socket.socket(socket.AF_INET) as tcp:
+        NETWORK.keep_alive(one)
+        NETWORK.keep_alive(tcp)
+        assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle_s, interval_s, probes = (tcp.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+        assert idle_s + interval_s * probes <= 60
+
+
+@pytest.fixture(params=["client", "server"])
+def context(request: pytest.FixtureRequest, tmp_path: Path) -> TlsContext:
+    authority = Authority(tmp_path)
+    authority.create("test")
+    authority.issue("vm1", tmp_path)
+    files = [str(tmp_path / name) for name in ("vm1.pem", "vm1.key", "ca.pem")]
+    return NETWORK.tls_context(*files, server_side=request.param == "server")
+
+
+def test_a_connection_that_was_reset_is_refused_and_closed_by_tls(
+    request: pytest.FixtureRequest, context: TlsContext
+) -> None:
+    """Python 3.11 takes the descriptor, finds no peer, raises, and leaves it to the garbage collector."""
+    server_side = request.node.callspec.params["context"] == "server"
+    with NETWORK.listen_tcp(HOST, 0, 1) as listener:
+        plain = NETWORK.dial_tcp(HOST, listener.getsockname()[1], PATIENCE_S, None)
+        accepted, _ = listener.accept()
+    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    accepted.close()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ConnectionError):
+            context.wrap_socket(plain, server_side, server_hostname=None if server_side else "vm1")
+    assert [str(each.message) for each in caught] == []
+    assert plain.fileno() == -1
