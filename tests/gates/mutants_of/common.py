@@ -182,7 +182,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a torn tail is noted before it is cut off",
         LOG,
         "                before_cut()\n",
-        "",
+        "                pass\n",
         ("tests/unit/hydfs/shell/test_journal.py",),
     ),
     Mutant(
