@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import builtins
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -30,11 +31,20 @@ from agent.common.message import R, Request, check_arguments
 from agent.common.shell import clock, disk, threads
 from agent.hydfs.core.filetable import put_id
 from agent.hydfs.messages import file as messages
-from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, StoredBlock, StoreHealth
+from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, Listed, StoredBlock, StoreHealth
 from agent.wire.client import Answered, Client, Target
 from agent.wire.codec.framing import PAYLOAD_BYTES_MAX, Buffer
 
-__all__ = ["AppendResult", "BlockStat", "FileStat", "HydfsClient", "LocalBlock", "StoreHealth", "StoredBlock"]
+__all__ = [
+    "AppendResult",
+    "BlockStat",
+    "FileStat",
+    "HydfsClient",
+    "Listed",
+    "LocalBlock",
+    "StoreHealth",
+    "StoredBlock",
+]
 
 READ_PIECE_BYTES = 4 * 1024 * 1024
 # A commit may be asked again; a connection that breaks each time will not hold the next time either.
@@ -217,9 +227,22 @@ class HydfsClient:
             offset += len(data)
         return offset
 
+    def pages(self, prefix: str = "", *, timeout_s: float = 30.0) -> Iterator[Listed]:
+        """Yields the files whose names begin with ``prefix``, page by page, sorted by name.
+
+        A file that is made or deleted meanwhile may be among them or not. Each page has ``timeout_s``.
+        """
+        after = ""
+        while True:
+            page = self._ask(messages.ListFiles(prefix, after, paged=True), timeout_s=timeout_s).message
+            yield page
+            if not page.next:
+                return
+            after = _advanced(after, page.next)
+
     def list(self, prefix: str = "", *, timeout_s: float = 30.0) -> builtins.list[FileStat]:
-        """Returns the files whose names begin with ``prefix``, sorted by name."""
-        return list(self._ask(messages.ListFiles(prefix), timeout_s=timeout_s).message.files)
+        """Returns the files of all pages."""
+        return [stat for page in self.pages(prefix, timeout_s=timeout_s) for stat in page.files]
 
     def store(self, node: str = "", *, timeout_s: float = 10.0) -> builtins.list[StoredBlock]:
         """Returns the blocks on ``node`` (the agent's own when empty)."""
@@ -238,8 +261,18 @@ class HydfsClient:
         self._ask(messages.Delete(check_file_name(name)), timeout_s=timeout_s)
 
     def delete_prefix(self, prefix: str, *, timeout_s: float = 60.0) -> int:
-        """Deletes every file whose name begins with ``prefix`` and returns how many there were."""
-        return len(self._ask(messages.DeletePrefix(prefix), timeout_s=timeout_s).message.deleted)
+        """Deletes every file whose name begins with ``prefix`` and returns how many there were.
+
+        They are deleted page by page; each page has ``timeout_s``.
+        """
+        count, after = 0, ""
+        while True:
+            request = messages.DeletePrefix(prefix, after, paged=True)
+            found = self._ask(request, timeout_s=timeout_s).message
+            count += len(found.deleted)
+            if not found.next:
+                return count
+            after = _advanced(after, found.next)
 
     def _abort(self, file_id: str) -> None:
         try:
@@ -250,3 +283,9 @@ class HydfsClient:
     def _ask(self, request: Request[R], payload: Buffer = b"", *, timeout_s: float) -> Answered[R]:
         check_arguments(request)
         return self._client.ask(self._target, request, payload, timeout_s=timeout_s)
+
+
+def _advanced(after: str, following: str) -> str:
+    if following <= after:
+        raise InvalidMessage(f"a listing goes back from {after!r} to {following!r}")
+    return following

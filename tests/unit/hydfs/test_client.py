@@ -109,11 +109,11 @@ def test_simple_requests_return_what_the_agent_says() -> None:
     assert agent.asked == [
         Create("f"),
         Stat("f"),
-        ListFiles("f"),
+        ListFiles("f", paged=True),
         ListStored("n1"),
         Health(),
         Delete("f"),
-        DeletePrefix("a"),
+        DeletePrefix("a", paged=True),
     ]
 
 
@@ -136,6 +136,24 @@ def test_a_get_writes_all_of_the_file_or_says_that_it_changed() -> None:
     assert sink.getvalue() == b"abcdef"
     with pytest.raises(NotFound, match="changed while it was read"):
         client(Stat=Described(STAT), Read=reader(b""))[0].get("f", io.BytesIO())
+
+
+def test_a_listing_is_asked_for_page_by_page() -> None:
+    def pages(request: ListFiles) -> Listed:
+        following = {"": "b", "b": "d"}.get(request.after, "")
+        return Listed((FileStat(f"{request.after}x", "id1", 0, ()),), next=following)
+
+    store, agent = client(
+        ListFiles=pages,
+        DeletePrefix=lambda asked: Deleted(("a", "b"), next="" if asked.after else "b"),
+    )
+    assert [stat.name for stat in store.list()] == ["x", "bx", "dx"]
+    assert [request.after for request in agent.asked] == ["", "b", "d"]
+    assert store.delete_prefix("p") == 4
+    for same in (Listed((), next="b"), Deleted((), next="b")):
+        store, _ = client(ListFiles=same, DeletePrefix=same)
+        with pytest.raises(InvalidMessage, match="goes back"):
+            store.list() if isinstance(same, Listed) else store.delete_prefix("p")
 
 
 def test_a_put_is_sent_in_pieces_and_committed() -> None:
