@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from agent.hydfs.shell.put import Puts
+
 from agent.common.shell import disk, threads, worker
 from agent.common.shell.framedlog import FramedLog
-from agent.hydfs.core import postponed
+from agent.hydfs.core import filetable, postponed
 from agent.hydfs.core.block import PromiseEntry, RefusedCopies
 from agent.hydfs.core.events import (
     Effect,
@@ -28,7 +30,6 @@ from agent.hydfs.core.replica import Replica
 from agent.hydfs.core.takeover import PromiseReceived, Takeover
 from agent.hydfs.shell import repair
 from agent.hydfs.shell.blockfile import BlockFiles
-from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.repair import Repair
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store
@@ -259,6 +260,20 @@ BUGS: tuple[PlantedBug, ...] = (
         STORE,
         ((BlockFiles, "replace", _rename_only),),
         ("power_all", "power"),
+    ),
+    PlantedBug(
+        "begins a put again",
+        "a put whose begin is asked twice holds one place",
+        MOMENT,
+        ((filetable, "put_id", lambda name, key: threads.unique_id()),),
+        ("lost_put_answers",),
+    ),
+    PlantedBug(
+        "forgets what it committed",
+        "a commit that is asked twice has one answer",
+        MOMENT,
+        ((filetable, "as_put", _nothing),),
+        ("lost_put_answers",),
     ),
     PlantedBug(
         "slot not given back on abort",
