@@ -179,9 +179,7 @@ def test_create_append_read_delete(cluster: HydfsCluster) -> None:
     assert bytes(one.read("a/b.csv", 0, 100)) == b"new"
 
     def old_blocks_gone() -> bool:
-        return not any(
-            block.file_id == stat.file_id for node in cluster.names for block in one.store(node)
-        )
+        return not any(block.file_id == stat.file_id for node in cluster.names for block in one.store(node))
 
     wait_until(old_blocks_gone, 5.0, "the deleted file's blocks are gone")
 

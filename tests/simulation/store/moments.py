@@ -122,7 +122,7 @@ class Moment(StoreRun):
 def _moment(seed: int | str, ack: str = "all", size: int = 5) -> Iterator[Moment]:
     with small_sizes():
         found = Moment(seed, ack, size)
-        with found.cluster:
+        with found.copies.watched(), found.cluster:
             found.ask("vm1", lambda hydfs: hydfs.create(LOG))
             yield found
             found.faults.end()
@@ -231,6 +231,7 @@ def new_disk_speaks(seed: int | str) -> None:
         cluster.wires.cut(replaced.address, hidden.address)
         coordinator.power_off("everything")
         replaced.power_off()
+        moment.copies.bereft[replaced.name] = None
         replaced.replace_disk()
         replaced.start_all()
         cluster.wait_until(lambda: replaced.agents[SERVICE].is_ready, 5.0)
