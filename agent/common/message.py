@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
-from agent.common.errors import InvalidMessage
+from agent.common.errors import InvalidMessage, UsageError
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -88,6 +88,24 @@ def decode(cls: type[M], fields: Any, what: str = "") -> M:
         return msgspec.convert(fields, cls, builtin_types=BYTES)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise InvalidMessage(f"{what or cls.__name__}: {error}") from None
+
+
+def check_arguments(request: Request[Any]) -> None:
+    """Refuses a request that its receiver would refuse; a client asks before it sends what its caller gave.
+
+    Raises:
+        UsageError: an argument is not allowed.
+    """
+    try:
+        fields = encode(request)
+        msgspec.msgpack.encode(fields)  # a lone surrogate, or a number that msgpack does not know
+        msgspec.convert(fields, type(request), builtin_types=BYTES)
+    except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        reason, _, place = str(error).partition(" - at `$.")
+        argument = f"the argument {place.rstrip('`')}" if place else "an argument"
+        raise UsageError(
+            f"{request.kind}: {argument} is not allowed: {reason}", hint="correct it and ask again"
+        ) from None
 
 
 class Vocabulary(Generic[K]):

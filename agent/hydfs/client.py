@@ -1,8 +1,10 @@
 """The store's client, for tasks, operators and tests.
 
 Any store agent serves any request; tasks use the Unix socket of their own machine. Errors are those of
-``agent.common.errors`` with their codes. Appends are idempotent by (writer, sequence): one append of a writer
-at a time, numbers that only grow; after a lost answer the same call is made again.
+``agent.common.errors`` with their codes. A wrong argument is a ``UsageError``, and nothing is sent.
+
+Appends are idempotent by (writer, sequence): one append of a writer at a time, numbers that only grow; after
+a lost answer the same call is made again.
 """
 
 from __future__ import annotations
@@ -13,13 +15,22 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from agent.common.deadline import Deadline
-from agent.common.errors import ConnectionLost, Corrupt, InvalidMessage, NotFound, RainStormError, Unreachable
-from agent.common.message import R, Request
+from agent.common.errors import (
+    ConnectionLost,
+    Corrupt,
+    InvalidMessage,
+    NotFound,
+    RainStormError,
+    Unreachable,
+    UsageError,
+)
+from agent.common.ids import check_file_name
+from agent.common.message import R, Request, check_arguments
 from agent.common.shell import clock, disk
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, StoredBlock, StoreHealth
 from agent.wire.client import Answered, Client, Target
-from agent.wire.codec.framing import Buffer
+from agent.wire.codec.framing import PAYLOAD_BYTES_MAX, Buffer
 
 __all__ = ["AppendResult", "BlockStat", "FileStat", "HydfsClient", "LocalBlock", "StoreHealth", "StoredBlock"]
 
@@ -49,7 +60,8 @@ class HydfsClient:
             AlreadyExists: the name is taken.
         """
         try:
-            return self._ask(messages.Create(name), timeout_s=timeout_s).message.stat
+            request = messages.Create(check_file_name(name))
+            return self._ask(request, timeout_s=timeout_s).message.stat
         except ConnectionLost:
             raise Unreachable(
                 f"creating {name!r}: the answer was lost, the file may exist now", hint="ask for its stat"
@@ -80,7 +92,12 @@ class HydfsClient:
             Conflict: the file's length is not ``if_offset``; ``details['length']`` tells what it is.
             DeadlineExceeded: the outcome is unknown; the same call may be made again.
         """
-        request = messages.Append(name, writer, sequence, if_offset)
+        if not 0 < len(data) <= PAYLOAD_BYTES_MAX:
+            raise UsageError(
+                f"an append to {name!r} has from 1 to {PAYLOAD_BYTES_MAX} bytes, not {len(data)}",
+                hint="split it into several appends, or put a new file",
+            )
+        request = messages.Append(check_file_name(name), writer, sequence, if_offset)
         return self._ask(request, data, timeout_s=timeout_s).message
 
     def read(
@@ -94,6 +111,7 @@ class HydfsClient:
         Raises:
             NotFound: no such file, or it is not the one with ``file_id`` any more.
         """
+        check_arguments(messages.Read(check_file_name(name), offset, length, file_id))
         deadline = Deadline(clock.monotonic(), timeout_s)
         pieces: list[Buffer] = []
         got = 0
@@ -113,8 +131,9 @@ class HydfsClient:
 
         Works through the Unix socket of the same machine only.
         """
+        request = messages.OpenBlock(check_file_name(name), offset, file_id)
         try:
-            found = self._ask(messages.OpenBlock(name, offset, file_id), timeout_s=timeout_s)
+            found = self._ask(request, timeout_s=timeout_s)
         except NotFound:
             return None
         if found.descriptor is None:
@@ -134,7 +153,7 @@ class HydfsClient:
         Raises:
             NotFound: no such file.
         """
-        return self._ask(messages.Stat(name), timeout_s=timeout_s).message.stat
+        return self._ask(messages.Stat(check_file_name(name)), timeout_s=timeout_s).message.stat
 
     def put(self, name: str, source: BinaryIO, *, timeout_s: float = 600.0) -> FileStat:
         """Stores a new file; it becomes visible atomically, or not at all.
@@ -144,7 +163,7 @@ class HydfsClient:
             DiskFull: no node has room.
         """
         deadline = Deadline(clock.monotonic(), timeout_s)
-        begun = self._ask(messages.BeginPut(name), timeout_s=min(15.0, timeout_s)).message
+        begun = self._ask(messages.BeginPut(check_file_name(name)), timeout_s=min(15.0, timeout_s)).message
         offset = 0
         try:
             while data := source.read(begun.piece_bytes):
@@ -195,7 +214,7 @@ class HydfsClient:
         Raises:
             NotFound: no such file.
         """
-        self._ask(messages.Delete(name), timeout_s=timeout_s)
+        self._ask(messages.Delete(check_file_name(name)), timeout_s=timeout_s)
 
     def delete_prefix(self, prefix: str, *, timeout_s: float = 60.0) -> int:
         """Deletes every file whose name begins with ``prefix`` and returns how many there were."""
@@ -208,4 +227,5 @@ class HydfsClient:
             return  # the agent aborts an idle put by itself
 
     def _ask(self, request: Request[R], payload: Buffer = b"", *, timeout_s: float) -> Answered[R]:
+        check_arguments(request)
         return self._client.ask(self._target, request, payload, timeout_s=timeout_s)

@@ -12,7 +12,7 @@ import ctypes
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 from agent.common.config import NodeConfig
 from agent.common.errors import DiskFull, Overloaded, RainStormError
@@ -26,23 +26,23 @@ from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.node import MembershipCore
 from agent.membership.datagrams import Datagram
 from agent.membership.member import Member, State
-from agent.membership.messages import IdentityConflict, MemberChanged, SettingsChanged, ViewChanged
+from agent.membership.messages.events import IdentityConflict, MemberChanged, SettingsChanged, ViewChanged
 from agent.membership.settings import Settings
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.exchange import AntiEntropy
 from agent.membership.shell.requests import Requests
 from agent.membership.shell.store import Identity, IdentityStore, KeyStore, VoterStore
 from agent.membership.shell.transport import Transport
+from agent.membership.shell.viewregister import ViewRegister
 from agent.membership.view import EMPTY, REGISTER, View, check
 from agent.wire import auth
 from agent.wire.client import Address, Client, Target, dial_from
-from agent.wire.register.proposer import Registers, voter_targets
+from agent.wire.register.proposer import voter_targets
 from agent.wire.register.voter import Voter
 from agent.wire.server import LOCAL, Server
 
 logger = logging.getLogger("agent.membership")
 
-REGISTER_TIMEOUT_S = 3.0
 # The core takes a view that was just chosen within a step or two.
 LEARNED_TIMEOUT_S = 1.0
 # The core has one register operation under way at a time and waits for its outcome.
@@ -107,7 +107,7 @@ class Service:
             "membership-register", self._work, JOBS_MAX, on_error=self._fail
         )
         self._voter: Voter | None = None
-        self._registers: Registers | None = None
+        self._register: ViewRegister | None = None
         self._core: MembershipCore | None = None
         self._runner: CoreRunner | None = None
 
@@ -116,6 +116,12 @@ class Service:
         """Returns the core; other threads only read it, by copies made in one step."""
         assert self._core is not None
         return self._core
+
+    @property
+    def register(self) -> ViewRegister:
+        """Returns the register of the view."""
+        assert self._register is not None
+        return self._register
 
     def start(self) -> None:
         """Binds the addresses, raises the boot counter and joins the cluster.
@@ -131,15 +137,7 @@ class Service:
         identity = self._identities.begin_life()
         self.transport.set_boot(identity.boot)
         targets = voter_targets(self._voters.load(self._contacts) or self.config.voters, self.target)
-        self._registers = registers = Registers(
-            self.config.name,
-            REGISTER,
-            self.client,
-            targets,
-            groups_of=lambda value: views.groups(_view_of(value), self.config.voters),
-            target=self.target,
-            check=check,
-        )
+        self._register = ViewRegister(me.name, self.client, targets, self.config.voters, self.target)
         # Every node can be made a voter while the cluster runs.
         self._voter = Voter(
             me.name,
@@ -147,7 +145,7 @@ class Service:
             folder,
             self.client,
             voter_targets(self.config.voters, self.target),
-            registers,
+            self._register.registers,
             self._own_votes,
             self._on_crash,
             check=check,
@@ -184,8 +182,8 @@ class Service:
         self._requests.stop(timeout_s)
         if self._voter is not None:
             self._voter.stop(timeout_s)
-        if self._registers is not None:
-            self._registers.close()
+        if self._register is not None:
+            self._register.close()
 
     def status(self) -> str:
         """Returns one line for the operator."""
@@ -238,20 +236,8 @@ class Service:
         return True
 
     def replace_voter(self, old: str, new: str) -> View:
-        """Makes ``new`` a voter in place of ``old``; with two empty names it finishes a replacement.
-
-        Raises:
-            NoMajority: too few voters answer; the view shows how far it went, and it can be repeated.
-            Conflict, NotFound: the replacement is not possible.
-        """
-        configured = self.config.voters
-
-        def begin(view: View | None) -> View | None:
-            return views.replace_voter(view, old, new, configured) if old else view
-
-        # The second change is safe only after the first one is known to be chosen.
-        chosen = self._change_view(begin)
-        view = self._change_view(lambda view: views.finish_replacement(view, chosen)) or EMPTY
+        """Has the voters do what ``ViewRegister.replace_voter`` says, and returns once this node knows it."""
+        view = self.register.replace_voter(old, new)
         logger.info("voters_changed old=%s new=%s voters=%s", old, new, ",".join(view.voters))
         self.post(events.ViewLearned(view))
         with self.changed:  # the next request to this node must see it
@@ -381,38 +367,19 @@ class Service:
 
     def _own_votes(self) -> list[str]:
         """Returns the register if this node votes on it, according to a majority of the voters."""
-        voters = {name for group in views.groups(self._read_view(), self.config.voters) for name in group}
-        return [REGISTER] if self.config.name in voters else []
+        return [REGISTER] if self.config.name in self.register.voters() else []
 
     def _use_register(self, job: events.ReadView | events.ChangeView) -> events.Event:
         try:
             if isinstance(job, events.ReadView):
-                return events.ViewLearned(self._read_view())
+                return events.ViewLearned(self.register.read())
             members, reporters = job.members, job.reporters
             return events.ViewLearned(
-                self._change_view(lambda view: views.propose(view, members, reporters) or view)
+                self.register.change(lambda view: views.propose(view, members, reporters) or view)
             )
         except RainStormError as error:
             logger.info("register_failed operation=%s error=%s", type(job).__name__, error)
             return events.RegisterFailed(error)
-
-    def _read_view(self) -> View | None:
-        assert self._registers is not None
-        return _view_of(self._registers.read(REGISTER, timeout_s=REGISTER_TIMEOUT_S))
-
-    def _change_view(self, change: Callable[[View | None], View | None]) -> View | None:
-        assert self._registers is not None
-
-        def changed(value: Any) -> Any:
-            view = change(_view_of(value))
-            return None if view is None else view.as_fields()
-
-        return _view_of(self._registers.change(REGISTER, changed, timeout_s=REGISTER_TIMEOUT_S))
-
-
-def _view_of(value: object) -> View | None:
-    """Returns the view that the register holds, or None before the first one."""
-    return None if value is None else View.from_fields(value)
 
 
 def _share_one_heap() -> None:

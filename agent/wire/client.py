@@ -258,14 +258,13 @@ class Client:
         now = clock.monotonic()
         left_s = min(self._connect_timeout_s, deadline.require(now, f"connect to {target}"))
         try:
-            sock = self._open(target, Deadline(now, left_s))
+            connection = Connection(self._open(target, Deadline(now, left_s)), str(target))
         except TimeoutError:
             raise Unreachable(f"{target} does not answer", hint="is the node up? try: fab status") from None
         except OSError as error:
             raise Unreachable(
                 f"cannot connect to {target}: {error}", hint="is the agent up? try: fab status"
             ) from None
-        connection = Connection(sock, str(target))
         with self._busy(pool, connection):
             try:
                 connection.send(message.encode(Hello(Hello.kind, PROTOCOL_VERSION)), b"", deadline)

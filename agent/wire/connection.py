@@ -52,13 +52,21 @@ def close_files(payload: Payload, descriptor: int | None = None) -> None:
 
 
 class Connection:
-    """Frames over one socket."""
+    """Frames over one socket, which the connection owns from the beginning.
+
+    Raises:
+        OSError: the peer has gone; the socket is closed.
+    """
 
     def __init__(self, sock: Socket, peer: str) -> None:
         self.sock = sock
         self.peer = peer
-        network.set_no_delay(sock)
-        network.keep_alive(sock)
+        try:
+            network.set_no_delay(sock)
+            network.keep_alive(sock)
+        except OSError:
+            sock.close()
+            raise
 
     def send(
         self, header: dict[str, Any], payload: Payload, deadline: Deadline, descriptor: int | None = None

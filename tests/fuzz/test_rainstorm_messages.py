@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from agent.common import message
 from agent.common.errors import Corrupt, InvalidMessage, JobInvalid, RainStormError
-from agent.rainstorm.host.core.host import CommandReceived, HostCore, TaskGone, TaskPrepared, TaskSnapshot
+from agent.rainstorm.host.core.events import CommandReceived, TaskGone, TaskPrepared, TaskSnapshot
+from agent.rainstorm.host.core.host import HostCore
 from agent.rainstorm.job import header, plan
 from agent.rainstorm.job.spec import parse
 from agent.rainstorm.leader.core.joblog import fold

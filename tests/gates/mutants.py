@@ -1,52 +1,41 @@
 """Mutants: one line of the code is changed, and a test must fail (``python -m tests.gates.mutants``).
 
 Each mutant breaks a rule that safety rests on. It is made in a copy of the checkout, where the tests that
-guard the rule are run: they must fail. A mutant that survives means that no test guards the line. The same
-tests are run on an unchanged copy first, where they must pass, because a test that always fails kills every
+guard the rule are run: they must fail. A mutant that survives means that no test guards the line. All tests
+are run on the unchanged copy first, where they must pass, because a test that always fails kills every
 mutant. The text of a mutant must occur exactly once in its file: code that moves takes its mutants along.
 
-The unchanged copy also compiles every module once. Each mutant gets a copy of it, so that only the changed
-module is compiled again.
+A mutant names the quickest tests that notice it, and its tests run in processes that have all libraries
+already (``testserver``). Two mutants are judged at a time, each in a copy of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import os
-import shutil
-import subprocess
+import contextlib
+import queue
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from tests.gates.mutant import Mutant, UnfitMutantError
+from tests.gates.sandbox import Sandbox
 from tests.support import REPOSITORY
 
-# The slowest of the named tests takes some seconds; a mutant that hangs them is killed by the clock.
-LIMIT_S = 180.0
-# A single test that takes this long hangs because of the mutant.
-TEST_LIMIT_S = 20.0
+# The tests of a mutant take seconds at most; the rest is for a machine that is busy.
+LIMIT_S = 120.0
+# Tests that are stated to hang need not be waited for that long: unchanged, they take less than a second.
+HANG_S = 20.0
 JOBS = 2
-COPIED = ("agent", "ops", "tests", "pyproject.toml", "jobs", "inventory")
+# A line of progress for so many mutants.
+PROGRESS_EVERY = 20
 TEXT_MAX = 60
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """One change: in ``path``, ``old`` becomes ``new``; ``tests`` must notice, because of ``rule``."""
-
-    rule: str
-    path: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,91 +44,116 @@ class Verdict:
 
     mutant: Mutant
     outcome: str
+    by: str
     seconds: float
 
-
-def make_copy(folder: Path, origin: Path | None = None) -> Path:
-    """Returns a copy of what the tests need: of the checkout without caches, or of another copy with them."""
-    ignored = shutil.ignore_patterns("__pycache__") if origin is None else None
-    for name in COPIED:
-        source = (REPOSITORY if origin is None else origin) / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=ignored)
-        elif source.exists():
-            shutil.copy2(source, folder / name)
-    return folder
+    @property
+    def killed(self) -> bool:
+        """Tells whether a test noticed the mutant."""
+        return self.outcome == "killed"
 
 
-def apply(mutant: Mutant, folder: Path) -> str:
-    """Changes the copy in ``folder``; returns what is wrong with the mutant, or ''."""
-    path = folder / mutant.path
-    if not path.is_file():
-        return f"no file {mutant.path}"
-    text = path.read_text("utf-8")
-    count = text.count(mutant.old)
-    if count != 1:
-        return f"its text occurs {count} times"
-    changed = text.replace(mutant.old, mutant.new)
+@contextlib.contextmanager
+def sandboxes(checkout: Path, count: int) -> Iterator[queue.SimpleQueue[Sandbox]]:
+    """Makes sandboxes; whoever takes one from the queue puts it back."""
+    with contextlib.ExitStack() as stack:
+        idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
+        for _ in range(count):
+            idle.put(stack.enter_context(Sandbox(checkout)))
+        yield idle
+
+
+@contextlib.contextmanager
+def taken(idle: queue.SimpleQueue[Sandbox]) -> Iterator[Sandbox]:
+    """Takes a sandbox for a ``with`` block."""
+    sandbox = idle.get()
     try:
-        ast.parse(changed)
-    except SyntaxError as error:
-        return f"it is not Python: {error}"
-    path.write_text(changed, "utf-8")
-    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
-        compiled.unlink()  # it is known by its time in seconds and its size, which may be the same
-    return ""
+        yield sandbox
+    finally:
+        idle.put(sandbox)
 
 
-def run_tests(folder: Path, tests: Sequence[str], limit_s: float, *, compiles: bool = False) -> str:
-    """Returns ``passed``, ``failed``, or what went wrong, of tests in a copy; ``compiles`` keeps bytecode."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-    command += [f"--timeout={TEST_LIMIT_S:g}", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "" if compiles else "1"
+def judge(mutant: Mutant, sandbox: Sandbox, limit_s: float = LIMIT_S) -> Verdict:
+    """Makes a mutant in a sandbox and runs its tests."""
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, timeout=limit_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return "failed"
-    outcomes = {0: "passed", 1: "failed"}
-    tail = done.stdout.decode(errors="replace").strip().splitlines()[-1:] or ["no output"]
-    return outcomes.get(done.returncode, f"pytest ended with {done.returncode}: {tail[0]}")
+        with sandbox.mutated(mutant):
+            run = sandbox.run(mutant.tests, min(limit_s, HANG_S) if mutant.hangs else limit_s)
+    except UnfitMutantError as error:
+        return Verdict(mutant, str(error), "", 0.0)
+    if run.outcome == "hung" and mutant.hangs:
+        return Verdict(mutant, "killed", "a test that does not end", run.seconds)
+    outcome = {
+        "failed": "killed",
+        "passed": "survived",
+        "hung": f"its tests did not end within {limit_s:g} s",
+    }.get(run.outcome, run.outcome)
+    return Verdict(mutant, outcome, run.failed, run.seconds)
 
 
-def judge(mutant: Mutant, origin: Path | None = None, limit_s: float = LIMIT_S) -> Verdict:
-    """Makes a mutant in a copy of its own, of the copy ``origin`` or the checkout, and runs its tests."""
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        folder = make_copy(Path(name), origin)
-        outcome = apply(mutant, folder)
-        if not outcome:
-            outcome = run_tests(folder, mutant.tests, limit_s)
-    outcome = {"failed": "killed", "passed": "survived"}.get(outcome, outcome)
-    return Verdict(mutant, outcome, time.monotonic() - began)
+def control(test: str, sandbox: Sandbox, limit_s: float = LIMIT_S) -> str:
+    """Runs a test, or a file of tests, on the unchanged copy; returns what is wrong with it, or ''."""
+    run = sandbox.run([test], limit_s)
+    if run.outcome == "passed":
+        return "" if run.passed else f"{test} was skipped"
+    return f"{run.failed or test} without any mutant: {run.outcome}"
 
 
-def control(mutants: Iterable[Mutant], folder: Path, limit_s: float = LIMIT_S) -> str:
-    """Runs the tests of all mutants on an unchanged copy; returns what is wrong with them, or ''."""
+def control_all(mutants: Sequence[Mutant], idle: queue.SimpleQueue[Sandbox], jobs: int) -> list[str]:
+    """Runs the tests of all mutants on the unchanged copies; returns what is wrong with them."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
-    outcome = run_tests(make_copy(folder), tests, 4 * limit_s, compiles=True)
-    return "" if outcome == "passed" else f"the tests without any mutant: {outcome}"
+
+    def run(test: str) -> str:
+        with taken(idle) as sandbox:
+            return control(test, sandbox)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return [problem for problem in pool.map(run, tests) if problem]
+
+
+def judge_all(
+    mutants: Sequence[Mutant],
+    idle: queue.SimpleQueue[Sandbox],
+    jobs: int,
+    report: Callable[[str], None],
+) -> list[Verdict]:
+    """Judges mutants, and reports the progress; returns the verdicts in the order of the mutants."""
+
+    def run(mutant: Mutant) -> Verdict:
+        with taken(idle) as sandbox:
+            return judge(mutant, sandbox)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(run, mutant) for mutant in mutants]
+        for done, future in enumerate(as_completed(futures), 1):
+            verdict = future.result()
+            if not verdict.killed:
+                report(f"mutants: {verdict.outcome}: {verdict.mutant.rule}")
+            if done % PROGRESS_EVERY == 0:
+                report(f"mutants: {done} of {len(mutants)} judged")
+        return [future.result() for future in futures]
 
 
 def show(verdicts: Iterable[Verdict], console: Console) -> None:
-    """Prints the table."""
+    """Prints the table, with the mutants that were not killed at the end."""
     table = Table(box=None, pad_edge=False)
-    for column in ("rule", "file", "outcome"):
+    for column in ("rule", "file", "outcome", "test that failed"):
         table.add_column(column)
     table.add_column("seconds", justify="right")
-    for verdict in verdicts:
+    for verdict in sorted(verdicts, key=lambda verdict: not verdict.killed):
         rule = verdict.mutant.rule
         shown = rule if len(rule) <= TEXT_MAX else f"{rule[: TEXT_MAX - 1]}…"
-        table.add_row(shown, verdict.mutant.path, verdict.outcome, f"{verdict.seconds:.1f}")
+        test = verdict.by.rpartition("::")[2]
+        table.add_row(shown, verdict.mutant.path, verdict.outcome, test, f"{verdict.seconds:.1f}")
     console.print(table)
 
 
-def main(arguments: list[str] | None = None, *, say: Callable[[str], None] = print) -> int:
+def main(
+    arguments: list[str] | None = None,
+    *,
+    mutants: Sequence[Mutant] | None = None,
+    checkout: Path = REPOSITORY,
+    console: Console | None = None,
+) -> int:
     """Judges all mutants, or those whose rule or file holds a text; returns the exit status."""
     from tests.gates.mutant_list import MUTANTS
 
@@ -152,25 +166,27 @@ def main(arguments: list[str] | None = None, *, say: Callable[[str], None] = pri
     )
     parser.add_argument("--jobs", type=int, default=JOBS, help="how many at a time (%(default)s)")
     options = parser.parse_args(arguments)
+    console = console or Console(width=200, highlight=False, soft_wrap=True)
     chosen = [
         mutant
-        for mutant in MUTANTS
+        for mutant in (MUTANTS if mutants is None else mutants)
         if any(text in mutant.rule or text in mutant.path for text in options.only)
     ]
     if not chosen:
-        say(f"mutants: none has {' or '.join(options.only)} in its rule or file")
+        console.print(f"mutants: none has {' or '.join(options.only)} in its rule or file")
         return 2
-    with tempfile.TemporaryDirectory(prefix="mutant-origin-") as name:
-        origin = Path(name)
-        problem = control(chosen, origin)
-        if problem:
-            say(f"mutants: {problem}")
+    began = time.monotonic()
+    with sandboxes(checkout, options.jobs) as idle:
+        problems = control_all(chosen, idle, options.jobs)
+        for problem in problems:
+            console.print(f"mutants: {problem}")
+        if problems:
             return 1
-        with ThreadPoolExecutor(options.jobs) as pool:
-            verdicts = list(pool.map(lambda mutant: judge(mutant, origin), chosen))
-    show(verdicts, Console(width=130))
-    killed = sum(verdict.outcome == "killed" for verdict in verdicts)
-    say(f"mutants: {killed} of {len(verdicts)} killed")
+        console.print(f"mutants: the tests of {len(chosen)} mutants pass on the unchanged code")
+        verdicts = judge_all(chosen, idle, options.jobs, console.print)
+    show(verdicts, console)
+    killed = sum(verdict.killed for verdict in verdicts)
+    console.print(f"mutants: {killed} of {len(verdicts)} killed, in {time.monotonic() - began:.0f} s")
     return 0 if killed == len(verdicts) else 1
 
 

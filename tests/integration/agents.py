@@ -1,4 +1,4 @@
-"""Real agents of a small cluster as processes on 127.0.0.1, .2, .3 ..., with keys and folders of their own.
+"""Real agents of a small cluster as processes, with addresses, keys and folders of their own.
 
 The folder is short, because the path of a Unix socket may have 107 bytes at most.
 """
@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,28 +23,10 @@ from agent.common.config import TlsConfig
 from agent.wire import auth
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
+from tests.addresses import MEMBERSHIP_PORT, own_addresses
 from tests.support import REPOSITORY, wait_until
 
 READY_TIMEOUT_S = 20.0
-
-
-def free_port(addresses: Sequence[str]) -> int:
-    """Returns a port that is free for TCP and UDP on all the addresses."""
-    for _ in range(100):
-        with socket.socket() as probe:
-            probe.bind((addresses[0], 0))
-            port = int(probe.getsockname()[1])
-        taken = False
-        for address in addresses:
-            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                with socket.socket(socket.AF_INET, kind) as sock:
-                    try:
-                        sock.bind((address, port))
-                    except OSError:
-                        taken = True
-        if not taken:
-            return port
-    raise AssertionError("no port is free on all addresses")
 
 
 class Agents:
@@ -59,8 +40,10 @@ class Agents:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._log_starts: dict[str, int] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="rs-"))
-        self.addresses = {name: f"127.0.0.{index + 1}" for index, name in enumerate(self.names)}
-        self.port = free_port(list(self.addresses.values()))
+        mine = own_addresses()
+        self.addresses = dict(zip(self.names, mine, strict=False))
+        self.unused_address = mine[-1]
+        self.port = MEMBERSHIP_PORT
         self._settings = settings
         self._voters = self.names[:voters]
         self._make_files()

@@ -5,13 +5,16 @@
 * When the disk has no room for a write, what was written of it is removed durably before the error is raised.
   Otherwise a record that was refused could come back after a crash.
 * After a failed sync the log cannot be used any more: the kernel may have dropped what it did not write.
+* The kernel may still show what it dropped, and a later sync does not fail (Rebello et al., ATC 2020). So a
+  log that is opened is written anew before anything rests on what was read from it.
 * The name of a new log is durable before its first record.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 
 from agent.common.errors import Corrupt, DiskFailed, DiskFull, has_no_room
 from agent.common.framedlog import HEADER, Buffer, Layout, check_tail, records
@@ -47,17 +50,23 @@ class FramedLog:
             DiskFull: it cannot be made.
             DiskFailed: it cannot be read or written.
         """
+        crc = 0
+
+        def take_and_sum(offset: int, body: bytes) -> None:
+            nonlocal crc
+            crc = zlib.crc32(self._layout.record(body), crc)
+            take(offset, body)
+
         try:
             self._descriptor = disk.open(self.path, os.O_RDWR | os.O_CREAT, self._mode)
             # Even if it existed: a process that was killed may have made it.
             disk.sync_folder(os.path.dirname(self.path) or ".")
             size = disk.fstat(self._descriptor).size
-            self.size = replay(self._descriptor, self._layout, size, take, self.path)
+            self.size = replay(self._descriptor, self._layout, size, take_and_sum, self.path)
             if self.size < size:
                 before_cut()
-                disk.ftruncate(self._descriptor, self.size)
-            # A process that was killed before its sync may have left the last records in memory only.
-            disk.fsync(self._descriptor)
+            if size:
+                self._write_anew(crc)
             return self.size < size
         except OSError as error:
             self.close()
@@ -65,6 +74,24 @@ class FramedLog:
         except BaseException:
             self.close()
             raise
+
+    def create(self, bodies: Iterable[Buffer]) -> None:
+        """Makes a log with these records, in the place of one that may exist, and opens it for appending.
+
+        Raises:
+            RecordTooLarge: one of them is too large; nothing has changed.
+            DiskFull: there is no room; nothing has changed.
+            DiskFailed: the log cannot be used any more.
+        """
+        try:
+            size = write_log(self.path, self._layout, bodies, self._mode)
+            self._reopen()
+        except OSError as error:
+            raise self._broken("opened again", error) from error
+        except DiskFailed:
+            self.fail()
+            raise
+        self.size, self._dirty = size, False
 
     def append(self, bodies: Iterable[Buffer], *, sync: bool = True) -> int:
         """Writes records and returns the offset of the first; with ``sync`` they are on stable storage.
@@ -115,22 +142,58 @@ class FramedLog:
             DiskFailed: the log cannot be used any more.
         """
         self._check_usable()
-        try:
-            size = write_log(self.path, self._layout, bodies, self._mode)
-            fresh = disk.open(self.path, os.O_RDWR)
-        except OSError as error:
-            raise self._broken("opened again", error) from error
-        except DiskFailed:
-            self.fail()
-            raise
-        disk.close(self._descriptor)
-        self._descriptor, self.size, self._dirty = fresh, size, False
+        self.create(bodies)
 
     def close(self) -> None:
         """Closes the file."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             disk.close(descriptor)
+
+    def _write_anew(self, crc: int) -> None:
+        """Puts the records that were read on stable storage, whatever became of the syncs of earlier lives.
+
+        Another file takes the place of this one. On a full disk the same bytes are written over themselves,
+        which makes the kernel write them again.
+
+        Raises:
+            OSError: they may not be there.
+        """
+        try:
+            disk.write_durably(self.path, self._pieces(crc), self._mode)
+            self._reopen()
+        except OSError as error:
+            if not has_no_room(error):
+                raise
+            offset = 0
+            for piece in self._pieces(crc):
+                disk.pwrite_fully(self._descriptor, piece, offset)
+                offset += len(piece)
+            disk.ftruncate(self._descriptor, self.size)
+            disk.fsync(self._descriptor)
+
+    def _pieces(self, crc: int) -> Iterator[bytes]:
+        """Yields the records that were read.
+
+        Raises:
+            DiskFailed: the kernel dropped pages meanwhile and read older ones from the disk.
+        """
+        offset, found = 0, 0
+        while offset < self.size:
+            piece = disk.pread_fully(self._descriptor, min(disk.READ_BYTES, self.size - offset), offset)
+            found = zlib.crc32(piece, found)
+            offset += len(piece)
+            if not piece or (offset == self.size and found != crc):
+                raise DiskFailed(
+                    f"the log {self.path} changed while it was read", hint="check the disk: dmesg"
+                )
+            yield piece
+
+    def _reopen(self) -> None:
+        """Opens the file that has the log's name now, and closes the one that had it."""
+        fresh = disk.open(self.path, os.O_RDWR)
+        self.close()
+        self._descriptor = fresh
 
     def _taken_back(self, error: OSError) -> DiskFull | DiskFailed:
         """Removes what a refused write left, durably, and returns the error to raise."""

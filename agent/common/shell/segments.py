@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from agent.common.errors import Corrupt, DiskFailed
 from agent.common.framedlog import Buffer, Layout
 from agent.common.shell import disk
-from agent.common.shell.framedlog import FramedLog, nothing_to_note, read_record, replay, write_log
+from agent.common.shell.framedlog import FramedLog, nothing_to_note, read_record, replay
 
 # Takes the number of a segment, the offset of a record in it and the body.
 TakeFrom = Callable[[int, int, bytes], None]
@@ -89,13 +89,8 @@ class Segments:
         number = self.numbers[-1] + 1
         fresh = self._log(number)
         try:
-            write_log(fresh.path, self._layout, bodies, self._mode)
+            fresh.create(bodies)
         except DiskFailed:
-            before.fail()
-            raise
-        try:
-            fresh.open(lambda offset, body: None)
-        except BaseException:
             # The next start would read the fresh segment, not what the older one took from here on.
             before.fail()
             raise

@@ -1,7 +1,7 @@
 """A thread that works off a bounded queue, with an orderly end.
 
-``Worker`` hands items to a function one at a time, ``BatchWorker`` as many as wait, ``Pool`` runs calls in
-several threads and returns futures. Whatever happens to an item is known: it is handled, refused when it is
+``Worker`` hands items to a function one at a time, ``BatchWorker`` as many as wait; ``pool`` builds on the
+same queue. Whatever happens to an item is known: it is handled, refused when it is
 submitted, or handed to ``on_drop``. So nobody waits for an item that no thread will ever take.
 
 An exception of ``handle`` ends the worker, which then refuses everything, unless ``on_error`` says that the
@@ -13,8 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from agent.common.deadline import Deadline
 from agent.common.errors import Overloaded, Unavailable
@@ -25,7 +24,7 @@ logger = logging.getLogger("agent.common.worker")
 T = TypeVar("T")
 
 
-class _Queue(Generic[T]):
+class WorkQueue(Generic[T]):
     """A bounded queue, the threads that empty it, and its end."""
 
     def __init__(
@@ -211,7 +210,7 @@ class _Queue(Generic[T]):
                 self._on_drop(item)
 
 
-class Worker(_Queue[T]):
+class Worker(WorkQueue[T]):
     """A thread that handles one item after the other, in order."""
 
     def __init__(
@@ -235,7 +234,7 @@ class Worker(_Queue[T]):
         self._handle(items[0])
 
 
-class BatchWorker(_Queue[T]):
+class BatchWorker(WorkQueue[T]):
     """A thread that handles what waits as one batch, in order."""
 
     def __init__(
@@ -268,57 +267,3 @@ class BatchWorker(_Queue[T]):
 
     def _work(self, items: list[T]) -> None:
         self._handle(items)
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What a pool runs; without a future nobody waits for the outcome."""
-
-    function: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    future: threads.Future[Any] | None
-
-
-class Pool(_Queue[_Call]):
-    """Up to ``threads_max`` threads, started when they are needed, that run calls from one queue."""
-
-    def __init__(self, name: str, threads_max: int, capacity: int) -> None:
-        super().__init__(
-            name, capacity, threads_max=threads_max, on_error=lambda error: True, on_drop=self._cancel
-        )
-        self._started = True
-
-    def call(self, function: Callable[..., T], *arguments: Any, timeout_s: float = 0.0) -> threads.Future[T]:
-        """Returns the future of a call, cancelled when the pool stops before its turn.
-
-        Raises:
-            Overloaded, Unavailable: as ``submit``.
-        """
-        future: threads.Future[T] = threads.future()
-        self.submit(_Call(function, arguments, future), timeout_s)
-        return future
-
-    def run(self, function: Callable[..., object], *arguments: Any, timeout_s: float = 0.0) -> None:
-        """Has a call made for its effect; an exception is logged and counted.
-
-        Raises:
-            Overloaded, Unavailable: as ``submit``.
-        """
-        self.submit(_Call(function, arguments, None), timeout_s)
-
-    def _work(self, items: list[_Call]) -> None:
-        call = items[0]
-        if call.future is None:
-            call.function(*call.arguments)
-        elif call.future.set_running_or_notify_cancel():
-            try:
-                result = call.function(*call.arguments)
-            except BaseException as error:
-                call.future.set_exception(error)
-            else:
-                call.future.set_result(result)
-
-    @staticmethod
-    def _cancel(call: _Call) -> None:
-        if call.future is not None:
-            call.future.cancel()

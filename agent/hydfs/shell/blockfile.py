@@ -29,7 +29,8 @@ class BlockFiles:
         self._open: OrderedDict[BlockKey, int] = OrderedDict()
         # Files with bytes that are not on stable storage yet, and whether such a name is in the folder.
         self._unsynced: dict[BlockKey, None] = {}
-        self._unsynced_names = False
+        # A process that was killed before its sync may have made some that exist.
+        self._unsynced_names = True
 
     def path(self, key: BlockKey) -> Path:
         """Returns where the file of a block is."""

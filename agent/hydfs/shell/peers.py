@@ -14,7 +14,7 @@ from agent.common.deadline import Deadline
 from agent.common.errors import Overloaded, RainStormError, Unavailable
 from agent.common.message import Done, R
 from agent.common.shell import clock, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.wire.client import Answered, Client, Target
 from agent.wire.codec.framing import Buffer
 from agent.wire.connection import Payload

@@ -1,16 +1,15 @@
 """Storing a whole file: reserve the name, write its blocks anywhere, make it visible by one change.
 
 A put has no coordinator, because its blocks are not visible before they are complete. The gateway cuts the
-stream into blocks, sends each to its replicas in parallel (pieces of 1 MiB, one flush at the end) and keeps
-at most ``BUFFERED_BLOCKS`` of them in memory. When a replica fails, the block goes to other nodes. The last
-step is one change of the file's register. A put that ends before it leaves nothing visible, and another put
-may replace its reservation as soon as its gateway no longer works on it.
+stream into blocks, sends each to its replicas (``transfers.outgoing``) and keeps at most ``BUFFERED_BLOCKS``
+of them in memory. The last step is one change of the file's register. A put that ends before it leaves
+nothing visible, and another put may replace its reservation as soon as its gateway no longer works on it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +17,6 @@ from agent.common.deadline import Deadline
 from agent.common.errors import (
     AlreadyExists,
     DeadlineExceeded,
-    DiskFull,
     NotFound,
     Overloaded,
     RainStormError,
@@ -28,16 +26,16 @@ from agent.common.errors import (
 from agent.common.ids import check_file_name
 from agent.common.message import Done
 from agent.common.shell import clock, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.hydfs.core import filetable
-from agent.hydfs.core.block import SEALED, chain
-from agent.hydfs.core.errors import code_of
+from agent.hydfs.core.block import chain
 from agent.hydfs.core.filetable import BlockEntry, Reservation
 from agent.hydfs.messages import file as messages
-from agent.hydfs.messages.block import AskPut, DropFile, PutLife, StorePiece
+from agent.hydfs.messages.block import AskPut, DropFile, PutLife
 from agent.hydfs.shell.filetable import describe
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Replicas
+from agent.hydfs.shell.transfers.outgoing import Block, Outgoing
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
@@ -50,24 +48,7 @@ PIECE_BYTES = 1024 * 1024
 BUFFERED_BLOCKS = 3
 PUTS_MAX = 32
 IDLE_S_MAX = 60.0
-BLOCK_TIMEOUT_S = 20.0
-TRIES_MAX = 4
-# Every buffered block is sent to all of its replicas at once; a cluster that keeps more copies than this of a
-# block sends to some of them one after the other.
-SENDERS = 3 * BUFFERED_BLOCKS
 CLOSE_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A whole block on its way to its replicas."""
-
-    name: str
-    file_id: str
-    number: int
-    pieces: tuple[Buffer, ...]
-    length: int
-    crc: int
 
 
 @dataclass(slots=True)
@@ -103,7 +84,6 @@ class Puts:
         block_size_bytes: int,
         ack: str,
     ) -> None:
-        self._replicas = replicas
         self._peers = peers
         self._registers = registers
         self._views = views
@@ -114,7 +94,7 @@ class Puts:
         self._free = BUFFERED_BLOCKS
         # A block that waits for a thread holds a slot, so there are never more of them.
         self._placers = Pool("hydfs-put", BUFFERED_BLOCKS, BUFFERED_BLOCKS)
-        self._senders = Pool("hydfs-put-send", SENDERS, SENDERS * TRIES_MAX)
+        self._outgoing = Outgoing(replicas.placement, peers, views, BUFFERED_BLOCKS)
 
     def close(self) -> None:
         """Aborts the puts in progress; other gateways and repair find their reservations abandoned."""
@@ -123,8 +103,8 @@ class Puts:
             self._puts.clear()
         for put in puts:
             self._end(put)
-        for pool in (self._placers, self._senders):
-            pool.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
+        self._placers.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
+        self._outgoing.stop(CLOSE_TIMEOUT_S)
 
     @property
     def free_slots(self) -> int:
@@ -289,7 +269,7 @@ class Puts:
 
     def _send(self, put: _Put) -> None:
         """Hands the filled block to a thread that stores it; the slot goes with it."""
-        block = _Block(put.name, put.file_id, len(put.blocks), tuple(put.pieces), put.filling, put.crc)
+        block = Block(put.name, put.file_id, len(put.blocks), tuple(put.pieces), put.filling, put.crc)
         with self._changed:
             self._require_under_way(put)
             put.holds_slot = False
@@ -302,62 +282,11 @@ class Puts:
             future.set_exception(error)
         put.blocks.append(future)
 
-    def _place_block(self, block: _Block) -> BlockEntry:
+    def _place_block(self, block: Block) -> BlockEntry:
         try:
-            return self._place(block)
+            return self._outgoing.place(block)
         finally:
             self._free_slot()
-
-    def _place(self, block: _Block) -> BlockEntry:
-        avoid: list[str] = []
-        error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
-        for _ in range(TRIES_MAX):
-            replicas = self._replicas.placement(block.file_id, block.number, avoid)
-            failures = self._store(block, replicas)
-            if replicas and not failures:
-                view = self._views.current().version
-                return BlockEntry(block.number, tuple(replicas), view, SEALED, block.length, block.crc, "")
-            for node, error in failures.items():
-                avoid.append(node)
-                self._peers.suspect(node, code_of(error))
-            if set(self._views.current().up_names()) <= set(avoid) and isinstance(error, DiskFull):
-                break
-        raise error
-
-    def _store(self, block: _Block, replicas: Sequence[str]) -> dict[str, RainStormError]:
-        """Sends a block to all of its replicas and returns those that failed."""
-        sent = {}
-        failures: dict[str, RainStormError] = {}
-        for node in replicas:
-            try:
-                sent[node] = self._senders.call(self._send_pieces, node, block)
-            except RainStormError as error:
-                failures[node] = error
-        for node, future in sent.items():
-            try:
-                future.result()  # each call has its own time limit
-            except RainStormError as error:
-                failures[node] = error
-            except threads.CancelledError:
-                failures[node] = Unavailable("the agent is stopping")
-        return failures
-
-    def _send_pieces(self, node: str, block: _Block) -> None:
-        offset = 0
-        for piece in block.pieces:
-            end = offset + len(piece)
-            request = StorePiece(
-                block.file_id,
-                block.number,
-                block.name,
-                self._peers.me,
-                offset,
-                end == block.length,
-                block.length,
-                block.crc,
-            )
-            self._peers.ask(node, request, piece, timeout_s=BLOCK_TIMEOUT_S)
-            offset = end
 
     def _check_sent(self, put: _Put) -> None:
         for future in put.blocks:

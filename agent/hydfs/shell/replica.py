@@ -13,7 +13,7 @@ from typing import Any, TypeVar, assert_never
 from agent.common.errors import Conflict, Corrupt, Fenced, RainStormError, StaleView, Unavailable
 from agent.common.message import Done, Request
 from agent.common.shell import clock, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import BlockKey, DroppedEntry, PromiseEntry, RecordEntry
 from agent.hydfs.core.errors import code_of
@@ -50,7 +50,7 @@ from agent.hydfs.shell.node import Engine
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.store import Store
 from agent.hydfs.shell.takeover import Sealer
-from agent.hydfs.shell.transfers import Transfers
+from agent.hydfs.shell.transfers.incoming import Transfers
 from agent.hydfs.shell.view import ViewSource
 from agent.hydfs.shell.waiting.filelocks import FileLocks
 from agent.hydfs.shell.waiting.waiter import Asked, Waiter, Waiters

@@ -35,7 +35,7 @@ from agent.common.register import (
     settled,
 )
 from agent.common.shell import clock, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.wire.client import Client, Target
 
 # Voters answer in a millisecond or two; one that takes longer than this is counted as failed for this round.

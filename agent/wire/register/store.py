@@ -46,9 +46,6 @@ class RegisterStore:
         self._slots: dict[str, Slot] = {}
         self._log = FramedLog(path, register_log.LAYOUT)
         self._log.open(self._replay)
-        # A sync of an earlier life may have failed: the system then shows the data, and has it nowhere but in
-        # memory. Written anew, what was read here is durable, before anything is appended behind it.
-        self._rewrite(self._slots)
 
     def apply(self, request: VoterRequest) -> Answer:
         """Applies a request; its answer may leave only after this returns.

@@ -22,7 +22,7 @@ from agent.common.errors import Corrupt, DiskFailed, InvalidMessage, RainStormEr
 from agent.common.message import Name, OptionalName
 from agent.common.register import Accept, Answer, Check, Keys, ListKeys, Prepare, Read, Slot, VoterRequest
 from agent.common.shell import clock, disk, threads
-from agent.common.shell.worker import Pool
+from agent.common.shell.pool import Pool
 from agent.common.votermemory import AskStanding, Standing, Verdict, judge
 from agent.wire.client import Client, Target
 from agent.wire.endpoint import Call, Endpoint, endpoint

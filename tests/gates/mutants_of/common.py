@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 MAIN = "agent/__main__.py"
 MESSAGE = "agent/common/message.py"
@@ -13,6 +13,7 @@ LOG = "agent/common/shell/framedlog.py"
 SEGMENTS = "agent/common/shell/segments.py"
 DISK = "agent/common/shell/disk.py"
 WORKER = "agent/common/shell/worker.py"
+POOL = "agent/common/shell/pool.py"
 RUNNER = "agent/common/shell/runner.py"
 
 OF_MAIN = ("tests/unit/test_main.py",)
@@ -25,6 +26,7 @@ OF_LOG = ("tests/unit/common/shell/test_framedlog.py",)
 OF_SEGMENTS = ("tests/unit/common/shell/test_segments.py",)
 OF_DISK = ("tests/unit/common/shell/test_disk.py", "tests/unit/common/shell/test_disk_crashes.py")
 OF_WORKER = ("tests/unit/common/shell/test_worker.py",)
+OF_POOL = ("tests/unit/common/shell/test_pool.py",)
 OF_RUNNER = ("tests/unit/common/shell/test_runner.py",)
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -137,8 +139,29 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a log that was opened has all of its records on stable storage",
         LOG,
-        "disk.fsync(self._descriptor)",
-        "pass",
+        "                self._write_anew(crc)\n",
+        "                disk.fsync(self._descriptor)\n",
+        OF_LOG,
+    ),
+    Mutant(
+        "a log that is opened on a full disk is written over itself",
+        LOG,
+        "                disk.pwrite_fully(self._descriptor, piece, offset)\n",
+        "",
+        OF_LOG,
+    ),
+    Mutant(
+        "what was written over itself is synced",
+        LOG,
+        "            disk.fsync(self._descriptor)\n",
+        "",
+        OF_LOG,
+    ),
+    Mutant(
+        "a log is written anew as it was read",
+        LOG,
+        "(offset == self.size and found != crc)",
+        "False",
         OF_LOG,
     ),
     Mutant(
@@ -234,10 +257,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the future of a call that raised is resolved",
-        WORKER,
+        POOL,
         "call.future.set_exception(error)",
         "pass",
-        OF_WORKER,
+        OF_POOL,
     ),
     Mutant(
         "a core that crashes is reported",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 BLOCK = "agent/hydfs/core/block.py"
 COORDINATOR = "agent/hydfs/core/coordinator.py"

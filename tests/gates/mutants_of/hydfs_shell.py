@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 STORE = "agent/hydfs/shell/store.py"
 FILES = "agent/hydfs/shell/blockfile.py"
@@ -10,7 +10,7 @@ NEW_DISK = "agent/hydfs/shell/newdisk.py"
 SEALER = "agent/hydfs/shell/takeover.py"
 REPLICA_SHELL = "agent/hydfs/shell/replica.py"
 PUT = "agent/hydfs/shell/put.py"
-TRANSFERS = "agent/hydfs/shell/transfers.py"
+TRANSFERS = "agent/hydfs/shell/transfers/incoming.py"
 ENGINE = "agent/hydfs/shell/node.py"
 WAITERS = "agent/hydfs/shell/waiting/waiter.py"
 PEERS = "agent/hydfs/shell/peers.py"
@@ -22,7 +22,7 @@ OF_NEW_DISK = ("tests/unit/hydfs/shell/test_newdisk.py",)
 OF_SEALER = ("tests/unit/hydfs/shell/test_takeover.py",)
 OF_REPLICA_SHELL = ("tests/unit/hydfs/shell/test_replica.py",)
 OF_PUT = ("tests/unit/hydfs/shell/test_put.py",)
-OF_TRANSFERS = ("tests/unit/hydfs/shell/test_transfers.py",)
+OF_TRANSFERS = ("tests/unit/hydfs/shell/transfers/test_incoming.py",)
 OF_ENGINE = ("tests/unit/hydfs/shell/test_node.py",)
 OF_WAITERS = ("tests/unit/hydfs/shell/waiting/test_waiter.py",)
 OF_PEERS = ("tests/unit/hydfs/shell/test_peers.py",)
@@ -47,6 +47,13 @@ MUTANTS: tuple[Mutant, ...] = (
         FILES,
         "        if self._unsynced_names:\n            self._sync_names()\n",
         "",
+        OF_FILES,
+    ),
+    Mutant(
+        "the name that an earlier process gave a block's file is durable with the next payload",
+        FILES,
+        "made some that exist.\n        self._unsynced_names = True\n",
+        "made some that exist.\n        self._unsynced_names = False\n",
         OF_FILES,
     ),
     Mutant(
@@ -151,8 +158,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the slot of a block is given back once it is stored",
         PUT,
-        "            return self._place(block)\n        finally:\n            self._free_slot()",
-        "            return self._place(block)\n        finally:\n            pass",
+        "            return self._outgoing.place(block)\n        finally:\n            self._free_slot()",
+        "            return self._outgoing.place(block)\n        finally:\n            pass",
         OF_PUT,
     ),
     Mutant(

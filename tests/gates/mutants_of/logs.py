@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 COLLECTOR = "agent/logs/core/collector.py"
 POSITION = "agent/logs/core/position.py"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 TABLE = "agent/membership/core/beliefs/table.py"
 ROSTER = "agent/membership/core/beliefs/roster.py"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 EPOCHS = "agent/rainstorm/leader/core/epochs.py"
 STATE = "agent/rainstorm/leader/core/joblog.py"

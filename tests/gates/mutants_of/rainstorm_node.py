@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 HOST = "agent/rainstorm/host/core/host.py"
 WRITERS = "agent/rainstorm/host/shell/writers.py"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.gates.mutants import Mutant
+from tests.gates.mutant import Mutant
 
 FRAMING = "agent/wire/codec/framing.py"
 NETWORK = "agent/common/shell/realnetwork.py"

@@ -7,7 +7,6 @@ the schedules that are to find it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -102,8 +101,14 @@ def _leader_stays(view: View, base: View) -> View:
     return view if base.leader else _with_leader(view, base)
 
 
-def _decide_alone(self: Service, change: Callable[[View | None], View | None]) -> View | None:
-    return change(self.core.proposer.view)
+def _decide_alone(self: Service, job: events.ReadView | events.ChangeView) -> events.Event:
+    if isinstance(job, events.ReadView):
+        return _use_register(self, job)
+    view = self.core.proposer.view
+    return events.ViewLearned(views.propose(view, job.members, job.reporters) or view)
+
+
+_use_register = Service._use_register
 
 
 def _evict_suspects(entry: NodeEntry | None, member: Member) -> NodeEntry | None:
@@ -232,7 +237,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "eviction without a majority",
         "the voters decide",
         MEMBERSHIP,
-        ((Service, "_change_view", _decide_alone),),
+        ((Service, "_use_register", _decide_alone),),
     ),
     PlantedBug(
         "suspects are evicted",

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.common.errors import Overloaded, RainStormError
 from agent.common.shell import clock, network, threads
-from agent.rainstorm.host.core.host import AppendSegments, OutputPublished, PublishOutput
+from agent.rainstorm.host.core.events import AppendSegments, OutputPublished, PublishOutput
 from agent.rainstorm.host.shell import launcherlink, supervisor
 from agent.rainstorm.host.shell.launcherlink import LauncherLink
 from agent.rainstorm.host.shell.supervisor import TaskProcess, TaskSupervisor

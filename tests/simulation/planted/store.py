@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.common.shell import disk, threads, worker
+from agent.common.shell.framedlog import FramedLog
 from agent.hydfs.core import postponed
 from agent.hydfs.core.block import PromiseEntry, RefusedCopies
 from agent.hydfs.core.events import (
@@ -31,7 +32,7 @@ from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.repair import Repair
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.transfers import Transfers
+from agent.hydfs.shell.transfers.incoming import Transfers
 from agent.wire import server
 from agent.wire.client import Client
 from agent.wire.connection import Connection
@@ -119,6 +120,11 @@ def _unless_in(module: str, function: str) -> Callable[[int], None]:
             _fdatasync(descriptor)
 
     return sync
+
+
+def _flush_only(self: FramedLog, crc: int) -> None:
+    disk.ftruncate(self._descriptor, self.size)
+    disk.fsync(self._descriptor)
 
 
 def _rename_only(self: BlockFiles, key: Any, path: Any) -> None:
@@ -234,6 +240,13 @@ BUGS: tuple[PlantedBug, ...] = (
         ("power_all", "power", "kill"),
     ),
     PlantedBug(
+        "trusts what a failed flush left in memory",
+        "nothing rests on bytes whose flush once failed",
+        MOMENT,
+        ((FramedLog, "_write_anew", _flush_only),),
+        ("failed_flush",),
+    ),
+    PlantedBug(
         "whole block not flushed",
         "a copy is durable before the table names it",
         STORE,
@@ -282,7 +295,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "lost wake-up of a worker",
         "whoever is stopped is woken",
         STORE,
-        ((worker._Queue, "_close", _close_silently),),
+        ((worker.WorkQueue, "_close", _close_silently),),
     ),
     PlantedBug(
         "refused write never answered",

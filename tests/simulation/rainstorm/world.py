@@ -19,7 +19,8 @@ from agent.common.config import RainstormConfig
 from agent.membership.client import MARGIN_S
 from agent.membership.follower import WATCH_S
 from agent.rainstorm.client import RainstormClient
-from agent.rainstorm.host.core.host import AssignTask, CommandReceived, HostCore
+from agent.rainstorm.host.core.events import AssignTask, CommandReceived
+from agent.rainstorm.host.core.host import HostCore
 from agent.rainstorm.host.shell import host as host_shell
 from agent.rainstorm.host.shell import writers
 from agent.rainstorm.host.shell.supervisor import Key

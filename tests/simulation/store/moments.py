@@ -185,6 +185,32 @@ def refused_record(seed: int | str) -> None:
             replicas[1].disk.faults.clear()
 
 
+def failed_flush(seed: int | str) -> None:
+    """Has a flush of a replica's journal fail, and cuts its power once its agent has begun anew and gone on.
+
+    The kernel shows the agent what it never wrote, and does not fail the next flush.
+    """
+    with _moment(seed) as moment:
+        cluster = moment.cluster
+        for sequence in range(4):
+            moment.append("c1", 2 * sequence, "vm1")
+            moment.await_appends()
+            _, (_, replica, _) = moment.open_block("vm1")
+            moment.faults.disks_hurt.add(replica.name)
+            flush = Fault("fdatasync", "*/journal/*", error=errno.EIO)
+            replica.disk.faults.append(flush)
+            moment.append("c1", 2 * sequence + 1, "vm1")
+            moment.await_appends()
+            cluster.wait_until(lambda flush=flush: not flush.times, APPENDED_S)  # type: ignore[misc]
+            cluster.wait_until(lambda node=replica: node.agents[SERVICE].is_ready, 5.0)  # type: ignore[misc]
+            moment.append("c2", sequence, "vm1")
+            moment.await_appends()
+            cluster.scheduler.run_for(1.0)
+            replica.power_off("nothing")
+            replica.start_all()
+            cluster.wait_until(lambda node=replica: node.agents[SERVICE].is_ready, 5.0)  # type: ignore[misc]
+
+
 def late_coordinator(seed: int | str) -> None:
     """Stops a node that has just opened a block, and has a replica seal the block, empty, behind its back.
 
@@ -348,6 +374,7 @@ MOMENTS: dict[str, Callable[[int | str], None]] = {
     for moment in (
         refused_promise,
         refused_record,
+        failed_flush,
         late_coordinator,
         new_disk_speaks,
         lost_promise,

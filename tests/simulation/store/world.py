@@ -18,7 +18,8 @@ from agent.common.config import HydfsConfig
 from agent.hydfs import client as client_module
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.service import Service
-from agent.hydfs.shell import copier, gateway, put, repair, store, transfers
+from agent.hydfs.shell import copier, gateway, put, repair, store
+from agent.hydfs.shell.transfers import incoming
 from agent.membership import service as membership
 from tests.simulation.machine.cluster import DATA_FOLDER, Cluster
 from tests.simulation.machine.faults import Faults
@@ -80,7 +81,7 @@ def small_sizes() -> Iterator[None]:
         (gateway, "READ_BYTES_MAX", 300),
         (copier, "PIECE_BYTES", 200),
         (put, "IDLE_S_MAX", IDLE_S),
-        (transfers, "IDLE_S_MAX", IDLE_S),
+        (incoming, "IDLE_S_MAX", IDLE_S),
         (repair, "PASS_INTERVAL_S", PASS_INTERVAL_S),
         # Some lines go into the journal, the longer ones straight into the block's file.
         (store, "INLINE_BYTES_MAX", 64),

@@ -19,7 +19,7 @@ from agent.membership.view import DOWN, UP
 from agent.wire import auth
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
-from tests.integration.agents import free_port
+from tests.addresses import HYDFS_PORT, own_addresses
 
 
 class SettableView(HeldView):
@@ -39,8 +39,8 @@ class Stores:
 
     def __init__(self, folder: Path, count: int = 3, **settings: Any) -> None:
         self.names = [f"n{index + 1}" for index in range(count)]
-        self.addresses = {name: f"127.0.0.{index + 1}" for index, name in enumerate(self.names)}
-        self.port = free_port(list(self.addresses.values()))
+        self.addresses = dict(zip(self.names, own_addresses(), strict=False))
+        self.port = HYDFS_PORT
         self.folder = folder
         self.crashes: list[BaseException] = []
         self.services: dict[str, Service] = {}

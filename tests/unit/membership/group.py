@@ -1,4 +1,4 @@
-"""Membership agents of a small cluster as threads of the test: real sockets on 127.77.0.x, real files."""
+"""Membership agents of a small cluster as threads of the test: real sockets, real files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.membership.service import Service
 from agent.wire import auth
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
-from tests.integration.agents import free_port
+from tests.addresses import MEMBERSHIP_PORT, own_addresses
 from tests.support import wait_until
 
 FORM_TIMEOUT_S = 20.0
@@ -26,8 +26,8 @@ class Group:
         self.names = list(names)
         self.crashes: list[BaseException] = []
         self.services: dict[str, Service] = {}
-        self.addresses = {name: f"127.77.0.{index + 1}" for index, name in enumerate(names)}
-        self.port = free_port(list(self.addresses.values()))
+        self.addresses = dict(zip(self.names, own_addresses(), strict=False))
+        self.port = MEMBERSHIP_PORT
         self._voters = tuple(names[:voters])
         self._authority = Authority(folder / "pki")
         self._authority.create("test")

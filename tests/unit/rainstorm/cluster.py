@@ -11,11 +11,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from agent.common.core import Tick
-from agent.rainstorm.host.core.host import (
+from agent.rainstorm.host.core.events import (
     AppendSegments,
     AssignTask,
     CommandReceived,
-    HostCore,
     KillTask,
     OutputPublished,
     PublishOutput,
@@ -27,6 +26,7 @@ from agent.rainstorm.host.core.host import (
     TaskWantsEpoch,
     TellTask,
 )
+from agent.rainstorm.host.core.host import HostCore
 from agent.rainstorm.job.spec import parse
 from agent.rainstorm.leader.core.effects import AppendLog, JobEnded, Tell
 from agent.rainstorm.leader.core.joblog import JobState, fold

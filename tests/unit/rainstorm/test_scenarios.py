@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.rainstorm.host.core import host
+from agent.rainstorm.host.core import events
 from agent.rainstorm.leader.core.effects import AppendLog, JobEnded, Tell
 from agent.rainstorm.messages import commands, reports
 from agent.rainstorm.messages import joblog as records
@@ -45,17 +45,17 @@ class Told(Cluster):
 
     def _host(self, node: str, effect: Any) -> None:
         match effect:
-            case host.AppendSegments(epoch=epoch):
+            case events.AppendSegments(epoch=epoch):
                 self.lines.append(f"{node}: store state and output of epoch {epoch}")
-            case host.PublishOutput(epoch=epoch, task=task, output=output):
+            case events.PublishOutput(epoch=epoch, task=task, output=output):
                 origin = "" if output is not None else ", read from its segments"
                 self.lines.append(f"{node}: publish epoch {epoch} of {task}{origin}")
-            case host.AssignTask(task=task, generation=generation, command=command):
+            case events.AssignTask(task=task, generation=generation, command=command):
                 how = "goes back to" if effect.in_place else "starts at"
                 self.lines.append(f"{node}: {task} {how} epoch {command.epoch}, generation {generation}")
-            case host.KillTask(task=task):
+            case events.KillTask(task=task):
                 self.lines.append(f"{node}: {task} is ended")
-            case host.Report(report=report):
+            case events.Report(report=report):
                 self.lines.append(f"{node} -> leader: {_report(report)}")
         super()._host(node, effect)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -20,7 +21,7 @@ from agent.common.errors import (
     InvalidMessage,
     ProtocolError,
 )
-from agent.common.shell import clock
+from agent.common.shell import clock, network
 from agent.wire.codec.framing import PAYLOAD_BYTES_MAX, Frame, encode
 from agent.wire.connection import Connection, FileSlice, close_files, payload_bytes
 
@@ -64,6 +65,17 @@ def test_a_payload_of_any_form_arrives_whole(ends: Ends, payload: object, sent: 
     assert payload_bytes(payload) == len(sent)  # type: ignore[arg-type]
     frame = Connection(ends.far, "vm1").receive(_soon())
     assert (frame.header, bytes(frame.payload), frame.descriptor) == ({"n": 1}, sent, None)
+
+
+def test_a_socket_that_takes_no_options_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(sock: object) -> None:
+        raise OSError(errno.EINVAL, "the peer has gone")
+
+    monkeypatch.setattr(network, "keep_alive", refuse)
+    near, far = socket.socketpair()
+    with far, pytest.raises(OSError, match="the peer has gone"):
+        Connection(near, "vm2")
+    assert near.fileno() == -1
 
 
 def test_parts_larger_than_the_buffers_of_the_kernel_arrive_whole(ends: Ends) -> None:
@@ -142,6 +154,18 @@ def test_what_is_no_frame_is_refused_before_a_byte_is_sent(ends: Ends) -> None:
             ends.near.send({"value": value}, b"", _soon())
     ends.near.send({"fine": True}, b"", _soon())
     assert Connection(ends.far, "vm1").receive(_soon()).header == {"fine": True}
+
+
+def test_each_step_has_what_is_left_of_the_deadline(ends: Ends) -> None:
+    deadline = _soon()
+    ends.near.send({}, b"", deadline)
+    first = ends.near.sock.gettimeout()
+    ends.far.sendall(encode(Frame({"n": 1}, b"payload")))
+    ends.near.receive(deadline)
+    last = ends.near.sock.gettimeout()
+    assert first is not None
+    assert last is not None
+    assert 5.0 >= first > last > 0.0
 
 
 def test_a_peer_that_sends_nothing_or_half_a_frame_costs_the_time_limit(ends: Ends) -> None:

@@ -10,12 +10,11 @@ from agent.common.config import NodeConfig
 from agent.common.errors import InvalidMessage
 from agent.common.shell import disk, threads
 from agent.common.shell.runner import CoreRunner
-from agent.rainstorm.host.core.host import (
+from agent.rainstorm.host.core.events import (
     AppendSegments,
     AssignTask,
     CommandReceived,
     Effect,
-    HostCore,
     KillTask,
     PublishOutput,
     Report,
@@ -25,6 +24,7 @@ from agent.rainstorm.host.core.host import (
     TaskWantsEpoch,
     TellTask,
 )
+from agent.rainstorm.host.core.host import HostCore
 from agent.rainstorm.host.shell.supervisor import Key, TaskSupervisor
 from agent.rainstorm.host.shell.writers import Publisher, SegmentWriter
 from agent.rainstorm.io.links import ReportLink

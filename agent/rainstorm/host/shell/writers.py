@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from agent.common.errors import RainStormError
 from agent.common.failure import Failure
 from agent.common.shell.worker import Worker
-from agent.rainstorm.host.core.host import (
+from agent.rainstorm.host.core.events import (
     AppendSegments,
     OutputPublished,
     PublicationRefused,

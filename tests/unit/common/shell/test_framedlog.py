@@ -353,8 +353,8 @@ def test_a_log_without_one_of_its_syncs_is_caught(
 
 def test_a_rewriting_in_place_is_caught(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_place(path: str, data: Iterator[bytes], mode: int) -> int:
+        written = b"".join(data)
         with disk.opened(path, os.O_WRONLY | os.O_TRUNC) as descriptor:
-            written = b"".join(data)
             disk.write_fully(descriptor, written)
             disk.fsync(descriptor)
         return len(written)
@@ -386,3 +386,55 @@ def test_what_was_read_after_a_kill_survives_a_later_power_cut(
     assert not reads_lost_again(seed, killed_before_the_sync)
     monkeypatch.setattr(disk, "fsync", nothing)
     assert reads_lost_again(seed, killed_before_the_sync)
+
+
+@pytest.mark.parametrize("room", [None, 0], ids=["room", "full"])
+@pytest.mark.parametrize("luck", range(12))
+def test_what_a_failed_sync_left_in_memory_is_written_anew(seed: int, luck: int, room: int | None) -> None:
+    """The kernel may show it and the next sync succeed: the log would have a hole after a power cut."""
+    machine = MachineDisk(random.Random(f"{seed}/{luck}"))
+    with seam.use(seam.Seam(disk=machine.process("first"))):
+        log, _, _ = opened("/log")
+        log.append([body(1)])
+        machine.faults = [Fault("fdatasync", error=errno.EIO)]
+        with pytest.raises(DiskFailed):
+            log.append([body(2), body(7)])
+    machine.processes[0].kill()
+    if room is not None:
+        machine.fill(room)
+    with seam.use(seam.Seam(disk=machine.process("second"))):
+        log, expected, _ = opened("/log")
+        machine.free()
+        if luck % 2:
+            log.append([body(3)])
+            expected.append(body(3))
+    machine.crash("nothing")
+    with seam.use(seam.Seam(disk=machine.process("third"))):
+        assert contents("/log") == expected
+
+
+def test_a_log_that_changes_while_it_is_opened_is_a_failure(machine: MachineDisk) -> None:
+    """Pages that the kernel could not write may be dropped at any moment, for older ones of the disk."""
+    log, _, _ = opened("/log")
+    log.append([body(1)])
+    log.close()
+
+    def drop_pages(offset: int, found: bytes) -> None:
+        with disk.opened("/log", os.O_WRONLY) as descriptor:
+            disk.pwrite(descriptor, b"?", 12)
+
+    log = FramedLog("/log", LAYOUT)
+    with pytest.raises(DiskFailed, match="changed while it was read"):
+        log.open(drop_pages)
+
+
+def test_a_log_that_was_opened_on_a_full_disk_needs_no_room(machine: MachineDisk) -> None:
+    log, _, _ = opened("/log")
+    log.append([b"1" * 15_000])
+    log.close()
+    disk.truncate("/log", disk.size("/log") + 20)
+    machine.fill(0)
+    log, found, torn = opened("/log")
+    assert (found, torn) == ([b"1" * 15_000], True)
+    assert disk.size("/log") == log.size
+    log.close()

@@ -1,4 +1,4 @@
-"""Workers and pools: every item is handled, refused or dropped with notice, and the end is orderly."""
+"""Workers: every item is handled, refused or dropped with notice, and the end is orderly."""
 
 from __future__ import annotations
 
@@ -6,27 +6,13 @@ import pytest
 
 from agent.common.errors import Overloaded, Unavailable
 from agent.common.shell import threads
-from agent.common.shell.worker import BatchWorker, Pool, Worker
+from agent.common.shell.worker import BatchWorker, Worker
 from tests.simulation.machine.both import Run
 from tests.simulation.machine.scheduler import Scheduler
+from tests.unit.common.shell.gate import Gate, fail
 
 PATIENCE_S = 10.0
 SHORT_S = 0.02
-
-
-class Gate:
-    """A handler that waits until it is opened, and what came through."""
-
-    def __init__(self) -> None:
-        self.handled: list[object] = []
-        self.entered = threads.event()
-        self.opened = threads.event()
-
-    def handle(self, item: object) -> None:
-        """Takes an item once the gate is open."""
-        self.entered.set()
-        assert self.opened.wait(PATIENCE_S)
-        self.handled.append(item)
 
 
 def test_items_are_handled_in_order(run: Run) -> None:
@@ -231,11 +217,13 @@ def test_error_ends_the_worker_and_is_reported(run: Run) -> None:
         told, dropped = list[str](), list[int]()
         threads.on_death(lambda name, error: told.append(f"{name}: {error}"))
         try:
-            worker = Worker[int]("test", lambda item: _fail(), 5, on_drop=dropped.append)
+            worker = Worker[int]("test", lambda item: fail(), 5, on_drop=dropped.append)
             worker.submit(1, 0)
             worker.submit(2, 0)
             worker.start()
+            limit_at = threads.monotonic() + PATIENCE_S
             while len(dropped) < 1 or not told:
+                assert threads.monotonic() < limit_at, "what was left is not dropped, or the death not told"
                 threads.sleep(0.001)
             assert not worker.is_alive
             assert not worker.try_submit(3)
@@ -260,7 +248,7 @@ def test_on_error_decides(run: Run, go_on: bool) -> None:
 
         def handle(item: int) -> None:
             if item == 1:
-                _fail()
+                fail()
             handled.append(item)
 
         def decide(error: Exception) -> bool:
@@ -315,125 +303,12 @@ def test_clear(run: Run) -> None:
     run(body)
 
 
-def test_pool_runs_calls_side_by_side(run: Run) -> None:
-    """As many calls as there are threads are under way at once; the outcome of each is its future's."""
-
-    def body() -> None:
-        pool = Pool("test", 3, 10)
-        together = threads.semaphore(3)
-        inside = threads.event()
-
-        def meet() -> int:
-            with together:
-                if together.acquire(blocking=False):
-                    together.release()
-                else:
-                    inside.set()
-                assert inside.wait(PATIENCE_S)
-            return 7
-
-        futures = [pool.call(meet) for _ in range(3)]
-        assert [future.result(PATIENCE_S) for future in futures] == [7, 7, 7]
-        with pytest.raises(OSError, match="on purpose"):
-            pool.call(_fail).result(PATIENCE_S)
-        assert pool.stop(drain=True, timeout_s=PATIENCE_S)
-
-    run(body)
-
-
-def test_pool_hung_call_holds_up_nobody(run: Run) -> None:
-    """One thread that hangs leaves the others to the calls that come after it."""
-
-    def body() -> None:
-        pool, gate = Pool("test", 2, 10), Gate()
-        hung = pool.call(gate.handle, 1)
-        assert gate.entered.wait(PATIENCE_S)
-        assert [pool.call(lambda: 5).result(PATIENCE_S) for _ in range(4)] == [5] * 4
-        gate.opened.set()
-        hung.result(PATIENCE_S)
-        assert pool.stop(drain=False, timeout_s=PATIENCE_S)
-
-    run(body)
-
-
-def test_pool_adds_a_thread_when_the_idle_one_is_spoken_for() -> None:
-    """Two calls that need each other, right behind each other, while one thread is idle."""
-
-    def body() -> None:
-        pool, met = Pool("test", 2, 10), [threads.event(), threads.event()]
-
-        def meet(me: int) -> bool:
-            met[me].set()
-            return met[1 - me].wait(PATIENCE_S)
-
-        pool.call(lambda: None).result()
-        assert [future.result() for future in [pool.call(meet, 0), pool.call(meet, 1)]] == [True, True]
-        assert pool.stop(drain=True, timeout_s=PATIENCE_S)
-
-    for seed in range(20):
-        with Scheduler(seed) as scheduler:
-            scheduler.call(scheduler.process("p"), body)
-
-
-def test_pool_stop_cancels_what_waits(run: Run) -> None:
-    """Nobody waits for a call that never runs."""
-
-    def body() -> None:
-        pool, gate = Pool("test", 1, 1), Gate()
-        first = pool.call(gate.handle, 1)
-        assert gate.entered.wait(PATIENCE_S)
-        second = pool.call(gate.handle, 2)
-        with pytest.raises(Overloaded):
-            pool.call(gate.handle, 3)
-        pool.stop(drain=False, timeout_s=0)
-        with pytest.raises(threads.CancelledError):
-            second.result(PATIENCE_S)
-        gate.opened.set()
-        first.result(PATIENCE_S)
-        assert pool.stop(drain=False, timeout_s=PATIENCE_S)
-        with pytest.raises(Unavailable):
-            pool.run(gate.handle, 4)
-
-    run(body)
-
-
-def test_pool_cancelled_call_is_not_made(run: Run) -> None:
-    """Whoever cancels the future of a call in time prevents it."""
-
-    def body() -> None:
-        pool, gate = Pool("test", 1, 2), Gate()
-        pool.run(gate.handle, 1)
-        assert gate.entered.wait(PATIENCE_S)
-        assert pool.call(gate.handle, 2).cancel()
-        gate.opened.set()
-        assert pool.stop(drain=True, timeout_s=PATIENCE_S)
-        assert gate.handled == [1]
-
-    run(body)
-
-
-def test_pool_run_logs_and_counts(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """A call for its effect that fails is not lost without a word, and the thread goes on."""
-
-    def body() -> None:
-        pool = Pool("test", 1, 5)
-        pool.run(_fail)
-        assert pool.call(lambda: 1).result(PATIENCE_S) == 1
-        assert pool.stop(drain=True, timeout_s=PATIENCE_S)
-        assert pool.errors == 1
-
-    run(body)
-    assert "worker_failed worker=test error=OSError('on purpose')" in caplog.text
-
-
-def test_bounds_are_needed(run: Run) -> None:
-    """A worker without room, or a pool without threads, is a mistake."""
+def test_room_is_needed(run: Run) -> None:
+    """A worker without room is a mistake."""
 
     def body() -> None:
         with pytest.raises(ValueError, match="room"):
             Worker("test", _ignore, 0)
-        with pytest.raises(ValueError, match="thread"):
-            Pool("test", 0, 1)
 
     run(body)
 
@@ -477,48 +352,6 @@ def _exercise(fate: dict[int, list[str]], seed: int, drain: bool) -> None:
     worker.stop(drain=drain, timeout_s=PATIENCE_S)
     for thread in submitters:
         thread.join()
-
-
-def test_pool_finishes_what_it_takes_under_many_schedules() -> None:
-    """Every future of a pool is resolved, whenever it is stopped."""
-    for seed in range(40):
-        with Scheduler(seed) as scheduler:
-            process = scheduler.process("p")
-            scheduler.call(process, _exercise_pool)
-            process.stopped = True
-            assert scheduler.rest() == []
-
-
-def _exercise_pool() -> None:
-    pool = Pool("pool", 3, 4)
-    futures: list[threads.Future[int]] = []
-
-    def submit() -> None:
-        for _ in range(4):
-            try:
-                futures.append(pool.call(_nap, timeout_s=0.002))
-            except (Overloaded, Unavailable):
-                continue
-
-    submitters = [threads.start("submitter", submit) for _ in range(3)]
-    threads.sleep(0.003)
-    pool.stop(drain=False, timeout_s=PATIENCE_S)
-    for thread in submitters:
-        thread.join()
-    for future in futures:
-        try:
-            assert future.result() == 1
-        except threads.CancelledError:
-            continue
-
-
-def _nap() -> int:
-    threads.sleep(0.002)
-    return 1
-
-
-def _fail() -> None:
-    raise OSError("on purpose")
 
 
 def _ignore(item: object) -> None:

@@ -199,3 +199,15 @@ def test_a_part_on_a_failing_disk_is_gone(machine: MachineDisk, call: str) -> No
 def receive(arriving: Part) -> None:
     arriving.write(b"abc")
     arriving.finish("f", 3, chain(b"abc", 0))
+
+
+def test_a_name_that_a_killed_process_made_is_synced_with_the_next_payload(machine: MachineDisk) -> None:
+    files = BlockFiles(FOLDER)
+    files.write(FIRST, b"small", 0)
+    files.close()
+    again = BlockFiles(FOLDER)
+    again.write(FIRST, b"large", 0)
+    again.sync([FIRST])
+    machine.crash("nothing")
+    with seam.use(seam.Seam(disk=machine.process("q"))):
+        assert content(BlockFiles(FOLDER), FIRST) == b"large"

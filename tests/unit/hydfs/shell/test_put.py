@@ -42,13 +42,11 @@ class Gateway:
         self.peers = FakePeers()
         self.registers = FakeRegisters()
         self.views = SettableView(NODES)
-        self.avoided: list[list[str]] = []
         surroundings: tuple[Any, ...] = (self, self.peers, self.registers, self.views)
         self.puts = Puts(*surroundings, block_size_bytes=BLOCK, ack="all")
         self._handlers = {each.request: each.handle for each in self.puts.endpoints()}
 
     def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
-        self.avoided.append(list(avoid))
         return [node for node in NODES if node not in avoid] or NODES
 
     def ask(self, request: Any, payload: bytes = b"", timeout_s: float = 10.0) -> Any:
@@ -164,22 +162,6 @@ def test_a_slot_is_free_again_when_its_block_is_stored_or_failed(gateway: Gatewa
     all_slots_free(gateway)
     with pytest.raises(DiskFull):
         gateway.ask(CommitPut(file_id, BLOCK))
-    assert len(gateway.avoided) == 1, "all nodes are full: no further attempt"
-
-
-def test_a_block_goes_to_other_nodes_when_a_replica_fails(gateway: Gateway) -> None:
-    def respond(node: str, request: Any, payload: Any) -> Any:
-        if node == "n2":
-            raise Unreachable("n2 is down")
-        return Done()
-
-    gateway.peers.respond = respond
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"x" * BLOCK)
-    stat = gateway.ask(CommitPut(file_id, BLOCK)).stat
-    assert stat.blocks[0].replicas == ("n1", "n3")
-    assert gateway.avoided == [[], ["n2"]]
-    assert gateway.peers.suspected == ["n2"]
 
 
 def test_a_failed_block_ends_the_put_at_its_next_piece(gateway: Gateway) -> None:
@@ -190,7 +172,6 @@ def test_a_failed_block_ends_the_put_at_its_next_piece(gateway: Gateway) -> None
     file_id = gateway.begin()
     gateway.piece(file_id, 0, b"x" * BLOCK)
     wait_until(lambda: gateway.puts._puts[file_id].blocks[0].done(), 5.0, "all attempts failed")
-    assert len(gateway.avoided) == module.TRIES_MAX
     all_slots_free(gateway)
     with pytest.raises(Unreachable):
         gateway.piece(file_id, BLOCK, b"y")

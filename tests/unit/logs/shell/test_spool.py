@@ -63,6 +63,14 @@ def test_records_survive_and_acknowledged_ones_do_not_come_back(tmp_path: Path) 
     last.close()
 
 
+def test_a_spool_in_a_new_folder_has_another_name(tmp_path: Path) -> None:
+    """Its numbers begin again, and HyDFS must not take its records for those of the lost spool."""
+    spools = [_reopened(tmp_path / name)[0] for name in ("lost", "new")]
+    for spool in spools:
+        spool.close()
+    assert spools[0].identity != spools[1].identity
+
+
 def test_a_torn_tail_is_cut_wherever_it_was_torn(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     for attempt in range(20):
@@ -172,6 +180,25 @@ def test_a_spool_that_failed_is_opened_again_and_says_what_it_has(machine: Machi
     again, _ = _reopened(FOLDER)
     assert _drain(again)[:1] == [_record(1).data]
     again.close()
+
+
+@pytest.mark.parametrize("luck", range(6))
+def test_a_record_whose_sync_failed_is_written_anew_before_its_position_counts(seed: int, luck: int) -> None:
+    """The next process may read it from memory, and its snapshot says that the lines behind it come next."""
+    machine = MachineDisk(random.Random(f"{seed}/{luck}"))
+    with seam.use(seam.Seam(disk=machine.process("first"))):
+        spool, _ = _reopened(FOLDER)
+        machine.faults = [Fault("fdatasync", error=errno.EIO)]
+        with pytest.raises(DiskFailed):
+            spool.store(_record(1))
+    machine.processes[0].kill()
+    with seam.use(seam.Seam(disk=machine.process("second"))):
+        _, read = _reopened(FOLDER)
+    machine.crash("nothing")
+    with seam.use(seam.Seam(disk=machine.process("third"))):
+        again, _ = _reopened(FOLDER)
+        assert _drain(again) == [record.data for record in read]
+        again.close()
 
 
 def test_a_note_that_cannot_be_written_means_that_the_record_is_sent_again(machine: MachineDisk) -> None:

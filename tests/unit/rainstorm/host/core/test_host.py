@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 
 from agent.common.failure import Failure
-from agent.rainstorm.host.core.host import (
-    EPOCHS_OPEN_MAX,
-    TOO_MANY_EPOCHS,
+from agent.rainstorm.host.core.events import (
     AppendSegments,
     AssignTask,
     CommandReceived,
-    HostCore,
     KillTask,
     OutputPublished,
     PublicationRefused,
@@ -27,6 +24,7 @@ from agent.rainstorm.host.core.host import (
     TaskWantsEpoch,
     TellTask,
 )
+from agent.rainstorm.host.core.host import EPOCHS_OPEN_MAX, TOO_MANY_EPOCHS, HostCore
 from agent.rainstorm.leader.core.joblog import NO_HEADER
 from agent.rainstorm.messages import commands, control, reports
 

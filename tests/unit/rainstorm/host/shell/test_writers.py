@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent.common.errors import Corrupt, DeadlineExceeded, NotFound, Unavailable
-from agent.rainstorm.host.core.host import (
+from agent.rainstorm.host.core.events import (
     AppendSegments,
     OutputPublished,
     PublicationRefused,

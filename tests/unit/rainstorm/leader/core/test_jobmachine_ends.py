@@ -8,7 +8,7 @@ import pytest
 
 from agent.common.errors import InvalidMessage, JobFailed, Unavailable
 from agent.common.failure import Failure
-from agent.rainstorm.host.core.host import TaskGone
+from agent.rainstorm.host.core.events import TaskGone
 from agent.rainstorm.leader.core.jobmachine import (
     FRUITLESS_RECOVERIES_MAX,
 )
