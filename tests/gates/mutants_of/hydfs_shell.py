@@ -195,7 +195,7 @@ MUTANTS: tuple[Mutant, ...] = (
         PUT,
         "            if put.refused is not None:\n                raise put.refused\n",
         "",
-        (OF_PUT,),
+        (f"{OF_PUT}::test_two_begins_of_one_put_reserve_once",),
     ),
     Mutant(
         "the abort of a put that is committed drops no blocks",
@@ -326,8 +326,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a put that misses bytes does not become visible",
         PUT,
-        "            if request.length != put.length:\n",
-        "            if False:\n",
+        "        if length != put.length:\n",
+        "        if False:\n",
         (f"{OF_PUT}::test_pieces_come_in_order_and_one_that_is_sent_twice_counts_once",),
     ),
 )
