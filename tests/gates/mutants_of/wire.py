@@ -149,6 +149,20 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_CLIENT}::test_a_payload_that_is_used_up_is_not_sent_again",),
     ),
     Mutant(
+        "the file of a request is closed",
+        CLIENT,
+        "            close_files(payload)\n",
+        "            pass\n",
+        (f"{OF_CLIENT}::test_the_file_of_a_request_is_closed_whether_or_not_it_is_sent",),
+    ),
+    Mutant(
+        "a client that was closed begins no request",
+        CLIENT,
+        "                if self._closed:\n                    raise ConnectionLost",
+        "                if False:\n                    raise ConnectionLost",
+        (f"{OF_CLIENT}::test_a_closed_client_makes_no_request",),
+    ),
+    Mutant(
         "a connection that failed is not used again",
         CLIENT,
         "        except BaseException:\n            connection.close()\n            raise\n",
