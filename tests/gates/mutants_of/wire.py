@@ -26,6 +26,27 @@ OF_PROPOSER = ("tests/unit/wire/register/test_proposer.py",)
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        "promises without a value are bounded",
+        STORE,
+        "if more > 0 and self._valueless >= VALUELESS_MAX:",
+        "if False:",
+        OF_STORE,
+    ),
+    Mutant(
+        "a restarted voter counts the promises that it holds",
+        STORE,
+        "        self._valueless = sum(slot.value is None for slot in self._slots.values())\n",
+        "",
+        OF_STORE,
+    ),
+    Mutant(
+        "a promise is stored for no name that is not allowed",
+        VOTER,
+        "if not isinstance(request, Read):",
+        "if isinstance(request, Accept):",
+        OF_VOTER,
+    ),
+    Mutant(
         "the size of a frame is checked before it is allocated",
         FRAMING,
         "    check_sizes(header_bytes, payload_bytes)\n    return header_bytes, payload_bytes",
