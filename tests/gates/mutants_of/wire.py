@@ -68,6 +68,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (*OF_AUTH, *OF_SERVER),
     ),
     Mutant(
+        "only a datagram that no process took is a refusal",
+        NETWORK,
+        "isinstance(target, tuple) and errno.ECONNREFUSED in _errors(notes)",
+        "isinstance(target, tuple)",
+        ("tests/unit/common/shell/test_realnetwork.py",),
+    ),
+    Mutant(
         "TLS closes a connection that was reset before the handshake",
         NETWORK,
         "            self.close()\n            raise ConnectionResetError",
