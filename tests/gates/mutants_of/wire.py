@@ -30,6 +30,27 @@ OF_AUTHORITY = "tests/unit/wire/test_authority.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        "promises without a value are bounded",
+        STORE,
+        "if more > 0 and self._valueless >= VALUELESS_MAX:",
+        "if False:",
+        OF_STORE,
+    ),
+    Mutant(
+        "a restarted voter counts the promises that it holds",
+        STORE,
+        "        self._valueless = sum(slot.value is None for slot in self._slots.values())\n",
+        "",
+        OF_STORE,
+    ),
+    Mutant(
+        "a promise is stored for no name that is not allowed",
+        VOTER,
+        "if not isinstance(request, Read):",
+        "if isinstance(request, Accept):",
+        OF_VOTER,
+    ),
+    Mutant(
         "the size of a frame is checked before it is allocated",
         FRAMING,
         "    check_sizes(header_bytes, payload_bytes)\n    return header_bytes, payload_bytes",
@@ -49,6 +70,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "context.verify_mode = ssl.CERT_REQUIRED",
         "pass",
         (f"{OF_SERVER}::test_when_a_peer_was_heard_is_noted_by_name",),
+    ),
+    Mutant(
+        "only a datagram that no process took is a refusal",
+        NETWORK,
+        "isinstance(target, tuple) and errno.ECONNREFUSED in _errors(notes)",
+        "isinstance(target, tuple)",
+        ("tests/unit/common/shell/test_realnetwork.py",),
     ),
     Mutant(
         "TLS closes a connection that was reset before the handshake",
