@@ -6,9 +6,9 @@ below carry the ranges and sizes. ``decode`` turns plain values (a msgpack map) 
 fields are ignored and missing ones take their defaults, so that neighbouring releases understand each other:
 a field that is added needs a default, and one that is removed must have had one.
 
-The checking is msgspec's: compiled once for each class, about 2 µs a message. Only one thread at
-a time compiles: msgspec crashes the process when two use a class for the first time at once, because the
-second finds what the first has half built.
+The checking is msgspec's: compiled once for each class, about 2 µs a message. msgspec compiles when a class
+is first used, and shows the half-made result to other threads, which crash on it. So one thread compiles, and
+the others wait for it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,10 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
-from agent.common.errors import InvalidMessage
+from agent.common.errors import InvalidMessage, UsageError
 
 M = TypeVar("M")
 R = TypeVar("R")
-
-_compiled: set[type[Any]] = set()
-# Not a lock of the seam: nothing that a simulator could interrupt happens while it is held.
-_compiling = threading.Lock()
 
 # Largest value of a signed 64-bit integer: offsets, lengths, versions and sequences stay below it.
 COUNTER_MAX = (1 << 63) - 1
@@ -41,6 +37,10 @@ TEXT_CHARS_MAX = 64 * 1024
 LIST_MAX = 100_000
 # What msgpack carries as they are; otherwise msgspec would read text as bytes in base64.
 BYTES = (bytes, bytearray, memoryview)
+
+# The classes that any thread may use; all others are compiled first, one at a time.
+_compiled: set[type[Any]] = set()
+_compiling = threading.Lock()
 
 Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 Crc = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -91,19 +91,36 @@ def decode(cls: type[M], fields: Any, what: str = "") -> M:
     Raises:
         InvalidMessage: they hold something else; the error names message, field and expectation.
     """
-    if cls not in _compiled:
-        _compile(cls)
     try:
-        return msgspec.convert(fields, cls, builtin_types=BYTES)
+        return _convert(cls, fields)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise InvalidMessage(f"{what or cls.__name__}: {error}") from None
 
 
-def _compile(cls: type[Any]) -> None:
-    """Has msgspec compile the checks of a class and of all classes within it."""
-    with _compiling:
-        msgspec.msgpack.Decoder(cls)
-        _compiled.add(cls)
+def check_arguments(request: Request[Any]) -> None:
+    """Refuses a request that its receiver would refuse; a client asks before it sends what its caller gave.
+
+    Raises:
+        UsageError: an argument is not allowed.
+    """
+    try:
+        fields = encode(request)
+        msgspec.msgpack.encode(fields)  # a lone surrogate, or a number that msgpack does not know
+        _convert(type(request), fields)
+    except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        reason, _, place = str(error).partition(" - at `$.")
+        argument = f"the argument {place.rstrip('`')}" if place else "an argument"
+        raise UsageError(
+            f"{request.kind}: {argument} is not allowed: {reason}", hint="correct it and ask again"
+        ) from None
+
+
+def _convert(cls: type[M], fields: Any) -> M:
+    if cls not in _compiled:
+        with _compiling:
+            msgspec.msgpack.Decoder(cls)  # compiles the class with those of its fields
+            _compiled.add(cls)
+    return msgspec.convert(fields, cls, builtin_types=BYTES)
 
 
 class Vocabulary(Generic[K]):

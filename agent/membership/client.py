@@ -1,11 +1,14 @@
-"""Requests to a membership agent, for other agents, tools and tests."""
+"""Requests to a membership agent, for other agents, tools and tests.
+
+A wrong argument is a ``UsageError``, and nothing is sent.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from agent.common import message
-from agent.common.message import R
+from agent.common.message import R, check_arguments
 from agent.membership.messages.agents import Hint
 from agent.membership.messages.events import ClusterEvent, GetEvents, MemberChanged, UnknownEvent, ViewChanged
 from agent.membership.messages.members import GetMembers, MembersReply, SettingsReport, Why, WhyReply
@@ -129,5 +132,6 @@ class MembershipClient:
         return list(self._ask(ChangeKeys(operation, key, fingerprint)).fingerprints)
 
     def _ask(self, request: message.Request[R], timeout_s: float | None = None) -> R:
+        check_arguments(request)
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         return self._client.ask(self._target, request, timeout_s=limit_s).message

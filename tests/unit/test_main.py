@@ -21,6 +21,9 @@ from agent.common.errors import DiskFailed, PortInUse
 from agent.common.shell import logs, sdnotify, threads
 from tests.support import wait_until
 
+# An agent of these tests ends by itself at once.
+AGENT_LIMIT_S = 5.0
+
 
 def write(folder: Path, **changes: object) -> str:
     tls = {"ca": "ca.pem", "certificate": "n1.pem", "key": "n1.key"}
@@ -157,7 +160,14 @@ class Bench:
             return self.services[-1]
 
         self._monkeypatch.setattr(entry, "_build", build)
-        return entry.run("membership", configuration.load(self.path), self.notifier)
+        # An agent that nothing ends would keep this process: it is ended as by an operator, with status 0.
+        end = threading.Timer(AGENT_LIMIT_S, os.kill, (os.getpid(), signal.SIGTERM))
+        end.start()
+        try:
+            return entry.run("membership", configuration.load(self.path), self.notifier)
+        finally:
+            end.cancel()
+            end.join()
 
 
 @pytest.fixture

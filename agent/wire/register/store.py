@@ -7,6 +7,7 @@ rewritten when it has grown to many times what it holds. If it is damaged, the a
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,12 +64,15 @@ class RegisterStore:
                 self._slots[request.key] = changed
             return reply
 
-    def keys(self, prefix: str = "") -> list[str]:
-        """Returns the names of the registers that hold an accepted value, sorted."""
+    def keys(self, prefix: str = "", after: str = "", limit: int = 0) -> list[str]:
+        """Returns the first ``limit`` names (0: all) behind ``after`` that hold an accepted value, sorted."""
         with self._lock:
-            return sorted(
-                key for key, slot in self._slots.items() if key.startswith(prefix) and slot.value is not None
-            )
+            found = [
+                key
+                for key, slot in self._slots.items()
+                if key > after and key.startswith(prefix) and slot.value is not None
+            ]
+        return heapq.nsmallest(limit, found) if limit else sorted(found)
 
     def slot(self, key: str) -> Slot:
         """Returns this voter's own slot, which may be behind."""

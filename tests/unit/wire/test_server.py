@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Iterator
@@ -47,6 +48,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
     yield found
     found.client.close()
     found.server.stop()
+
+
+def test_the_unix_socket_is_for_the_user_and_the_group_of_the_agent(place: Place) -> None:
+    """There is no other protection: whoever can connect counts as this machine."""
+    assert stat.S_IMODE(os.stat(place.unix).st_mode) == 0o660
 
 
 def test_both_sides_know_each_other_by_certificate(place: Place) -> None:

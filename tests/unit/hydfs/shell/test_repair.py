@@ -263,6 +263,21 @@ def test_a_new_disk_does_not_settle_while_a_file_cannot_be_looked_at(store: Stor
     assert not setting.disk.pending
 
 
+def test_a_new_disk_does_not_settle_before_all_files_were_listed(store: Store) -> None:
+    """Without a majority of the voters nobody knows what belongs here."""
+    setting = Setting(store, new_disk=True)
+    setting.file(replicas="123", is_open=True)
+    setting.registers.error = NoMajority("too few voters answer")
+    setting.compare()
+    setting.registers.error = None
+    assert setting.disk.pending
+    assert not setting.taken_over
+    for _ in range(3):
+        setting.compare()
+    assert ("f", 0) in setting.taken_over
+    assert not setting.disk.pending
+
+
 def test_a_name_for_which_there_is_no_room_is_found_by_the_next_listing(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,29 @@ def test_a_failed_flush_is_a_failure_and_never_an_answer(machine: MachineDisk) -
     store.close()
 
 
+def test_what_a_failed_sync_left_in_memory_is_durable_before_the_next_vote(machine: MachineDisk) -> None:
+    """The page cache still shows it to the next process, and no later sync of that file writes it."""
+    path = Path("/registers.log")
+    shown = 0
+    for ballot in range(1, 21):
+        with seam.use(seam.Seam(disk=machine.process("q"))):
+            store = RegisterStore(path)
+            machine.faults = [Fault("fdatasync", error=errno.EIO)]
+            with pytest.raises(DiskFailed):
+                store.apply(Prepare("file", (ballot, "p")))
+            store.close()
+            again = RegisterStore(path)
+            found = again.slot("file")
+            again.close()
+        shown += found.promised == (ballot, "p")
+        machine.crash("nothing")
+        with seam.use(seam.Seam(disk=machine.process("r"))):
+            reopened = RegisterStore(path)
+            assert reopened.slot("file") == found
+            reopened.close()
+    assert shown, "no failed sync left anything in memory"
+
+
 def test_a_log_that_cannot_be_rewritten_for_want_of_room_goes_on(
     machine: MachineDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
