@@ -145,7 +145,8 @@ def problems(mutant: Mutant) -> list[str]:
         found.append(f"{mutant.rule}: {mutant.path}: {error}")
     for test in mutant.tests:
         file, _, name = test.partition("::")
-        if f"def {name}" not in _text(file):
+        wanted = f"def {name}(" if name else "def test_"
+        if wanted not in _text(file):
             found.append(f"{mutant.rule}: there is no {test}")
     return found
 
