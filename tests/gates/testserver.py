@@ -8,7 +8,7 @@ A request is a line of JSON on stdin with ``tests`` and ``limit_s``. The answer 
 
     outcome: 'passed', 'failed', 'hung' if the tests did not end within the limit, or what went wrong
     failed:  the first test that failed, or ''
-    passed:  number of tests that passed
+    passed:  the tests that passed
     seconds: how long it took
 """
 
@@ -48,18 +48,18 @@ EXIT_TIMEOUT_S = 10.0
 
 
 class Record:
-    """A plugin of pytest that notes which test failed first and how many passed."""
+    """A plugin of pytest that notes which test failed first and which passed."""
 
     def __init__(self) -> None:
         self.failed = ""
-        self.passed = 0
+        self.passed: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Notes the outcome of a test, its setup or its teardown."""
         if report.failed and not self.failed:
             self.failed = report.nodeid
         if report.passed and report.when == "call":
-            self.passed += 1
+            self.passed.append(report.nodeid)
 
 
 def run_here(tests: list[str], answer: Connection) -> None:
@@ -101,10 +101,10 @@ def run(tests: list[str], limit_s: float) -> dict[str, Any]:
     child.start()
     theirs.close()
     try:
-        outcome, failed, passed = ours.recv() if ours.poll(limit_s) else ("hung", "", 0)
+        outcome, failed, passed = ours.recv() if ours.poll(limit_s) else ("hung", "", [])
     except EOFError:
         child.join(EXIT_TIMEOUT_S)
-        outcome, failed, passed = f"the tests' process ended with {child.exitcode}", "", 0
+        outcome, failed, passed = f"the tests' process ended with {child.exitcode}", "", []
     if child.is_alive():
         if outcome == "hung":
             kill_children(psutil.Process(child.pid))

@@ -267,14 +267,19 @@ class Voter:
     def _begin(self, slots: Mapping[str, Slot], founders: Mapping[str, str]) -> None:
         try:
             disk.write_durably(self._founders_path, json.dumps(dict(founders)).encode())
-            # From here on a disk without a log has lost it, and is no longer a founder's.
-            disk.unlink(self._disk_path, missing_ok=True)
         except OSError as error:
             raise disk.failure(error, f"{self._founders_path} cannot be written") from error
         write_log(self._log_path, slots)
         self._open(founders)
 
     def _open(self, founders: Mapping[str, str]) -> None:
+        try:
+            # Not before the log is durable: two founders of three that lost their power in between would wait
+            # for each other indefinitely. From here on a disk without a log is no longer a founder's.
+            if disk.exists(self._disk_path):
+                disk.remove_durably(self._disk_path)
+        except OSError as error:
+            raise disk.failure(error, f"{self._disk_path} cannot be removed") from error
         store = RegisterStore(self._log_path)
         self._set_damaged_aside(store)
         with self._changed:

@@ -50,10 +50,12 @@ class KernelObject:
 
     def changed(self) -> None:
         """Wakes whoever waits for this object."""
-        self.wires.scheduler.wake_all(self.readers)
+        if self.readers:
+            self.wires.scheduler.wake_all(self.readers)
         if self.on_change is not None:
             self.on_change()
-        self.has_room()
+        if self.writers or self.polls:
+            self.has_room()
 
     def has_room(self) -> None:
         """Wakes whoever waits for writing, or for several objects."""
@@ -137,8 +139,9 @@ class StreamEnd(KernelObject):
         else:
             packet.data = packet.data[len(data) :]
             self._received_bytes -= len(data)
-        if self.peer is not None:
-            self.peer.has_room()
+        peer = self.peer
+        if peer is not None and (peer.writers or peer.polls):
+            peer.has_room()
         return data, files
 
     def write(self, data: bytes, files: list[Any]) -> int:

@@ -56,7 +56,7 @@ class Lock(Primitive):
     def __init__(self, process: Process) -> None:
         super().__init__(process)
         self.holder: SimThread | None = None
-        self.taken_at: sites.Site = ("?", 0)
+        self.taken_at = sites.UNKNOWN
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Takes the lock; returns False when it is not free in time."""
@@ -79,15 +79,28 @@ class Lock(Primitive):
         """Gives the lock back, whoever took it."""
         if self.holder is None:
             raise RuntimeError("release unlocked lock")
-        self._give()
-        self.scheduler.point()
+        scheduler = self.scheduler
+        self.holder = None
+        scheduler.held.pop(self, None)
+        if self.waiters:
+            scheduler.wake_one(self.waiters)
+        scheduler.point()
 
     def locked(self) -> bool:
         """Tells whether somebody holds the lock."""
         return self.holder is not None
 
+    # Most of all calls in a simulation are these two.
+
     def __enter__(self) -> bool:
-        return self.acquire()
+        scheduler = self.scheduler
+        scheduler.point()
+        while self.holder is not None:
+            self.wait_until(None)
+        self.holder = scheduler.running or scheduler.driver
+        self.taken_at = sites.caller(2)
+        scheduler.held[self] = None
+        return True
 
     def __exit__(self, *_: object) -> None:
         self.release()
@@ -101,7 +114,7 @@ class Lock(Primitive):
     def _take(self) -> None:
         scheduler = self.scheduler
         self.holder = scheduler.running or scheduler.driver
-        self.taken_at = sites.caller()
+        self.taken_at = sites.caller(3)
         scheduler.held[self] = None
 
     def _give(self) -> None:
@@ -145,6 +158,9 @@ class ReentrantLock(Lock):
         self._depth += 1
         return True
 
+    def __enter__(self) -> bool:
+        return self.acquire()
+
     def release(self) -> None:
         """Gives the lock back when it was released as often as it was taken."""
         if not self.owned():
@@ -183,7 +199,7 @@ class Condition(Primitive):
         self.release = self._lock.release
 
     def __enter__(self) -> bool:
-        return self._lock.acquire()
+        return self._lock.__enter__()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -214,8 +230,10 @@ class Condition(Primitive):
         """Wakes up to ``n`` waiting threads."""
         if not self._lock.owned():
             raise RuntimeError("cannot notify on un-acquired lock")
-        for _ in range(min(n, len(self.waiters))):
-            self.scheduler.wake_one(self.waiters)
+        waiters = self.waiters
+        while waiters and n > 0:
+            self.scheduler.wake_one(waiters)
+            n -= 1
 
     def notify_all(self) -> None:
         """Wakes all waiting threads."""

@@ -88,7 +88,11 @@ class Scheduler:
         self._timers: list[tuple[float, int, SimThread | None, Any]] = []
         self._numbers = itertools.count(1)
         self._hub = greenlet.getcurrent()
-        self._until: Callable[[], object] | None = None
+        self._until: Callable[[], object] = _never
+        # When ``_until`` is looked at next, and how long after that.
+        self._look_at = FOREVER
+        self._look_every_s = 0.0
+        self._is_reached = False
         self._time_limit = self._quiet_s = FOREVER
         self._seam: seam.Seam | None = None
         self._looping = False
@@ -145,7 +149,7 @@ class Scheduler:
         """Stops a process as SIGSTOP does; its timers go on."""
         process.paused = True
         process.frozen += [thread for thread in self._ready if thread.process is process]
-        self._ready = [thread for thread in self._ready if thread.process is not process]
+        self._ready[:] = [thread for thread in self._ready if thread.process is not process]
         if self.running is not None and self.running.process is process:
             self.point()
 
@@ -157,8 +161,16 @@ class Scheduler:
 
     # -- driving --------------------------------------------------------------------------------------
 
-    def run(self, until: Callable[[], object] | None = None, *, timeout_s: float = 3600.0) -> None:
+    def run(
+        self,
+        until: Callable[[], object] | None = None,
+        *,
+        timeout_s: float = 3600.0,
+        every_s: float = 0.0,
+    ) -> None:
         """Runs until ``until()`` is true, without it until every thread has ended.
+
+        It is looked at after each step; one that looks at much is looked at once in ``every_s``.
 
         Raises:
             Deadlock: that will never be.
@@ -166,8 +178,9 @@ class Scheduler:
             StepLimit: it was not within so many steps.
         """
         done = until or (lambda: not any(process.threads for process in self.processes))
+        self._look_every_s = every_s
         self._loop(done, self.now + timeout_s, FOREVER)
-        if done():
+        if self._is_reached or done():
             return
         if self._ready or self._timers:
             raise TimeLimit(f"not within {timeout_s:g} s of virtual time\n{report.threads(self)}")
@@ -232,7 +245,7 @@ class Scheduler:
             return
         if me.doomed:
             self._refuse(me)
-        if self._is_alone(me):
+        if not self._ready and self._is_alone(me):
             return
         if self._stall_chance and self._chance() < self._stall_chance:
             self._set_timer(me, self._chance() * self._stall_s_max)
@@ -243,9 +256,9 @@ class Scheduler:
         self._dispatch(me)
 
     def _is_alone(self, me: SimThread) -> bool:
-        """Makes a step of a thread beside which nobody is ready and nothing is due, if it is so."""
+        """Makes a step of a thread beside which nobody is ready, if nothing is due either."""
         now, timers = self.now + self._step_s, self._timers
-        if self._ready or self._graveyard or self._stall_chance or me.process.paused:
+        if self._graveyard or self._stall_chance or me.process.paused:
             return False
         if self.steps >= self._steps_max or now >= self._time_limit or (timers and timers[0][0] <= now):
             return False
@@ -340,22 +353,24 @@ class Scheduler:
     def _next(self) -> SimThread | None:
         """Returns the thread that goes on, or None when the hub must decide."""
         self.steps += 1
-        self.now += self._step_s
-        timers = self._timers
+        now = self.now = self.now + self._step_s
+        timers, ready = self._timers, self._ready
         while True:
-            while timers and timers[0][0] <= self.now:
+            while timers and timers[0][0] <= now:
                 _, _, thread, what = heapq.heappop(timers)
                 self._fire(thread, what)
-            if self._graveyard or self.steps > self._steps_max or self.now >= self._time_limit:
+            if self._graveyard or self.steps > self._steps_max or now >= self._time_limit:
                 return None
-            if self._until is not None and self._until():
-                return None
-            if self._ready:
+            if now >= self._look_at:
+                if self._is_reached or self._until():
+                    self._is_reached = True
+                    return None
+                self._look_at = now + self._look_every_s
+            if ready:
                 break
-            if not timers or timers[0][0] - self.now > self._quiet_s:
+            if not timers or timers[0][0] - now > self._quiet_s:
                 return None
-            self.now = min(timers[0][0], self._time_limit)
-        ready = self._ready
+            now = self.now = min(timers[0][0], self._time_limit)
         index = int(self._chance() * len(ready))
         chosen, last = ready[index], ready.pop()
         if last is not chosen:
@@ -389,7 +404,9 @@ class Scheduler:
     def _loop(self, until: Callable[[], object] | None, time_limit: float, quiet_s: float) -> None:
         assert not self._looping, "a simulated thread cannot drive the simulation"
         self._looping = True
-        self._until, self._time_limit, self._quiet_s = until, time_limit, quiet_s
+        self._until = until or _never
+        self._look_at = FOREVER if until is None else self.now
+        self._time_limit, self._quiet_s, self._is_reached = time_limit, quiet_s, False
         outer = seam.current()
         try:
             while True:
@@ -405,7 +422,8 @@ class Scheduler:
                     break
         finally:
             self._looping = False
-            self.running = self._seam = self._until = None
+            self.running = self._seam = None
+            self._until = _never
             seam.switch(outer)
         if self.steps > self._steps_max:
             raise StepLimit(f"{self._steps_max} steps, at {self.now:.6f} s\n{report.threads(self)}")
@@ -439,3 +457,8 @@ class Scheduler:
             self.running = self._seam = None
             seam.switch(outer)
             logging.disable(level)
+
+
+def _never() -> bool:
+    """What is waited for when nothing is."""
+    return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 _MACHINE = Path(__file__).resolve().parent
 _REPOSITORY = _MACHINE.parent.parent.parent
@@ -14,7 +14,9 @@ _MACHINERY = (str(_MACHINE) + "/", *(str(_SEAM / f"{name}.py") for name in ("thr
 _LIBRARY = ("/concurrent/futures/", "/contextlib.py", "/threading.py", "/queue.py")
 _machinery: dict[str, bool] = {}
 
-Site = tuple[str, int]
+# The code and the instruction in it: only a report needs to know which line that is.
+Site = tuple[CodeType | None, int]
+UNKNOWN: Site = (None, 0)
 
 
 def _is_machinery(file: str) -> bool:
@@ -24,26 +26,30 @@ def _is_machinery(file: str) -> bool:
     return found
 
 
-def _first(frame: FrameType | None) -> Site:
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not _is_machinery(file):
-            return file, frame.f_lineno
-        frame = frame.f_back
-    return "?", 0
-
-
-def caller() -> Site:
-    """Returns the line outside the machinery that is being executed."""
-    return _first(sys._getframe(1))
-
-
 def standing(frame: FrameType | None) -> Site:
-    """Returns the line outside the machinery at which a suspended frame stands."""
-    return _first(frame)
+    """Returns the place outside the machinery at which a frame stands."""
+    known = _machinery
+    while frame is not None:
+        code = frame.f_code
+        file = code.co_filename
+        if not (known[file] if file in known else _is_machinery(file)):
+            return code, frame.f_lasti
+        frame = frame.f_back
+    return UNKNOWN
+
+
+def caller(depth: int = 1) -> Site:
+    """Returns the place outside the machinery that is being executed, ``depth`` calls up or further."""
+    return standing(sys._getframe(depth))
 
 
 def describe(site: Site) -> str:
     """Returns ``file:line``, from the root of the repository where it lies in it."""
-    file, line = site
+    code, instruction = site
+    if code is None:
+        return "?"
+    file, line = code.co_filename, code.co_firstlineno
+    for begin, end, number in code.co_lines():
+        if begin <= instruction < end:
+            line = number or line
     return f"{file.removeprefix(f'{_REPOSITORY}/')}:{line}"

@@ -83,9 +83,12 @@ class SimSocket:
     def enter(self, waiters: list[SimThread], is_ready: Callable[[], bool], timeout_s: float | None) -> None:
         """Begins a call: waits until the kernel object is ready. ``leave`` must follow, if this returns."""
         self.scheduler.point()
-        self._check_open()
+        if self._descriptor < 0:
+            raise failure(errno.EBADF)
         kernel = self.kernel
         kernel.users += 1
+        if is_ready():
+            return
         try:
             end = None if timeout_s is None else self.scheduler.now + timeout_s
             while not is_ready():
@@ -103,7 +106,8 @@ class SimSocket:
     def leave(kernel: KernelObject) -> None:
         """Ends a call."""
         kernel.users -= 1
-        kernel.end_if_unused()
+        if kernel.references <= 0:
+            kernel.end_if_unused()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self._describe()} of {self.network.process.name}"

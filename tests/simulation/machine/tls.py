@@ -137,21 +137,30 @@ class TlsSocket(StreamSocket):
         """Returns up to so many bytes of one record, none when the other end is done."""
         if flags:
             raise ValueError("non-zero flags not allowed in calls to recv() on SSLSocket")
-        with self.within_timeout():
+        if self._left:
+            data, self._left = self._left[:bufsize], self._left[bufsize:]
+            return data
+        self._ends_at = self.scheduler.now + self._timeout if self._timeout else None
+        try:
             if self._context is not None:
                 self._go_on(self._context)
-            found = (DATA, self._left) if self._left else self._read_record()
+            found = self._read_record()
+        finally:
+            self._ends_at = None
         if found is None:
             return b""
         if found[0] != DATA:
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"alert of the peer: {found[1].decode()}")
-        self._left = found[1]
-        data, self._left = self._left[:bufsize], self._left[bufsize:]
+        data = found[1]
+        if len(data) > bufsize:
+            data, self._left = data[:bufsize], data[bufsize:]
         return data
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Sends a record with a part of the data and returns how much that was."""
-        part = bytes(memoryview(data).cast("B")[:RECORD_BYTES_MAX])
+        part = data if type(data) is bytes else memoryview(data).cast("B")
+        if len(part) > RECORD_BYTES_MAX:
+            part = part[:RECORD_BYTES_MAX]
         try:
             self._put(DATA, part)
         except BlockingIOError:
@@ -185,27 +194,30 @@ class TlsSocket(StreamSocket):
 
     # -- records --------------------------------------------------------------------------------------
 
-    def _put(self, kind: int, data: bytes) -> None:
+    def _put(self, kind: int, data: bytes | memoryview) -> None:
         # The kernel takes a record whole: what it has no room for stays with OpenSSL, which sends it first.
-        record = HEAD.pack(kind, len(data)) + data
+        record = b"".join((HEAD.pack(kind, len(data)), data))
         sent = super().transmit(record, [])
         if sent < len(record):
             self.kernel.force(record[sent:])
 
     def _read_record(self) -> tuple[int, bytes] | None:
-        while len(self._record) < HEAD.size or len(self._record) < HEAD.size + self._size():
-            wanted = HEAD.size if len(self._record) < HEAD.size else HEAD.size + self._size()
+        record = self._record
+        kind, wanted = 0, HEAD.size
+        if len(record) >= HEAD.size:
+            kind, size = HEAD.unpack_from(record)
+            wanted += size
+        while len(record) < wanted:
             try:
-                part, _ = super().receive(wanted - len(self._record))
+                part, _ = super().receive(wanted - len(record))
             except BlockingIOError:
                 raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the record is not whole") from None
             if not part:
                 return None
-            self._record += part
-        kind, _ = HEAD.unpack_from(self._record)
-        data = bytes(self._record[HEAD.size :])
-        self._record.clear()
+            record += part
+            if len(record) == HEAD.size:
+                kind, size = HEAD.unpack(record)
+                wanted += size
+        data = bytes(memoryview(record)[HEAD.size :])
+        record.clear()
         return kind, data
-
-    def _size(self) -> int:
-        return int(HEAD.unpack_from(self._record)[1])

@@ -235,18 +235,10 @@ class MembershipCluster(Cluster):
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float, what: str) -> float:
         """Runs until something is so, and returns how long that took; fails at the first violation."""
-        began = look_at = self.scheduler.now
-        held = False
-
-        def holds() -> bool:
-            nonlocal look_at, held
-            if not held and self.scheduler.now >= look_at:
-                look_at = self.scheduler.now + LOOK_S
-                held = bool(self.history.violations or condition())
-            return held
-
+        began = self.scheduler.now
+        violations = self.history.violations
         try:
-            self.scheduler.run(holds, timeout_s=timeout_s)
+            self.scheduler.run(lambda: violations or condition(), timeout_s=timeout_s, every_s=LOOK_S)
         except AssertionError as error:
             waited = f"after {timeout_s:g} simulated s it still does not hold: {what}"
             raise self.broken([*self.history.violations, waited, str(error)]) from None

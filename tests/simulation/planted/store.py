@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from agent.hydfs.shell.put import Puts
-
 from agent.common.shell import disk, threads, worker
 from agent.common.shell.framedlog import FramedLog
 from agent.hydfs.core import filetable, postponed
@@ -30,6 +28,7 @@ from agent.hydfs.core.replica import Replica
 from agent.hydfs.core.takeover import PromiseReceived, Takeover
 from agent.hydfs.shell import repair
 from agent.hydfs.shell.blockfile import BlockFiles
+from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.repair import Repair
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.store import Store

@@ -106,7 +106,7 @@ class Moment(StoreRun):
 def moment_of(seed: int | str, ack: str = "all", size: int = 5) -> Iterator[Moment]:
     with small_sizes():
         found = Moment(seed, ack, size)
-        with found.cluster:
+        with found.copies.watched(), found.cluster:
             found.ask("vm1", lambda hydfs: hydfs.create(LOG))
             yield found
             found.faults.end()

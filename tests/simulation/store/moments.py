@@ -12,8 +12,6 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-from agent.hydfs.shell.put import Puts
-
 from agent.common.errors import RainStormError
 from agent.common.shell import threads
 from agent.hydfs.client import HydfsClient
@@ -22,6 +20,7 @@ from agent.hydfs.core.ring import block_token, ring_of
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import Seal
 from agent.hydfs.messages.file import FileStat
+from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.takeover import Sealer
 from agent.wire import auth
@@ -163,6 +162,7 @@ def new_disk_speaks(seed: int | str) -> None:
         cluster.wires.cut(replaced.address, hidden.address)
         coordinator.power_off("everything")
         replaced.power_off()
+        moment.copies.bereft[replaced.name] = None
         replaced.replace_disk()
         replaced.start_all()
         cluster.wait_until(lambda: replaced.agents[SERVICE].is_ready, 5.0)

@@ -27,6 +27,7 @@ from tests.simulation.machine.host import Factory
 from tests.simulation.machine.schedule import Schedule, Step, draw
 from tests.simulation.store import rest
 from tests.simulation.store.clients import BLOCK_BYTES, StoreClient, planned
+from tests.simulation.store.copies import Copies
 from tests.simulation.store.history import History
 from tests.simulation.store.strangers import Stranger
 from tests.simulation.store.view import SERVICE, Authority
@@ -119,6 +120,7 @@ class StoreRun:
         )
         if schedule.variant == WHOLE:
             self.cluster.slots_older_s = POLL_S
+        self.copies = Copies(self.cluster.nodes)
         self.clients = self._clients() if with_clients else []
         self.faults = Faults(
             self.cluster,
@@ -158,6 +160,7 @@ class StoreRun:
         for client in self.clients:
             client.start()
         cluster.scheduler.run_for(FAULTS_S)
+        cluster.check(self.copies.problems)
         self.faults.end()
         cluster.wait_until(lambda: self.hits[DONE] == len(self.clients), ANSWERED_S)
         self.finish()
@@ -186,6 +189,7 @@ class StoreRun:
         paths = {f"{DATA_FOLDER}/hydfs/blocks/{file_id}.{number}" for file_id, number in sealed}
         rotting = sorted(paths & set(node.disk.paths()))
         if rotting:
+            self.copies.bereft[node.name] = None
             node.disk.flip_bit(rotting[int(step.amount * len(rotting))])
             self.hits["a block rotted"] += 1
 
@@ -193,6 +197,7 @@ class StoreRun:
         node = self.cluster.nodes[step.nodes[0]]
         if node.is_on:
             self.hits["a new disk"] += 1
+            self.copies.bereft[node.name] = None
             self.faults.cut_power([node], step)
             node.replace_disk()
 
@@ -223,6 +228,6 @@ def run(schedule: Schedule) -> StoreRun:
     """
     with small_sizes():
         found = StoreRun(schedule)
-        with found.cluster:
+        with found.copies.watched(), found.cluster:
             found.play()
         return found
