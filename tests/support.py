@@ -17,6 +17,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 POLL_INTERVAL_S = 0.01
+# For what real processes do at their own time: long enough on a machine that has much else to do. A wait ends
+# when its condition holds, so that only a failure lasts so long.
+PATIENCE_S = 60.0
 
 
 def wait_until(predicate: Callable[[], object], timeout_s: float, what: str) -> None:

@@ -23,9 +23,7 @@ from agent.wire import auth
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
 from tests.addresses import MEMBERSHIP_PORT, own_addresses
-from tests.support import REPOSITORY, wait_until
-
-READY_TIMEOUT_S = 20.0
+from tests.support import PATIENCE_S, REPOSITORY, wait_until
 
 
 class Agents:
@@ -62,13 +60,13 @@ class Agents:
                     cwd=REPOSITORY,
                 )
         for name in chosen:
-            wait_until(lambda name=name: self._is_ready(name), READY_TIMEOUT_S, f"{name} is ready")  # type: ignore[misc]
+            wait_until(lambda name=name: self._is_ready(name), PATIENCE_S, f"{name} is ready")  # type: ignore[misc]
 
     def kill(self, name: str) -> None:
         """Kills an agent with SIGKILL."""
         process = self.processes.pop(name)
         process.kill()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
     def stop(self) -> None:
         """Ends what still runs and removes the folder."""
@@ -77,10 +75,10 @@ class Agents:
             process.terminate()
         for process in self.processes.values():
             try:
-                process.wait(10)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(10)
+                process.wait(PATIENCE_S)
         self.client.close()
         shutil.rmtree(self.folder)
 

@@ -11,7 +11,7 @@ from agent.rainstorm.client import RainstormClient
 from agent.rainstorm.messages.status import JobStatus
 from ops.cluster.connections import Connections
 from tests.integration.cluster import Sandbox
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 NODES = 5
 JOB_TIMEOUT_S = 60.0
@@ -73,7 +73,7 @@ class Engine:
             ready = all(task.pid for task in found[0].tasks)
             return found[0].epochs_committed >= count and bool(found[0].tasks) and ready
 
-        wait_until(enough, 30, f"{count} epochs of {job} are committed")
+        wait_until(enough, PATIENCE_S, f"{count} epochs of {job} are committed")
         return found[0]
 
     def bystander(self, job: JobStatus) -> str:

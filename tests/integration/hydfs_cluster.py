@@ -12,7 +12,7 @@ from agent.hydfs.client import FileStat, HydfsClient
 from agent.wire.client import Address, Target
 from tests.addresses import HYDFS_PORT
 from tests.integration.agents import Agents
-from tests.support import REPOSITORY, wait_until
+from tests.support import PATIENCE_S, REPOSITORY, wait_until
 
 
 class HydfsCluster(Agents):
@@ -35,7 +35,7 @@ class HydfsCluster(Agents):
             for name in chosen:
                 self._start_membership(name)
             for name in chosen:
-                wait_until(self._membership_socket(name).exists, 20.0, f"membership of {name} listens")
+                wait_until(self._membership_socket(name).exists, PATIENCE_S, f"membership of {name} listens")
         super().start(*names)
 
     def kill(self, name: str) -> None:
@@ -43,14 +43,14 @@ class HydfsCluster(Agents):
         if self._with_membership:
             process = self.membership.pop(name)
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)
         super().kill(name)
 
     def stop(self) -> None:
         """Ends what still runs."""
         for process in self.membership.values():
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)
         super().stop()
 
     def hydfs(self, name: str, *, local: bool = False, socket: str = "hydfs") -> HydfsClient:

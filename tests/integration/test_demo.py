@@ -12,7 +12,7 @@ import pytest
 
 from ops.machine import processes
 from tests.integration.cluster import Sandbox
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -62,11 +62,13 @@ def test_the_result_is_right_although_a_task_and_a_node_are_killed(
 def test_an_interrupted_demo_leaves_nothing_running(sandbox: Sandbox, moment: str) -> None:
     with sandbox.start(SMALL_DEMO) as demo:
         wait_until(
-            lambda: moment in _said(sandbox) or demo.poll() is not None, 60, f"the demo says {moment!r}"
+            lambda: moment in _said(sandbox) or demo.poll() is not None,
+            PATIENCE_S,
+            f"the demo says {moment!r}",
         )
         demo.send_signal(signal.SIGINT)
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(20) == 130, _said(sandbox)
+        assert demo.wait(PATIENCE_S) == 130, _said(sandbox)
     assert processes.marked(sandbox.folder / "demo") == []
     assert "Traceback" not in _said(sandbox)
     assert not (sandbox.folder / "demo-report.json").exists()
@@ -74,9 +76,9 @@ def test_an_interrupted_demo_leaves_nothing_running(sandbox: Sandbox, moment: st
 
 def test_a_terminated_demo_leaves_nothing_running(sandbox: Sandbox) -> None:
     with sandbox.start(SMALL_DEMO) as demo:
-        wait_until(lambda: processes.marked(sandbox.folder / "demo"), 30, "a first agent")
+        wait_until(lambda: processes.marked(sandbox.folder / "demo"), PATIENCE_S, "a first agent")
         demo.terminate()
-        assert demo.wait(20) == 130, _said(sandbox)
+        assert demo.wait(PATIENCE_S) == 130, _said(sandbox)
     assert processes.marked(sandbox.folder / "demo") == []
 
 
@@ -84,7 +86,7 @@ def test_the_demo_does_not_disturb_a_running_cluster(sandbox: Sandbox) -> None:
     sandbox.cluster.up(1)
     before = {each.pid for each in sandbox.cluster.processes()}
     with sandbox.start(DEMO) as demo:
-        assert demo.wait(20) == 1
+        assert demo.wait(PATIENCE_S) == 1
     assert "[ALREADY_RUNNING]" in _said(sandbox)
     assert "fab local.down" in _said(sandbox)
     assert before <= {each.pid for each in sandbox.cluster.processes()}
@@ -93,11 +95,11 @@ def test_the_demo_does_not_disturb_a_running_cluster(sandbox: Sandbox) -> None:
 def test_what_a_killed_demo_leaves_is_stopped_by_local_down(sandbox: Sandbox) -> None:
     folder = sandbox.folder / "demo"
     with sandbox.start(SMALL_DEMO) as demo:
-        wait_until(lambda: len(processes.marked(folder)) >= 12, 30, "all agents of the demo")
+        wait_until(lambda: len(processes.marked(folder)) >= 12, PATIENCE_S, "all agents of the demo")
         assert "a demo is running" in sandbox.fab("local.down").err
         assert processes.marked(folder)
         demo.kill()
-        demo.wait(5)
+        demo.wait(PATIENCE_S)
     assert processes.marked(folder)
     ended = sandbox.fab("local.down")
     assert (ended.status, "killed demo" in ended.err) == (0, True)

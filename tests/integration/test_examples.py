@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cluster import FAB_TIMEOUT_S, Ended, Sandbox, shared
-from tests.support import REPOSITORY, wait_until
+from tests.support import PATIENCE_S, REPOSITORY, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -22,7 +22,7 @@ EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A cluster of three nodes for all tests."""
     with shared(request, tmp_path_factory.mktemp("examples"), 3) as place:
-        assert place.fab("verify", "--wait", "20").status == 0
+        assert place.fab("verify", "--wait", "60").status == 0
         yield place
 
 
@@ -62,12 +62,14 @@ def test_appended_records_are_followed_and_none_comes_twice(running: Sandbox) ->
     name = ["--name", "examples/followed.txt"]
     tail = running.start([sys.executable, "examples/tail_file.py", *name, "--lines", "4"])
     try:
-        wait_until(lambda: output(running).count("record 2 of") == 1, 20, "the first lines are printed")
+        wait_until(
+            lambda: output(running).count("record 2 of") == 1, PATIENCE_S, "the first lines are printed"
+        )
         assert run(running, "append_records", *name, "--count", "2").status == 0
-        assert tail.wait(20) == 0
+        assert tail.wait(PATIENCE_S) == 0
     finally:
         tail.kill()
-        tail.wait(10)
+        tail.wait(PATIENCE_S)
     lines = output(running).splitlines()
     assert [line.split(" of ")[0] for line in lines] == 2 * ["record 1", "record 2"]
     assert len(set(lines)) == 4  # of two writers
@@ -86,16 +88,18 @@ def test_a_change_of_the_view_is_printed(running: Sandbox) -> None:
     assert (now.status, now.err, now.out.count("version ")) == (0, "", 1)
     watch = running.start([sys.executable, "examples/watch_members.py"])
     try:
-        wait_until(lambda: "vm1 up, vm2 up, vm3 up" in output(running), 20, "the view is printed")
+        wait_until(lambda: "vm1 up, vm2 up, vm3 up" in output(running), PATIENCE_S, "the view is printed")
         assert running.fab("leave", "--vm", "3").status == 0
-        wait_until(lambda: "vm1 up, vm2 up, vm3 down" in output(running), 20, "the departure is printed")
+        wait_until(
+            lambda: "vm1 up, vm2 up, vm3 down" in output(running), PATIENCE_S, "the departure is printed"
+        )
         assert running.fab("join", "--vm", "3").status == 0
-        wait_until(lambda: output(running).endswith("vm3 up\n"), 20, "the return is printed")
+        wait_until(lambda: output(running).endswith("vm3 up\n"), PATIENCE_S, "the return is printed")
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(20) == 130
+        assert watch.wait(PATIENCE_S) == 130
     finally:
         watch.kill()
-        watch.wait(10)
+        watch.wait(PATIENCE_S)
     assert "Traceback" not in output(running)
 
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from ops.machine.processes import FOLDER_VARIABLE
-from tests.support import REPOSITORY, wait_until
+from tests.support import PATIENCE_S, REPOSITORY, wait_until
 
 pytestmark = pytest.mark.integration
 TIMEOUT_S = 60
@@ -166,11 +166,11 @@ def test_an_interrupt_stops_everything_and_keeps_the_samples(
             env={**os.environ, "TMPDIR": str(temporary)},
         )
     try:
-        wait_until(lambda: until in progress.read_text("utf-8"), 40.0, "samples are taken")
+        wait_until(lambda: until in progress.read_text("utf-8"), PATIENCE_S, "samples are taken")
         agents = marked(temporary)
         assert len(agents) >= agents_min
         program.send_signal(signal.SIGINT)
-        assert program.wait(timeout=20.0) == 130
+        assert program.wait(PATIENCE_S) == 130
     finally:
         program.kill()
         program.wait()

@@ -9,7 +9,7 @@ import pytest
 from ops.cluster.connections import connected
 from ops.local.cluster import SERVICES
 from tests.integration.cluster import NO_SPARES, Sandbox, shared
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -30,7 +30,7 @@ def agents(place: Sandbox, node: str) -> dict[str, int]:
 
 
 def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
-    assert running.fab("verify", "--wait", "20").status == 0
+    assert running.fab("verify", "--wait", "60").status == 0
     before = agents(running, "vm2")
     assert sorted(before) == sorted(SERVICES)
     dry = running.fab("kill-agent", "--vm", "2", "--service", "hydfs", "--dry-run")
@@ -44,7 +44,7 @@ def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
     assert unsettled.status == 4
     assert "vm2: view up, membership up, hydfs down" in unsettled.err
     assert running.fab("start-agent", "--vm", "2", "--service", "hydfs").status == 0
-    settled = running.fab_json("verify", "--wait", "20")
+    settled = running.fab_json("verify", "--wait", "60")
     assert settled["settled"] is True
     assert settled["status"]["under_replicated"] == 0
 
@@ -61,7 +61,7 @@ def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
 def test_appends_go_on_with_a_store_less_than_copies_are_wanted(running: Sandbox) -> None:
     """A store that is down on a machine that lives is in no new block, instead of sealing each in turn."""
     # A store whose disk is still new seals open blocks that it should have, which would be counted here.
-    assert running.fab("verify", "--wait", "20").status == 0
+    assert running.fab("verify", "--wait", "60").status == 0
     with connected(running.inventory()) as connections:
         connections.prefer("vm1")
         files = connections.hydfs()
@@ -75,7 +75,9 @@ def test_appends_go_on_with_a_store_less_than_copies_are_wanted(running: Sandbox
         owed = [connections.hydfs(node).health() for node in ("vm1", "vm2")]
         assert sum(health.under_replicated + health.waiting for health in owed)
         assert running.fab("start-agent", "--vm", "3", "--service", "hydfs").status == 0
-        wait_until(lambda: not running.fab("verify").status, 20, "three stores serve and hold every block")
+        wait_until(
+            lambda: not running.fab("verify").status, PATIENCE_S, "three stores serve and hold every block"
+        )
         assert all(len(block.replicas) == 3 for block in files.stat("log").blocks)
         files.create("later")
         assert files.append("later", b"three again\n", writer="test", sequence=1).copies == 3

@@ -33,7 +33,7 @@ from ops.cluster.connections import Connections, connected
 from ops.cluster.route import Route
 from tests.integration.cluster import NO_SPARES, Sandbox
 from tests.leaks import adopt
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 SSHD = Path("/usr/sbin/sshd")
 pytestmark = [
@@ -87,7 +87,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     finally:
         if daemon is not None:
             daemon.kill()
-            daemon.wait(10)
+            daemon.wait(PATIENCE_S)
         sandbox.cluster.down()
         if made:
             PRIVILEGE_SEPARATION.rmdir()
@@ -114,7 +114,7 @@ def _start_sshd(folder: Path, addresses: list[str], port: int) -> subprocess.Pop
     (folder / "sshd_config").write_text("\n".join(lines) + "\n")
     with open(folder / "sshd.log", "wb") as log:
         daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "sshd_config"], stderr=log)
-    wait_until(lambda: b"listening" in (folder / "sshd.log").read_bytes(), 10, "sshd listens")
+    wait_until(lambda: b"listening" in (folder / "sshd.log").read_bytes(), PATIENCE_S, "sshd listens")
     return daemon
 
 

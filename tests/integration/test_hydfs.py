@@ -17,7 +17,7 @@ from agent.common.errors import (
 )
 from agent.hydfs.client import AppendResult, HydfsClient
 from tests.integration.hydfs_cluster import HydfsCluster
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 MIB = 1024 * 1024
@@ -51,14 +51,14 @@ class Writer:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         assert not self.errors, self.errors
 
     def reach(self, count: int) -> None:
         target = len(self.acked) + count
         wait_until(
-            lambda: len(self.acked) >= target or self.errors, 20.0, f"{target} appends of {self.ident}"
+            lambda: len(self.acked) >= target or self.errors, PATIENCE_S, f"{target} appends of {self.ident}"
         )
         assert not self.errors, self.errors
 
@@ -130,7 +130,7 @@ def test_kill_during_appends(cluster: HydfsCluster, victims: tuple[int, ...]) ->
             writer.stop()
     alive = cluster.hydfs(sorted(cluster.processes)[0])
     check_history(alive, writers)
-    wait_until(three_copies(alive, "log", nodes), 20.0, "three copies again, none on a dead node")
+    wait_until(three_copies(alive, "log", nodes), PATIENCE_S, "three copies again, none on a dead node")
     cluster.start(*nodes)
     stat = alive.stat("log")
     data = bytes(alive.read("log", 0, stat.length))
@@ -173,7 +173,7 @@ def test_a_store_with_a_new_disk_does_not_say_that_nothing_was_written(cluster: 
     client = cluster.hydfs("vm1")
     marks = [cluster.data_dir(name) / "hydfs" / "new" for name in cluster.names]
     # A store whose disk is still new seals an open block that it should have: there would be nothing to lose.
-    wait_until(lambda: not any(mark.exists() for mark in marks), 20.0, "no disk is new any more")
+    wait_until(lambda: not any(mark.exists() for mark in marks), PATIENCE_S, "no disk is new any more")
     client.create("log")
     client.append("log", b"acknowledged", writer="w", sequence=0)
     assert [block.state for block in client.stat("log").blocks] == ["open"]
@@ -191,7 +191,9 @@ def test_a_store_with_a_new_disk_does_not_say_that_nothing_was_written(cluster: 
     assert alive.append("log", b"more", writer="w", sequence=1, timeout_s=20.0).offset == len(b"acknowledged")
     assert bytes(alive.read("log", 0, 100)) == b"acknowledgedmore"
     wait_until(
-        lambda: not (cluster.data_dir(lost) / "hydfs" / "new").exists(), 20.0, "the disk is no longer new"
+        lambda: not (cluster.data_dir(lost) / "hydfs" / "new").exists(),
+        PATIENCE_S,
+        "the disk is no longer new",
     )
 
 
@@ -206,7 +208,9 @@ def test_damaged_sealed_block_is_replaced(cluster: HydfsCluster) -> None:
         file.write(b"\0")
     cluster.start(node)
     assert bytes(cluster.hydfs(node).read("file", 0, 3 * MIB)) == b"z" * (3 * MIB)
-    wait_until(lambda: path.exists() and path.read_bytes() == b"z" * (3 * MIB), 10.0, "a good copy is back")
+    wait_until(
+        lambda: path.exists() and path.read_bytes() == b"z" * (3 * MIB), PATIENCE_S, "a good copy is back"
+    )
 
 
 def _created(client: HydfsClient, name: str) -> bool:
@@ -221,11 +225,13 @@ def test_copies_grow_with_the_cluster() -> None:
     with HydfsCluster(3, membership=True) as cluster:
         cluster.start("vm1", "vm2")
         client = cluster.hydfs("vm1")
-        wait_until(lambda: _created(client, "log"), 20.0, "two of three voters found the cluster")
+        wait_until(lambda: _created(client, "log"), PATIENCE_S, "two of three voters found the cluster")
         assert client.append("log", b"two copies", writer="w", sequence=0, timeout_s=20.0).copies == 2
         cluster.start("vm3")
         wait_until(
-            lambda: all(len(block.replicas) == 3 for block in client.stat("log").blocks), 20.0, "a third copy"
+            lambda: all(len(block.replicas) == 3 for block in client.stat("log").blocks),
+            PATIENCE_S,
+            "a third copy",
         )
         assert client.append("log", b"!", writer="w", sequence=1).copies == 3
         assert bytes(cluster.hydfs("vm3").read("log", 0, 100)) == b"two copies!"

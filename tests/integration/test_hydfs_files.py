@@ -14,7 +14,7 @@ import pytest
 from agent.common.errors import AlreadyExists, Conflict, NameInvalid, NotFound, ProtocolError, UsageError
 from agent.hydfs.client import HydfsClient
 from tests.integration.hydfs_cluster import HydfsCluster
-from tests.support import REPOSITORY, wait_until
+from tests.support import PATIENCE_S, REPOSITORY, wait_until
 
 pytestmark = pytest.mark.integration
 MIB = 1024 * 1024
@@ -79,7 +79,7 @@ def test_create_append_read_delete(cluster: HydfsCluster) -> None:
     def old_blocks_gone() -> bool:
         return not any(block.file_id == stat.file_id for node in cluster.names for block in one.store(node))
 
-    wait_until(old_blocks_gone, 5.0, "the deleted file's blocks are gone")
+    wait_until(old_blocks_gone, PATIENCE_S, "the deleted file's blocks are gone")
 
 
 def test_bad_input_is_refused(cluster: HydfsCluster) -> None:
@@ -148,7 +148,7 @@ def test_one_of_two_puts_wins_and_a_dead_put_leaves_nothing(cluster: HydfsCluste
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert source.shown.wait(10)
+    assert source.shown.wait(PATIENCE_S)
 
     def second_is_refused() -> bool:
         try:
@@ -161,7 +161,7 @@ def test_one_of_two_puts_wins_and_a_dead_put_leaves_nothing(cluster: HydfsCluste
     with pytest.raises(NotFound):
         cluster.hydfs("vm2").stat("one")
     source.release.set()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert caught
     assert cluster.hydfs("vm2").put("one", io.BytesIO(b"second")).length == 6
 

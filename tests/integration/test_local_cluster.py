@@ -78,7 +78,7 @@ def test_members_are_listed_by_ring_id(running: Sandbox) -> None:
 @pytest.mark.parametrize(
     "name", ["../etc/passwd", "a/../b", "..", "a//b", "/a", "x" * 300, "bell\x07", "line\nbreak", "é" * 128]
 )
-def test_a_bad_name_ischeck_refused(running: Sandbox, tmp_path: Path, name: str) -> None:
+def test_a_bad_name_is_refused(running: Sandbox, tmp_path: Path, name: str) -> None:
     local = tmp_path / "data"
     local.write_bytes(b"data")
     before = names(running)
@@ -86,7 +86,7 @@ def test_a_bad_name_ischeck_refused(running: Sandbox, tmp_path: Path, name: str)
     assert names(running) == before
 
 
-def test_a_name_with_nul_ischeck_refused(running: Sandbox) -> None:
+def test_a_name_with_nul_is_refused(running: Sandbox) -> None:
     # No command line can carry a NUL; a program can.
     with connected(running.inventory()) as connections:
         with pytest.raises(NameInvalid):
@@ -102,14 +102,14 @@ def test_an_existing_name_is_refused_and_keeps_its_bytes(running: Sandbox) -> No
 
 
 @pytest.mark.parametrize("command", [("get", "no/such", "{local}"), ("ls", "no/such"), ("delete", "no/such")])
-def test_a_missing_name_ischeck_refused(running: Sandbox, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_missing_name_is_refused(running: Sandbox, tmp_path: Path, command: tuple[str, ...]) -> None:
     local = tmp_path / "local"
     words = [word.format(local=local) for word in command]
     check_refused(running.fab(*words), "NOT_FOUND", 1, "no/such")
     assert not list(tmp_path.iterdir())
 
 
-def test_appending_to_a_missing_name_ischeck_refused(running: Sandbox) -> None:
+def test_appending_to_a_missing_name_is_refused(running: Sandbox) -> None:
     check_refused(running.fab("append", "-", "no/such", stdin=b"data"), "NOT_FOUND", 1, "no/such")
     check_refused(running.fab("append", "-", "no/such"), "NOT_FOUND", 1, "no/such")
     assert not [name for name in names(running) if name.startswith("no/")]
@@ -138,14 +138,14 @@ def test_what_is_only_asked_for_is_not_done(running: Sandbox) -> None:
     assert "of its datagrams" not in running.fab("verify", "--wait", "20").err
 
 
-def test_an_unknown_node_ischeck_refused(running: Sandbox) -> None:
+def test_an_unknown_node_is_refused(running: Sandbox) -> None:
     check_refused(running.fab("store", "--vm", "9"), "NOT_FOUND", 1, "vm1, vm2, vm3")
     check_refused(running.fab("kill-task", "--vm", "9"), "NOT_FOUND", 1, "vm1, vm2, vm3")
     check_refused(running.fab("kill-task"), "USAGE", 2, "--vm 3")
     check_refused(running.fab("kill-task", "--vm", "3"), "NOT_FOUND", 1, "fab list-tasks")
 
 
-def test_a_wrong_inventory_ischeck_refused(running: Sandbox, tmp_path: Path) -> None:
+def test_a_wrong_inventory_is_refused(running: Sandbox, tmp_path: Path) -> None:
     check_refused(running.fab("status", "--inventory", str(tmp_path / "absent")), "CONFIG_INVALID", 2)
 
 
@@ -179,7 +179,7 @@ sink: {file: output}
         ("a: [", "YAML"),
     ],
 )
-def test_a_bad_job_file_ischeck_refused(running: Sandbox, tmp_path: Path, text: str, says: str) -> None:
+def test_a_bad_job_file_is_refused(running: Sandbox, tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "job.yml"
     path.write_text(text)
     before = jobs(running)
@@ -188,7 +188,7 @@ def test_a_bad_job_file_ischeck_refused(running: Sandbox, tmp_path: Path, text: 
     assert jobs(running) == before
 
 
-def test_a_job_on_a_missing_file_ischeck_refused(running: Sandbox, tmp_path: Path) -> None:
+def test_a_job_on_a_missing_file_is_refused(running: Sandbox, tmp_path: Path) -> None:
     path = tmp_path / "job.yml"
     path.write_text(JOB)
     check_refused(running.fab("submit-job", "--job", str(path)), "NOT_FOUND", 1, "input")
@@ -198,6 +198,6 @@ def test_a_job_on_a_missing_file_ischeck_refused(running: Sandbox, tmp_path: Pat
     assert not [name for name in names(running) if name.startswith("output")]
 
 
-def test_an_unknown_job_ischeck_refused(running: Sandbox) -> None:
+def test_an_unknown_job_is_refused(running: Sandbox) -> None:
     check_refused(running.fab("job", "nothing"), "NOT_FOUND", 1, "fab jobs")
     check_refused(running.fab("cancel-job", "nothing"), "NOT_FOUND", 1, "fab jobs")

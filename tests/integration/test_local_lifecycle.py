@@ -12,7 +12,7 @@ import pytest
 
 from ops.local.cluster import SERVICES
 from tests.integration.cluster import FAB, Sandbox, check_refused
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -90,9 +90,9 @@ def test_an_agent_that_cannot_start_is_shown_with_its_log(sandbox: Sandbox) -> N
 
 def test_an_interrupted_up_leaves_nothing_running(sandbox: Sandbox) -> None:
     with sandbox.start([FAB, "local.up", "--nodes", "3"]) as starting:
-        wait_until(lambda: sandbox.cluster.processes(), 20, "a first agent")
+        wait_until(lambda: sandbox.cluster.processes(), PATIENCE_S, "a first agent")
         starting.send_signal(signal.SIGINT)
-        assert starting.wait(20) != 0
+        assert starting.wait(PATIENCE_S) != 0
     assert sandbox.cluster.processes() == []
 
 
@@ -103,19 +103,19 @@ def test_crash_pause_and_down_of_a_half_dead_cluster(sandbox: Sandbox) -> None:
     assert ended.status == 0, ended
     assert cluster.processes("vm3") == []
     check_refused(sandbox.fab("fault.crash", "--vm", "3"), "NOT_RUNNING", 3)
-    wait_until(lambda: _state(sandbox, "vm3") == "down", 15, "the view shows vm3 down")
+    wait_until(lambda: _state(sandbox, "vm3") == "down", PATIENCE_S, "the view shows vm3 down")
     found = sandbox.fab_json("status")["status"]
     assert found["nodes"][2]["services"] == dict.fromkeys(SERVICES, False)
     check_refused(sandbox.fab("fault.start", "--vm", "1"), "ALREADY_RUNNING", 1)
     assert sandbox.fab("fault.start", "--vm", "vm03").status == 0
-    wait_until(lambda: _state(sandbox, "vm3") == "up", 15, "the view shows vm3 up")
+    wait_until(lambda: _state(sandbox, "vm3") == "up", PATIENCE_S, "the view shows vm3 up")
 
     assert sandbox.fab("fault.pause", "--vm", "2").status == 0
     assert all(each.process.status() == "stopped" for each in cluster.processes("vm2"))
     found = sandbox.fab_json("status")["status"]
     assert found["nodes"][1]["services"] == dict.fromkeys(SERVICES, False)
     assert sandbox.fab("fault.resume", "--vm", "2").status == 0
-    wait_until(lambda: _state(sandbox, "vm2") == "up", 15, "the view shows vm2 up")
+    wait_until(lambda: _state(sandbox, "vm2") == "up", PATIENCE_S, "the view shows vm2 up")
 
     # One agent killed, one node paused, the book-keeping lost: down still finds everything.
     cluster.processes("vm1")[0].process.kill()

@@ -23,7 +23,7 @@ from ops.logs.follow import Following, Lines
 from ops.logs.grep import ClusterSearch, NodeResult
 from ops.machine import processes
 from tests.integration.cluster import Sandbox
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -159,7 +159,7 @@ def test_what_is_no_log_is_not_read_and_limits_are_named(
     _, results = search(connections, ["vm1"], pattern="root", system=["/etc/passwd"])
     assert "FORBIDDEN" in results["vm1"].state
     # A grep that was cut is gone.
-    wait_until(lambda: not greps(running, "vm1"), 5, "no grep is left")
+    wait_until(lambda: not greps(running, "vm1"), PATIENCE_S, "no grep is left")
 
 
 def greps(running: Sandbox, node: str) -> list[int]:
@@ -208,7 +208,7 @@ class Restarter:
         for each in self._running.cluster.processes(self._node):
             if each.process.cmdline()[2:4] == ["agent", "logs"]:
                 each.process.kill()
-                each.process.wait(5)
+                each.process.wait(PATIENCE_S)
 
     def start(self) -> None:
         config, log = self._layout.config_path(self._node), self._layout.log_path(self._node, "logs")
@@ -270,7 +270,9 @@ def test_following_and_collecting_lose_and_repeat_nothing(
     pause = threading.Event()
     try:
         wait_until(
-            lambda: len(collected(connections, "vm2", "app.log")) == 10, 10, "the first lines are collected"
+            lambda: len(collected(connections, "vm2", "app.log")) == 10,
+            PATIENCE_S,
+            "the first lines are collected",
         )
         for _ in range(4):
             agent.kill()
@@ -282,14 +284,14 @@ def test_following_and_collecting_lose_and_repeat_nothing(
                 pause.wait(rng.random() * 0.3)  # the agent dies at any moment of its work
         wait_until(
             lambda: len(collected(connections, "vm2", "app.log")) >= len(writer.written),
-            30,
+            PATIENCE_S,
             "all is collected",
         )
-        wait_until(lambda: len(followed) >= len(writer.written), 20, "all was followed")
+        wait_until(lambda: len(followed) >= len(writer.written), PATIENCE_S, "all was followed")
     finally:
         done.set()
         writer.write(1)
-        reader.join(10)
+        reader.join(PATIENCE_S)
         agent.kill()  # it is this test's, not the cluster's
     kept = collected(connections, "vm2", "app.log")
     for what, lines in (("collected", kept), ("followed", followed)):
@@ -305,7 +307,9 @@ def test_a_dead_node_is_named_and_searched_in_its_collection(
     running: Sandbox, connections: Connections
 ) -> None:
     Writer(folder(running, "vm3") / "last.log").write(50)
-    wait_until(lambda: len(collected(connections, "vm3", "last.log")) == 50, 10, "the lines are collected")
+    wait_until(
+        lambda: len(collected(connections, "vm3", "last.log")) == 50, PATIENCE_S, "the lines are collected"
+    )
     running.cluster.crash("vm3")
     ended = running.fab("grep", "line 00004", "--files", "last.log")
     assert ended.status == 4

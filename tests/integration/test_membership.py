@@ -11,15 +11,11 @@ from agent.common.errors import NotFound
 from agent.membership.client import MembershipClient
 from agent.wire.client import Client
 from tests.integration.agents import Agents
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 
 NAMES = ["n1", "n2", "n3", "n4", "n5"]
-# The formula in agent/common/config.py gives 1.1 s for a killed process, whose machine refuses datagrams; the
-# rest is room for a machine that runs other things too.
-DETECTION_MAX_S = 2.0
-FORM_TIMEOUT_S = 10.0
 
 
 @pytest.fixture
@@ -38,85 +34,85 @@ def up(cluster: Agents, name: str) -> list[str]:
     return sorted(node for node, entry in nodes.items() if entry.state == "up")
 
 
-def wait_for_up(cluster: Agents, names: list[str], timeout_s: float, observers: list[str]) -> None:
+def wait_for_up(cluster: Agents, names: list[str], observers: list[str]) -> None:
     wait_until(
         lambda: all(up(cluster, observer) == names for observer in observers),
-        timeout_s,
+        PATIENCE_S,
         f"{', '.join(observers)} see {', '.join(names)} up",
     )
 
 
 def test_a_killed_node_leaves_the_view_and_comes_back_as_a_new_life(cluster: Agents) -> None:
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
+    wait_for_up(cluster, NAMES, NAMES)
     before = member(cluster, "n2").view()
     assert (before.leader, before.term) == ("n1", 1)
     rest = ["n1", "n2", "n3", "n5"]
     cluster.kill("n4")
-    wait_for_up(cluster, rest, DETECTION_MAX_S, rest)
+    wait_for_up(cluster, rest, rest)
     after = member(cluster, "n2").view()
     assert (after.leader, after.term) == ("n1", 1), "the leader lives on"
     states = {entry.name: entry.state for entry in member(cluster, "n5").members().members}
     assert states == {"n1": "alive", "n2": "alive", "n3": "alive", "n4": "dead", "n5": "alive"}
     cluster.start("n4")
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
+    wait_for_up(cluster, NAMES, NAMES)
     old, new = before.nodes["n4"].node_id, member(cluster, "n1").view().nodes["n4"].node_id
     assert (old.split(":")[0], old.split(":")[1], new.split(":")[1]) == (new.split(":")[0], "1", "2")
 
 
 def test_a_killed_leader_is_replaced_under_a_higher_term(cluster: Agents) -> None:
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
+    wait_for_up(cluster, NAMES, NAMES)
     before = member(cluster, "n3").view()
     cluster.kill("n1")
-    found = member(cluster, "n3").watch(before.version, DETECTION_MAX_S)
+    found = member(cluster, "n3").watch(before.version, PATIENCE_S)
     assert found.leader == "n2"
     assert found.term == before.term + 1
     cluster.start("n1")
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
+    wait_for_up(cluster, NAMES, NAMES)
     assert member(cluster, "n1").view().leader == "n2"
 
 
 def test_a_hint_a_paused_node_and_a_node_that_leaves(cluster: Agents) -> None:
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
+    wait_for_up(cluster, NAMES, NAMES)
     with pytest.raises(NotFound):
         member(cluster, "n1").hint("n9")
     cluster.processes["n5"].send_signal(signal.SIGSTOP)
     member(cluster, "n1").hint("n5")
-    wait_for_up(cluster, NAMES[:4], 2 * DETECTION_MAX_S, NAMES[:4])
+    wait_for_up(cluster, NAMES[:4], NAMES[:4])
     cluster.processes["n5"].send_signal(signal.SIGCONT)
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
+    wait_for_up(cluster, NAMES, NAMES)
     local = Client(None)
     try:
         MembershipClient(local, str(cluster.data_dir("n4") / "run" / "membership.sock")).leave()
     finally:
         local.close()
     # Leaving needs no detection: it is told.
-    wait_for_up(cluster, ["n1", "n2", "n3", "n5"], 1.0, ["n1", "n2", "n3", "n5"])
+    wait_for_up(cluster, ["n1", "n2", "n3", "n5"], ["n1", "n2", "n3", "n5"])
     states = {entry.name: entry.state for entry in member(cluster, "n1").members().members}
     assert states["n4"] == "left"
 
 
 def test_without_a_majority_of_voters_the_view_stands_still_and_says_so(cluster: Agents) -> None:
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
+    wait_for_up(cluster, NAMES, NAMES)
     before = member(cluster, "n5").view()
     cluster.kill("n1")
     cluster.kill("n2")
-    wait_until(lambda: not member(cluster, "n5").members().majority, 5.0, "n5 sees no majority")
+    wait_until(lambda: not member(cluster, "n5").members().majority, PATIENCE_S, "n5 sees no majority")
     cluster.kill("n3")
     wait_until(
         lambda: [m.state for m in member(cluster, "n5").members().members].count("dead") == 3,
-        10.0,
+        PATIENCE_S,
         "n5 believes three nodes dead",
     )
     found = member(cluster, "n5").view()
     # Both voters died at once: at most one of them can have been evicted while two still answered.
     assert found.version <= before.version + 1
     cluster.start("n1", "n2", "n3")
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
-    wait_until(lambda: member(cluster, "n5").members().majority, 5.0, "n5 sees a majority again")
+    wait_for_up(cluster, NAMES, NAMES)
+    wait_until(lambda: member(cluster, "n5").members().majority, PATIENCE_S, "n5 sees a majority again")
 
 
 def test_the_whole_cluster_restarts_over_its_old_view(cluster: Agents) -> None:
-    wait_for_up(cluster, NAMES, FORM_TIMEOUT_S, NAMES)
+    wait_for_up(cluster, NAMES, NAMES)
     before = member(cluster, "n1").view()
     for name in NAMES:
         cluster.kill(name)
@@ -127,7 +123,7 @@ def test_the_whole_cluster_restarts_over_its_old_view(cluster: Agents) -> None:
             for name in NAMES
             for entry in member(cluster, name).view().nodes.values()
         ),
-        FORM_TIMEOUT_S,
+        PATIENCE_S,
         "the new lives replace the old ones",
     )
     assert member(cluster, "n1").view().term > before.term

@@ -21,13 +21,12 @@ from agent.membership.client import MemberChanged, MembershipClient
 from agent.membership.messages.members import MemberReport
 from ops.cluster.keyrotation import rotate
 from tests.integration.agents import Agents
-from tests.support import REPOSITORY, wait_until
+from tests.support import PATIENCE_S, REPOSITORY, wait_until
 
 pytestmark = pytest.mark.integration
 
 NAMES = ["n1", "n2", "n3", "n4", "n5"]
 WITHOUT_N4 = ["n1", "n2", "n3", "n5"]
-FORM_TIMEOUT_S = 10.0
 # What a crashed service is known within on a quiet machine; others may be testing on this one.
 SERVICE_CRASH_KNOWN_S = 0.3
 SERVICE_CRASH_MAX_S = 1.0
@@ -57,7 +56,7 @@ def alone() -> Iterator[Agents]:
 def five() -> Iterator[Agents]:
     with Agents(NAMES, voters=3) as agents:
         agents.start()
-        wait_until(lambda: all(up(agents, name) == NAMES for name in NAMES), FORM_TIMEOUT_S, "all are up")
+        wait_until(lambda: all(up(agents, name) == NAMES for name in NAMES), PATIENCE_S, "all are up")
         yield agents
 
 
@@ -121,14 +120,14 @@ def test_a_crashed_service_is_known_to_all_while_its_machine_lives(cluster: Agen
     for _ in range(5):
         process = subprocess.Popen([sys.executable, "-c", ATTACHED, path, "hydfs"], cwd=REPOSITORY)
         try:
-            wait_until(lambda: services_of_n4(cluster, "up"), FORM_TIMEOUT_S, "all know that hydfs lives")
+            wait_until(lambda: services_of_n4(cluster, "up"), PATIENCE_S, "all know that hydfs lives")
             last = {name: member(cluster, name).events(0, 0.0).last for name in NAMES}
             process.kill()
             began = time.time()
             wait_until(lambda: services_of_n4(cluster, "down"), SERVICE_CRASH_MAX_S, "all know that it died")
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)
         known = [
             event.wall_at - began
             for name in NAMES
@@ -150,10 +149,10 @@ def test_a_node_leaves_and_joins_again_without_a_restart(cluster: Agents) -> Non
     before = member(cluster, "n1").view().nodes["n5"].node_id
     rest = NAMES[:4]
     member(cluster, "n5").leave()
-    wait_until(lambda: all(up(cluster, name) == rest for name in rest), 3.0, "n5 is out of the view")
+    wait_until(lambda: all(up(cluster, name) == rest for name in rest), PATIENCE_S, "n5 is out of the view")
     assert record(cluster, "n1", "n5").state == "left"
     member(cluster, "n5").join()
-    wait_until(lambda: all(up(cluster, name) == NAMES for name in NAMES), 5.0, "n5 is back")
+    wait_until(lambda: all(up(cluster, name) == NAMES for name in NAMES), PATIENCE_S, "n5 is back")
     assert member(cluster, "n1").view().nodes["n5"].node_id == before, "it is the same life"
     kinds = [event.kind for event in changes(cluster, "n1") if event.name == "n5"]
     assert kinds[-2:] == ["left", "join"]
@@ -168,15 +167,17 @@ def test_the_detector_is_switched_everywhere_and_a_killed_node_is_still_found(al
         assert (wanted.detector, wanted.suspicion) == (detector, suspicion)
         wait_until(
             lambda wanted=wanted: all(member(alone, n).members().settings == wanted for n in NAMES),  # type: ignore[misc]
-            2.0,
+            PATIENCE_S,
             "all follow",
         )
         if suspicion:
             continue
         alone.kill("n4")
-        wait_until(lambda: all(up(alone, n) == WITHOUT_N4 for n in WITHOUT_N4), 4.0, "n4 is out of the view")
+        wait_until(
+            lambda: all(up(alone, n) == WITHOUT_N4 for n in WITHOUT_N4), PATIENCE_S, "n4 is out of the view"
+        )
         alone.start("n4")
-        wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), FORM_TIMEOUT_S, "n4 is back")
+        wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), PATIENCE_S, "n4 is back")
         assert member(alone, "n4").members().settings == wanted, "it learnt the setting when it joined"
     assert member(alone, "n2").view().version == began + 2, "nobody else came or went"
 
@@ -191,7 +192,7 @@ def test_datagrams_are_thrown_away_on_demand_and_nobody_dies_of_it(cluster: Agen
     assert member(cluster, "n2").drop() == 0.0
     assert member(cluster, "n2").drop(20.0, seed=1) == 20.0
     wait_until(
-        lambda: member(cluster, "n2").members().datagrams.discarded >= 20, 20.0, "some are thrown away"
+        lambda: member(cluster, "n2").members().datagrams.discarded >= 20, PATIENCE_S, "some are thrown away"
     )
     assert member(cluster, "n2").members().datagrams.drop_percent == 20.0
     assert member(cluster, "n2").drop(0.0) == 0.0
@@ -221,7 +222,7 @@ def test_the_gossip_key_is_rotated_under_load_without_a_death(alone: Agents) -> 
         lambda: all(
             member(alone, name).members().datagrams.received_bytes > began[name] + 5000 for name in NAMES
         ),
-        20.0,
+        PATIENCE_S,
         "gossip goes on",
     )
     assert all(up(alone, name) == NAMES for name in NAMES)
@@ -229,7 +230,7 @@ def test_the_gossip_key_is_rotated_under_load_without_a_death(alone: Agents) -> 
     assert {name: dropped(alone, name) for name in NAMES} == unread, "no datagram was lost to the rotation"
     alone.kill("n3")
     alone.start("n3")
-    wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), FORM_TIMEOUT_S, "n3 is back")
+    wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), PATIENCE_S, "n3 is back")
     assert member(alone, "n3").keys("list") == [new], "the ring survives a restart"
 
 
@@ -254,18 +255,18 @@ def test_a_voter_is_replaced_while_the_cluster_runs(alone: Agents) -> None:
     assert member(alone, "n5").members().voters == (("n4", "n2", "n3"),), "who asks again hears of it"
     wait_until(
         lambda: all(member(alone, name).members().voters == (("n4", "n2", "n3"),) for name in NAMES),
-        5.0,
+        PATIENCE_S,
         "all know the new voters",
     )
     # Of the first voters one is left now: those would have no majority.
     alone.kill("n1")
     alone.kill("n2")
     rest = ["n3", "n4", "n5"]
-    wait_until(lambda: all(up(alone, name) == rest for name in rest), 8.0, "both are out of the view")
+    wait_until(lambda: all(up(alone, name) == rest for name in rest), PATIENCE_S, "both are out of the view")
     alone.kill("n5")
     alone.start("n5", "n1")  # n5 finds the voters without n1 and n2, by what it stored
     rest = ["n1", "n3", "n4", "n5"]
-    wait_until(lambda: all(up(alone, name) == rest for name in rest), FORM_TIMEOUT_S, "two are back")
+    wait_until(lambda: all(up(alone, name) == rest for name in rest), PATIENCE_S, "two are back")
 
 
 def test_why_tells_who_accused_whom_and_events_can_be_followed(alone: Agents) -> None:
@@ -281,9 +282,9 @@ def test_why_tells_who_accused_whom_and_events_can_be_followed(alone: Agents) ->
         kinds.extend(event.kind for event in events if event.name == "n5")
         return "dead" in kinds
 
-    wait_until(follow, 5.0, "the death of n5 is told")
+    wait_until(follow, PATIENCE_S, "the death of n5 is told")
     assert kinds[:2] == ["suspect", "dead"]
-    wait_until(lambda: up(alone, "n1") == NAMES[:4], 3.0, "n5 is out of the view")
+    wait_until(lambda: up(alone, "n1") == NAMES[:4], PATIENCE_S, "n5 is out of the view")
     why = member(alone, "n1").why("n5")
     assert why.state == "dead"
     assert len(why.reporters) >= 2
@@ -295,17 +296,17 @@ def test_why_tells_who_accused_whom_and_events_can_be_followed(alone: Agents) ->
     probed = {m.name: m for m in member(alone, "n1").members(probe=True).members}
     assert (probed["n2"].udp, probed["n2"].tcp, probed["n5"].tcp) == (True, True, False)
     alone.start("n5")
-    wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), FORM_TIMEOUT_S, "n5 is back")
+    wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), PATIENCE_S, "n5 is back")
 
 
 def test_garbage_is_dropped_and_counted(cluster: Agents) -> None:
     rng = random.Random(7)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         for _ in range(20):  # in small bursts: what overflows the socket's buffer never reaches the agent
-            before = dropped(cluster, "n1")
+            counted = dropped(cluster, "n1") + 8
             for size in [0, 1, 2, 40, 80, 200, 1400, 9000]:
                 stranger.sendto(rng.randbytes(size), (cluster.addresses["n1"], cluster.port))
-            wait_until(lambda before=before: dropped(cluster, "n1") >= before + 8, 10.0, "all are counted")  # type: ignore[misc]
+            wait_until(lambda wanted=counted: dropped(cluster, "n1") >= wanted, PATIENCE_S, "all are counted")  # type: ignore[misc]
     assert up(cluster, "n1") == NAMES
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.cluster import NO_SPARES, Sandbox, shared
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +26,7 @@ def services_up(running: Sandbox) -> bool:
 
 
 def test_members_show_services_and_reachability(running: Sandbox) -> None:
-    wait_until(lambda: services_up(running), 15, "all services are known")
+    wait_until(lambda: services_up(running), PATIENCE_S, "all services are known")
     found = running.fab_json("members", "--vm", "2")
     assert found["self"] == "vm2"
     assert found["majority"] is True
@@ -61,7 +61,7 @@ def test_switches(running: Sandbox) -> None:
     assert running.fab("switch", "--detector", "heartbeat").out.startswith("<heartbeat, suspect>")
     wait_until(
         lambda: running.fab("display-protocol", "--vm", "3").out == "<heartbeat, suspect>\n",
-        10,
+        PATIENCE_S,
         "vm3 follows",
     )
     assert running.fab("switch", "--detector", "swim").status == 0
@@ -79,13 +79,13 @@ def test_leave_and_join(running: Sandbox) -> None:
     assert running.fab("leave", "--vm", "3").status == 0
     wait_until(
         lambda: [n["state"] for n in running.fab_json("status")["status"]["nodes"]] == ["up", "up", "down"],
-        10,
+        PATIENCE_S,
         "vm3 is out of the view",
     )
     assert running.fab("join", "--vm", "3").status == 0
     wait_until(
         lambda: [n["state"] for n in running.fab_json("status")["status"]["nodes"]] == ["up"] * 3,
-        10,
+        PATIENCE_S,
         "vm3 is back",
     )
 

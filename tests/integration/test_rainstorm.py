@@ -16,7 +16,7 @@ from ops.demo import citysigns
 from ops.demo.reference import expected_records, output_records
 from tests.integration.cluster import Sandbox
 from tests.integration.engine import NODES, Engine, count_by, spec_of
-from tests.support import shared_data, wait_until
+from tests.support import PATIENCE_S, shared_data, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +77,7 @@ def test_real_signs_are_counted_right_although_a_task_and_a_node_die(engine: Eng
     job = engine.jobs.submit(spec_of(source, FILTER, count_by("Category"), rate=1000, format="csv"))
     engine.wait_for_epochs(job, 5)
     killed = engine.jobs.kill_task(task="1.0")
-    wait_until(lambda: engine.jobs.job(job).generation == 2, 10, "the killed task is noticed")
+    wait_until(lambda: engine.jobs.job(job).generation == 2, PATIENCE_S, "the killed task is noticed")
     status = engine.wait_for_epochs(job, 20)
     assert killed.pid not in [task.pid for task in status.tasks]
     engine.sandbox.cluster.crash(engine.bystander(status))
@@ -130,7 +130,7 @@ def test_a_machine_that_was_only_paused_writes_nothing_when_it_comes_back(engine
     status = engine.wait_for_epochs(job, 5)
     victim = engine.bystander(status)
     engine.sandbox.cluster.pause(victim)
-    wait_until(lambda: engine.jobs.job(job).generation > 1, 15, "the paused node's tasks are moved")
+    wait_until(lambda: engine.jobs.job(job).generation > 1, PATIENCE_S, "the paused node's tasks are moved")
     status = engine.wait_for_epochs(job, status.epochs_committed + 10)
     engine.sandbox.cluster.resume(victim)
     ended = engine.finish(job)
@@ -149,8 +149,12 @@ def test_a_killed_agent_takes_its_tasks_with_it_and_the_job_goes_on(engine: Engi
     agent = next(each for each in processes if "rainstorm" in each.process.cmdline())
     tasks = [each for each in processes if "agent.rainstorm.task.shell.task" in each.process.cmdline()]
     agent.process.kill()
-    wait_until(lambda: not any(each.process.is_running() for each in tasks), 10, "its tasks end with it")
+    wait_until(
+        lambda: not any(each.process.is_running() for each in tasks), PATIENCE_S, "its tasks end with it"
+    )
     ended = engine.finish(job)
     assert Counter(engine.output(ended).splitlines(keepends=True)) == Counter(lines)
-    wait_until(lambda: not engine.files.list(f".rainstorm/{job}/segments"), 10, "the segments are removed")
+    wait_until(
+        lambda: not engine.files.list(f".rainstorm/{job}/segments"), PATIENCE_S, "the segments are removed"
+    )
     assert engine.jobs.tasks() == []

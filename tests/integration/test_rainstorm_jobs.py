@@ -13,7 +13,7 @@ from ops.cluster.connections import connected
 from ops.demo.reference import expected_records, output_records
 from tests.integration.cluster import shared
 from tests.integration.engine import JOB_TIMEOUT_S, NODES, Engine, count_by, spec_of
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -104,7 +104,7 @@ def test_a_cancelled_job_ends_and_a_second_job_runs_beside_a_first(engine: Engin
     assert engine.output(engine.finish(quick)).count(b"\n") == 3000
     states = [job.state for job in engine.jobs.jobs() if job.job in (slow, quick)]
     assert states == ["finished", "cancelled"]
-    wait_until(lambda: engine.jobs.tasks() == [], 10, "no task is left")
+    wait_until(lambda: engine.jobs.tasks() == [], PATIENCE_S, "no task is left")
 
 
 def test_a_job_whose_destination_is_deleted_fails_and_says_so(engine: Engine) -> None:

@@ -30,7 +30,7 @@ from agent.rainstorm.messages.control import Assign
 from agent.wire.codec.framing import encode_header
 from agent.wire.connection import Connection
 from agent.wire.server import Server
-from tests.support import REPOSITORY, wait_until
+from tests.support import PATIENCE_S, REPOSITORY, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -176,10 +176,10 @@ class Machine:
     def task(self, generation: int) -> psutil.Process:
         """Has a process run the task and returns it."""
         self.supervisor.assign(KEY, generation, False, assignment(generation))
-        wait_until(lambda: self.supervisor.running().get(KEY), 30, "the task has a process")
+        wait_until(lambda: self.supervisor.running().get(KEY), PATIENCE_S, "the task has a process")
         task = psutil.Process(self.supervisor.running()[KEY])
         if not self.own_launcher:
-            wait_until(lambda: self.found(task), 10, "what its user code found is in the log")
+            wait_until(lambda: self.found(task), PATIENCE_S, "what its user code found is in the log")
         return task
 
     def close(self) -> None:
@@ -220,10 +220,10 @@ def test_tasks_end_on_request_and_with_their_launcher_and_start_again(machine: M
     machine.supervisor.start()
     task = machine.task(1)
     machine.supervisor.find(KEY[1], None)[1].kill()
-    wait_until(lambda: machine.exits, 10, "the end is reported")
+    wait_until(lambda: machine.exits, PATIENCE_S, "the end is reported")
     assert machine.exits == [(KEY, 1, "killed by signal 9")]
     assert _gone(task)
-    wait_until(lambda: not machine.children(task), 10, "its child processes end with it")
+    wait_until(lambda: not machine.children(task), PATIENCE_S, "its child processes end with it")
 
     task = machine.task(2)
     task.send_signal(signal.SIGSTOP)
@@ -231,9 +231,9 @@ def test_tasks_end_on_request_and_with_their_launcher_and_start_again(machine: M
     assert launcher is not None
     assert machine.own_launcher or launcher.pid == machine.launchers[0].pid
     launcher.kill()
-    wait_until(lambda: len(machine.exits) == 2, 10, "the end of the stuck task is reported")
+    wait_until(lambda: len(machine.exits) == 2, PATIENCE_S, "the end of the stuck task is reported")
     assert machine.exits[1] == (KEY, 2, LOST)
-    wait_until(lambda: _gone(task), 10, "it is gone although it was stuck")
+    wait_until(lambda: _gone(task), PATIENCE_S, "it is gone although it was stuck")
     if not machine.own_launcher:
         machine.launch()
     task = machine.task(3)
@@ -241,8 +241,8 @@ def test_tasks_end_on_request_and_with_their_launcher_and_start_again(machine: M
     launcher = task.parent()
     machine.supervisor.stop(10.0)
     assert launcher is not None
-    wait_until(lambda: _gone(task) and _gone(launcher), 10, "task and launcher end with the agent")
-    wait_until(lambda: not machine.children(task), 10, "so do the task's child processes")
+    wait_until(lambda: _gone(task) and _gone(launcher), PATIENCE_S, "task and launcher end with the agent")
+    wait_until(lambda: not machine.children(task), PATIENCE_S, "so do the task's child processes")
     assert len(machine.exits) == 2
 
 
@@ -321,7 +321,7 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
                 control = Connection(task, "agent")
                 before = len(os.listdir("/proc/self/fd"))
                 control.sock.sendall(encode_header({"t": "hello", "pid": 17}, 0))
-                wait_until(lambda: supervisor.running() == {KEY: 17}, 5, "the hello is heard")
+                wait_until(lambda: supervisor.running() == {KEY: 17}, PATIENCE_S, "the hello is heard")
                 for _ in range(50):
                     socket.send_fds(
                         task, [encode_header({"t": "epoch-wanted", "generation": 1, "done": False}, 0)], [0]
@@ -334,7 +334,7 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
                 first.send(b"nonsense")
                 assert first.recv(100) == b""
                 control.close()
-            wait_until(lambda: exits, 5, "the task that was ended for what it sent is reported")
+            wait_until(lambda: exits, PATIENCE_S, "the task that was ended for what it sent is reported")
             assert exits[0].startswith("sent an invalid message")
             assert supervisor.refused == 1
             supervisor.stop(5.0)
