@@ -31,7 +31,7 @@ FORM_TIMEOUT_S = 10.0
 # What a crashed service is known within on a quiet machine; others may be testing on this one.
 SERVICE_CRASH_KNOWN_S = 0.3
 SERVICE_CRASH_MAX_S = 1.0
-# 35.2 MB of it are code and libraries. The rest grows with the connections: 38.8 MB with 12 threads, 39.7 MB
+# 35.2 MB of it are code and libraries. The rest grows with the connections: 38.7 MB with 11 threads, 39.6 MB
 # with 22.
 RSS_BYTES_MAX = 40 * 1000 * 1000
 
