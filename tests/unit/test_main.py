@@ -160,14 +160,21 @@ class Bench:
             return self.services[-1]
 
         self._monkeypatch.setattr(entry, "_build", build)
-        # An agent that nothing ends would keep this process: it is ended as by an operator, with status 0.
-        end = threading.Timer(AGENT_LIMIT_S, os.kill, (os.getpid(), signal.SIGTERM))
-        end.start()
+        # An agent that nothing ends would keep this process.
+        late = threading.Event()
+
+        def end_it() -> None:
+            late.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        timer = threading.Timer(AGENT_LIMIT_S, end_it)
+        timer.start()
         try:
             return entry.run("membership", configuration.load(self.path), self.notifier)
         finally:
-            end.cancel()
-            end.join()
+            timer.cancel()
+            timer.join()
+            assert not late.is_set(), "nothing ended the agent"
 
 
 @pytest.fixture

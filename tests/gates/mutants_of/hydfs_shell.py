@@ -61,7 +61,7 @@ MUTANTS: tuple[Mutant, ...] = (
         FILES,
         "made some that exist.\n        self._unsynced_names = True\n",
         "made some that exist.\n        self._unsynced_names = False\n",
-        (OF_FILES,),
+        (f"{OF_FILES}::test_a_name_that_a_killed_process_made_is_synced_with_the_next_payload",),
     ),
     Mutant(
         "payloads are synced before the journal that has them is dropped",
