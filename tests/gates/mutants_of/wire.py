@@ -214,7 +214,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a value that its subsystem refuses is not voted on",
         VOTER,
-        "            self._check(request.key, request.value)\n",
+        "            self._check(request.key, request.value if isinstance(request, Accept) else None)\n",
         "            pass\n",
         (f"{OF_VOTER}::test_a_value_that_its_subsystem_refuses_is_never_voted_on_nor_written",),
     ),
