@@ -258,6 +258,8 @@ class RealNetwork:
         context.sslsocket_class = _TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
+        if server_side:
+            context.num_tickets = 0  # nobody resumes a session; two tickets were made for each connection
         context.load_cert_chain(certificate, key)
         context.load_verify_locations(authority)
         return context

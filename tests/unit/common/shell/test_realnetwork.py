@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,18 @@ def test_silent_peer_is_asked_and_given_up_within_a_minute() -> None:
         assert idle_s + interval_s * probes <= 60
 
 
+def make_context(folder: Path, *, server_side: bool) -> TlsContext:
+    if not (folder / "vm1.pem").exists():
+        authority = Authority(folder)
+        authority.create("test")
+        authority.issue("vm1", folder)
+    files = [str(folder / name) for name in ("vm1.pem", "vm1.key", "ca.pem")]
+    return NETWORK.tls_context(*files, server_side=server_side)
+
+
 @pytest.fixture(params=["client", "server"])
 def context(request: pytest.FixtureRequest, tmp_path: Path) -> TlsContext:
-    authority = Authority(tmp_path)
-    authority.create("test")
-    authority.issue("vm1", tmp_path)
-    files = [str(tmp_path / name) for name in ("vm1.pem", "vm1.key", "ca.pem")]
-    return NETWORK.tls_context(*files, server_side=request.param == "server")
+    return make_context(tmp_path, server_side=request.param == "server")
 
 
 def test_a_connection_that_was_reset_is_refused_and_closed_by_tls(
@@ -59,6 +65,25 @@ def test_a_connection_that_was_reset_is_refused_and_closed_by_tls(
             context.wrap_socket(plain, server_side, server_hostname=None if server_side else "vm1")
     assert [str(each.message) for each in caught] == []
     assert plain.fileno() == -1
+
+
+def test_no_tickets_are_made_for_sessions_that_nobody_resumes(tmp_path: Path) -> None:
+    """They cost each side of a connection memory, and the server two messages."""
+    with NETWORK.listen_tcp(HOST, 0, 1) as listener:
+        plain = NETWORK.dial_tcp(HOST, listener.getsockname()[1], PATIENCE_S, None)
+        accepted, _ = listener.accept()
+    server, client = (make_context(tmp_path, server_side=side) for side in (True, False))
+
+    def serve() -> None:
+        with server.wrap_socket(accepted, server_side=True) as sock:
+            sock.sendall(b"x")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with client.wrap_socket(plain, server_hostname="vm1") as sock:
+        assert sock.recv(1) == b"x"
+        assert not sock.session.has_ticket
+    thread.join(PATIENCE_S)
 
 
 class ErrorQueue(socket.socket):
