@@ -42,7 +42,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps the tests that drive real agents in one worker process: they share addresses and ports."""
+    """Says which tests share a worker process, and in which order they are run."""
     from tests.scheduling import ByRoom
 
     return ByRoom(config, log)

@@ -5,10 +5,10 @@ this run, known by a token in their environment), sockets that listen, open file
 for temporary files (``tmp_path`` is pytest's own and is left alone). Pipes and other descriptors may grow
 by ``OTHER_FDS_MAX``, because libraries open some of their own at first use.
 
-A fixture of a wider scope than one test may keep what it made during its setup until it is finalised. What
-ends by itself gets the setting ``leak_grace_s`` to do so. Leaked processes are killed after the report,
-so that one red test does not spoil the machine, and each test is measured from its own start, so that only
-the culprit is red.
+A fixture of a wider scope than one test may keep what it made during its setup until it is finalised, and all
+processes of a local cluster that it adopts. What ends by itself gets the setting ``leak_grace_s`` to do so.
+Leaked processes are killed after the report, so that one red test does not spoil the machine, and each test
+is measured from its own start, so that only the culprit is red.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from ops.machine.processes import marked
 
 KILL_TIMEOUT_S = 2.0
 # A library's lazily made eventfd, epoll or wake-up pipe: two for each of two libraries at most.
@@ -72,6 +74,9 @@ class LeakCheck:
         # What fixtures of a wider scope made, and what of it must be gone because they were finalised.
         self.owned: dict[int, set[tuple[str, object]]] = {}
         self.released: set[tuple[str, object]] = set()
+        # The fixtures of a wider scope that are being set up, and the clusters of those that exist.
+        self.setting_up: list[int] = []
+        self.adopted: dict[int, Path] = {}
         self._environment: dict[str, str | None] = {}
 
     def start(self) -> None:
@@ -139,7 +144,7 @@ class LeakCheck:
             pause.wait(0.01)
 
     def _compare(self, before: Snapshot, after: Snapshot) -> list[str]:
-        kept = set().union(*self.owned.values())
+        kept = self._kept()
         lines = []
         for (kind, old, _), (_, new, tolerated) in zip(before.kinds(), after.kinds(), strict=True):
             grown = [
@@ -160,16 +165,26 @@ class LeakCheck:
     def release(self, fixture: object) -> None:
         """From here on what the fixture made must be gone."""
         self.released |= self.owned.pop(id(fixture), set())
+        if folder := self.adopted.pop(id(fixture), None):
+            self.released |= _processes_of(folder)
+
+    def _kept(self) -> set[tuple[str, object]]:
+        """Returns what fixtures of a wider scope may keep now."""
+        return set().union(*self.owned.values(), *map(_processes_of, self.adopted.values()))
 
     def kill_new_processes(self, before: Snapshot) -> None:
         """Ends the leaked processes, by their id."""
-        kept = set().union(*self.owned.values())
+        kept = self._kept()
         for process in self.processes():
             identity = ("process", process)
             if identity in self.released or (process not in before.processes and identity not in kept):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
                     process.wait(timeout=KILL_TIMEOUT_S)
+
+
+def _processes_of(folder: Path) -> set[tuple[str, object]]:
+    return {("process", each.process) for each in marked(folder)}
 
 
 def _describe(process: psutil.Process) -> str:
@@ -257,9 +272,23 @@ def pytest_fixture_setup(
         return (yield)
     check = request.config.stash[_CHECK]
     before = check.snapshot()
-    result = yield
+    check.setting_up.append(id(fixturedef))
+    try:
+        result = yield
+    finally:
+        check.setting_up.pop()
     check.own(fixturedef, before, check.snapshot())
     return result
+
+
+def adopt(request: pytest.FixtureRequest, folder: Path) -> None:
+    """Lets the fixture of a wider scope that is being set up keep all processes of its local cluster.
+
+    A cluster starts tasks and spare tasks while tests use it. When the fixture is finalised, no process of
+    the cluster in ``folder`` may be left.
+    """
+    check = request.config.stash[_CHECK]
+    check.adopted[check.setting_up[-1]] = folder
 
 
 def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:

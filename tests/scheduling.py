@@ -1,19 +1,72 @@
-"""Which tests share a worker process of a parallel run.
+"""Which tests share a worker process of a parallel run, and which are run first.
 
 pytest-xdist's own groups (``--dist loadgroup``) mark a test by a suffix of its node id, which pytest 9 does
-not let it change: every test then goes anywhere, and tests of real agents run two at a time.
+not let it change: every test would then go anywhere.
 """
 
 from __future__ import annotations
 
+import functools
+import re
+from pathlib import Path
+
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# A module that makes something for all of its tests, such as a cluster, is run by one worker.
+SHARES = re.compile(r"""fixture\(\s*scope=["']module["']""")
+# What lasts longest, beginning with the longest, so that it does not begin when all else is done.
+LONGEST = (
+    "tests/programs/test_ansible_lint.py",
+    "tests/integration/test_local_cluster.py",
+    "tests/integration/test_membership_operations.py",
+    "tests/integration/test_rainstorm_jobs.py",
+    "tests/integration/test_fab_agents.py",
+    "tests/integration/test_demo.py",
+    "tests/integration/test_rainstorm.py",
+    "tests/integration/test_experiments.py",
+)
+PROGRAMS, SIMULATIONS, UNITS = range(len(LONGEST), len(LONGEST) + 3)
 
 
 class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
-    """Tests of real agents go to one process, unit tests file by file, simulations where there is room."""
+    """Gives each worker a file, or a single test where tests are long and share nothing.
+
+    Tests of real agents and programs come first: they wait often and may last half a minute, so simulations
+    and unit tests, which are short, fill the gaps at the end.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        file, _, _ = nodeid.partition("::")
-        if file.startswith(("tests/integration/", "tests/lab/")):
-            return "real agents"
-        return nodeid if file.startswith("tests/simulation/") else file
+        return unit_of(nodeid)
+
+    def _assign_work_unit(self, node: object) -> None:
+        first = min(self.workqueue, key=lambda unit: (place_of(unit), -len(self.workqueue[unit])))
+        self.workqueue.move_to_end(first, last=False)
+        super()._assign_work_unit(node)
+
+
+def unit_of(nodeid: str) -> str:
+    """Returns what one worker runs as a whole: a file or a single test."""
+    file = _file(nodeid)
+    if file.startswith("tests/lab/"):
+        return "tests/lab"  # one lab for all
+    return file if place_of(nodeid) == UNITS or _shares(file) else nodeid
+
+
+def place_of(unit: str) -> int:
+    """Returns the place of a unit in the order of the run; the lower, the earlier."""
+    file = _file(unit)
+    if file in LONGEST:
+        return LONGEST.index(file)
+    if file.startswith(("tests/integration/", "tests/programs/", "tests/lab")):
+        return PROGRAMS
+    return SIMULATIONS if file.startswith("tests/simulation/") else UNITS
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+@functools.cache
+def _shares(file: str) -> bool:
+    return SHARES.search((REPOSITORY / file).read_text("utf-8")) is not None

@@ -1,4 +1,7 @@
-"""The client of the logs agent: searches whose output is streamed, and the logs that a node has."""
+"""The client of the logs agent: searches whose output is streamed, and the logs that a node has.
+
+A wrong argument is a ``UsageError``, and nothing is sent.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from agent.common.errors import RainStormError
+from agent.common.message import R, Request, check_arguments
 from agent.common.shell import threads
 from agent.logs.messages import (
     AskCollection,
@@ -20,7 +24,7 @@ from agent.logs.messages import (
     Summary,
     TakePiece,
 )
-from agent.wire.client import Client, Target
+from agent.wire.client import Answered, Client, Target
 from agent.wire.codec.framing import Buffer
 
 # The agent answers a wait for output after ten seconds at the latest.
@@ -53,12 +57,12 @@ class LogsClient:
         """
         search = threads.unique_id()
         start_timeout_s = min(START_TIMEOUT_S, self._timeout_s)
-        self._client.ask(self._target, replace(query, search=search), timeout_s=start_timeout_s)
+        self._ask(replace(query, search=search), start_timeout_s)
         number, ended = 1, False
         try:
             while True:
                 request = TakePiece(search, number)
-                found = self._client.ask(self._target, request, timeout_s=self._timeout_s)
+                found = self._ask(request, self._timeout_s)
                 if found.message.done:
                     ended = True
                     return found.message.summary or Summary()
@@ -68,11 +72,11 @@ class LogsClient:
         finally:
             if not ended:
                 with contextlib.suppress(RainStormError):  # it ends by itself when nobody asks for more
-                    self._client.ask(self._target, EndSearch(search), timeout_s=2.0)
+                    self._ask(EndSearch(search), 2.0)
 
     def list(self) -> LogList:
         """Returns the logs that the node has and those of the system that it lets operators read."""
-        return self._client.ask(self._target, ListLogs(), timeout_s=self._timeout_s).message
+        return self._ask(ListLogs(), self._timeout_s).message
 
     def follow(
         self,
@@ -89,7 +93,7 @@ class LogsClient:
         begins. With ``wait_s`` the agent holds the request until there are lines.
         """
         request = Follow(positions, tuple(files), tail, since, wait_s)
-        found = self._client.ask(self._target, request, timeout_s=wait_s + self._timeout_s)
+        found = self._ask(request, wait_s + self._timeout_s)
         pieces, at = [], 0
         for file, size in found.message.pieces:
             pieces.append((file, bytes(found.payload[at : at + size])))
@@ -98,4 +102,8 @@ class LogsClient:
 
     def collection(self) -> CollectionStatus:
         """Returns how far the node's collection into HyDFS is."""
-        return self._client.ask(self._target, AskCollection(), timeout_s=self._timeout_s).message
+        return self._ask(AskCollection(), self._timeout_s).message
+
+    def _ask(self, request: Request[R], timeout_s: float) -> Answered[R]:
+        check_arguments(request)
+        return self._client.ask(self._target, request, timeout_s=timeout_s)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError
 from agent.common.shell import clock, threads
-from agent.membership.messages import HEARD_MAX, Attach
+from agent.membership.messages.agents import HEARD_MAX, Attach
 from agent.wire.client import Client
 
 logger = logging.getLogger("agent.membership.attachment")

@@ -26,7 +26,7 @@ from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.node import MembershipCore
 from agent.membership.datagrams import Datagram
 from agent.membership.member import Member, State
-from agent.membership.messages import IdentityConflict, MemberChanged, SettingsChanged, ViewChanged
+from agent.membership.messages.events import IdentityConflict, MemberChanged, SettingsChanged, ViewChanged
 from agent.membership.settings import Settings
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.exchange import AntiEntropy

@@ -1,4 +1,7 @@
-"""Requests to the stream engine: any node answers, whoever leads."""
+"""Requests to the stream engine: any node answers, whoever leads.
+
+A wrong argument is a ``UsageError``, and nothing is sent.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 
 from agent.common.deadline import Deadline
 from agent.common.errors import ConnectionLost, DeadlineExceeded, NotLeader, RainStormError, Unreachable
-from agent.common.message import R, Request
+from agent.common.message import R, Request, check_arguments
 from agent.common.shell import clock, threads
 from agent.rainstorm.messages import client as messages
 from agent.rainstorm.messages.client import KilledTask
@@ -81,6 +84,7 @@ class RainstormClient:
 
         The time allowed begins with the first failure: a leader may be lost near the end of a long wait.
         """
+        check_arguments(request)
         outage: Deadline | None = None
         failure: RainStormError = Unreachable("no node of the cluster is known", hint="fab status")
         while True:

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from agent.common import message
 from agent.common.errors import InvalidMessage, ProtocolError, RainStormError
 from agent.common.shell import threads
-from agent.membership import datagrams, messages, view
+from agent.membership import datagrams
+from agent.membership import view as agreed
 from agent.membership.core.dissemination import exchange
 from agent.membership.core.dissemination.seal import Sealer
-from agent.membership.messages import EventsReply
+from agent.membership.messages import agents, events, members, orders, view
+from agent.membership.messages.events import EventsReply, MemberChanged
 from agent.membership.view import View
 from agent.wire import auth
 from agent.wire.client import Client
@@ -27,7 +29,8 @@ from tests import untyped
 from tests.fuzz import strategies
 from tests.unit.membership.group import Group
 
-CLASSES = strategies.message_classes(messages) + strategies.message_classes(view)
+MODULES = (members, view, events, agents, orders, agreed)
+CLASSES = [cls for module in MODULES for cls in strategies.message_classes(module)]
 REQUESTS = [each for each in CLASSES if hasattr(each, "kind") and hasattr(each, "reply")]
 # Every example is one request to a real agent.
 EXAMPLES = settings(
@@ -60,7 +63,7 @@ def test_hostile_view_is_a_consistent_view_or_refused(fields: Any) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(strategies.hostile(messages.MemberChanged), max_size=4))
+@given(st.lists(strategies.hostile(MemberChanged), max_size=4))
 def test_hostile_events_are_decoded_or_refused_by_name(events: list[Any]) -> None:
     try:
         reply = message.decode(EventsReply, {"events": events, "last": len(events)})

@@ -90,24 +90,34 @@ def judge(mutant: Mutant, sandbox: Sandbox, limit_s: float = LIMIT_S) -> Verdict
     return Verdict(mutant, outcome, run.failed, run.seconds)
 
 
-def control(test: str, sandbox: Sandbox, limit_s: float = LIMIT_S) -> str:
-    """Runs a test, or a file of tests, on the unchanged copy; returns what is wrong with it, or ''."""
-    run = sandbox.run([test], limit_s)
-    if run.outcome == "passed":
-        return "" if run.passed else f"{test} was skipped"
-    return f"{run.failed or test} without any mutant: {run.outcome}"
+def control(tests: Sequence[str], sandbox: Sandbox, limit_s: float = LIMIT_S) -> str:
+    """Runs tests of one file on the unchanged copy; returns what is wrong with them, or ''."""
+    run = sandbox.run(tests, limit_s)
+    if run.outcome != "passed":
+        return f"{run.failed or ' '.join(tests)} without any mutant: {run.outcome}"
+    # A name may stand for a test with several parameters, or for all tests of a class or file.
+    passed = {name for test in run.passed for name in (test, test.partition("[")[0], *_rooms(test))}
+    return "".join(f"{test} was skipped" for test in tests if test not in passed)
+
+
+def _rooms(test: str) -> list[str]:
+    """Returns the file and the class of a test."""
+    parts = test.partition("[")[0].split("::")
+    return ["::".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def control_all(mutants: Sequence[Mutant], idle: queue.SimpleQueue[Sandbox], jobs: int) -> list[str]:
     """Runs the tests of all mutants on the unchanged copies; returns what is wrong with them."""
-    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    files: dict[str, dict[str, None]] = {}
+    for test in (test for mutant in mutants for test in mutant.tests):
+        files.setdefault(test.partition("::")[0], {})[test] = None
 
-    def run(test: str) -> str:
+    def run(tests: Sequence[str]) -> str:
         with taken(idle) as sandbox:
-            return control(test, sandbox)
+            return control(tests, sandbox)
 
     with ThreadPoolExecutor(jobs) as pool:
-        return [problem for problem in pool.map(run, tests) if problem]
+        return [problem for problem in pool.map(run, map(list, files.values())) if problem]
 
 
 def judge_all(
@@ -142,7 +152,7 @@ def show(verdicts: Iterable[Verdict], console: Console) -> None:
     for verdict in sorted(verdicts, key=lambda verdict: not verdict.killed):
         rule = verdict.mutant.rule
         shown = rule if len(rule) <= TEXT_MAX else f"{rule[: TEXT_MAX - 1]}…"
-        test = verdict.by.rpartition("::")[2]
+        test = verdict.by.partition("[")[0].rpartition("::")[2]
         table.add_row(shown, verdict.mutant.path, verdict.outcome, test, f"{verdict.seconds:.1f}")
     console.print(table)
 

@@ -33,7 +33,7 @@ class TestRun:
 
     outcome: str
     failed: str
-    passed: int
+    passed: list[str]
     seconds: float
 
 
@@ -91,7 +91,7 @@ class Sandbox:
             self._server.stdin.flush()
             line = self._server.stdout.readline()
         if not line:
-            return TestRun("the test server has ended", "", 0, 0.0)
+            return TestRun("the test server has ended", "", [], 0.0)
         answer: dict[str, Any] = json.loads(line)
         return TestRun(**answer)
 

@@ -8,7 +8,7 @@ A request is a line of JSON on stdin with ``tests`` and ``limit_s``. The answer 
 
     outcome: 'passed', 'failed', 'hung' if the tests did not end within the limit, or what went wrong
     failed:  the first test that failed, or ''
-    passed:  number of tests that passed
+    passed:  the tests that passed
     seconds: how long it took
 """
 
@@ -48,18 +48,18 @@ EXIT_TIMEOUT_S = 10.0
 
 
 class Record:
-    """A plugin of pytest that notes which test failed first and how many passed."""
+    """A plugin of pytest that notes which test failed first and which passed."""
 
     def __init__(self) -> None:
         self.failed = ""
-        self.passed = 0
+        self.passed: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Notes the outcome of a test, its setup or its teardown."""
         if report.failed and not self.failed:
             self.failed = report.nodeid
         if report.passed and report.when == "call":
-            self.passed += 1
+            self.passed.append(report.nodeid)
 
 
 def run_here(tests: list[str], answer: Connection) -> None:
@@ -74,8 +74,11 @@ def run_here(tests: list[str], answer: Connection) -> None:
     options += [option for plugin in PLUGINS for option in ("-p", plugin)]
     # The libraries were imported before pytest could rewrite their assertions.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    code = pytest.main([*options, *tests], plugins=[record])
-    outcome = OUTCOMES.get(pytest.ExitCode(code), f"pytest ended with {pytest.ExitCode(code).name}")
+    try:
+        code = pytest.ExitCode(pytest.main([*options, *tests], plugins=[record]))
+        outcome = OUTCOMES.get(code, f"pytest ended with {code.name}")
+    except BaseException as error:  # what a test that failed left behind may spoil the end of pytest
+        outcome = "failed" if record.failed else f"pytest raised {error!r}"
     answer.send((outcome, record.failed, record.passed))
     kill_children(psutil.Process())
     os._exit(0)
@@ -98,10 +101,10 @@ def run(tests: list[str], limit_s: float) -> dict[str, Any]:
     child.start()
     theirs.close()
     try:
-        outcome, failed, passed = ours.recv() if ours.poll(limit_s) else ("hung", "", 0)
+        outcome, failed, passed = ours.recv() if ours.poll(limit_s) else ("hung", "", [])
     except EOFError:
         child.join(EXIT_TIMEOUT_S)
-        outcome, failed, passed = f"the tests' process ended with {child.exitcode}", "", 0
+        outcome, failed, passed = f"the tests' process ended with {child.exitcode}", "", []
     if child.is_alive():
         if outcome == "hung":
             kill_children(psutil.Process(child.pid))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.common.config import RainstormConfig
+import pytest
+
 from ops.cluster.inventory import ADDRESS_VARIABLE, FOLDER_VARIABLE, INVENTORY_VARIABLE, Inventory, load
-from ops.local.cluster import SERVICES, LocalCluster
+from ops.local.cluster import LocalCluster
 from ops.local.layout import Layout
 from tests.addresses import own_addresses
-from tests.support import REPOSITORY, wait_until
+from tests.leaks import adopt
+from tests.support import REPOSITORY
 
 FAB = str(Path(sys.executable).with_name("fab"))
 FAB_TIMEOUT_S = 60
@@ -33,9 +37,11 @@ class Ended:
 class Sandbox:
     """A folder with a local cluster of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **overrides: Any) -> None:
+        """``overrides`` go into the nodes' configuration when the test itself starts the cluster."""
         self.folder = folder / "c"
-        self.cluster = LocalCluster(Layout(self.folder, self.folder / "inventory", own_addresses()[0]))
+        inventory = self.folder / "inventory"
+        self.cluster = LocalCluster(Layout(self.folder, inventory, own_addresses()[0], overrides))
         self.environment = {
             **{key: value for key, value in os.environ.items() if key != INVENTORY_VARIABLE},
             FOLDER_VARIABLE: str(self.folder),
@@ -62,16 +68,6 @@ class Sandbox:
             done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         )
 
-    def wait_rested(self) -> None:
-        """Waits until all processes of the cluster run.
-
-        Spare tasks start in the background; what starts during a test would be taken for that test's leak.
-        """
-        # The agents of a node, its task launcher, its spare tasks.
-        each = len(SERVICES) + 1 + RainstormConfig().spare_tasks
-        whole = len(self.cluster.names()) * each
-        wait_until(lambda: len(self.cluster.processes()) >= whole, 20, "all agents and spare tasks run")
-
     def fab_json(self, *arguments: str) -> dict[str, Any]:
         """Runs ``fab ... --json``, which must succeed, and returns the object."""
         ended = self.fab(*arguments, "--json")
@@ -93,3 +89,32 @@ class Sandbox:
                 cwd=REPOSITORY,
                 env=self.environment,
             )
+
+
+def check_refused(ended: Ended, code: str, status: int, *words: str) -> None:
+    """Checks that a command ended with one clear error: three lines, its code, its exit status."""
+    lines = ended.err.strip().splitlines()
+    assert ended.status == status, ended
+    assert f"[{code}]" in lines[0], ended
+    assert lines[-1].startswith("  next: "), ended
+    assert len(lines) == 3, ended
+    assert "Traceback" not in ended.err
+    assert not ended.out
+    for word in words:
+        assert word in ended.err, ended
+
+
+# Tests that run no job need no task at hand.
+NO_SPARES = {"rainstorm": {"spare_tasks": 0}}
+
+
+@contextlib.contextmanager
+def shared(request: pytest.FixtureRequest, folder: Path, nodes: int, **overrides: Any) -> Iterator[Sandbox]:
+    """Yields a running cluster for the fixture of a wider scope that ``request`` sets up."""
+    place = Sandbox(folder, **overrides)
+    adopt(request, place.folder)
+    try:
+        place.cluster.up(nodes)
+        yield place
+    finally:
+        place.cluster.down()

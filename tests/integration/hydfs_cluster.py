@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
-import yaml
-
-from agent.hydfs.client import HydfsClient
+from agent.hydfs.client import FileStat, HydfsClient
 from agent.wire.client import Address, Target
 from tests.addresses import HYDFS_PORT
 from tests.integration.agents import Agents
@@ -30,8 +30,12 @@ class HydfsCluster(Agents):
     def start(self, *names: str) -> None:
         """Starts the agents and returns when they are ready."""
         if self._with_membership:
-            for name in names or tuple(self.names):
+            # A store that finds no membership agent tries again only after a moment.
+            chosen = names or tuple(self.names)
+            for name in chosen:
                 self._start_membership(name)
+            for name in chosen:
+                wait_until(self._membership_socket(name).exists, 20.0, f"membership of {name} listens")
         super().start(*names)
 
     def kill(self, name: str) -> None:
@@ -55,9 +59,16 @@ class HydfsCluster(Agents):
         target: Target = path if local else Address(self.addresses[name], self.store_port, name)
         return HydfsClient(self.client, target)
 
+    def check_copies(self, stat: FileStat, data: bytes) -> None:
+        """Checks that every replica that the table names has the block's very bytes on its disk."""
+        for block in stat.blocks:
+            wanted = data[block.offset : block.offset + block.length]
+            for node in block.replicas:
+                path = self.data_dir(node) / "hydfs" / "blocks" / f"{stat.file_id}.{block.number}"
+                assert path.read_bytes()[: block.length] == wanted, f"block {block.number} on {node}"
+
     def _start_membership(self, name: str) -> None:
-        socket = self.data_dir(name) / "run" / "membership.sock"
-        socket.unlink(missing_ok=True)
+        self._membership_socket(name).unlink(missing_ok=True)
         with open(self.folder / f"{name}-membership.log", "ab") as log:
             self.membership[name] = subprocess.Popen(
                 [sys.executable, "-m", "agent", "membership", "--config", str(self.config_path(name))],
@@ -65,13 +76,15 @@ class HydfsCluster(Agents):
                 stdout=log,
                 cwd=REPOSITORY,
             )
-        wait_until(socket.exists, 10.0, f"membership of {name} listens")
+
+    def _membership_socket(self, name: str) -> Path:
+        return self.data_dir(name) / "run" / "membership.sock"
 
     def _make_files(self) -> None:
         super()._make_files()
         self.store_port = HYDFS_PORT
         for name in self.names:
-            config = yaml.safe_load(self.config_path(name).read_text())
+            config = json.loads(self.config_path(name).read_text())
             for peer in config["peers"]:
                 peer["hydfs_port"] = self.store_port
-            self.config_path(name).write_text(yaml.safe_dump(config))
+            self.config_path(name).write_text(json.dumps(config))

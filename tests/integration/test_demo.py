@@ -18,6 +18,8 @@ pytestmark = pytest.mark.integration
 
 ROWS = 50_000
 DEMO = [sys.executable, "-m", "ops.demo.run", "--rows", str(ROWS)]
+# An interrupt is the same with fewer agents.
+SMALL_DEMO = [*DEMO, "--nodes", "3"]
 DEMO_TIMEOUT_S = 100
 
 
@@ -58,7 +60,7 @@ def test_the_result_is_right_although_a_task_and_a_node_are_killed(
     "moment", ["starting", "up after", "healthy run", "the same job at", "SIGKILL to task"]
 )
 def test_an_interrupted_demo_leaves_nothing_running(sandbox: Sandbox, moment: str) -> None:
-    with sandbox.start(DEMO) as demo:
+    with sandbox.start(SMALL_DEMO) as demo:
         wait_until(
             lambda: moment in _said(sandbox) or demo.poll() is not None, 60, f"the demo says {moment!r}"
         )
@@ -71,7 +73,7 @@ def test_an_interrupted_demo_leaves_nothing_running(sandbox: Sandbox, moment: st
 
 
 def test_a_terminated_demo_leaves_nothing_running(sandbox: Sandbox) -> None:
-    with sandbox.start(DEMO) as demo:
+    with sandbox.start(SMALL_DEMO) as demo:
         wait_until(lambda: processes.marked(sandbox.folder / "demo"), 30, "a first agent")
         demo.terminate()
         assert demo.wait(20) == 130, _said(sandbox)
@@ -90,8 +92,8 @@ def test_the_demo_does_not_disturb_a_running_cluster(sandbox: Sandbox) -> None:
 
 def test_what_a_killed_demo_leaves_is_stopped_by_local_down(sandbox: Sandbox) -> None:
     folder = sandbox.folder / "demo"
-    with sandbox.start(DEMO) as demo:
-        wait_until(lambda: len(processes.marked(folder)) >= 15, 30, "all agents of the demo")
+    with sandbox.start(SMALL_DEMO) as demo:
+        wait_until(lambda: len(processes.marked(folder)) >= 12, 30, "all agents of the demo")
         assert "a demo is running" in sandbox.fab("local.down").err
         assert processes.marked(folder)
         demo.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cluster import FAB_TIMEOUT_S, Ended, Sandbox
+from tests.integration.cluster import FAB_TIMEOUT_S, Ended, Sandbox, shared
 from tests.support import REPOSITORY, wait_until
 
 pytestmark = pytest.mark.integration
@@ -19,23 +18,11 @@ pytestmark = pytest.mark.integration
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
 
 
-@contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Sandbox]:
-    """Yields a cluster of three nodes, and stops it."""
-    place = Sandbox(folder)
-    try:
-        place.cluster.up(3)
-        place.wait_rested()
-        assert place.fab("verify", "--wait", "20").status == 0
-        yield place
-    finally:
-        place.cluster.down()
-
-
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A cluster that tests share which start no process in it."""
-    with cluster(tmp_path_factory.mktemp("examples")) as place:
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A cluster of three nodes for all tests."""
+    with shared(request, tmp_path_factory.mktemp("examples"), 3) as place:
+        assert place.fab("verify", "--wait", "20").status == 0
         yield place
 
 
@@ -86,13 +73,12 @@ def test_appended_records_are_followed_and_none_comes_twice(running: Sandbox) ->
     assert len(set(lines)) == 4  # of two writers
 
 
-def test_a_job_runs_and_its_result_is_printed(tmp_path: Path) -> None:
-    # The spares that replace the job's tasks would be taken for a leak in a cluster that outlives the test.
-    with cluster(tmp_path) as place:
-        ended = run(place, "run_job")
-        assert (ended.status, ended.err) == (0, "")
-        assert {"api,250", "web,500"} <= set(ended.out.splitlines())
-        assert place.fab_json("list", "--prefix", "examples/")["files"] == []
+def test_a_job_runs_and_its_result_is_printed(running: Sandbox) -> None:
+    before = running.fab_json("list", "--prefix", "examples/")["files"]
+    ended = run(running, "run_job")
+    assert (ended.status, ended.err) == (0, "")
+    assert {"api,250", "web,500"} <= set(ended.out.splitlines())
+    assert running.fab_json("list", "--prefix", "examples/")["files"] == before
 
 
 def test_a_change_of_the_view_is_printed(running: Sandbox) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from agent.common.config import RainstormConfig
 from ops.cluster.connections import connected
 from ops.local.cluster import SERVICES
-from tests.integration.cluster import Sandbox
+from tests.integration.cluster import NO_SPARES, Sandbox, shared
 from tests.support import wait_until
 
 pytestmark = pytest.mark.integration
@@ -18,27 +16,26 @@ pytestmark = pytest.mark.integration
 NAMES = ["vm1", "vm2", "vm3"]
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Sandbox]:
-    place = Sandbox(tmp_path)
-    try:
-        place.cluster.up(len(NAMES))
-        wait_until(lambda: whole(place), 20, "all agents and spare tasks run")
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A cluster for all tests, each of which starts again what it kills."""
+    with shared(request, tmp_path_factory.mktemp("agents"), len(NAMES), **NO_SPARES) as place:
         yield place
-    finally:
-        place.cluster.down()
 
 
-def whole(place: Sandbox) -> bool:
-    return len(place.cluster.processes()) >= len(NAMES) * (len(SERVICES) + RainstormConfig().spare_tasks)
+def agents(place: Sandbox, node: str) -> dict[str, int]:
+    """Returns the process id of each agent of a node."""
+    found = {each.pid: each.process.cmdline() for each in place.cluster.processes(node)}
+    return {words[3]: pid for pid, words in found.items() if words[2:3] == ["agent"]}
 
 
 def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
     assert running.fab("verify", "--wait", "20").status == 0
-    before = running.cluster.processes("vm2")
+    before = agents(running, "vm2")
+    assert sorted(before) == sorted(SERVICES)
     dry = running.fab("kill-agent", "--vm", "2", "--service", "hydfs", "--dry-run")
     assert (dry.status, dry.out) == (0, "would send SIGKILL to hydfs of vm2\n")
-    assert running.cluster.processes("vm2") == before
+    assert agents(running, "vm2") == before
     assert running.fab_json("kill-agent", "--vm", "2", "--service", "hydfs")["node"] == "vm2"
     again = running.fab("kill-agent", "--vm", "2", "--service", "hydfs")
     assert again.status == 3
@@ -51,11 +48,11 @@ def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
     assert settled["settled"] is True
     assert settled["status"]["under_replicated"] == 0
 
-    pids = {each.pid for each in running.cluster.processes("vm3")}
+    before = agents(running, "vm3")
     assert running.fab("restart-agent", "--vm", "3", "--service", "logs").status == 0
-    after = {each.pid for each in running.cluster.processes("vm3")}
-    assert len(after - pids) == 1
-    assert len(after) == len(pids)
+    after = agents(running, "vm3")
+    assert sorted(after) == sorted(SERVICES)
+    assert [service for service in SERVICES if after[service] != before[service]] == ["logs"]
     refused = running.fab("start-agent", "--vm", "3", "--service", "logs")
     assert refused.status == 1
     assert "[ALREADY_RUNNING]" in refused.err

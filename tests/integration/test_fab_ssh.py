@@ -31,7 +31,8 @@ from agent.wire.messages import Ping
 from ops.cluster import inventory
 from ops.cluster.connections import Connections, connected
 from ops.cluster.route import Route
-from tests.integration.cluster import Sandbox
+from tests.integration.cluster import NO_SPARES, Sandbox
+from tests.leaks import adopt
 from tests.support import wait_until
 
 SSHD = Path("/usr/sbin/sshd")
@@ -71,17 +72,16 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("ssh")
-    sandbox = Sandbox(folder)
+    sandbox = Sandbox(folder, **NO_SPARES)
+    adopt(request, sandbox.folder)
     made = os.geteuid() == 0 and not PRIVILEGE_SEPARATION.exists()
     if made:
         PRIVILEGE_SEPARATION.mkdir(mode=0o755)
     daemon = None
     try:
         addresses = [peer.address for peer in sandbox.cluster.up(2)]
-        # A leak check sees what starts later: the spare tasks belong to the cluster.
-        sandbox.wait_rested()
         daemon = _start_sshd(folder, addresses, SSH_PORT)
         yield Site(sandbox, folder, SSH_PORT)
     finally:

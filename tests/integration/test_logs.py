@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import os
 import random
@@ -20,7 +19,6 @@ from agent.common.errors import UsageError
 from agent.logs.messages import StartSearch
 from ops.cluster import inventory
 from ops.cluster.connections import Connections, connected
-from ops.local.cluster import LocalCluster
 from ops.logs.follow import Following, Lines
 from ops.logs.grep import ClusterSearch, NodeResult
 from ops.machine import processes
@@ -37,8 +35,7 @@ CATASTROPHE = r"^(.*)(.*)(.*)\3\2\1.\2..\3..\1$"
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    place = Sandbox(tmp_path_factory.mktemp("logs"))
-    place.cluster = LocalCluster(dataclasses.replace(place.cluster.layout, overrides=SETTINGS))
+    place = Sandbox(tmp_path_factory.mktemp("logs"), **SETTINGS)
     try:
         place.cluster.up(len(NODES))
         yield place

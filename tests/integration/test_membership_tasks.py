@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.cluster import Sandbox
+from tests.integration.cluster import NO_SPARES, Sandbox, shared
 from tests.support import wait_until
 
 pytestmark = pytest.mark.integration
@@ -15,14 +15,9 @@ NAMES = ["vm1", "vm2", "vm3"]
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    place = Sandbox(tmp_path_factory.mktemp("membership"))
-    try:
-        place.cluster.up(len(NAMES))
-        place.wait_rested()
+def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with shared(request, tmp_path_factory.mktemp("membership"), len(NAMES), **NO_SPARES) as place:
         yield place
-    finally:
-        place.cluster.down()
 
 
 def services_up(running: Sandbox) -> bool:

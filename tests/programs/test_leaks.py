@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,31 @@ LEAKS = {
         "thread: 'lost'",
     ),
 }
+
+CLUSTER = """
+import os, pytest, subprocess, tests.leaks
+
+children = []
+
+@pytest.fixture(scope="module")
+def cluster(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cluster")
+    tests.leaks.adopt(request, folder)
+    def start():
+        environment = {**os.environ, "RAINSTORM_LOCAL_FOLDER": str(folder)}
+        children.append(subprocess.Popen(["sleep", "30"], env=environment))
+        return children[-1]
+    yield start
+    for child in children[1:]:
+        child.kill()
+        child.wait()
+
+def test_first(cluster):
+    cluster()
+
+def test_second(cluster):
+    cluster()
+"""
 
 CLEAN = """
 import pytest, socket, subprocess, tempfile, threading
@@ -150,6 +176,14 @@ def test_clean_tests_stay_green(tmp_path: Path) -> None:
         "test_clean.test_second": "",
         "test_clean.test_third": "",
     }
+
+
+def test_an_adopted_cluster_starts_processes_until_it_is_finalised(tmp_path: Path) -> None:
+    """What its fixture then leaves is found: here the first of two processes, started by different tests."""
+    results = run_pytest(tmp_path, {"test_cluster": CLUSTER, "test_other": "def test_next():\n    pass\n"})
+    found = results.pop("test_cluster.test_second")
+    assert len(set(re.findall(r"pid \d+ \(\w+\): sleep 30", found))) == 1, found
+    assert results == {"test_cluster.test_first": "", "test_other.test_next": ""}
 
 
 def test_leaked_process_is_ended(tmp_path: Path) -> None:

@@ -1,24 +1,26 @@
 """Storing a whole file: reserve the name, write its blocks anywhere, make it visible by one change.
 
 A put has no coordinator, because its blocks are not visible before they are complete. The gateway cuts the
-stream into blocks, sends each to its replicas in parallel (pieces of 1 MiB, one flush at the end) and keeps
-at most ``BUFFERED_BLOCKS`` of them in memory. When a replica fails, the block goes to other nodes. The last
-step is one change of the file's register. A put that ends before it leaves nothing visible, and another put
-may replace its reservation as soon as its gateway no longer works on it.
+stream into blocks, sends each to its replicas (``transfers.outgoing``) and keeps at most ``BUFFERED_BLOCKS``
+of them in memory. The last step is one change of the file's register. A put that ends before it leaves
+nothing visible, and another put may replace its reservation as soon as its gateway no longer works on it.
+
+Each request may come again when its answer was lost. The client draws a key, from which the id of the new
+file follows, so that a second begin finds the first one. A commit that finds no put reads the file table.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     AlreadyExists,
+    Conflict,
     DeadlineExceeded,
-    DiskFull,
     NotFound,
     Overloaded,
     RainStormError,
@@ -30,44 +32,27 @@ from agent.common.message import Done
 from agent.common.shell import clock, threads
 from agent.common.shell.pool import Pool
 from agent.hydfs.core import filetable
-from agent.hydfs.core.block import SEALED, chain
-from agent.hydfs.core.errors import code_of
+from agent.hydfs.core.block import chain
 from agent.hydfs.core.filetable import BlockEntry, Reservation
 from agent.hydfs.messages import file as messages
-from agent.hydfs.messages.block import AskPut, DropFile, PutLife, StorePiece
+from agent.hydfs.messages.block import AskPut, DropFile, PutLife
 from agent.hydfs.shell.filetable import describe
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Replicas
+from agent.hydfs.shell.transfers.outgoing import Block, Outgoing
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
 
-logger = logging.getLogger("agent.hydfs.shell.put")
+logger = logging.getLogger("agent.hydfs.shell.puts.put")
 
 PIECE_BYTES = 1024 * 1024
 # Replicas in memory at once in the whole agent: one fills while another is on its way.
 BUFFERED_BLOCKS = 3
 PUTS_MAX = 32
 IDLE_S_MAX = 60.0
-BLOCK_TIMEOUT_S = 20.0
-TRIES_MAX = 4
-# Every buffered block is sent to all of its replicas at once; a cluster that keeps more copies than this of a
-# block sends to some of them one after the other.
-SENDERS = 3 * BUFFERED_BLOCKS
 CLOSE_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """A whole block on its way to its replicas."""
-
-    name: str
-    file_id: str
-    number: int
-    pieces: tuple[Buffer, ...]
-    length: int
-    crc: int
 
 
 @dataclass(slots=True)
@@ -88,6 +73,10 @@ class _Put:
     requests: int = 0
     ended: bool = False
     holds_slot: bool = False
+    # What became of the requests that begin and commit it: each may come again when its answer was lost.
+    reserved: bool = False
+    refused: BaseException | None = None
+    committed: messages.Described | None = None
 
 
 class Puts:
@@ -103,7 +92,6 @@ class Puts:
         block_size_bytes: int,
         ack: str,
     ) -> None:
-        self._replicas = replicas
         self._peers = peers
         self._registers = registers
         self._views = views
@@ -114,7 +102,7 @@ class Puts:
         self._free = BUFFERED_BLOCKS
         # A block that waits for a thread holds a slot, so there are never more of them.
         self._placers = Pool("hydfs-put", BUFFERED_BLOCKS, BUFFERED_BLOCKS)
-        self._senders = Pool("hydfs-put-send", SENDERS, SENDERS * TRIES_MAX)
+        self._outgoing = Outgoing(replicas.placement, peers, views, BUFFERED_BLOCKS)
 
     def close(self) -> None:
         """Aborts the puts in progress; other gateways and repair find their reservations abandoned."""
@@ -123,8 +111,8 @@ class Puts:
             self._puts.clear()
         for put in puts:
             self._end(put)
-        for pool in (self._placers, self._senders):
-            pool.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
+        self._placers.stop(drain=False, timeout_s=CLOSE_TIMEOUT_S)
+        self._outgoing.stop(CLOSE_TIMEOUT_S)
 
     @property
     def free_slots(self) -> int:
@@ -160,19 +148,31 @@ class Puts:
     def _begin(self, request: messages.BeginPut, call: Call) -> messages.PutBegun:
         name = check_file_name(request.name)
         self.abandon_idle()
-        put = _Put(name, threads.unique_id(), clock.monotonic())
+        file_id = filetable.put_id(name, request.key or threads.unique_id())
         with self._changed:
-            if len(self._puts) >= PUTS_MAX:
-                raise Overloaded(f"{PUTS_MAX} puts are in progress on this node", hint="try again later")
-            self._puts[put.file_id] = put
+            if file_id not in self._puts:
+                if len(self._puts) >= PUTS_MAX:
+                    raise Overloaded(f"{PUTS_MAX} puts are in progress on this node", hint="try again later")
+                self._puts[file_id] = _Put(name, file_id, clock.monotonic())
+        with self._working(file_id) as put, self._in_turn(put, call.deadline):
+            if put.refused is not None:
+                raise put.refused
+            if not put.reserved:
+                self._reserve_once(put, call.deadline)
+        return messages.PutBegun(file_id, min(PIECE_BYTES, self._block_size))
+
+    def _reserve_once(self, put: _Put, deadline: Deadline) -> None:
         try:
-            self._reserve(put, call.deadline)
-        except BaseException:
+            self._reserve(put, deadline)
+            put.reserved = True
+            if put.ended:  # aborted before there was anything to remove
+                self._remove(put)
+            self._require_under_way(put)
+        except BaseException as error:
+            put.refused = error
             with self._changed:
                 self._puts.pop(put.file_id, None)
             raise
-        put.touched_at = clock.monotonic()
-        return messages.PutBegun(put.file_id, min(PIECE_BYTES, self._block_size))
 
     def _reserve(self, put: _Put, deadline: Deadline) -> None:
         instead_of = ""
@@ -187,7 +187,11 @@ class Puts:
             )
             try:
                 timeout_s = deadline.require(clock.monotonic(), f"put of {put.name!r}")
-                self._registers.change(put.name, change, timeout_s=timeout_s)
+                found = filetable.from_value(
+                    self._registers.change(put.name, change, timeout_s=timeout_s), put.name
+                )
+                if found is None or found.state != filetable.CREATING:
+                    raise Conflict(f"the put of {put.name!r} has ended already", hint="put it again")
                 return
             except AlreadyExists as error:
                 other = Reservation.of(error)
@@ -212,7 +216,7 @@ class Puts:
         with self._changed:
             put = self._puts.get(file_id)
             if put is None:
-                raise NotFound("this put is no longer in progress", hint="put the file again")
+                raise _not_in_progress()
             put.requests += 1
         try:
             yield put
@@ -289,7 +293,7 @@ class Puts:
 
     def _send(self, put: _Put) -> None:
         """Hands the filled block to a thread that stores it; the slot goes with it."""
-        block = _Block(put.name, put.file_id, len(put.blocks), tuple(put.pieces), put.filling, put.crc)
+        block = Block(put.name, put.file_id, len(put.blocks), tuple(put.pieces), put.filling, put.crc)
         with self._changed:
             self._require_under_way(put)
             put.holds_slot = False
@@ -302,62 +306,11 @@ class Puts:
             future.set_exception(error)
         put.blocks.append(future)
 
-    def _place_block(self, block: _Block) -> BlockEntry:
+    def _place_block(self, block: Block) -> BlockEntry:
         try:
-            return self._place(block)
+            return self._outgoing.place(block)
         finally:
             self._free_slot()
-
-    def _place(self, block: _Block) -> BlockEntry:
-        avoid: list[str] = []
-        error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
-        for _ in range(TRIES_MAX):
-            replicas = self._replicas.placement(block.file_id, block.number, avoid)
-            failures = self._store(block, replicas)
-            if replicas and not failures:
-                view = self._views.current().version
-                return BlockEntry(block.number, tuple(replicas), view, SEALED, block.length, block.crc, "")
-            for node, error in failures.items():
-                avoid.append(node)
-                self._peers.suspect(node, code_of(error))
-            if set(self._views.current().up_names()) <= set(avoid) and isinstance(error, DiskFull):
-                break
-        raise error
-
-    def _store(self, block: _Block, replicas: Sequence[str]) -> dict[str, RainStormError]:
-        """Sends a block to all of its replicas and returns those that failed."""
-        sent = {}
-        failures: dict[str, RainStormError] = {}
-        for node in replicas:
-            try:
-                sent[node] = self._senders.call(self._send_pieces, node, block)
-            except RainStormError as error:
-                failures[node] = error
-        for node, future in sent.items():
-            try:
-                future.result()  # each call has its own time limit
-            except RainStormError as error:
-                failures[node] = error
-            except threads.CancelledError:
-                failures[node] = Unavailable("the agent is stopping")
-        return failures
-
-    def _send_pieces(self, node: str, block: _Block) -> None:
-        offset = 0
-        for piece in block.pieces:
-            end = offset + len(piece)
-            request = StorePiece(
-                block.file_id,
-                block.number,
-                block.name,
-                self._peers.me,
-                offset,
-                end == block.length,
-                block.length,
-                block.crc,
-            )
-            self._peers.ask(node, request, piece, timeout_s=BLOCK_TIMEOUT_S)
-            offset = end
 
     def _check_sent(self, put: _Put) -> None:
         for future in put.blocks:
@@ -375,19 +328,41 @@ class Puts:
             raise Unavailable(f"put of {put.name!r}: the agent is stopping") from None
 
     def _commit(self, request: messages.CommitPut, call: Call) -> messages.Described:
-        with self._working(request.file_id) as put, self._in_turn(put, call.deadline):
-            if request.length != put.length:
-                raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
-            if put.filling:
-                self._send(put)
+        with ExitStack() as stack:
             try:
-                value = self._publish(put, call.deadline)
-            except RainStormError as error:
-                if not error.retryable:
-                    self._give_up(put.file_id)
-                raise
-            with self._changed:
-                self._puts.pop(put.file_id, None)
+                put = stack.enter_context(self._working(request.file_id))
+            except NotFound:
+                return self._committed(request, call.deadline)
+            stack.enter_context(self._in_turn(put, call.deadline))
+            if put.committed is None:
+                put.committed = self._commit_once(put, request.length, call.deadline)
+            return put.committed
+
+    def _committed(self, request: messages.CommitPut, deadline: Deadline) -> messages.Described:
+        """Answers the commit of a put that is not in progress: it may have been committed before."""
+        if request.name:
+            name = check_file_name(request.name)
+            value = self._registers.read(
+                name, timeout_s=deadline.require(clock.monotonic(), f"put of {name!r}")
+            )
+            entry = filetable.as_put(name, value, request.file_id, request.length)
+            if entry is not None:
+                return messages.Described(describe(name, entry, request.length))
+        raise _not_in_progress()
+
+    def _commit_once(self, put: _Put, length: int, deadline: Deadline) -> messages.Described:
+        if length != put.length:
+            raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
+        if put.filling:
+            self._send(put)
+        try:
+            value = self._publish(put, deadline)
+        except RainStormError as error:
+            if not error.retryable:
+                self._give_up(put.file_id)
+            raise
+        with self._changed:
+            self._puts.pop(put.file_id, None)
         return messages.Described(describe(put.name, filetable.live(put.name, value), put.length))
 
     def _publish(self, put: _Put, deadline: Deadline) -> object:
@@ -407,10 +382,18 @@ class Puts:
         if put is None:
             return
         self._end(put)
+        self._remove(put)
+
+    def _remove(self, put: _Put) -> None:
+        """Removes the reservation of a put, and its blocks, unless it was committed after all."""
         try:
-            self._registers.change(put.name, filetable.remove(put.name, put.file_id), timeout_s=5.0)
+            self._registers.change(put.name, filetable.abandon(put.name, put.file_id), timeout_s=5.0)
         except RainStormError as error:
             logger.warning("put_abort_failed name=%s error=%s", put.name, error)
             return
         for node in self._views.current().up_names():
             self._peers.tell(node, DropFile(put.file_id, put.name))
+
+
+def _not_in_progress() -> NotFound:
+    return NotFound("this put is no longer in progress", hint="put the file again")

@@ -50,7 +50,7 @@ from agent.hydfs.shell.node import Engine
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.store import Store
 from agent.hydfs.shell.takeover import Sealer
-from agent.hydfs.shell.transfers import Transfers
+from agent.hydfs.shell.transfers.incoming import Transfers
 from agent.hydfs.shell.view import ViewSource
 from agent.hydfs.shell.waiting.filelocks import FileLocks
 from agent.hydfs.shell.waiting.waiter import Asked, Waiter, Waiters

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agent.common import message
 from agent.common.shell import clock, threads
-from agent.membership.messages import EVENTS_MAX, ClusterEvent, EventsReply
+from agent.membership.messages.events import EVENTS_MAX, ClusterEvent, EventsReply
 
 
 class EventLog:

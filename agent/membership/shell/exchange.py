@@ -15,7 +15,7 @@ from agent.common.shell.worker import Worker
 from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.dissemination import exchange
 from agent.membership.core.events import Event, TableReceived
-from agent.membership.messages import CompareReply, CompareTables, SwapRecords
+from agent.membership.messages.agents import CompareReply, CompareTables, SwapRecords
 from agent.wire.client import Client, Target
 from agent.wire.endpoint import Answer, Call, Endpoint, by_kind, endpoint
 

@@ -24,20 +24,34 @@ from agent.common.errors import (
 from agent.common.message import Done
 from agent.common.shell import clock, threads
 from agent.common.shell.pool import Pool
-from agent.membership import messages
 from agent.membership.core import events
 from agent.membership.core.dissemination.keyring import KeyRing, parse
 from agent.membership.core.node import MembershipCore
 from agent.membership.core.view import groups
 from agent.membership.member import LIVE, SERVICES, Member
-from agent.membership.messages import (
-    EventsReply,
+from agent.membership.messages.agents import Attach, Hint
+from agent.membership.messages.events import EventsReply, GetEvents
+from agent.membership.messages.members import (
+    GetMembers,
     HistoryEntry,
     MemberReport,
+    MembersReply,
     SettingsReport,
     Traffic,
-    ViewReply,
+    Why,
+    WhyReply,
 )
+from agent.membership.messages.orders import (
+    ChangeKeys,
+    Drop,
+    DropReply,
+    Join,
+    KeysReply,
+    Leave,
+    Switch,
+    SwitchReply,
+)
+from agent.membership.messages.view import GetView, ReplaceVoter, ViewReply, WatchView
 from agent.membership.settings import detector_named
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.transport import Transport
@@ -102,21 +116,21 @@ class Requests:
     def endpoints(self) -> dict[str, Endpoint]:
         """Returns the endpoint of each type of request."""
         orders = (
-            endpoint(messages.Leave, self._leave),
-            endpoint(messages.Join, self._join),
-            endpoint(messages.Switch, self._switch),
-            endpoint(messages.Drop, self._drop),
-            endpoint(messages.ReplaceVoter, self._replace_voter),
-            endpoint(messages.ChangeKeys, self._change_keys),
+            endpoint(Leave, self._leave),
+            endpoint(Join, self._join),
+            endpoint(Switch, self._switch),
+            endpoint(Drop, self._drop),
+            endpoint(ReplaceVoter, self._replace_voter),
+            endpoint(ChangeKeys, self._change_keys),
         )
         return by_kind(
-            endpoint(messages.GetMembers, self._members),
-            endpoint(messages.GetView, self._view),
-            endpoint(messages.WatchView, self._watch),
-            endpoint(messages.GetEvents, self._events),
-            endpoint(messages.Why, self._why),
-            endpoint(messages.Hint, self._hint),
-            endpoint(messages.Attach, self._attach),
+            endpoint(GetMembers, self._members),
+            endpoint(GetView, self._view),
+            endpoint(WatchView, self._watch),
+            endpoint(GetEvents, self._events),
+            endpoint(Why, self._why),
+            endpoint(Hint, self._hint),
+            endpoint(Attach, self._attach),
             *map(self._from_operators, orders),
         )
 
@@ -139,13 +153,13 @@ class Requests:
 
     # Questions
 
-    def _members(self, request: messages.GetMembers, call: Call) -> messages.MembersReply:
+    def _members(self, request: GetMembers, call: Call) -> MembersReply:
         service, core = self._service, self._service.core
         now, monitor = clock.monotonic(), core.monitor
         found = sorted(core.members().values(), key=lambda member: member.name)
         tcp = self._probe_tcp([member.name for member in found]) if request.probe else {}
         transport = service.transport
-        return messages.MembersReply(
+        return MembersReply(
             members=tuple([self._describe(member, now, tcp) for member in found]),
             view=service.view,
             majority=core.majority,
@@ -213,10 +227,10 @@ class Requests:
                 found[name] = future.result(limit.remaining(clock.monotonic()))
         return found
 
-    def _view(self, request: messages.GetView, call: Call) -> ViewReply:
+    def _view(self, request: GetView, call: Call) -> ViewReply:
         return ViewReply(self._service.view)
 
-    def _watch(self, request: messages.WatchView, call: Call) -> ViewReply:
+    def _watch(self, request: WatchView, call: Call) -> ViewReply:
         service = self._service
         with service.changed:
             service.changed.wait_for(
@@ -225,14 +239,14 @@ class Requests:
             )
             return ViewReply(service.view)
 
-    def _events(self, request: messages.GetEvents, call: Call) -> EventsReply:
+    def _events(self, request: GetEvents, call: Call) -> EventsReply:
         return self._service.event_log.since(request.since, min(request.wait_s, WATCH_S_MAX))
 
-    def _why(self, request: messages.Why, call: Call) -> messages.WhyReply:
+    def _why(self, request: Why, call: Call) -> WhyReply:
         name = self._known(request.name)
         monitor, now, wall = self._service.core.monitor, clock.monotonic(), clock.wall()
         member = monitor.table.get(name)
-        return messages.WhyReply(
+        return WhyReply(
             observer=self._service.config.name,
             name=name,
             state=member.state.label if member is not None else "unknown",
@@ -248,7 +262,7 @@ class Requests:
 
     # Reports of other agents
 
-    def _hint(self, request: messages.Hint, call: Call) -> Done:
+    def _hint(self, request: Hint, call: Call) -> Done:
         self._service.submit(events.HintReceived(self._known(request.name)))
         return Done()
 
@@ -257,7 +271,7 @@ class Requests:
             raise NotFound(f"no node is called {name!r}", hint="list them with: fab list-mem-ids")
         return name
 
-    def _attach(self, request: messages.Attach, call: Call) -> Done:
+    def _attach(self, request: Attach, call: Call) -> Done:
         if call.peer != LOCAL:
             raise Forbidden(f"{call.peer!r} is not on this machine", hint="attach over the Unix socket")
         if request.service not in SERVICES:
@@ -269,41 +283,41 @@ class Requests:
 
     # Orders
 
-    def _leave(self, request: messages.Leave, call: Call) -> Done:
+    def _leave(self, request: Leave, call: Call) -> Done:
         self._service.submit(events.LeaveRequested())
         self._await(lambda: self._service.core.monitor.leaving, "leaving")
         return Done()
 
-    def _join(self, request: messages.Join, call: Call) -> Done:
+    def _join(self, request: Join, call: Call) -> Done:
         self._service.submit(events.JoinRequested())
         self._await(lambda: not self._service.core.monitor.leaving, "joining")
         return Done()
 
-    def _switch(self, request: messages.Switch, call: Call) -> messages.SwitchReply:
+    def _switch(self, request: Switch, call: Call) -> SwitchReply:
         monitor = self._service.core.monitor
         before = monitor.settings
         detector = before.detector if request.detector is None else detector_named(request.detector)
         suspicion = before.suspicion if request.suspicion is None else request.suspicion
         self._service.submit(events.SwitchRequested(detector, suspicion))
         self._await(lambda: monitor.settings > before, "the switch")
-        return messages.SwitchReply(SettingsReport.of(monitor.settings))
+        return SwitchReply(SettingsReport.of(monitor.settings))
 
-    def _drop(self, request: messages.Drop, call: Call) -> messages.DropReply:
+    def _drop(self, request: Drop, call: Call) -> DropReply:
         transport, percent = self._service.transport, request.percent
         if percent is not None:
             if not 0 <= percent <= 100:
                 raise UsageError(f"{percent:g} is not a share from 0 to 100 %", hint="fab drop --percent 5")
             transport.set_drop(percent, request.seed)
-        return messages.DropReply(transport.drop_percent, transport.discarded)
+        return DropReply(transport.drop_percent, transport.discarded)
 
-    def _replace_voter(self, request: messages.ReplaceVoter, call: Call) -> ViewReply:
+    def _replace_voter(self, request: ReplaceVoter, call: Call) -> ViewReply:
         if bool(request.old) != bool(request.new):
             raise UsageError(
                 "a voter is replaced by another one: name both", hint="fab voters --replace vm2 --by vm6"
             )
         return ViewReply(self._service.replace_voter(request.old, request.new))
 
-    def _change_keys(self, request: messages.ChangeKeys, call: Call) -> messages.KeysReply:
+    def _change_keys(self, request: ChangeKeys, call: Call) -> KeysReply:
         service, mark = self._service, request.fingerprint
         match request.operation:
             case "list":
@@ -317,7 +331,7 @@ class Requests:
                 ring = service.change_ring(lambda ring: ring.remove(mark))
             case never:
                 assert_never(never)
-        return messages.KeysReply(tuple(ring.fingerprints()))
+        return KeysReply(tuple(ring.fingerprints()))
 
     def _await(self, predicate: Callable[[], bool], what: str) -> None:
         """Waits for the effect of an order, which the core does not announce: it is polled every 10 ms."""

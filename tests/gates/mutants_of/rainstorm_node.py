@@ -15,20 +15,24 @@ LOOP = "agent/rainstorm/task/shell/loop.py"
 BOUNDARIES = "agent/rainstorm/job/boundaries.py"
 STORAGE = "agent/rainstorm/io/storage.py"
 LINKS = "agent/rainstorm/io/links.py"
+LAUNCHER = "agent/rainstorm/host/shell/launcher.py"
+TASK = "agent/rainstorm/task/shell/task.py"
+LAUNCHERLINK = "agent/rainstorm/host/shell/launcherlink.py"
 
-OF_HOST = ("tests/unit/rainstorm/host/core/test_host.py",)
-OF_WRITERS = ("tests/unit/rainstorm/host/shell/test_writers.py",)
-OF_SUPERVISOR = ("tests/unit/rainstorm/host/shell/test_supervisor.py",)
-OF_ALIGNMENT = ("tests/unit/rainstorm/task/core/test_alignment.py",)
-OF_PROCESSOR = ("tests/unit/rainstorm/task/core/test_processor.py",)
-OF_BOUNDARIES = (
-    "tests/unit/rainstorm/job/test_boundaries.py::test_a_line_feed_inside_quotes_ends_no_record",
-)
-OF_READER = ("tests/unit/rainstorm/task/sources/test_splitreader.py",)
-OF_KEYED = ("tests/unit/rainstorm/task/state/test_keyed.py",)
-OF_LOOP = ("tests/unit/rainstorm/task/shell/test_loop.py",)
-OF_STORAGE = ("tests/unit/rainstorm/io/test_storage.py",)
-OF_LINKS = ("tests/unit/rainstorm/io/test_links.py",)
+OF_HOST = "tests/unit/rainstorm/host/core/test_host.py"
+OF_WRITERS = "tests/unit/rainstorm/host/shell/test_writers.py"
+OF_SUPERVISOR = "tests/unit/rainstorm/host/shell/test_supervisor.py"
+OF_ALIGNMENT = "tests/unit/rainstorm/task/core/test_alignment.py"
+OF_PROCESSOR = "tests/unit/rainstorm/task/core/test_processor.py"
+OF_BOUNDARIES = "tests/unit/rainstorm/job/test_boundaries.py"
+OF_READER = "tests/unit/rainstorm/task/sources/test_splitreader.py"
+OF_KEYED = "tests/unit/rainstorm/task/state/test_keyed.py"
+OF_LOOP = "tests/unit/rainstorm/task/shell/test_loop.py"
+OF_STORAGE = "tests/unit/rainstorm/io/test_storage.py"
+OF_LINKS = "tests/unit/rainstorm/io/test_links.py"
+OF_LAUNCHER = "tests/unit/rainstorm/host/shell/test_launcher.py"
+OF_TASK = "tests/unit/rainstorm/task/shell/test_task.py"
+OF_LAUNCHERLINK = "tests/unit/rainstorm/host/shell/test_launcherlink.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -36,7 +40,7 @@ MUTANTS: tuple[Mutant, ...] = (
         HOST,
         "if command.term < self.term:",
         "if False:",
-        OF_HOST,
+        (f"{OF_HOST}::test_an_old_leader_commands_nothing",),
     ),
     Mutant(
         "a snapshot of an earlier generation is ignored",
@@ -44,133 +48,133 @@ MUTANTS: tuple[Mutant, ...] = (
         "        epoch, generation = event.said.epoch, event.said.generation\n"
         "        if not self._current(event.job, generation):\n",
         "        epoch, generation = event.said.epoch, event.said.generation\n        if False:\n",
-        OF_HOST,
+        (f"{OF_HOST}::test_words_about_unknown_jobs_are_ignored",),
     ),
     Mutant(
         "an epoch is acknowledged when all tasks of the node have handed it over",
         HOST,
         "if len(gathered) < len(job.tasks):",
         "if not gathered:",
-        OF_HOST,
+        (f"{OF_HOST}::test_an_epoch_leaves_in_one_append_and_is_acknowledged_when_durable",),
     ),
     Mutant(
         "what a task hands over first counts",
         HOST,
         "        if event.task in gathered:\n",
         "        if False:\n",
-        OF_HOST,
+        (f"{OF_HOST}::test_an_epoch_handed_over_twice_counts_once",),
     ),
     Mutant(
         "epochs that are open are bounded",
         HOST,
         "if epoch not in job.open and len(job.open) >= EPOCHS_OPEN_MAX:",
         "if False:",
-        OF_HOST,
+        (f"{OF_HOST}::test_a_task_that_hands_over_epochs_that_nobody_asked_for_has_failed",),
     ),
     Mutant(
         "an older generation does not stop a newer one",
         HOST,
         "return self._stop(job) if self._known(job, generation) else []",
         "return self._stop(job)",
-        OF_HOST,
+        (f"{OF_HOST}::test_a_stop_ends_tasks_but_not_those_of_a_newer_generation",),
     ),
     Mutant(
         "output of epochs that never happened is not published",
         HOST,
         "if key[0] <= committed}",
         "}",
-        OF_HOST,
+        (f"{OF_HOST}::test_output_that_was_not_committed_is_forgotten",),
     ),
     Mutant(
         "an epoch of a sink task is published under one sequence",
         WRITERS,
         "sequence = wanted.epoch * PIECES_PER_EPOCH_MAX + number",
         "sequence = wanted.epoch * PIECES_PER_EPOCH_MAX + number + id(wanted)",
-        OF_WRITERS,
+        (f"{OF_WRITERS}::test_output_is_published_once_in_pieces",),
     ),
     Mutant(
         "after a failed append segments go to a new file",
         WRITERS,
         "            self._open.pop(wanted.job, None)\n",
         "            pass\n",
-        OF_WRITERS,
+        (f"{OF_WRITERS}::test_after_a_failed_append_a_new_file_is_begun",),
     ),
     Mutant(
         "a task that sends an invalid message is ended",
         SUPERVISOR,
         "        self.kill()\n        self.exited.wait(EXIT_TIMEOUT_S)\n",
         "        self.exited.wait(EXIT_TIMEOUT_S)\n",
-        OF_SUPERVISOR,
+        (f"{OF_SUPERVISOR}::test_a_process_whose_first_message_is_no_hello_ends",),
     ),
     Mutant(
         "a channel that has delivered its barrier is held back",
         ALIGNMENT,
         "return self._exactly_once and self._delivered.get(channel, 0) > self._epoch",
         "return False",
-        OF_ALIGNMENT,
+        (f"{OF_ALIGNMENT}::test_a_channel_that_is_ahead_waits",),
     ),
     Mutant(
         "an epoch has ended when all channels have delivered its barrier",
         ALIGNMENT,
         "reached = min(self._delivered.get(name, self._epoch) for name in self._channels)",
         "reached = max(self._delivered.get(name, self._epoch) for name in self._channels)",
-        OF_ALIGNMENT,
+        (f"{OF_ALIGNMENT}::test_the_input_has_ended_when_all_channels_have",),
     ),
     Mutant(
         "a source takes a bounded number of bytes into an epoch",
         PROCESSOR,
         "if self._reader is None or self._epoch_bytes >= EPOCH_BYTES_MAX:",
         "if self._reader is None:",
-        OF_PROCESSOR,
+        (f"{OF_PROCESSOR}::test_a_source_stops_when_its_epoch_is_full",),
     ),
     Mutant(
         "a task that goes back undoes what it changed since",
         PROCESSOR,
         "                operator.state.roll_back(restore.epoch)\n",
         "                pass\n",
-        OF_PROCESSOR,
+        (f"{OF_PROCESSOR}::test_a_reset_undoes_whatever_came_after_the_commit",),
     ),
     Mutant(
         "the undo of an epoch holds the value before its first change",
         KEYED,
         "        if key not in self._open:\n",
         "        if True:\n",
-        OF_KEYED,
+        (f"{OF_KEYED}::test_a_key_that_changed_twice_has_its_value_of_before_the_first_change_again",),
     ),
     Mutant(
         "epochs are undone from the newest to the oldest",
         KEYED,
         "if number > epoch), reverse=True):",
         "if number > epoch)):",
-        OF_KEYED,
+        (f"{OF_KEYED}::test_epochs_are_undone_from_the_newest_to_the_oldest",),
     ),
     Mutant(
         "a line feed inside quotes does not end a record at a split",
         BOUNDARIES,
         "        if not parity:\n",
         "        if True:\n",
-        OF_BOUNDARIES,
+        (f"{OF_BOUNDARIES}::test_a_line_feed_inside_quotes_ends_no_record",),
     ),
     Mutant(
         "a split begins with the parity of the quotes before it",
         READER,
         "inside=self._inside.get(split.index, False)",
         "inside=False",
-        OF_READER,
+        (f"{OF_READER}::test_a_split_that_begins_inside_quotes_begins_with_the_record_behind_them",),
     ),
     Mutant(
         "a record is bounded",
         READER,
         "if request.size >= RECORD_BYTES_MAX:",
         "if False:",
-        OF_READER,
+        (f"{OF_READER}::test_the_limit_of_a_record_does_not_depend_on_the_read_size",),
     ),
     Mutant(
         "a channel of another generation is refused",
         LOOP,
         "if not current or self._core is None",
         "if self._core is None",
-        OF_LOOP,
+        (f"{OF_LOOP}::test_whoever_is_no_input_of_this_generation_is_not_listened_to",),
     ),
     Mutant(
         "an append is sent again with the same sequence until its outcome is known",
@@ -178,13 +182,78 @@ MUTANTS: tuple[Mutant, ...] = (
         "            except Conflict:\n                raise\n            except RainStormError as error:\n"
         "                self._give_up_or_wait(error, deadline, attempt)\n",
         "            except RainStormError:\n                raise\n",
-        OF_STORAGE,
+        (f"{OF_STORAGE}::test_an_append_whose_answer_is_lost_is_made_once",),
     ),
     Mutant(
         "a node whose commands find no room counts as unreachable",
         LINKS,
         '            self._fail("its queue is full")\n',
         "            pass\n",
-        OF_LINKS,
+        (f"{OF_LINKS}::test_a_full_queue_makes_a_node_unreachable",),
+    ),
+    Mutant(
+        "the launcher serves the user of the agent only",
+        LAUNCHER,
+        "        if peer == uid:\n",
+        "        if True:\n",
+        (f"{OF_LAUNCHER}::test_only_the_agents_user_is_served",),
+    ),
+    Mutant(
+        "a task gets nothing that systemd passes to a service",
+        LAUNCHER,
+        " if name not in DROPPED_ENVIRONMENT}",
+        "}",
+        (f"{OF_LAUNCHER}::test_a_task_has_its_own_files_and_nothing_of_the_service",),
+    ),
+    Mutant(
+        "what a task left running ends with it",
+        LAUNCHER,
+        "        self._kill(number)\n        status",
+        "        status",
+        (f"{OF_LAUNCHER}::test_a_task_that_ends_is_reported_and_what_it_left_is_killed",),
+    ),
+    Mutant(
+        "no task outlives its launcher",
+        TASK,
+        "    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)\n",
+        "",
+        (f"{OF_TASK}::test_the_process_limits_itself_and_ends_with_its_agent",),
+    ),
+    Mutant(
+        "a task has no other open files than its own",
+        LAUNCHER,
+        "PACKET_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)",
+        "PACKET_BYTES_MAX, room)",
+        (f"{OF_LAUNCHER}::test_a_task_has_its_own_files_and_nothing_of_the_service",),
+    ),
+    Mutant(
+        "a task is reported as ended once",
+        LAUNCHERLINK,
+        "task = self._tasks.pop(number, None)",
+        "task = self._tasks.get(number)",
+        (f"{OF_LAUNCHERLINK}::test_a_task_that_ends_is_reported_with_its_cause",),
+    ),
+    Mutant(
+        "a launcher that sends an invalid message is left",
+        LAUNCHERLINK,
+        '            logger.error("launcher_sent_invalid_message error=%r", error)\n'
+        "            return False\n",
+        '            logger.error("launcher_sent_invalid_message error=%r", error)\n',
+        (f"{OF_LAUNCHERLINK}::test_a_packet_that_is_no_message_ends_the_connection",),
+    ),
+    Mutant(
+        "output is published before the publication is reported",
+        WRITERS,
+        "                self._post(PublicationRefused(wanted.job, wanted.epoch, wanted.task, failure))\n"
+        "            return\n",
+        "                self._post(PublicationRefused(wanted.job, wanted.epoch, wanted.task, failure))\n",
+        (f"{OF_WRITERS}::test_a_publication_that_can_never_succeed_is_refused",),
+    ),
+    Mutant(
+        "the memory of a task is bounded",
+        TASK,
+        "    resource.setrlimit(resource.RLIMIT_DATA, (arguments.memory, arguments.memory))\n",
+        "",
+        (f"{OF_TASK}::test_the_process_limits_itself_and_ends_with_its_agent",),
     ),
 )

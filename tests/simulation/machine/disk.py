@@ -156,6 +156,19 @@ class MachineDisk:
             found += [path] if isinstance(inode, File) else self.paths(path)
         return sorted(found)
 
+    def durable_contents(self, folder: str) -> Iterator[bytes]:
+        """Yields the bytes of each file below a folder that a loss of power is certain to leave."""
+        found: Inode | None = self.root
+        for name in _parts(folder):
+            found = found.durable.get(name) if isinstance(found, Folder) else None
+        waiting = [found]
+        while waiting:
+            inode = waiting.pop()
+            if isinstance(inode, File):
+                yield bytes(inode.durable)
+            elif inode is not None:
+                waiting += inode.durable.values()
+
     # What processes need
 
     def begin(self, process: str, name: str, path: str, size: int = 0) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from agent.common.errors import RainStormError
 from agent.common.shell import threads
 from agent.membership.client import Events, MembershipClient
-from agent.membership.messages import ClusterEvent, MemberChanged, UnknownEvent
+from agent.membership.messages.events import ClusterEvent, MemberChanged, UnknownEvent
 from agent.wire import auth
 from agent.wire.client import Address, Client
 from tests.simulation.machine.cluster import OPERATOR

@@ -11,9 +11,10 @@ from typing import Any
 
 from agent.common.errors import RainStormError
 from agent.common.shell import clock, disk
-from agent.membership import attachment, follower, messages
+from agent.membership import attachment, follower
 from agent.membership.core import events
-from agent.membership.messages import ClusterEvent, ViewReply
+from agent.membership.messages.events import ClusterEvent
+from agent.membership.messages.view import ViewReply, WatchView
 from agent.membership.service import Service
 from agent.membership.shell import requests, store, transport
 from agent.membership.shell.eventlog import EventLog
@@ -65,7 +66,7 @@ def _leave_connection_open(self: AntiEntropy, name: str) -> None:
         self._exchange(self._make_client(), name)
 
 
-def _wait_for_the_view_alone(self: Requests, request: messages.WatchView, call: Call) -> ViewReply:
+def _wait_for_the_view_alone(self: Requests, request: WatchView, call: Call) -> ViewReply:
     service = self._service
     with service.changed:
         service.changed.wait_for(

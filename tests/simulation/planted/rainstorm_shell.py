@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.common.errors import Overloaded, RainStormError
-from agent.common.shell import clock, threads
+from agent.common.shell import clock, network, threads
 from agent.rainstorm.host.core.events import AppendSegments, OutputPublished, PublishOutput
 from agent.rainstorm.host.shell import launcherlink, supervisor
 from agent.rainstorm.host.shell.launcherlink import LauncherLink
@@ -26,6 +26,7 @@ from agent.rainstorm.leader.shell import leader as leader_shell
 from agent.rainstorm.leader.shell.joblog import LogWriter
 from agent.rainstorm.leader.shell.leader import Dispatcher
 from agent.rainstorm.task.shell.arrivals import Arrivals
+from agent.rainstorm.task.shell.channel import Channel
 from agent.rainstorm.task.shell.identity import Identity
 from agent.rainstorm.task.shell.loop import TaskLoop
 from tests.simulation.planted.bug import PlantedBug
@@ -192,6 +193,10 @@ def _wait_for_handshakes(self: Arrivals, identity: Identity | None) -> None:
     _accept(self, None if identity is None else _PatientIdentity(identity))
 
 
+def _wait_for_room_alone(self: TaskLoop, output: Channel) -> None:
+    network.wait([], [output.sock])
+
+
 _accept = Arrivals.accept
 
 
@@ -284,5 +289,12 @@ BUGS = (
         "no wake-up is lost",
         RAINSTORM,
         ((TaskLoop, "_release", _nothing),),
+    ),
+    PlantedBug(
+        "a task with a full channel does not hear its agent",
+        "a full channel never keeps a task from its agent",
+        RAINSTORM,
+        ((TaskLoop, "_wait_for_room", _wait_for_room_alone),),
+        ("hang_task", "pause_task", "cut"),
     ),
 )

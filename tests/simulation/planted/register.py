@@ -7,7 +7,7 @@ from typing import Any
 
 from agent.common import register
 from agent.common.register import Accept, Answer, Prepare, Proposal, Slot, VoterRequest
-from agent.common.shell import threads
+from agent.common.shell import disk, threads
 from agent.common.shell.framedlog import FramedLog
 from agent.common.votermemory import Judgement, Verdict
 from agent.wire.register import proposer, store, voter
@@ -84,6 +84,11 @@ def _begin_without_learning(self: Voter, slots: Mapping[str, Slot], founders: Ma
     _begin(self, {}, founders)
 
 
+def _begin_without_its_id(self: Voter, slots: Mapping[str, Slot], founders: Mapping[str, str]) -> None:
+    disk.unlink(self._disk_path, missing_ok=True)
+    _begin(self, slots, founders)
+
+
 _begin = Voter._begin
 
 
@@ -137,6 +142,13 @@ BUGS: tuple[PlantedBug, ...] = (
         "a voter that has not voted yet may restart",
         REGISTER,
         ((Voter, "_load_disk", _another_disk),),
+        ("founding",),
+    ),
+    PlantedBug(
+        "drops its id before its log is written",
+        "a voter that has not voted yet may restart",
+        REGISTER,
+        ((Voter, "_begin", _begin_without_its_id),),
         ("founding",),
     ),
     PlantedBug(

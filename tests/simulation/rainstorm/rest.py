@@ -1,6 +1,7 @@
 """What must not be so in the engine's shells.
 
-While faults strike, no loop stands still and none spins; at rest, nothing is held, waited for or left over.
+While faults strike, no loop stands still, none spins, and no task is deaf to its agent; at rest, nothing is
+held, waited for or left over.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ from typing import Any
 from agent.common.shell.runner import CoreRunner
 from agent.common.shell.worker import Worker
 from agent.rainstorm.service import Service
+from tests.simulation.machine.kernel import StreamEnd
 from tests.simulation.machine.network import SimNetwork
+from tests.simulation.machine.polling import Poll
+from tests.simulation.rainstorm.launcher import TaskProcess
 from tests.simulation.rainstorm.world import World
 
 # A core's loop may carry out effects for so long; a watchdog would end the agent at some point.
 STANDSTILL_S = 2.0
+# A task that waits for its neighbours takes a command at once; a thread may be stalled for STALL_S_MAX.
+DEAF_S = 0.3
 # Connections that one process may open within a look: more is a loop without a pause.
 DIALS_MAX = 25
 # An agent stops of these, and starts again, when its disk refuses something.
@@ -29,10 +35,13 @@ class Liveness:
         # Of each loop that has events: how far it was, and since when it has not gone on.
         self._seen: dict[CoreRunner, tuple[int, float]] = {}
         self._dials: dict[str, int] = {}
+        # Tasks that wait for sockets although a command is there, and since when.
+        self._deaf: dict[TaskProcess, float] = {}
 
     def look(self) -> None:
         """Fails when a loop has had events for too long without taking one, or asks without a pause."""
         self._look_at_dials()
+        self._look_at_tasks()
         now, seen = self._world.scheduler.now, self._seen
         self._seen = {}
         for name in self._world.up():
@@ -56,6 +65,23 @@ class Liveness:
             if grown > DIALS_MAX:
                 raise AssertionError(f"{name} opens {grown} connections within a tenth of a second")
         self._dials = dials
+
+    def _look_at_tasks(self) -> None:
+        now, before = self._world.scheduler.now, self._deaf
+        self._deaf = {}
+        for task in self._world.processes():
+            if not task.process.paused and _ignores_its_agent(task):
+                self._deaf[task] = before.get(task, now)
+                if now - self._deaf[task] > DEAF_S:
+                    raise AssertionError(f"{task.process.name} does not hear its agent for {DEAF_S:g} s")
+
+
+def _ignores_its_agent(task: TaskProcess) -> bool:
+    """Tells whether a task waits for some of its sockets while its agent's has something to read."""
+    if task.task is None or not any(isinstance(t.waiting_for, Poll) for t in task.process.threads):
+        return False
+    end: StreamEnd = task.task._control.sock.kernel  # type: ignore[attr-defined]  # a simulated one
+    return bool(end.is_readable())
 
 
 def findings(world: World, disks_hurt: set[str]) -> list[str]:

@@ -6,6 +6,7 @@ within its bound, with all that was ever acknowledged; G5 after the faults each 
 
 from __future__ import annotations
 
+import errno
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from agent.wire.register.proposer import Registers
 from agent.wire.register.voter import Voter
 from agent.wire.server import Server
 from tests.simulation.machine.cluster import DATA_FOLDER, OPERATOR, Cluster
+from tests.simulation.machine.disk import Fault
 from tests.simulation.machine.faults import Faults
 from tests.simulation.machine.host import Agent, Node
 from tests.simulation.machine.schedule import Schedule, Step, draw
@@ -47,9 +49,13 @@ FORGOTTEN_VOTES_S = OPERATION_TIMEOUT_S + 6.0
 PATIENCE_S = 1.0
 # A bit of a voter's log that flips while its machine is off: that voter is lost. A voter that crashes, and is
 # back at once, while two clients wait for its promise. One that comes back with an empty disk. And a loss of
-# power for all voters that do not vote yet when the first of a new cluster does.
+# power for all founders that do not vote yet, a moment after the first one does; or a failing disk for all
+# but one of them, as they write their logs.
 EXTRA: dict[str, int | str] = {"flip": 1, "bounce": 1, "forget": 1, "founding": 0}
 AMBUSH_S, AMBUSH_STEP_S = 2.0, 0.0005
+# A founder writes for so long.
+FOUNDING_S = 0.02
+POWER_SHARE = 0.5
 LOG = f"{DATA_FOLDER}/voter/registers.log"
 LOG_BYTES_MIN = 400
 DISK_ERRORS = ("DiskFull(", "DiskFailed(", "OSError(")
@@ -270,18 +276,33 @@ class RegisterRun:
             self.hits["a log rotted"] += 1
 
     def _interrupt_founding(self, step: Step) -> None:
-        agents = {name: node.agents[SERVICE] for name, node in self.cluster.nodes.items()}
-        voting = [
-            name
-            for name, agent in agents.items()
-            if isinstance(agent.service, VoterAgent) and agent.service.voter.votes
+        if step.amount < POWER_SHARE:
+            self._await_founder(step)
+            return
+        self.hits["founding interrupted"] += 1
+        spared = int(step.amount * 1000) % len(self.cluster.nodes)
+        for number, node in enumerate(self.cluster.nodes.values()):
+            if number != spared:
+                self.faults.disks_hurt.add(node.name)
+                node.disk.faults.append(Fault("open", f"{LOG}.new", error=errno.EIO))
+
+    def _await_founder(self, step: Step) -> None:
+        scheduler = self.cluster.scheduler
+        if any(agent.voter.votes for agent in self._agents()):
+            scheduler.after(step.amount * FOUNDING_S, lambda: self._cut_off_founders(step))
+        elif not self.faults.is_over:
+            scheduler.after(AMBUSH_STEP_S, lambda: self._await_founder(step))
+
+    def _cut_off_founders(self, step: Step) -> None:
+        services = {name: node.agents[SERVICE].service for name, node in self.cluster.nodes.items()}
+        late = [
+            self.cluster.nodes[name]
+            for name, service in services.items()
+            if not (isinstance(service, VoterAgent) and service.voter.votes)
         ]
-        if voting and len(voting) < len(agents):
+        if late and not self.faults.is_over:
             self.hits["founding interrupted"] += 1
-            late = [self.cluster.nodes[name] for name in agents if name not in voting]
             self.faults.cut_power(late, step)
-        elif not voting and not self.faults.is_over:
-            self.cluster.scheduler.after(AMBUSH_STEP_S, lambda: self._interrupt_founding(step))
 
     def _bounce(self, step: Step) -> None:
         self._ambush(self.cluster.nodes[step.nodes[0]], self.cluster.scheduler.now + AMBUSH_S)

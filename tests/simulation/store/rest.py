@@ -33,7 +33,7 @@ DISK_ERRORS = ("DiskFull(", "DiskFailed(", "Corrupt(", "OSError(", "PortInUse(")
 def check(run: StoreRun) -> list[str]:
     """Returns what is wrong, the most telling things first."""
     cluster = run.cluster
-    found = _crashes(run)
+    found = run.copies.problems or _crashes(run)
     if found:
         return found
     operator = Operator(run)

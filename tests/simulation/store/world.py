@@ -18,7 +18,8 @@ from agent.common.config import HydfsConfig
 from agent.hydfs import client as client_module
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.service import Service
-from agent.hydfs.shell import copier, gateway, put, repair, store, transfers
+from agent.hydfs.shell import copier, gateway, put, repair, store
+from agent.hydfs.shell.transfers import incoming
 from agent.membership import service as membership
 from tests.simulation.machine.cluster import DATA_FOLDER, Cluster
 from tests.simulation.machine.faults import Faults
@@ -26,6 +27,7 @@ from tests.simulation.machine.host import Factory
 from tests.simulation.machine.schedule import Schedule, Step, draw
 from tests.simulation.store import rest
 from tests.simulation.store.clients import BLOCK_BYTES, StoreClient, planned
+from tests.simulation.store.copies import Copies
 from tests.simulation.store.history import History
 from tests.simulation.store.strangers import Stranger
 from tests.simulation.store.view import SERVICE, Authority
@@ -79,7 +81,7 @@ def small_sizes() -> Iterator[None]:
         (gateway, "READ_BYTES_MAX", 300),
         (copier, "PIECE_BYTES", 200),
         (put, "IDLE_S_MAX", IDLE_S),
-        (transfers, "IDLE_S_MAX", IDLE_S),
+        (incoming, "IDLE_S_MAX", IDLE_S),
         (repair, "PASS_INTERVAL_S", PASS_INTERVAL_S),
         # Some lines go into the journal, the longer ones straight into the block's file.
         (store, "INLINE_BYTES_MAX", 64),
@@ -118,6 +120,7 @@ class StoreRun:
         )
         if schedule.variant == WHOLE:
             self.cluster.slots_older_s = POLL_S
+        self.copies = Copies(self.cluster.nodes)
         self.clients = self._clients() if with_clients else []
         self.faults = Faults(
             self.cluster,
@@ -157,6 +160,7 @@ class StoreRun:
         for client in self.clients:
             client.start()
         cluster.scheduler.run_for(FAULTS_S)
+        cluster.check(self.copies.problems)
         self.faults.end()
         cluster.wait_until(lambda: self.hits[DONE] == len(self.clients), ANSWERED_S)
         self.finish()
@@ -185,6 +189,7 @@ class StoreRun:
         paths = {f"{DATA_FOLDER}/hydfs/blocks/{file_id}.{number}" for file_id, number in sealed}
         rotting = sorted(paths & set(node.disk.paths()))
         if rotting:
+            self.copies.bereft[node.name] = None
             node.disk.flip_bit(rotting[int(step.amount * len(rotting))])
             self.hits["a block rotted"] += 1
 
@@ -192,6 +197,7 @@ class StoreRun:
         node = self.cluster.nodes[step.nodes[0]]
         if node.is_on:
             self.hits["a new disk"] += 1
+            self.copies.bereft[node.name] = None
             self.faults.cut_power([node], step)
             node.replace_disk()
 
@@ -222,6 +228,6 @@ def run(schedule: Schedule) -> StoreRun:
     """
     with small_sizes():
         found = StoreRun(schedule)
-        with found.cluster:
+        with found.copies.watched(), found.cluster:
             found.play()
         return found

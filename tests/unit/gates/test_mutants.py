@@ -79,7 +79,7 @@ def test_a_mutant_is_judged(checkout: Path, sandbox: Sandbox, old: str, new: str
     assert verdict.outcome == outcome
     assert verdict.by == (TEST if outcome == "killed" else "")
     assert (checkout / "agent" / "code.py").read_text("utf-8") == CODE
-    assert control(TEST, sandbox, LIMIT_S) == "", "the mutant was not unmade"
+    assert control([TEST], sandbox, LIMIT_S) == "", "the mutant was not unmade"
 
 
 def test_a_mutant_of_a_file_that_is_not_there_does_not_fit(sandbox: Sandbox) -> None:
@@ -94,18 +94,18 @@ def test_a_mutant_that_hangs_is_killed_only_if_that_is_stated(sandbox: Sandbox) 
     assert judge(make(old, new), sandbox, 1.0).outcome == "its tests did not end within 1 s"
     stated = judge(make(old, new, hangs=True), sandbox, 1.0)
     assert (stated.outcome, stated.by) == ("killed", "a test that does not end")
-    assert control(TEST, sandbox, LIMIT_S) == ""
+    assert control([TEST], sandbox, LIMIT_S) == ""
 
 
 def test_tests_that_fail_anyway_prove_nothing(sandbox: Sandbox) -> None:
     """The tests must pass on the code as it is, and they must run."""
     file = TEST.partition("::")[0]
     wrong, skipped, gone, ended = (f"{file}::test_{name}" for name in ("wrong", "skipped", "gone", "exit"))
-    assert control(wrong, sandbox, LIMIT_S) == f"{wrong} without any mutant: failed"
-    assert control(skipped, sandbox, LIMIT_S) == f"{skipped} was skipped"
-    assert control(gone, sandbox, LIMIT_S) == f"{gone} without any mutant: pytest ended with USAGE_ERROR"
+    assert control([wrong], sandbox, LIMIT_S) == f"{wrong} without any mutant: failed"
+    assert control([skipped], sandbox, LIMIT_S) == f"{skipped} was skipped"
+    assert control([gone], sandbox, LIMIT_S) == f"{gone} without any mutant: pytest ended with USAGE_ERROR"
     said = f"{ended} without any mutant: the tests' process ended with 3"
-    assert control(ended, sandbox, LIMIT_S) == said
+    assert control([ended], sandbox, LIMIT_S) == said
 
 
 @pytest.mark.slow

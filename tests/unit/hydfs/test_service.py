@@ -13,7 +13,8 @@ from agent.common.errors import AlreadyRunning, InvalidMessage, RainStormError, 
 from agent.common.shell import clock
 from agent.hydfs.messages.file import BeginPut, Create, PutPiece
 from agent.hydfs.service import Service
-from agent.hydfs.shell import put, transfers
+from agent.hydfs.shell import put
+from agent.hydfs.shell.transfers import incoming
 from tests.support import wait_until
 from tests.unit.hydfs.stores import SettableView, Stores
 
@@ -94,7 +95,7 @@ def test_what_clients_left_behind_is_given_up_in_time(
         wait_until(lambda: service._voter is not None and service._voter.votes, 10.0, "it votes")
         stores.hydfs().put("f", io.BytesIO(os.urandom(10)))
         monkeypatch.setattr(put, "IDLE_S_MAX", -1.0)
-        monkeypatch.setattr(transfers, "IDLE_S_MAX", -1.0)
+        monkeypatch.setattr(incoming, "IDLE_S_MAX", -1.0)
         client = stores.hydfs()
         begun = client._ask(BeginPut("g"), timeout_s=5.0).message
         client._ask(PutPiece(begun.file_id, 0), b"x", timeout_s=5.0)
@@ -108,9 +109,10 @@ def test_what_clients_left_behind_is_given_up_in_time(
 def test_invalid_requests_are_refused_and_counted(tmp_path: Path) -> None:
     with Stores(tmp_path, 1) as stores:
         stores.start()
+        client = stores.hydfs()
         for _ in range(3):
             with pytest.raises(InvalidMessage, match=r"hydfs\.create"):
-                stores.hydfs()._ask(Create("x" * 70_000), timeout_s=5.0)
+                client._client.ask(client._target, Create("x" * 70_000), timeout_s=5.0)
         assert stores.services["n1"]._server.refused["hydfs.create"] == 3
 
 

@@ -11,7 +11,7 @@ import pytest
 from agent.common.message import Done
 from agent.common.shell import clock
 from agent.membership.attachment import RENEWAL_INTERVAL_S, Attachment
-from agent.membership.messages import Attach
+from agent.membership.messages.agents import Attach
 from agent.wire.endpoint import Call, by_kind, endpoint
 from agent.wire.server import Server
 from tests.support import wait_until

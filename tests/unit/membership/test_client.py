@@ -12,19 +12,21 @@ import pytest
 from agent.common import message
 from agent.common.errors import InvalidMessage
 from agent.common.message import Done
-from agent.membership import messages
 from agent.membership.client import Events, MemberChanged, MembershipClient
-from agent.membership.messages import (
+from agent.membership.messages.agents import Hint
+from agent.membership.messages.events import EventsReply, GetEvents, UnknownEvent
+from agent.membership.messages.members import GetMembers, MembersReply, SettingsReport, Why, WhyReply
+from agent.membership.messages.orders import (
+    ChangeKeys,
+    Drop,
     DropReply,
-    EventsReply,
+    Join,
     KeysReply,
-    MembersReply,
-    SettingsReport,
+    Leave,
+    Switch,
     SwitchReply,
-    UnknownEvent,
-    ViewReply,
-    WhyReply,
 )
+from agent.membership.messages.view import GetView, ReplaceVoter, ViewReply, WatchView
 from agent.membership.view import NodeEntry, View
 from agent.wire.client import Client
 from agent.wire.endpoint import Call, Endpoint, by_kind
@@ -34,18 +36,18 @@ VIEW = View(3, 1, "n1", {"n1": NodeEntry("up", f"{1:032x}:1", 1)})
 SETTINGS = SettingsReport(2, "swim", True)
 CHANGED = MemberChanged("dead", "n2", f"{2:032x}:1", "dead", sequence=8)
 ANSWERS: dict[type[Any], Any] = {
-    messages.GetMembers: MembersReply((), VIEW, True, (("n1",),), SETTINGS),
-    messages.GetView: ViewReply(VIEW),
-    messages.WatchView: ViewReply(VIEW),
-    messages.ReplaceVoter: ViewReply(VIEW),
-    messages.Why: WhyReply("n1", "n2", "dead"),
-    messages.GetEvents: EventsReply((message.encode(CHANGED), {"kind": "of a newer release"}), 9, True),
-    messages.Hint: Done(),
-    messages.Leave: Done(),
-    messages.Join: Done(),
-    messages.Switch: SwitchReply(SETTINGS),
-    messages.Drop: DropReply(5.0, 7),
-    messages.ChangeKeys: KeysReply(("aa", "bb")),
+    GetMembers: MembersReply((), VIEW, True, (("n1",),), SETTINGS),
+    GetView: ViewReply(VIEW),
+    WatchView: ViewReply(VIEW),
+    ReplaceVoter: ViewReply(VIEW),
+    Why: WhyReply("n1", "n2", "dead"),
+    GetEvents: EventsReply((message.encode(CHANGED), {"kind": "of a newer release"}), 9, True),
+    Hint: Done(),
+    Leave: Done(),
+    Join: Done(),
+    Switch: SwitchReply(SETTINGS),
+    Drop: DropReply(5.0, 7),
+    ChangeKeys: KeysReply(("aa", "bb")),
 }
 
 
@@ -79,9 +81,9 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 
 def test_each_call_is_one_request(agent: Agent) -> None:
     client = agent.client
-    assert client.members(probe=True) == ANSWERS[messages.GetMembers]
+    assert client.members(probe=True) == ANSWERS[GetMembers]
     assert client.view() == client.watch(2, 0.5) == client.replace_voter("n1", "n2") == VIEW
-    assert client.why("n2") == ANSWERS[messages.Why]
+    assert client.why("n2") == ANSWERS[Why]
     client.hint("n2")
     client.leave()
     client.join()
@@ -89,17 +91,17 @@ def test_each_call_is_one_request(agent: Agent) -> None:
     assert client.drop(5.0, 1) == 5.0
     assert client.keys("use", fingerprint="aa") == ["aa", "bb"]
     assert [request for request, _ in agent.asked] == [
-        messages.GetMembers(True),
-        messages.GetView(),
-        messages.WatchView(2, 0.5),
-        messages.ReplaceVoter("n1", "n2"),
-        messages.Why("n2"),
-        messages.Hint("n2"),
-        messages.Leave(),
-        messages.Join(),
-        messages.Switch("swim", None),
-        messages.Drop(5.0, 1),
-        messages.ChangeKeys("use", "", "aa"),
+        GetMembers(True),
+        GetView(),
+        WatchView(2, 0.5),
+        ReplaceVoter("n1", "n2"),
+        Why("n2"),
+        Hint("n2"),
+        Leave(),
+        Join(),
+        Switch("swim", None),
+        Drop(5.0, 1),
+        ChangeKeys("use", "", "aa"),
     ]
 
 
@@ -118,9 +120,9 @@ def test_a_request_outlives_the_wait_that_it_asks_for(agent: Agent) -> None:
 def test_a_view_that_contradicts_itself_is_refused(agent: Agent) -> None:
     """All agents act on it, so none of them may see it."""
     strange = replace(VIEW, leader="n9")
-    for kind in (messages.GetView, messages.WatchView, messages.ReplaceVoter):
+    for kind in (GetView, WatchView, ReplaceVoter):
         agent.answers[kind] = ViewReply(strange)
-    agent.answers[messages.GetMembers] = replace(ANSWERS[messages.GetMembers], view=strange)
+    agent.answers[GetMembers] = replace(ANSWERS[GetMembers], view=strange)
     for ask in (
         agent.client.view,
         agent.client.members,

@@ -10,7 +10,7 @@ import pytest
 
 from agent.common.errors import Overloaded
 from agent.membership.follower import HeldView, ViewFollower
-from agent.membership.messages import ViewReply, WatchView
+from agent.membership.messages.view import ViewReply, WatchView
 from agent.membership.view import EMPTY, NodeEntry, View
 from agent.wire.endpoint import Call, by_kind, endpoint
 from agent.wire.server import Server

@@ -20,7 +20,7 @@ from agent.common.errors import (
     RainStormError,
 )
 from agent.common.register import Accept, Answer
-from agent.membership import datagrams, messages
+from agent.membership import datagrams
 from agent.membership.attachment import Attachment
 from agent.membership.client import MemberChanged, MembershipClient, ViewChanged
 from agent.membership.core import events
@@ -28,6 +28,7 @@ from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.dissemination.seal import Sealer
 from agent.membership.datagrams import Datagram, Kind
 from agent.membership.follower import ViewFollower
+from agent.membership.messages.agents import CompareTables, SwapRecords
 from agent.membership.service import Service
 from agent.membership.settings import DetectorKind, Settings
 from agent.membership.view import View
@@ -141,13 +142,13 @@ def test_nodes_may_ask_and_compare_tables_but_not_order(group: Group) -> None:
         mine = MembershipClient(local, group.config("n1").socket_path("membership"))
         assert mine.drop() == 0.0
         digest = group.services["n1"].core.monitor.table.digest
-        assert other.ask(group.address("n1"), messages.CompareTables(digest)).message.digests is None
-        found = other.ask(group.address("n1"), messages.CompareTables(digest ^ 1)).message.digests
+        assert other.ask(group.address("n1"), CompareTables(digest)).message.digests is None
+        found = other.ask(group.address("n1"), CompareTables(digest ^ 1)).message.digests
         assert found is not None
-        swapped = other.ask(group.address("n1"), messages.SwapRecords((0, 63)), b"\x90")
+        swapped = other.ask(group.address("n1"), SwapRecords((0, 63)), b"\x90")
         assert swapped.payload
         with pytest.raises(RainStormError):
-            other.ask(group.address("n1"), messages.SwapRecords((0,)), b"not records")
+            other.ask(group.address("n1"), SwapRecords((0,)), b"not records")
     finally:
         other.close()
         local.close()

@@ -156,6 +156,18 @@ def test_what_is_no_frame_is_refused_before_a_byte_is_sent(ends: Ends) -> None:
     assert Connection(ends.far, "vm1").receive(_soon()).header == {"fine": True}
 
 
+def test_each_step_has_what_is_left_of_the_deadline(ends: Ends) -> None:
+    deadline = _soon()
+    ends.near.send({}, b"", deadline)
+    first = ends.near.sock.gettimeout()
+    ends.far.sendall(encode(Frame({"n": 1}, b"payload")))
+    ends.near.receive(deadline)
+    last = ends.near.sock.gettimeout()
+    assert first is not None
+    assert last is not None
+    assert 5.0 >= first > last > 0.0
+
+
 def test_a_peer_that_sends_nothing_or_half_a_frame_costs_the_time_limit(ends: Ends) -> None:
     with pytest.raises(DeadlineExceeded, match="vm2 did not answer in time"):
         ends.near.receive(_soon(0.02))

@@ -17,7 +17,7 @@ from agent.wire import auth
 from agent.wire.client import Address, Client, dial_tcp
 from agent.wire.connection import Connection, FileSlice, Payload
 from agent.wire.messages import Ping
-from tests.unit.wire.test_server import _tls
+from tests.unit.wire.echoing import tls_of
 
 LIMIT_S = 0.4
 # A step that begins its time-out anew with each call takes many times as long.
@@ -82,7 +82,7 @@ def test_a_slow_dial_leaves_less_time_for_the_handshake(tmp_path: Path) -> None:
         return found
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        client = Client(auth.client_context(_tls(tmp_path, "vm2")), dial=dial)
+        client = Client(auth.client_context(tls_of(tmp_path, "vm2")), dial=dial)
         address = Address("127.0.0.1", silent.getsockname()[1], "vm1")
         began = time.monotonic()
         with pytest.raises(Unreachable):

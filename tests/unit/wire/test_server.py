@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -30,100 +30,15 @@ from agent.common.errors import (
     RainStormError,
     Unreachable,
 )
-from agent.common.message import Done, Request, Text
 from agent.common.shell import clock, network, threads
 from agent.wire import auth
 from agent.wire import server as serving
-from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
-from agent.wire.connection import Connection, FileSlice
-from agent.wire.endpoint import Answer, Call, by_kind, endpoint
+from agent.wire.connection import Connection
 from agent.wire.messages import Ping
 from agent.wire.server import Server
 from tests.support import wait_until
-
-GATE = threading.Event()
-
-
-def _tls(folder: Path, name: str, authority: str = "ca") -> TlsConfig:
-    issuer = Authority(folder / authority)
-    issuer.create("test")
-    issuer.issue(name, folder / authority)
-    return TlsConfig(
-        str(folder / authority / "ca.pem"),
-        str(folder / authority / f"{name}.pem"),
-        str(folder / authority / f"{name}.key"),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Echoed:
-    """The answer to ``Echo``."""
-
-    peer: Text
-    value: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Echo(Request[Echoed]):
-    """Asks for its payload again, or for something odd."""
-
-    kind: ClassVar[str] = "echo"
-    reply: ClassVar[type[Any]] = Echoed
-    want: Text = ""
-    path: Text = ""
-    peer: Text = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown(Request[Done]):
-    """Is answered by no server."""
-
-    kind: ClassVar[str] = "unknown-kind"
-    reply: ClassVar[type[Any]] = Done
-
-
-def _echo(request: Echo, call: Call) -> Answer[Echoed]:
-    value: Any = None
-    match request.want:
-        case "missing":
-            raise NotFound("no such thing", hint="look elsewhere", details={"name": "x"})
-        case "defect":
-            raise ZeroDivisionError
-        case "file":
-            descriptor = os.open(request.path, os.O_RDONLY)
-            return Answer(Echoed(call.peer), FileSlice(descriptor, 2, 1_000_000))
-        case "hang":
-            threading.Event().wait(2)
-        case "gate":
-            GATE.wait(5)
-        case "large":
-            value = "x" * 5_000_000
-        case "surrogate":
-            value = "\udcff"
-        case "object":
-            value = object()
-        case "bad error":
-            raise NotFound("file \udcff", details={"name": "\udcff"})
-    return Answer(Echoed(call.peer, value), call.payload)
-
-
-ENDPOINTS = by_kind(endpoint(Echo, _echo))
-
-
-class Place:
-    """One server on TLS and on a Unix socket, and a client of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.left: list[str] = []
-        self.server = Server("test", ENDPOINTS, on_disconnect=lambda peer, _: self.left.append(peer))
-        self.context = auth.server_context(_tls(folder, "vm1"))
-        self.port = self.server.listen_tls("127.0.0.1", 0, self.context)
-        self.unix = str(folder / "run" / "test.sock")
-        self.server.listen_unix(self.unix)
-        self.address = Address("127.0.0.1", self.port, "vm1")
-        self.client = Client(auth.client_context(_tls(folder, "vm2")))
+from tests.unit.wire.echoing import ENDPOINTS, GATE, Echo, Place, Unknown, tls_of
 
 
 @pytest.fixture
@@ -133,6 +48,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
     yield found
     found.client.close()
     found.server.stop()
+
+
+def test_the_unix_socket_is_for_the_user_and_the_group_of_the_agent(place: Place) -> None:
+    """There is no other protection: whoever can connect counts as this machine."""
+    assert stat.S_IMODE(os.stat(place.unix).st_mode) == 0o660
 
 
 def test_both_sides_know_each_other_by_certificate(place: Place) -> None:
@@ -174,10 +94,10 @@ def test_errors_come_back_as_themselves_and_the_connection_stays(place: Place) -
 
 def test_a_certificate_of_another_authority_is_refused(place: Place) -> None:
     """A certificate of another authority opens no connection, in neither direction."""
-    stranger = Client(auth.client_context(_tls(place.folder, "vm3", "other")))
+    stranger = Client(auth.client_context(tls_of(place.folder, "vm3", "other")))
     with pytest.raises(Unreachable):
         stranger.ask(place.address, Echo())
-    mixed = _tls(place.folder, "vm3", "other")
+    mixed = tls_of(place.folder, "vm3", "other")
     knows_ca = TlsConfig(str(place.folder / "ca" / "ca.pem"), mixed.certificate, mixed.key)
     pretender = Client(auth.client_context(knows_ca))
     with pytest.raises(Unreachable):
@@ -301,7 +221,7 @@ def test_another_protocol_version_is_refused_by_name(place: Place) -> None:
 
 def test_unreadable_certificates_are_a_configuration_error(tmp_path: Path) -> None:
     """The files are named."""
-    tls = _tls(tmp_path, "vm1")
+    tls = tls_of(tmp_path, "vm1")
     Path(tls.key).write_text("no key")
     with pytest.raises(ConfigError, match=r"vm1\.key"):
         auth.server_context(tls)
@@ -309,7 +229,7 @@ def test_unreadable_certificates_are_a_configuration_error(tmp_path: Path) -> No
 
 def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
     """No moment at which another user could read them."""
-    tls = _tls(tmp_path, "vm1")
+    tls = tls_of(tmp_path, "vm1")
     assert os.stat(tls.key).st_mode & 0o777 == 0o600
     assert os.stat(tmp_path / "ca" / "ca.key").st_mode & 0o777 == 0o600
 

@@ -10,7 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from agent.membership.member import Member, State
-from agent.membership.messages import EVENTS_MAX, ChangeKind
+from agent.membership.messages.events import ChangeKind
+from agent.membership.messages.members import HISTORY_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class History:
     """The newest entries about all members."""
 
     def __init__(self) -> None:
-        self._entries: deque[Entry] = deque(maxlen=EVENTS_MAX)
+        self._entries: deque[Entry] = deque(maxlen=HISTORY_MAX)
 
     def add(self, now: float, what: str, member: Member, by: str) -> None:
         """Adds an entry; the oldest one goes when there is no more room."""

@@ -35,7 +35,7 @@ from agent.membership.core.beliefs.table import Table
 from agent.membership.core.events import AdoptBoot, AnnounceConflict, AnnounceMember, Effect
 from agent.membership.datagrams import Update
 from agent.membership.member import LIVE, Member, State
-from agent.membership.messages import MEMBERS_MAX
+from agent.membership.messages.members import MEMBERS_MAX
 from agent.membership.settings import Settings
 
 if TYPE_CHECKING:

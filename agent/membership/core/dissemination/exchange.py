@@ -24,7 +24,7 @@ from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.beliefs.table import checksum
 from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
-from agent.membership.messages import TABLE_PARTS
+from agent.membership.messages.agents import TABLE_PARTS
 
 DIGESTS = struct.Struct(f">{TABLE_PARTS}I")
 # About 200 KB each way; the rest is swapped next time.

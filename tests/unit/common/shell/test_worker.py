@@ -221,7 +221,9 @@ def test_error_ends_the_worker_and_is_reported(run: Run) -> None:
             worker.submit(1, 0)
             worker.submit(2, 0)
             worker.start()
+            limit_at = threads.monotonic() + PATIENCE_S
             while len(dropped) < 1 or not told:
+                assert threads.monotonic() < limit_at, "what was left is not dropped, or the death not told"
                 threads.sleep(0.001)
             assert not worker.is_alive
             assert not worker.try_submit(3)

@@ -235,7 +235,7 @@ def test_a_store_that_fails_is_named_and_tried_again(bench: Bench, caplog: pytes
     bench.store.fails = None
     bench.wait_for(_lines(0, 50))
     wait_until(lambda: found.status().trouble == "", 5.0, "the trouble is over")
-    assert "collection_resumed" in caplog.text
+    wait_until(lambda: "collection_resumed" in caplog.text, 5.0, "the end of the trouble is logged")
     assert caplog.text.count("collection_waits about=hydfs") == 1
 
 

@@ -52,6 +52,18 @@ def test_a_search_ends_at_its_time_limit(place: Place) -> None:
     assert summary.cut == "cut after 0.2 s"
 
 
+def test_a_line_that_needs_too_much_memory_ends_its_grep(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine keeps its memory, and the other logs are searched."""
+    monkeypatch.setattr(search, "GREP_MEMORY_BYTES_MAX", 32 * 1024 * 1024)
+    (place.logs / "a.log.1.gz").write_bytes(gzip.compress(b"x" * (64 * 1024 * 1024), 1))
+    (place.logs / "a.log").write_bytes(b"y here\n")
+    output, summary = place.search(b"y here")
+    assert output == b"a.log:y here\n"
+    assert summary.problems == ("a.log.1.gz: memory exhausted",)
+
+
 def test_a_file_that_cannot_be_read_is_a_problem_of_its_own(place: Place) -> None:
     (place.logs / "a.log").write_bytes(b"x here\n")
     (place.logs / "b.log.1.gz").write_bytes(gzip.compress(b"x" * 100_000)[:-30])

@@ -63,6 +63,14 @@ def test_records_survive_and_acknowledged_ones_do_not_come_back(tmp_path: Path) 
     last.close()
 
 
+def test_a_spool_in_a_new_folder_has_another_name(tmp_path: Path) -> None:
+    """Its numbers begin again, and HyDFS must not take its records for those of the lost spool."""
+    spools = [_reopened(tmp_path / name)[0] for name in ("lost", "new")]
+    for spool in spools:
+        spool.close()
+    assert spools[0].identity != spools[1].identity
+
+
 def test_a_torn_tail_is_cut_wherever_it_was_torn(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     for attempt in range(20):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from agent.membership.messages import (
+from agent.membership.messages.events import (
     EVENTS_MAX,
     ChangeKind,
     ClusterEvent,

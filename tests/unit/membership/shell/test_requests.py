@@ -24,13 +24,16 @@ from agent.common.errors import (
 )
 from agent.common.message import Done, Request
 from agent.common.shell import clock, threads
-from agent.membership import messages
 from agent.membership.core import events
 from agent.membership.core import view as views
 from agent.membership.core.dissemination.keyring import KeyRing
 from agent.membership.core.node import MembershipCore
 from agent.membership.member import Member, State
-from agent.membership.messages import Attach, ViewChanged
+from agent.membership.messages.agents import Attach, Hint
+from agent.membership.messages.events import GetEvents, ViewChanged
+from agent.membership.messages.members import GetMembers, SettingsReport, Why
+from agent.membership.messages.orders import ChangeKeys, Drop, Join, Leave, Switch
+from agent.membership.messages.view import GetView, ReplaceVoter, WatchView
 from agent.membership.shell.eventlog import EventLog
 from agent.membership.shell.requests import Requests
 from agent.membership.shell.transport import Transport
@@ -113,7 +116,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def test_members_are_described_as_this_node_sees_them(desk: Desk) -> None:
     desk.submit(events.PeerHeard("n2", 0.5))
     desk.core.monitor.roster.put(clock.monotonic(), member("n3", State.SUSPECT), "n2")
-    found = desk.ask(messages.GetMembers())
+    found = desk.ask(GetMembers())
     assert [(each.name, each.state, each.reporters) for each in found.members] == [
         ("n1", "alive", ()),
         ("n2", "alive", ()),
@@ -129,15 +132,15 @@ def test_members_are_described_as_this_node_sees_them(desk: Desk) -> None:
 
 def test_member_that_is_heard_at_this_moment_was_not_heard_in_the_future(desk: Desk) -> None:
     desk.core.monitor.heard_at["n2"] = clock.monotonic() + 0.4
-    assert desk.ask(messages.GetMembers()).members[1].last_heard_s == 0.0
-    assert desk.ask(messages.Why("n2")).last_heard_s == 0.0
+    assert desk.ask(GetMembers()).members[1].last_heard_s == 0.0
+    assert desk.ask(Why("n2")).last_heard_s == 0.0
 
 
 def test_probe_tells_who_is_reached_by_tcp(desk: Desk) -> None:
     server = Server("n2", {})
     server.listen_unix(str(desk.folder / "n2.sock"))
     try:
-        found = desk.ask(messages.GetMembers(probe=True))
+        found = desk.ask(GetMembers(probe=True))
         assert [each.tcp for each in found.members] == [True, True, False]
     finally:
         desk.client.close()
@@ -151,14 +154,14 @@ def test_probe_of_an_agent_that_stops_knows_nothing(desk: Desk) -> None:
     for _ in range(17):
         wait_until(lambda: desk.requests._pool.waiting == 0 or not gate.is_set(), 5.0, "it starts")
         desk.requests._pool.run(gate.wait, timeout_s=5.0)
-    found = desk.ask(messages.GetMembers(probe=True))
+    found = desk.ask(GetMembers(probe=True))
     gate.set()
     assert [each.tcp for each in found.members] == [True, None, None], "there is no room to try anybody"
 
 
 def test_services_of_a_dead_member_are_down(desk: Desk) -> None:
     desk.ask(Attach("hydfs"))
-    assert desk.ask(messages.GetMembers()).members[0].services == {
+    assert desk.ask(GetMembers()).members[0].services == {
         "hydfs": "up",
         "rainstorm": "down",
         "logs": "down",
@@ -166,16 +169,16 @@ def test_services_of_a_dead_member_are_down(desk: Desk) -> None:
 
 
 def test_view_is_told_at_once_when_it_is_newer(desk: Desk) -> None:
-    assert desk.ask(messages.GetView()).view == VIEW
-    assert desk.ask(messages.WatchView(2, 60.0)).view == VIEW
-    assert desk.ask(messages.WatchView(3, 0.0)).view == VIEW
+    assert desk.ask(GetView()).view == VIEW
+    assert desk.ask(WatchView(2, 60.0)).view == VIEW
+    assert desk.ask(WatchView(3, 0.0)).view == VIEW
 
 
 def test_watch_ends_with_the_agent_and_with_a_newer_view(desk: Desk) -> None:
     found: list[View] = []
 
     def watch(version: int) -> None:
-        found.append(desk.ask(messages.WatchView(version, 60.0)).view)
+        found.append(desk.ask(WatchView(version, 60.0)).view)
 
     asking = [threads.start("watch", watch, version) for version in (3, 9)]
     with desk.changed:
@@ -193,13 +196,13 @@ def test_watch_ends_with_the_agent_and_with_a_newer_view(desk: Desk) -> None:
 def test_events_are_told_from_any_number(desk: Desk) -> None:
     for version in (1, 2):
         desk.event_log.add(ViewChanged(version, 1, "n1", NAMES))
-    found = desk.ask(messages.GetEvents(1))
+    found = desk.ask(GetEvents(1))
     assert ([event.version for event in found.decoded()], found.last) == ([2], 2)
 
 
 def test_history_of_a_member_tells_who_accused_it(desk: Desk) -> None:
     desk.core.monitor.roster.put(clock.monotonic(), member("n3", State.SUSPECT), "n2")
-    found = desk.ask(messages.Why("n3"))
+    found = desk.ask(Why("n3"))
     assert (found.observer, found.name, found.state, found.reporters) == ("n1", "n3", "suspect", ("n2",))
     assert [(entry.what, entry.by) for entry in found.history] == [
         ("join", ""),
@@ -208,20 +211,20 @@ def test_history_of_a_member_tells_who_accused_it(desk: Desk) -> None:
     ]
     assert abs(found.history[-1].wall_at - clock.wall()) < 5.0
     with pytest.raises(NotFound, match="'n9'"):
-        desk.ask(messages.Why("n9"))
+        desk.ask(Why("n9"))
 
 
 def test_configured_node_that_never_joined_is_unknown(desk: Desk) -> None:
     del desk.core.monitor.table._members["n3"]
-    found = desk.ask(messages.Why("n3"))
+    found = desk.ask(Why("n3"))
     assert (found.state, found.last_heard_s) == ("unknown", None)
 
 
 def test_hint_reaches_the_core_if_the_node_is_configured(desk: Desk) -> None:
-    assert desk.ask(messages.Hint("n2"), peer="n3") == Done()
+    assert desk.ask(Hint("n2"), peer="n3") == Done()
     assert desk.submitted[-1] == events.HintReceived("n2")
     with pytest.raises(NotFound):
-        desk.ask(messages.Hint("n9"))
+        desk.ask(Hint("n9"))
 
 
 def test_service_attaches_over_its_connection_and_passes_on_whom_it_heard(desk: Desk) -> None:
@@ -235,12 +238,12 @@ def test_service_attaches_over_its_connection_and_passes_on_whom_it_heard(desk: 
 
 
 ORDERS: list[Request[Any]] = [
-    messages.Leave(),
-    messages.Join(),
-    messages.Switch("heartbeat"),
-    messages.Drop(5.0),
-    messages.ReplaceVoter("n1", "n2"),
-    messages.ChangeKeys("list"),
+    Leave(),
+    Join(),
+    Switch("heartbeat"),
+    Drop(5.0),
+    ReplaceVoter("n1", "n2"),
+    ChangeKeys("list"),
 ]
 
 
@@ -254,53 +257,53 @@ def test_orders_are_taken_from_operators_and_this_machine_only(desk: Desk, order
 
 
 def test_node_leaves_and_joins_again(desk: Desk) -> None:
-    desk.ask(messages.Leave())
+    desk.ask(Leave())
     assert desk.core.monitor.leaving
-    assert desk.ask(messages.GetMembers()).left
-    desk.ask(messages.Join())
+    assert desk.ask(GetMembers()).left
+    desk.ask(Join())
     assert not desk.core.monitor.leaving
 
 
 def test_settings_that_are_not_named_stay(desk: Desk) -> None:
-    assert desk.ask(messages.Switch("heartbeat")).settings == messages.SettingsReport(1, "heartbeat", True)
-    assert desk.ask(messages.Switch(None, False)).settings == messages.SettingsReport(2, "heartbeat", False)
+    assert desk.ask(Switch("heartbeat")).settings == SettingsReport(1, "heartbeat", True)
+    assert desk.ask(Switch(None, False)).settings == SettingsReport(2, "heartbeat", False)
     with pytest.raises(UsageError, match="crystal-ball"):
-        desk.ask(messages.Switch("crystal-ball"))
+        desk.ask(Switch("crystal-ball"))
 
 
 def test_share_to_throw_away_is_from_0_to_100(desk: Desk) -> None:
-    assert desk.ask(messages.Drop()).percent == 0.0
-    assert desk.ask(messages.Drop(100.0, -3)).percent == 100.0
+    assert desk.ask(Drop()).percent == 0.0
+    assert desk.ask(Drop(100.0, -3)).percent == 100.0
     for percent in (-0.1, 100.1):
         with pytest.raises(UsageError, match="0 to 100"):
-            desk.ask(messages.Drop(percent))
+            desk.ask(Drop(percent))
     with pytest.raises(InvalidMessage):
-        desk.ask(messages.Drop(float("nan")))
+        desk.ask(Drop(float("nan")))
     assert desk.transport.drop_percent == 100.0
 
 
 def test_voter_is_replaced_by_another_node_that_is_named(desk: Desk) -> None:
-    assert desk.ask(messages.ReplaceVoter("n1", "n2")).view.voters == ("n2",)
+    assert desk.ask(ReplaceVoter("n1", "n2")).view.voters == ("n2",)
     for old, new in (("n1", ""), ("", "n2")):
         with pytest.raises(UsageError, match="name both"):
-            desk.ask(messages.ReplaceVoter(old, new))
+            desk.ask(ReplaceVoter(old, new))
 
 
 def test_keys_are_changed_one_step_at_a_time(desk: Desk) -> None:
-    (old,) = desk.ask(messages.ChangeKeys("list")).fingerprints
-    first, new = desk.ask(messages.ChangeKeys("install", key="ab" * 32)).fingerprints
+    (old,) = desk.ask(ChangeKeys("list")).fingerprints
+    first, new = desk.ask(ChangeKeys("install", key="ab" * 32)).fingerprints
     assert first == old
-    assert desk.ask(messages.ChangeKeys("use", fingerprint=new)).fingerprints == (new, old)
+    assert desk.ask(ChangeKeys("use", fingerprint=new)).fingerprints == (new, old)
     with pytest.raises(Conflict):
-        desk.ask(messages.ChangeKeys("remove", fingerprint=new))
-    assert desk.ask(messages.ChangeKeys("remove", fingerprint=old)).fingerprints == (new,)
+        desk.ask(ChangeKeys("remove", fingerprint=new))
+    assert desk.ask(ChangeKeys("remove", fingerprint=old)).fingerprints == (new,)
     with pytest.raises(UsageError):
-        desk.ask(messages.ChangeKeys("install", key="short"))
+        desk.ask(ChangeKeys("install", key="short"))
 
 
 def test_order_that_finds_no_room_is_refused(desk: Desk) -> None:
     desk.behind = True
-    for request in (messages.Leave(), messages.Hint("n2"), Attach("hydfs")):
+    for request in (Leave(), Hint("n2"), Attach("hydfs")):
         with pytest.raises(Overloaded):
             desk.ask(request)
 
@@ -309,16 +312,16 @@ def test_order_without_effect_times_out(desk: Desk, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("agent.membership.shell.requests.ORDER_TIMEOUT_S", 0.05)
     desk.submit = lambda event: None  # type: ignore[method-assign]
     with pytest.raises(DeadlineExceeded, match="leaving"):
-        desk.ask(messages.Leave())
+        desk.ask(Leave())
 
 
 def test_order_does_not_hold_up_the_end_of_the_agent(desk: Desk) -> None:
     desk.submit = lambda event: None  # type: ignore[method-assign]
     desk.stopping.set()
     with pytest.raises(Unavailable, match="being stopped"):
-        desk.ask(messages.Leave())
+        desk.ask(Leave())
 
 
 def test_first_view_has_no_version(desk: Desk) -> None:
     desk.view = EMPTY
-    assert desk.ask(messages.GetView()).view == EMPTY
+    assert desk.ask(GetView()).view == EMPTY

@@ -10,7 +10,7 @@ from agent.common.deadline import Deadline
 from agent.common.errors import Conflict, DeadlineExceeded, Fenced, RainStormError, Unavailable
 from agent.common.shell import clock
 from agent.hydfs.core.errors import FoundLength
-from agent.hydfs.core.events import AnswerTail, AnswerWrite, CallerLeft, Event, Refuse, TailRequested
+from agent.hydfs.core.events import Answer, AnswerTail, AnswerWrite, CallerLeft, Event, Refuse, TailRequested
 from agent.hydfs.shell.waiting.waiter import Waiter, Waiters
 from tests.support import wait_until
 
@@ -54,6 +54,20 @@ def test_the_core_forgets_a_request_whose_deadline_has_passed() -> None:
         waiters.ask(TailRequested(waiter, KEY), events.append, soon(0.01), "tail")
     assert events[-1] == CallerLeft(KEY, waiter)
     assert len(waiters) == 0
+
+
+def test_a_request_waits_for_what_is_left_until_its_deadline() -> None:
+    class Impatient(Waiter):
+        waited_s = -1.0
+
+        def get(self, timeout_s: float) -> Answer:
+            self.waited_s = timeout_s
+            raise TimeoutError
+
+    waiters, waiter = Waiters(), Impatient()
+    with pytest.raises(DeadlineExceeded):
+        waiters.ask(TailRequested(waiter, KEY), lambda event: None, soon(5.0), "tail")
+    assert 0.0 <= waiter.waited_s <= 5.0
 
 
 def test_all_are_refused_when_the_core_stops() -> None:

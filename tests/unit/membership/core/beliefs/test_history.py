@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from agent.membership.core.beliefs.history import History, change_kind
 from agent.membership.member import Member, State
-from agent.membership.messages import EVENTS_MAX
+from agent.membership.messages.members import HISTORY_MAX
 
 ALIVE = Member("n1", "a" * 32, 1, 0, State.ALIVE, "10.0.0.1", 7100)
 
@@ -24,7 +24,7 @@ def test_history_of_one_member_is_told_in_order() -> None:
 
 def test_oldest_entries_go_first() -> None:
     history = History()
-    for number in range(EVENTS_MAX + 5):
+    for number in range(HISTORY_MAX + 5):
         history.add(float(number), "join", ALIVE, "")
     assert [entry.at for entry in history.about("n1")][:1] == [5.0]
 

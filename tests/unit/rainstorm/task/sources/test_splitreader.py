@@ -24,6 +24,8 @@ from tests.unit.rainstorm.rows import Row, csv_rows, csv_texts, rows_of
 
 CUTS = st.lists(st.integers(1, 150), max_size=6)
 SEEDS = st.integers(0, 1 << 30)
+# A read brings a record or doubles the next one, and no text of these tests has so many records.
+READS_MAX = 10_000
 
 
 def splits_of(data: bytes, start: int, cuts: list[int]) -> list[Split]:
@@ -52,7 +54,10 @@ class OneReader:
     def run(self, source: random.Random, sizes: list[int], stop: float = 0.0) -> list[tuple[int, bytes]]:
         """Returns the runs of records with their splits, until the end or a random stop."""
         found: list[tuple[int, bytes]] = []
+        reads = 0
         while source.random() >= stop:
+            reads += 1
+            assert reads <= READS_MAX, "the reader makes no progress"
             request = self.reader.next_read(source.choice(sizes))
             if request is None:
                 assert self.reader.finished
@@ -119,6 +124,13 @@ def test_each_record_belongs_to_the_split_of_its_first_byte(data: bytes, cuts: l
         # The next record, if any, begins at or behind the split's end.
         assert begin >= split.end or begin == len(data)
     assert begin == len(data)
+
+
+def test_a_split_that_begins_inside_quotes_begins_with_the_record_behind_them() -> None:
+    """The line feeds before the closing quote end no record."""
+    data = b'a,"x\ny\nz"\nb,c\n'
+    found = OneReader(data, 0, [Split(1, 6, len(data), 0)], {1: True}, True).run(random.Random(1), [10])
+    assert found == [(1, b"b,c\n")]
 
 
 def test_a_huge_record_is_read_by_asking_for_more() -> None:

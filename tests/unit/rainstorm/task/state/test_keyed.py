@@ -95,6 +95,18 @@ def test_a_key_that_is_new_is_gone_after_a_rollback() -> None:
     assert list(state.items()) == [(b"old", 1)]
 
 
+def test_a_key_that_changed_twice_has_its_value_of_before_the_first_change_again() -> None:
+    """The second change in an epoch must not replace what the first one kept."""
+    state = KeyedState()
+    state.set(b"k", 1)
+    state.close_epoch(1)
+    state.set(b"k", 2)
+    state.set(b"k", 3)
+    state.close_epoch(2)
+    state.roll_back(1)
+    assert state.get(b"k") == 1
+
+
 def test_epochs_are_undone_from_the_newest_to_the_oldest() -> None:
     """Each of them changed the same key: the value of the committed epoch is the one that comes back."""
     state = KeyedState()

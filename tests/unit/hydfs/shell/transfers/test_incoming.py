@@ -11,9 +11,9 @@ from agent.common.errors import Corrupt, DiskFailed, Fenced, InvalidMessage, Ove
 from agent.hydfs.core.block import SEALED, BlockKey, chain
 from agent.hydfs.core.events import BlockSealed
 from agent.hydfs.messages.block import StorePiece
-from agent.hydfs.shell import transfers as module
 from agent.hydfs.shell.store import Store
-from agent.hydfs.shell.transfers import Transfers
+from agent.hydfs.shell.transfers import incoming as module
+from agent.hydfs.shell.transfers.incoming import Transfers
 from tests.unit.hydfs.fakes import call
 
 DATA = b"abcdefghij"
