@@ -51,6 +51,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SWIM}::test_suspected_node_refutes",),
     ),
     Mutant(
+        "an accusation that was refuted before is answered again",
+        ROSTER,
+        "            self.missed_refutation = True\n",
+        "            self.missed_refutation = False\n",
+        OF_SWIM,
+    ),
+    Mutant(
         "an accusation by a suspect does not count",
         ROSTER,
         "if accuser is not None and accuser.state is not State.ALIVE:",
