@@ -27,8 +27,9 @@ help: ## list the targets
 demo: $(STAMP) ## run a million rows on five nodes, kill a task and a node, check the result
 	@exec $(BIN)/python -m ops.demo.run
 
+# Three processes keep two cores busy, because tests of real agents wait much of their time.
 test: $(STAMP) ## run the whole test suite
-	@exec $(BIN)/python -m pytest -n 2 tests
+	@exec $(BIN)/python -m pytest -n 3 tests
 
 test-lab: $(STAMP) ## run the tests on real VMs, in the lab on this machine (needs root)
 	@exec $(BIN)/python -m pytest tests/lab -m lab

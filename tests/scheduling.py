@@ -13,40 +13,58 @@ from pathlib import Path
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# A module that makes a cluster for all of its tests is run by one worker.
+# A module that makes something for all of its tests, such as a cluster, is run by one worker.
 SHARES = re.compile(r"""fixture\(\s*scope=["']module["']""")
-REAL_AGENTS, SIMULATION, OTHER = range(3)
+# What lasts longest, beginning with the longest, so that it does not begin when all else is done.
+LONGEST = (
+    "tests/programs/test_ansible_lint.py",
+    "tests/integration/test_local_cluster.py",
+    "tests/integration/test_membership_operations.py",
+    "tests/integration/test_rainstorm_jobs.py",
+    "tests/integration/test_fab_agents.py",
+    "tests/integration/test_demo.py",
+    "tests/integration/test_rainstorm.py",
+    "tests/integration/test_experiments.py",
+)
+PROGRAMS, SIMULATIONS, UNITS = range(len(LONGEST), len(LONGEST) + 3)
 
 
 class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
     """Gives each worker a file, or a single test where tests are long and share nothing.
 
-    Tests of real agents come first: they wait most of the time and may last half a minute, so simulations and
-    unit tests, which are short, fill the gaps at the end.
+    Tests of real agents and programs come first: they wait often and may last half a minute, so simulations
+    and unit tests, which are short, fill the gaps at the end.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        file = _file(nodeid)
-        if file.startswith("tests/lab/"):
-            return "lab"  # one lab for all
-        if _room(nodeid) == REAL_AGENTS:
-            return file if _shares(file) else nodeid
-        return nodeid if _room(nodeid) == SIMULATION else file
+        return unit_of(nodeid)
 
     def _assign_work_unit(self, node: object) -> None:
-        first = min(self.workqueue, key=lambda scope: (_room(scope), -len(self.workqueue[scope])))
+        first = min(self.workqueue, key=lambda unit: (place_of(unit), -len(self.workqueue[unit])))
         self.workqueue.move_to_end(first, last=False)
         super()._assign_work_unit(node)
 
 
+def unit_of(nodeid: str) -> str:
+    """Returns what one worker runs as a whole: a file or a single test."""
+    file = _file(nodeid)
+    if file.startswith("tests/lab/"):
+        return "tests/lab"  # one lab for all
+    return file if place_of(nodeid) == UNITS or _shares(file) else nodeid
+
+
+def place_of(unit: str) -> int:
+    """Returns the place of a unit in the order of the run; the lower, the earlier."""
+    file = _file(unit)
+    if file in LONGEST:
+        return LONGEST.index(file)
+    if file.startswith(("tests/integration/", "tests/programs/", "tests/lab")):
+        return PROGRAMS
+    return SIMULATIONS if file.startswith("tests/simulation/") else UNITS
+
+
 def _file(nodeid: str) -> str:
     return nodeid.partition("::")[0]
-
-
-def _room(nodeid: str) -> int:
-    if nodeid.startswith(("tests/integration/", "lab")):
-        return REAL_AGENTS
-    return SIMULATION if nodeid.startswith("tests/simulation/") else OTHER
 
 
 @functools.cache

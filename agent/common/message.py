@@ -6,11 +6,14 @@ below carry the ranges and sizes. ``decode`` turns plain values (a msgpack map) 
 fields are ignored and missing ones take their defaults, so that neighbouring releases understand each other:
 a field that is added needs a default, and one that is removed must have had one.
 
-The checking is msgspec's: compiled once for each class, about 2 µs a message.
+The checking is msgspec's: compiled once for each class, about 2 µs a message. msgspec compiles when a class
+is first used, and shows the half-made result to other threads, which crash on it. So one thread compiles, and
+the others wait for it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -34,6 +37,10 @@ TEXT_CHARS_MAX = 64 * 1024
 LIST_MAX = 100_000
 # What msgpack carries as they are; otherwise msgspec would read text as bytes in base64.
 BYTES = (bytes, bytearray, memoryview)
+
+# The classes that any thread may use; all others are compiled first, one at a time.
+_compiled: set[type[Any]] = set()
+_compiling = threading.Lock()
 
 Counter = Annotated[int, Meta(ge=0, le=COUNTER_MAX)]
 Crc = Annotated[int, Meta(ge=0, le=0xFFFFFFFF)]
@@ -85,7 +92,7 @@ def decode(cls: type[M], fields: Any, what: str = "") -> M:
         InvalidMessage: they hold something else; the error names message, field and expectation.
     """
     try:
-        return msgspec.convert(fields, cls, builtin_types=BYTES)
+        return _convert(cls, fields)
     except (msgspec.ValidationError, RecursionError, OverflowError) as error:
         raise InvalidMessage(f"{what or cls.__name__}: {error}") from None
 
@@ -99,13 +106,21 @@ def check_arguments(request: Request[Any]) -> None:
     try:
         fields = encode(request)
         msgspec.msgpack.encode(fields)  # a lone surrogate, or a number that msgpack does not know
-        msgspec.convert(fields, type(request), builtin_types=BYTES)
+        _convert(type(request), fields)
     except (msgspec.ValidationError, TypeError, ValueError, RecursionError, OverflowError) as error:
         reason, _, place = str(error).partition(" - at `$.")
         argument = f"the argument {place.rstrip('`')}" if place else "an argument"
         raise UsageError(
             f"{request.kind}: {argument} is not allowed: {reason}", hint="correct it and ask again"
         ) from None
+
+
+def _convert(cls: type[M], fields: Any) -> M:
+    if cls not in _compiled:
+        with _compiling:
+            msgspec.msgpack.Decoder(cls)  # compiles the class with those of its fields
+            _compiled.add(cls)
+    return msgspec.convert(fields, cls, builtin_types=BYTES)
 
 
 class Vocabulary(Generic[K]):

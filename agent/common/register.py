@@ -96,20 +96,30 @@ class Read(Request[Answer]):
     known: Ballot | None = None
 
 
+# Names in one answer: two megabytes of the four of a header if each has 255 characters of four bytes.
+KEYS_MAX = 2000
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The answer to ``ListKeys``: the registers that hold an accepted value."""
+    """The answer to ``ListKeys``: names of registers that hold a value, sorted; whether ``more`` follow."""
 
     keys: tuple[Name, ...]
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ListKeys(Request[Keys]):
-    """Asks a voter for the names of the registers that it knows."""
+    """Asks a voter for the names of the registers that it knows: those behind ``after``, and so many at most.
+
+    Without a ``limit`` all of them must fit into one answer.
+    """
 
     kind: ClassVar[str] = "keys"
     reply: ClassVar[type[Any]] = Keys
     prefix: OptionalName = ""
+    after: OptionalName = ""
+    limit: Counter = 0
 
 
 VoterRequest = Prepare | Accept | Read

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import builtins
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from agent.common.deadline import Deadline
 from agent.common.errors import (
+    AlreadyExists,
     ConnectionLost,
     Corrupt,
     InvalidMessage,
@@ -26,15 +28,27 @@ from agent.common.errors import (
 )
 from agent.common.ids import check_file_name
 from agent.common.message import R, Request, check_arguments
-from agent.common.shell import clock, disk
+from agent.common.shell import clock, disk, threads
+from agent.hydfs.core.filetable import put_id
 from agent.hydfs.messages import file as messages
-from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, StoredBlock, StoreHealth
+from agent.hydfs.messages.file import AppendResult, BlockStat, FileStat, Listed, StoredBlock, StoreHealth
 from agent.wire.client import Answered, Client, Target
 from agent.wire.codec.framing import PAYLOAD_BYTES_MAX, Buffer
 
-__all__ = ["AppendResult", "BlockStat", "FileStat", "HydfsClient", "LocalBlock", "StoreHealth", "StoredBlock"]
+__all__ = [
+    "AppendResult",
+    "BlockStat",
+    "FileStat",
+    "HydfsClient",
+    "Listed",
+    "LocalBlock",
+    "StoreHealth",
+    "StoredBlock",
+]
 
 READ_PIECE_BYTES = 4 * 1024 * 1024
+# A commit may be asked again; a connection that breaks each time will not hold the next time either.
+COMMIT_TRIES_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +177,36 @@ class HydfsClient:
             DiskFull: no node has room.
         """
         deadline = Deadline(clock.monotonic(), timeout_s)
-        begun = self._ask(messages.BeginPut(check_file_name(name)), timeout_s=min(15.0, timeout_s)).message
-        offset = 0
+        begin = messages.BeginPut(check_file_name(name), threads.unique_id())
+        file_id = put_id(name, begin.key)
         try:
+            begun = self._ask(begin, timeout_s=min(15.0, timeout_s)).message
+            file_id = begun.file_id
+            offset = 0
             while data := source.read(begun.piece_bytes):
                 left = deadline.require(clock.monotonic(), f"put of {name!r}")
-                self._ask(messages.PutPiece(begun.file_id, offset), data, timeout_s=min(60.0, left))
+                self._ask(messages.PutPiece(file_id, offset), data, timeout_s=min(60.0, left))
                 offset += len(data)
-            left = deadline.require(clock.monotonic(), f"put of {name!r}")
-            commit = messages.CommitPut(begun.file_id, offset)
-            return self._ask(commit, timeout_s=min(60.0, left)).message.stat
+            return self._commit(messages.CommitPut(file_id, offset, name), deadline)
+        except AlreadyExists:
+            raise  # nothing was begun
         except BaseException:
-            self._abort(begun.file_id)
+            self._abort(file_id)
             raise
+
+    def _commit(self, request: messages.CommitPut, deadline: Deadline) -> FileStat:
+        tries = 0
+        while True:
+            left = deadline.require(clock.monotonic(), f"put of {request.name!r}")
+            try:
+                return self._ask(request, timeout_s=min(60.0, left)).message.stat
+            except ConnectionLost:
+                tries += 1
+                if tries == COMMIT_TRIES_MAX:
+                    raise Unreachable(
+                        f"putting {request.name!r}: the answer was lost, the file may exist now",
+                        hint="ask for its stat",
+                    ) from None
 
     def get(self, name: str, sink: BinaryIO, *, timeout_s: float = 600.0) -> int:
         """Writes the whole file into ``sink`` and returns its length.
@@ -196,9 +227,22 @@ class HydfsClient:
             offset += len(data)
         return offset
 
+    def pages(self, prefix: str = "", *, timeout_s: float = 30.0) -> Iterator[Listed]:
+        """Yields the files whose names begin with ``prefix``, page by page, sorted by name.
+
+        A file that is made or deleted meanwhile may be among them or not. Each page has ``timeout_s``.
+        """
+        after = ""
+        while True:
+            page = self._ask(messages.ListFiles(prefix, after, paged=True), timeout_s=timeout_s).message
+            yield page
+            if not page.next:
+                return
+            after = _advanced(after, page.next)
+
     def list(self, prefix: str = "", *, timeout_s: float = 30.0) -> builtins.list[FileStat]:
-        """Returns the files whose names begin with ``prefix``, sorted by name."""
-        return list(self._ask(messages.ListFiles(prefix), timeout_s=timeout_s).message.files)
+        """Returns the files of all pages."""
+        return [stat for page in self.pages(prefix, timeout_s=timeout_s) for stat in page.files]
 
     def store(self, node: str = "", *, timeout_s: float = 10.0) -> builtins.list[StoredBlock]:
         """Returns the blocks on ``node`` (the agent's own when empty)."""
@@ -217,8 +261,18 @@ class HydfsClient:
         self._ask(messages.Delete(check_file_name(name)), timeout_s=timeout_s)
 
     def delete_prefix(self, prefix: str, *, timeout_s: float = 60.0) -> int:
-        """Deletes every file whose name begins with ``prefix`` and returns how many there were."""
-        return len(self._ask(messages.DeletePrefix(prefix), timeout_s=timeout_s).message.deleted)
+        """Deletes every file whose name begins with ``prefix`` and returns how many there were.
+
+        They are deleted page by page; each page has ``timeout_s``.
+        """
+        count, after = 0, ""
+        while True:
+            request = messages.DeletePrefix(prefix, after, paged=True)
+            found = self._ask(request, timeout_s=timeout_s).message
+            count += len(found.deleted)
+            if not found.next:
+                return count
+            after = _advanced(after, found.next)
 
     def _abort(self, file_id: str) -> None:
         try:
@@ -229,3 +283,9 @@ class HydfsClient:
     def _ask(self, request: Request[R], payload: Buffer = b"", *, timeout_s: float) -> Answered[R]:
         check_arguments(request)
         return self._client.ask(self._target, request, payload, timeout_s=timeout_s)
+
+
+def _advanced(after: str, following: str) -> str:
+    if following <= after:
+        raise InvalidMessage(f"a listing goes back from {after!r} to {following!r}")
+    return following

@@ -65,6 +65,7 @@ CALLS: dict[str, tuple[Call, ...]] = {
     "HydfsClient.put": (lambda c: c.put("", io.BytesIO()), lambda c: c.put("a\n", io.BytesIO())),
     "HydfsClient.get": (lambda c: c.get("", io.BytesIO()),),
     "HydfsClient.list": (lambda c: c.list("x" * 256), lambda c: c.list(LONE)),
+    "HydfsClient.pages": (lambda c: next(c.pages("x" * 256)),),
     "HydfsClient.store": (lambda c: c.store("x" * 256),),
     "HydfsClient.delete": (lambda c: c.delete(""),),
     "HydfsClient.delete_prefix": (lambda c: c.delete_prefix(""), lambda c: c.delete_prefix("x" * 256)),

@@ -15,6 +15,7 @@ Each change is a function that raises a ``RainStormError`` to refuse, made to be
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -228,6 +229,39 @@ def publish(name: str, file_id: str, blocks: Sequence[BlockEntry]) -> Change:
         if entry.state == LIVE:
             return value
         return to_value(replace(entry, state=LIVE, owner="", blocks=tuple(blocks), next_number=len(blocks)))
+
+    return change
+
+
+def put_id(name: str, key: str) -> str:
+    """Returns the id of the file that a put makes: the same for the same key, and another for each name."""
+    return hashlib.sha256(f"{key}/{name}".encode()).hexdigest()[:32]
+
+
+def as_put(name: str, value: Any, file_id: str, length: int) -> FileEntry | None:
+    """Returns a live file as its put of ``length`` bytes left it, None when there is none."""
+    entry = from_value(value, name)
+    if entry is None or entry.file_id != file_id or entry.state != LIVE:
+        return None
+    count, left = 0, length
+    while left > 0 and count < len(entry.blocks):
+        left -= entry.blocks[count].length
+        count += 1
+    return replace(entry, blocks=entry.blocks[:count]) if left == 0 else None
+
+
+def abandon(name: str, file_id: str) -> Change:
+    """Returns the change that removes the reservation of a put; a file that the put has made stays.
+
+    A put whose commit was not answered may have made one, and others may have appended to it since.
+    """
+    removing = remove(name, file_id)
+
+    def change(value: Any) -> Any:
+        entry = from_value(value, name)
+        if entry is not None and entry.file_id == file_id and entry.state == LIVE:
+            raise Conflict(f"the put of {name!r} is complete", hint="delete the file")
+        return removing(value)
 
     return change
 

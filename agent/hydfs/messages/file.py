@@ -142,19 +142,28 @@ class OpenBlock(Request[OpenedBlock]):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """Answer: files, sorted by name. ``damaged`` are names whose entry in the file table is not valid."""
+    """Answer: files, sorted by name. ``damaged`` are names whose entry in the file table is not valid.
+
+    Unless ``next`` is empty, more files follow: those after this name.
+    """
 
     files: Annotated[tuple[FileStat, ...], Meta(max_length=LIST_MAX)]
     damaged: Annotated[tuple[str, ...], Meta(max_length=LIST_MAX)] = ()
+    next: OptionalName = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ListFiles(Request[Listed]):
-    """Asks for the files whose names begin with ``prefix``."""
+    """Asks for the files whose names begin with ``prefix``: a page of those behind ``after``.
+
+    A client of an earlier release does not ask for a page (``paged``): it gets all, or is refused.
+    """
 
     kind: ClassVar = "hydfs.list"
     reply: ClassVar = Listed
     prefix: Prefix = ""
+    after: OptionalName = ""
+    paged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +177,21 @@ class Delete(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """Answer: the names of the files that were deleted."""
+    """Answer: the names of the files that were deleted; unless ``next`` is empty, those after it were not."""
 
     deleted: Annotated[tuple[str, ...], Meta(max_length=LIST_MAX)]
+    next: OptionalName = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DeletePrefix(Request[Deleted]):
-    """Deletes every file whose name begins with ``prefix``, which must not be empty."""
+    """Deletes the files whose names begin with ``prefix``, which is not empty: a page, as ``ListFiles``."""
 
     kind: ClassVar = "hydfs.delete_prefix"
     reply: ClassVar = Deleted
     prefix: Name
+    after: OptionalName = ""
+    paged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +234,15 @@ class PutBegun:
 
 @dataclass(frozen=True, slots=True)
 class BeginPut(Request[PutBegun]):
-    """Reserves the name of a file that is going to be put."""
+    """Reserves the name of a file that is going to be put.
+
+    With a ``key``, drawn by the client, the same request again finds the put that the first one began.
+    """
 
     kind: ClassVar = "hydfs.put_begin"
     reply: ClassVar = PutBegun
     name: FileName
+    key: OptionalName = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +257,16 @@ class PutPiece(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class CommitPut(Request[Described]):
-    """Makes a put of ``length`` bytes visible."""
+    """Makes a put of ``length`` bytes visible.
+
+    With the ``name`` it may be asked again: the answer is the same after the put has been committed.
+    """
 
     kind: ClassVar = "hydfs.put_commit"
     reply: ClassVar = Described
     file_id: FileId
     length: Counter
+    name: FileName = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ this node's own copy when there is one.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from agent.common.deadline import Deadline
 from agent.common.errors import Conflict, Corrupt, NotFound, RainStormError, Unavailable, UsageError
@@ -37,7 +38,8 @@ logger = logging.getLogger("agent.hydfs.shell.gateway")
 READ_BYTES_MAX = 4 * 1024 * 1024
 # A replica sends such a reply in well under a second; another one is asked after this.
 READ_TIMEOUT_S = 5.0
-LIST_MAX = 10_000
+# Files and blocks together in one page of a listing: about a megabyte of the four that a header may have.
+PAGE_ENTRIES = 5000
 
 
 class Gateway:
@@ -211,22 +213,18 @@ class Gateway:
         )
 
     def _list(self, request: messages.ListFiles, call: Call) -> messages.Listed:
-        stats, damaged = [], []
-        for name in self._names(request.prefix, call.deadline):
+        stats: list[messages.FileStat] = []
+        damaged: list[str] = []
+        for name in (page := _Page(self._registers, request, call.deadline)):
             try:
                 stats.append(self.table.stat(name, call.deadline))
+                page.filled += 1 + len(stats[-1].blocks)
             except NotFound:
                 continue
             except Corrupt as error:
                 logger.error("file_entry_refused name=%s error=%s", name, error)
                 damaged.append(name)
-        return messages.Listed(tuple(stats), tuple(damaged))
-
-    def _names(self, prefix: str, deadline: Deadline) -> list[str]:
-        names = self._registers.keys(prefix, timeout_s=deadline.remaining(clock.monotonic()))
-        if len(names) > LIST_MAX:
-            raise UsageError(f"{len(names)} names begin with {prefix!r}", hint="name a longer prefix")
-        return names
+        return messages.Listed(tuple(stats), tuple(damaged), page.next)
 
     def _delete(self, request: messages.Delete, call: Call) -> Done:
         self.delete(check_file_name(request.name), call.deadline)
@@ -234,13 +232,14 @@ class Gateway:
 
     def _delete_prefix(self, request: messages.DeletePrefix, call: Call) -> messages.Deleted:
         deleted = []
-        for name in self._names(request.prefix, call.deadline):
+        for name in (page := _Page(self._registers, request, call.deadline)):
             try:
                 self.delete(name, call.deadline)
                 deleted.append(name)
+                page.filled += 1
             except NotFound:
                 continue
-        return messages.Deleted(tuple(deleted))
+        return messages.Deleted(tuple(deleted), page.next)
 
     def delete(self, name: str, deadline: Deadline) -> None:
         """Deletes a file; its open block is sealed first, so that no append is acknowledged afterwards."""
@@ -288,3 +287,43 @@ class Gateway:
                 for meta in metas
             )
         )
+
+
+class _Page:
+    """Names of files for one answer; ``next`` tells at the end after which name the next page begins."""
+
+    def __init__(
+        self,
+        registers: Registers,
+        request: messages.ListFiles | messages.DeletePrefix,
+        deadline: Deadline,
+    ) -> None:
+        self.next = ""
+        # How many files and blocks the answer holds so far.
+        self.filled = 0
+        self._registers = registers
+        self._request = request
+        self._deadline = deadline
+        # A page that ends early is an answer; one that is late is none.
+        self._late_at = clock.monotonic() + deadline.remaining(clock.monotonic()) / 2
+
+    def __iter__(self) -> Iterator[str]:
+        """Yields the names.
+
+        Raises:
+            UsageError: the client does not know of pages, and would take the first names for all of them.
+        """
+        prefix, paged = self._request.prefix, self._request.paged
+        timeout_s = self._deadline.remaining(clock.monotonic())
+        found = self._registers.keys_page(prefix, self._request.after, timeout_s=timeout_s)
+        if found.more and not paged:
+            raise UsageError(
+                f"too many names begin with {prefix!r} for one answer", hint="name a longer prefix"
+            )
+        for number, name in enumerate(found.keys):
+            late = self.filled >= PAGE_ENTRIES or clock.monotonic() > self._late_at
+            if paged and late and number:
+                self.next = found.keys[number - 1]
+                return
+            yield name
+        self.next = found.keys[-1] if found.more else ""

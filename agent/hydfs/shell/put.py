@@ -4,18 +4,22 @@ A put has no coordinator, because its blocks are not visible before they are com
 stream into blocks, sends each to its replicas (``transfers.outgoing``) and keeps at most ``BUFFERED_BLOCKS``
 of them in memory. The last step is one change of the file's register. A put that ends before it leaves
 nothing visible, and another put may replace its reservation as soon as its gateway no longer works on it.
+
+Each request may come again when its answer was lost. The client draws a key, from which the id of the new
+file follows, so that a second begin finds the first one. A commit that finds no put reads the file table.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     AlreadyExists,
+    Conflict,
     DeadlineExceeded,
     NotFound,
     Overloaded,
@@ -41,7 +45,7 @@ from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
 
-logger = logging.getLogger("agent.hydfs.shell.put")
+logger = logging.getLogger("agent.hydfs.shell.puts.put")
 
 PIECE_BYTES = 1024 * 1024
 # Replicas in memory at once in the whole agent: one fills while another is on its way.
@@ -69,6 +73,10 @@ class _Put:
     requests: int = 0
     ended: bool = False
     holds_slot: bool = False
+    # What became of the requests that begin and commit it: each may come again when its answer was lost.
+    reserved: bool = False
+    refused: BaseException | None = None
+    committed: messages.Described | None = None
 
 
 class Puts:
@@ -140,19 +148,31 @@ class Puts:
     def _begin(self, request: messages.BeginPut, call: Call) -> messages.PutBegun:
         name = check_file_name(request.name)
         self.abandon_idle()
-        put = _Put(name, threads.unique_id(), clock.monotonic())
+        file_id = filetable.put_id(name, request.key or threads.unique_id())
         with self._changed:
-            if len(self._puts) >= PUTS_MAX:
-                raise Overloaded(f"{PUTS_MAX} puts are in progress on this node", hint="try again later")
-            self._puts[put.file_id] = put
+            if file_id not in self._puts:
+                if len(self._puts) >= PUTS_MAX:
+                    raise Overloaded(f"{PUTS_MAX} puts are in progress on this node", hint="try again later")
+                self._puts[file_id] = _Put(name, file_id, clock.monotonic())
+        with self._working(file_id) as put, self._in_turn(put, call.deadline):
+            if put.refused is not None:
+                raise put.refused
+            if not put.reserved:
+                self._reserve_once(put, call.deadline)
+        return messages.PutBegun(file_id, min(PIECE_BYTES, self._block_size))
+
+    def _reserve_once(self, put: _Put, deadline: Deadline) -> None:
         try:
-            self._reserve(put, call.deadline)
-        except BaseException:
+            self._reserve(put, deadline)
+            put.reserved = True
+            if put.ended:  # aborted before there was anything to remove
+                self._remove(put)
+            self._require_under_way(put)
+        except BaseException as error:
+            put.refused = error
             with self._changed:
                 self._puts.pop(put.file_id, None)
             raise
-        put.touched_at = clock.monotonic()
-        return messages.PutBegun(put.file_id, min(PIECE_BYTES, self._block_size))
 
     def _reserve(self, put: _Put, deadline: Deadline) -> None:
         instead_of = ""
@@ -167,7 +187,11 @@ class Puts:
             )
             try:
                 timeout_s = deadline.require(clock.monotonic(), f"put of {put.name!r}")
-                self._registers.change(put.name, change, timeout_s=timeout_s)
+                found = filetable.from_value(
+                    self._registers.change(put.name, change, timeout_s=timeout_s), put.name
+                )
+                if found is None or found.state != filetable.CREATING:
+                    raise Conflict(f"the put of {put.name!r} has ended already", hint="put it again")
                 return
             except AlreadyExists as error:
                 other = Reservation.of(error)
@@ -192,7 +216,7 @@ class Puts:
         with self._changed:
             put = self._puts.get(file_id)
             if put is None:
-                raise NotFound("this put is no longer in progress", hint="put the file again")
+                raise _not_in_progress()
             put.requests += 1
         try:
             yield put
@@ -304,19 +328,41 @@ class Puts:
             raise Unavailable(f"put of {put.name!r}: the agent is stopping") from None
 
     def _commit(self, request: messages.CommitPut, call: Call) -> messages.Described:
-        with self._working(request.file_id) as put, self._in_turn(put, call.deadline):
-            if request.length != put.length:
-                raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
-            if put.filling:
-                self._send(put)
+        with ExitStack() as stack:
             try:
-                value = self._publish(put, call.deadline)
-            except RainStormError as error:
-                if not error.retryable:
-                    self._give_up(put.file_id)
-                raise
-            with self._changed:
-                self._puts.pop(put.file_id, None)
+                put = stack.enter_context(self._working(request.file_id))
+            except NotFound:
+                return self._committed(request, call.deadline)
+            stack.enter_context(self._in_turn(put, call.deadline))
+            if put.committed is None:
+                put.committed = self._commit_once(put, request.length, call.deadline)
+            return put.committed
+
+    def _committed(self, request: messages.CommitPut, deadline: Deadline) -> messages.Described:
+        """Answers the commit of a put that is not in progress: it may have been committed before."""
+        if request.name:
+            name = check_file_name(request.name)
+            value = self._registers.read(
+                name, timeout_s=deadline.require(clock.monotonic(), f"put of {name!r}")
+            )
+            entry = filetable.as_put(name, value, request.file_id, request.length)
+            if entry is not None:
+                return messages.Described(describe(name, entry, request.length))
+        raise _not_in_progress()
+
+    def _commit_once(self, put: _Put, length: int, deadline: Deadline) -> messages.Described:
+        if length != put.length:
+            raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
+        if put.filling:
+            self._send(put)
+        try:
+            value = self._publish(put, deadline)
+        except RainStormError as error:
+            if not error.retryable:
+                self._give_up(put.file_id)
+            raise
+        with self._changed:
+            self._puts.pop(put.file_id, None)
         return messages.Described(describe(put.name, filetable.live(put.name, value), put.length))
 
     def _publish(self, put: _Put, deadline: Deadline) -> object:
@@ -336,10 +382,18 @@ class Puts:
         if put is None:
             return
         self._end(put)
+        self._remove(put)
+
+    def _remove(self, put: _Put) -> None:
+        """Removes the reservation of a put, and its blocks, unless it was committed after all."""
         try:
-            self._registers.change(put.name, filetable.remove(put.name, put.file_id), timeout_s=5.0)
+            self._registers.change(put.name, filetable.abandon(put.name, put.file_id), timeout_s=5.0)
         except RainStormError as error:
             logger.warning("put_abort_failed name=%s error=%s", put.name, error)
             return
         for node in self._views.current().up_names():
             self._peers.tell(node, DropFile(put.file_id, put.name))
+
+
+def _not_in_progress() -> NotFound:
+    return NotFound("this put is no longer in progress", hint="put the file again")

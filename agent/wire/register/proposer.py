@@ -14,6 +14,7 @@ from typing import Any, assert_never
 from agent.common.deadline import Deadline
 from agent.common.errors import InvalidMessage, NoMajority, RainStormError
 from agent.common.register import (
+    KEYS_MAX,
     Accept,
     Answer,
     AnswerReceived,
@@ -167,22 +168,43 @@ class Registers:
         Raises:
             NoMajority: too few voters answer.
             Overloaded: too many questions to the voters wait.
+            DeadlineExceeded: not all of them came in time.
+        """
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        page = self.keys_page(prefix, timeout_s=timeout_s)
+        found = list(page.keys)
+        while page.more:
+            left_s = deadline.require(clock.monotonic(), "the list of all names")
+            page = self.keys_page(prefix, found[-1], timeout_s=left_s)
+            found += page.keys
+        return found
+
+    def keys_page(self, prefix: str = "", after: str = "", *, timeout_s: float = 5.0) -> Keys:
+        """Returns the next names behind ``after`` that a majority of the voters knows; whether more follow.
+
+        Raises:
+            NoMajority: too few voters answer.
+            Overloaded: too many questions to the voters wait.
         """
         voters = list(self._voters.values())
+        request = ListKeys(prefix, after, KEYS_MAX)
         futures = [
-            self._pool.call(self._keys_of, target, prefix, timeout_s, timeout_s=timeout_s)
+            self._pool.call(self._keys_of, target, request, timeout_s, timeout_s=timeout_s)
             for target in voters
         ]
-        names: set[str] = set()
-        answered = 0
+        answers: list[Keys] = []
         for future in futures:
             # A voter that cannot be asked is one that does not answer.
             with contextlib.suppress(RainStormError, TimeoutError, threads.CancelledError):
-                names.update(future.result(timeout_s + 1.0))
-                answered += 1
-        if answered <= len(futures) // 2:
-            raise NoMajority(f"only {answered} of {len(futures)} voters list their names", hint="fab status")
-        return sorted(names)
+                answers.append(future.result(timeout_s + 1.0))
+        if len(answers) <= len(futures) // 2:
+            raise NoMajority(
+                f"only {len(answers)} of {len(futures)} voters list their names", hint="fab status"
+            )
+        # Up to here every voter has told all of its names.
+        ends = [found.keys[-1] for found in answers if found.more and found.keys]
+        names = sorted({key for found in answers for key in found.keys if key > after})
+        return Keys(tuple(key for key in names if not ends or key <= min(ends)), bool(ends))
 
     def close(self) -> None:
         """Ends the worker threads; an operation in progress ends without an answer."""
@@ -299,10 +321,9 @@ class Registers:
             return VoterFailed(ask.voter, ask.attempt)
         return AnswerReceived(ask.voter, ask.attempt, found)
 
-    def _keys_of(self, target: Target, prefix: str, timeout_s: float) -> tuple[str, ...]:
+    def _keys_of(self, target: Target, request: ListKeys, timeout_s: float) -> Keys:
         kind = f"{self._prefix}.{ListKeys.kind}"
-        answer: Keys = self._client.ask(target, ListKeys(prefix), kind=kind, timeout_s=timeout_s).message
-        return answer.keys
+        return self._client.ask(target, request, kind=kind, timeout_s=timeout_s).message
 
 
 def voter_targets(voters: Sequence[str], target: Callable[[str], Target]) -> dict[str, Target]:

@@ -20,7 +20,18 @@ from typing import Any
 from agent.common import message
 from agent.common.errors import Corrupt, DiskFailed, InvalidMessage, RainStormError, Unavailable
 from agent.common.message import Name, OptionalName
-from agent.common.register import Accept, Answer, Check, Keys, ListKeys, Prepare, Read, Slot, VoterRequest
+from agent.common.register import (
+    KEYS_MAX,
+    Accept,
+    Answer,
+    Check,
+    Keys,
+    ListKeys,
+    Prepare,
+    Read,
+    Slot,
+    VoterRequest,
+)
 from agent.common.shell import clock, disk, threads
 from agent.common.shell.pool import Pool
 from agent.common.votermemory import AskStanding, Standing, Verdict, judge
@@ -140,8 +151,8 @@ class Voter:
 
     def _vote(self, request: VoterRequest, call: Call) -> Answer:
         accepts = isinstance(request, Accept)
-        if isinstance(request, Accept):
-            self._check(request.key, request.value)
+        if not isinstance(request, Read):  # whatever may store something
+            self._check(request.key, request.value if isinstance(request, Accept) else None)
         store = self._opened()
         damage = self._damaged.get(request.key)
         if damage is not None and not accepts:
@@ -159,7 +170,10 @@ class Voter:
         return answer
 
     def _list(self, request: ListKeys, call: Call) -> Keys:
-        return Keys(tuple(self._opened().keys(request.prefix)))
+        limit = min(request.limit, KEYS_MAX)
+        found = self._opened().keys(request.prefix, request.after, limit + 1 if limit else 0)
+        more = bool(limit) and len(found) > limit
+        return Keys(tuple(found[:limit] if more else found), more)
 
     def _stand(self, request: AskStanding, call: Call) -> Standing:
         with self._changed:

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.common.shell import disk, threads, worker
 from agent.common.shell.framedlog import FramedLog
-from agent.hydfs.core import postponed
+from agent.hydfs.core import filetable, postponed
 from agent.hydfs.core.block import PromiseEntry, RefusedCopies
 from agent.hydfs.core.events import (
     Effect,
@@ -259,6 +259,20 @@ BUGS: tuple[PlantedBug, ...] = (
         STORE,
         ((BlockFiles, "replace", _rename_only),),
         ("power_all",),
+    ),
+    PlantedBug(
+        "begins a put again",
+        "a put whose begin is asked twice holds one place",
+        MOMENT,
+        ((filetable, "put_id", lambda name, key: threads.unique_id()),),
+        ("lost_put_answers",),
+    ),
+    PlantedBug(
+        "forgets what it committed",
+        "a commit that is asked twice has one answer",
+        MOMENT,
+        ((filetable, "as_put", _nothing),),
+        ("lost_put_answers",),
     ),
     PlantedBug(
         "slot not given back on abort",

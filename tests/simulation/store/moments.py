@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import io
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -20,6 +20,7 @@ from agent.hydfs.core.ring import block_token, ring_of
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import Seal
 from agent.hydfs.messages.file import FileStat
+from agent.hydfs.shell.put import Puts
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.takeover import Sealer
 from agent.wire import auth
@@ -27,107 +28,11 @@ from agent.wire.client import Address, Client
 from tests.simulation.machine.cluster import OPERATOR
 from tests.simulation.machine.disk import Fault
 from tests.simulation.machine.host import Node
-from tests.simulation.machine.process import Process
-from tests.simulation.machine.schedule import Schedule
 from tests.simulation.store.clients import LOG
+from tests.simulation.store.moment import APPENDED_S, moment_of
 from tests.simulation.store.view import SERVICE
-from tests.simulation.store.world import StoreRun, small_sizes
 
 ALWAYS = 1 << 30
-APPENDED_S = 30.0
-SETTLED_S = 30.0
-# Long enough to give up a silent coordinator and have its block sealed.
-ATTEMPT_S = 4.0
-
-
-class Moment(StoreRun):
-    """A run whose faults and appends a moment makes itself."""
-
-    def __init__(self, seed: int | str, ack: str, size: int) -> None:
-        super().__init__(Schedule(seed, size), ack=ack, with_clients=False)
-        self._processes: dict[str, Process] = {}
-        self.cluster.start()
-        self.authority.begin(self.cluster)
-        # While disks are new, promises are doubtful.
-        self.cluster.wait_until(self._all_settled, SETTLED_S)
-
-    def _all_settled(self) -> bool:
-        return not any(service._new_disk.pending for service in self.services().values())
-
-    def append(self, writer: str, sequence: int, through: str, size: int = 20) -> None:
-        """Begins to append a line, again until it is acknowledged."""
-        line = f"{writer}:{sequence}:".encode().ljust(size - 1, b".") + b"\n"
-        self.history.invoked[writer, sequence] = line
-        self.history.invoked_at[line] = self.cluster.scheduler.now
-        self.process(writer).start("append", self._append, line, writer, sequence, through)
-
-    def _append(self, line: bytes, writer: str, sequence: int, through: str) -> None:
-        client = Client(auth.client_context(OPERATOR))
-        hydfs = HydfsClient(client, self.target(through))
-        while True:
-            try:
-                found = hydfs.append(LOG, line, writer=writer, sequence=sequence, timeout_s=ATTEMPT_S)
-            except Exception:
-                threads.sleep(0.05)
-                continue
-            self.history.acked.append((threads.monotonic(), writer, sequence, found.offset))
-            client.close()
-            return
-
-    def await_appends(self) -> None:
-        """Waits until every line is acknowledged."""
-        acked, invoked = self.history.acked, self.history.invoked
-        self.cluster.wait_until(lambda: len(acked) == len(invoked), APPENDED_S)
-
-    def ask(self, through: str, question: Callable[[HydfsClient], Any]) -> Any:
-        """Asks an agent something."""
-
-        def body() -> Any:
-            client = Client(auth.client_context(OPERATOR))
-            try:
-                return question(HydfsClient(client, self.target(through)))
-            finally:
-                client.close()
-
-        return self.cluster.call(self.process("c0"), body)
-
-    def open_block(self, through: str) -> tuple[str, list[Node]]:
-        """Returns the file id of the log and the replicas of its open block, the coordinator first."""
-        stat: FileStat = self.ask(through, lambda hydfs: hydfs.stat(LOG))
-        assert stat.blocks[-1].state == "open", stat
-        return stat.file_id, [self.cluster.nodes[name] for name in stat.blocks[-1].replicas]
-
-    def others(self, nodes: list[Node]) -> list[Node]:
-        """Returns the nodes that are not among these."""
-        return [node for node in self.cluster.nodes.values() if node not in nodes]
-
-    def isolate(self, node: Node) -> None:
-        """Lets nothing through between a node and the others."""
-        for other in self.others([node]):
-            self.cluster.wires.cut(node.address, other.address)
-
-    def target(self, name: str) -> Address:
-        """Returns where an agent listens."""
-        node = self.cluster.nodes[name]
-        return Address(node.address, node.config.me.hydfs_port, name)
-
-    def process(self, name: str) -> Process:
-        """Returns the process of a client."""
-        if name not in self._processes:
-            self._processes[name] = self.cluster.client(name)
-        return self._processes[name]
-
-
-@contextmanager
-def _moment(seed: int | str, ack: str = "all", size: int = 5) -> Iterator[Moment]:
-    with small_sizes():
-        found = Moment(seed, ack, size)
-        with found.copies.watched(), found.cluster:
-            found.ask("vm1", lambda hydfs: hydfs.create(LOG))
-            yield found
-            found.faults.end()
-            found.await_appends()
-            found.finish()
 
 
 def refused_promise(seed: int | str) -> None:
@@ -136,7 +41,7 @@ def refused_promise(seed: int | str) -> None:
     The replica restarts, all hear each other again, and the coordinator goes on with the block. If the
     promise counted that was never written, the file table would have sealed the block by then.
     """
-    with _moment(seed) as moment:
+    with moment_of(seed) as moment:
         cluster = moment.cluster
         for sequence in range(2):
             moment.append("c1", sequence, "vm1")
@@ -170,7 +75,7 @@ def _seal(target: Address, request: Seal) -> None:
 
 def refused_record(seed: int | str) -> None:
     """Has the disk of a replica refuse one record, and sends another behind it."""
-    with _moment(seed) as moment:
+    with moment_of(seed) as moment:
         for sequence in range(1, 5):
             for writer in ("c1", "c2"):  # both know the open block from here on
                 moment.append(writer, 10 * sequence, "vm1")
@@ -190,7 +95,7 @@ def failed_flush(seed: int | str) -> None:
 
     The kernel shows the agent what it never wrote, and does not fail the next flush.
     """
-    with _moment(seed) as moment:
+    with moment_of(seed) as moment:
         cluster = moment.cluster
         for sequence in range(4):
             moment.append("c1", 2 * sequence, "vm1")
@@ -217,7 +122,7 @@ def late_coordinator(seed: int | str) -> None:
     When it goes on it has an append to do; the replicas that it writes to have dropped their copies.
     """
     opened: list[BlockOpened] = []
-    with _moment(seed) as moment:
+    with moment_of(seed) as moment:
         cluster, post = moment.cluster, Replicas.post
 
         def post_and_stop(self: Replicas, event: Any) -> None:
@@ -248,7 +153,7 @@ def new_disk_speaks(seed: int | str) -> None:
 
     Of seven nodes five vote, so that in most seeds there is a majority without the three replicas.
     """
-    with _moment(seed, size=7) as moment:
+    with moment_of(seed, size=7) as moment:
         cluster = moment.cluster
         for sequence in range(3):
             moment.append("c1", sequence, "vm1")
@@ -272,7 +177,7 @@ def lost_promise(seed: int | str) -> None:
     The old coordinator writes to that replica again. A promise that was durable still holds.
     """
     stopped: list[Node] = []
-    with _moment(seed, "quorum") as moment:
+    with moment_of(seed, "quorum") as moment:
         cluster, seal_in_table = moment.cluster, Sealer.seal_in_table
         for sequence in range(2):
             moment.append("c1", sequence, "vm1")
@@ -302,7 +207,7 @@ def lost_promise(seed: int | str) -> None:
 
 def lost_after_the_answer(seed: int | str) -> None:
     """Loses two nodes for good after an answer that one replica of the block did not take part in."""
-    with _moment(seed) as moment:
+    with moment_of(seed) as moment:
         cluster = moment.cluster
         moment.append("c1", 0, "vm1")
         moment.await_appends()
@@ -317,7 +222,7 @@ def lost_after_the_answer(seed: int | str) -> None:
 def lost_answer(seed: int | str) -> None:
     """Switches a coordinator off once both other replicas have a record; its client appends again."""
     written: list[str] = []
-    with _moment(seed) as moment:
+    with moment_of(seed) as moment:
         cluster, ask = moment.cluster, Replicas._ask
         moment.append("c1", 0, "vm1")
         moment.await_appends()
@@ -338,9 +243,51 @@ def lost_answer(seed: int | str) -> None:
             moment.await_appends()
 
 
+def lost_put_answers(seed: int | str) -> None:
+    """Breaks the connections of a client once its put is begun, and once more when it is committed.
+
+    The agent has done what was asked and cannot say so; the client asks again.
+    """
+    losses: list[str] = []
+    with moment_of(seed) as moment:
+        process = moment.process("c1")
+
+        def lose(step: str, result: Any) -> Any:
+            if step not in losses:
+                losses.append(step)
+                process.seam.network.break_streams()
+            return result
+
+        reserve, publish = Puts._reserve, Puts._publish
+        content = b"x" * moment.cluster.random.randint(1, 600)
+
+        def body() -> tuple[FileStat, bytes]:
+            client = Client(auth.client_context(OPERATOR))
+            hydfs = HydfsClient(client, moment.target("vm1"))
+            hydfs.health()  # a connection that the put finds in the pool
+            stat = hydfs.put("file", io.BytesIO(content))
+            found = bytes(hydfs.read("file", 0, 1000))
+            hydfs.delete("file")
+            client.close()
+            return stat, found
+
+        with (
+            mock.patch.object(Puts, "_reserve", lambda *a: lose("begin", reserve(*a))),
+            mock.patch.object(Puts, "_publish", lambda *a: lose("commit", publish(*a))),
+        ):
+            stat, found = moment.cluster.call(process, body)
+        assert losses == ["begin", "commit"]
+        assert (stat.length, found) == (len(content), content)
+        puts = {
+            name: len(service._puts._puts) for name, service in moment.services().items() if service._puts
+        }
+        assert not any(puts.values()), f"puts are left: {puts}"
+        moment.append("c2", 0, "vm1")
+
+
 def aborted_while_waiting(seed: int | str) -> None:
     """Aborts a put while a piece of it waits for a slot that three slow puts hold."""
-    with _moment(seed) as moment:
+    with moment_of(seed) as moment:
         process, target = moment.process("c1"), moment.target("vm1")
 
         def begin(client: Client, name: str) -> str:
@@ -380,6 +327,7 @@ MOMENTS: dict[str, Callable[[int | str], None]] = {
         lost_promise,
         lost_after_the_answer,
         lost_answer,
+        lost_put_answers,
         aborted_while_waiting,
     )
 }

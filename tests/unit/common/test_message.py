@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
@@ -24,6 +26,7 @@ from agent.common.message import (
     decode,
     encode,
 )
+from tests.support import REPOSITORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,45 @@ def test_deep_nesting_is_refused() -> None:
         deep = [deep]
     with pytest.raises(InvalidMessage):
         decode(Ask, {**GOOD, "record": deep})
+
+
+FIRST_USE = """
+import sys, threading
+from dataclasses import make_dataclass
+from agent.common.message import decode
+
+sys.setswitchinterval(1e-6)
+for _ in range(20):
+    inner = make_dataclass("Inner", [("a", int), ("b", str)], frozen=True, slots=True)
+    names = [f"f{number}" for number in range(20)]
+    outer = make_dataclass("Outer", [(name, inner | None) for name in names], frozen=True, slots=True)
+    fields = dict.fromkeys(names, {"a": 1, "b": "x"})
+    together = threading.Barrier(4)
+
+    def use():
+        together.wait()
+        decode(outer, fields)
+        decode(inner, fields[names[0]])
+
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_threads_may_use_a_class_for_the_first_time_at_once() -> None:
+    """msgspec alone ends the process (SIGSEGV) when one thread uses what another has half compiled."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_USE],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @dataclass(frozen=True, slots=True)

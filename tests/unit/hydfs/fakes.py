@@ -8,6 +8,7 @@ from typing import Any
 from agent.common.deadline import Deadline
 from agent.common.errors import RainStormError
 from agent.common.message import Done
+from agent.common.register import Keys
 from agent.common.shell import clock
 from agent.wire.client import Answered
 from agent.wire.endpoint import Call
@@ -67,6 +68,7 @@ class FakeRegisters:
     def __init__(self, **values: Any) -> None:
         self.values: dict[str, Any] = values
         self.error: RainStormError | None = None
+        self.page = 1000
 
     def change(self, key: str, change: Callable[[Any], Any], *, timeout_s: float = 5.0) -> Any:
         """Applies a change."""
@@ -86,3 +88,8 @@ class FakeRegisters:
         if self.error is not None:
             raise self.error
         return sorted(key for key in self.values if key.startswith(prefix))
+
+    def keys_page(self, prefix: str = "", after: str = "", *, timeout_s: float = 5.0) -> Keys:
+        """Returns the next names."""
+        found = [key for key in self.keys(prefix) if key > after]
+        return Keys(tuple(found[: self.page]), len(found) > self.page)

@@ -12,16 +12,19 @@ import pytest
 
 from agent.common import message
 from agent.common.errors import (
+    AlreadyExists,
     ConnectionLost,
     Corrupt,
     DeadlineExceeded,
     InvalidMessage,
     NotFound,
+    RainStormError,
     Unavailable,
     Unreachable,
 )
 from agent.common.message import Done
 from agent.hydfs.client import HydfsClient
+from agent.hydfs.core.filetable import put_id
 from agent.hydfs.messages.file import (
     AbortPut,
     BeginPut,
@@ -106,11 +109,11 @@ def test_simple_requests_return_what_the_agent_says() -> None:
     assert agent.asked == [
         Create("f"),
         Stat("f"),
-        ListFiles("f"),
+        ListFiles("f", paged=True),
         ListStored("n1"),
         Health(),
         Delete("f"),
-        DeletePrefix("a"),
+        DeletePrefix("a", paged=True),
     ]
 
 
@@ -135,11 +138,57 @@ def test_a_get_writes_all_of_the_file_or_says_that_it_changed() -> None:
         client(Stat=Described(STAT), Read=reader(b""))[0].get("f", io.BytesIO())
 
 
+def test_a_listing_is_asked_for_page_by_page() -> None:
+    def pages(request: ListFiles) -> Listed:
+        following = {"": "b", "b": "d"}.get(request.after, "")
+        return Listed((FileStat(f"{request.after}x", "id1", 0, ()),), next=following)
+
+    store, agent = client(
+        ListFiles=pages,
+        DeletePrefix=lambda asked: Deleted(("a", "b"), next="" if asked.after else "b"),
+    )
+    assert [stat.name for stat in store.list()] == ["x", "bx", "dx"]
+    assert [request.after for request in agent.asked] == ["", "b", "d"]
+    assert store.delete_prefix("p") == 4
+    for same in (Listed((), next="b"), Deleted((), next="b")):
+        store, _ = client(ListFiles=same, DeletePrefix=same)
+        with pytest.raises(InvalidMessage, match="goes back"):
+            store.list() if isinstance(same, Listed) else store.delete_prefix("p")
+
+
 def test_a_put_is_sent_in_pieces_and_committed() -> None:
     begun = PutBegun("id1", 4)
     store, agent = client(BeginPut=begun, PutPiece=Done(), CommitPut=Described(STAT))
     assert store.put("f", io.BytesIO(b"abcdef")) == STAT
-    assert agent.asked == [BeginPut("f"), PutPiece("id1", 0), PutPiece("id1", 4), CommitPut("id1", 6)]
+    begin = agent.asked[0]
+    assert isinstance(begin, BeginPut)
+    assert len(begin.key) == 32
+    assert agent.asked[1:] == [PutPiece("id1", 0), PutPiece("id1", 4), CommitPut("id1", 6, "f")]
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+def test_a_commit_whose_answer_is_lost_is_asked_again(losses: int) -> None:
+    def commit(request: CommitPut) -> Any:
+        lost = sum(isinstance(each, CommitPut) for each in agent.asked) <= losses
+        return ConnectionLost("cut") if lost else Described(STAT)
+
+    store, agent = client(BeginPut=PutBegun("id1", 4), CommitPut=commit, AbortPut=Done())
+    if losses < 3:
+        assert store.put("f", io.BytesIO()) == STAT
+        return
+    with pytest.raises(Unreachable, match="may exist now"):
+        store.put("f", io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    ("answer", "aborted"), [(ConnectionLost("cut"), True), (AlreadyExists("f exists"), False)]
+)
+def test_a_put_whose_begin_may_have_been_done_is_aborted(answer: RainStormError, aborted: bool) -> None:
+    store, agent = client(BeginPut=answer, AbortPut=Done())
+    with pytest.raises(type(answer)):
+        store.put("f", io.BytesIO())
+    abort = AbortPut(put_id("f", agent.asked[0].key))
+    assert agent.asked[1:] == ([abort] if aborted else [])
 
 
 @pytest.mark.parametrize("abort", [Done(), Unreachable("away")])

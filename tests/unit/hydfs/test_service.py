@@ -109,9 +109,10 @@ def test_what_clients_left_behind_is_given_up_in_time(
 def test_invalid_requests_are_refused_and_counted(tmp_path: Path) -> None:
     with Stores(tmp_path, 1) as stores:
         stores.start()
+        client = stores.hydfs()
         for _ in range(3):
             with pytest.raises(InvalidMessage, match=r"hydfs\.create"):
-                stores.hydfs()._ask(Create("x" * 70_000), timeout_s=5.0)
+                client._client.ask(client._target, Create("x" * 70_000), timeout_s=5.0)
         assert stores.services["n1"]._server.refused["hydfs.create"] == 3
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from agent.common import message
 from agent.common.errors import (
     AlreadyExists,
     Conflict,
     Corrupt,
     Fenced,
-    InvalidMessage,
     NameInvalid,
     NotFound,
     ProtocolError,
@@ -24,12 +24,15 @@ from agent.common.errors import (
     UsageError,
 )
 from agent.common.message import Done
+from agent.common.register import KEYS_MAX
+from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
 from agent.hydfs.core import filetable
 from agent.hydfs.messages.block import ListOwnStored, ReadBlock, Seal
-from agent.hydfs.messages.file import Delete, ListFiles, ListStored, Read, StoredBlocks
+from agent.hydfs.messages.file import Delete, DeletePrefix, ListFiles, ListStored, Read, StoredBlocks
 from agent.hydfs.shell.gateway import Gateway
-from agent.wire.client import Client
+from agent.wire.client import Answered, Client
+from agent.wire.codec.framing import HEADER_BYTES_MAX, encode_header
 from tests.support import wait_until
 from tests.unit.hydfs.fakes import FakePeers, FakeRegisters, call
 from tests.unit.hydfs.stores import SettableView, Stores
@@ -75,16 +78,16 @@ def test_bad_requests_are_refused_with_a_code(stores: Stores) -> None:
     for ask, error in (
         (lambda: client.append("f", b"", writer="w", sequence=0), UsageError),
         (lambda: client.append("f", b"x" * BLOCK, writer="w", sequence=0), UsageError),
-        (lambda: client.append("f", b"x", writer="", sequence=0), InvalidMessage),
-        (lambda: client.append("f", b"x", writer="w", sequence=-1), InvalidMessage),
+        (lambda: client.append("f", b"x", writer="", sequence=0), UsageError),
+        (lambda: client.append("f", b"x", writer="w", sequence=-1), UsageError),
         (lambda: client.append("g", b"x", writer="w", sequence=0), NotFound),
-        (lambda: client.read("f", -1, 5), InvalidMessage),
+        (lambda: client.read("f", -1, 5), UsageError),
         (lambda: client.read("g", 0, 5), NotFound),
         (lambda: client.create("a/../b"), NameInvalid),
         (lambda: client.create(""), NameInvalid),
         (lambda: client.create("x" * 256), NameInvalid),
         (lambda: client.put("x" * 5000, io.BytesIO(b"x")), NameInvalid),
-        (lambda: client.delete_prefix(""), InvalidMessage),
+        (lambda: client.delete_prefix(""), UsageError),
         (lambda: client.store("n9"), UsageError),
         (lambda: client.delete("g"), NotFound),
     ):
@@ -192,10 +195,88 @@ def test_an_entry_that_is_not_valid_is_named_and_hides_no_other_file() -> None:
         alone.ask(Delete("b"))
 
 
-def test_a_listing_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.hydfs.shell.gateway.LIST_MAX", 1)
-    with pytest.raises(UsageError, match="2 names"):
-        Alone(a=None, b=None).ask(ListFiles())
+def many(count: int) -> Alone:
+    """A gateway whose table has files with long names, one in ten of them deleted, one not valid."""
+    values: dict[str, Any] = {}
+    for number in range(count):
+        name = f"many/{number:06d}/".ljust(120, "x")
+        values[name] = filetable.create(name, f"id{number}", "all")(None)
+        if number % 10 == 3:
+            values[name] = filetable.remove(name, f"id{number}")(values[name])
+    values["many/bad"] = "a text"
+    return Alone(**values)
+
+
+def client_of(alone: Alone, encoded: list[int]) -> HydfsClient:
+    """A client whose requests and answers cross the codec; notes how large the headers are."""
+
+    class Wire:
+        def ask(self, target: str, request: Any, payload: Any = b"", *, timeout_s: float) -> Answered[Any]:
+            answer = alone.ask(request, timeout_s=timeout_s)
+            encoded.append(len(encode_header(message.encode(answer), 0)))
+            return Answered(answer, b"")
+
+    wire: Any = Wire()
+    return HydfsClient(wire, "agent")
+
+
+@pytest.mark.slow
+def test_twenty_thousand_files_are_listed_and_deleted_page_by_page() -> None:
+    """In one answer they were refused, or did not fit the header of a frame."""
+    alone, encoded = many(20_000), list[int]()
+    alone.registers.page = KEYS_MAX
+    client = client_of(alone, encoded)
+    pages = list(client.pages("many/"))
+    names = [stat.name for page in pages for stat in page.files]
+    assert names == sorted(names)
+    assert len(names) == 18_000
+    assert [name for page in pages for name in page.damaged] == ["many/bad"]
+    assert len(pages) > 5
+    assert max(encoded) < HEADER_BYTES_MAX // 4
+    del alone.registers.values["many/bad"]
+    assert client.delete_prefix("many/") == 18_000
+    assert client.list() == []
+
+
+@pytest.mark.parametrize("voters_page", [1, 7, 1000])
+@pytest.mark.parametrize("entries", [1, 4, 1000])
+def test_pages_of_every_size_show_the_same_files(
+    monkeypatch: pytest.MonkeyPatch, voters_page: int, entries: int
+) -> None:
+    monkeypatch.setattr("agent.hydfs.shell.gateway.PAGE_ENTRIES", entries)
+    alone = many(25)
+    alone.registers.page = voters_page
+    expected = [name for name in sorted(alone.registers.values) if not name.startswith(("many/bad",))]
+    expected = [name for name in expected if "3/" not in name]
+    assert [stat.name for stat in client_of(alone, []).list("many/")] == expected
+
+
+def test_a_page_ends_when_half_of_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        """Six seconds pass between two looks at it."""
+
+        now = clock.monotonic()
+
+        def monotonic(self) -> float:
+            self.now += 6.0
+            return self.now
+
+    alone = many(5)
+    monkeypatch.setattr("agent.hydfs.shell.gateway.clock", Clock())
+    found = alone.ask(ListFiles("many/0", paged=True), timeout_s=10.0)
+    assert len(found.files) == 1
+    assert found.next == found.files[0].name
+
+
+def test_a_client_that_knows_no_pages_is_refused_when_one_is_not_enough() -> None:
+    alone = many(3)
+    assert len(alone.ask(ListFiles("many/0")).files) == 3
+    alone.registers.page = 2
+    for request in (ListFiles("many/0"), DeletePrefix("many/0")):
+        with pytest.raises(UsageError, match="too many names"):
+            alone.ask(request)
+    alone.registers.page = 3
+    assert len(alone.ask(ListFiles("many/0")).files) == 3, "nothing was deleted"
 
 
 def test_a_read_goes_to_the_own_copy_first_and_to_others_when_that_fails() -> None:

@@ -109,6 +109,109 @@ def test_a_put_becomes_visible_with_its_commit(gateway: Gateway) -> None:
     all_slots_free(gateway)
 
 
+def test_a_begin_whose_answer_was_lost_finds_the_put_again(gateway: Gateway) -> None:
+    begun = gateway.ask(BeginPut("f", "key"))
+    gateway.piece(begun.file_id, 0, b"abc")
+    assert gateway.ask(BeginPut("f", "key")) == begun
+    assert len(gateway.puts._puts) == 1
+    assert gateway.ask(BeginPut("g", "key")).file_id != begun.file_id, "a key is good for one name"
+    assert gateway.ask(CommitPut(begun.file_id, 3, "f")).stat.length == 3
+    with pytest.raises(Conflict, match="has ended already"):
+        gateway.ask(BeginPut("f", "key"))  # a first request that was late
+    assert gateway.entry().state == "live"
+    assert len(gateway.puts._puts) == 1
+
+
+def test_two_begins_of_one_put_reserve_once(gateway: Gateway) -> None:
+    """The second one comes while the first one still asks the voters."""
+    asked, go_on = threading.Event(), threading.Event()
+    times: list[float] = []
+
+    def slow(*args: Any, **options: Any) -> Any:
+        times.append(options["timeout_s"])
+        asked.set()
+        assert go_on.wait(10.0)
+        raise NoMajority("no voter answers")
+
+    gateway.registers.change = slow  # type: ignore[method-assign]
+    first, errors = in_thread(lambda: gateway.ask(BeginPut("f", "key")))
+    assert asked.wait(5.0)
+    second, more = in_thread(lambda: gateway.ask(BeginPut("f", "key")))
+    wait_until(lambda: next(iter(gateway.puts._puts.values())).requests == 2, 5.0, "both are there")
+    go_on.set()
+    first.join(5.0)
+    second.join(5.0)
+    assert [type(error) for error in errors + more] == [NoMajority, NoMajority]
+    assert len(times) == 1
+    assert not gateway.puts._puts
+
+
+def test_a_put_that_is_aborted_while_its_name_is_reserved_leaves_nothing(gateway: Gateway) -> None:
+    change = gateway.registers.change
+
+    def abort_first(*args: Any, **options: Any) -> Any:
+        gateway.registers.change = change  # type: ignore[method-assign]
+        gateway.ask(AbortPut(filetable.put_id("f", "key")))
+        return change(*args, **options)
+
+    gateway.registers.change = abort_first  # type: ignore[method-assign]
+    with pytest.raises(NotFound, match="was aborted"):
+        gateway.ask(BeginPut("f", "key"))
+    assert gateway.entry().state == "deleted"
+    assert not gateway.puts._puts
+
+
+@pytest.mark.parametrize("appended", [0, 5])
+def test_a_commit_whose_answer_was_lost_has_the_same_answer_again(gateway: Gateway, appended: int) -> None:
+    file_id = gateway.begin()
+    gateway.piece(file_id, 0, b"x" * 100)
+    gateway.piece(file_id, 100, b"x" * 40)
+    found = gateway.ask(CommitPut(file_id, 140, "f"))
+    if appended:
+        change = filetable.open_next("f", file_id, NODES, 1, "session")
+        gateway.registers.values["f"] = change(gateway.registers.values["f"])
+    assert gateway.ask(CommitPut(file_id, 140, "f")) == found
+    for wrong in (CommitPut(file_id, 140), CommitPut(file_id, 100 + 7, "f"), CommitPut(file_id, 140, "g")):
+        with pytest.raises(NotFound):
+            gateway.ask(wrong)
+    gateway.registers.values["f"] = filetable.create("f", "other", "all")(None)
+    with pytest.raises(NotFound):
+        gateway.ask(CommitPut(file_id, 140, "f"))
+
+
+def test_two_commits_of_one_put_have_the_same_answer(gateway: Gateway) -> None:
+    file_id = gateway.begin()
+    gateway.piece(file_id, 0, b"x")
+    found: list[Any] = []
+    with gateway.puts._puts[file_id].lock:
+        threads = [in_thread(lambda: found.append(gateway.ask(CommitPut(file_id, 1, "f")))) for _ in range(2)]
+        wait_until(lambda: gateway.puts._puts[file_id].requests == 2, 5.0, "both wait")
+    for thread, _ in threads:
+        thread.join(5.0)
+    assert len(found) == 2
+    assert found[0] == found[1]
+
+
+def test_an_abort_does_not_remove_a_file_that_its_put_has_made(gateway: Gateway) -> None:
+    """The answer of the voters to the commit was lost; others may have appended since."""
+    file_id = gateway.begin()
+    gateway.piece(file_id, 0, b"abc")
+    change = gateway.registers.change
+
+    def lose_answer(*args: Any, **options: Any) -> Any:
+        change(*args, **options)
+        raise NoMajority("no voter answers")
+
+    gateway.registers.change = lose_answer  # type: ignore[method-assign]
+    with pytest.raises(NoMajority):
+        gateway.ask(CommitPut(file_id, 3, "f"))
+    gateway.registers.change = change  # type: ignore[method-assign]
+    gateway.ask(AbortPut(file_id))
+    assert gateway.entry().state == "live"
+    assert gateway.peers.told == []
+    assert not gateway.puts.is_alive(file_id)
+
+
 def test_an_empty_file_can_be_put(gateway: Gateway) -> None:
     assert gateway.ask(CommitPut(gateway.begin(), 0)).stat.length == 0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.common.errors import Forbidden, InvalidMessage, NotFound, Overloaded, RainStormError, UsageError
+from agent.common.errors import Forbidden, NotFound, Overloaded, RainStormError, UsageError
 from agent.logs.messages import EndSearch, StartSearch, TakePiece
 from agent.logs.shell import searches
 from tests.unit.logs.place import CATASTROPHE, LETTERS, LINES, Place
@@ -21,7 +21,7 @@ from tests.unit.logs.place import CATASTROPHE, LETTERS, LINES, Place
         ({"pattern": b"x", "system": ("/etc/passwd",)}, Forbidden),
         ({"pattern": b"x", "system": ("sshd",)}, Forbidden),
         ({"pattern": b"x", "collected_of": "../x"}, NotFound),
-        ({"pattern": 5}, InvalidMessage),
+        ({"pattern": 5}, UsageError),
     ],
 )
 def test_a_search_that_is_not_allowed_is_refused(

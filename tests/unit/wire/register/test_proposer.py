@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.common.errors import AlreadyExists, DeadlineExceeded, InvalidMessage, NoMajority, Overloaded
-from agent.common.register import Accept, Check, Read
+from agent.common.register import Accept, Check, Keys, Read
 from agent.common.register import Answer as RegisterAnswer
 from agent.common.shell import network
 from agent.wire.client import Client, Target
@@ -222,6 +222,21 @@ def test_names_are_those_of_a_majority(voters: Voters) -> None:
     voters.servers[1].stop()
     with pytest.raises(NoMajority, match="only 1 of 3 voters"):
         voters.registers.keys()
+
+
+def test_names_come_page_by_page_and_none_is_passed_over(
+    voters: Voters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Voters know different names: a page ends where the first of them has not told all."""
+    monkeypatch.setattr(proposing, "KEYS_MAX", 2)
+    names = [f"{number:02d}" for number in range(11)]
+    for number, name in enumerate(names):
+        for voter in voters.voters[number % 2 :]:
+            voter._opened().apply(Accept(name, (1, "p"), number))
+    first = voters.registers.keys_page()
+    assert (first.keys, first.more) == (("00", "01"), True)
+    assert voters.registers.keys_page(after="09") == Keys(("10",), False)
+    assert voters.registers.keys() == names
 
 
 def test_an_operation_of_registers_that_are_closed_ends(voters: Voters) -> None:
