@@ -55,7 +55,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ROSTER,
         "            self.missed_refutation = True\n",
         "            self.missed_refutation = False\n",
-        OF_SWIM,
+        (f"{OF_SWIM}::test_who_missed_a_refutation_gets_it_again",),
     ),
     Mutant(
         "an accusation by a suspect does not count",
