@@ -9,6 +9,9 @@ byte-order mark at the start of a file is no data.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from agent.rainstorm.job.plan import Split
 from agent.wire.codec.framing import Buffer
 
 BOM = b"\xef\xbb\xbf"
@@ -60,3 +63,13 @@ def last_end(data: bytes | bytearray, *, quoted: bool) -> int:
 def quotes(data: Buffer) -> int:
     """Returns the number of quote characters."""
     return data.count(QUOTE) if isinstance(data, bytes | bytearray) else bytes(data).count(QUOTE)
+
+
+def parities(splits: Sequence[Split], quotes: Mapping[int, int]) -> dict[int, bool]:
+    """Returns for each split whether the byte before it lies inside quotes; ``quotes`` counts those in it."""
+    inside: dict[int, bool] = {}
+    total = 0
+    for split in splits:
+        inside[split.index] = bool(total & 1)
+        total += quotes.get(split.index, 0)
+    return inside

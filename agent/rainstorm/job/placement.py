@@ -1,14 +1,15 @@
-"""Where the source is cut, and which task reads which part: next to a replica, if possible (a core).
+"""Which node each task runs on, where the source is cut, and which task reads which part (a core).
 
-A read from the disk of the same machine costs a fraction of one from another. Source tasks go to the nodes
-that hold most of the file; each split goes to a task that has a replica of it on its node, as long as that
-keeps all tasks about equally loaded.
+A task stays on its node as long as it can; the others go to the least loaded nodes. A read from the disk of
+the same machine costs a fraction of one from another: source tasks begin on the nodes that hold most of the
+file, and each split goes to a task that has a replica of it on its node, as long as that keeps all tasks
+about equally loaded.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.rainstorm.job.plan import Split
@@ -27,6 +28,23 @@ class Extent:
     start: int
     end: int
     replicas: tuple[str, ...]
+
+
+def place(tasks: Sequence[str], nodes: Sequence[str], keep: Mapping[str, str]) -> dict[str, str]:
+    """Returns the node of each task: the one in ``keep`` if it is usable, otherwise the least loaded one.
+
+    Ties go to the node that comes first in ``nodes``.
+    """
+    load = dict.fromkeys(nodes, 0)
+    placed = {task: keep[task] for task in tasks if keep.get(task) in load}
+    for node in placed.values():
+        load[node] += 1
+    for task in tasks:
+        if task not in placed:
+            node = min(nodes, key=lambda name: load[name])
+            placed[task] = node
+            load[node] += 1
+    return placed
 
 
 def homes(extents: Sequence[Extent], tasks: int, nodes: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ before it ends in a combiner that sends one row a key and epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,30 +161,3 @@ def _check_columns(stage: StageSpec, columns: tuple[str, ...], number: int) -> N
                 f"job file, stages[{number}]: no column {column!r} reaches operator {stage.operator}",
                 hint=f"columns here: {', '.join(columns)}",
             )
-
-
-def place(tasks: Sequence[str], nodes: Sequence[str], keep: Mapping[str, str]) -> dict[str, str]:
-    """Returns the node of each task: the one in ``keep`` if it is usable, otherwise the least loaded one.
-
-    Ties go to the node that comes first in ``nodes``.
-    """
-    load = dict.fromkeys(nodes, 0)
-    placed = {task: keep[task] for task in tasks if keep.get(task) in load}
-    for node in placed.values():
-        load[node] += 1
-    for task in tasks:
-        if task not in placed:
-            node = min(nodes, key=lambda name: load[name])
-            placed[task] = node
-            load[node] += 1
-    return placed
-
-
-def parities(splits: Sequence[Split], quotes: Mapping[int, int]) -> dict[int, bool]:
-    """Returns for each split whether the byte before it lies inside quotes; ``quotes`` counts those in it."""
-    inside: dict[int, bool] = {}
-    total = 0
-    for split in splits:
-        inside[split.index] = bool(total & 1)
-        total += quotes.get(split.index, 0)
-    return inside

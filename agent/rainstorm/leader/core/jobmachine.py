@@ -19,7 +19,8 @@ from typing import Literal
 from agent.common.errors import JobFailed, RainStormError
 from agent.common.failure import Failure
 from agent.rainstorm.job import plan as planning
-from agent.rainstorm.job.plan import parities
+from agent.rainstorm.job.boundaries import parities
+from agent.rainstorm.job.placement import place
 from agent.rainstorm.job.spec import JobSpec, parse
 from agent.rainstorm.leader.core.effects import AppendLog, DeleteFiles, Effect, JobEnded, Tell
 from agent.rainstorm.leader.core.epochs import EPOCH_TIMEOUT_S, Epoch, wrong_position
@@ -246,7 +247,7 @@ class JobMachine:
             return []
         self._previous = dict(self.state.placement)
         keep = self.state.placement or self.state.header.homes
-        placement = planning.place(self._tasks, self.nodes, keep)
+        placement = place(self._tasks, self.nodes, keep)
         number = self.state.generation + 1
         record = GenerationRecord(number, placement, cause, self.state.epoch_max)
         return self._log(now, "generation", [record])

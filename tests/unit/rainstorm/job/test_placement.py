@@ -1,4 +1,4 @@
-"""Where a source is cut, and which task reads which part."""
+"""Which node each task runs on, where a source is cut, and which task reads which part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.rainstorm.job import placement as locality
+from agent.rainstorm.job import placement
 from agent.rainstorm.job.placement import Extent
 
 NODES = ["n1", "n2", "n3", "n4"]
@@ -35,12 +35,12 @@ def test_splits_cover_the_source_once(
     task gets much more than its share.
     """
     nodes = draws.draw(st.lists(st.sampled_from([*NODES, ""]), min_size=tasks, max_size=tasks))
-    before = locality.SPLIT_BYTES_MIN
-    locality.SPLIT_BYTES_MIN = smallest
+    before = placement.SPLIT_BYTES_MIN
+    placement.SPLIT_BYTES_MIN = smallest
     try:
-        made = locality.splits(parts, nodes)
+        made = placement.splits(parts, nodes)
     finally:
-        locality.SPLIT_BYTES_MIN = before
+        placement.SPLIT_BYTES_MIN = before
     assert [split.index for split in made] == list(range(len(made)))
     assert (made[0].start, made[-1].end) == (parts[0].start, parts[-1].end)
     assert all(one.end == other.start for one, other in itertools.pairwise(made))
@@ -49,15 +49,15 @@ def test_splits_cover_the_source_once(
     total = parts[-1].end - parts[0].start
     largest = max(split.end - split.start for split in made)
     loads = [sum(split.end - split.start for split in made if split.task == task) for task in range(tasks)]
-    assert max(loads) <= locality.OVERLOAD * total / tasks + largest
+    assert max(loads) <= placement.OVERLOAD * total / tasks + largest
     assert sum(loads) == total
 
 
 def test_splits_go_next_to_their_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as all tasks get about the same, every split is read from the disk of the same machine."""
-    monkeypatch.setattr(locality, "SPLIT_BYTES_MIN", 1)
+    monkeypatch.setattr(placement, "SPLIT_BYTES_MIN", 1)
     parts = [Extent(100 * n, 100 * n + 100, (NODES[n % 2], NODES[2 + n % 2])) for n in range(4)]
-    made = locality.splits(parts, ["n1", "n2"])
+    made = placement.splits(parts, ["n1", "n2"])
     for split in made:
         block = parts[split.start // 100]
         assert ["n1", "n2"][split.task] in block.replicas
@@ -67,6 +67,25 @@ def test_splits_go_next_to_their_replicas(monkeypatch: pytest.MonkeyPatch) -> No
 def test_source_tasks_go_to_the_nodes_that_hold_most() -> None:
     """Different nodes, those with the most bytes of the file first; more tasks than nodes share."""
     parts = [Extent(0, 10, ("n3", "n1")), Extent(10, 40, ("n4", "n1")), Extent(40, 45, ("gone",))]
-    assert locality.homes(parts, 3, NODES) == ["n1", "n4", "n3"]
-    assert locality.homes(parts, 6, NODES) == ["n1", "n4", "n3", "n2", "n1", "n4"]
-    assert locality.homes(parts, 2, []) == []
+    assert placement.homes(parts, 3, NODES) == ["n1", "n4", "n3"]
+    assert placement.homes(parts, 6, NODES) == ["n1", "n4", "n3", "n2", "n1", "n4"]
+    assert placement.homes(parts, 2, []) == []
+
+
+PLACEMENTS = st.dictionaries(st.sampled_from([f"0.{n}" for n in range(9)]), st.sampled_from([*NODES, "gone"]))
+
+
+@given(st.integers(1, 9), st.permutations(NODES), st.integers(1, 4), PLACEMENTS)
+def test_tasks_stay_where_they_can(count: int, order: list[str], usable: int, keep: dict[str, str]) -> None:
+    """A task whose node is usable stays; the others go where the fewest are, first of the nodes on a tie."""
+    tasks = [f"0.{n}" for n in range(count)]
+    nodes = order[:usable]
+    placed = placement.place(tasks, nodes, keep)
+    assert sorted(placed) == sorted(tasks)
+    stayed = {task for task in tasks if keep.get(task) in nodes}
+    assert all(placed[task] == keep[task] for task in stayed)
+    load = {node: sum(placed[task] == node for task in stayed) for node in nodes}
+    for task in [task for task in tasks if task not in stayed]:
+        least = min(load.values())
+        assert placed[task] == next(node for node in nodes if load[node] == least)
+        load[placed[task]] += 1

@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agent.common.errors import JobInvalid
 from agent.rainstorm.job import plan
@@ -132,22 +130,3 @@ def test_a_split_that_does_not_fit_the_job_is_refused(split: tuple[int, int, int
     """One without a source task would never be read, and nobody would notice."""
     with pytest.raises(JobInvalid, match="split 1 of the source"):
         plan.make(parse(job_file(IDENTITY, format="csv")), replace(HEADER, splits=((0, 6, 50, 0), split)))
-
-
-PLACEMENTS = st.dictionaries(st.sampled_from([f"0.{n}" for n in range(9)]), st.sampled_from([*NODES, "gone"]))
-
-
-@given(st.integers(1, 9), st.permutations(NODES), st.integers(1, 4), PLACEMENTS)
-def test_tasks_stay_where_they_can(count: int, order: list[str], usable: int, keep: dict[str, str]) -> None:
-    """A task whose node is usable stays; the others go where the fewest are, first of the nodes on a tie."""
-    tasks = [f"0.{n}" for n in range(count)]
-    nodes = order[:usable]
-    placed = plan.place(tasks, nodes, keep)
-    assert sorted(placed) == sorted(tasks)
-    stayed = {task for task in tasks if keep.get(task) in nodes}
-    assert all(placed[task] == keep[task] for task in stayed)
-    load = {node: sum(placed[task] == node for task in stayed) for node in nodes}
-    for task in [task for task in tasks if task not in stayed]:
-        least = min(load.values())
-        assert placed[task] == next(node for node in nodes if load[node] == least)
-        load[placed[task]] += 1

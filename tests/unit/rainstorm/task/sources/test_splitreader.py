@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from agent.common.errors import JobFailed
 from agent.rainstorm.io.storage import Storage
+from agent.rainstorm.job.boundaries import parities as quote_parities
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.job.plan import Plan, Split
-from agent.rainstorm.job.plan import parities as quote_parities
 from agent.rainstorm.job.spec import parse
 from agent.rainstorm.task.batches import CsvParser, from_lines, to_output
 from agent.rainstorm.task.shell.source import SourceFile
