@@ -6,6 +6,7 @@ waits until that much time has passed. Reads go to the HyDFS agent of the same m
 
 from __future__ import annotations
 
+from agent.common.errors import RainStormError
 from agent.common.shell import clock
 from agent.hydfs.client import LocalBlock
 from agent.rainstorm.io.storage import Storage
@@ -81,7 +82,13 @@ class SourceFile:
             return block
         if self._elsewhere <= offset < self._elsewhere + ELSEWHERE_BYTES:
             return None
-        self._block = self._storage.client.map_block(self._file, offset, self._file_id)
+        try:
+            self._block = self._storage.client.map_block(self._file, offset, self._file_id)
+        except RainStormError as error:
+            if not error.retryable:
+                raise
+            # The agent of this machine restarts or is busy. A request for the bytes waits for it.
+            self._block = None
         if self._block is None:
             self._elsewhere = offset
         return self._block

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from agent.common.errors import Corrupt, RainStormError, Unreachable
 from agent.common.shell import clock
 from agent.hydfs.client import LocalBlock
 from agent.rainstorm.job import plan
@@ -57,6 +58,37 @@ def test_bytes_come_from_the_local_block_where_there_is_one(monkeypatch: pytest.
         assert bytes(found.read(ReadRequest(0, offset, size))) == DATA[offset : offset + size]
     assert store.mapped == 3
     assert [call for call, _ in store.calls].count("read") == 4
+
+
+def test_a_store_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local block only saves time: while its agent is away, the bytes are asked for until they come."""
+    store = LocalStore()
+    away: list[RainStormError] = [Unreachable("restarting"), Unreachable("restarting")]
+    read = store.read
+
+    def read_later(*arguments: Any, **options: Any) -> Any:
+        if away:
+            raise away.pop()
+        return read(*arguments, **options)
+
+    def map_later(*arguments: Any, **options: Any) -> Any:
+        raise Unreachable("restarting")
+
+    monkeypatch.setattr(store, "read", read_later)
+    monkeypatch.setattr(store, "map_block", map_later)
+    found = source(store)
+    assert bytes(found.read(ReadRequest(0, 40, 10))) == DATA[40:50]
+    assert not away
+
+
+def test_a_block_that_cannot_be_mapped_fails_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def map_never(*arguments: Any, **options: Any) -> Any:
+        raise Corrupt("a local block cannot be mapped")
+
+    store = LocalStore()
+    monkeypatch.setattr(store, "map_block", map_never)
+    with pytest.raises(Corrupt):
+        source(store).read(ReadRequest(0, 40, 10))
 
 
 def test_a_rate_decides_how_much_is_read_and_when(monkeypatch: pytest.MonkeyPatch) -> None:
