@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import functools
 import os
 import posixpath
 import random
@@ -25,6 +26,8 @@ from tests.simulation.machine.openfiles import ProcessDisk
 UNLIMITED_BYTES = 1 << 40
 # A larger file is a defect of the program that writes it; the simulator holds it in memory.
 FILE_BYTES_MAX = 1 << 30
+# Paths whose parts are remembered: an agent uses the same few again and again.
+PATHS_MAX = 1024
 
 
 @dataclass(slots=True)
@@ -296,5 +299,6 @@ def pages(size: int) -> int:
     return -(-size // PAGE_BYTES)
 
 
-def _parts(path: str) -> list[str]:
-    return [part for part in posixpath.normpath(posixpath.join("/", path)).split("/") if part]
+@functools.lru_cache(maxsize=PATHS_MAX)
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in posixpath.normpath(posixpath.join("/", path)).split("/") if part)

@@ -69,7 +69,12 @@ class File:
 
     def sync(self, changes: Iterable[Write | Resize] | None = None) -> None:
         """Carries ``changes``, or all that wait, to the medium; they are the oldest ones."""
-        chosen = list(self.pending if changes is None else changes)
+        if changes is None:
+            for change in self.pending:
+                change.apply(self.durable)
+            self.pending.clear()
+            return
+        chosen = list(changes)
         waiting = {id(each) for each in self.pending}
         for change in chosen:
             if id(change) in waiting:

@@ -331,8 +331,12 @@ class Semaphore(Primitive):
         return self.scheduler.running or self.scheduler.driver
 
     def _forget_slot(self) -> None:
-        mine = [index for index, slot in enumerate(self.taken) if slot[0] is self._thread()]
-        self.taken.pop(mine[-1] if mine else 0)
+        taken, me = self.taken, self._thread()
+        for index in range(len(taken) - 1, -1, -1):
+            if taken[index][0] is me:
+                del taken[index]
+                return
+        del taken[0]
 
     def __enter__(self, blocking: bool = True, timeout: float | None = None) -> bool:
         return self.acquire(blocking, timeout)

@@ -334,12 +334,12 @@ class Scheduler:
                 what()
             finally:
                 self.running = me
-        elif thread.token == what:
-            if thread.waiters is not None:
-                thread.waiters.remove(thread)
-            thread.token += 1
-            thread.waiters = thread.waiting_for = None
-            self._make_ready(thread)
+            return
+        if thread.waiters is not None:
+            thread.waiters.remove(thread)
+        thread.token += 1
+        thread.waiters = thread.waiting_for = None
+        self._make_ready(thread)
 
     def _forget(self, thread: SimThread) -> None:
         thread.token += 1
@@ -358,7 +358,8 @@ class Scheduler:
         while True:
             while timers and timers[0][0] <= now:
                 _, _, thread, what = heapq.heappop(timers)
-                self._fire(thread, what)
+                if thread is None or thread.token == what:  # most waits end before their time
+                    self._fire(thread, what)
             if self._graveyard or self.steps > self._steps_max or now >= self._time_limit:
                 return None
             if now >= self._look_at:
