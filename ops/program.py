@@ -1,5 +1,5 @@
-"""How ``fab`` differs from plain Invoke: it lists tasks by group, and reports mistakes in the command line
-like all other errors, with the same exit status.
+"""How ``fab`` differs from plain Invoke: it lists tasks by group, reports mistakes in the command line like
+all other errors, with the same exit status, and ends quietly when nobody reads its output any more.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 from invoke.exceptions import Exit, ParseError
 
 from agent.common.errors import UsageError
-from ops.output import listing
+from ops.output import listing, pipe
 from ops.output.errors import describe
 
 
 def install(program: Any) -> None:
     """Changes the Invoke program that is about to parse its command line."""
     listing.install(program)
-    parse = program.parse_tasks
+    parse, clean_up = program.parse_tasks, program.parse_cleanup
 
     def parse_tasks() -> None:
         try:
@@ -26,7 +26,12 @@ def install(program: Any) -> None:
         except ParseError as error:
             raise _usage(program, error) from None
 
+    def parse_cleanup() -> None:
+        with pipe.ends_with_its_reader():  # it prints lists and help
+            clean_up()
+
     program.parse_tasks = parse_tasks
+    program.parse_cleanup = parse_cleanup
 
 
 def _usage(program: Any, error: ParseError) -> Exit:

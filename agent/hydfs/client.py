@@ -245,8 +245,16 @@ class HydfsClient:
         return [stat for page in self.pages(prefix, timeout_s=timeout_s) for stat in page.files]
 
     def store(self, node: str = "", *, timeout_s: float = 10.0) -> builtins.list[StoredBlock]:
-        """Returns the blocks on ``node`` (the agent's own when empty)."""
-        return list(self._ask(messages.ListStored(node), timeout_s=timeout_s).message.blocks)
+        """Returns the blocks on ``node`` (the agent's own when empty); each page has ``timeout_s``."""
+        found: builtins.list[StoredBlock] = []
+        while True:
+            after = found[-1].place if found else None
+            page = self._ask(messages.ListStored(node, after, paged=True), timeout_s=timeout_s).message
+            if page.blocks and after is not None and page.blocks[0].place <= after:
+                raise InvalidMessage(f"a listing goes back from {after} to {page.blocks[0].place}")
+            found += page.blocks
+            if not page.more or not page.blocks:
+                return found
 
     def health(self, *, timeout_s: float = 5.0) -> StoreHealth:
         """Returns what this agent keeps and what its repair still has to do."""

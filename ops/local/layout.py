@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from agent.common.config import NodeConfig, PeerConfig, TlsConfig
 from agent.common.errors import ConfigError, Conflict
 from ops.cluster import inventory
@@ -182,7 +180,7 @@ class Layout:
             voters=tuple(names[: voter_count(len(names))]),
             introducers=tuple(names[:INTRODUCERS]),
         )
-        plain = json.loads(json.dumps(dataclasses.asdict(config)))
+        plain = dataclasses.asdict(config)
         for section, values in self.overrides.items():
             plain[section] = {**plain[section], **values} if isinstance(values, dict) else values
-        self.config_path(name).write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
+        self.config_path(name).write_text(json.dumps(plain, indent=2) + "\n", "utf-8")

@@ -9,7 +9,6 @@ fab: get failed [NOT_FOUND]: there is no file 'logs/a.csv'
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from agent.common.errors import RainStormError
-from ops.output import render
+from ops.output import pipe, render
 
 # The status that a shell reports for a program ended by Ctrl-C.
 INTERRUPTED_STATUS = 130
@@ -93,22 +92,18 @@ def command(
         @functools.wraps(function)
         def run(*arguments: Any, **keywords: Any) -> None:
             printed = render.json_objects()
-            try:
-                function(*arguments, **keywords)
-                sys.stdout.flush()
-            except RainStormError as error:
-                if keywords.get("json") and render.json_objects() == printed:
-                    render.print_json(error=error.to_wire())
-                sys.stdout.flush()
-                print(describe(shown, error), file=sys.stderr)
-                raise Exit(code=error.exit_status) from None
-            except KeyboardInterrupt:
-                print(f"\n{shown} interrupted", file=sys.stderr)
-                raise Exit(code=INTERRUPTED_STATUS) from None
-            except BrokenPipeError:
-                # The reader of the pipe (head, less) has ended, so nothing more can be written.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise Exit(code=0) from None
+            with pipe.ends_with_its_reader():
+                try:
+                    function(*arguments, **keywords)
+                except RainStormError as error:
+                    if keywords.get("json") and render.json_objects() == printed:
+                        render.print_json(error=error.to_wire())
+                    pipe.flush()
+                    print(describe(shown, error), file=sys.stderr)
+                    raise Exit(code=error.exit_status) from None
+                except KeyboardInterrupt:
+                    print(f"\n{shown} interrupted", file=sys.stderr)
+                    raise Exit(code=INTERRUPTED_STATUS) from None
 
         return task(
             run, name=shown, positional=list(positional), help=help or {}, auto_shortflags=short_flags

@@ -16,7 +16,7 @@ from invoke.context import Context
 
 from agent.common.errors import AlreadyExists, NotFound, UsageError
 from agent.common.shell import clock
-from agent.hydfs.client import READ_PIECE_BYTES, FileStat, HydfsClient
+from agent.hydfs.client import READ_PIECE_BYTES, HydfsClient
 from ops.cluster import inventory
 from ops.cluster.connections import Connections, connected
 from ops.output import render
@@ -173,12 +173,17 @@ def list_(
 ) -> None:
     """files: list all files with their sizes"""
     with connected(_find(inventory)) as connections:
-        found: list[FileStat] = sorted(connections.hydfs().list(prefix), key=lambda each: each.name)
+        pages = list(connections.hydfs().pages(prefix))
+    found = [stat for page in pages for stat in page.files]
+    damaged = [name for page in pages for name in page.damaged]
     if not (all or prefix.startswith(".")):
         found = [each for each in found if not each.name.startswith(OWN_PREFIXES)]
+        damaged = [name for name in damaged if not name.startswith(OWN_PREFIXES)]
     if json:
-        render.print_json(files=found)
+        render.print_json(files=found, damaged=damaged)
         return
+    for name in damaged:
+        render.say(f"damaged: the file table holds no valid entry for {name}; its bytes cannot be read")
     if not found:
         render.say("no files" + (f" whose name begins with {prefix!r}" if prefix else ""))
         return

@@ -152,7 +152,7 @@ def show(verdicts: Iterable[Verdict], console: Console) -> None:
     for verdict in sorted(verdicts, key=lambda verdict: not verdict.killed):
         rule = verdict.mutant.rule
         shown = rule if len(rule) <= TEXT_MAX else f"{rule[: TEXT_MAX - 1]}…"
-        test = verdict.by.rpartition("::")[2]
+        test = verdict.by.partition("[")[0].rpartition("::")[2]
         table.add_row(shown, verdict.mutant.path, verdict.outcome, test, f"{verdict.seconds:.1f}")
     console.print(table)
 

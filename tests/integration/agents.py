@@ -5,6 +5,7 @@ The folder is short, because the path of a Unix socket may have 107 bytes at mos
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -16,8 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-import yaml
 
 from agent.common.config import TlsConfig
 from agent.wire import auth
@@ -163,4 +162,4 @@ class Agents:
                 "introducers": self.names[:2],
                 **self._settings,
             }
-            self.config_path(name).write_text(yaml.safe_dump(config))
+            self.config_path(name).write_text(json.dumps(config))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from agent.hydfs.client import FileStat, HydfsClient
 from agent.wire.client import Address, Target
@@ -85,7 +84,7 @@ class HydfsCluster(Agents):
         super()._make_files()
         self.store_port = HYDFS_PORT
         for name in self.names:
-            config = yaml.safe_load(self.config_path(name).read_text())
+            config = json.loads(self.config_path(name).read_text())
             for peer in config["peers"]:
                 peer["hydfs_port"] = self.store_port
-            self.config_path(name).write_text(yaml.safe_dump(config))
+            self.config_path(name).write_text(json.dumps(config))

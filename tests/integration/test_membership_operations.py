@@ -30,8 +30,9 @@ WITHOUT_N4 = ["n1", "n2", "n3", "n5"]
 # What a crashed service is known within on a quiet machine; others may be testing on this one.
 SERVICE_CRASH_KNOWN_S = 0.3
 SERVICE_CRASH_MAX_S = 1.0
-# 36.5 MB of it are code and libraries; the checks of typed messages (msgspec) cost 1.6 MB.
-RSS_BYTES_MAX = 42 * 1000 * 1000
+# 35.2 MB of it are code and libraries. The rest grows with the connections: 38.7 MB with 11 threads, 39.6 MB
+# with 22.
+RSS_BYTES_MAX = 40 * 1000 * 1000
 
 ATTACHED = """
 import sys, threading
@@ -185,7 +186,7 @@ def test_datagrams_are_thrown_away_on_demand_and_nobody_dies_of_it(cluster: Agen
     for percent in (-1, 101):
         with pytest.raises(UsageError, match="0 to 100"):
             member(cluster, "n2").drop(percent)
-    with pytest.raises(UsageError, match="argument percent"):
+    with pytest.raises(UsageError, match="percent"):
         member(cluster, "n2").drop(True)
     before = len(deaths(cluster))
     assert member(cluster, "n2").drop() == 0.0

@@ -90,7 +90,8 @@ SUBSYSTEMS: dict[str, Subsystem] = {
         schedule=membership.schedule_of,
         replay=membership.run,
     ),
-    "scenarios": Subsystem(_scenario),
+    # Each schedule of membership kills and examines a node too, after faults: these have a single fault.
+    "scenarios": Subsystem(_scenario, one_of=10),
     "rainstorm": Subsystem(
         _rainstorm,
         test_rainstorm.REACHED,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from agent import __main__ as entry
 from agent.__main__ import main
@@ -37,7 +39,7 @@ def write(folder: Path, **changes: object) -> str:
         **changes,
     }
     path = folder / "node.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(json.dumps(config))
     return str(path)
 
 
@@ -65,12 +67,50 @@ def test_a_wrong_one_ends_with_ex_config(
     assert said in found
 
 
-def test_a_missing_file_and_an_unknown_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["membership", "--config", str(tmp_path / "none.yaml")]) == 78
     assert "no configuration at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["storage", "--config", "x"], "name one service: membership, hydfs, rainstorm, logs"),
+        (["--config", "x"], "name one service"),
+        (["membership", "logs", "--config", "x"], "name one service"),
+        (["membership"], "--config is missing"),
+        (["membership", "--config"], "option --config requires argument"),
+        (["membership", "--config=x", "--verbose"], "option --verbose not recognized"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["storage", "--config", "x"])
+        main(arguments)
     assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("usage: python -m agent {membership,hydfs,rainstorm,logs} --config FILE")
+    assert f"error: {said}" in shown
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_shown(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([flag])
+    assert caught.value.code == 0
+    assert "only check the configuration" in capsys.readouterr().out
+
+
+def test_a_membership_agent_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """Each of these would cost every node from 0.2 to 1 MB."""
+    program = (
+        "import sys, agent.membership.service; from agent.__main__ import main;"
+        f"main(['membership', '--config={write(tmp_path)}', '--check-config']);"
+        "print({'yaml', 'argparse', 'shutil', 'tempfile', 'numpy', 'pyarrow'} & set(sys.modules))"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=True)
+    assert ended.stdout.decode().splitlines()[-1] == "set()"
 
 
 class Notifier(sdnotify.Notifier):
@@ -120,14 +160,21 @@ class Bench:
             return self.services[-1]
 
         self._monkeypatch.setattr(entry, "_build", build)
-        # An agent that nothing ends would keep this process: it is ended as by an operator, with status 0.
-        end = threading.Timer(AGENT_LIMIT_S, os.kill, (os.getpid(), signal.SIGTERM))
-        end.start()
+        # An agent that nothing ends would keep this process.
+        late = threading.Event()
+
+        def end_it() -> None:
+            late.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        timer = threading.Timer(AGENT_LIMIT_S, end_it)
+        timer.start()
         try:
             return entry.run("membership", configuration.load(self.path), self.notifier)
         finally:
-            end.cancel()
-            end.join()
+            timer.cancel()
+            timer.join()
+            assert not late.is_set(), "nothing ended the agent"
 
 
 @pytest.fixture

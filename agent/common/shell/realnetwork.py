@@ -22,6 +22,8 @@ Buffer = bytes | bytearray | memoryview
 
 # linux/in.h; Python does not export it.
 IP_RECVERR = 11
+# The error number of a sock_extended_err.
+EXTENDED_ERROR = struct.Struct("=I")
 # A peer that is silent for half a minute is asked, and given up 20 s later: no partition that is worth
 # waiting for is longer, and each connection to a dead peer costs a thread meanwhile.
 KEEP_ALIVE_IDLE_S, KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_PROBES = 30, 5, 4
@@ -256,6 +258,8 @@ class RealNetwork:
         context.sslsocket_class = _TlsSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
+        if server_side:
+            context.num_tickets = 0  # nobody resumes a session; two tickets were made for each connection
         context.load_cert_chain(certificate, key)
         context.load_verify_locations(authority)
         return context
@@ -337,14 +341,27 @@ class RealNetwork:
                     raise TimeoutError("timed out") from None
 
     def take_refusal(self, sock: Socket) -> tuple[str, int] | None:
-        """Returns the next address that refused a datagram of this socket, or None."""
+        """Returns the next address at which no process took a datagram of this socket, or None."""
         while True:
             try:
-                found = _real(sock).recvmsg(1, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+                _, notes, _, target = _real(sock).recvmsg(1, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
             except OSError:
                 return None  # the queue is empty
-            if isinstance(found[3], tuple):
-                return str(found[3][0]), int(found[3][1])
+            if isinstance(target, tuple) and errno.ECONNREFUSED in _errors(notes):
+                return str(target[0]), int(target[1])
+
+
+def _errors(notes: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    """Returns the error numbers of a message from an error queue.
+
+    Each note begins with a ``sock_extended_err`` (ip(7)), whose first field is the number. A host or network
+    that cannot be reached, or a datagram that is too large for the path, says nothing about the process.
+    """
+    return [
+        EXTENDED_ERROR.unpack_from(data)[0]
+        for level, kind, data in notes
+        if (level, kind) == (socket.IPPROTO_IP, IP_RECVERR) and len(data) >= EXTENDED_ERROR.size
+    ]
 
 
 def _real(sock: Socket) -> socket.socket:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from agent.common.message import Counter, Crc, Done, Name, OptionalName, Request
 from agent.hydfs.core.block import BlockNumber, FileId, Record, Writers
 from agent.hydfs.core.filetable import REPLICAS_MAX, FileEntry
-from agent.hydfs.messages.file import AppendOffset, FileName, StoredBlocks
+from agent.hydfs.messages.file import AppendOffset, FileName, StoredBlocks, StoredPlace
 
 # The name of a node and what it does there, as in "n1/repair": pieces of two senders are kept apart.
 Sender = Annotated[str, Meta(min_length=1, max_length=300)]
@@ -161,10 +161,12 @@ class DropFile(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class ListOwnStored(Request[StoredBlocks]):
-    """Asks a node for the copies that it keeps."""
+    """Asks a node for the copies that it keeps: a page of those behind ``after``, or all."""
 
     kind: ClassVar = "hydfs.store_local"
     reply: ClassVar = StoredBlocks
+    after: StoredPlace | None = None
+    paged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

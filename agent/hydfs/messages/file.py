@@ -194,6 +194,10 @@ class DeletePrefix(Request[Deleted]):
     paged: bool = False
 
 
+# The name, file id and number of a copy.
+StoredPlace = tuple[OptionalName, FileId, BlockNumber]
+
+
 @dataclass(frozen=True, slots=True)
 class StoredBlock:
     """One copy of a block on a node."""
@@ -205,23 +209,37 @@ class StoredBlock:
     state: BlockState
     ring_id: RingId
 
+    @property
+    def place(self) -> StoredPlace:
+        """Returns where it stands in a listing."""
+        return self.name, self.file_id, self.number
+
 
 @dataclass(frozen=True, slots=True)
 class StoredBlocks:
-    """Answer: the copies on ``node``, whose own place on the ring is ``ring_id``."""
+    """Answer: the copies on ``node``, whose own place on the ring is ``ring_id``; whether ``more`` follow.
+
+    They are sorted by name, file id and number.
+    """
 
     blocks: Annotated[tuple[StoredBlock, ...], Meta(max_length=LIST_MAX)]
     node: OptionalName = ""
     ring_id: RingId = ""
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ListStored(Request[StoredBlocks]):
-    """Asks for the copies on ``node``, or on the agent's own node."""
+    """Asks for the copies on ``node``, or on the agent's own node: a page of those behind ``after``.
+
+    A client of an earlier release does not ask for a page (``paged``): all must fit into one answer.
+    """
 
     kind: ClassVar = "hydfs.store"
     reply: ClassVar = StoredBlocks
     node: OptionalName = ""
+    after: StoredPlace | None = None
+    paged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ this node's own copy when there is one.
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections.abc import Iterator
 
@@ -40,6 +41,9 @@ READ_BYTES_MAX = 4 * 1024 * 1024
 READ_TIMEOUT_S = 5.0
 # Files and blocks together in one page of a listing: about a megabyte of the four that a header may have.
 PAGE_ENTRIES = 5000
+# Copies in one page of a node's store: 3.5 megabytes of the four that a header may have, if each name has 255
+# characters of four bytes.
+STORED_PAGE = 3000
 
 
 class Gateway:
@@ -274,18 +278,24 @@ class Gateway:
         name = request.node or self._peers.me
         if name not in self._peers.names:
             raise UsageError(f"there is no node {name!r}", hint=f"nodes: {', '.join(self._peers.names)}")
-        found = self._peers.ask(name, between.ListOwnStored(), timeout_s=READ_TIMEOUT_S).message
-        return messages.StoredBlocks(found.blocks, name, node_ring_id(name))
+        own = between.ListOwnStored(request.after, request.paged)
+        found = self._peers.ask(name, own, timeout_s=READ_TIMEOUT_S).message
+        return messages.StoredBlocks(found.blocks, name, node_ring_id(name), found.more)
 
     def _list_own_stored(self, request: between.ListOwnStored, call: Call) -> messages.StoredBlocks:
-        metas = sorted(list(self._replicas.store.index.values()), key=lambda meta: (meta.name, meta.key))
+        metas = list(self._replicas.store.index.values())
+        places = [(meta.name, *meta.key) for meta in metas]
+        chosen = [
+            each for each in zip(places, metas, strict=True) if not request.after or each[0] > request.after
+        ]
+        count = STORED_PAGE if request.paged else len(chosen)
+        page = heapq.nsmallest(count, chosen, key=lambda each: each[0])
         return messages.StoredBlocks(
             tuple(
-                messages.StoredBlock(
-                    meta.name, *meta.key, meta.length, meta.state, ring_id(block_token(*meta.key))
-                )
-                for meta in metas
-            )
+                messages.StoredBlock(*place, meta.length, meta.state, ring_id(block_token(*meta.key)))
+                for place, meta in page
+            ),
+            more=len(page) < len(chosen),
         )
 
 

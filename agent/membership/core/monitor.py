@@ -303,12 +303,15 @@ class Monitor:
             return
         self.heard_at[name] = self.datagram_at[name] = now
         self.newest_view_heard = max(self.newest_view_heard, datagram.view_version)
+        self.roster.missed_refutation = False
         for update in datagram.updates:
             self.roster.merge(now, update)
         if datagram.settings is not None:
             self._adopt(now, datagram.settings)
         if not self._running:
             return
+        if self.roster.missed_refutation:
+            self._out.send(name, Kind.GOSSIP)
         if datagram.kind is Kind.REFUSAL:
             self._receive_refusal(name)
         if datagram.kind is Kind.STALE_BOOT and datagram.sequence > self.me.boot:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.common.errors import DiskFull
+from agent.common.errors import DiskFull, Overloaded
 from agent.common.register import Answer, Slot, VoterRequest, answer
 from agent.common.shell import framedlog, threads
 from agent.common.shell.framedlog import FramedLog
@@ -21,6 +21,10 @@ from agent.wire.codec import register_log
 logger = logging.getLogger("agent.wire.register.store")
 
 REWRITE_BYTES_MIN = 4 * 1024 * 1024
+# Registers that hold a promise and no value. A change leaves one only when its proposer ends half way, and
+# the next change of that name gives it a value. More of them come from a peer that is defective: ten thousand
+# names take ten megabytes at most. A promise must not be forgotten, so further names are refused.
+VALUELESS_MAX = 10_000
 
 
 def write_log(path: Path, slots: Mapping[str, Slot]) -> None:
@@ -45,13 +49,16 @@ class RegisterStore:
         """
         self._lock = threads.lock()
         self._slots: dict[str, Slot] = {}
+        self._valueless = 0
         self._log = FramedLog(path, register_log.LAYOUT)
         self._log.open(self._replay)
+        self._valueless = sum(slot.value is None for slot in self._slots.values())
 
     def apply(self, request: VoterRequest) -> Answer:
         """Applies a request; its answer may leave only after this returns.
 
         Raises:
+            Overloaded: too many registers have no value already; nothing has changed.
             RecordTooLarge: the value is too large for the log; nothing has changed.
             DiskFull: there is no room for the change; nothing has changed.
             DiskFailed: the log cannot be written; the agent must stop.
@@ -60,8 +67,15 @@ class RegisterStore:
             slot = self._slots.get(request.key, Slot())
             changed, reply = answer(slot, request)
             if changed != slot:
+                more = (changed.value is None) - (request.key in self._slots and slot.value is None)
+                if more > 0 and self._valueless >= VALUELESS_MAX:
+                    raise Overloaded(
+                        f"{self._valueless} registers of this voter hold a promise and no value",
+                        hint="a node asks for changes that it does not make: see the agents' logs",
+                    )
                 self._append(request.key, changed)
                 self._slots[request.key] = changed
+                self._valueless += more
             return reply
 
     def keys(self, prefix: str = "", after: str = "", limit: int = 0) -> list[str]:

@@ -151,8 +151,8 @@ class Voter:
 
     def _vote(self, request: VoterRequest, call: Call) -> Answer:
         accepts = isinstance(request, Accept)
-        if isinstance(request, Accept):
-            self._check(request.key, request.value)
+        if not isinstance(request, Read):  # whatever may store something
+            self._check(request.key, request.value if isinstance(request, Accept) else None)
         store = self._opened()
         damage = self._damaged.get(request.key)
         if damage is not None and not accepts:

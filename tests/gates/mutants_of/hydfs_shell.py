@@ -61,7 +61,7 @@ MUTANTS: tuple[Mutant, ...] = (
         FILES,
         "made some that exist.\n        self._unsynced_names = True\n",
         "made some that exist.\n        self._unsynced_names = False\n",
-        (OF_FILES,),
+        (f"{OF_FILES}::test_a_name_that_a_killed_process_made_is_synced_with_the_next_payload",),
     ),
     Mutant(
         "payloads are synced before the journal that has them is dropped",
@@ -195,21 +195,21 @@ MUTANTS: tuple[Mutant, ...] = (
         PUT,
         "            if put.refused is not None:\n                raise put.refused\n",
         "",
-        OF_PUT,
+        (f"{OF_PUT}::test_two_begins_of_one_put_reserve_once",),
     ),
     Mutant(
         "the abort of a put that is committed drops no blocks",
         PUT,
         "filetable.abandon(put.name, put.file_id)",
         "filetable.remove(put.name, put.file_id)",
-        OF_PUT,
+        (OF_PUT,),
     ),
     Mutant(
         "a late begin does not revive a put that has ended",
         PUT,
         "if found is None or found.state != filetable.CREATING:",
         "if False:",
-        OF_PUT,
+        (OF_PUT,),
     ),
     Mutant(
         "a transfer that ended gives its place back",
@@ -326,8 +326,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a put that misses bytes does not become visible",
         PUT,
-        "            if request.length != put.length:\n",
-        "            if False:\n",
+        "        if length != put.length:\n",
+        "        if False:\n",
         (f"{OF_PUT}::test_pieces_come_in_order_and_one_that_is_sent_twice_counts_once",),
     ),
 )

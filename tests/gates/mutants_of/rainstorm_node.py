@@ -36,6 +36,20 @@ OF_LAUNCHERLINK = "tests/unit/rainstorm/host/shell/test_launcherlink.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        "a connection is closed only once nothing is sent through it",
+        LAUNCHERLINK,
+        "            self._changed.wait_for(lambda: not self._sending)\n",
+        "",
+        (OF_LAUNCHERLINK,),
+    ),
+    Mutant(
+        "a task that was not sent to the launcher is taken back",
+        LAUNCHERLINK,
+        "            del self._tasks[number]\n        task.close_files()",
+        "        task.close_files()",
+        (OF_LAUNCHERLINK,),
+    ),
+    Mutant(
         "a command of an earlier term is ignored",
         HOST,
         "if command.term < self.term:",

@@ -30,6 +30,27 @@ OF_AUTHORITY = "tests/unit/wire/test_authority.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
+        "promises without a value are bounded",
+        STORE,
+        "if more > 0 and self._valueless >= VALUELESS_MAX:",
+        "if False:",
+        (OF_STORE,),
+    ),
+    Mutant(
+        "a restarted voter counts the promises that it holds",
+        STORE,
+        "        self._valueless = sum(slot.value is None for slot in self._slots.values())\n",
+        "",
+        (OF_STORE,),
+    ),
+    Mutant(
+        "a promise is stored for no name that is not allowed",
+        VOTER,
+        "if not isinstance(request, Read):",
+        "if isinstance(request, Accept):",
+        (OF_VOTER,),
+    ),
+    Mutant(
         "the size of a frame is checked before it is allocated",
         FRAMING,
         "    check_sizes(header_bytes, payload_bytes)\n    return header_bytes, payload_bytes",
@@ -51,11 +72,18 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SERVER}::test_when_a_peer_was_heard_is_noted_by_name",),
     ),
     Mutant(
+        "only a datagram that no process took is a refusal",
+        NETWORK,
+        "isinstance(target, tuple) and errno.ECONNREFUSED in _errors(notes)",
+        "isinstance(target, tuple)",
+        ("tests/unit/common/shell/test_realnetwork.py",),
+    ),
+    Mutant(
         "TLS closes a connection that was reset before the handshake",
         NETWORK,
         "            self.close()\n            raise ConnectionResetError",
         "            raise ConnectionResetError",
-        (OF_REALNETWORK,),
+        (f"{OF_REALNETWORK}::test_a_connection_that_was_reset_is_refused_and_closed_by_tls",),
     ),
     Mutant(
         "the server's certificate carries the name of the node that was meant",
@@ -149,6 +177,20 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_CLIENT}::test_a_payload_that_is_used_up_is_not_sent_again",),
     ),
     Mutant(
+        "the file of a request is closed",
+        CLIENT,
+        "            close_files(payload)\n",
+        "            pass\n",
+        (f"{OF_CLIENT}::test_the_file_of_a_request_is_closed_whether_or_not_it_is_sent",),
+    ),
+    Mutant(
+        "a client that was closed begins no request",
+        CLIENT,
+        "                if self._closed:\n                    raise ConnectionLost",
+        "                if False:\n                    raise ConnectionLost",
+        (f"{OF_CLIENT}::test_a_closed_client_makes_no_request",),
+    ),
+    Mutant(
         "a connection that failed is not used again",
         CLIENT,
         "        except BaseException:\n            connection.close()\n            raise\n",
@@ -172,8 +214,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a value that its subsystem refuses is not voted on",
         VOTER,
-        "            self._check(request.key, request.value)\n",
-        "            pass\n",
+        "request.value if isinstance(request, Accept) else None",
+        "None",
         (f"{OF_VOTER}::test_a_value_that_its_subsystem_refuses_is_never_voted_on_nor_written",),
     ),
     Mutant(
@@ -200,16 +242,30 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a disk that votes is no longer a founder's new disk",
         VOTER,
-        "            disk.unlink(self._disk_path, missing_ok=True)\n",
-        "",
+        "                disk.remove_durably(self._disk_path)\n",
+        "                pass\n",
         (f"{OF_VOTER}::test_a_disk_that_has_voted_and_lost_its_log_is_no_founder",),
+    ),
+    Mutant(
+        "a founder keeps its id until its log is durable",
+        VOTER,
+        "        write_log(self._log_path, slots)\n",
+        "        disk.unlink(self._disk_path, missing_ok=True)\n        write_log(self._log_path, slots)\n",
+        (f"{OF_VOTER}::test_a_power_cut_while_a_disk_becomes_a_voter_never_makes_it_a_new_one_again",),
     ),
     Mutant(
         "names are listed by a majority of the voters",
         PROPOSER,
-        "if answered <= len(futures) // 2:",
-        "if not answered:",
+        "if len(answers) <= len(futures) // 2:",
+        "if not answers:",
         (f"{OF_PROPOSER}::test_names_are_those_of_a_majority",),
+    ),
+    Mutant(
+        "a page ends where the first voter has told all that it could",
+        PROPOSER,
+        " if not ends or key <= min(ends)",
+        "",
+        (f"{OF_PROPOSER}::test_names_come_page_by_page_and_none_is_passed_over",),
     ),
     Mutant(
         "a value that its subsystem refuses is not taken from a voter",

@@ -84,7 +84,8 @@ class MachineDisk:
         """Cuts the power: all processes end, and of what was not durable ``keep`` survives.
 
         Args:
-            keep: ``nothing``, ``everything`` or ``some``, which draws for each file and for the names.
+            keep: ``nothing``, ``everything``, ``torn`` (the last write of a file in part, and all names) or
+                ``some``, which draws for each file and for the names.
             holes: a file may lose an earlier sector of a write and keep a later one.
         """
         for process in list(self.processes):

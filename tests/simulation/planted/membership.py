@@ -214,6 +214,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "partitions heal by themselves",
         MEMBERSHIP,
         ((Reconnector, "_names", _no_names),),
+        ("partition", "isolate"),
     ),
     PlantedBug(
         "a later boot is adopted in words only",

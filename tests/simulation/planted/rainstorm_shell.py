@@ -123,11 +123,22 @@ def _reply_before_the_flush(self: SegmentWriter, wanted: AppendSegments) -> None
 
 
 def _end_the_writer(self: SegmentWriter, wanted: AppendSegments) -> None:
-    before = self._files
-    _append_segments(self, wanted)
-    if wanted.job not in self._open and self._files == before:
-        return
-    if wanted.job not in self._open:
+    write = self._write
+    failures: list[Exception] = []
+
+    def noted(job: str, data: bytes) -> tuple[str, int]:
+        try:
+            return write(job, data)
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    self._write = noted  # type: ignore[method-assign]
+    try:
+        _append_segments(self, wanted)
+    finally:
+        del self._write
+    if failures:
         self._worker.stop(drain=False, timeout_s=0.0)
 
 
@@ -212,6 +223,7 @@ BUGS = (
         "only a take-over can tell what is in a log",
         RAINSTORM,
         ((LogWriter, "append", _take_unknown_for_made),),
+        ("cut_off_store", "unsure_store", "slow_store"),
     ),
     PlantedBug(
         "a question that is never answered",
@@ -224,6 +236,7 @@ BUGS = (
         "who waits for a job hears of its end at once",
         RAINSTORM,
         ((Dispatcher, "_end", _end_without_notice),),
+        ("abort_client", "cancel"),
     ),
     PlantedBug(
         "the job log's thread dies silently",
@@ -249,13 +262,14 @@ BUGS = (
         "an error of one job does not end the work for all",
         RAINSTORM,
         ((SegmentWriter, "_append", _end_the_writer),),
+        ("full_store", "cut_off_store"),
     ),
     PlantedBug(
         "a failed publication counts as made",
         "what was not published is published again",
         RAINSTORM,
         ((Publisher, "_publish", _call_it_published),),
-        ("unsure_store", "cut_off_store", "slow_store"),
+        ("full_store", "cut_off_store"),
     ),
     PlantedBug(
         "an ended process stays on the list",
@@ -295,6 +309,6 @@ BUGS = (
         "a full channel never keeps a task from its agent",
         RAINSTORM,
         ((TaskLoop, "_wait_for_room", _wait_for_room_alone),),
-        ("hang_task", "pause_task", "cut"),
+        ("cut", "partition"),
     ),
 )

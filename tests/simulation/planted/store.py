@@ -258,7 +258,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "a copy has its name before the table names it",
         STORE,
         ((BlockFiles, "replace", _rename_only),),
-        ("power_all", "power"),
+        ("power_all",),
     ),
     PlantedBug(
         "begins a put again",

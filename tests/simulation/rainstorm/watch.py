@@ -104,6 +104,14 @@ class Watch:
         """A leader ended a job: its log must say so."""
         assert self.jobs[job].outcome == outcome, f"{job} ended before its log says so"
 
+    def reported(self, job: str, epoch: int, task: str) -> None:
+        """An agent says that it has published the output of an epoch: all of it must be there."""
+        if not self._end_to_end_only:
+            found = self.jobs[job]
+            committed = found.committed.get((epoch, task), b"")
+            made = found.published.get((epoch, task), b"")
+            assert made == committed, f"R4: {job} calls {(epoch, task)} published: {made!r} of {committed!r}"
+
     # -- what the store tells -------------------------------------------------------------------------
 
     def _lost(self, name: str) -> None:

@@ -19,7 +19,7 @@ from agent.common.config import RainstormConfig
 from agent.membership.client import MARGIN_S
 from agent.membership.follower import WATCH_S
 from agent.rainstorm.client import RainstormClient
-from agent.rainstorm.host.core.events import AssignTask, CommandReceived
+from agent.rainstorm.host.core.events import AssignTask, CommandReceived, OutputPublished
 from agent.rainstorm.host.core.host import HostCore
 from agent.rainstorm.host.shell import host as host_shell
 from agent.rainstorm.host.shell import writers
@@ -216,6 +216,8 @@ def observed(watch: Watch) -> Iterator[None]:
                 assert not effects, f"R6: {command} obeyed after term {term}"
             elif isinstance(command, Trigger):
                 watch.triggered(command.job, command.generation, command.epoch)
+        if isinstance(event, OutputPublished):
+            watch.reported(event.job, event.epoch, event.task)
         for effect in effects:
             if isinstance(effect, AssignTask):
                 if effect.in_place:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import errno
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from agent.common.config import NodeConfig
-from agent.common.errors import DiskFull, RainStormError
+from agent.common.errors import RainStormError
 from agent.common.register import Proposal
 from agent.common.shell import threads
 from agent.wire import auth
@@ -32,6 +30,7 @@ from tests.simulation.machine.host import Agent, Node
 from tests.simulation.machine.schedule import Schedule, Step, draw
 from tests.simulation.register.ballots import Ballots
 from tests.simulation.register.history import Invocation, check
+from tests.simulation.register.moments import REFUSED_VOTE, TORN, counted
 
 KEY, PREFIX = "list", "view"
 SERVICE = "voter"
@@ -50,8 +49,8 @@ PATIENCE_S = 1.0
 # A bit of a voter's log that flips while its machine is off: that voter is lost. A voter that crashes, and is
 # back at once, while two clients wait for its promise. One that comes back with an empty disk. And a loss of
 # power for all founders that do not vote yet, a moment after the first one does; or a failing disk for all
-# but one of them, as they write their logs.
-EXTRA: dict[str, int | str] = {"flip": 1, "bounce": 1, "forget": 1, "founding": 0}
+# but one of them, as they write their logs. And a loss of power that tears the record of a vote.
+EXTRA: dict[str, int | str] = {"flip": 1, "bounce": 1, "forget": 1, "founding": 0, "tear": 1}
 AMBUSH_S, AMBUSH_STEP_S = 2.0, 0.0005
 # A founder writes for so long.
 FOUNDING_S = 0.02
@@ -59,7 +58,6 @@ POWER_SHARE = 0.5
 LOG = f"{DATA_FOLDER}/voter/registers.log"
 LOG_BYTES_MIN = 400
 DISK_ERRORS = ("DiskFull(", "DiskFailed(", "OSError(")
-REFUSED_VOTE = "a full disk refused a vote"
 MOMENTS = (
     "lost a race",
     "outcome unknown",
@@ -70,6 +68,7 @@ MOMENTS = (
     "a voter forgot",
     "a voter learnt",
     "a log rotted",
+    TORN,
     REFUSED_VOTE,
 )
 
@@ -151,6 +150,7 @@ class RegisterRun:
                 "flip": self._flip,
                 "forget": self._forget,
                 "bounce": self._bounce,
+                "tear": self._tear,
                 "founding": self._interrupt_founding,
             },
         )
@@ -275,6 +275,18 @@ class RegisterRun:
             self.flipped[node.name] = None
             self.hits["a log rotted"] += 1
 
+    def _tear(self, step: Step) -> None:
+        self._await_write(self.cluster.nodes[step.nodes[0]], self.cluster.scheduler.now + AMBUSH_S)
+
+    def _await_write(self, node: Node, until: float) -> None:
+        if self.faults.is_over or self.cluster.scheduler.now > until:
+            return
+        if node.is_on and LOG in node.disk.paths() and node.disk.file(LOG).pending:
+            node.power_off("torn")
+            node.start_all()
+            return
+        self.cluster.scheduler.after(AMBUSH_STEP_S, lambda: self._await_write(node, until))
+
     def _interrupt_founding(self, step: Step) -> None:
         if step.amount < POWER_SHARE:
             self._await_founder(step)
@@ -320,58 +332,6 @@ class RegisterRun:
         self.cluster.scheduler.after(AMBUSH_STEP_S, lambda: self._ambush(node, until))
 
 
-@contextmanager
-def _watched(found: RegisterRun) -> Iterator[None]:
-    """Counts the moments that only the code itself knows of."""
-    start, retry = Proposal.start, Proposal.retry
-    settle, decide, vote, begin = Registers._settled, Registers._decide, Voter._vote, Voter._begin
-
-    def started(self: Proposal) -> Any:
-        found.proposals[self] = None
-        return start(self)
-
-    def retried(self: Proposal) -> Any:
-        found.hits["lost a race"] += 1
-        return retry(self)
-
-    def decided(self: Registers, *arguments: Any) -> Any:
-        before = dict(found.proposals)
-        try:
-            return decide(self, *arguments)
-        finally:
-            for proposal in [each for each in found.proposals if each not in before]:
-                if proposal._phase == "done":
-                    del found.proposals[proposal]
-
-    def settled(self: Registers, *arguments: Any) -> Any:
-        answer = settle(self, *arguments)
-        found.hits["read by a round" if answer is None else "quorum read"] += 1
-        return answer
-
-    def voted(self: Voter, *arguments: Any) -> Any:
-        try:
-            return vote(self, *arguments)
-        except DiskFull:
-            found.hits[REFUSED_VOTE] += 1
-            raise
-
-    def begun(self: Voter, slots: Any, founders: Any) -> None:
-        begin(self, slots, founders)
-        found.hits["a voter learnt"] += bool(slots)
-
-    with ExitStack() as stack:
-        for owner, name, watched in (
-            (Proposal, "start", started),
-            (Proposal, "retry", retried),
-            (Registers, "_decide", decided),
-            (Registers, "_settled", settled),
-            (Voter, "_vote", voted),
-            (Voter, "_begin", begun),
-        ):
-            stack.enter_context(mock.patch.object(owner, name, watched))
-        yield
-
-
 def run(schedule: Schedule) -> RegisterRun:
     """Runs one schedule.
 
@@ -379,6 +339,6 @@ def run(schedule: Schedule) -> RegisterRun:
         AssertionError: a check failed.
     """
     found = RegisterRun(schedule)
-    with _watched(found), found.ballots.watched(KEY), found.cluster:
+    with counted(found.hits, found.proposals), found.ballots.watched(KEY), found.cluster:
         found.play()
     return found

@@ -47,4 +47,19 @@ FOUND: dict[str, Schedule] = {
             Step(at_s=6.697, kind="power", nodes=("vm1",), duration_s=0.05, amount=0.486),
         ),
     ),
+    # vm2 refuted vm6 while vm1 heard no datagrams. Then vm1 accused vm2 too, which had refuted that already
+    # and said nothing: vm6 and vm1, two reporters, evicted it.
+    "a refutation that the second accuser missed": Schedule(
+        seed=137,
+        size=7,
+        variant="swim 5 0",
+        steps=(
+            Step(at_s=1.592, kind="filter", nodes=("vm3",), duration_s=1.0, amount=0.813),
+            Step(at_s=2.307, kind="filter", nodes=("vm6",), duration_s=2.0, amount=0.047),
+            Step(at_s=3.486, kind="filter", nodes=("vm1",), duration_s=0.3, amount=0.468),
+            Step(at_s=4.969, kind="filter", nodes=("vm6",), duration_s=0.05, amount=0.172),
+            Step(at_s=5.151, kind="filter", nodes=("vm3",), duration_s=0.3, amount=0.706),
+            Step(at_s=6.459, kind="filter", nodes=("vm5",), duration_s=2.0, amount=0.241),
+        ),
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def test_a_good_configuration_has_defaults_for_the_rest(tmp_path: Path) -> None:
     assert config.me.rainstorm_port == 7102
     assert config.hydfs.replicas == 3
     assert config.socket_path("hydfs") == "/tmp/vm1/run/hydfs.sock"
+
+
+def test_json_and_other_yaml_say_the_same(tmp_path: Path) -> None:
+    value = {**GOOD, "membership": {"probe_interval_s": 0.25}, "log_level": "debug"}
+    assert _load(tmp_path, json.dumps(value)) == _load(tmp_path, yaml.safe_dump(value))
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_simple_requests_return_what_the_agent_says() -> None:
         Create("f"),
         Stat("f"),
         ListFiles("f", paged=True),
-        ListStored("n1"),
+        ListStored("n1", paged=True),
         Health(),
         Delete("f"),
         DeletePrefix("a", paged=True),
@@ -154,6 +154,20 @@ def test_a_listing_is_asked_for_page_by_page() -> None:
         store, _ = client(ListFiles=same, DeletePrefix=same)
         with pytest.raises(InvalidMessage, match="goes back"):
             store.list() if isinstance(same, Listed) else store.delete_prefix("p")
+
+
+def test_the_blocks_of_a_node_are_asked_for_page_by_page() -> None:
+    blocks = [StoredBlock("f", "id1", number, 6, "sealed", "") for number in range(5)]
+
+    def pages(request: ListStored) -> StoredBlocks:
+        behind = [each for each in blocks if request.after is None or each.place > request.after]
+        return StoredBlocks(tuple(behind[:2]), more=len(behind) > 2)
+
+    store, agent = client(ListStored=pages)
+    assert store.store("n1") == blocks
+    assert len(agent.asked) == 3
+    with pytest.raises(InvalidMessage, match="goes back"):
+        client(ListStored=StoredBlocks(tuple(blocks), more=True))[0].store()
 
 
 def test_a_put_is_sent_in_pieces_and_committed() -> None:

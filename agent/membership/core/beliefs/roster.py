@@ -6,6 +6,7 @@ differences, each against a known complaint:
 - a death heard from others is believed only after this node itself has suspected the member for a probe
   interval: one node that hears nobody cannot make the others declare each other dead;
 - accusations by a member that is itself suspect or dead here do not count;
+- an accusation that was refuted before is answered again: whoever makes it has missed the refutation;
 - a suspected member that shows signs of life (by an answer or a request of its own) is probed again instead
   of being declared dead;
 - every accuser is kept as a *reporter*: a node that found the member silent by itself. A death is evidence
@@ -13,8 +14,9 @@ differences, each against a known complaint:
 
 Without suspicion, an accusation is a death at once, and a death that is heard of is believed.
 
-The monitor acts on four fields: it probes the members ``to_probe`` and some of the ``reported_suspects``,
-drops what is in progress about the ``newly_dead``, and gossips at once when there is ``urgent`` news.
+The monitor acts on five fields: it probes the members ``to_probe`` and some of the ``reported_suspects``,
+drops what is in progress about the ``newly_dead``, gossips at once when there is ``urgent`` news, and answers
+a sender who ``missed_refutation``.
 """
 
 from __future__ import annotations
@@ -69,6 +71,7 @@ class Roster:
         self.reported_suspects: list[str] = []
         self.newly_dead: list[str] = []
         self.urgent = False
+        self.missed_refutation = False
         self.reports = 0
         # The disk of each node that is up in the agreed view: it decides which of two nodes with one identity
         # is refused.
@@ -210,6 +213,10 @@ class Roster:
             self.contested = member
             if not self._selftest.is_needed(now, len(self.table) - 1, dead=member.state is State.DEAD):
                 self.refute()
+        elif member.state in (State.SUSPECT, State.DEAD):
+            # Otherwise the accuser would go on to its verdict, and be a reporter of this node.
+            self.gossip.add(Update(self.me))
+            self.missed_refutation = True
 
     def adopt_boot(self, boot: int) -> None:
         """Continues as a later boot: the others ignore earlier ones."""

@@ -3,6 +3,9 @@
 Whatever happens to the launcher, each requested task is reported as ended exactly once. Requests made while
 there is no launcher wait until there is one. The launcher runs as the user of the tasks, so a hostile task
 might send messages in its place: they are believed only as far as a task has ended.
+
+One thread receives, another one sends. No lock is held during a send, so that a launcher that is slow to read
+delays nobody who asks for a task, ends one, or hears of an end.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ OnEnded = Callable[[int, str], None]
 
 @dataclass(slots=True)
 class _Start:
-    """A requested task; the files are this process's to close until they were sent."""
+    """A requested task; the files are this process's to close until they are handed to the sender."""
 
     request: bytes
     files: list[int]
@@ -55,43 +58,55 @@ class LauncherLink:
         self._path = path
         self._own = own
         self._on_ended = on_ended
-        self._lock = threads.lock()
+        # Guards what follows; notified when there is something to send, and when a send has ended.
+        self._changed = threads.condition()
         self._sock: network.Socket | None = None
+        self._sending = False
         self._child: processes.Child | None = None
         # Every requested task that has not been reported as ended.
         self._tasks: dict[int, _Start] = {}
+        # Those whose end was requested and is still to be sent: each of them is among the tasks.
+        self._kills: dict[int, None] = {}
         self._stopping = threads.event()
         self._thread = threads.thread("task-launcher", self._run)
+        self._sender = threads.thread("task-launcher-send", self._send_all)
 
     def start(self) -> None:
         """Begins to connect in the background."""
         self._thread.start()
+        self._sender.start()
 
     def spawn(self, number: int, parameters: Mapping[str, Any], files: list[int]) -> None:
         """Has a task started; ``files`` are its control socket and its log, which are closed afterwards."""
         request = json.dumps({"spawn": number, **parameters}).encode()
-        with self._lock:
-            self._tasks[number] = task = _Start(request, files)
-            self._send_start(task)
+        with self._changed:
+            self._tasks[number] = _Start(request, files)
+            self._changed.notify_all()
 
     def kill(self, number: int) -> None:
         """Ends a task and the processes that it started; nothing when it has ended already."""
-        with self._lock:
+        with self._changed:
             task = self._tasks.get(number)
             if task is None:
                 return
             if task.sent:
-                self._send(json.dumps({"kill": number}).encode(), [])
+                self._kills[number] = None
+                self._changed.notify_all()
                 return
-        self._report(number, "was not started: no task launcher")
+            del self._tasks[number]
+        task.close_files()
+        self._on_ended(number, "was not started: no task launcher")
 
     def stop(self, timeout_s: float) -> None:
         """Closes the connection, at which the launcher ends all tasks and itself."""
         self._stopping.set()
-        with self._lock:
-            self._break()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        with self._changed:
+            self._changed.notify_all()
+            if self._sock is not None:
+                _shut_down(self._sock)
+        for thread in (self._sender, self._thread):
+            if thread.is_alive():
+                thread.join(timeout_s)
 
     # -- the thread -----------------------------------------------------------------------------------
 
@@ -113,15 +128,18 @@ class LauncherLink:
             self._report(number, LOST)
 
     def _serve(self, sock: network.Socket) -> None:
-        with self._lock:
+        with self._changed:
             self._sock = sock
-            for task in self._tasks.values():
-                self._send_start(task)
+            self._changed.notify_all()
         # The socket is set first: either this loop sees the request to stop, or stop() sees the socket.
         while not self._stopping.is_set() and self._receive(sock):
             pass
-        with self._lock:
+        with self._changed:
             self._sock = None
+            _shut_down(sock)
+            # A descriptor that is closed during a send might name another file by then.
+            self._changed.wait_for(lambda: not self._sending)
+            self._kills.clear()
             lost = [number for number, task in self._tasks.items() if task.sent]
         sock.close()
         if not self._stopping.is_set():
@@ -145,33 +163,54 @@ class LauncherLink:
         return True
 
     def _report(self, number: int, cause: str) -> None:
-        with self._lock:
+        with self._changed:
             task = self._tasks.pop(number, None)
+            self._kills.pop(number, None)
         if task is not None:
             task.close_files()
             self._on_ended(number, cause)
 
+    # -- the thread that sends ------------------------------------------------------------------------
+
+    def _send_all(self) -> None:
+        while (found := self._next()) is not None:
+            sock, packet, files = found
+            try:
+                network.send_descriptors(sock, packet, files)
+            except OSError as error:
+                logger.warning("launcher_send_failed error=%s", error)
+                _shut_down(sock)  # wakes the thread that receives, which reports the tasks
+            finally:
+                for descriptor in files:
+                    network.close_descriptor(descriptor)
+                with self._changed:
+                    self._sending = False
+                    self._changed.notify_all()
+
+    def _next(self) -> tuple[network.Socket, bytes, list[int]] | None:
+        """Waits for a message to send, and for a connection; returns None at the end."""
+        with self._changed:
+            while not self._stopping.is_set():
+                if self._sock is not None and (message := self._take()) is not None:
+                    self._sending = True
+                    return (self._sock, *message)
+                self._changed.wait()
+        return None
+
+    def _take(self) -> tuple[bytes, list[int]] | None:
+        """Takes the next message, with its files; kills do not wait behind starts."""
+        if self._kills:
+            number = next(iter(self._kills))
+            del self._kills[number]
+            return json.dumps({"kill": number}).encode(), []
+        for task in self._tasks.values():
+            if not task.sent:
+                task.sent = True
+                files, task.files = task.files, []
+                return task.request, files
+        return None
+
     # -- the connection -------------------------------------------------------------------------------
-
-    def _send_start(self, task: _Start) -> None:
-        if self._sock is not None and not task.sent:
-            task.sent = True
-            self._send(task.request, task.files)
-            task.close_files()
-
-    def _send(self, packet: bytes, files: list[int]) -> None:
-        if self._sock is None:
-            return  # the thread that noticed the loss reports the tasks
-        try:
-            network.send_descriptors(self._sock, packet, files)
-        except OSError as error:
-            logger.warning("launcher_send_failed error=%s", error)
-            self._break()
-
-    def _break(self) -> None:
-        if self._sock is not None:
-            with contextlib.suppress(OSError):  # it is broken already
-                self._sock.shutdown(network.SHUT_RDWR)  # wakes the thread
 
     def _connect(self) -> network.Socket:
         if self._own:
@@ -207,3 +246,9 @@ class LauncherLink:
             self._child.wait(EXIT_TIMEOUT_S)
         self._child = None
         network.remove_unix(self._path)
+
+
+def _shut_down(sock: network.Socket) -> None:
+    """Ends a connection and wakes the threads that wait in it."""
+    with contextlib.suppress(OSError):  # it is broken already
+        sock.shutdown(network.SHUT_RDWR)

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from agent.common.register import KEYS_MAX
 from agent.common.shell import clock
 from agent.hydfs.client import HydfsClient
 from agent.hydfs.core import filetable
+from agent.hydfs.core.block import BlockMeta
 from agent.hydfs.messages.block import ListOwnStored, ReadBlock, Seal
 from agent.hydfs.messages.file import Delete, DeletePrefix, ListFiles, ListStored, Read, StoredBlocks
 from agent.hydfs.shell.gateway import Gateway
@@ -364,3 +366,17 @@ def test_blocks_are_asked_of_the_node_that_keeps_them() -> None:
     found = alone.ask(ListStored("n2"))
     assert alone.peers.asked == [("n2", ListOwnStored())]
     assert (found.node, found.blocks, len(found.ring_id)) == ("n2", (), 8)
+
+
+def test_twenty_thousand_copies_on_a_node_come_page_by_page() -> None:
+    alone, encoded = Alone(), list[int]()
+    metas = [BlockMeta((f"id{n:032d}", n % 3), f"{n // 2:06d}/".ljust(250, "x"), "s") for n in range(20_000)]
+    store = SimpleNamespace(index={meta.key: meta for meta in reversed(metas)})
+    alone.gateway._replicas = SimpleNamespace(store=store)  # type: ignore[assignment]
+    alone.peers.respond = lambda node, request, payload: alone.ask(request)
+    found = client_of(alone, encoded).store("n2")
+    assert [each.place for each in found] == [(meta.name, *meta.key) for meta in metas]
+    assert len(encoded) == 7
+    assert max(encoded) < HEADER_BYTES_MAX // 2
+    before = ListStored("n2")
+    assert len(alone.ask(before).blocks) == len(metas), "a client of an earlier release gets all"

@@ -125,8 +125,10 @@ def test_a_begin_whose_answer_was_lost_finds_the_put_again(gateway: Gateway) -> 
 def test_two_begins_of_one_put_reserve_once(gateway: Gateway) -> None:
     """The second one comes while the first one still asks the voters."""
     asked, go_on = threading.Event(), threading.Event()
+    times: list[float] = []
 
     def slow(*args: Any, **options: Any) -> Any:
+        times.append(options["timeout_s"])
         asked.set()
         assert go_on.wait(10.0)
         raise NoMajority("no voter answers")
@@ -140,6 +142,7 @@ def test_two_begins_of_one_put_reserve_once(gateway: Gateway) -> None:
     first.join(5.0)
     second.join(5.0)
     assert [type(error) for error in errors + more] == [NoMajority, NoMajority]
+    assert len(times) == 1
     assert not gateway.puts._puts
 
 

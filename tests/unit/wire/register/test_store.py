@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.common.errors import Corrupt, DiskFailed, DiskFull, RecordTooLarge
+from agent.common.errors import Corrupt, DiskFailed, DiskFull, Overloaded, RecordTooLarge
 from agent.common.register import Accept, Prepare, Read, Slot
 from agent.common.shell import seam
 from agent.wire.codec import register_log
@@ -109,6 +109,32 @@ def test_a_full_disk_refuses_a_vote_and_the_next_one_has_a_whole_log(machine: Ma
         reopened = RegisterStore(path)
         assert reopened.slot("file/1") == Slot((2, "p"))
         reopened.close()
+
+
+def test_promises_without_a_value_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that prepares names without end must not fill the memory and the disk of a voter."""
+    monkeypatch.setattr(register_store, "VALUELESS_MAX", 3)
+    path = tmp_path / "registers.log"
+    fill(path, 5)
+    for life in range(2):
+        store = RegisterStore(path)
+        for number in range(3):
+            assert store.apply(Prepare(f"junk{number}", (life + 1, "p"))).voted
+        size = path.stat().st_size
+        for refused in (Prepare("junk3", (1, "p")), Accept("junk4", (1, "p"), None)):
+            with pytest.raises(Overloaded):
+                store.apply(refused)
+        assert path.stat().st_size == size
+        assert store.slot("junk3") == Slot()
+        assert store.apply(Prepare("file/1", (9 + life, "p"))).voted, "it has a value"
+        store.close()
+    store = RegisterStore(path)
+    assert store.apply(Accept("junk0", (3, "p"), "x")).voted
+    assert store.apply(Prepare("junk3", (1, "p"))).voted, "one has got a value"
+    assert store.apply(Accept("new", (1, "p"), "x")).voted
+    with pytest.raises(Overloaded):
+        store.apply(Accept("new2", (1, "p"), None))
+    store.close()
 
 
 def test_a_failed_flush_is_a_failure_and_never_an_answer(machine: MachineDisk) -> None:

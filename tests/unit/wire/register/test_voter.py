@@ -14,7 +14,7 @@ import pytest
 
 from agent.common.deadline import Deadline
 from agent.common.errors import Corrupt, DiskFailed, InvalidMessage, NoMajority
-from agent.common.register import Prepare, Slot
+from agent.common.register import Check, Prepare, Slot
 from agent.common.shell import clock, disk
 from agent.common.votermemory import Standing, Verdict, judge
 from agent.wire.client import Client, Target
@@ -167,14 +167,16 @@ def test_an_emptied_disk_is_no_founder(tmp_path: Path) -> None:
 
 
 def only_text(key: str, value: Any) -> None:
-    if not isinstance(value, str):
+    if not isinstance(value, str | None):
         raise InvalidMessage(f"register {key} holds text, found {value!r}")
 
 
 class Alone:
     """One voter that may vote, with the answers of its endpoints."""
 
-    def __init__(self, folder: Path, slots: dict[str, Slot] | None = None) -> None:
+    def __init__(
+        self, folder: Path, slots: dict[str, Slot] | None = None, check: Check | None = None
+    ) -> None:
         self.client = Client(None)
         self.crashes: list[BaseException] = []
         self.log = folder / "registers.log"
@@ -182,7 +184,15 @@ class Alone:
             write_log(self.log, slots)
         self.registers = Registers("a", "file", self.client, {})
         self.voter = Voter(
-            "a", "file", folder, self.client, {}, self.registers, list, self.crashes.append, check=only_text
+            "a",
+            "file",
+            folder,
+            self.client,
+            {},
+            self.registers,
+            list,
+            self.crashes.append,
+            check=check or only_text,
         )
 
     def ask(self, kind: str, **fields: Any) -> Any:
@@ -205,6 +215,24 @@ def test_a_value_that_its_subsystem_refuses_is_never_voted_on_nor_written(tmp_pa
         assert alone.log.read_bytes() == before
         assert alone.ask("accept", key="r", ballot=[1, "p"], value="good").voted
         assert alone.ask("read", key="r").value == "good"
+
+
+def test_a_name_that_is_not_allowed_is_refused_before_anything_is_stored(tmp_path: Path) -> None:
+    """A promise is stored too."""
+
+    def check(key: str, value: object) -> None:
+        if key != "r":
+            raise InvalidMessage(f"there is no register {key}")
+
+    alone = Alone(tmp_path, {}, check)
+    with contextlib.closing(alone):
+        before = alone.log.read_bytes()
+        for kind in ("prepare", "accept"):
+            with pytest.raises(InvalidMessage, match="no register other"):
+                alone.ask(kind, key="other", ballot=[1, "p"], value="x")
+        assert alone.ask("read", key="other").value is None
+        assert alone.log.read_bytes() == before
+        assert alone.ask("prepare", key="r", ballot=[1, "p"]).voted
 
 
 @pytest.mark.parametrize(

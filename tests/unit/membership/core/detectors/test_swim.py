@@ -170,6 +170,18 @@ def test_suspected_node_refutes(state: State) -> None:
     assert bench.monitor.health.score == 1
 
 
+@pytest.mark.parametrize("state", [State.SUSPECT, State.DEAD])
+def test_who_missed_a_refutation_gets_it_again(state: State) -> None:
+    bench = Bench()
+    bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n1", State.SUSPECT, 4), "n2")])
+    bench.run(20 * CONFIG.gossip_interval_s)
+    effects = bench.hear("n3", Kind.GOSSIP, updates=[Update(member("n1", state, 4), "n3")])
+    assert Update(member("n1", incarnation=5)) in sent(effects, "n3", Kind.GOSSIP)[0].updates
+    assert bench.monitor.me.incarnation == 5, "once is enough"
+    again = bench.hear("n3", Kind.GOSSIP, updates=[Update(member("n1", incarnation=5))])
+    assert not sent(again, "n3", Kind.GOSSIP), "it knows now"
+
+
 def test_later_boot_of_the_own_name_makes_the_node_adopt_a_higher_one() -> None:
     bench = Bench()
     effects = bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n1", State.DEAD, 3, boot=8))])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.common.shell import processes
+from agent.common.shell import network, processes
 from agent.rainstorm.host.shell import launcherlink
 from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
 from tests.support import wait_until
@@ -78,6 +80,66 @@ def test_a_lost_launcher_ends_its_tasks_and_the_next_one_gets_the_new_ones(
     agent.spawn(4)
     launcher.task(4)
     assert launcher.connections == 2
+
+
+def test_a_launcher_that_does_not_read_delays_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: FakeLauncher, agent: Agent
+) -> None:
+    """Tasks are requested, taken back and reported while a message waits for it."""
+    stuck, go_on = threading.Event(), threading.Event()
+    send = network.send_descriptors
+
+    def slow(*args: Any) -> int:
+        stuck.set()
+        assert go_on.wait(10.0)
+        return send(*args)
+
+    agent.link.start()
+    agent.spawn(1)
+    agent.spawn(2)
+    launcher.task(2)
+    monkeypatch.setattr(network, "send_descriptors", slow)
+    agent.spawn(3)
+    assert stuck.wait(5.0)
+    agent.spawn(4)
+    agent.link.kill(4)
+    assert agent.ended == [(4, "was not started: no task launcher")]
+    agent.link.kill(1)
+    launcher.end(2, "x")
+    wait_until(lambda: agent.ended[1:] == [(2, "x")], 5, "an end is reported meanwhile")
+    agent.spawn(5)
+    go_on.set()
+    launcher.task(5)
+    wait_until(lambda: launcher.killed == [1], 5, "the kill has arrived")
+    assert list(launcher.tasks) == [1, 2, 3, 5]
+
+
+def test_a_connection_that_is_lost_during_a_send_is_closed_after_it(
+    monkeypatch: pytest.MonkeyPatch, launcher: FakeLauncher, agent: Agent
+) -> None:
+    """Otherwise the descriptor might name another file when the send begins."""
+    stuck, go_on, open_then = threading.Event(), threading.Event(), list[bool]()
+    send = network.send_descriptors
+
+    def slow(sock: Any, data: Any, descriptors: Any) -> int:
+        stuck.set()
+        assert go_on.wait(10.0)
+        open_then.append(sock.fileno() >= 0)
+        return send(sock, data, descriptors)
+
+    agent.link.start()
+    agent.spawn(1)
+    launcher.task(1)
+    monkeypatch.setattr(network, "send_descriptors", slow)
+    agent.spawn(2)
+    assert stuck.wait(5.0)
+    launcher.drop()
+    wait_until(lambda: agent.link._sock is None, 5, "the loss is noticed")
+    assert agent.ended == []
+    monkeypatch.setattr(network, "send_descriptors", send)
+    go_on.set()
+    wait_until(lambda: agent.ended == [(2, LOST), (1, LOST)], 5, "both are reported")
+    assert open_then == [True]
 
 
 @pytest.mark.parametrize("packet", [b"nonsense", b"[1]", b'{"ended": "x", "cause": ""}', b"{}", b"\xff"])

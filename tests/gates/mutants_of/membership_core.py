@@ -1,4 +1,4 @@
-"""Mutants of membership: beliefs, the agreed view, sealed datagrams, the node's identity."""
+"""Mutants of membership's rules: beliefs, the agreed view, sealed datagrams."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ NODE = "agent/membership/core/node.py"
 SEAL = "agent/membership/core/dissemination/seal.py"
 KEYRING = "agent/membership/core/dissemination/keyring.py"
 VIEW = "agent/membership/view.py"
-TRANSPORT = "agent/membership/shell/transport.py"
-STORE = "agent/membership/shell/store.py"
-SERVICE = "agent/membership/service.py"
-REQUESTS = "agent/membership/shell/requests.py"
 SELFTEST = "agent/membership/core/beliefs/selftest.py"
 MONITOR = "agent/membership/core/monitor.py"
 
@@ -29,10 +25,6 @@ OF_NODE = "tests/unit/membership/core/test_node.py"
 OF_SEAL = "tests/unit/membership/core/dissemination/test_seal.py"
 OF_KEYRING = "tests/unit/membership/core/dissemination/test_keyring.py"
 OF_VIEW = "tests/unit/membership/test_view.py"
-OF_TRANSPORT = "tests/unit/membership/shell/test_transport.py"
-OF_STORE = "tests/unit/membership/shell/test_store.py"
-OF_SERVICE = "tests/unit/membership/test_service.py"
-OF_REQUESTS = "tests/unit/membership/shell/test_requests.py"
 OF_SELFTEST = "tests/unit/membership/core/beliefs/test_selftest.py"
 OF_MONITOR = "tests/unit/membership/core/test_monitor.py"
 
@@ -57,6 +49,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if member.precedence > self.me.precedence:\n",
         "        if False:\n",
         (f"{OF_SWIM}::test_suspected_node_refutes",),
+    ),
+    Mutant(
+        "an accusation that was refuted before is answered again",
+        ROSTER,
+        "            self.missed_refutation = True\n",
+        "            self.missed_refutation = False\n",
+        (f"{OF_SWIM}::test_who_missed_a_refutation_gets_it_again",),
     ),
     Mutant(
         "an accusation by a suspect does not count",
@@ -241,64 +240,6 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_KEYRING}::test_changes_that_are_refused",),
     ),
     Mutant(
-        "a datagram in the name of a node comes from its address",
-        TRANSPORT,
-        "if self._addresses.get(sender, address) == address:",
-        "if True:",
-        (f"{OF_TRANSPORT}::test_a_datagram_in_the_name_of_a_node_at_another_address_is_dropped_and_told",),
-    ),
-    Mutant(
-        "a receiver that dies ends its agent",
-        TRANSPORT,
-        "                self._on_crash(error)\n",
-        "                pass\n",
-        (f"{OF_TRANSPORT}::test_a_socket_that_is_gone_ends_the_agent",),
-    ),
-    Mutant(
-        "two lives of a node have different boots",
-        STORE,
-        "Identity(before.uuid, before.boot + 1)",
-        "Identity(before.uuid, before.boot)",
-        (f"{OF_STORE}::test_a_crash_while_writing_leaves_the_earlier_identity",),
-    ),
-    Mutant(
-        "what is not a view is not voted on",
-        SERVICE,
-        "            self._own_votes,\n            self._on_crash,\n            check=check,\n",
-        "            self._own_votes,\n            self._on_crash,\n",
-        (f"{OF_SERVICE}::test_voter_refuses_what_is_not_a_view",),
-    ),
-    Mutant(
-        "the outcome of a register operation is not lost",
-        SERVICE,
-        "        while not self.post(outcome):\n"
-        "            if self.stopping.wait(OUTCOME_RETRY_S):\n"
-        "                return\n",
-        "        self.post(outcome)\n",
-        (f"{OF_SERVICE}::test_outcome_of_a_register_operation_is_not_lost_when_the_core_is_behind",),
-    ),
-    Mutant(
-        "a node may order its own agent",
-        REQUESTS,
-        'not in (LOCAL, "operator", self._service.config.name):',
-        'not in (LOCAL, "operator"):',
-        (f"{OF_REQUESTS}::test_orders_are_taken_from_operators_and_this_machine_only",),
-    ),
-    Mutant(
-        "only operators and the machine itself give orders",
-        REQUESTS,
-        'if call.peer not in (LOCAL, "operator", self._service.config.name):',
-        "if False:",
-        (f"{OF_SERVICE}::test_nodes_may_ask_and_compare_tables_but_not_order",),
-    ),
-    Mutant(
-        "a service attaches only on its own machine",
-        REQUESTS,
-        "        if call.peer != LOCAL:\n",
-        "        if False:\n",
-        (f"{OF_REQUESTS}::test_service_attaches_over_its_connection_and_passes_on_whom_it_heard",),
-    ),
-    Mutant(
         "accusers that are remembered are bounded",
         SELFTEST,
         "if accuser in self._accused_at or len(self._accused_at) < ACCUSERS_MAX:",
@@ -306,46 +247,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SELFTEST}::test_accusers_are_bounded_and_old_ones_make_room",),
     ),
     Mutant(
-        "voters that are not configured are ignored",
-        STORE,
-        "        if unknown:\n",
-        "        if False:\n",
-        (f"{OF_STORE}::test_damaged_file_of_voters_leaves_the_configured_ones",),
-    ),
-    Mutant(
-        "the boot counter is durable before anything is sent",
-        STORE,
-        "        self.write(fresh)\n        return fresh",
-        "        return fresh",
-        (f"{OF_STORE}::test_a_folder_that_cannot_be_written_is_an_error_of_the_disk",),
-    ),
-    Mutant(
-        "a key of the ring is durable before it is used",
-        SERVICE,
-        "                self._keys.save(ring)\n",
-        "",
-        (f"{OF_SERVICE}::test_ring_of_keys_is_stored_before_it_is_used",),
-    ),
-    Mutant(
-        "a node whose boot is known to be later is told so",
-        TRANSPORT,
-        "                self._on_earlier_boot(error.sender, error.boot)\n",
-        "                pass\n",
-        (f"{OF_TRANSPORT}::test_datagram_of_an_earlier_boot_is_dropped_and_reported",),
-    ),
-    Mutant(
         "an impostor changes nothing about sessions",
         SEAL,
         "        if not admit(sender):\n",
         "        self._sessions[name] = entry\n        if not admit(sender):\n",
         (f"{OF_SEAL}::test_what_a_holder_of_the_key_can_make_a_receiver_store_is_bounded",),
-    ),
-    Mutant(
-        "an adopted boot is durable",
-        SERVICE,
-        "                self._identities.write(Identity(self.core.monitor.me.uuid, boot))\n",
-        "",
-        (f"{OF_SERVICE}::test_later_boot_is_adopted_durably",),
     ),
     Mutant(
         "a node adopts a later boot than the cluster knows",
@@ -383,10 +289,24 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_VIEW}::test_what_is_not_a_view_is_refused",),
     ),
     Mutant(
-        "an age is not negative",
-        REQUESTS,
-        "round(max(0.0, now - heard_at), 3)",
-        "round(now - heard_at, 3)",
-        (f"{OF_REQUESTS}::test_member_that_is_heard_at_this_moment_was_not_heard_in_the_future",),
+        "an entry of a view is no newer than the view",
+        VIEW,
+        "if entry.since > view.version:",
+        "if False:",
+        (f"{OF_VIEW}::test_what_is_not_a_view_is_refused",),
+    ),
+    Mutant(
+        "voters are not replaced by nobody",
+        VIEW,
+        "if view.voters_before and not view.voters:",
+        "if False:",
+        (f"{OF_VIEW}::test_what_is_not_a_view_is_refused",),
+    ),
+    Mutant(
+        "the name of a node fits a datagram",
+        VIEW,
+        'if len(name.encode("utf-8", "replace")) > NODE_NAME_BYTES_MAX:',
+        "if False:",
+        (f"{OF_VIEW}::test_what_is_not_a_view_is_refused",),
     ),
 )
