@@ -22,9 +22,11 @@ LONGEST = (
     "tests/integration/test_membership_operations.py",
     "tests/integration/test_rainstorm_jobs.py",
     "tests/integration/test_fab_agents.py",
+    "tests/integration/test_local_lifecycle.py",
     "tests/integration/test_demo.py",
     "tests/integration/test_rainstorm.py",
     "tests/integration/test_experiments.py",
+    "tests/integration/test_hydfs.py",
 )
 PROGRAMS, SIMULATIONS, UNITS = range(len(LONGEST), len(LONGEST) + 3)
 

@@ -44,8 +44,7 @@ class Agents:
         self._settings = settings
         self._voters = self.names[:voters]
         self._make_files()
-        tls = self._tls("operator")
-        self.client = Client(auth.client_context(TlsConfig(**tls)))
+        self.client = self._new_client()
 
     def start(self, *names: str) -> None:
         """Starts agents and returns when they are ready."""
@@ -81,6 +80,14 @@ class Agents:
                 process.wait(PATIENCE_S)
         self.client.close()
         shutil.rmtree(self.folder)
+
+    def hang_up(self) -> None:
+        """Closes the operator's connections; the next request opens another one."""
+        self.client.close()
+        self.client = self._new_client()
+
+    def _new_client(self) -> Client:
+        return Client(auth.client_context(TlsConfig(**self._tls("operator"))))
 
     def address(self, name: str) -> Address:
         """Returns where an agent answers requests."""

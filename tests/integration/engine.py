@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.support import PATIENCE_S, wait_until
 
 NODES = 5
 JOB_TIMEOUT_S = 60.0
+_numbers = itertools.count(1)
 
 
 class Engine:
@@ -24,7 +26,6 @@ class Engine:
         self.sandbox = sandbox
         self.connections = connections
         self._folder = folder
-        self._files = 0
 
     @property
     def jobs(self) -> RainstormClient:
@@ -38,8 +39,7 @@ class Engine:
 
     def store(self, data: bytes) -> str:
         """Stores bytes under a new name, and locally under the same name."""
-        self._files += 1
-        name = f"input-{self._files}"
+        name = f"input-{next(_numbers)}"
         (self._folder / name).write_bytes(data)
         self.files.put(name, io.BytesIO(data))
         return name

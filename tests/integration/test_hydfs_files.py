@@ -21,11 +21,17 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[HydfsCluster]:
+def five() -> Iterator[HydfsCluster]:
     """A cluster that the tests share, because none of them harms it; each has file names of its own."""
     with HydfsCluster(5, membership=True) as found:
         found.start()
         yield found
+
+
+@pytest.fixture
+def cluster(five: HydfsCluster) -> Iterator[HydfsCluster]:
+    yield five
+    five.hang_up()
 
 
 def _check_what_tasks_may(task: HydfsClient) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agent.common.errors import AlreadyExists, JobInvalid, NotFound
 from ops.cluster.connections import connected
 from ops.demo.reference import expected_records, output_records
-from tests.integration.cluster import shared
+from tests.integration.cluster import Sandbox, shared
 from tests.integration.engine import JOB_TIMEOUT_S, NODES, Engine, count_by, spec_of
 from tests.support import PATIENCE_S, wait_until
 
@@ -19,11 +20,16 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """Five nodes for all tests, none of which loses one."""
-    folder = tmp_path_factory.mktemp("jobs")
-    with shared(request, folder, NODES) as place, connected(place.inventory()) as connections:
-        yield Engine(place, connections, folder)
+    with shared(request, tmp_path_factory.mktemp("jobs"), NODES) as found:
+        yield found
+
+
+@pytest.fixture
+def engine(place: Sandbox, tmp_path: Path) -> Iterator[Engine]:
+    with connected(place.inventory()) as connections:
+        yield Engine(place, connections, tmp_path)
 
 
 def test_identical_lines_all_arrive(engine: Engine) -> None:
