@@ -92,7 +92,8 @@ class _Pool:
 
     def __init__(self) -> None:
         self.idle: deque[Connection] = deque()
-        self.busy: set[Connection] = set()
+        # In order of use, so that a simulated run closes them in the same order each time.
+        self.busy: dict[Connection, None] = {}
         self.lock = threads.lock()
         self.slots = threads.semaphore(CONNECTIONS_MAX)
         # How many requests use the pool or wait for a slot; guarded by the client's lock.
@@ -245,14 +246,14 @@ class Client:
             with pool.lock:
                 if self._closed:
                     raise ConnectionLost(f"connection to {connection.peer}: the client was closed")
-                pool.busy.add(connection)
+                pool.busy[connection] = None
             yield
         except BaseException:
             connection.close()
             raise
         finally:
             with pool.lock:
-                pool.busy.discard(connection)
+                pool.busy.pop(connection, None)
 
     def _connect(self, pool: _Pool, target: Target, deadline: Deadline) -> Connection:
         now = clock.monotonic()

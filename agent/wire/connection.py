@@ -94,9 +94,9 @@ class Connection:
                 self._send_parts([head, payload], deadline)
             else:
                 self._send_parts([head, *payload], deadline)
-        except TimeoutError:
-            raise DeadlineExceeded(f"{self.peer} did not take a request in time") from None
         except OSError as error:
+            if _is_late(error):
+                raise DeadlineExceeded(f"{self.peer} did not take a request in time") from None
             raise ConnectionLost(f"connection to {self.peer} broke while sending: {error}") from None
 
     def receive(self, deadline: Deadline | None) -> Frame:
@@ -117,9 +117,9 @@ class Connection:
                 if descriptor is not None:
                     network.close_descriptor(descriptor)
                 raise
-        except TimeoutError:
-            raise DeadlineExceeded(f"{self.peer} did not answer in time") from None
         except OSError as error:
+            if _is_late(error):
+                raise DeadlineExceeded(f"{self.peer} did not answer in time") from None
             raise ConnectionLost(f"connection to {self.peer} broke: {error}") from None
 
     def close(self) -> None:
@@ -196,3 +196,11 @@ class Connection:
                     raise OSError("file is shorter than announced")
             offset += sent
             left -= sent
+
+
+def _is_late(error: OSError) -> bool:
+    """Tells whether the time of a call has passed, and not the kernel given up a peer that is gone.
+
+    Both are a ``TimeoutError``; only the kernel's has a number, ETIMEDOUT.
+    """
+    return isinstance(error, TimeoutError) and error.errno is None

@@ -198,6 +198,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_CLIENT}::test_a_closed_client_makes_no_request",),
     ),
     Mutant(
+        "a peer that the kernel gave up is lost, so that the request is tried on a fresh connection",
+        CONNECTION,
+        "return isinstance(error, TimeoutError) and error.errno is None",
+        "return isinstance(error, TimeoutError)",
+        OF_CONNECTION,
+    ),
+    Mutant(
         "each step of a connection has the deadline of its request",
         CONNECTION,
         'self.sock.settimeout(deadline.require(clock.monotonic(), f"{step} to {self.peer}"))',

@@ -207,3 +207,22 @@ def test_closing_wakes_a_thread_that_receives(ends: Ends) -> None:
     thread.join(5.0)
     assert lost == ["lost"]
     ends.near.close()
+
+
+class _GivenUp(socket.socket):
+    """A socket whose peer the kernel has given up: keep-alive found nobody there."""
+
+    def recv_into(self, *_: object) -> int:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    def sendmsg(self, *_: object) -> int:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+
+def test_peer_that_the_kernel_gave_up_is_lost_and_not_late() -> None:
+    with _GivenUp(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        connection = Connection(sock, "vm2")
+        with pytest.raises(ConnectionLost, match="timed out"):
+            connection.send({"type": "ping"}, b"", _soon())
+        with pytest.raises(ConnectionLost, match="timed out"):
+            connection.receive(_soon())
