@@ -202,7 +202,7 @@ MUTANTS: tuple[Mutant, ...] = (
         CONNECTION,
         "return isinstance(error, TimeoutError) and error.errno is None",
         "return isinstance(error, TimeoutError)",
-        OF_CONNECTION,
+        (f"{OF_CONNECTION}::test_peer_that_the_kernel_gave_up_is_lost_and_not_late",),
     ),
     Mutant(
         "each step of a connection has the deadline of its request",
