@@ -8,6 +8,7 @@ time; callers see to that.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,14 @@ class FileSlice:
     descriptor: int
     offset: int
     length: int
+
+
+def _is_over(error: OSError) -> bool:
+    """Tells whether the caller's time is over, not the kernel's patience with a peer that lost power.
+
+    Both are a TimeoutError; the kernel's has an error number, and means that the connection is lost.
+    """
+    return isinstance(error, TimeoutError) and error.errno != errno.ETIMEDOUT
 
 
 Payload = Buffer | FileSlice | Sequence[Buffer]
@@ -94,9 +103,9 @@ class Connection:
                 self._send_parts([head, payload], deadline)
             else:
                 self._send_parts([head, *payload], deadline)
-        except TimeoutError:
-            raise DeadlineExceeded(f"{self.peer} did not take a request in time") from None
         except OSError as error:
+            if _is_over(error):
+                raise DeadlineExceeded(f"{self.peer} did not take a request in time") from None
             raise ConnectionLost(f"connection to {self.peer} broke while sending: {error}") from None
 
     def receive(self, deadline: Deadline | None) -> Frame:
@@ -117,9 +126,9 @@ class Connection:
                 if descriptor is not None:
                     network.close_descriptor(descriptor)
                 raise
-        except TimeoutError:
-            raise DeadlineExceeded(f"{self.peer} did not answer in time") from None
         except OSError as error:
+            if _is_over(error):
+                raise DeadlineExceeded(f"{self.peer} did not answer in time") from None
             raise ConnectionLost(f"connection to {self.peer} broke: {error}") from None
 
     def close(self) -> None:

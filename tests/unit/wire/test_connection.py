@@ -193,6 +193,29 @@ def test_a_peer_that_leaves_ends_the_wait(ends: Ends, sent: int) -> None:
         ends.near.send({}, bytes(100_000), _soon())
 
 
+class _DeadSocket:
+    """What the kernel has given up on: the peer lost power, and nothing has answered for a minute."""
+
+    def __getattr__(self, name: str) -> object:
+        def call(*_: object) -> None:
+            if name.startswith(("send", "recv")):
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+        return call
+
+
+def test_a_connection_that_the_kernel_gave_up_is_lost_whatever_the_deadline(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error is a TimeoutError as well; taken for the deadline's, no new connection would be tried."""
+    monkeypatch.setattr(ends.near, "sock", _DeadSocket())
+    with pytest.raises(ConnectionLost, match="broke while sending"):
+        ends.near.send({}, b"x", _soon())
+    with pytest.raises(ConnectionLost, match="connection to vm2 broke"):
+        ends.near.receive(_soon())
+    monkeypatch.undo()
+
+
 def test_closing_wakes_a_thread_that_receives(ends: Ends) -> None:
     lost: list[str] = []
 
