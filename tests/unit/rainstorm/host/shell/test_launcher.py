@@ -72,6 +72,8 @@ def agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Agent]:
     """An agent whose tasks run the program above."""
     program = tmp_path / "agent" / "rainstorm" / "task" / "shell"
     program.mkdir(parents=True)
+    for package in [program, *program.parents[:3]]:
+        (package / "__init__.py").touch()
     (program / "task.py").write_text(TASK)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
