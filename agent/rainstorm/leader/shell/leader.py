@@ -14,6 +14,7 @@ from typing import Any, assert_never
 
 from agent.common.config import NodeConfig
 from agent.common.errors import (
+    ConfigError,
     Conflict,
     Fenced,
     InvalidMessage,
@@ -240,7 +241,7 @@ class Dispatcher:
     def _execute(self, effect: Effect) -> None:
         match effect:
             case Tell(node=node, message=message):
-                self._link(node).send(self._with_identity(message))
+                self._tell(node, message)
             case AppendLog():
                 if not self._log_thread.try_submit(lambda: self._log_writer.append(effect)):
                     self._runner.post(LogRejected(effect.job))
@@ -324,6 +325,16 @@ class Dispatcher:
             self._identities = {old: pem for old, pem in self._identities.items() if old[0] != command.job}
             self._identities[key] = self._make_identity(command.job)
         return replace(command, identity=self._identities[key])
+
+    def _tell(self, node: str, message: Command) -> None:
+        try:
+            link = self._link(node)
+        except ConfigError as error:
+            # A node that joins while this one's configuration is older, or whoever speaks in its name.
+            logger.warning("command_not_sent node=%s error=%s", node, error)
+            self._runner.post(AgentUnreachable(node))
+            return
+        link.send(self._with_identity(message))
 
     def _link(self, node: str) -> AgentLink:
         if node not in self._links:

@@ -27,7 +27,7 @@ from agent.rainstorm.leader.shell.joblog import INDEX_FILE, log_file
 from agent.rainstorm.leader.shell.leader import Dispatcher
 from agent.rainstorm.messages.commands import CommandRequest, Deploy
 from agent.rainstorm.messages.joblog import JOB_LOG, LENGTH, OutcomeRecord, decode
-from agent.rainstorm.messages.reports import Published
+from agent.rainstorm.messages.reports import Prepared, Published
 from agent.rainstorm.messages.status import JobStatus
 from agent.wire.client import Client
 from tests.support import wait_until
@@ -99,6 +99,14 @@ def test_a_job_is_durable_before_its_tasks_are_deployed(leader: Leader) -> None:
     status = dispatcher.job(job[:4])
     assert (status.job, status.state, status.sink) == (job, "deploying", f"out-{job}")
     assert [found.job for found in dispatcher.jobs()] == [job]
+
+
+def test_a_node_that_is_not_configured_costs_the_leader_nothing(leader: Leader) -> None:
+    """It reports a job that nobody knows, and should be told to stop it."""
+    dispatcher = leader.lead()
+    dispatcher.report("n9", Prepared("other", 1, {}, {}))
+    assert dispatcher.jobs() == []
+    assert leader.crashes == []
 
 
 def test_a_node_that_does_not_lead_says_who_does(leader: Leader) -> None:
