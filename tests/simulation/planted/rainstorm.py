@@ -162,7 +162,7 @@ BUGS = (
         "a command that comes twice is obeyed once",
         RAINSTORM,
         ((HostCore, "_command", _start_again),),
-        ("break", "break", "slow_wires", "kill_task"),
+        ("break_at_start", "slow_wires", "kill_task"),
     ),
     PlantedBug(
         "publication out of order",

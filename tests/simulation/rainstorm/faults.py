@@ -35,6 +35,8 @@ POISON = tuple(
 AMBUSH_S = 1.5
 AMBUSH_STEP_S = 0.004
 LAG_S_MAX = 2.0
+# The command to start has been obeyed, or answered, by then.
+START_S = 0.01
 
 # Kinds of faults, and how many nodes their steps name.
 EXTRA: dict[str, int | str] = {
@@ -65,6 +67,8 @@ EXTRA: dict[str, int | str] = {
     "kill_by_client": 1,
     "strangers": 1,
 }
+# Kinds that aim at a moment which chance meets too rarely: only where a schedule names them.
+AIMED: dict[str, int | str] = {"break_at_start": 0}
 
 
 class EngineFaults:
@@ -73,7 +77,9 @@ class EngineFaults:
     def __init__(self, world: World, operators: Operators, steps: Sequence[Step]) -> None:
         self._world = world
         self._operators = operators
-        others: dict[str, Callable[[Step], None]] = {kind: getattr(self, f"_{kind}") for kind in EXTRA}
+        others: dict[str, Callable[[Step], None]] = {
+            kind: getattr(self, f"_{kind}") for kind in {**EXTRA, **AIMED}
+        }
         self.common = Faults(world.cluster, steps, others)
 
     def end(self) -> None:
@@ -267,6 +273,24 @@ class EngineFaults:
         """All connections of a node's processes end, as when something between the nodes forgets them."""
         for process in self._world.cluster.nodes[step.nodes[0]].processes:
             process.seam.network.break_streams()
+
+    def _break_at_start(self, step: Step) -> None:
+        """All connections end just after a generation is told to start, so that some hear it twice."""
+        begun = {machine.state.generation for machine in self._world.machines() if machine.phase == "running"}
+
+        def starts() -> bool:
+            return any(
+                machine.phase == "running" and machine.state.generation not in begun
+                for machine in self._world.machines()
+            )
+
+        def strike() -> None:
+            for node in self._world.cluster.nodes.values():
+                for process in node.processes:
+                    process.seam.network.break_streams()
+
+        later_s = START_S * step.amount
+        self._ambush(starts, lambda: self._world.scheduler.after(later_s, strike))
 
     def _accuse(self, step: Step) -> None:
         """A healthy node, often the leader, is declared down, and learns of it late."""

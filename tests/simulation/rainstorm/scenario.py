@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from tests.simulation.machine.cluster import Broken
 from tests.simulation.machine.schedule import Schedule, draw
 from tests.simulation.rainstorm import rest
-from tests.simulation.rainstorm.faults import EXTRA, EngineFaults
+from tests.simulation.rainstorm.faults import AIMED, EXTRA, EngineFaults
 from tests.simulation.rainstorm.jobs import KINDS, Workload, generate
 from tests.simulation.rainstorm.operators import Operators
 from tests.simulation.rainstorm.world import World, observed, small_limits
@@ -40,7 +40,8 @@ def schedule_of(seed: int | str, kinds: Sequence[str] = (), *, jobs: Sequence[st
     """Returns the schedule of a seed; only faults of ``kinds`` when any are named, and only these jobs."""
     rng = random.Random(f"{seed}:jobs")
     chosen = [rng.choice(list(jobs)) for _ in range(rng.choice([1, 1, 1, 2]))]
-    found = draw(f"rainstorm:{seed}", FAULTS_S, sizes=SIZES, kinds=kinds, extra=EXTRA)
+    extra = {**EXTRA, **{kind: count for kind, count in AIMED.items() if kind in kinds}}
+    found = draw(f"rainstorm:{seed}", FAULTS_S, sizes=SIZES, kinds=kinds, extra=extra)
     return replace(found, variant=" ".join(chosen))
 
 
