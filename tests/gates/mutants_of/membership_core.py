@@ -51,6 +51,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SWIM}::test_suspected_node_refutes",),
     ),
     Mutant(
+        "changes of two records do not cancel each other out in the digest",
+        TABLE,
+        'mmh3.hash(f"{member.name}\\0{member.uuid}\\0{member.precedence}", signed=False)',
+        '__import__("zlib").crc32(f"{member.name}\\0{member.uuid}\\0{member.precedence}".encode())',
+        (f"{OF_TABLE}::test_equal_changes_of_two_records_do_not_cancel_out_in_the_digest",),
+    ),
+    Mutant(
         "an accusation that was refuted before is answered again",
         ROSTER,
         "            self.missed_refutation = True\n",

@@ -6,13 +6,12 @@ the schedules that are to find it.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 from typing import Any
 
 from agent.membership.core import events
 from agent.membership.core import view as views
-from agent.membership.core.beliefs import gossip, suspicion, table
+from agent.membership.core.beliefs import gossip, suspicion
 from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.beliefs.suspicion import Suspicion
 from agent.membership.core.beliefs.table import Table
@@ -74,10 +73,6 @@ def _no_boots(self: Member) -> tuple[int, int, int]:
 def _believe_any_life(self: Table, member: Member) -> bool:
     current = self.get(member.name)
     return current is None or member != current
-
-
-def _linear_checksum(member: Member) -> int:
-    return zlib.crc32(f"{member.name}\0{member.uuid}\0{member.precedence}".encode())
 
 
 def _keep_old_boot(self: Service, effect: events.Effect) -> None:
@@ -201,13 +196,6 @@ BUGS: tuple[PlantedBug, ...] = (
         MEMBERSHIP,
         ((Monitor, "_compare", _nothing),),
         ("deafen", "isolate"),
-    ),
-    PlantedBug(
-        "digest of linear checksums",
-        "different tables have different digests",
-        MEMBERSHIP,
-        ((table, "checksum", _linear_checksum),),
-        ("deafen",),
     ),
     PlantedBug(
         "the dead are never asked again",

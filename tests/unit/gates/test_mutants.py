@@ -89,6 +89,7 @@ def test_a_mutant_of_a_file_that_is_not_there_does_not_fit(sandbox: Sandbox) -> 
     assert judge(moved, sandbox, LIMIT_S).outcome == "no file agent/moved.py"
 
 
+@pytest.mark.slow
 def test_a_mutant_that_hangs_is_killed_only_if_that_is_stated(sandbox: Sandbox) -> None:
     """Tests that do not end in time may also be the fault of the machine."""
     old, new = "return left", "while True: pass\n    return left"

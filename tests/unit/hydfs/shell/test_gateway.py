@@ -368,6 +368,7 @@ def test_blocks_are_asked_of_the_node_that_keeps_them() -> None:
     assert (found.node, found.blocks, len(found.ring_id)) == ("n2", (), 8)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_copies_on_a_node_come_page_by_page() -> None:
     alone, encoded = Alone(), list[int]()
     metas = [BlockMeta((f"id{n:032d}", n % 3), f"{n // 2:06d}/".ljust(250, "x"), "s") for n in range(20_000)]

@@ -11,6 +11,8 @@ import random
 import zlib
 from dataclasses import dataclass, field
 
+import pytest
+
 from agent.logs.core.collector import (
     SETTLE_S,
     ChunkRead,
@@ -220,6 +222,7 @@ class World:
         }
 
 
+@pytest.mark.slow
 def test_every_line_is_collected_once_whatever_rotates_and_crashes(seed: int) -> None:
     for number in range(SCHEDULES):
         rng = random.Random(f"{seed}/{number}")

@@ -265,6 +265,7 @@ def test_ping_for_another_node_is_not_answered() -> None:
     assert sent(bench.hear("n2", Kind.PING, 5, "n1"), "n2", Kind.ACK)
 
 
+@pytest.mark.slow
 def test_dead_members_and_unknown_contacts_are_contacted_indefinitely() -> None:
     bench = Bench(known=["n1", "n2", "n3"])
     bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", State.SUSPECT), "n2")])
