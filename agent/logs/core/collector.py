@@ -235,20 +235,23 @@ class Collector:
         keys = {JOURNAL_KEY, *(seen.key for seen in event.files)}
         self._forget_vanished(keys)
         self._seen = {}
+        self._heads = {
+            each.key: self._heads.get(each.key, b"") if each.head is None else each.head
+            for each in event.files
+        }
         unknown = []
         for seen in event.files:
             number = self._numbers.get(seen.key)
-            if number is not None and not self._positions[number].continues_in(seen):
-                del self._numbers[seen.key]  # truncated, or its inode belongs to another file now
+            reused = number is not None and seen.packed and self._is_copy(seen, event.files)
+            if number is not None and (reused or not self._positions[number].continues_in(seen)):
+                # Truncated, or its inode belongs to another file now: perhaps to the packed copy of a file that
+                # was found under another inode since, which a restart forgets.
+                del self._numbers[seen.key]
                 number = None
             if number is None:
                 unknown.append(seen)
             else:
                 self._seen[number] = seen
-        self._heads = {
-            each.key: self._heads.get(each.key, b"") if each.head is None else each.head
-            for each in event.files
-        }
         for seen in unknown:
             if self._is_copy(seen, event.files):
                 continue
