@@ -244,8 +244,8 @@ class Collector:
             number = self._numbers.get(seen.key)
             reused = number is not None and seen.packed and self._is_copy(seen, event.files)
             if number is not None and (reused or not self._positions[number].continues_in(seen)):
-                # Truncated, or its inode belongs to another file now: perhaps to the packed copy of a file that
-                # was found under another inode since, which a restart forgets.
+                # Truncated, or its inode belongs to another file now: perhaps to the packed copy of a file
+                # that was found under another inode since, which a restart forgets.
                 del self._numbers[seen.key]
                 number = None
             if number is None:
