@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     AlreadyExists,
-    Conflict,
     DeadlineExceeded,
     NotFound,
     Overloaded,
@@ -45,7 +44,7 @@ from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
 
-logger = logging.getLogger("agent.hydfs.shell.puts.put")
+logger = logging.getLogger("agent.hydfs.shell.put")
 
 PIECE_BYTES = 1024 * 1024
 # Replicas in memory at once in the whole agent: one fills while another is on its way.
@@ -187,11 +186,7 @@ class Puts:
             )
             try:
                 timeout_s = deadline.require(clock.monotonic(), f"put of {put.name!r}")
-                found = filetable.from_value(
-                    self._registers.change(put.name, change, timeout_s=timeout_s), put.name
-                )
-                if found is None or found.state != filetable.CREATING:
-                    raise Conflict(f"the put of {put.name!r} has ended already", hint="put it again")
+                self._registers.change(put.name, change, timeout_s=timeout_s)
                 return
             except AlreadyExists as error:
                 other = Reservation.of(error)
@@ -363,7 +358,9 @@ class Puts:
             raise
         with self._changed:
             self._puts.pop(put.file_id, None)
-        return messages.Described(describe(put.name, filetable.live(put.name, value), put.length))
+        entry = filetable.as_put(put.name, value, put.file_id, put.length)
+        assert entry is not None, "a put that was published is not in the file table"
+        return messages.Described(describe(put.name, entry, put.length))
 
     def _publish(self, put: _Put, deadline: Deadline) -> object:
         blocks = [self._result(put, future, deadline.remaining(clock.monotonic())) for future in put.blocks]
