@@ -35,7 +35,7 @@ from agent.hydfs.core.block import chain
 from agent.hydfs.core.filetable import BlockEntry, Reservation
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import AskPut, DropFile, PutLife
-from agent.hydfs.shell.filetable import describe
+from agent.hydfs.shell.filetable import answer, describe
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.transfers.outgoing import Block, Outgoing
@@ -75,7 +75,7 @@ class _Put:
     # What became of the requests that begin and commit it: each may come again when its answer was lost.
     reserved: bool = False
     refused: BaseException | None = None
-    committed: messages.Described | None = None
+    committed: messages.FileStat | None = None
 
 
 class Puts:
@@ -327,13 +327,13 @@ class Puts:
             try:
                 put = stack.enter_context(self._working(request.file_id))
             except NotFound:
-                return self._committed(request, call.deadline)
+                return answer(self._committed(request, call.deadline), paged=request.paged)
             stack.enter_context(self._in_turn(put, call.deadline))
             if put.committed is None:
                 put.committed = self._commit_once(put, request.length, call.deadline)
-            return put.committed
+            return answer(put.committed, paged=request.paged)
 
-    def _committed(self, request: messages.CommitPut, deadline: Deadline) -> messages.Described:
+    def _committed(self, request: messages.CommitPut, deadline: Deadline) -> messages.FileStat:
         """Answers the commit of a put that is not in progress: it may have been committed before."""
         if request.name:
             name = check_file_name(request.name)
@@ -342,10 +342,10 @@ class Puts:
             )
             entry = filetable.as_put(name, value, request.file_id, request.length)
             if entry is not None:
-                return messages.Described(describe(name, entry, request.length))
+                return describe(name, entry, request.length)
         raise _not_in_progress()
 
-    def _commit_once(self, put: _Put, length: int, deadline: Deadline) -> messages.Described:
+    def _commit_once(self, put: _Put, length: int, deadline: Deadline) -> messages.FileStat:
         if length != put.length:
             raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
         if put.filling:
@@ -360,7 +360,7 @@ class Puts:
             self._puts.pop(put.file_id, None)
         entry = filetable.as_put(put.name, value, put.file_id, put.length)
         assert entry is not None, "a put that was published is not in the file table"
-        return messages.Described(describe(put.name, entry, put.length))
+        return describe(put.name, entry, put.length)
 
     def _publish(self, put: _Put, deadline: Deadline) -> object:
         blocks = [self._result(put, future, deadline.remaining(clock.monotonic())) for future in put.blocks]
