@@ -16,7 +16,7 @@ from agent.common import ids
 
 # With 64 tokens a node the fullest of ten nodes holds about a quarter more than the mean.
 VIRTUAL_NODES = 64
-# Sets of nodes come and go with the view; each repair of a file and each new block asks for its ring.
+# The cached sets of nodes: they change with the view, and each repair and each new block needs the ring.
 RINGS_KEPT = 32
 
 
@@ -37,7 +37,7 @@ class Ring:
         self._owners = [owner for _, owner in pairs]
 
     def walk(self, token: int) -> list[str]:
-        """Returns every node once, in the order in which the ring meets them from ``token`` on."""
+        """Returns every node once, in the order of the ring from ``token`` on."""
         found: dict[str, None] = {}
         start = bisect.bisect_left(self._tokens, token)
         for step in range(len(self._owners)):

@@ -1,9 +1,9 @@
-"""What must be done so that every sealed block has all of its copies: fewest copies first.
+"""The actions that give every sealed block all of its copies, the blocks with the fewest copies first.
 
-Pure functions on a file's entry. The first live holder of a block (in the order of the table) is responsible
-for it, so that exactly one node acts while views agree; when two act, the second finds the work done. Copies
-are only made from a holder that the file table names. A copy is only dropped on proof: the file table (a
-majority read) says that the file was deleted or continues without this block, or names enough other live
+These are pure functions on a file's entry. The first live holder of a block (in the order of the table) is
+responsible for it, so exactly one node acts while views agree; when two act, the second finds the work done.
+Copies are made only from a holder that the file table names. A copy is dropped only on proof: the file table
+(a majority read) says that the file was deleted or continues without this block, or names enough other live
 holders.
 """
 
@@ -119,7 +119,7 @@ def local_actions(
 def is_thin(
     block: BlockEntry, coordinated: Sequence[int], up: Sequence[str], gone: Sequence[str], wanted: int
 ) -> bool:
-    """Tells whether this node has to seal an open block because the next one gets more copies.
+    """Tells whether this node has to seal an open block because its successor would get more copies.
 
     ``gone`` are the nodes of ``up`` whose store is down: no block that is opened now gets a copy there.
     """

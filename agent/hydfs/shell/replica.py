@@ -1,7 +1,7 @@
-"""What store agents do for each other: records, promises, seals, whole blocks.
+"""The requests that store agents make of each other: records, promises, seals, whole blocks.
 
-Only the cluster's own nodes may make these requests. Everything that an append needs passes through the
-node's core; whole sealed blocks (of puts and repair) go directly to the store.
+Only the cluster's own nodes may make them. Every step of an append passes through the node's core; whole
+sealed blocks (of puts and repair) go directly to the store.
 """
 
 from __future__ import annotations
@@ -61,18 +61,18 @@ from agent.wire.register.proposer import Registers
 logger = logging.getLogger("agent.hydfs.shell.replica")
 
 Q = TypeVar("Q", bound=Request[Any])
-# A newer view that a caller already has reaches every agent within a fraction of this.
+# A newer view that a caller already has reaches every agent within a fraction of this time.
 VIEW_WAIT_S = 0.5
 # Each seal is a change of the file table, so most of the time is spent waiting for the voters.
 SEAL_THREADS = 4
 # Seals that wait: after the loss of a node each block that it held is sealed.
 SEALS_MAX = 1024
-# A seal under way ends with the change of the file table.
+# A seal in progress ends with the change of the file table.
 CLOSE_TIMEOUT_S = 5.0
 
 
 class Replicas:
-    """The copies of blocks on this node, and what other nodes may ask of them."""
+    """The copies of blocks on this node, and the requests of other nodes about them."""
 
     def __init__(
         self,
@@ -103,14 +103,14 @@ class Replicas:
         self._ack_timeout = ack_timeout_s
         self._process = threads.unique_id()[:12]
         self._opened = 0
-        # The first append to a file without an open block opens one; others to the same file wait for that.
+        # The first append to a file without an open block opens one; other appends to that file wait for it.
         self._opening = FileLocks()
         self._waiters = Waiters()
         self._seals = Pool("hydfs-seal", SEAL_THREADS, SEALS_MAX)
         self._lock = threads.lock()
 
     def endpoints(self) -> list[Endpoint]:
-        """Returns what answers the other store agents."""
+        """Returns the endpoints for the other store agents."""
         return [
             self._for_nodes(messages.AppendToBlock, self._append),
             self._for_nodes(messages.AskTail, self._tail),
@@ -124,7 +124,7 @@ class Replicas:
         ]
 
     def post(self, event: Event) -> None:
-        """Brings an event into the core."""
+        """Posts an event to the core."""
         assert self.engine is not None
         self.engine.post(event)
 
@@ -154,13 +154,13 @@ class Replicas:
                 assert_never(effect)
 
     def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
-        """Returns which nodes a new block goes to, as the view and the suspects are now.
+        """Returns the nodes of a new block, according to the view and the suspects of this moment.
 
-        With fewer stores up than copies wanted there are fewer copies; every answer says how many.
+        With too few stores up there are fewer copies than wanted; every answer says how many.
         """
         nodes = self.views.current().up_names()
         avoid = [*self.peers.suspects(), *avoid]
-        # In the view a machine is up even while its store is down; membership's gossip tells the difference.
+        # In the view a machine is up even while its store is down; membership's gossip shows which it is.
         avoided = [node for node in nodes if node in avoid]
         gone = self.views.storeless(avoided) if avoided else []
         return placement.choose(file_id, number, nodes, self._replicas, avoid, gone)
@@ -204,14 +204,14 @@ class Replicas:
         self.post(WriteAnswered(effect.peer, effect.key, effect.record.end, code))
 
     def _ask(self, event: Asked, call: Call, what: str) -> Answer:
-        """Brings in an event whose token is a ``Waiter`` and returns the core's answer."""
+        """Posts an event whose token is a ``Waiter`` and returns the core's answer."""
         return self._waiters.ask(event, self.post, call.deadline, what)
 
     def _append(self, request: messages.AppendToBlock, call: Call) -> messages.BlockAppended:
         what = f"append to {request.name!r}"
         number, entry = request.number, None
         if number is None or not self.core.coordinates((request.file_id, number)):
-            # The first append of another client may be opening the very same block just now.
+            # The first append of another client may be opening the same block at this moment.
             with self._opening.hold(request.file_id, call.deadline, what):
                 if number is None:
                     number, entry = self._open(request, call)
@@ -269,7 +269,7 @@ class Replicas:
         key = (request.file_id, request.number)
         if not self.core.coordinates(key):
             with self._opening.hold(request.file_id, call.deadline, "tail"):
-                pass  # wait for a block that is being opened
+                pass  # wait until the block that is being opened is open
         answer = self._ask(TailRequested(Waiter(), key), call, "tail")
         assert isinstance(answer, AnswerTail)
         return messages.TailLength(answer.length)
@@ -309,7 +309,7 @@ class Replicas:
 
         Raises:
             NotFound: this node does not hold these bytes.
-            Corrupt: the copy is damaged; it is out of use now.
+            Corrupt: the copy is damaged, and is now in quarantine.
         """
         try:
             return self.store.slice(key, offset, length)

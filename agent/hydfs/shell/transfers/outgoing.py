@@ -21,7 +21,7 @@ from agent.wire.codec.framing import Buffer
 
 BLOCK_TIMEOUT_S = 20.0
 TRIES_MAX = 4
-# Every block is sent to all of its replicas at once; a cluster that keeps more copies than this of a block
+# Every block is sent to all of its replicas at once; a cluster that keeps more copies of a block than this
 # sends to some of them one after the other.
 SENDERS_PER_BLOCK = 3
 
@@ -58,10 +58,10 @@ class Outgoing:
         self._senders.stop(drain=False, timeout_s=timeout_s)
 
     def place(self, block: Block) -> BlockEntry:
-        """Returns the entry of a block that is durable on all of its replicas, wherever there are some.
+        """Stores a block durably on all replicas of some set of nodes, and returns its entry.
 
         Raises:
-            RainStormError: the last failure of ``TRIES_MAX`` sets of nodes, or of all nodes.
+            RainStormError: ``TRIES_MAX`` sets of nodes, or all nodes, failed; this is the last failure.
         """
         avoid: list[str] = []
         error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
