@@ -5,8 +5,8 @@ stream into blocks, sends each to its replicas (``transfers.outgoing``) and keep
 of them in memory. The last step is one change of the file's register. A put that ends before it leaves
 nothing visible, and another put may replace its reservation as soon as its gateway no longer works on it.
 
-Each request may come again when its answer was lost. The client draws a key, from which the id of the new
-file follows, so that a second begin finds the first one. A commit that finds no put reads the file table.
+Each request may be repeated when its answer was lost. The client draws a key, from which the id of the new
+file follows, so that a repeated begin finds the first one. A commit that finds no put reads the file table.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ class _Put:
     requests: int = 0
     ended: bool = False
     holds_slot: bool = False
-    # What became of the requests that begin and commit it: each may come again when its answer was lost.
+    # The outcomes of the requests that begin and commit it: each may be repeated when its answer was lost.
     reserved: bool = False
     refused: BaseException | None = None
     committed: messages.FileStat | None = None
 
 
 class Puts:
-    """The puts that this agent is the gateway of."""
+    """The puts whose gateway is this agent."""
 
     def __init__(
         self,
@@ -99,9 +99,9 @@ class Puts:
         self._puts: dict[str, _Put] = {}
         self._changed = threads.condition()
         self._free = BUFFERED_BLOCKS
-        # A block that waits for a thread holds a slot, so there are never more of them.
+        # A block that waits for a thread holds a slot, so there are never more blocks than slots.
         self._placers = Pool("hydfs-put", BUFFERED_BLOCKS, BUFFERED_BLOCKS)
-        self._outgoing = Outgoing(replicas.placement, peers, views, BUFFERED_BLOCKS)
+        self._outgoing = Outgoing(replicas.choose, peers, views, BUFFERED_BLOCKS)
 
     def close(self) -> None:
         """Aborts the puts in progress; other gateways and repair find their reservations abandoned."""
@@ -115,11 +115,11 @@ class Puts:
 
     @property
     def free_slots(self) -> int:
-        """Returns how many more blocks may be in memory."""
+        """Returns the number of further blocks that may be in memory."""
         return self._free
 
     def endpoints(self) -> list[Endpoint]:
-        """Returns what answers clients and the gateways of other puts."""
+        """Returns the endpoints for clients and for the gateways of other puts."""
         return [
             endpoint(messages.BeginPut, self._begin),
             endpoint(messages.PutPiece, self._piece),
@@ -200,7 +200,7 @@ class Puts:
         try:
             return self._peers.ask(other.owner, AskPut(other.file_id), timeout_s=2.0).message.alive
         except RainStormError:
-            return True  # it cannot be asked; the view will say when it is down
+            return True  # it does not answer; the view will show when it is down
 
     def _life(self, request: AskPut, call: Call) -> PutLife:
         return PutLife(self.is_alive(request.file_id))
