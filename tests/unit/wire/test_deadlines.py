@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from agent.common.deadline import Deadline
 from agent.common.errors import DeadlineExceeded, Unreachable
 from agent.common.shell import clock
+from agent.common.shell.network import TlsContext
 from agent.wire.client import Address, Client
 from agent.wire.connection import Connection, FileSlice, Payload
 from agent.wire.messages import Ping
@@ -85,7 +86,7 @@ def test_a_slow_dial_leaves_less_time_for_the_handshake(monkeypatch: pytest.Monk
             left.append(plain.gettimeout())
             raise TimeoutError
 
-    client = Client(Context(), dial=dial)
+    client = Client(cast("TlsContext", Context()), dial=dial)
     with pytest.raises(Unreachable):
         client.ask(Address("127.0.0.1", 1, "vm1"), Ping(), timeout_s=1.0)
     assert left == [0.25]
