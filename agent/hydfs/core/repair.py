@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.hydfs.core import placement
 from agent.hydfs.core.block import OPEN, SEALED, BlockMeta
 from agent.hydfs.core.filetable import CREATING, DELETED, BlockEntry, FileEntry
-from agent.hydfs.core.ring import block_token, ring_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,13 @@ LocalAction = Pull | Certify | Announce | Drop | TakeOver
 def pushes(entry: FileEntry, up: Sequence[str], me: str, wanted: int) -> list[Push]:
     """Returns the copies that this node has to make, fewest copies first."""
     found = []
-    ring = ring_of(tuple(up))
     for block in entry.blocks:
         alive = [node for node in block.replicas if node in up]
         if block.state != SEALED or not alive or alive[0] != me:
             continue
         missing = min(wanted, len(up)) - len(alive)
-        order = ring.walk(block_token(entry.file_id, block.number))
-        targets = [node for node in order if node not in block.replicas][: max(0, missing)]
+        proposed = placement.order(entry.file_id, block.number, up)
+        targets = [node for node in proposed if node not in block.replicas][: max(0, missing)]
         dead = tuple(node for node in block.replicas if node not in up)
         enough = len(alive) + len(targets) >= wanted
         if targets or (dead and enough):

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from agent.hydfs.core import placement
 from agent.hydfs.core.errors import MOVED, NOT_COORDINATOR
 from agent.hydfs.core.filetable import BlockEntry, FileEntry
-from agent.hydfs.core.ring import block_token, ring_of
 
 # Errors after which another node, or the same one a little later, may succeed.
 LOST = ("UNREACHABLE", "CONNECTION_LOST", "DEADLINE_EXCEEDED", "PROTOCOL_ERROR")
@@ -71,10 +71,8 @@ class Route:
         """Decides what to do now that the register says ``entry``."""
         block = entry.open_block
         if block is None:
-            order = ring_of(tuple(self.nodes)).successors(
-                block_token(entry.file_id, entry.next_number), len(self.nodes), tuple(self.lost)
-            )
-            return AskCoordinator(order[0], None, tuple(self.lost))
+            chosen = placement.choose(entry.file_id, entry.next_number, self.nodes, 1, self.lost)
+            return AskCoordinator(chosen[0], None, tuple(self.lost))
         coordinator = block.replicas[0]
         if coordinator in self.lost or self._refused == (block.number, block.session):
             return self._seal(block)

@@ -18,7 +18,7 @@ from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.core.errors import Moved, code_of, error_of
 from agent.hydfs.core.filetable import FileEntry
-from agent.hydfs.core.ring import block_token
+from agent.hydfs.core.placement import block_token
 from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
 from agent.hydfs.messages import block as messages
 from agent.hydfs.messages.file import BlockStat, FileStat

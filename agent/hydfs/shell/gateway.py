@@ -21,7 +21,7 @@ from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.core.errors import code_of
 from agent.hydfs.core.filetable import BlockEntry, FileEntry
-from agent.hydfs.core.ring import block_token
+from agent.hydfs.core.placement import block_token
 from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal
 from agent.hydfs.messages import block as between
 from agent.hydfs.messages import file as messages

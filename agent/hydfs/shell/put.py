@@ -102,7 +102,7 @@ class Puts:
         self._free = BUFFERED_BLOCKS
         # A block that waits for a thread holds a slot, so there are never more blocks than slots.
         self._placers = Pool("hydfs-put", BUFFERED_BLOCKS, BUFFERED_BLOCKS)
-        self._outgoing = Outgoing(replicas.placement, peers, views, BUFFERED_BLOCKS)
+        self._outgoing = Outgoing(replicas.choose, peers, views, BUFFERED_BLOCKS)
 
     def close(self) -> None:
         """Aborts the puts in progress; other gateways and repair find their reservations abandoned."""

@@ -14,7 +14,7 @@ from agent.common.errors import Conflict, Corrupt, Fenced, RainStormError, Stale
 from agent.common.message import Done, Request
 from agent.common.shell import clock, threads
 from agent.common.shell.pool import Pool
-from agent.hydfs.core import filetable
+from agent.hydfs.core import filetable, placement
 from agent.hydfs.core.block import BlockKey, DroppedEntry, PromiseEntry, RecordEntry
 from agent.hydfs.core.errors import code_of
 from agent.hydfs.core.events import (
@@ -43,7 +43,6 @@ from agent.hydfs.core.events import (
 )
 from agent.hydfs.core.filetable import FileEntry
 from agent.hydfs.core.node import NodeCore
-from agent.hydfs.core.ring import block_token, ring_of
 from agent.hydfs.messages import block as messages
 from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.node import Engine
@@ -154,8 +153,8 @@ class Replicas:
             case _:
                 assert_never(effect)
 
-    def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
-        """Returns the nodes of a new block, all different, this one first if it will coordinate.
+    def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
+        """Returns the nodes for a new block, according to the current view and suspects.
 
         With too few stores up there are fewer copies than wanted; every answer says how many.
         """
@@ -164,8 +163,7 @@ class Replicas:
         # In the view a machine is up even while its store is down; membership's gossip shows which it is.
         avoided = [node for node in nodes if node in avoid]
         gone = self.views.storeless(avoided) if avoided else []
-        ring = ring_of(tuple(nodes))
-        return ring.successors(block_token(file_id, number), self._replicas, avoid, gone)
+        return placement.choose(file_id, number, nodes, self._replicas, avoid, gone)
 
     def refuse_waiters(self) -> None:
         """Refuses requests that wait for the core: it has stopped."""
@@ -233,7 +231,7 @@ class Replicas:
         name, file_id = request.name, request.file_id
         if not self.views.reach(call.view, VIEW_WAIT_S):
             raise StaleView(f"{self.peers.me} does not have view {call.view} yet", hint="try again")
-        order = self.placement(file_id, request.next, list(request.avoid))
+        order = self.choose(file_id, request.next, list(request.avoid))
         replicas = [self.peers.me, *[node for node in order if node != self.peers.me]][: len(order)]
         if not replicas:
             raise Unavailable("the cluster view names no node that is up", hint="fab status")

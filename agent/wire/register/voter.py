@@ -314,7 +314,7 @@ class Voter:
             return message.decode(Founders, {"founders": found}, "founders").founders
         except FileNotFoundError:
             return {}  # written by a release that did not record them
-        except (OSError, ValueError, InvalidMessage) as error:
+        except (OSError, ValueError, RecursionError, InvalidMessage) as error:
             raise Corrupt(
                 f"{self._founders_path} does not name the founders: {error}",
                 hint="empty this node's data folder: the node learns from the others",

@@ -25,7 +25,7 @@ TRIES_MAX = 4
 # sends to some of them one after the other.
 SENDERS_PER_BLOCK = 3
 
-Placement = Callable[[str, int, list[str]], list[str]]
+Choose = Callable[[str, int, list[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Block:
 class Outgoing:
     """Stores up to ``blocks_max`` blocks at once on other nodes.
 
-    ``placement(file_id, number, avoid)`` tells on which.
+    ``choose(file_id, number, avoid)`` tells on which.
     """
 
-    def __init__(self, placement: Placement, peers: Peers, views: ViewSource, blocks_max: int) -> None:
-        self._placement = placement
+    def __init__(self, choose: Choose, peers: Peers, views: ViewSource, blocks_max: int) -> None:
+        self._choose = choose
         self._peers = peers
         self._views = views
         senders = SENDERS_PER_BLOCK * blocks_max
@@ -66,7 +66,7 @@ class Outgoing:
         avoid: list[str] = []
         error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
         for _ in range(TRIES_MAX):
-            replicas = self._placement(block.file_id, block.number, avoid)
+            replicas = self._choose(block.file_id, block.number, avoid)
             failures = self._store(block, replicas)
             if replicas and not failures:
                 view = self._views.current().version

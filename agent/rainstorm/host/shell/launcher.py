@@ -19,19 +19,18 @@ node's configuration: ``unit`` or ``child``). It serves one connection, of the a
 it kills all tasks and ends, and systemd clears whatever is left in its control group. When it dies itself,
 the kernel kills the tasks (PR_SET_PDEATHSIG in ``task.py``).
 
-Each packet is one JSON object. The agent sends ``{"spawn": number, "host", "hydfs", "memory"}`` with two open
-files, the task's control socket and its log, and ``{"kill": number}``. The launcher sends ``{"ended": number,
-"cause": text}``. A task reports its own process id, in its first message to the agent.
+``agent/rainstorm/messages/launcher.py`` has their messages. A packet that is none ends the connection, and so
+the launcher. A task reports its own process id, in its first message to the agent.
 
 A task gets its control socket as standard input, the log as standard output and error, and no other open
-file. Only the standard library is imported here: the process costs 12 MB, and 6 of them are its own.
+file. Nothing but the standard library and those messages is imported here: the process costs 12 MB, and 6 of
+them are its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import array
-import json
 import os
 import pwd
 import resource
@@ -40,12 +39,18 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping
-from typing import Any
+
+from agent.rainstorm.messages.launcher import (
+    FILES_A_SPAWN,
+    PACKET_BYTES_MAX,
+    KillTask,
+    SpawnTask,
+    TaskEnded,
+    decode_request,
+    encode,
+)
 
 EX_NOUSER = 67
-PACKET_BYTES_MAX = 4096
-FILES_A_PACKET = 2
 PEER_CREDENTIALS = struct.Struct("iII")
 # A task has a connection to each of its neighbours, a few blocks mapped, and what its functions open.
 OPEN_FILES_MAX = 4096
@@ -100,8 +105,8 @@ class Launcher:
                 self._reap(number)
 
     def _handle_request(self) -> bool:
-        """Carries out one request; returns False when the agent has gone."""
-        room = socket.CMSG_SPACE(FILES_A_PACKET * array.array("i").itemsize)
+        """Carries out one request; returns False when the agent has gone, or has sent something else."""
+        room = socket.CMSG_SPACE(FILES_A_SPAWN * array.array("i").itemsize)
         # Without the flag every task would keep them open under a second number.
         data, ancillary, _, _ = self._agent.recvmsg(PACKET_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
         files = array.array("i")
@@ -111,20 +116,24 @@ class Launcher:
         try:
             if not data:
                 return False
-            request = json.loads(data)
-            if "spawn" in request:
-                self._spawn(request, *files)
-            else:
-                self._kill(request["kill"])
+            match decode_request(data):
+                case SpawnTask() as request if len(files) == FILES_A_SPAWN:
+                    self._spawn(request, *files)
+                case SpawnTask():
+                    raise ValueError(f"a task needs {FILES_A_SPAWN} files, not {len(files)}")
+                case KillTask(number):
+                    self._kill(number)
             return True
+        except ValueError as error:
+            log_event("agent_sent_invalid_message", str(error))
+            return False
         finally:
             for descriptor in files:
                 os.close(descriptor)
 
-    def _spawn(self, request: Mapping[str, Any], control: int, log: int) -> None:
-        number = int(request["spawn"])
-        command = [python(), "-m", "agent.rainstorm.task.shell.task", "--host", str(request["host"])]
-        command += ["--hydfs", str(request["hydfs"]), "--memory", str(int(request["memory"]))]
+    def _spawn(self, request: SpawnTask, control: int, log: int) -> None:
+        command = [python(), "-m", "agent.rainstorm.task.shell.task", "--host", request.host]
+        command += ["--hydfs", request.hydfs, "--memory", str(request.memory_bytes)]
         wiring = [(os.POSIX_SPAWN_DUP2, control, 0), (os.POSIX_SPAWN_DUP2, log, 1)]
         wiring += [(os.POSIX_SPAWN_DUP2, log, 2)]
         try:
@@ -138,11 +147,11 @@ class Launcher:
                 setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
             )
         except OSError as error:
-            self._report_end(number, f"cannot be started: {error.strerror}")
+            self._report_end(request.number, f"cannot be started: {error.strerror}")
             return
         descriptor = os.pidfd_open(pid)
-        self._tasks[number] = (pid, descriptor)
-        self._numbers[descriptor] = number
+        self._tasks[request.number] = (pid, descriptor)
+        self._numbers[descriptor] = request.number
         self._poll.register(descriptor, select.POLLIN)
 
     def _kill(self, number: int) -> None:
@@ -166,7 +175,7 @@ class Launcher:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def _report_end(self, number: int, cause: str) -> None:
-        self._agent.send(json.dumps({"ended": number, "cause": cause}).encode())
+        self._agent.send(encode(TaskEnded(number, cause)))
 
 
 def log_event(event: str, detail: str) -> None:

@@ -11,14 +11,13 @@ delays nobody who asks for a task, ends one, or hears of an end.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from agent.common.shell import clock, network, processes, threads
+from agent.rainstorm.messages.launcher import PACKET_BYTES_MAX, KillTask, SpawnTask, decode_ended, encode
 
 logger = logging.getLogger("agent.rainstorm.host.shell.launcherlink")
 
@@ -31,7 +30,6 @@ SEND_TIMEOUT_S = 5.0
 # A killed process is gone at once, unless the kernel is stuck in the middle of a system call of it.
 EXIT_TIMEOUT_S = 30.0
 LAUNCHER = "agent.rainstorm.host.shell.launcher"
-PACKET_BYTES_MAX = 4096
 CAUSE_CHARACTERS_MAX = 200
 LOST = "ended with the task launcher"
 
@@ -76,11 +74,10 @@ class LauncherLink:
         self._thread.start()
         self._sender.start()
 
-    def spawn(self, number: int, parameters: Mapping[str, Any], files: list[int]) -> None:
+    def spawn(self, request: SpawnTask, files: list[int]) -> None:
         """Has a task started; ``files`` are its control socket and its log, which are closed afterwards."""
-        request = json.dumps({"spawn": number, **parameters}).encode()
         with self._changed:
-            self._tasks[number] = _Start(request, files)
+            self._tasks[request.number] = _Start(encode(request), files)
             self._changed.notify_all()
 
     def kill(self, number: int) -> None:
@@ -153,13 +150,13 @@ class LauncherLink:
             packet = sock.recv(PACKET_BYTES_MAX)
             if not packet:
                 return False
-            message = json.loads(packet)
-            self._report(int(message["ended"]), str(message["cause"])[:CAUSE_CHARACTERS_MAX])
+            ended = decode_ended(packet)
         except OSError:
             return False
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             logger.error("launcher_sent_invalid_message error=%r", error)
             return False
+        self._report(ended.number, ended.cause[:CAUSE_CHARACTERS_MAX])
         return True
 
     def _report(self, number: int, cause: str) -> None:
@@ -202,7 +199,7 @@ class LauncherLink:
         if self._kills:
             number = next(iter(self._kills))
             del self._kills[number]
-            return json.dumps({"kill": number}).encode(), []
+            return encode(KillTask(number)), []
         for task in self._tasks.values():
             if not task.sent:
                 task.sent = True

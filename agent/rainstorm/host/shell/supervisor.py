@@ -24,6 +24,7 @@ from agent.common.shell.worker import Worker
 from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
 from agent.rainstorm.host.shell.tasklog import TaskLog
 from agent.rainstorm.messages import control
+from agent.rainstorm.messages.launcher import SpawnTask
 from agent.wire.codec.framing import Buffer, Frame
 from agent.wire.connection import Connection
 
@@ -158,7 +159,7 @@ class TaskSupervisor:
         # How many processes have sent something that is no message.
         self.refused = 0
         self._on_exit = on_exit
-        self._parameters = {"host": host, "hydfs": hydfs_socket, "memory": memory_bytes}
+        self._parameters = (host, hydfs_socket, memory_bytes)
         self._log = TaskLog(log_path)
         self._wanted = spares
         self._lock = threads.lock()
@@ -310,7 +311,7 @@ class TaskSupervisor:
         process = TaskProcess(next(self._numbers), ours, self)
         self._all[process.number] = process
         process.thread.start()
-        self.link.spawn(process.number, self._parameters, [theirs.detach(), log])
+        self.link.spawn(SpawnTask(process.number, *self._parameters), [theirs.detach(), log])
         return process
 
     def _note_exit(self, number: int, cause: str) -> None:

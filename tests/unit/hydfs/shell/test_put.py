@@ -46,7 +46,7 @@ class Gateway:
         self.puts = Puts(*surroundings, block_size_bytes=BLOCK, ack="all")
         self._handlers = {each.request: each.handle for each in self.puts.endpoints()}
 
-    def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
+    def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
         return [node for node in NODES if node not in avoid] or NODES
 
     def ask(self, request: Any, payload: bytes = b"", timeout_s: float = 10.0) -> Any:
