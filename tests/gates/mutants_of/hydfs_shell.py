@@ -59,8 +59,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the name that an earlier process gave a block's file is durable with the next payload",
         FILES,
-        "made some that exist.\n        self._unsynced_names = True\n",
-        "made some that exist.\n        self._unsynced_names = False\n",
+        "made some of the existing names.\n        self._unsynced_names = True\n",
+        "made some of the existing names.\n        self._unsynced_names = False\n",
         (f"{OF_FILES}::test_a_name_that_a_killed_process_made_is_synced_with_the_next_payload",),
     ),
     Mutant(
