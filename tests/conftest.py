@@ -6,6 +6,7 @@ printed in the header and beside each failure, and set again by ``RAINSTORM_SEED
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Generator
@@ -46,6 +47,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.scheduling import ByRoom
 
     return ByRoom(config, log)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keeps what was loaded for the whole run out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -10,9 +10,10 @@ grow, and repeats the same call after a lost answer.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from agent.common.deadline import Deadline
@@ -167,7 +168,26 @@ class HydfsClient:
         Raises:
             NotFound: no such file.
         """
-        return self._ask(messages.Stat(check_file_name(name)), timeout_s=timeout_s).message.stat
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        request = messages.Stat(check_file_name(name), paged=True)
+        return self._whole(self._ask(request, timeout_s=timeout_s).message, deadline)
+
+    def _whole(self, page: messages.Described, deadline: Deadline) -> FileStat:
+        """Returns a file with all its blocks, of which ``page`` has the first ones.
+
+        A block that another one follows is sealed, so what earlier pages said of it stays true. Length and
+        last block are those of the last page.
+        """
+        blocks = builtins.list(page.stat.blocks)
+        while page.more:
+            name, after = page.stat.name, blocks[-1].number if blocks else None
+            left = deadline.require(clock.monotonic(), f"the blocks of {name!r}")
+            page = self._ask(messages.Stat(name, page.stat.file_id, after, True), timeout_s=left).message
+            first = page.stat.blocks[0].number if page.stat.blocks else None
+            if (page.more and first is None) or not (first is None or after is None or after < first):
+                raise InvalidMessage(f"a listing of the blocks of {name!r} goes from {after} to {first}")
+            blocks += page.stat.blocks
+        return replace(page.stat, blocks=tuple(blocks))
 
     def put(self, name: str, source: BinaryIO, *, timeout_s: float = 600.0) -> FileStat:
         """Stores a new file, which becomes visible atomically or not at all.
@@ -187,19 +207,20 @@ class HydfsClient:
                 left = deadline.require(clock.monotonic(), f"put of {name!r}")
                 self._ask(messages.PutPiece(file_id, offset), data, timeout_s=min(60.0, left))
                 offset += len(data)
-            return self._commit(messages.CommitPut(file_id, offset, name), deadline)
+            committed = self._commit(messages.CommitPut(file_id, offset, name, paged=True), deadline)
         except AlreadyExists:
             raise  # nothing was begun
         except BaseException:
             self._abort(file_id)
             raise
+        return self._whole(committed, deadline)
 
-    def _commit(self, request: messages.CommitPut, deadline: Deadline) -> FileStat:
+    def _commit(self, request: messages.CommitPut, deadline: Deadline) -> messages.Described:
         tries = 0
         while True:
             left = deadline.require(clock.monotonic(), f"put of {request.name!r}")
             try:
-                return self._ask(request, timeout_s=min(60.0, left)).message.stat
+                return self._ask(request, timeout_s=min(60.0, left)).message
             except ConnectionLost:
                 tries += 1
                 if tries == COMMIT_TRIES_MAX:
@@ -234,11 +255,20 @@ class HydfsClient:
         """
         after = ""
         while True:
+            deadline = Deadline(clock.monotonic(), timeout_s)
             page = self._ask(messages.ListFiles(prefix, after, paged=True), timeout_s=timeout_s).message
-            yield page
+            yield self._with_all_blocks(page, deadline)
             if not page.next:
                 return
             after = _advanced(after, page.next)
+
+    def _with_all_blocks(self, page: Listed, deadline: Deadline) -> Listed:
+        if not page.more_blocks or not page.files:
+            return page
+        *files, last = page.files
+        with contextlib.suppress(NotFound):  # it was deleted since
+            files.append(self._whole(messages.Described(last, more=True), deadline))
+        return replace(page, files=tuple(files), more_blocks=False)
 
     def list(self, prefix: str = "", *, timeout_s: float = 30.0) -> builtins.list[FileStat]:
         """Returns the files of all pages."""

@@ -212,9 +212,11 @@ def create(
                 hint="choose another name, append to it, or delete it first",
                 details=message.encode(Reservation(entry.file_id, entry.state, entry.owner)),
             )
-        if entry is not None and entry.file_id == file_id:
-            return value
-        return to_value(FileEntry(file_id, state, ack, owner))
+        if entry is None or entry.file_id != file_id:
+            return to_value(FileEntry(file_id, state, ack, owner))
+        if state == CREATING and entry.state != CREATING:
+            raise Conflict(f"the put of {name!r} has ended already", hint="put it again")
+        return value
 
     return change
 

@@ -54,9 +54,10 @@ class FileStat:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Answer: a file, its length and its blocks."""
+    """Answer: a file, its length and its blocks; whether ``more`` blocks follow the last of these."""
 
     stat: FileStat
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,18 @@ class Create(Request[Described]):
 
 @dataclass(frozen=True, slots=True)
 class Stat(Request[Described]):
-    """Asks for a file with its linearizable length."""
+    """Asks for a file with its linearizable length: a page of its blocks, those behind number ``after``.
+
+    With a ``file_id`` it is about that very file. A client of an earlier release does not ask for a page
+    (``paged``): all blocks must fit into one answer.
+    """
 
     kind: ClassVar = "hydfs.stat"
     reply: ClassVar = Described
     name: FileName
+    file_id: FileId | None = None
+    after: BlockNumber | None = None
+    paged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +152,14 @@ class OpenBlock(Request[OpenedBlock]):
 class Listed:
     """Answer: files, sorted by name. ``damaged`` are names whose entry in the file table is not valid.
 
-    Unless ``next`` is empty, more files follow: those after this name.
+    Unless ``next`` is empty, more files follow: those after this name. With ``more_blocks`` the last file has
+    more blocks than it is shown with; a ``Stat`` tells of them.
     """
 
     files: Annotated[tuple[FileStat, ...], Meta(max_length=LIST_MAX)]
     damaged: Annotated[tuple[str, ...], Meta(max_length=LIST_MAX)] = ()
     next: OptionalName = ""
+    more_blocks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +288,7 @@ class CommitPut(Request[Described]):
     """Makes a put of ``length`` bytes visible.
 
     With the ``name`` the request may be repeated: the answer stays the same after the put has been committed.
+    It has a page of the file's blocks, or all if the client does not know of pages, as with ``Stat``.
     """
 
     kind: ClassVar = "hydfs.put_commit"
@@ -285,6 +296,7 @@ class CommitPut(Request[Described]):
     file_id: FileId
     length: Counter
     name: FileName = ""
+    paged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

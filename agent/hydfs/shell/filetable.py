@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar, assert_never
 
 from agent.common.deadline import Deadline
@@ -21,13 +22,16 @@ from agent.hydfs.core.filetable import FileEntry
 from agent.hydfs.core.placement import block_token
 from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
 from agent.hydfs.messages import block as messages
-from agent.hydfs.messages.file import BlockStat, FileStat
+from agent.hydfs.messages.file import BlockStat, Described, FileStat
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.register.proposer import Registers
 
 # The number of files whose entry a gateway remembers; a few jobs have some hundreds.
 ENTRIES_MAX = 4096
+# Blocks in one answer: with three names of 64 characters each, 1.5 megabytes of the four that a header may
+# have.
+BLOCKS_PAGE = 5000
 
 A = TypeVar("A")
 
@@ -213,6 +217,15 @@ def describe(name: str, entry: FileEntry, length: int) -> FileStat:
         blocks.append(BlockStat(block.number, start, size, block.replicas, block.state, place))
         start += size
     return FileStat(name, entry.file_id, length, tuple(blocks))
+
+
+def answer(stat: FileStat, *, paged: bool, after: int | None = None, room: int | None = None) -> Described:
+    """Returns a page of a file's blocks, those behind ``after``; all of these for a client that does not know
+    of pages. ``room`` is how many blocks the page has, when it is not one of its own.
+    """
+    blocks = [block for block in stat.blocks if after is None or block.number > after]
+    shown = blocks[: BLOCKS_PAGE if room is None else room] if paged else blocks
+    return Described(replace(stat, blocks=tuple(shown)), more=len(shown) < len(blocks))
 
 
 def ring_id(token: int) -> str:

@@ -25,7 +25,7 @@ from agent.hydfs.core.placement import block_token
 from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal
 from agent.hydfs.messages import block as between
 from agent.hydfs.messages import file as messages
-from agent.hydfs.shell.filetable import FileTable, describe, ring_id
+from agent.hydfs.shell.filetable import BLOCKS_PAGE, FileTable, answer, describe, ring_id
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.view import ViewSource
@@ -39,8 +39,8 @@ logger = logging.getLogger("agent.hydfs.shell.gateway")
 READ_BYTES_MAX = 4 * 1024 * 1024
 # A replica sends such a reply in well under a second; after this time another one is asked.
 READ_TIMEOUT_S = 5.0
-# Files and blocks together in one page of a listing: about a megabyte of the four that a header may have.
-PAGE_ENTRIES = 5000
+# Files and blocks together in one page of a listing.
+PAGE_ENTRIES = BLOCKS_PAGE
 # Copies in one page of a node's store: 3.5 megabytes of the four that a header may have, if each name has 255
 # characters of four bytes.
 STORED_PAGE = 3000
@@ -132,7 +132,11 @@ class Gateway:
             )
 
     def _stat(self, request: messages.Stat, call: Call) -> messages.Described:
-        return messages.Described(self.table.stat(check_file_name(request.name), call.deadline))
+        name = check_file_name(request.name)
+        stat = self.table.stat(name, call.deadline)
+        if request.file_id is not None and stat.file_id != request.file_id:
+            raise NotFound(f"file {name!r} was deleted", details={"file_id": stat.file_id})
+        return answer(stat, paged=request.paged, after=request.after)
 
     def _read(self, request: messages.Read, call: Call) -> Answer[messages.Part]:
         name, offset, file_id = check_file_name(request.name), request.offset, request.file_id
@@ -219,16 +223,23 @@ class Gateway:
     def _list(self, request: messages.ListFiles, call: Call) -> messages.Listed:
         stats: list[messages.FileStat] = []
         damaged: list[str] = []
+        more_blocks = False
         for name in (page := _Page(self._registers, request, call.deadline)):
+            page.filled += 1
             try:
-                stats.append(self.table.stat(name, call.deadline))
-                page.filled += 1 + len(stats[-1].blocks)
+                stat = self.table.stat(name, call.deadline)
             except NotFound:
                 continue
             except Corrupt as error:
                 logger.error("file_entry_refused name=%s error=%s", name, error)
                 damaged.append(name)
-        return messages.Listed(tuple(stats), tuple(damaged), page.next)
+                continue
+            # A file that does not fit fills the page, so it is the last one.
+            found = answer(stat, paged=request.paged, room=PAGE_ENTRIES - page.filled)
+            stats.append(found.stat)
+            page.filled += len(found.stat.blocks)
+            more_blocks = found.more
+        return messages.Listed(tuple(stats), tuple(damaged), page.next, more_blocks)
 
     def _delete(self, request: messages.Delete, call: Call) -> Done:
         self.delete(check_file_name(request.name), call.deadline)

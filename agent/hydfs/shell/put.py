@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     AlreadyExists,
-    Conflict,
     DeadlineExceeded,
     NotFound,
     Overloaded,
@@ -36,7 +35,7 @@ from agent.hydfs.core.block import chain
 from agent.hydfs.core.filetable import BlockEntry, Reservation
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import AskPut, DropFile, PutLife
-from agent.hydfs.shell.filetable import describe
+from agent.hydfs.shell.filetable import answer, describe
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.transfers.outgoing import Block, Outgoing
@@ -45,7 +44,7 @@ from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
 
-logger = logging.getLogger("agent.hydfs.shell.puts.put")
+logger = logging.getLogger("agent.hydfs.shell.put")
 
 PIECE_BYTES = 1024 * 1024
 # Replicas in memory at once in the whole agent: one fills while another is on its way.
@@ -76,7 +75,7 @@ class _Put:
     # The outcomes of the requests that begin and commit it: each may be repeated when its answer was lost.
     reserved: bool = False
     refused: BaseException | None = None
-    committed: messages.Described | None = None
+    committed: messages.FileStat | None = None
 
 
 class Puts:
@@ -187,11 +186,7 @@ class Puts:
             )
             try:
                 timeout_s = deadline.require(clock.monotonic(), f"put of {put.name!r}")
-                found = filetable.from_value(
-                    self._registers.change(put.name, change, timeout_s=timeout_s), put.name
-                )
-                if found is None or found.state != filetable.CREATING:
-                    raise Conflict(f"the put of {put.name!r} has ended already", hint="put it again")
+                self._registers.change(put.name, change, timeout_s=timeout_s)
                 return
             except AlreadyExists as error:
                 other = Reservation.of(error)
@@ -332,13 +327,13 @@ class Puts:
             try:
                 put = stack.enter_context(self._working(request.file_id))
             except NotFound:
-                return self._committed(request, call.deadline)
+                return answer(self._committed(request, call.deadline), paged=request.paged)
             stack.enter_context(self._in_turn(put, call.deadline))
             if put.committed is None:
                 put.committed = self._commit_once(put, request.length, call.deadline)
-            return put.committed
+            return answer(put.committed, paged=request.paged)
 
-    def _committed(self, request: messages.CommitPut, deadline: Deadline) -> messages.Described:
+    def _committed(self, request: messages.CommitPut, deadline: Deadline) -> messages.FileStat:
         """Answers the commit of a put that is not in progress: it may have been committed before."""
         if request.name:
             name = check_file_name(request.name)
@@ -347,10 +342,10 @@ class Puts:
             )
             entry = filetable.as_put(name, value, request.file_id, request.length)
             if entry is not None:
-                return messages.Described(describe(name, entry, request.length))
+                return describe(name, entry, request.length)
         raise _not_in_progress()
 
-    def _commit_once(self, put: _Put, length: int, deadline: Deadline) -> messages.Described:
+    def _commit_once(self, put: _Put, length: int, deadline: Deadline) -> messages.FileStat:
         if length != put.length:
             raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
         if put.filling:
@@ -363,7 +358,9 @@ class Puts:
             raise
         with self._changed:
             self._puts.pop(put.file_id, None)
-        return messages.Described(describe(put.name, filetable.live(put.name, value), put.length))
+        entry = filetable.as_put(put.name, value, put.file_id, put.length)
+        assert entry is not None, "a put that was published is not in the file table"
+        return describe(put.name, entry, put.length)
 
     def _publish(self, put: _Put, deadline: Deadline) -> object:
         blocks = [self._result(put, future, deadline.remaining(clock.monotonic())) for future in put.blocks]

@@ -154,7 +154,7 @@ class Replicas:
                 assert_never(effect)
 
     def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
-        """Returns the nodes for a new block, according to the current view and suspects.
+        """Returns the nodes of a new block, according to the view and the suspects of this moment.
 
         With too few stores up there are fewer copies than wanted; every answer says how many.
         """

@@ -106,6 +106,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_COORDINATOR}::test_waiting_payloads_are_bounded_in_bytes",),
     ),
     Mutant(
+        "a late begin does not revive a put that has ended",
+        TABLE,
+        "        if state == CREATING and entry.state != CREATING:",
+        "        if False:",
+        (f"{OF_TABLE}::test_a_put_is_invisible_until_published_and_can_be_given_up",),
+    ),
+    Mutant(
         "the replicas that promise meet every set that can acknowledge",
         TABLE,
         "return replicas - needed_acks(ack, replicas) + 1",

@@ -205,11 +205,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (OF_PUT,),
     ),
     Mutant(
-        "a late begin does not revive a put that has ended",
+        "a commit that is repeated tells of the file as its put left it",
         PUT,
-        "if found is None or found.state != filetable.CREATING:",
-        "if False:",
-        (OF_PUT,),
+        "        entry = filetable.as_put(put.name, value, put.file_id, put.length)",
+        "        entry = filetable.live(put.name, value)",
+        (f"{OF_PUT}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
     ),
     Mutant(
         "a transfer that ended gives its place back",
