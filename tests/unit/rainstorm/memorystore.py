@@ -46,6 +46,10 @@ class MemoryStore:
         """Has the next calls of a name fail, with ``after`` once they have taken effect."""
         self._failures.setdefault(call, deque()).extend([(error, after)] * times)
 
+    def work_again(self, call: str) -> None:
+        """Takes back the failures that are still to come."""
+        self._failures.pop(call, None)
+
     def put_bytes(self, name: str, data: bytes) -> None:
         """Makes a file with these bytes."""
         self.create(name)
