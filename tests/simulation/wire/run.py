@@ -1,6 +1,6 @@
 """The wire under a schedule of faults: slow, silent, broken and hostile peers, kills, stops, partitions.
 
-While it runs the callers check W1, W2 and W5. After the faults: W3 nothing is held: no slot, no lock, no
+While it runs the callers check W1, W2 and W5. After the faults: W3 nothing is held: no place, no lock, no
 connection of a peer that is gone, no request in progress, no open file; W4 a server that is stopped ends in
 time and leaves nothing; W6 no agent crashes and no thread dies; W7 the next call of every caller is
 answered, although its idle connections may be dead.
@@ -232,10 +232,15 @@ def last_calls(cluster: WireCluster) -> None:
 
 def check_rest(cluster: WireCluster) -> None:
     """W3 and W6: nothing is held, and nothing has crashed."""
+    found = [
+        f"W3: {caller.machine.name} keeps {caller.places} places"
+        for caller in cluster.callers
+        if caller.places
+    ]
     for caller in cluster.callers:
         cluster.scheduler.kill(caller.process)
     cluster.scheduler.run_for(SILENT_S)
-    found = [f"W3: {finding}" for finding in cluster.findings()]
+    found += [f"W3: {finding}" for finding in cluster.findings()]
     for name, node in cluster.nodes.items():
         server = cluster.agent(name).server
         if server._connections or server.in_progress:
