@@ -1,10 +1,10 @@
 """A pooled client: persistent connections to many addresses, a deadline on every request.
 
 Addresses: ``Address(host, port, node)`` for TLS (``node`` is the name that the server's certificate must
-carry) or a path of a Unix socket. Beneath TLS is TCP unless the client is given a dialer of its own, such as
-one that opens channels of SSH: any connected socket serves. A request that fails on a connection taken from
-the pool is tried once more on a fresh one, because the peer may have closed the idle one: hence every request
-type of the project is idempotent.
+carry) or the path of a Unix socket. TLS runs over TCP unless the client is given another dialer, such as one
+that opens SSH channels: any connected socket will do. A request that fails on a connection from the pool is
+retried once on a fresh one, because the peer may have closed the idle one. So every request type of the
+project is idempotent.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def dial_tcp(address: Address, timeout_s: float) -> Socket:
 def dial_from(source: str) -> Dial:
     """Returns a dialer that connects from the address ``source``.
 
-    By it packet filters and others tell the nodes of one machine apart.
+    Packet filters, for example, use that address to tell the nodes of one machine apart.
     """
 
     def dial(address: Address, timeout_s: float) -> Socket:
@@ -150,8 +150,8 @@ class Client:
     ) -> Answered[R]:
         """Sends a request and returns its answer; the file of a ``FileSlice`` is closed whatever happens.
 
-        ``view`` is the version of the view that the caller knows; ``kind`` the name of the request where a
-        server answers it under another one than its own.
+        ``view`` is the version of the view that the caller knows. ``kind`` is the name of the request, if the
+        server answers it under a name other than its own.
 
         Raises:
             Unreachable: no process listens at the target.
@@ -326,7 +326,7 @@ class Client:
         try:
             left_s = limit.remaining(clock.monotonic())
             if left_s <= 0:
-                raise TimeoutError  # no time-out at all would be the meaning of 0
+                raise TimeoutError  # a socket takes a time-out of 0 to mean that it must not block
             plain.settimeout(left_s)
             found: Socket = self._context.wrap_socket(plain, server_hostname=target.node)
         except BaseException:

@@ -1,4 +1,4 @@
-"""Which bytes of which log file go where in HyDFS, so that every line gets there exactly once.
+"""Decides which bytes of which log file go where in HyDFS, so that every line gets there exactly once.
 
 A file is identified by its inode and its beginning (``position``), and gets a number of its own when it is
 first seen. What is read of it becomes *records*: whole lines, with the file's number as writer and the offset
@@ -78,7 +78,7 @@ def record_from_wire(fields: Any) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """The log folder was scanned; ``day`` is today's."""
+    """The log folder was scanned on the day ``day``."""
 
     files: tuple[Seen, ...]
     day: str
@@ -96,7 +96,7 @@ class ChunkRead:
 
 @dataclass(frozen=True, slots=True)
 class JournalRead:
-    """Lines of the journal were read, behind the cursor of its position and up to another."""
+    """Lines of the journal were read, from behind the cursor of its position up to another cursor."""
 
     log: str
     data: bytes
@@ -132,7 +132,7 @@ Effect = ReadChunk | StoreRecord
 
 
 class Collector:
-    """Decides what of the logs is read next and where it goes."""
+    """Decides which part of the logs is read next and where it goes."""
 
     def __init__(self, *, target_bytes_max: int, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
         # The bytes that vanished before they were read; more when a copy was read under another number.
@@ -144,7 +144,7 @@ class Collector:
         self._positions: dict[int, Position] = {}
         self._numbers: dict[Key, int] = {}
         self._targets: dict[str, Target] = {}
-        # What the last scan found, and what need not outlive the process.
+        # The result of the last scan, and other state that need not outlive the process.
         self._seen: dict[int, Seen] = {}
         self._grew_at: dict[int, tuple[int, float]] = {}
         self._missing: dict[int, int] = {}
@@ -183,11 +183,11 @@ class Collector:
         return "" if number is None else self._positions[number].cursor
 
     def unread_bytes(self) -> int:
-        """Returns how many bytes of the files of the last scan are not in a record yet."""
+        """Returns how many bytes of the last scan's files are not in a record yet."""
         return sum(max(0, seen.size - self._positions[n].offset) for n, seen in self._seen.items())
 
     def apply(self, record: Record) -> None:
-        """Moves the position of a record's log: when it was stored, or again after a restart."""
+        """Moves the position of a record's log, when the record was stored, and again after a restart."""
         position = record.position
         before = self._positions.pop(position.number, None)
         if before is not None and self._numbers.get(before.key) == position.number:
@@ -198,7 +198,7 @@ class Collector:
         self._targets[position.log] = record.target
 
     def snapshot(self) -> CollectorState:
-        """Returns all that must outlive a crash."""
+        """Returns the state that must outlive a crash."""
         gone = [number for number, each in self._positions.items() if self._numbers.get(each.key) != number]
         for number in gone[:-GONE_MAX]:
             del self._positions[number]
@@ -326,7 +326,7 @@ class Collector:
         moved = replace(position, device=seen.device, inode=seen.inode)
         self._positions[position.number] = moved
         self._numbers[seen.key] = position.number
-        # The bytes that were counted as lost are in this file.
+        # This file has the bytes that were counted as lost.
         self.lost_bytes -= self._missing.pop(position.number, 0)
 
     def _next_read(self, now: float, number: int) -> list[Effect]:
@@ -344,7 +344,7 @@ class Collector:
         taken = whole_lines(event.data, cut=ends or len(event.data) >= self._record_bytes_max)
         if not taken:
             return []
-        # What follows it in the collection must begin on a line of its own.
+        # The next record in the collection must begin on a new line.
         data = taken if taken.endswith(b"\n") or not ends else taken + b"\n"
         target = self._target(position.log, len(data))
         return [StoreRecord(Record(position.advanced(taken), target, data))]

@@ -31,12 +31,12 @@ class Seen:
 
     @property
     def key(self) -> Key:
-        """Returns which file it is, as long as it exists."""
+        """Returns the key that identifies the file as long as it exists."""
         return (self.device, self.inode)
 
     @property
     def live(self) -> bool:
-        """Tells whether the file has the name under which the log is written."""
+        """Tells whether this is the file that the log is currently written to."""
         return self.age == 0 and not self.packed
 
 
@@ -56,11 +56,11 @@ class Position:
 
     @property
     def key(self) -> Key:
-        """Returns which file it is a position of."""
+        """Returns the key of the file whose position it is."""
         return (self.device, self.inode)
 
     def begins_like(self, seen: Seen) -> bool:
-        """Tells whether a file begins as this one did."""
+        """Tells whether a file has the same beginning as this one."""
         if seen.head is None or len(seen.head) < self.head_bytes:
             return False
         return zlib.crc32(seen.head[: self.head_bytes]) == self.head_crc

@@ -54,11 +54,11 @@ PROPOSER_THREADS = 16
 OWN_THREADS = 4
 # Five voters of a hundred changes at once; what finds no room counts as an unreachable voter.
 ASKS_MAX = 512
-# Two groups of five voters, and the late answers of the rounds that were lost within VOTER_TIMEOUT_S.
+# Two groups of five voters, and late answers of the rounds that were lost within VOTER_TIMEOUT_S.
 ANSWERS_MAX = 1024
-# Registers that are read again and again, such as the view; of others the value is sent each time.
+# Registers that are read often, such as the view; the value of any other register is sent each time.
 KNOWN_MAX = 8
-# Where the last ballot of a register is not known, its next change loses a round: a millisecond.
+# If the last ballot of a register is not known, its next change loses a round: a millisecond.
 COUNTERS_MAX = 10_000
 
 VoterEvent = AnswerReceived | VoterFailed
@@ -113,8 +113,8 @@ class Registers:
     ) -> None:
         """Prepares to use the registers on ``voters``.
 
-        Where a value itself says who votes, ``groups_of`` reads that and ``target`` tells where a voter is. A
-        voter that answers with a value which ``check`` refuses counts as failed.
+        If a value itself names its voters, ``groups_of`` reads them and ``target`` returns where a voter is.
+        A voter that answers with a value which ``check`` refuses counts as failed.
         """
         self._groups_of = groups_of
         self._target = target
@@ -175,7 +175,7 @@ class Registers:
         if found is not None and self._is_by(found.value, voters):
             self._remember(key, found)
             return found.value
-        # The voters differ, or others decide by now: a round of the voters that the newest value names.
+        # The voters differ, or the newest value names others: run a round with those that it names.
         left_s = inbox.deadline.require(clock.monotonic(), f"read {key}")
         return self.change(key, lambda value: value, timeout_s=left_s)
 
@@ -184,8 +184,8 @@ class Registers:
 
         Raises:
             NoMajority: too few voters answer.
-            Overloaded: too many questions to the voters wait.
-            DeadlineExceeded: not all of them came in time.
+            Overloaded: too many requests to the voters wait.
+            DeadlineExceeded: not all of the names came in time.
         """
         deadline = Deadline(clock.monotonic(), timeout_s)
         page = self.keys_page(prefix, timeout_s=timeout_s)
@@ -197,7 +197,7 @@ class Registers:
         return found
 
     def keys_page(self, prefix: str = "", after: str = "", *, timeout_s: float = 5.0) -> Keys:
-        """Returns the next names behind ``after`` that a majority of the voters knows; whether more follow.
+        """Returns the next names after ``after`` known to a majority of the voters, and whether more follow.
 
         Raises:
             NoMajority: too few voters answer.
@@ -217,7 +217,7 @@ class Registers:
             raise NoMajority(
                 f"only {len(answers)} of {len(futures)} voters list their names", hint="fab status"
             )
-        # Up to here every voter has told all of its names.
+        # Up to this name every voter has listed all of its names.
         ends = [found.keys[-1] for found in answers if found.more and found.keys]
         names = sorted({key for found in answers for key in found.keys if key > after})
         return Keys(tuple(key for key in names if not ends or key <= min(ends)), bool(ends))
@@ -316,7 +316,7 @@ class Registers:
             inbox.put(VoterFailed(ask.voter, ask.attempt))
 
     def _answer_to(self, ask: Ask, inbox: _Inbox) -> None:
-        # What was accepted goes to every voter, even after a majority has answered.
+        # An accept request goes to every voter, even after a majority has answered.
         if not inbox.over or isinstance(ask.request, Accept):
             inbox.put(self._ask(ask, inbox.deadline))
 

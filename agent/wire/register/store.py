@@ -21,14 +21,14 @@ from agent.wire.codec import register_log
 logger = logging.getLogger("agent.wire.register.store")
 
 REWRITE_BYTES_MIN = 4 * 1024 * 1024
-# Registers that hold a promise and no value. A change leaves one only when its proposer ends half way, and
-# the next change of that name gives it a value. More of them come from a peer that is defective: ten thousand
-# names take ten megabytes at most. A promise must not be forgotten, so further names are refused.
+# Registers that hold a promise and no value. A change leaves one only when its proposer ends half-way, and
+# the next change of that name gives it a value. Only a defective peer makes more of them: ten thousand
+# names take at most ten megabytes. A promise must not be forgotten, so further names are refused.
 VALUELESS_MAX = 10_000
 
 
 def write_log(path: Path, slots: Mapping[str, Slot]) -> None:
-    """Puts a log with these slots in the place of ``path``, durably.
+    """Durably replaces ``path`` by a log with these slots.
 
     Raises:
         DiskFull: there is no room; nothing has changed.
@@ -41,7 +41,7 @@ class RegisterStore:
     """The durable slots of one voter."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the log, which is made if it is missing; its folder exists.
+        """Opens the log, or makes it if it is missing; its folder exists.
 
         Raises:
             Corrupt: it is damaged.
@@ -77,7 +77,7 @@ class RegisterStore:
                 if more > 0 and self._valueless >= VALUELESS_MAX:
                     raise Overloaded(
                         f"{self._valueless} registers of this voter hold a promise and no value",
-                        hint="a node asks for changes that it does not make: see the agents' logs",
+                        hint="a node begins changes that it does not complete: see the agents' logs",
                     )
                 self._append(request.key, changed)
                 self._slots[request.key] = changed
@@ -85,7 +85,7 @@ class RegisterStore:
             return reply
 
     def keys(self, prefix: str = "", after: str = "", limit: int = 0) -> list[str]:
-        """Returns the first ``limit`` names (0: all) behind ``after`` that hold an accepted value, sorted."""
+        """Returns the first ``limit`` names (0: all) after ``after`` that hold an accepted value, sorted."""
         with self._lock:
             found = [
                 key
@@ -119,5 +119,5 @@ class RegisterStore:
         try:
             self._log.rewrite(register_log.pack(*each) for each in slots.items())
         except DiskFull as error:
-            # The long one is good; the next change tries again.
+            # The long log is still good; the next change tries again.
             logger.warning("register_log_not_rewritten path=%s error=%s", self._log.path, error)

@@ -59,8 +59,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the name that an earlier process gave a block's file is durable with the next payload",
         FILES,
-        "made some that exist.\n        self._unsynced_names = True\n",
-        "made some that exist.\n        self._unsynced_names = False\n",
+        "made some of the existing names.\n        self._unsynced_names = True\n",
+        "made some of the existing names.\n        self._unsynced_names = False\n",
         (f"{OF_FILES}::test_a_name_that_a_killed_process_made_is_synced_with_the_next_payload",),
     ),
     Mutant(
@@ -205,11 +205,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (OF_PUT,),
     ),
     Mutant(
-        "a late begin does not revive a put that has ended",
+        "a commit that is repeated tells of the file as its put left it",
         PUT,
-        "if found is None or found.state != filetable.CREATING:",
-        "if False:",
-        (OF_PUT,),
+        "        entry = filetable.as_put(put.name, value, put.file_id, put.length)",
+        "        entry = filetable.live(put.name, value)",
+        (f"{OF_PUT}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
     ),
     Mutant(
         "a transfer that ended gives its place back",

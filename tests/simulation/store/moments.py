@@ -15,8 +15,8 @@ from unittest import mock
 from agent.common.errors import RainStormError
 from agent.common.shell import threads
 from agent.hydfs.client import HydfsClient
+from agent.hydfs.core import placement
 from agent.hydfs.core.events import BlockOpened
-from agent.hydfs.core.ring import block_token, ring_of
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import Seal
 from agent.hydfs.messages.file import FileStat
@@ -134,7 +134,7 @@ def late_coordinator(seed: int | str) -> None:
             post(self, event)
 
         file_id = moment.ask("vm1", lambda hydfs: hydfs.stat(LOG)).file_id
-        first = ring_of(tuple(cluster.nodes)).walk(block_token(file_id, 0))[0]
+        first = placement.order(file_id, 0, list(cluster.nodes))[0]
         with mock.patch.object(Replicas, "post", post_and_stop):
             moment.append("c1", 0, first)
             cluster.wait_until(lambda: opened, 10.0)

@@ -20,7 +20,8 @@ from agent.wire.connection import FileSlice
 from agent.wire.endpoint import Answer, Call, by_kind, endpoint
 from agent.wire.server import Server
 
-GATE = threading.Event()
+# What the handlers wait for: a gate that a test opens, and the end of a test.
+GATE, HANG = threading.Event(), threading.Event()
 
 
 def tls_of(folder: Path, name: str, authority: str = "ca") -> TlsConfig:
@@ -73,7 +74,7 @@ def _echo(request: Echo, call: Call) -> Answer[Echoed]:
             descriptor = os.open(request.path, os.O_RDONLY)
             return Answer(Echoed(call.peer), FileSlice(descriptor, 2, 1_000_000))
         case "hang":
-            threading.Event().wait(2)
+            HANG.wait(20)
         case "gate":
             GATE.wait(5)
         case "large":

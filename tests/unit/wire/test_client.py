@@ -185,7 +185,14 @@ def test_a_target_without_a_listener_is_unreachable(client: Client, tmp_path: Pa
 
 def test_a_peer_that_never_answers_costs_the_time_limit(stub: Stub, client: Client) -> None:
     gate = threading.Event()
-    stub.behave = lambda connection: bool(gate.wait(5.0))  # type: ignore[assignment]
+
+    def once(connection: Connection) -> None:
+        connection.receive(None)
+        connection.send({"ok": True, "value": 1}, b"", _later())
+        gate.wait(5.0)
+
+    stub.behave = once
+    client.ask(stub.path, AskNumber())  # a handshake that is late would be another error
     with pytest.raises(DeadlineExceeded):
         client.ask(stub.path, AskNumber(), timeout_s=0.1)
     gate.set()

@@ -38,14 +38,16 @@ from agent.wire.connection import Connection
 from agent.wire.messages import Ping
 from agent.wire.server import Server
 from tests.support import wait_until
-from tests.unit.wire.echoing import ENDPOINTS, GATE, Echo, Place, Unknown, tls_of
+from tests.unit.wire.echoing import ENDPOINTS, GATE, HANG, Echo, Place, Unknown, tls_of
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """A running server."""
     found = Place(tmp_path)
+    HANG.clear()
     yield found
+    HANG.set()
     found.client.close()
     found.server.stop()
 
@@ -112,6 +114,7 @@ def test_a_node_with_another_name_is_refused(place: Place) -> None:
 
 def test_a_time_limit_is_kept_and_the_next_request_is_answered(place: Place) -> None:
     """A hung handler costs its caller the time limit, not the connection of others."""
+    place.client.ask(place.address, Echo())  # a handshake that is late would be another error
     with pytest.raises(DeadlineExceeded):
         place.client.ask(place.address, Echo("hang"), timeout_s=0.1)
     assert place.client.ask(place.address, Echo()).message.peer
@@ -133,7 +136,7 @@ def test_closing_a_client_ends_the_request_that_waits(place: Place, local: bool)
     thread.start()
     wait_until(lambda: place.client.busy == 1, 5.0, "the request is under way")
     place.client.close()
-    thread.join(1.0)
+    thread.join(5.0)
     assert ended == ["lost"]
 
 
@@ -368,7 +371,7 @@ def test_a_request_that_brings_a_file_does_not_use_up_descriptors(place: Place) 
         for _ in range(3):
             connection.send({"type": "echo"}, b"", limit, 0)
             assert connection.receive(limit).header["ok"]
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) == before, 5.0, "the connection is closed")
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, 5.0, "the connection is closed")
 
 
 @pytest.mark.parametrize("hello", [{"type": "ping"}, {"type": "hello", "version": "1"}, {}, {"version": 1}])

@@ -46,7 +46,7 @@ class Gateway:
         self.puts = Puts(*surroundings, block_size_bytes=BLOCK, ack="all")
         self._handlers = {each.request: each.handle for each in self.puts.endpoints()}
 
-    def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
+    def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
         return [node for node in NODES if node not in avoid] or NODES
 
     def ask(self, request: Any, payload: bytes = b"", timeout_s: float = 10.0) -> Any:
@@ -177,6 +177,31 @@ def test_a_commit_whose_answer_was_lost_has_the_same_answer_again(gateway: Gatew
     gateway.registers.values["f"] = filetable.create("f", "other", "all")(None)
     with pytest.raises(NotFound):
         gateway.ask(CommitPut(file_id, 140, "f"))
+
+
+def test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it(gateway: Gateway) -> None:
+    """The voters' answer was lost; others have appended since, and their block was sealed."""
+    file_id = gateway.begin()
+    gateway.piece(file_id, 0, b"x" * 140)
+    change = gateway.registers.change
+
+    def lose_answer(*args: Any, **options: Any) -> Any:
+        change(*args, **options)
+        raise NoMajority("no voter answers")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gateway.registers, "change", lose_answer)
+        with pytest.raises(NoMajority):
+            gateway.ask(CommitPut(file_id, 140, "f"))
+    number = gateway.entry().next_number
+    for later in (
+        filetable.open_next("f", file_id, NODES, 1, "session"),
+        filetable.seal("f", file_id, number, 10, 0, NODES, {}),
+        filetable.open_next("f", file_id, NODES, 1, "session"),
+    ):
+        gateway.registers.change("f", later)
+    stat = gateway.ask(CommitPut(file_id, 140, "f")).stat
+    assert (stat.length, [block.length for block in stat.blocks]) == (140, [100, 40])
 
 
 def test_two_commits_of_one_put_have_the_same_answer(gateway: Gateway) -> None:

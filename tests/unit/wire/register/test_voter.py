@@ -290,7 +290,7 @@ def test_a_failed_disk_ends_the_agent(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_record_of_founders_that_is_not_one_keeps_the_agent_from_starting(tmp_path: Path) -> None:
     write_log(tmp_path / "registers.log", {})
-    for text in ("[]", "{", '{"a": 5}', '"a"'):
+    for text in ("[]", "{", '{"a": 5}', '"a"', "[" * 100_000):
         (tmp_path / "founders.json").write_text(text)
         with pytest.raises(Corrupt, match="founders"):
             Alone(tmp_path)

@@ -25,10 +25,10 @@ class Setting:
         self.peers = FakePeers()
         self.avoided: list[list[str]] = []
         self.places = NODES
-        surroundings: tuple[Any, ...] = (self.placement, self.peers, SettableView(NODES), 1)
+        surroundings: tuple[Any, ...] = (self.choose, self.peers, SettableView(NODES), 1)
         self.outgoing = Outgoing(*surroundings)
 
-    def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
+    def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
         self.avoided.append(list(avoid))
         return [node for node in self.places if node not in avoid] or self.places
 

@@ -16,6 +16,7 @@ from agent.rainstorm.host.shell.launcherlink import LOST
 from agent.rainstorm.host.shell.supervisor import Key, TaskSupervisor
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.messages.control import Assign, EpochWanted, Snapshot, TaskMessage, Trigger
+from agent.rainstorm.messages.launcher import SpawnTask
 from tests.support import wait_until
 from tests.unit.rainstorm.host.shell.fakelauncher import FakeLauncher
 
@@ -67,7 +68,7 @@ def test_a_task_gets_a_process_and_its_messages_arrive(node: Node) -> None:
     node.supervisor.tell(KEY, Trigger(1, 3, 2))
     node.supervisor.tell(("j-1", "9.9"), Trigger(1, 3, 2))
     task = node.launcher.task(1)
-    assert task.parameters == {"host": "127.0.0.1", "hydfs": "hydfs.sock", "memory": 1 << 20}
+    assert task.request == SpawnTask(1, "127.0.0.1", "hydfs.sock", 1 << 20)
     task.hello(77)
     assert task.receive().header["in_place"] is False
     assert task.receive().header == {"type": "trigger", "generation": 1, "epoch": 3, "committed": 2}
