@@ -107,8 +107,8 @@ class _Pool:
 
     def __init__(self, lock: threads.Lock) -> None:
         self.idle: deque[Connection] = deque()
-        # A place for each request; in order of use, so that a simulated run closes them in the same order
-        # each time.
+        # A place for each request; in order of use, so that each repetition of a simulated run closes the
+        # connections in the same order.
         self.busy: dict[_Place, None] = {}
         # How many requests wait for a place.
         self.waiting = 0
@@ -270,7 +270,7 @@ class Client:
             except ConnectionLost:
                 if self._closed or not isinstance(payload, bytes | bytearray | memoryview):
                     raise  # a file slice or an iterator is used up
-                # One idle connection was dead, so the peer restarted: the others are dead too.
+                # One idle connection was dead, so the peer has restarted: the other idle ones are dead too.
                 place.drop()
                 self._drop_idle(place.pool)
         connection = self._connect(place, target, deadline)

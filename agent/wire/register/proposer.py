@@ -1,8 +1,8 @@
 """The threaded proposer of replicated registers.
 
-The rules are in ``agent.common.register``; here they meet sockets and threads. A request is named after its
-use of the registers: ``view.prepare``, ``file.read``. The voter of this node is asked without the network, by
-threads of its own: one whose disk hangs holds up no question to the others.
+The rules are in ``agent.common.register``; this module adds sockets and threads. The name of a request begins
+with the use of its register: ``view.prepare``, ``file.read``. The voter of this node is asked without the
+network, by threads of its own: if its disk hangs, the requests to the other voters go on.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ VOTER_TIMEOUT_S = 1.0
 PROPOSER_THREADS = 16
 # This node's voter writes one vote after the other; while a cluster is founded a question waits (HOLD_S).
 OWN_THREADS = 4
-# Five voters of a hundred changes at once; what finds no room counts as an unreachable voter.
+# A hundred changes at once with five voters each; a request without room counts as an unreachable voter.
 ASKS_MAX = 512
 # Two groups of five voters, and late answers of the rounds that were lost within VOTER_TIMEOUT_S.
 ANSWERS_MAX = 1024
@@ -312,7 +312,7 @@ class Registers:
     def _submit(self, ask: Ask, inbox: _Inbox) -> None:
         try:
             self._pool_of(ask.voter).run(self._answer_to, ask, inbox)
-        except RainStormError:  # too many asks wait, or the agent stops
+        except RainStormError:  # too many requests wait, or the agent is stopping
             inbox.put(VoterFailed(ask.voter, ask.attempt))
 
     def _answer_to(self, ask: Ask, inbox: _Inbox) -> None:

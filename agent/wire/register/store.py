@@ -60,7 +60,7 @@ class RegisterStore:
 
         Raises:
             Unavailable: the store was closed; nothing has changed.
-            Overloaded: too many registers have no value already; nothing has changed.
+            Overloaded: too many registers are already without a value; nothing has changed.
             RecordTooLarge: the value is too large for the log; nothing has changed.
             DiskFull: there is no room for the change; nothing has changed.
             DiskFailed: the log cannot be written; the agent must stop.

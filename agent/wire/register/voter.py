@@ -181,7 +181,7 @@ class Voter:
             return Standing(self._disk, None if self._founders is None else dict(self._founders))
 
     def _opened(self) -> RegisterStore:
-        """Returns the store; while the cluster is being founded it waits for that."""
+        """Returns the store; while the cluster is being founded, waits until it is."""
         if self._store is not None:
             return self._store
         with self._changed:
