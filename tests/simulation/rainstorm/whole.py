@@ -42,7 +42,7 @@ COMMON = ("kill", "power", "pause", "restart", "cut", "cut_one_way", "isolate", 
 STEPS_MAX = 1_000_000
 AGAIN_S = 0.3
 READ_S = 0.5
-# A follower waits for news no longer than this; its request, with its margin, ends before a look at the slots.
+# How long a follower waits for news: its request ends, with a margin, before anybody looks at the slots.
 WATCH_S = 2.0
 POLL_S = WATCH_S + MARGIN_S
 # Between two looks each loop turns that turns all the time.
