@@ -23,7 +23,7 @@ from tests.simulation.wire.agent import WIRE
 from tests.simulation.wire.callers import Caller
 from tests.simulation.wire.cluster import WireCluster
 
-FAULTS_S = 4.0
+FAULTS_S = 2.0
 # The longest time-out of a call, and what the peers of a stopped agent need to see it.
 ENDED_S = 12.0
 LAST_CALL_S = 3.0
