@@ -66,7 +66,7 @@ def choose(
     avoid: Collection[str] = (),
     gone: Collection[str] = (),
 ) -> list[str]:
-    """Returns up to ``count`` nodes for a block, those in ``avoid`` only when the others are too few.
+    """Returns up to ``count`` nodes for a block; nodes in ``avoid`` only when the others are too few.
 
     Nodes in ``gone`` are never chosen: a block on a store that is known to be down would be sealed at its
     first append, and so would every block after it.

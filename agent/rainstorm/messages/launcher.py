@@ -1,8 +1,8 @@
-"""What a node's agent and its task launcher say to each other: one message a packet, as a JSON object.
+"""The messages between a node's agent and its task launcher: each packet is one JSON object.
 
 The launcher runs as the user of the tasks, so a hostile task might send in its place: the agent believes only
 that a task has ended. The classes are named tuples and the checks are written out, because the launcher is a
-process of 12 MB that imports nothing but the standard library.
+process of 12 MB that imports only the standard library.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, TypeAlias
 PACKET_BYTES_MAX = 4096
 # A task's control socket and its log, in this order.
 FILES_A_SPAWN = 2
-# An agent numbers its tasks from one; even a task each millisecond needs years to get here.
+# An agent numbers its tasks from one; even with a task every millisecond it takes years to get here.
 NUMBER_MAX = 1 << 40
 MEMORY_BYTES_MAX = 1 << 60
 
 
 class SpawnTask(NamedTuple):
-    """To the launcher: start a task that listens on ``host``; with the packet come its two files."""
+    """To the launcher: start a task that listens on ``host``; its two files come with the packet."""
 
     number: int
     host: str
@@ -57,7 +57,7 @@ def encode(message: ToLauncher | TaskEnded) -> bytes:
 
 
 def decode_request(packet: bytes) -> ToLauncher:
-    """Returns what an agent asks for.
+    """Returns the request of an agent.
 
     Raises:
         ValueError: the packet is not a request.

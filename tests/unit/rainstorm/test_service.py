@@ -135,7 +135,7 @@ def test_a_cluster_without_a_leader_says_so(node: Node) -> None:
 def test_only_nodes_command_and_report(node: Node) -> None:
     """Operators and local processes have other names."""
     for request in (CommandRequest.of(Ping(1)), ReportRequest.of(Published("j-1", 1, "1.0")), KillLocal()):
-        with pytest.raises(Forbidden, match="'local' is no node"):
+        with pytest.raises(Forbidden, match="'local' is not a node"):
             node.wire.ask(node.path, cast("Any", request))
 
 

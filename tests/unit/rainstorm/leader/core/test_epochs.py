@@ -59,7 +59,7 @@ def test_a_task_commits_positions_of_its_own_splits_only() -> None:
         return wrong_position(splits, 12, task, found)
 
     assert problem("0.0", s0=4) == problem("0.0", s0=12) == problem("0.1", s1=7) == problem("1.0") == ""
-    assert problem("0.0", s1=7) == problem("1.0", s1=7) == "split 1 is not its own"
-    assert problem("0.0", s2=7) == "split 2 is not its own"
+    assert problem("0.0", s1=7) == problem("1.0", s1=7) == "split 1 belongs to another task"
+    assert problem("0.0", s2=7) == "split 2 belongs to another task"
     assert problem("0.0", s0=3) == "position 3 lies outside split 0"
     assert problem("0.1", s1=13) == "position 13 lies outside split 1"

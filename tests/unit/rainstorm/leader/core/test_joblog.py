@@ -83,7 +83,7 @@ def test_a_whole_log_is_folded() -> None:
         (0, replace(job_record(new_job()), job="j-other"), "does not begin with the job"),
         (0, replace(job_record(new_job()), spec={"stages": []}), "holds a job that cannot be run"),
         (0, replace(job_record(new_job()), header=SourceHeader(("x",), 0, 0, (), 1, "")), "cannot be run"),
-        (1, job_record(new_job()), "record 1, job: the job is there already"),
+        (1, job_record(new_job()), "record 1, job: the job is already there"),
         (2, TermRecord(0), "term 0 after term 1"),
         (2, GenerationRecord(0, PLACED, "", 0), "generation 0 after generation 0"),
         (2, GenerationRecord(1, {**PLACED, "7.7": "n1"}, "", 0), "a task is not placed"),

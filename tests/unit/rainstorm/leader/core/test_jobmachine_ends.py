@@ -388,7 +388,8 @@ def test_a_task_that_hands_over_a_foreign_position_is_started_afresh(cluster: Cl
     cluster.tell_leader(ReportReceived(report.node, report))
     cluster.settle()
     assert (machine.state.generation, machine.state.epoch) == (2, 2)
-    assert machine.state.recoveries[-1].cause == "task 0.0 handed over a wrong epoch: split 1 is not its own"
+    cause = "task 0.0 handed over a wrong epoch: split 1 belongs to another task"
+    assert machine.state.recoveries[-1].cause == cause
     assert {task for (_, _, task), process in cluster.tasks.items() if not process.in_place} == {"0.0"}
     cluster.finish()
     check_output(cluster)

@@ -118,7 +118,7 @@ def test_a_first_record_that_csv_cannot_read_is_named() -> None:
     store.put_bytes("in", b"a-long-field,b\n")
     before = csv.field_size_limit(5)
     try:
-        with pytest.raises(JobInvalid, match="is no CSV"):
+        with pytest.raises(JobInvalid, match="is not CSV"):
             prepare(store.storage(), job_file(IDENTITY, format="csv"), "j-7", 1000, ["n1"], 5.0)
     finally:
         csv.field_size_limit(before)
