@@ -143,7 +143,7 @@ def test_time_outs(run: Run) -> None:
 
 
 def test_stalled_reader_blocks_the_writer(run: Run) -> None:
-    """A writer gets rid of a bounded amount; it goes on when the reader does."""
+    """A writer can send only a bounded amount; it continues when the reader does."""
 
     def body() -> None:
         client, server = connected()
@@ -171,7 +171,7 @@ def test_stalled_reader_blocks_the_writer(run: Run) -> None:
 
 
 def test_closed_peer(run: Run) -> None:
-    """Reading ends; writing soon fails, for the peer's kernel answers that there is nobody."""
+    """Reading ends; writing soon fails, because the peer's kernel answers with a reset."""
 
     def body() -> None:
         client, server = connected()
@@ -227,7 +227,7 @@ def test_shutdown_wakes_who_reads(run: Run) -> None:
 
 
 def test_close_wakes_nobody(run: Run) -> None:
-    """``close`` in one thread leaves the read of another, which still gets what comes."""
+    """``close`` in one thread does not end the read of another, which still gets later bytes."""
 
     def body() -> None:
         client, server = connected()
@@ -298,7 +298,7 @@ def path(tmp_path: Path) -> Iterator[str]:
 
 
 def test_unix_stream(run: Run, path: str) -> None:
-    """A Unix socket: nobody there, somebody there, a path that was left behind, and taken over."""
+    """A Unix socket without a listener, with one, and on a path that was left behind and is taken over."""
 
     def body() -> None:
         with pytest.raises(FileNotFoundError):
@@ -328,7 +328,7 @@ def test_unix_stream(run: Run, path: str) -> None:
 
 
 def test_packets(run: Run, path: str) -> None:
-    """Packets keep their bounds; sending alone can have a time-out."""
+    """Packets keep their bounds; sending can have a separate time-out."""
 
     def body() -> None:
         listener = network.listen_unix(path, 0o600, 1, packets=True)
@@ -378,7 +378,7 @@ def test_descriptors_travel(run: Run) -> None:
 
 
 def test_descriptor_nobody_takes_is_closed(run: Run) -> None:
-    """What travels in a connection that ends, or is more than wanted, ends with it."""
+    """Descriptors in a connection that ends, or more of them than requested, are closed with it."""
 
     def body() -> None:
         ours, theirs = network.pair()
@@ -461,7 +461,7 @@ def test_datagrams(run: Run) -> None:
 
 
 def test_datagram_to_oneself_wakes(run: Run) -> None:
-    """An empty datagram to the own address ends the wait of another thread."""
+    """An empty datagram to a socket's own address ends the wait of another thread."""
 
     def body() -> None:
         sock = network.datagram(HOST, 0)
@@ -477,7 +477,7 @@ def test_datagram_to_oneself_wakes(run: Run) -> None:
 
 
 def test_datagram_refused(run: Run) -> None:
-    """The next call after a datagram to nobody fails, and the refusals name the target."""
+    """The next call after a datagram without a receiver fails, and the refusals name the target."""
 
     def body() -> None:
         sock, gone = network.datagram(HOST, 0), network.datagram(HOST, 0)
