@@ -22,6 +22,8 @@ _SEED = pytest.StashKey[int]()
 
 # Machines under load make single examples slow: the time limit is the test's, not the example's.
 hypothesis.settings.register_profile("rainstorm", deadline=None, print_blob=True)
+# `make check` looks at fewer examples of each property (--hypothesis-profile=quick), `make test` at all.
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("rainstorm"), max_examples=20)
 hypothesis.settings.load_profile("rainstorm")
 
 

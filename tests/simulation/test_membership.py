@@ -77,7 +77,7 @@ def test_a_crash_is_in_the_view_in_time(seeds: range) -> None:
 @pytest.mark.simulation_quick
 def test_the_same_seed_gives_the_same_trace() -> None:
     def trace(seed: int) -> str:
-        with formed(seed, link=Quality(loss=0.05, duplication=0.05)) as cluster:
+        with formed(seed, 3, link=Quality(loss=0.05, duplication=0.05)) as cluster:
             cluster.kill("vm2")
             cluster.run_for(5.0)
             return cluster.trace()

@@ -30,7 +30,14 @@ def test_membership_under_any_schedule(seeds: range) -> None:
 
 
 @pytest.mark.simulation_quick
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize(
+    "name",
+    # Those of more than three nodes last a second each.
+    [
+        pytest.param(name, marks=pytest.mark.slow if schedule.size > 3 else ())
+        for name, schedule in FOUND.items()
+    ],
+)
 def test_what_was_found_once(name: str) -> None:
     membership.run(FOUND[name])
 

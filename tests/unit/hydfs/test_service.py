@@ -44,7 +44,7 @@ def test_what_was_acknowledged_is_there_after_a_restart_of_all(tmp_path: Path) -
             stores.hydfs().append("f", b"%d" % number, writer="w", sequence=number)
         service = stores.services["n1"]
         assert "open=1" in service.status()
-        assert [loop.makes_progress(1.0) for loop in service.loops()] == [True]
+        assert [loop.makes_progress(5.0) for loop in service.loops()] == [True]
         stores.stop()
         stores.start()
         assert bytes(stores.hydfs("n2").read("f", 0, 99)) == b"01234"
@@ -94,12 +94,12 @@ def test_what_clients_left_behind_is_given_up_in_time(
         assert service._repair is not None
         wait_until(lambda: service._voter is not None and service._voter.votes, 10.0, "it votes")
         stores.hydfs().put("f", io.BytesIO(os.urandom(10)))
-        monkeypatch.setattr(put, "IDLE_S_MAX", -1.0)
-        monkeypatch.setattr(incoming, "IDLE_S_MAX", -1.0)
         client = stores.hydfs()
         begun = client._ask(BeginPut("g"), timeout_s=5.0).message
         client._ask(PutPiece(begun.file_id, 0), b"x", timeout_s=5.0)
         assert puts.is_alive(begun.file_id)
+        monkeypatch.setattr(put, "IDLE_S_MAX", -1.0)
+        monkeypatch.setattr(incoming, "IDLE_S_MAX", -1.0)
         service._repair._pass_at = clock.monotonic()
         service._repair.look_at("f")
         wait_until(lambda: not puts._puts, 10.0, "the put was aborted")

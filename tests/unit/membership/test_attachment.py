@@ -61,7 +61,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
 def test_service_renews_over_one_connection_and_its_end_is_noticed(agent: Agent) -> None:
     attachment = Attachment(agent.path, "hydfs")
     attachment.start()
-    wait_until(lambda: len(agent.attached) == 2, 5.0, "it renews")
+    wait_until(lambda: len(agent.attached) >= 2, 5.0, "it renews")
     attachment.stop()
     (first, second) = agent.attached[:2]
     assert (first[0], first[1]) == (second[0], "hydfs")

@@ -232,8 +232,15 @@ def test_close_wakes_nobody(run: Run) -> None:
     def body() -> None:
         client, server = connected()
         got: list[bytes] = []
-        reader = threads.start("reader", lambda: got.append(server.recv(5)))
-        reader.join(SHORT_S)
+        begun = threads.event()
+
+        def read() -> None:
+            begun.set()
+            got.append(server.recv(5))
+
+        reader = threads.start("reader", read)
+        assert begun.wait(PATIENCE_S)
+        reader.join(4 * SHORT_S)  # nothing outside shows that it is in the call by then
         server.close()
         reader.join(SHORT_S)
         assert reader.is_alive()

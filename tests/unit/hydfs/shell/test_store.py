@@ -174,12 +174,14 @@ def test_what_was_acknowledged_survives_every_power_cut(seed: int) -> None:
     assert list(violations(seed, lucks=4)) == []
 
 
+@pytest.mark.slow
 def test_a_file_whose_name_was_not_synced_is_caught(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes of a large append are only in the block's file, so its name must be durable too."""
     monkeypatch.setattr(BlockFiles, "_sync_names", lambda files: None)
     assert any(violations(seed, lucks=8))
 
 
+@pytest.mark.slow
 def test_a_large_append_that_is_not_synced_is_caught(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BlockFiles, "sync", lambda files, keys: None)
     assert any(violations(seed, lucks=8))

@@ -18,6 +18,7 @@ from agent.membership.core.dissemination.seal import Opener, Sealer
 from agent.membership.core.events import Contact
 from agent.membership.datagrams import Datagram, Kind
 from agent.membership.shell.transport import Transport
+from tests.properties import examples
 from tests.support import wait_until
 
 KEY, OTHER = bytes(range(32)), bytes(32)
@@ -123,7 +124,7 @@ def test_datagram_of_an_earlier_boot_is_dropped_and_reported(place: Place) -> No
     assert place.stale == [("n2", 5)]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=1500), sealed=st.booleans())
 def test_arbitrary_bytes_do_not_get_through_nor_end_the_receiver(
     place: Place, data: bytes, sealed: bool

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.rainstorm.job import placement
 from agent.rainstorm.job.placement import Extent
+from tests.properties import examples
 
 NODES = ["n1", "n2", "n3", "n4"]
 
@@ -26,7 +27,7 @@ def extents(draw: st.DrawFn) -> list[Extent]:
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(extents(), st.integers(1, 6), st.sampled_from([1, 5, 20]), st.data())
 def test_splits_cover_the_source_once(
     parts: list[Extent], tasks: int, smallest: int, draws: st.DataObject

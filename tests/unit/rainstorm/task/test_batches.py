@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent.rainstorm.job.plan import LINE
 from agent.rainstorm.task.batches import CsvParser, csv_line, from_lines, take_rows, to_output
+from tests.properties import examples
 from tests.unit.rainstorm.rows import CSV_PIECES, batch, csv_rows, csv_texts, rows_of
 
 AB = ("a", "b")
@@ -62,14 +63,14 @@ def test_any_bytes_parse_as_the_csv_module_has_them(data: bytes) -> None:
     assert rows_of(CsvParser(AB, None).parse(data)) == csv_rows(data, 2)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(csv_texts(width=3))
 def test_regular_csv_parses_as_the_csv_module_has_it(data: bytes) -> None:
     """Rows of the right width, with everything that quotes may hold."""
     assert rows_of(CsvParser(("a", "b", "c"), None).parse(data)) == csv_rows(data, 3)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(csv_texts(), st.sampled_from([("c",), ("b", "a"), ("a", "b", "c")]))
 def test_only_the_needed_columns_come_in_the_order_asked(data: bytes, needed: tuple[str, ...]) -> None:
     """Regular and irregular runs give the same columns, so there is no difference downstream."""
@@ -96,7 +97,7 @@ def test_a_huge_field_of_an_odd_row_is_no_error() -> None:
 FIELD = st.lists(st.sampled_from(CSV_PIECES), max_size=5).map(b"".join)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.lists(FIELD, min_size=2, max_size=2), max_size=8))
 def test_columns_written_are_read_back_unchanged(rows: list[list[bytes]]) -> None:
     """to_output quotes enough for Python's csv module, and our own parser, to find the same fields."""

@@ -208,9 +208,7 @@ def test_every_append_says_where_the_log_ends(store: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("outcome", [DeadlineExceeded("late"), Conflict("longer"), Unavailable("no copy")])
-def test_after_a_failed_append_nothing_more_is_sent(
-    store: MemoryStore, outcome: RainStormError
-) -> None:
+def test_after_a_failed_append_nothing_more_is_sent(store: MemoryStore, outcome: RainStormError) -> None:
     """Sending other records under the same number could be taken for a repetition, and be lost."""
     logs = leader(store)
     submit(logs)

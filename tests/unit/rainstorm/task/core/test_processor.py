@@ -30,6 +30,7 @@ from agent.rainstorm.task.core.processor import (
     SourceRead,
     TaskCore,
 )
+from tests.properties import examples
 from tests.unit.rainstorm.chain import Chain, header_of, job_file
 from tests.unit.rainstorm.rows import batch, rows_of
 
@@ -251,7 +252,7 @@ def test_a_bad_value_fails_the_job_and_names_the_task() -> None:
         counter().handle(BatchReceived("0.0", partials((b"a", b"x"))))
 
 
-FAULTS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FAULTS = settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @FAULTS

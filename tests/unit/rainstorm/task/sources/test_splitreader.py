@@ -19,6 +19,7 @@ from agent.rainstorm.task.batches import CsvParser, from_lines, to_output
 from agent.rainstorm.task.shell.source import SourceFile
 from agent.rainstorm.task.sources import splitreader
 from agent.rainstorm.task.sources.splitreader import SplitReader
+from tests.properties import examples
 from tests.unit.rainstorm.chain import job_file
 from tests.unit.rainstorm.rows import Row, csv_rows, csv_texts, rows_of
 
@@ -78,7 +79,7 @@ def records(data: bytes, csv: bool) -> list[Row] | list[bytes]:
     return parts[:-1] if not parts[-1] else parts
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     csv_texts(), st.integers(0, 5), CUTS, SEEDS, st.booleans(), st.sampled_from([[1], [1, 2, 7], [30, 400]])
 )
@@ -108,7 +109,7 @@ def test_every_record_is_read_once_and_in_order(
     assert [record for _, piece in resumed + rest for record in records(piece, csv)] == whole
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(csv_texts(), CUTS, st.booleans())
 def test_each_record_belongs_to_the_split_of_its_first_byte(data: bytes, cuts: list[int], csv: bool) -> None:
     """So no two tasks read the same record, however the splits are assigned to them."""
@@ -168,7 +169,7 @@ class SmallFile(SourceFile):
         return bytearray(self.data[offset : offset + size])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(csv_texts(), st.integers(0, 4), CUTS, st.integers(1, 4))
 def test_the_survey_tells_which_splits_begin_inside_quotes(
     data: bytes, start: int, cuts: list[int], tasks: int
@@ -188,7 +189,7 @@ def test_the_survey_tells_which_splits_begin_inside_quotes(
     assert quote_parities(layout.splits, counted) == parities(data, start, splits)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(csv_texts(width=2), CUTS, SEEDS)
 def test_runs_parse_like_the_whole_file(data: bytes, cuts: list[int], seed: int) -> None:
     """Parsing run by run gives the rows of the whole file, or the bytes of its lines."""

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.rainstorm.task.operators.aggregate import text_of
 from agent.rainstorm.task.state.keyed import KeyedState, decode_changes, encode_changes
+from tests.properties import examples
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b""])
 
@@ -80,7 +81,7 @@ class StateMachine(RuleBasedStateMachine):
 
 
 TestKeyedState = StateMachine.TestCase
-TestKeyedState.settings = settings(max_examples=40, stateful_step_count=25)
+TestKeyedState.settings = settings(max_examples=examples(40), stateful_step_count=25)
 
 
 def test_a_key_that_is_new_is_gone_after_a_rollback() -> None:
