@@ -1,9 +1,9 @@
-"""What simulated processes log: the latest lines for reports, and lines that come again and again.
+"""The log lines of simulated processes: the latest ones for reports, and those that are repeated too often.
 
-It listens to the loggers of ``agent`` while a simulation runs. A warning or an error that a process repeats
-while nothing is wrong any more is a loop that never learns. The last words of a thread that is older than
-the watch are no such loop: several connections from the time of the faults may end in the calm, each with a
-line of its own.
+It listens to the loggers of ``agent`` while a simulation runs. If a process repeats a warning or an error
+after the faults have ended, some loop retries without success. The last line of a thread that is older than
+the calm is not such a loop: several connections from the time of the faults may end in the calm, and each
+logs a line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RECENT_LINES = 60
 
 
 class Logbook(logging.Handler):
-    """Keeps what is logged, with the virtual time and the process."""
+    """Keeps log lines with their virtual time and process."""
 
     def __init__(self, scheduler: Scheduler, level: int = logging.INFO) -> None:
         super().__init__(level)
@@ -57,13 +57,13 @@ class Logbook(logging.Handler):
         self._recent.append((self._scheduler.now, "schedule", record))
 
     def forget(self) -> None:
-        """Begins to count problems anew."""
+        """Resets the recent counts of problems."""
         self.problems.clear()
         self._by_old.clear()
         self._old = {thread for process in self._scheduler.processes for thread in process.threads}
 
     def repeated(self, count_max: int, total_max: int) -> list[str]:
-        """Returns a line for each problem that came too often, lately or in all."""
+        """Returns a line for each problem that was logged too often, recently or in total."""
         lately = {
             kind: count - sum(not thread.is_alive() for thread in self._by_old.get(kind, ()))
             for kind, count in self.problems.items()
@@ -82,7 +82,7 @@ class Logbook(logging.Handler):
         )
 
     def detach(self) -> None:
-        """Ends listening."""
+        """Stops listening."""
         self._logger.removeHandler(self)
         level, self._logger.propagate = self._before
         self._logger.setLevel(level)

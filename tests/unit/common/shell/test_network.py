@@ -97,7 +97,7 @@ def test_time_outs(run: Run) -> None:
 
 
 def test_stalled_reader_blocks_the_writer(run: Run) -> None:
-    """A writer gets rid of a bounded amount; it goes on when the reader does."""
+    """A writer can send only a bounded amount; it continues when the reader does."""
 
     def body() -> None:
         client, server = connected()
@@ -125,7 +125,7 @@ def test_stalled_reader_blocks_the_writer(run: Run) -> None:
 
 
 def test_closed_peer(run: Run) -> None:
-    """Reading ends; writing soon fails, for the peer's kernel answers that there is nobody."""
+    """Reading ends; writing soon fails, because the peer's kernel answers with a reset."""
 
     def body() -> None:
         client, server = connected()
@@ -181,7 +181,7 @@ def test_shutdown_wakes_who_reads(run: Run) -> None:
 
 
 def test_close_wakes_nobody(run: Run) -> None:
-    """``close`` in one thread leaves the read of another, which still gets what comes."""
+    """``close`` in one thread does not end the read of another, which still gets later bytes."""
 
     def body() -> None:
         client, server = connected()

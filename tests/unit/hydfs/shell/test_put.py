@@ -1,4 +1,4 @@
-"""Puts: what a client sends becomes visible atomically or not at all, and no slot is ever lost."""
+"""Puts: a client's bytes become visible atomically or not at all, and no slot is ever lost."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_an_empty_file_can_be_put(gateway: Gateway) -> None:
 
 
 def test_an_abort_while_a_piece_waits_for_a_slot_loses_no_slot(gateway: Gateway) -> None:
-    """The piece is refused; before, it took a slot that nobody gave back."""
+    """The piece is refused; an earlier version let it take a slot that was never given back."""
     for turn in range(3):
         holders = [gateway.begin(f"slow{turn}.{number}") for number in range(BUFFERED_BLOCKS)]
         for file_id in holders:
@@ -390,7 +390,7 @@ def test_a_reservation_that_fails_leaves_no_put(gateway: Gateway) -> None:
     ("answer", "replaced"), [(PutLife(True), False), (PutLife(False), True), (Unreachable("n2"), False)]
 )
 def test_an_abandoned_reservation_is_replaced(gateway: Gateway, answer: Any, replaced: bool) -> None:
-    """Its gateway says whether it still works on the put; one that cannot be asked may."""
+    """Its gateway tells whether it still works on the put; if it does not answer, it may still do."""
 
     def respond(node: str, request: Any, payload: Any) -> Any:
         assert (node, request) == ("n2", AskPut("old"))

@@ -34,7 +34,7 @@ class Setting:
         self.events: list[Event] = []
         self.thin: list[str] = []
         surroundings: tuple[Any, ...] = (store, self.peers, self.registers, self.events.append)
-        self.sealer = Sealer(*surroundings, replicas=3, ack_timeout_s=0.05)
+        self.sealer = Sealer(*surroundings, replicas=3, ack_timeout_s=60.0)
         self.sealer.on_missing_copies = self.thin.append
 
     def entry(self) -> FileEntry:
@@ -145,7 +145,6 @@ def test_full_queues_count_as_failed_replicas_and_silence_ends_with_the_time_out
     block = setting.entry().open_block
     assert block is not None
     setting.peers.full = True
-    setting.sealer._ack_timeout = 60.0
     errors: list[Exception] = []
 
     def take_over() -> None:

@@ -1,4 +1,4 @@
-"""What a membership agent answers, asked without a network: questions, orders, and who may give them."""
+"""A membership agent's answers, without a network: questions, orders, and the right to give orders."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_probe_of_an_agent_that_stops_knows_nothing(desk: Desk) -> None:
         desk.requests._pool.run(gate.wait, timeout_s=5.0)
     found = desk.ask(GetMembers(probe=True))
     gate.set()
-    assert [each.tcp for each in found.members] == [True, None, None], "there is no room to try anybody"
+    assert [each.tcp for each in found.members] == [True, None, None], "there is no room for a probe"
 
 
 def test_services_of_a_dead_member_are_down(desk: Desk) -> None:
