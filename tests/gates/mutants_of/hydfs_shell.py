@@ -25,6 +25,7 @@ OF_NEW_DISK = "tests/unit/hydfs/shell/test_newdisk.py"
 OF_SEALER = "tests/unit/hydfs/shell/test_takeover.py"
 OF_REPLICA_SHELL = "tests/unit/hydfs/shell/test_replica.py"
 OF_PUT = "tests/unit/hydfs/shell/test_put.py"
+OF_PUT_REPEATED = "tests/unit/hydfs/shell/test_put_repeated.py"
 OF_OUTGOING = "tests/unit/hydfs/shell/transfers/test_outgoing.py"
 OF_TRANSFERS = "tests/unit/hydfs/shell/transfers/test_incoming.py"
 OF_ENGINE = "tests/unit/hydfs/shell/test_node.py"
@@ -195,21 +196,21 @@ MUTANTS: tuple[Mutant, ...] = (
         PUT,
         "            if put.refused is not None:\n                raise put.refused\n",
         "",
-        (f"{OF_PUT}::test_two_begins_of_one_put_reserve_once",),
+        (f"{OF_PUT_REPEATED}::test_two_begins_of_one_put_reserve_once",),
     ),
     Mutant(
         "the abort of a put that is committed drops no blocks",
         PUT,
         "filetable.abandon(put.name, put.file_id)",
         "filetable.remove(put.name, put.file_id)",
-        (OF_PUT,),
+        (f"{OF_PUT_REPEATED}::test_an_abort_does_not_remove_a_file_that_its_put_has_made",),
     ),
     Mutant(
         "a commit that is repeated tells of the file as its put left it",
         PUT,
         "        entry = filetable.as_put(put.name, value, put.file_id, put.length)",
         "        entry = filetable.live(put.name, value)",
-        (f"{OF_PUT}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
+        (f"{OF_PUT_REPEATED}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
     ),
     Mutant(
         "a transfer that ended gives its place back",
