@@ -13,8 +13,9 @@ import pytest
 from agent.common.errors import ConfigError, UsageError
 from experiments import _harness as harness
 from experiments import detection_time, false_positives, isolation, membership_bandwidth, replication_time
-from experiments._cluster import VARIANTS, Seen, false_deaths, settings_of, variant_named
+from experiments._cluster import Seen, false_deaths
 from experiments._harness import Experiment, Recorder, Row
+from experiments._variants import VARIANTS, settings_of, variant_named
 from tests.support import REPOSITORY
 
 
