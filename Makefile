@@ -44,7 +44,7 @@ check-static:
 	@echo "check: ruff and mypy found no problems"
 
 check-tests:
-	@$(BIN)/python -m pytest -q -n 3 tests/unit tests/simulation -m "not integration and not slow and (not simulation or simulation_quick)"
+	@$(BIN)/python -m pytest -q -n 3 --hypothesis-profile=quick tests/unit tests/simulation -m "not integration and not slow and (not simulation or simulation_quick)"
 
 simulate: $(STAMP) ## run SEEDS=100 fault schedules in the deterministic simulator
 	@exec $(BIN)/python -m tests.simulation.run --seeds $(SEEDS)

@@ -6,6 +6,7 @@ printed in the header and beside each failure, and set again by ``RAINSTORM_SEED
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Generator
@@ -21,6 +22,8 @@ _SEED = pytest.StashKey[int]()
 
 # Machines under load make single examples slow: the time limit is the test's, not the example's.
 hypothesis.settings.register_profile("rainstorm", deadline=None, print_blob=True)
+# `make check` looks at fewer examples of each property (--hypothesis-profile=quick), `make test` at all.
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("rainstorm"), max_examples=20)
 hypothesis.settings.load_profile("rainstorm")
 
 
@@ -46,6 +49,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.scheduling import ByRoom
 
     return ByRoom(config, log)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Keeps what was loaded for the whole run out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

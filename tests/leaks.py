@@ -77,6 +77,8 @@ class LeakCheck:
         # The fixtures of a wider scope that are being set up, and the clusters of those that exist.
         self.setting_up: list[int] = []
         self.adopted: dict[int, Path] = {}
+        # The ids of processes that are not of this run.
+        self.strangers: set[int] = set()
         self._environment: dict[str, str | None] = {}
 
     def start(self) -> None:
@@ -115,15 +117,22 @@ class LeakCheck:
         )
 
     def processes(self) -> list[psutil.Process]:
-        """Returns the descendants of this process and the orphans that a test of this run started."""
+        """Returns the descendants of this process and the orphans that a test of this run started.
+
+        Most tests start none, so only ids that are new are looked at: a process that is a stranger once stays
+        one as long as it lives.
+        """
+        listed = {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()} - {os.getpid()}
+        self.strangers &= listed
+        if listed == self.strangers:
+            return []
         found = {process.pid: process for process in psutil.Process().children(recursive=True)}
-        for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
-            if not entry.isdecimal() or int(entry) in found or int(entry) == os.getpid():
-                continue
+        for pid in sorted(listed - self.strangers - found.keys()):
             # Not ours to read, or gone meanwhile: not a process of this run.
             with contextlib.suppress(OSError, psutil.NoSuchProcess):
-                if self.token.encode() in Path(f"/proc/{entry}/environ").read_bytes():
-                    found[int(entry)] = psutil.Process(int(entry))
+                if self.token.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                    found[pid] = psutil.Process(pid)
+        self.strangers = listed - found.keys()
         return list(found.values())
 
     def leaks(self, before: Snapshot) -> list[str]:

@@ -55,7 +55,7 @@ class Slot:
 class Answer:
     """A voter's reply: ``voted`` tells whether it promised or accepted; the rest is its state afterwards.
 
-    ``same`` stands for the value where the reader knows the one of this ballot.
+    ``same`` replaces the value if the reader already has the value of this ballot.
     """
 
     voted: bool
@@ -110,7 +110,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class ListKeys(Request[Keys]):
-    """Asks a voter for the names of the registers that it knows: those behind ``after``, and so many at most.
+    """Asks a voter for the names of the registers that it knows: at most ``limit``, those after ``after``.
 
     Without a ``limit`` all of them must fit into one answer.
     """
@@ -123,7 +123,7 @@ class ListKeys(Request[Keys]):
 
 
 VoterRequest = Prepare | Accept | Read
-# Raises InvalidMessage when a register must not hold a value; what that is, the register's subsystem knows.
+# Raises InvalidMessage when a register must not hold a value; the register's subsystem decides which values.
 Check = Callable[[str, Any], None]
 
 
@@ -204,12 +204,12 @@ class Failed:
 
 Effect = Ask | Wait | Finished | Failed
 Change = Callable[[Any], Any]
-# The groups of voters of each of which a majority is needed: one, or two while a voter is replaced.
+# The groups of voters. A majority of each is needed; there are two only while a voter is being replaced.
 Groups = tuple[tuple[str, ...], ...]
 
 
 class Proposal:
-    """One change of one register, from the first request to the outcome (a core; one a change)."""
+    """One change of one register, from the first request to the outcome (a core; each change has its own)."""
 
     def __init__(
         self,

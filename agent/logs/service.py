@@ -38,7 +38,7 @@ class Service:
                 Path(config.data_dir) / "logspool",
                 config.logs,
                 hydfs,
-                # A line end may be added before and behind a record.
+                # Two bytes less, because a line end may be added before and behind a record.
                 record_bytes_max=min(RECORD_BYTES_MAX, config.hydfs.block_size_bytes // 4 - 2),
                 on_crash=on_crash,
             )

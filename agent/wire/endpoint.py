@@ -1,4 +1,4 @@
-"""What answers a typed request: the handler's function, the call as it sees it, and the answer."""
+"""How a typed request is answered: the handler, what it learns about the call, and the answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.wire.connection import Payload
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler learns of a request beside its message.
+    """What a handler learns about a request besides its message.
 
     ``peer`` is the authenticated name of the caller, ``local`` on a Unix socket; ``view`` the version of the
     cluster view that the caller knows; ``connection`` a number that is never used twice.
@@ -39,7 +39,7 @@ class Answer(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A request type and what answers it: with the request's reply type, alone or in an ``Answer``."""
+    """A request type and its handler, which returns the request's reply type, alone or in an ``Answer``."""
 
     request: type[message.Request[Any]]
     handle: Callable[[Any, Call], Any]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops.cluster.connections import connected
+from ops.cluster.connections import Connections, connected
 from ops.local.cluster import SERVICES
 from tests.integration.cluster import NO_SPARES, Sandbox, shared
 from tests.support import PATIENCE_S, wait_until
@@ -27,6 +27,12 @@ def agents(place: Sandbox, node: str) -> dict[str, int]:
     """Returns the process id of each agent of a node."""
     found = {each.pid: each.process.cmdline() for each in place.cluster.processes(node)}
     return {words[3]: pid for pid, words in found.items() if words[2:3] == ["agent"]}
+
+
+def owed(connections: Connections, *nodes: str) -> int:
+    """Returns how many blocks lack a copy, or may, according to these nodes."""
+    health = [connections.hydfs(node).health() for node in nodes]
+    return sum(each.under_replicated + each.waiting for each in health)
 
 
 def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
@@ -72,8 +78,7 @@ def test_appends_go_on_with_a_store_less_than_copies_are_wanted(running: Sandbox
         blocks = len(files.stat("log").blocks)
         assert files.append("log", b"still two\n", writer="test", sequence=3).copies == 2
         assert len(files.stat("log").blocks) == blocks <= 4
-        owed = [connections.hydfs(node).health() for node in ("vm1", "vm2")]
-        assert sum(health.under_replicated + health.waiting for health in owed)
+        wait_until(lambda: owed(connections, "vm1", "vm2"), PATIENCE_S, "a third copy is owed")
         assert running.fab("start-agent", "--vm", "3", "--service", "hydfs").status == 0
         wait_until(
             lambda: not running.fab("verify").status, PATIENCE_S, "three stores serve and hold every block"

@@ -29,7 +29,6 @@ NAMES = ["n1", "n2", "n3", "n4", "n5"]
 WITHOUT_N4 = ["n1", "n2", "n3", "n5"]
 # What a crashed service is known within on a quiet machine; others may be testing on this one.
 SERVICE_CRASH_KNOWN_S = 0.3
-SERVICE_CRASH_MAX_S = 1.0
 # 35.2 MB of it are code and libraries. The rest grows with the connections: 38.7 MB with 11 threads, 39.6 MB
 # with 22.
 RSS_BYTES_MAX = 40 * 1000 * 1000
@@ -124,7 +123,7 @@ def test_a_crashed_service_is_known_to_all_while_its_machine_lives(cluster: Agen
             last = {name: member(cluster, name).events(0, 0.0).last for name in NAMES}
             process.kill()
             began = time.time()
-            wait_until(lambda: services_of_n4(cluster, "down"), SERVICE_CRASH_MAX_S, "all know that it died")
+            wait_until(lambda: services_of_n4(cluster, "down"), PATIENCE_S, "all know that it died")
         finally:
             process.kill()
             process.wait(PATIENCE_S)
@@ -248,7 +247,7 @@ def test_a_rotation_needs_every_node_and_leaves_the_old_key_when_one_is_missing(
 
 
 def test_a_voter_is_replaced_while_the_cluster_runs(alone: Agents) -> None:
-    with pytest.raises(Conflict, match="a voter already"):
+    with pytest.raises(Conflict, match="already a voter"):
         member(alone, "n5").replace_voter("n1", "n2")
     found = member(alone, "n5").replace_voter("n1", "n4")
     assert found.voters == ("n4", "n2", "n3")
@@ -285,9 +284,10 @@ def test_why_tells_who_accused_whom_and_events_can_be_followed(alone: Agents) ->
     wait_until(follow, PATIENCE_S, "the death of n5 is told")
     assert kinds[:2] == ["suspect", "dead"]
     wait_until(lambda: up(alone, "n1") == NAMES[:4], PATIENCE_S, "n5 is out of the view")
+    # Another node may have had two reporters before this one has heard of both.
+    wait_until(lambda: len(member(alone, "n1").why("n5").reporters) >= 2, PATIENCE_S, "two report n5")
     why = member(alone, "n1").why("n5")
     assert why.state == "dead"
-    assert len(why.reporters) >= 2
     accusers = [entry.by for entry in why.history if entry.what == "accused"]
     assert len(set(accusers)) >= 2
     assert set(accusers) <= set(NAMES[:4])
@@ -326,7 +326,7 @@ def test_a_cloned_machine_is_refused_by_name(cluster: Agents) -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert found.returncode == 1, found.stderr

@@ -35,7 +35,7 @@ def engine(place: Sandbox, tmp_path: Path) -> Iterator[Engine]:
 def test_identical_lines_all_arrive(engine: Engine) -> None:
     """10,000 identical lines through identity arrive 10,000 times, although a task dies on the way."""
     source = engine.store(b"the same line\n" * 10_000)
-    job = engine.jobs.submit(spec_of(source, {"operator": "identity", "tasks": 3}, rate=5000))
+    job = engine.jobs.submit(spec_of(source, {"operator": "identity", "tasks": 3}, rate=2500))
     engine.wait_for_epochs(job, 5)
     engine.jobs.kill_task(task="0.1")
     ended = engine.finish(job)

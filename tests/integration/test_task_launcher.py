@@ -27,6 +27,7 @@ from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
 from agent.rainstorm.host.shell.supervisor import TaskSupervisor
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.messages.control import Assign
+from agent.rainstorm.messages.launcher import KillTask, SpawnTask, TaskEnded, decode_request, encode
 from agent.wire.codec.framing import encode_header
 from agent.wire.connection import Connection
 from agent.wire.server import Server
@@ -326,9 +327,9 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
                     socket.send_fds(
                         task, [encode_header({"t": "epoch-wanted", "generation": 1, "done": False}, 0)], [0]
                     )
-                first.send(b'{"ended": 77, "cause": "a task that never was"}')
+                first.send(encode(TaskEnded(77, "a task that never was")))
                 control.sock.sendall(encode_header({"t": "x"}, 0))
-                assert json.loads(first.recv(100)) == {"kill": 1}
+                assert decode_request(first.recv(100)) == KillTask(1)
                 assert len(os.listdir("/proc/self/fd")) <= before
                 assert not exits
                 first.send(b"nonsense")
@@ -350,7 +351,7 @@ def test_what_is_asked_for_without_a_launcher_waits_for_one(tmp_path: Path) -> N
     try:
         link.start()
         for number in (1, 2):
-            link.spawn(number, {}, [os.open(os.devnull, os.O_RDONLY) for _ in range(2)])
+            link.spawn(SpawnTask(number, "h", "s", 1), [os.open(os.devnull, os.O_RDONLY) for _ in range(2)])
         link.kill(1)
         assert ended == [(1, "was not started: no task launcher")]
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -361,7 +362,7 @@ def test_what_is_asked_for_without_a_launcher_waits_for_one(tmp_path: Path) -> N
                 data, files, _, _ = socket.recv_fds(sock, 4096, 2)
                 for descriptor in files:
                     os.close(descriptor)
-                assert json.loads(data) == {"spawn": 2}
+                assert decode_request(data) == SpawnTask(2, "h", "s", 1)
                 link.stop(5.0)
         assert ended[1:] == [(2, LOST)]
     finally:

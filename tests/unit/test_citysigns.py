@@ -30,7 +30,7 @@ def data() -> bytes:
 def test_same_seed_same_bytes(data: bytes) -> None:
     """The bytes of a seed are the same on every machine and for ever; another seed gives others."""
     assert hashlib.sha256(data).hexdigest() == GOLDEN_SHA256
-    assert make(ROWS, 8) != data
+    assert not data.startswith(make(100, 8))
 
 
 def test_smaller_file_begins_the_larger(data: bytes) -> None:
@@ -78,7 +78,7 @@ def test_values_follow_the_inventory(data: bytes) -> None:
 
 def test_pieces_are_bounded_and_end_with_a_row() -> None:
     """No piece grows with the number of rows."""
-    pieces = list(citysigns.generate(20_000, 3))
+    pieces = list(citysigns.generate(9_000, 3))
     assert all(len(piece) < 2 * 1024 * 1024 for piece in pieces)
     assert all(piece.endswith(b"\n") for piece in pieces)
 

@@ -73,16 +73,23 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One parsed module and what it imports."""
+    """What the rules ask of one module, without its syntax tree: those of all modules are large."""
 
     name: str
-    tree: ast.Module
     imports: tuple[Import, ...]
+    # What a core must not do; empty for other modules.
+    random_uses: tuple[str, ...]
+    calls: tuple[str, ...]
 
     @property
     def is_core(self) -> bool:
         """Tells whether the module must do no input or output."""
-        return self.name.startswith("agent.") and not is_shell(self.name)
+        return is_core(self.name)
+
+
+def is_core(name: str) -> bool:
+    """Tells from its path whether the module ``name`` must do no input or output."""
+    return name.startswith("agent.") and not is_shell(name)
 
 
 def is_shell(name: str) -> bool:
@@ -95,16 +102,16 @@ def is_shell(name: str) -> bool:
 
 def parse(name: str, source: str, known: frozenset[str], is_package: bool = False) -> Module:
     """Returns the module called ``name``; ``known`` tells modules from names inside them."""
-    tree = ast.parse(source)
+    nodes = list(ast.walk(ast.parse(source)))
     guarded = {
         id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for node in nodes
+        if isinstance(node, ast.If) and _is_for_type_checker(node.test)
         for statement in node.body
         for inner in ast.walk(statement)
     }
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         targets: list[str] = []
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
@@ -119,7 +126,17 @@ def parse(name: str, source: str, known: frozenset[str], is_package: bool = Fals
                 targets.append(inner if inner in known else base)
         line = getattr(node, "lineno", 0)
         found += [Import(target, line, id(node) in guarded) for target in targets if target]
-    return Module(name, tree, tuple(dict.fromkeys(found)))
+    core = is_core(name)
+    return Module(
+        name,
+        tuple(dict.fromkeys(found)),
+        tuple(random_problems(nodes)) if core else (),
+        tuple(call_problems(name, nodes)) if core else (),
+    )
+
+
+def _is_for_type_checker(test: ast.expr) -> bool:
+    return "TYPE_CHECKING" in (getattr(test, "id", ""), getattr(test, "attr", ""))
 
 
 def layer(name: str) -> int:
@@ -161,8 +178,7 @@ def violations(module: Module) -> Iterator[str]:
             yield from (f"{where}: {rule}" for rule in broken_walls(module.name, entry.module))
         elif module.is_core and (module.name, top) not in EXEMPT:
             yield from core_import_problems(module, entry, where)
-    if module.is_core:
-        yield from call_problems(module)
+    yield from module.calls
 
 
 def visible_to_ops(target: str) -> bool:
@@ -206,36 +222,45 @@ def core_import_problems(module: Module, entry: Import, where: str) -> Iterator[
     """Yields what is wrong with a core's import of something outside this project."""
     top = entry.module.split(".")[0]
     if top == "random":
-        yield from random_problems(module, where)
+        yield from (f"{where}: {use}" for use in module.random_uses)
     elif top in BANNED_IN_CORES:
         yield f"{where}: cores do no input or output (that is for a room called shell)"
     elif top not in sys.stdlib_module_names and top not in LIBRARIES_IN_CORES:
         yield f"{where}: not among the libraries of cores"
 
 
-def random_problems(module: Module, where: str) -> Iterator[str]:
+def random_problems(nodes: Sequence[ast.AST]) -> Iterator[str]:
     """Yields uses of ``random`` other than the name of the type ``random.Random``."""
-    for node in ast.walk(module.tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":
             if node.attr != "Random":
-                yield f"{where}: uses random.{node.attr} at line {node.lineno}"
+                yield f"uses random.{node.attr} at line {node.lineno}"
         elif isinstance(node, ast.ImportFrom) and node.module == "random":
-            yield from (f"{where}: uses {alias.name}" for alias in node.names if alias.name != "Random")
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("random.Random", "Random"):
-            yield f"{where}: makes its own random source at line {node.lineno}; it must be given one"
+            yield from (f"uses {alias.name}" for alias in node.names if alias.name != "Random")
+        if isinstance(node, ast.Call) and _called(node) in ("random.Random", "Random"):
+            yield f"makes its own random source at line {node.lineno}; it must be given one"
 
 
-def call_problems(module: Module) -> Iterator[str]:
+def call_problems(name: str, nodes: Sequence[ast.AST]) -> Iterator[str]:
     """Yields calls of built-in functions that a core may not make, and walks over sets."""
-    for node in ast.walk(module.tree):
+    for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             if node.func.id in BANNED_CALLS_IN_CORES:
-                yield f"{module.name}:{node.lineno}: calls {node.func.id}() in a core"
+                yield f"{name}:{node.lineno}: calls {node.func.id}() in a core"
         elif isinstance(node, ast.For | ast.comprehension):
             over = node.iter
-            made = isinstance(over, ast.Call) and ast.unparse(over.func) in ("set", "frozenset")
+            made = isinstance(over, ast.Call) and _called(over) in ("set", "frozenset")
             if made or isinstance(over, ast.Set | ast.SetComp):
-                yield f"{module.name}:{over.lineno}: walks over a set, whose order differs between runs"
+                yield f"{name}:{over.lineno}: walks over a set, whose order differs between runs"
+
+
+def _called(call: ast.Call) -> str:
+    match call.func:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=ast.Name(id=module), attr=name):
+            return f"{module}.{name}"
+    return ""
 
 
 def find_cycle(modules: Sequence[Module]) -> list[str]:

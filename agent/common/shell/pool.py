@@ -1,6 +1,6 @@
 """Threads that run calls from one bounded queue and return futures.
 
-The queue and its end are those of ``worker``. A hung call holds up nobody while another thread is left.
+The queue and the way it ends come from ``worker``. A stalled call delays no one while another thread is left.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What a pool runs; without a future nobody waits for the outcome."""
+    """A call for a pool to run; without a future nobody waits for the outcome."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]

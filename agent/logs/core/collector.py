@@ -1,4 +1,4 @@
-"""Which bytes of which log file go where in HyDFS, so that every line gets there exactly once.
+"""Decides which bytes of which log file go where in HyDFS, so that every line gets there exactly once.
 
 What the writer of a log writes from one empty file to the next is a *stream*. It gets a number when a scan
 first sees it, and is known again by how it begins, whatever file it is in by then: ``identity`` has the
@@ -80,7 +80,7 @@ def record_from_wire(fields: Any) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """The log folder was scanned; ``day`` is today's."""
+    """The log folder was scanned on the day ``day``."""
 
     files: tuple[Seen, ...]
     day: str
@@ -99,7 +99,7 @@ class ChunkRead:
 
 @dataclass(frozen=True, slots=True)
 class JournalRead:
-    """Lines of the journal were read, behind the cursor of its position and up to another."""
+    """Lines of the journal were read, from behind the cursor of its position up to another cursor."""
 
     log: str
     data: bytes
@@ -135,7 +135,7 @@ Effect = ReadChunk | StoreRecord
 
 
 class Collector:
-    """Decides what of the logs is read next and where it goes."""
+    """Decides which part of the logs is read next and where it goes."""
 
     def __init__(self, *, target_bytes_max: int, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
         # The bytes that vanished before they were read.
@@ -149,7 +149,7 @@ class Collector:
         self._targets: dict[str, Target] = {}
         # By log: the number of the stream whose record was the last, if that ends within a line.
         self._torn: dict[str, int] = {}
-        # What the last scan found, and what need not outlive the process.
+        # The result of the last scan, and other state that need not outlive the process.
         self._seen: dict[int, Seen] = {}
         self._grew_at: dict[int, tuple[int, float]] = {}
         self._missing: dict[int, int] = {}
@@ -187,11 +187,11 @@ class Collector:
         return "" if number is None else self._positions[number].cursor
 
     def unread_bytes(self) -> int:
-        """Returns how many bytes of the files of the last scan are not in a record yet."""
+        """Returns how many bytes of the last scan's files are not in a record yet."""
         return sum(max(0, seen.size - self._positions[n].offset) for n, seen in self._seen.items())
 
     def apply(self, record: Record) -> None:
-        """Moves the position of a record's log: when it was stored, or again after a restart."""
+        """Moves the position of a record's log, when the record was stored, and again after a restart."""
         position = record.position
         before = self._positions.pop(position.number, None)
         if before is not None and self._numbers.get(before.key) == position.number:
@@ -206,7 +206,7 @@ class Collector:
             self._torn[position.log] = position.number
 
     def snapshot(self) -> CollectorState:
-        """Returns all that must outlive a crash."""
+        """Returns the state that must outlive a crash."""
         gone = [number for number, each in self._positions.items() if self._numbers.get(each.key) != number]
         for number in gone[:-GONE_MAX]:
             del self._positions[number]
@@ -313,7 +313,7 @@ class Collector:
         taken = whole_lines(event.data, cut=ends or len(event.data) >= self._record_bytes_max)
         if not taken:
             return []
-        # What follows it in the collection must begin on a line of its own.
+        # The next record in the collection must begin on a new line.
         data = taken if taken.endswith(b"\n") or not ends else taken + b"\n"
         data = data if torn == position.number else b"\n" + data
         target = self._target(position.log, len(data))

@@ -33,12 +33,12 @@ class Seen:
 
     @property
     def key(self) -> Key:
-        """Returns which file it is, as long as it exists."""
+        """Returns the key that identifies the file as long as it exists."""
         return (self.device, self.inode)
 
     @property
     def live(self) -> bool:
-        """Tells whether the file has the name under which the log is written."""
+        """Tells whether this is the file that the log is currently written to."""
         return self.age == 0 and not self.packed
 
 
@@ -58,7 +58,7 @@ class Position:
 
     @property
     def key(self) -> Key:
-        """Returns which file it is a position of."""
+        """Returns the key of the file whose position it is."""
         return (self.device, self.inode)
 
     @property
@@ -67,7 +67,7 @@ class Position:
         return self.head_bytes >= SHORT_HEAD_BYTES
 
     def begins_like(self, head: bytes | None) -> bool:
-        """Tells whether a file with these first bytes begins as this one did."""
+        """Tells whether a file with these first bytes has the same beginning as this one."""
         if head is None or len(head) < self.head_bytes:
             return False
         return zlib.crc32(head[: self.head_bytes]) == self.head_crc

@@ -1,4 +1,4 @@
-"""Collects this node's logs into HyDFS: scans the files, spools what is new, sends what is spooled.
+"""Collects this node's logs into HyDFS: scans the files, spools new lines, sends what was spooled.
 
 There are two threads. One scans the log folder, lets the core decide and makes records durable in the spool.
 The other sends them, one after the other, at a bounded rate. While HyDFS cannot be reached the spool fills;
@@ -49,7 +49,7 @@ APPEND_TIMEOUT_S = 10.0
 PROGRESS_INTERVAL_S = 1.0
 SPOOL_RETRY_S = 5.0
 RETRY_S = (0.5, 10.0)
-# The name of a log becomes part of names in HyDFS.
+# The allowed names of logs, because they become part of names in HyDFS.
 LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
 # Each read of the journal starts a process.
@@ -102,7 +102,7 @@ class Collection:
         ]
 
     def start(self) -> None:
-        """Starts; a spool that cannot be opened is retried until it can be."""
+        """Starts; if the spool cannot be opened, tries again until it can."""
         for thread in self._threads:
             thread.start()
 
@@ -118,7 +118,7 @@ class Collection:
                 self._spool.close()
 
     def status(self) -> CollectionStatus:
-        """Returns how far the collection is."""
+        """Returns the progress of the collection."""
         with self._lock:
             spool = self._spool
             return CollectionStatus(
@@ -167,7 +167,7 @@ class Collection:
             spool = Spool(self._spool_folder, core.snapshot)
             spool.recover(core.restore, core.apply)
         except RainStormError as error:
-            # Searches work all the same, whatever the state of the disk.
+            # Searches still work, whatever the state of the disk.
             self._note_trouble("spool", f"the spool cannot be opened: {_text(error)}")
             return False
         self._troubles.pop("spool", None)
@@ -301,7 +301,7 @@ class Collection:
                 self._full = True
                 self._note_trouble("spool", f"the spool cannot be written: {_text(error)}")
                 if isinstance(error, DiskFailed):
-                    # What it holds is read again before anything is added.
+                    # The contents of the spool are read again before anything is added.
                     self._spool.close()
                     self._spool = None
                 return []
@@ -319,7 +319,7 @@ class Collection:
             with sources.opened(file) as descriptor:
                 return os.pread(descriptor, length, offset), os.pread(descriptor, HEAD_BYTES, 0)
         except OSError:
-            return b"", b""  # the next scan finds out why
+            return b"", b""  # the next scan will find the reason
 
     # Sending
 

@@ -46,7 +46,7 @@ class LogFile:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Returns which file it is, as long as it exists."""
+        """Returns the key that identifies the file as long as it exists."""
         return (self.device, self.inode)
 
 
@@ -96,7 +96,7 @@ def allowed_system_files(patterns: Sequence[str]) -> list[LogFile]:
 
 
 def system_files(names: Sequence[str], patterns: Sequence[str]) -> list[LogFile]:
-    """Returns the system's files that a request names by path or pattern, as far as they are allowed.
+    """Returns the allowed system files that a request names by path or pattern.
 
     Raises:
         Forbidden: the configuration does not allow the path.

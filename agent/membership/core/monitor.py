@@ -54,11 +54,11 @@ from agent.membership.settings import DetectorKind, Settings
 if TYPE_CHECKING:
     import random
 
-# Tables that differ are compared at most this often: where datagrams get lost, some tables always differ, and
-# gossip usually removes the difference first. A node that has just joined knows that it lacks much.
+# Tables that differ are compared at most this often: if datagrams get lost, some tables always differ, and
+# gossip usually removes the difference first. A node that has just joined knows that it lacks most records.
 COMPARE_S_MIN = 3.0
 COMPARE_AFTER_HELLO_S_MIN = 1.0
-# Tables are also compared with a random member, without a reason. Usually a digest is the reason.
+# Tables are usually compared because digests differ. This often, they are also compared with a random member.
 COMPARE_INTERVAL_S = 30.0
 REFUSAL_INTERVAL_S = 0.5
 # Number of nodes that probe a suspect, with up to a dozen datagrams each. Three confirmations are enough.
@@ -350,7 +350,7 @@ class Monitor:
                 self._compare(now, name)
 
     def _settle(self, now: float) -> None:
-        """Acts on changed beliefs."""
+        """Carries out the consequences of changed beliefs."""
         roster, sent = self.roster, len(self.roster.effects)
         while roster.newly_dead or roster.to_probe or roster.reported_suspects:
             self._due_is_known = False

@@ -1,4 +1,4 @@
-"""Frames: a small msgpack header and a raw payload, never the payload inside the msgpack.
+"""Frames: a small msgpack header and a raw payload. The payload is never inside the msgpack.
 
 Layout, big-endian: header length (4 bytes), payload length (4 bytes), header (a msgpack map), payload. Both
 lengths are checked before anything is allocated. A stored or sent message is always a frame, so that the

@@ -59,8 +59,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the name that an earlier process gave a block's file is durable with the next payload",
         FILES,
-        "made some that exist.\n        self._unsynced_names = True\n",
-        "made some that exist.\n        self._unsynced_names = False\n",
+        "made some of the existing names.\n        self._unsynced_names = True\n",
+        "made some of the existing names.\n        self._unsynced_names = False\n",
         (f"{OF_FILES}::test_a_name_that_a_killed_process_made_is_synced_with_the_next_payload",),
     ),
     Mutant(
@@ -205,11 +205,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (OF_PUT,),
     ),
     Mutant(
-        "a late begin does not revive a put that has ended",
+        "a commit that is repeated tells of the file as its put left it",
         PUT,
-        "if found is None or found.state != filetable.CREATING:",
-        "if False:",
-        (OF_PUT,),
+        "        entry = filetable.as_put(put.name, value, put.file_id, put.length)",
+        "        entry = filetable.live(put.name, value)",
+        (f"{OF_PUT}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
     ),
     Mutant(
         "a transfer that ended gives its place back",
@@ -280,6 +280,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "        disk.lock(descriptor)\n",
         "        pass\n",
         (f"{OF_SERVICE}::test_a_second_agent_on_the_same_folder_is_refused",),
+    ),
+    Mutant(
+        "a put that was committed after all is no orphan",
+        REPAIR,
+        "filetable.abandon(name, entry.file_id)",
+        "filetable.remove(name, entry.file_id)",
+        (f"{OF_REPAIR}::test_a_put_that_was_committed_after_all_is_no_orphan",),
     ),
     Mutant(
         "a store enters the file table only after its copy is durable",

@@ -223,7 +223,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what waits for the log when a leader steps down is dropped",
         DISPATCHER,
-        "                self._log_thread.clear()  # what waits there belongs to a term that has ended\n",
+        "                self._log_thread.clear()  # the waiting work belongs to a term that has ended\n",
         "",
         (f"{OF_DISPATCHER}::test_a_full_log_queue_costs_the_leadership_not_the_core",),
     ),
@@ -281,7 +281,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a job log holds its job once",
         STATE,
-        '            return "the job is there already"\n',
+        '            return "the job is already there"\n',
         '            return ""\n',
         (f"{OF_STATE}::test_records_that_contradict_each_other_are_refused",),
     ),

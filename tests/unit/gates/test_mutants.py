@@ -63,6 +63,7 @@ def make(old: str, new: str, *, hangs: bool = False) -> Mutant:
     return Mutant("a rule", "agent/code.py", old, new, (TEST,), hangs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "outcome"),
     [
@@ -83,6 +84,7 @@ def test_a_mutant_is_judged(checkout: Path, sandbox: Sandbox, old: str, new: str
     assert control([TEST], sandbox, LIMIT_S) == "", "the mutant was not unmade"
 
 
+@pytest.mark.slow
 def test_a_mutant_of_a_file_that_is_not_there_does_not_fit(sandbox: Sandbox) -> None:
     """A module that moved takes its mutants along."""
     moved = Mutant("a rule", "agent/moved.py", "old", "new", (TEST,))
@@ -99,6 +101,7 @@ def test_a_mutant_that_hangs_is_killed_only_if_that_is_stated(sandbox: Sandbox) 
     assert control([TEST], sandbox, LIMIT_S) == ""
 
 
+@pytest.mark.slow
 def test_tests_that_fail_anyway_prove_nothing(sandbox: Sandbox) -> None:
     """The tests must pass on the code as it is, and they must run."""
     file = TEST.partition("::")[0]

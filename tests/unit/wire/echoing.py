@@ -20,11 +20,12 @@ from agent.wire.connection import FileSlice
 from agent.wire.endpoint import Answer, Call, by_kind, endpoint
 from agent.wire.server import Server
 
-GATE = threading.Event()
+# What the handlers wait for: a gate that a test opens, and the end of a test.
+GATE, HANG = threading.Event(), threading.Event()
 
 
 def tls_of(folder: Path, name: str, authority: str = "ca") -> TlsConfig:
-    """Returns a certificate of a node, issued by an authority of its own."""
+    """Returns a certificate of a node, issued by a new authority."""
     issuer = Authority(folder / authority)
     issuer.create("test")
     issuer.issue(name, folder / authority)
@@ -45,7 +46,7 @@ class Echoed:
 
 @dataclass(frozen=True, slots=True)
 class Echo(Request[Echoed]):
-    """Asks for its payload again, or for something odd."""
+    """Asks for its own payload, or for unusual behaviour."""
 
     kind: ClassVar[str] = "echo"
     reply: ClassVar[type[Any]] = Echoed
@@ -56,7 +57,7 @@ class Echo(Request[Echoed]):
 
 @dataclass(frozen=True, slots=True)
 class Unknown(Request[Done]):
-    """Is answered by no server."""
+    """A request that no server answers."""
 
     kind: ClassVar[str] = "unknown-kind"
     reply: ClassVar[type[Any]] = Done
@@ -73,7 +74,7 @@ def _echo(request: Echo, call: Call) -> Answer[Echoed]:
             descriptor = os.open(request.path, os.O_RDONLY)
             return Answer(Echoed(call.peer), FileSlice(descriptor, 2, 1_000_000))
         case "hang":
-            threading.Event().wait(2)
+            HANG.wait(20)
         case "gate":
             GATE.wait(5)
         case "large":

@@ -1,7 +1,7 @@
 """Reads the source file of a job for one task, at the job's rate.
 
-A rate holds on average: a task reads about 20 ms worth of records at a time, counts what it got, and
-waits until that much time has passed. Reads go to the HyDFS agent of the same machine.
+A rate holds on average: a task reads about 20 ms worth of records at a time, counts them, and waits until
+their time has passed. Reads go to the HyDFS agent of the same machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RATE_SLICE_S = 0.02
 SURVEY_BYTES = 4 * 1024 * 1024
 # The first guess of a record's size, until some have been seen.
 RECORD_BYTES = 100.0
-# A block that is not on this machine is not asked for again before this much of it was read.
+# If a block is not on this machine, it is not asked for again until this much of it was read.
 ELSEWHERE_BYTES = 4 * 1024 * 1024
 
 
@@ -43,7 +43,7 @@ class SourceFile:
         self._elsewhere = -ELSEWHERE_BYTES
 
     def restart_rate(self) -> None:
-        """Restarts the rate; a recovery's delay is not caught up."""
+        """Restarts the rate, so that the delay of a recovery is not made up for."""
         self._next_at = clock.monotonic()
 
     def wait_s(self) -> float:
@@ -57,7 +57,7 @@ class SourceFile:
         return max(1, min(self._batch_bytes, int(self._rate * RATE_SLICE_S * self._record_bytes)))
 
     def read(self, request: ReadRequest) -> bytes | bytearray:
-        """Returns the bytes asked for.
+        """Returns the requested bytes.
 
         Raises:
             RainStormError: HyDFS cannot deliver them.
@@ -87,18 +87,18 @@ class SourceFile:
         except RainStormError as error:
             if not error.retryable:
                 raise
-            # The agent of this machine restarts or is busy. A request for the bytes waits for it.
+            # The agent of this machine is restarting or busy. A request for the bytes waits for it.
             self._block = None
         if self._block is None:
             self._elsewhere = offset
         return self._block
 
     def count(self, records: int, size: int) -> None:
-        """Notes what a read brought, for the rate."""
+        """Counts the records and bytes of a read, for the rate."""
         if not self._rate or not records:
             return
         self._record_bytes = 0.9 * self._record_bytes + 0.1 * size / records
-        # A delay of more than a second is not caught up: a rate limit must not turn into a burst.
+        # A delay of more than a second is not made up for: a rate limit must not turn into a burst.
         self._next_at = max(self._next_at, clock.monotonic() - 1.0) + records / self._rate
 
     def count_quotes(self) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""What clients may ask of any store agent, against a real cluster of three and against damaged data."""
+"""The requests of clients to any store agent, with a real cluster of three and with damaged data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from agent.hydfs.client import HydfsClient
 from agent.hydfs.core import filetable
 from agent.hydfs.core.block import BlockMeta
 from agent.hydfs.messages.block import ListOwnStored, ReadBlock, Seal
-from agent.hydfs.messages.file import Delete, DeletePrefix, ListFiles, ListStored, Read, StoredBlocks
+from agent.hydfs.messages.file import Delete, DeletePrefix, ListFiles, ListStored, Read, Stat, StoredBlocks
 from agent.hydfs.shell.gateway import Gateway
 from agent.wire.client import Answered, Client
 from agent.wire.codec.framing import HEADER_BYTES_MAX, encode_header
@@ -175,7 +175,7 @@ class Alone:
         self.peers = FakePeers()
         self.registers = FakeRegisters(**values)
         surroundings: tuple[Any, ...] = (None, self.peers, self.registers, SettableView(NODES))
-        self.gateway = Gateway(*surroundings, block_size_bytes=BLOCK, ack="all", ack_timeout_s=0.1)
+        self.gateway = Gateway(*surroundings, block_size_bytes=BLOCK, ack="all", ack_timeout_s=10.0)
         self._handlers = {each.request: each.handle for each in self.gateway.endpoints()}
 
     def ask(self, request: Any, **settings: Any) -> Any:
@@ -210,7 +210,7 @@ def many(count: int) -> Alone:
 
 
 def client_of(alone: Alone, encoded: list[int]) -> HydfsClient:
-    """A client whose requests and answers cross the codec; notes how large the headers are."""
+    """A client whose requests and answers cross the codec; notes the sizes of the headers."""
 
     class Wire:
         def ask(self, target: str, request: Any, payload: Any = b"", *, timeout_s: float) -> Answered[Any]:
@@ -224,7 +224,7 @@ def client_of(alone: Alone, encoded: list[int]) -> HydfsClient:
 
 @pytest.mark.slow
 def test_twenty_thousand_files_are_listed_and_deleted_page_by_page() -> None:
-    """In one answer they were refused, or did not fit the header of a frame."""
+    """Before there were pages, they did not fit the header of one frame."""
     alone, encoded = many(20_000), list[int]()
     alone.registers.page = KEYS_MAX
     client = client_of(alone, encoded)
@@ -255,7 +255,7 @@ def test_pages_of_every_size_show_the_same_files(
 
 def test_a_page_ends_when_half_of_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     class Clock:
-        """Six seconds pass between two looks at it."""
+        """A clock that advances by six seconds with each reading."""
 
         now = clock.monotonic()
 
@@ -279,6 +279,54 @@ def test_a_client_that_knows_no_pages_is_refused_when_one_is_not_enough() -> Non
             alone.ask(request)
     alone.registers.page = 3
     assert len(alone.ask(ListFiles("many/0")).files) == 3, "nothing was deleted"
+
+
+def large_file(blocks: int, file_id: str = "id1") -> Any:
+    """The value of a file of 8 MiB blocks that were appended to."""
+    chain = tuple(
+        filetable.BlockEntry(number, ("vm01", "vm02", "vm03"), 7, "sealed", 8 << 20, 1 << 31, "s" * 32)
+        for number in range(blocks)
+    )
+    return filetable.to_value(filetable.FileEntry(file_id, "live", next_number=blocks, blocks=chain))
+
+
+@pytest.mark.slow
+def test_a_file_of_fifty_thousand_blocks_is_told_page_by_page() -> None:
+    """In one answer they were more than the header of a frame may have."""
+    alone, encoded = Alone(a=sealed_file("id0"), f=large_file(50_000), g=sealed_file("id2")), list[int]()
+    client = client_of(alone, encoded)
+    stat = client.stat("f")
+    assert [block.number for block in stat.blocks] == list(range(50_000))
+    assert stat.length == 50_000 * (8 << 20)
+    assert len(encoded) == 10
+    assert [(each.name, len(each.blocks)) for each in client.list()] == [("a", 1), ("f", 50_000), ("g", 1)]
+    assert max(encoded) < HEADER_BYTES_MAX // 4
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 1000])
+def test_pages_of_every_size_show_the_same_blocks(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    monkeypatch.setattr("agent.hydfs.shell.filetable.BLOCKS_PAGE", room)
+    monkeypatch.setattr("agent.hydfs.shell.gateway.PAGE_ENTRIES", room)
+    alone = Alone(a=sealed_file("id0"), f=large_file(5), g=large_file(3, "id2"), h=sealed_file("id3"))
+    client = client_of(alone, [])
+    for stat in (client.stat("f"), client.list()[1]):
+        assert [block.number for block in stat.blocks] == [0, 1, 2, 3, 4]
+        assert [block.offset for block in stat.blocks] == [number * (8 << 20) for number in range(5)]
+    assert [len(each.blocks) for each in client.list()] == [1, 5, 3, 1]
+
+
+def test_a_page_of_blocks_is_of_the_very_file_that_was_asked_for() -> None:
+    alone = Alone(f=large_file(3))
+    assert alone.ask(Stat("f", "id1", 0, paged=True)).stat.blocks[0].number == 1
+    with pytest.raises(NotFound, match="was deleted"):
+        alone.ask(Stat("f", "id0", 0, paged=True))
+
+
+def test_a_client_that_knows_no_pages_of_blocks_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.hydfs.shell.filetable.BLOCKS_PAGE", 1)
+    alone = Alone(f=large_file(3))
+    found = alone.ask(Stat("f"))
+    assert (len(found.stat.blocks), found.more) == (3, False)
 
 
 def test_a_read_goes_to_the_own_copy_first_and_to_others_when_that_fails() -> None:

@@ -91,7 +91,7 @@ def test_half_a_line_waits_until_its_file_is_done() -> None:
     core = Collector(target_bytes_max=1000)
     assert _collect(core, 0.0, b"one\ntw", _seen(b"one\ntw")) == b"one\n"
     assert _collect(core, 1.0, b"one\ntw", _seen(b"one\ntw", age=1)) == b""
-    # The rotated file stays as it is: half a line is all that there will be.
+    # The rotated file does not change any more: there will be only half a line.
     assert _collect(core, 1.0 + SETTLE_S, b"one\ntw", _seen(b"one\ntw", age=1)) == b"tw\n"
 
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_overlooked_once_is_not_read_twice() -> None:
 
 
 def test_a_chunk_that_was_taken_is_not_taken_again() -> None:
-    """A read that comes late would store its lines a second time, behind themselves."""
+    """Otherwise a late read would store its lines a second time."""
     core = Collector(target_bytes_max=1000)
     (read,) = _look(core, 0.0, _seen(b"one\n"))
     assert isinstance(read, ReadChunk)

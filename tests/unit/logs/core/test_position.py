@@ -1,4 +1,4 @@
-"""Positions: which file continues one, and what is a whole line."""
+"""Positions: which file continues one, and where a whole line ends."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_file_whose_beginning_was_not_read_begins_like_nothing() -> None:
     position = START.advanced(DATA)
     assert not position.begins_like(None)
     assert not position.begins_like(DATA[:10])
-    assert START.begins_like(b""), "of an empty beginning every file is a copy"
+    assert START.begins_like(b""), "every file would be a copy of an empty beginning"
 
 
 def test_a_position_knows_as_much_of_the_beginning_as_its_copies_have() -> None:

@@ -45,7 +45,7 @@ class Full(Exception):
 
 @dataclass
 class File:
-    """A file of the model disk; a packed one shows its contents all the same."""
+    """A file of the model disk; even a packed one has its plain contents here."""
 
     inode: int
     data: bytearray = field(default_factory=bytearray)
@@ -289,7 +289,7 @@ class World:
             assert not Counter(expected) - Counter(found), f"{log}: lines are missing"
             assert not Counter(found) - Counter(expected + parts), f"{log}: lines came twice, or mixed"
             assert len(parts) <= len(lost), f"{log}: parts of lines came twice"
-            # What is overlooked, or left when a file is cut or packed, is found later, behind newer lines.
+            # Lines overlooked, or left when a file was cut or packed, are found later, after newer ones.
             assert found == lines or not self.renames_only, f"{log}: lines are out of order"
         assert self.core.lost_bytes == 0 or any(self.may_be_lost.values())
 

@@ -85,7 +85,10 @@ def test_a_pipe_to_somewhere_else_is_no_reader() -> None:
     assert "BrokenPipeError: [Errno 32] another pipe" in found.stderr
 
 
-@pytest.mark.parametrize("arguments", ["--list", "--list fault", "--help put", ""])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--list", *(pytest.param(each, marks=pytest.mark.slow) for each in ("--list fault", "--help put", ""))],
+)
 def test_fab_itself_ends_quietly(arguments: str) -> None:
     """Not with --help alone, which Invoke prints before it loads our tasks."""
     fab = str(Path(sys.executable).with_name("fab"))

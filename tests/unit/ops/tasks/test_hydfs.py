@@ -15,7 +15,7 @@ from agent.hydfs.messages.file import BlockStat, FileStat, Listed, ListFiles
 from agent.wire.client import Answered
 from ops.tasks import hydfs
 
-FILES, PAGE = 20_000, 700
+FILES, PAGE = 2_000, 70
 
 
 class Table:
