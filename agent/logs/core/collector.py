@@ -246,10 +246,11 @@ class Collector:
         before, self._seen = self._seen, {}
         self._numbers = {key: number for key, number in self._numbers.items() if key == JOURNAL_KEY}
         for seen, position in recognise(list(self._positions.values()), files, self._next_number):
-            self._next_number = max(self._next_number, position.number + 1)
-            self._positions[position.number] = position
-            self._numbers[seen.key] = position.number
-            self._seen[position.number] = seen
+            number = position.number
+            self._positions[number] = position
+            self._numbers[seen.key] = number
+            self._seen[number] = seen
+            self._next_number = max(self._next_number, number + 1)
         self._count_lost(before)
         self._note_growth(now)
         # A line that was begun is completed before anything else of its log is read.

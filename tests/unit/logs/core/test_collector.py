@@ -175,7 +175,7 @@ def test_a_chunk_of_a_file_that_was_truncated_after_the_scan_is_dropped() -> Non
     assert _collect(core, 0.0, b"one\n", _seen(b"one\n")) == b"one\n"
     (read,) = _look(core, 1.0, _seen(b"one\ntwo\n"))
     assert isinstance(read, ReadChunk)
-    other = b"other line\n"
+    other = b"new one\n"
     assert core.handle(1.0, ChunkRead(read.key, read.number, 4, other[4:8], other)) == []
 
 
