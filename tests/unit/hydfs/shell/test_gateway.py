@@ -35,7 +35,7 @@ from agent.hydfs.messages.file import Delete, DeletePrefix, ListFiles, ListStore
 from agent.hydfs.shell.gateway import Gateway
 from agent.wire.client import Answered, Client
 from agent.wire.codec.framing import HEADER_BYTES_MAX, encode_header
-from tests.support import wait_until
+from tests.support import PATIENCE_S, wait_until
 from tests.unit.hydfs.fakes import FakePeers, FakeRegisters, call
 from tests.unit.hydfs.stores import SettableView, Stores
 
@@ -295,11 +295,15 @@ def test_a_file_of_fifty_thousand_blocks_is_told_page_by_page() -> None:
     """In one answer they were more than the header of a frame may have."""
     alone, encoded = Alone(a=sealed_file("id0"), f=large_file(50_000), g=sealed_file("id2")), list[int]()
     client = client_of(alone, encoded)
-    stat = client.stat("f")
+    stat = client.stat("f", timeout_s=PATIENCE_S)
     assert [block.number for block in stat.blocks] == list(range(50_000))
     assert stat.length == 50_000 * (8 << 20)
     assert len(encoded) == 10
-    assert [(each.name, len(each.blocks)) for each in client.list()] == [("a", 1), ("f", 50_000), ("g", 1)]
+    assert [(each.name, len(each.blocks)) for each in client.list(timeout_s=PATIENCE_S)] == [
+        ("a", 1),
+        ("f", 50_000),
+        ("g", 1),
+    ]
     assert max(encoded) < HEADER_BYTES_MAX // 4
 
 
