@@ -167,7 +167,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_LOG}::test_what_a_failed_sync_left_in_memory_is_written_anew",),
     ),
     Mutant(
-        "a log is written anew as it was read",
+        "a log is rewritten as it was read",
         LOG,
         "(offset == self.size and found != crc)",
         "False",

@@ -303,7 +303,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_VIEW}::test_what_is_not_a_view_is_refused",),
     ),
     Mutant(
-        "voters are not replaced by nobody",
+        "voters_before needs voters",
         VIEW,
         "if view.voters_before and not view.voters:",
         "if False:",

@@ -210,7 +210,7 @@ def test_closing_wakes_a_thread_that_receives(ends: Ends) -> None:
 
 
 class _GivenUp(socket.socket):
-    """A socket whose peer the kernel has given up: keep-alive found nobody there."""
+    """A socket whose connection the kernel has dropped, because keep-alive got no answer."""
 
     def recv_into(self, *_: object) -> int:
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))

@@ -162,7 +162,7 @@ def machine(seed: int) -> Iterator[MachineDisk]:
 
 @pytest.mark.parametrize("luck", range(20))
 def test_refused_records_do_not_come_back_after_a_crash(seed: int, luck: int) -> None:
-    """Some of them were on the disk whole before there was no more room."""
+    """Some of the records were completely on the disk before the room ran out."""
     machine = MachineDisk(random.Random(f"{seed}/{luck}"), capacity_bytes=4 * 4096)
     with seam.use(seam.Seam(disk=machine.process("p"))):
         log, _, _ = opened("/log")
@@ -219,7 +219,7 @@ def test_after_a_failure_the_log_cannot_be_used(machine: MachineDisk, call: str)
 
 
 def test_a_sync_without_room_is_a_failure_and_no_refusal(machine: MachineDisk) -> None:
-    """The records may be on the disk: whoever was told "no room" would be told something wrong."""
+    """The records may be on the disk, so the error "no room" would be wrong."""
     log, _, _ = opened("/log")
     machine.faults = [Fault("fdatasync", error=errno.ENOSPC)]
     with pytest.raises(DiskFailed):
@@ -252,7 +252,7 @@ def test_a_rewriting_that_fails_ends_the_use_of_the_log(machine: MachineDisk, fa
 
 
 def test_a_log_that_cannot_be_opened_again_ends_its_use(machine: MachineDisk) -> None:
-    """What it took would go to the file that was replaced."""
+    """Later records would go to the file that was replaced."""
     log, _, _ = opened("/log")
     machine.faults = [Fault("open", "/log", error=errno.EMFILE)]
     with pytest.raises(DiskFailed, match="Too many open files"):
@@ -300,7 +300,7 @@ class Program:
         log.close()
 
     def violation(self, moment: Moment) -> str | None:
-        """Returns what is wrong with what a power cut left."""
+        """Returns the problem of the state that a power cut left."""
         try:
             found = contents(PATH)
         except Corrupt as error:
@@ -391,7 +391,7 @@ def test_what_was_read_after_a_kill_survives_a_later_power_cut(
 @pytest.mark.parametrize("room", [None, 0], ids=["room", "full"])
 @pytest.mark.parametrize("luck", range(12))
 def test_what_a_failed_sync_left_in_memory_is_written_anew(seed: int, luck: int, room: int | None) -> None:
-    """The kernel may show it and the next sync succeed: the log would have a hole after a power cut."""
+    """The kernel may show the bytes and the next sync succeed: a power cut would then leave a hole."""
     machine = MachineDisk(random.Random(f"{seed}/{luck}"))
     with seam.use(seam.Seam(disk=machine.process("first"))):
         log, _, _ = opened("/log")
@@ -414,7 +414,7 @@ def test_what_a_failed_sync_left_in_memory_is_written_anew(seed: int, luck: int,
 
 
 def test_a_log_that_changes_while_it_is_opened_is_a_failure(machine: MachineDisk) -> None:
-    """Pages that the kernel could not write may be dropped at any moment, for older ones of the disk."""
+    """The kernel may replace pages that it could not write by older ones from the disk at any moment."""
     log, _, _ = opened("/log")
     log.append([body(1)])
     log.close()

@@ -1,4 +1,4 @@
-"""What clients may ask of any store agent, against a real cluster of three and against damaged data."""
+"""The requests of clients to any store agent, with a real cluster of three and with damaged data."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def many(count: int) -> Alone:
 
 
 def client_of(alone: Alone, encoded: list[int]) -> HydfsClient:
-    """A client whose requests and answers cross the codec; notes how large the headers are."""
+    """A client whose requests and answers cross the codec; notes the sizes of the headers."""
 
     class Wire:
         def ask(self, target: str, request: Any, payload: Any = b"", *, timeout_s: float) -> Answered[Any]:
@@ -224,7 +224,7 @@ def client_of(alone: Alone, encoded: list[int]) -> HydfsClient:
 
 @pytest.mark.slow
 def test_twenty_thousand_files_are_listed_and_deleted_page_by_page() -> None:
-    """In one answer they were refused, or did not fit the header of a frame."""
+    """Before there were pages, they did not fit the header of one frame."""
     alone, encoded = many(20_000), list[int]()
     alone.registers.page = KEYS_MAX
     client = client_of(alone, encoded)
@@ -255,7 +255,7 @@ def test_pages_of_every_size_show_the_same_files(
 
 def test_a_page_ends_when_half_of_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     class Clock:
-        """Six seconds pass between two looks at it."""
+        """A clock that advances by six seconds with each reading."""
 
         now = clock.monotonic()
 

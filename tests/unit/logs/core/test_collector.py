@@ -1,6 +1,6 @@
 """Collection under random schedules: writing, rotation of every kind, crashes at every step, lost answers.
 
-The world is a model of a disk (inodes are used again), of the spool (what was stored survives) and of HyDFS
+The world is a model of a disk (inodes are used again), of the spool (stored records survive) and of HyDFS
 (an append counts once for each writer and sequence). At the end every line that was written is in the
 collection once.
 """
@@ -41,7 +41,7 @@ class Crash(Exception):
 
 @dataclass
 class File:
-    """A file of the model disk; a packed one shows its contents all the same."""
+    """A file of the model disk; even a packed one has its plain contents here."""
 
     inode: int
     data: bytearray = field(default_factory=bytearray)
@@ -233,9 +233,9 @@ def test_every_line_is_collected_once_whatever_rotates_and_crashes(seed: int) ->
         for log, lines in world.written.items():
             where = f"schedule {number}, {log}"
             assert sorted(found[log]) == sorted(lines or [b""]), where
-            # What is overlooked, or left when a file is cut or packed, is found later, behind newer lines.
+            # Lines overlooked, or left when a file was cut or packed, are found later, after newer ones.
             assert found[log] == (lines or [b""]) or not world.renames_only, f"{where}: out of order"
-        # Of a file that vanished before its first line was whole it is not known that its copy was read.
+        # If a file vanished before its first line was complete, it is unknown whether its copy was read.
         assert world.core.lost_bytes == 0 or not world.renames_only, f"schedule {number}"
 
 
@@ -283,7 +283,7 @@ def test_half_a_line_waits_until_its_file_is_done() -> None:
     core = Collector(target_bytes_max=1000)
     assert _collect(core, 0.0, b"one\ntw", _seen(b"one\ntw")) == b"one\n"
     assert _collect(core, 1.0, b"one\ntw", _seen(b"one\ntw", age=1)) == b""
-    # The rotated file stays as it is: half a line is all that there will be.
+    # The rotated file does not change any more: there will be only half a line.
     assert _collect(core, 1.0 + SETTLE_S, b"one\ntw", _seen(b"one\ntw", age=1)) == b"tw\n"
 
 
@@ -340,16 +340,16 @@ def test_a_file_that_is_overlooked_once_is_not_taken_for_gone() -> None:
     assert _collect(core, 0.0, data, _seen(data)) == data
     copy = Seen("a.log", 1, 1, 2, len(data) * 2, data * 2, True)
     assert _look(core, 1.0, copy) == []
-    # It is back, under another name; its copy is none of our business.
+    # It is back, under another name; its copy must not be read.
     rest = [ReadChunk((1, 1), 1, len(data), len(data))]
     assert _look(core, 2.0, _seen(data * 2, age=2), copy) == rest
-    # Now it is really gone: the copy goes on behind what was read.
+    # Now it is really gone: reading continues in the copy, behind the part that was read.
     assert _look(core, 3.0, copy) == []
     assert _look(core, 4.0, copy) == [ReadChunk((1, 2), 1, len(data), len(data))]
 
 
 def test_a_chunk_that_was_taken_is_not_taken_again() -> None:
-    """A read that comes late would store its lines a second time, behind themselves."""
+    """Otherwise a late read would store its lines a second time."""
     core = Collector(target_bytes_max=1000)
     (read,) = _look(core, 0.0, _seen(b"one\n"))
     assert isinstance(read, ReadChunk)

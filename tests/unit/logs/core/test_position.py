@@ -1,4 +1,4 @@
-"""Positions: which file continues one, and what is a whole line."""
+"""Positions: which file continues one, and where a whole line ends."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_file_whose_beginning_was_not_read_begins_like_nothing() -> None:
     position = START.advanced(DATA)
     assert not position.begins_like(Seen("a.log", 0, 1, 7, 0, None))
     assert not position.begins_like(_seen(DATA[:10]))
-    assert START.begins_like(_seen(b"")), "of an empty beginning every file is a copy"
+    assert START.begins_like(_seen(b"")), "every file would be a copy of an empty beginning"
 
 
 def test_a_position_is_the_same_again_from_its_fields() -> None:

@@ -1,4 +1,4 @@
-"""The threads of the collection: what they send, and what they do while something does not work."""
+"""The threads of the collection: the records that they send, and their behaviour during failures."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_spool_that_cannot_be_opened_is_tried_again(away: Any, tmp_path: Path)
 
 
 class Store:
-    """A HyDFS in memory, as far as the collection uses it; ``fails`` is what each call raises."""
+    """A HyDFS in memory, with the calls that the collection uses; each call raises ``fails`` if it is set."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytearray] = {}
@@ -132,7 +132,7 @@ class Store:
         self.deleted.append(name)
 
     def content(self, log: str = "a.log") -> bytes:
-        """Returns what was collected of a log."""
+        """Returns the collected bytes of a log."""
         names = sorted(name for name in self.files if name.startswith(f".logs/vm1/{log}/"))
         return b"".join(bytes(self.files[name]) for name in names)
 

@@ -24,7 +24,7 @@ BLOCK = 30
 
 
 class LocalStore(MemoryStore):
-    """A store of which this machine has the block at bytes 30 to 60."""
+    """A store; this machine has its block at bytes 30 to 60."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def source(store: LocalStore, rate: int = 0) -> SourceFile:
 
 
 def test_bytes_come_from_the_local_block_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Across its end the rest is asked for; what is elsewhere is not looked for again and again."""
+    """Bytes beyond its end are requested; a block that is elsewhere is not looked for again and again."""
     monkeypatch.setattr(module, "ELSEWHERE_BYTES", 20)
     store = LocalStore()
     found = source(store)
@@ -61,7 +61,7 @@ def test_bytes_come_from_the_local_block_where_there_is_one(monkeypatch: pytest.
 
 
 def test_a_store_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A local block only saves time: while its agent is away, the bytes are asked for until they come."""
+    """A local block only saves time: while its agent is away, the bytes are requested until they come."""
     store = LocalStore()
     away: list[RainStormError] = [Unreachable("restarting"), Unreachable("restarting")]
     read = store.read
@@ -92,13 +92,13 @@ def test_a_block_that_cannot_be_mapped_fails_the_task(monkeypatch: pytest.Monkey
 
 
 def test_a_rate_decides_how_much_is_read_and_when(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A delay of more than a second is not caught up."""
+    """A delay of more than a second is not made up for."""
     now = 100.0
     monkeypatch.setattr(clock, "monotonic", lambda: now)
     slow = source(LocalStore(), rate=1000)
     slow.restart_rate()
     assert slow.wait_s() == 0.0
-    assert slow.read_size() == 50, "as much as a batch at the most"
+    assert slow.read_size() == 50, "at most as much as a batch"
     slow.count(100, 500)
     assert slow.wait_s() == pytest.approx(100 / 500)
     slow.count(0, 500)
