@@ -25,7 +25,6 @@ def send(
         RainStormError: the error that the peer answered with.
     """
     deadline = Deadline(clock.monotonic(), timeout_s)
-    with client._pool(target) as pool:
-        frame = client._call(pool, target, {**fields, "type": kind}, payload, deadline)
+    frame = client._send(target, {**fields, "type": kind}, payload, deadline)
     _decoded(Done, frame, target, kind)
     return frame.header

@@ -180,10 +180,10 @@ class Service:
         self.client.close()
         self._worker.stop(drain=False, timeout_s=timeout_s)
         self._requests.stop(timeout_s)
+        if self._register is not None:
+            self._register.close()  # asks this node's voter
         if self._voter is not None:
             self._voter.stop(timeout_s)
-        if self._register is not None:
-            self._register.close()
 
     def status(self) -> str:
         """Returns one line for the operator."""

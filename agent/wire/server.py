@@ -80,7 +80,9 @@ class Server:
         self._connections: dict[int, tuple[Connection, threads.Thread]] = {}
         self._accepted = 0
         self._lock = threads.lock()
-        self._in_progress = 0
+        # The connections whose requests are being answered. Each thread adds and discards its own alone, so
+        # that an answer costs no lock; who waits for the last one is told once the server stops.
+        self._answering: set[int] = set()
         self._answered = threads.condition()
         self._stopping = threads.event()
         self._unix_paths: list[str] = []
@@ -125,7 +127,7 @@ class Server:
                 listener.shutdown(network.SHUT_RDWR)
             listener.close()
         with self._answered:
-            self._answered.wait_for(lambda: not self._in_progress, min(DRAIN_S, timeout_s))
+            self._answered.wait_for(lambda: not self._answering, min(DRAIN_S, timeout_s))
         with self._lock:
             open_now = list(self._connections.values())
         for connection, _ in open_now:
@@ -141,7 +143,7 @@ class Server:
     @property
     def in_progress(self) -> int:
         """Returns how many requests are being answered."""
-        return self._in_progress
+        return len(self._answering)
 
     def _ping(self, request: Ping, call: Call) -> Pong:
         return Pong(self.name, os.getpid())
@@ -194,8 +196,9 @@ class Server:
         try:
             connection = self._handshake(key, sock, context)
             peer = connection.peer
-            while not self._stopping.is_set():
-                self._answer(key, connection)
+            stopping = self._stopping.is_set()
+            while not stopping:
+                stopping = self._answer(key, connection)
         except ConnectionLost:
             pass  # the usual end of a connection
         except (OSError, RainStormError) as error:
@@ -245,16 +248,20 @@ class Server:
         connection.send({"ok": True, **message.encode(Welcome(PROTOCOL_VERSION))}, b"", deadline)
         return connection
 
-    def _answer(self, key: int, connection: Connection) -> None:
+    def _answer(self, key: int, connection: Connection) -> bool:
+        """Answers the next request and returns whether the server is stopping."""
         frame = connection.receive(None)
-        with self._answered:
-            self._in_progress += 1
+        self._answering.add(key)
         try:
             self._reply_to(frame, key, connection)
         finally:
-            with self._answered:
-                self._in_progress -= 1
-                self._answered.notify_all()
+            # In this order: either this thread sees that the server stops, or ``stop`` that it has answered.
+            self._answering.discard(key)
+            stopping = self._stopping.is_set()
+            if stopping:
+                with self._answered:
+                    self._answered.notify_all()
+        return stopping
 
     def _reply_to(self, frame: Frame, key: int, connection: Connection) -> None:
         close_files(b"", frame.descriptor)  # no request brings a file

@@ -197,7 +197,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     """A service that leads, without other nodes."""
     with pytest.MonkeyPatch.context() as patch:
         made = Agent(tmp_path_factory.mktemp("agent"), patch)
-        made.service._require_node = lambda call: None  # type: ignore[method-assign]
+        patch.setattr(made.service, "_require_node", lambda call: None)
         made.service._host.supervisor = cast("Any", Recorder())
         made.lead()
         try:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,7 +60,7 @@ class Agents:
                     cwd=REPOSITORY,
                 )
         for name in chosen:
-            wait_until(lambda name=name: self._is_ready(name), PATIENCE_S, f"{name} is ready")  # type: ignore[misc]
+            wait_until(partial(self._is_ready, name), PATIENCE_S, f"{name} is ready")
 
     def kill(self, name: str) -> None:
         """Kills an agent with SIGKILL."""

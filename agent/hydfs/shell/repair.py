@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import assert_never
 
-from agent.common.errors import NotFound, RainStormError
+from agent.common.errors import Conflict, NotFound, RainStormError
 from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable, repair
 from agent.hydfs.core.backlog import Backlog
@@ -276,8 +276,7 @@ class Repair:
             return
         up = self._views.current().up_names()
         if entry.state == filetable.CREATING and self._is_orphan(entry, up):
-            value = self._registers.change(name, filetable.remove(name, entry.file_id))
-            entry = filetable.from_value(value, name) or entry
+            entry = self._remove_orphan(name, entry)
         for meta in repair.obsolete_copies(entry, metas):
             self._copies.drop(meta.key)
         coordinated = [
@@ -350,6 +349,14 @@ class Repair:
                 self.look_at(name)
             case _:
                 assert_never(action)
+
+    def _remove_orphan(self, name: str, entry: FileEntry) -> FileEntry:
+        """Removes the reservation of a put whose gateway is gone, unless it was committed after all."""
+        try:
+            value = self._registers.change(name, filetable.abandon(name, entry.file_id))
+        except Conflict:
+            value = self._registers.read(name)
+        return filetable.from_value(value, name) or entry
 
     def _is_orphan(self, entry: FileEntry, up: list[str]) -> bool:
         if entry.owner == self._peers.me:

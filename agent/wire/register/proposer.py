@@ -1,18 +1,22 @@
 """The threaded proposer of replicated registers.
 
 The rules are in ``agent.common.register``; this module adds sockets and threads. The name of a request begins
-with the use of its register: ``view.prepare``, ``file.read``.
+with the use of its register: ``view.prepare``, ``file.read``. The voter of this node is asked without the
+network, by threads of its own: if its disk hangs, the requests to the other voters go on.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
+from agent.common import message
 from agent.common.deadline import Deadline
-from agent.common.errors import InvalidMessage, NoMajority, RainStormError
+from agent.common.errors import Internal, InvalidMessage, NoMajority, RainStormError
+from agent.common.message import R
 from agent.common.register import (
     KEYS_MAX,
     Accept,
@@ -38,10 +42,16 @@ from agent.common.register import (
 from agent.common.shell import clock, threads
 from agent.common.shell.pool import Pool
 from agent.wire.client import Client, Target
+from agent.wire.codec.framing import PREFIX, decode_header, encode_header
+from agent.wire.endpoint import Call, Endpoint
+
+logger = logging.getLogger("agent.wire.register.proposer")
 
 # Voters answer in a millisecond or two; one that takes longer than this is counted as failed for this round.
 VOTER_TIMEOUT_S = 1.0
 PROPOSER_THREADS = 16
+# This node's voter writes one vote after the other; while a cluster is founded a question waits (HOLD_S).
+OWN_THREADS = 4
 # A hundred changes at once with five voters each; a request without room counts as an unreachable voter.
 ASKS_MAX = 512
 # Two groups of five voters, and late answers of the rounds that were lost within VOTER_TIMEOUT_S.
@@ -114,10 +124,17 @@ class Registers:
         self._client = client
         self._voters = voters
         self._pool = Pool(f"{prefix}-proposer", PROPOSER_THREADS, ASKS_MAX)
+        self._own_pool = Pool(f"{prefix}-own-voter", OWN_THREADS, ASKS_MAX)
+        # What answers the requests to the voter of this node, by their kinds.
+        self._own: Mapping[str, Endpoint] = {}
         self._counters: dict[str, int] = {}
         # The last values read, with the ballots that chose them: a voter with the same one does not send it.
         self._known: dict[str, tuple[Ballot, Any]] = {}
         self._rng = threads.random_source()
+
+    def ask_own(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Has requests to the voter of this node answered by ``endpoints``; before the first operation."""
+        self._own = endpoints
 
     def change(self, key: str, change: Change, *, timeout_s: float = 5.0) -> Any:
         """Applies ``change`` to the value of register ``key`` and returns the new value.
@@ -186,11 +203,10 @@ class Registers:
             NoMajority: too few voters answer.
             Overloaded: too many questions to the voters wait.
         """
-        voters = list(self._voters.values())
         request = ListKeys(prefix, after, KEYS_MAX)
         futures = [
-            self._pool.call(self._keys_of, target, request, timeout_s, timeout_s=timeout_s)
-            for target in voters
+            self._pool_of(voter).call(self._request, voter, request, timeout_s, timeout_s=timeout_s)
+            for voter in list(self._voters)
         ]
         answers: list[Keys] = []
         for future in futures:
@@ -208,7 +224,9 @@ class Registers:
 
     def close(self) -> None:
         """Ends the worker threads; an operation in progress ends without an answer."""
-        self._pool.stop(drain=False, timeout_s=VOTER_TIMEOUT_S + 1.0)
+        deadline = Deadline(clock.monotonic(), VOTER_TIMEOUT_S + 1.0)
+        for pool in (self._pool, self._own_pool):
+            pool.stop(drain=False, timeout_s=deadline.remaining(clock.monotonic()))
 
     def _decide(self, key: str, change: Change, timeout_s: float) -> tuple[Ballot, Any]:
         """Runs a change to its end and returns the ballot that chose the new value, and the value."""
@@ -293,7 +311,7 @@ class Registers:
 
     def _submit(self, ask: Ask, inbox: _Inbox) -> None:
         try:
-            self._pool.run(self._answer_to, ask, inbox)
+            self._pool_of(ask.voter).run(self._answer_to, ask, inbox)
         except RainStormError:  # too many requests wait, or the agent is stopping
             inbox.put(VoterFailed(ask.voter, ask.attempt))
 
@@ -309,8 +327,7 @@ class Registers:
         if isinstance(request, Read) and known is not None:
             request = replace(request, known=known[0])
         try:
-            kind = f"{self._prefix}.{request.kind}"
-            found = self._client.ask(self._where(ask.voter), request, kind=kind, timeout_s=timeout_s).message
+            found = self._request(ask.voter, request, timeout_s)
             if found.same:
                 if known is None or found.accepted != known[0]:
                     raise InvalidMessage(f"{ask.voter} leaves out a value that is not known here")
@@ -321,9 +338,34 @@ class Registers:
             return VoterFailed(ask.voter, ask.attempt)
         return AnswerReceived(ask.voter, ask.attempt, found)
 
-    def _keys_of(self, target: Target, request: ListKeys, timeout_s: float) -> Keys:
-        kind = f"{self._prefix}.{ListKeys.kind}"
-        return self._client.ask(target, request, kind=kind, timeout_s=timeout_s).message
+    def _is_own(self, voter: str) -> bool:
+        return voter == self._name and bool(self._own)
+
+    def _pool_of(self, voter: str) -> Pool:
+        return self._own_pool if self._is_own(voter) else self._pool
+
+    def _request(self, voter: str, request: message.Request[R], timeout_s: float) -> R:
+        kind = f"{self._prefix}.{request.kind}"
+        if not self._is_own(voter):
+            return self._client.ask(self._where(voter), request, kind=kind, timeout_s=timeout_s).message
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        deadline.require(clock.monotonic(), f"request to the voter of {voter}")
+        try:
+            answer = self._own[kind].answer(_carried(message.encode(request)), Call(voter, deadline))
+        except RainStormError:
+            raise
+        except Exception as error:  # a defect of ours is an answer too, as over the wire
+            logger.exception("own_voter_failed type=%s", kind)
+            raise Internal(f"{voter}: {kind} failed: {error!r}") from error
+        found: R = message.decode(
+            request.reply, _carried(message.encode(answer.message)), f"answer of {voter}"
+        )
+        return found
+
+
+def _carried(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns what arrives of a header: values that nobody shares, and nothing that no frame can hold."""
+    return decode_header(encode_header(fields, 0)[PREFIX.size :])
 
 
 def voter_targets(voters: Sequence[str], target: Callable[[str], Target]) -> dict[str, Target]:

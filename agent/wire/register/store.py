@@ -12,8 +12,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.common.errors import DiskFull, Overloaded
-from agent.common.register import Answer, Slot, VoterRequest, answer
+from agent.common.errors import DiskFull, Overloaded, Unavailable
+from agent.common.register import Answer, Read, Slot, VoterRequest, answer
 from agent.common.shell import framedlog, threads
 from agent.common.shell.framedlog import FramedLog
 from agent.wire.codec import register_log
@@ -50,6 +50,7 @@ class RegisterStore:
         self._lock = threads.lock()
         self._slots: dict[str, Slot] = {}
         self._valueless = 0
+        self._closed = False
         self._log = FramedLog(path, register_log.LAYOUT)
         self._log.open(self._replay)
         self._valueless = sum(slot.value is None for slot in self._slots.values())
@@ -58,12 +59,17 @@ class RegisterStore:
         """Applies a request; its answer may leave only after this returns.
 
         Raises:
+            Unavailable: the store was closed; nothing has changed.
             Overloaded: too many registers are already without a value; nothing has changed.
             RecordTooLarge: the value is too large for the log; nothing has changed.
             DiskFull: there is no room for the change; nothing has changed.
             DiskFailed: the log cannot be written; the agent must stop.
         """
+        if isinstance(request, Read):  # does not wait for a slow disk: what is in memory is durable
+            return answer(self._slots.get(request.key, Slot()), request)[1]
         with self._lock:
+            if self._closed:
+                raise Unavailable("the voter is stopping")
             slot = self._slots.get(request.key, Slot())
             changed, reply = answer(slot, request)
             if changed != slot:
@@ -96,6 +102,7 @@ class RegisterStore:
     def close(self) -> None:
         """Closes the log."""
         with self._lock:
+            self._closed = True
             self._log.close()
 
     def _replay(self, offset: int, body: bytes) -> None:

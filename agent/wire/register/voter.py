@@ -117,6 +117,7 @@ class Voter:
             self._open(self._load_founders())
         else:
             self._disk = self._load_disk()
+        registers.ask_own(self.endpoints())
 
     @property
     def votes(self) -> bool:
@@ -181,6 +182,8 @@ class Voter:
 
     def _opened(self) -> RegisterStore:
         """Returns the store; while the cluster is being founded, waits until it is."""
+        if self._store is not None:
+            return self._store
         with self._changed:
             self._changed.wait_for(
                 lambda: self._store is not None or self._learning or self._stopping.is_set(), HOLD_S

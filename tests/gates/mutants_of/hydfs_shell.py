@@ -282,6 +282,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SERVICE}::test_a_second_agent_on_the_same_folder_is_refused",),
     ),
     Mutant(
+        "a put that was committed after all is no orphan",
+        REPAIR,
+        "filetable.abandon(name, entry.file_id)",
+        "filetable.remove(name, entry.file_id)",
+        (f"{OF_REPAIR}::test_a_put_that_was_committed_after_all_is_no_orphan",),
+    ),
+    Mutant(
         "a store enters the file table only after its copy is durable",
         REPAIR,
         "        self._copier.push(name, key, push.block, push.targets)\n",

@@ -167,12 +167,9 @@ def _serve_in_the_accept_thread(self: Server, sock: Any, context: Any) -> bool:
     return True
 
 
-def _no_second_try(self: Client, pool: Any, target: Any, header: Any, payload: Any, deadline: Any) -> Any:
-    with pool.lock:
-        connection = pool.idle.pop() if pool.idle else None
-    if connection is None:
-        connection = self._connect(pool, target, deadline)
-    return self._exchange(pool, connection, header, payload, deadline)
+def _no_second_try(self: Client, place: Any, target: Any, header: Any, payload: Any, deadline: Any) -> Any:
+    connection = place.connection or self._connect(place, target, deadline)
+    return self._exchange(connection, header, payload, deadline)
 
 
 BUGS: tuple[PlantedBug, ...] = (

@@ -11,13 +11,16 @@ import io
 import random
 from contextlib import ExitStack
 from dataclasses import replace
+from unittest import mock
 
 from agent.common.config import HydfsConfig, RainstormConfig
 from agent.common.errors import AlreadyExists, NotFound, RainStormError
 from agent.common.shell import threads
 from agent.hydfs import service as hydfs
 from agent.hydfs.client import HydfsClient
+from agent.membership import follower
 from agent.membership import service as membership
+from agent.membership.client import MARGIN_S
 from agent.rainstorm import service as rainstorm
 from agent.rainstorm.client import RainstormClient
 from agent.wire import auth
@@ -28,9 +31,9 @@ from tests.simulation.machine.schedule import Schedule, Step, draw
 from tests.simulation.rainstorm import output
 from tests.simulation.rainstorm.jobs import KINDS, Workload, generate
 from tests.simulation.rainstorm.launcher import Launchers
-from tests.simulation.rainstorm.world import POLL_S, small_identities
+from tests.simulation.rainstorm.world import small_identities
 
-FAULTS_S = 4.0
+FAULTS_S = 3.0
 FINISHED_S = 240.0
 SIZES = (3, 3, 4)
 # Without faults of disks: the store has its own schedules for them.
@@ -39,6 +42,11 @@ COMMON = ("kill", "power", "pause", "restart", "cut", "cut_one_way", "isolate", 
 STEPS_MAX = 1_000_000
 AGAIN_S = 0.3
 READ_S = 0.5
+# How long a follower waits for news: its request ends, with a margin, before anybody looks at the slots.
+WATCH_S = 2.0
+POLL_S = WATCH_S + MARGIN_S
+# Between two looks each loop turns that turns all the time.
+LOOKS_APART_S = 1.0
 RECORDS = 120
 
 
@@ -53,6 +61,7 @@ def run(schedule: Schedule) -> str:
     """Runs a schedule and returns the hash of its trace; raises AssertionError if a check fails."""
     with ExitStack() as stack:
         stack.enter_context(small_identities())
+        stack.enter_context(mock.patch.object(follower, "WATCH_S", WATCH_S))
         cluster = _Whole(schedule)
         stack.enter_context(cluster)
         return cluster.run()
@@ -78,6 +87,7 @@ class _Whole(Cluster):
             steps_max=STEPS_MAX,
         )
         self.slots_older_s = POLL_S
+        self.looks_apart_s = LOOKS_APART_S
         self._launchers = {name: Launchers(node) for name, node in self.nodes.items()}
         self._schedule = schedule
         rng = random.Random(f"{schedule.seed}:job")

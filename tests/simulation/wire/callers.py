@@ -53,6 +53,11 @@ class Caller:
         """Tells whether no call is in progress."""
         return self.process.dead or not self.process.threads
 
+    @property
+    def places(self) -> int:
+        """Returns how many calls the clients believe to be in progress."""
+        return 0 if self.process.dead else self._tls.busy + self._local.busy
+
     def stop(self) -> None:
         """Stops beginning calls."""
         self._stopping = True

@@ -1,6 +1,6 @@
 """The wire under a schedule of faults: slow, silent, broken and hostile peers, kills, stops, partitions.
 
-During the run the callers check W1, W2 and W5. After the faults: W3 nothing is held: no slot, no lock, no
+During the run the callers check W1, W2 and W5. After the faults: W3 nothing is held: no place, no lock, no
 connection of a vanished peer, no request in progress, no open file; W4 a server that is stopped ends in
 time and leaves nothing behind; W6 no agent crashes and no thread dies; W7 the next call of every caller is
 answered, although its idle connections may be dead.
@@ -23,7 +23,7 @@ from tests.simulation.wire.agent import WIRE
 from tests.simulation.wire.callers import Caller
 from tests.simulation.wire.cluster import WireCluster
 
-FAULTS_S = 4.0
+FAULTS_S = 2.0
 # The longest time-out of a call, and the time that the peers of a stopped agent need to notice.
 ENDED_S = 12.0
 LAST_CALL_S = 3.0
@@ -232,10 +232,15 @@ def last_calls(cluster: WireCluster) -> None:
 
 def check_rest(cluster: WireCluster) -> None:
     """W3 and W6: nothing is held, and nothing has crashed."""
+    found = [
+        f"W3: {caller.machine.name} keeps {caller.places} places"
+        for caller in cluster.callers
+        if caller.places
+    ]
     for caller in cluster.callers:
         cluster.scheduler.kill(caller.process)
     cluster.scheduler.run_for(SILENT_S)
-    found = [f"W3: {finding}" for finding in cluster.findings()]
+    found += [f"W3: {finding}" for finding in cluster.findings()]
     for name, node in cluster.nodes.items():
         server = cluster.agent(name).server
         if server._connections or server.in_progress:

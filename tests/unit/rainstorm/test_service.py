@@ -176,7 +176,9 @@ def test_nodes_command_report_and_kill(node: Node) -> None:
         ({}, ("n2", KillLocal("1.0", 12))),
     ],
 )
-def test_the_first_task_that_fits_is_killed(node: Node, request_: dict[str, Any], found: Any) -> None:
+def test_the_first_task_that_fits_is_killed(
+    node: Node, request_: dict[str, Any], found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only tasks on its own node fit, and a task without a process does not fit."""
     node.lead()
     task = TaskStatus("j-1", "1.0", 1, "identity", "n2", 12, "running")
@@ -185,7 +187,7 @@ def test_the_first_task_that_fits_is_killed(node: Node, request_: dict[str, Any]
         task,
         replace(task, task="1.1", node="n3", pid=13),
     )
-    node.service._dispatcher.jobs = lambda: [job_status(tasks=tasks)]  # type: ignore[method-assign]
+    monkeypatch.setattr(node.service._dispatcher, "jobs", lambda: [job_status(tasks=tasks)])
 
     class Answer:
         message = Killed(KilledTask("j-1", "1.0", 12))
@@ -213,10 +215,10 @@ def test_the_first_task_that_fits_is_killed(node: Node, request_: dict[str, Any]
     ],
 )
 def test_a_request_that_is_no_message_is_refused_and_counted(
-    node: Node, kind: str, fields: dict[str, Any]
+    node: Node, kind: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This holds for any sender; nothing of the request reaches a core."""
-    node.service._require_node = lambda call: None  # type: ignore[method-assign]
+    monkeypatch.setattr(node.service, "_require_node", lambda call: None)
     node.lead()
     with pytest.raises(InvalidMessage):
         untyped.send(node.wire, node.path, kind, fields)

@@ -288,6 +288,36 @@ def test_too_many_requests_to_one_target_are_refused(stub: Stub, monkeypatch: py
     client.close()
 
 
+def test_a_request_that_waits_for_a_place_ends_when_the_client_is_closed(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling, "CONNECTIONS_MAX", 1)
+    client = Client(None)
+    ended: list[str] = []
+
+    def say_nothing(connection: Connection) -> None:
+        while True:
+            connection.receive(None)
+
+    stub.behave = say_nothing
+
+    def ask() -> None:
+        try:
+            client.ask(stub.path, AskNumber(), timeout_s=20.0)
+        except (ConnectionLost, Unreachable) as error:
+            ended.append(error.code)
+
+    threads = [threading.Thread(target=ask, name=f"asks-{number}") for number in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: any(pool.waiting for pool in client._pools.values()), 5.0, "one of them waits")
+    client.close()
+    for thread in threads:
+        thread.join(5.0)
+    assert len(ended) == 2
+    assert (client.busy, any(pool.waiting for pool in client._pools.values())) == (0, False)
+
+
 def test_a_closed_client_makes_no_request(stub: Stub, client: Client) -> None:
     client.close()
     with pytest.raises((ConnectionLost, Unreachable), match="closed"):

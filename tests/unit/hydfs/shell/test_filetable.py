@@ -37,7 +37,7 @@ class Setting:
         self.opened = filetable.open_next("f", "id1", NODES, 1, "s")(value)
         self.registers = FakeRegisters(f=self.opened)
         surroundings: tuple[Any, ...] = (self.peers, self.registers, SettableView(NODES))
-        self.table = FileTable(*surroundings, ack_timeout_s=0.5)
+        self.table = FileTable(*surroundings, ack_timeout_s=10.0)
 
     def seal(self, length: int = 10) -> None:
         change = filetable.seal("f", "id1", 0, length, 7, NODES, {})

@@ -175,7 +175,7 @@ class Alone:
         self.peers = FakePeers()
         self.registers = FakeRegisters(**values)
         surroundings: tuple[Any, ...] = (None, self.peers, self.registers, SettableView(NODES))
-        self.gateway = Gateway(*surroundings, block_size_bytes=BLOCK, ack="all", ack_timeout_s=0.1)
+        self.gateway = Gateway(*surroundings, block_size_bytes=BLOCK, ack="all", ack_timeout_s=10.0)
         self._handlers = {each.request: each.handle for each in self.gateway.endpoints()}
 
     def ask(self, request: Any, **settings: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ def test_a_begin_whose_answer_was_lost_finds_the_put_again(gateway: Gateway) -> 
     assert len(gateway.puts._puts) == 1
 
 
-def test_two_begins_of_one_put_reserve_once(gateway: Gateway) -> None:
+def test_two_begins_of_one_put_reserve_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one comes while the first one still asks the voters."""
     asked, go_on = threading.Event(), threading.Event()
     times: list[float] = []
@@ -133,7 +134,7 @@ def test_two_begins_of_one_put_reserve_once(gateway: Gateway) -> None:
         assert go_on.wait(10.0)
         raise NoMajority("no voter answers")
 
-    gateway.registers.change = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(gateway.registers, "change", slow)
     first, errors = in_thread(lambda: gateway.ask(BeginPut("f", "key")))
     assert asked.wait(5.0)
     second, more = in_thread(lambda: gateway.ask(BeginPut("f", "key")))
@@ -146,15 +147,17 @@ def test_two_begins_of_one_put_reserve_once(gateway: Gateway) -> None:
     assert not gateway.puts._puts
 
 
-def test_a_put_that_is_aborted_while_its_name_is_reserved_leaves_nothing(gateway: Gateway) -> None:
+def test_a_put_that_is_aborted_while_its_name_is_reserved_leaves_nothing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change = gateway.registers.change
 
     def abort_first(*args: Any, **options: Any) -> Any:
-        gateway.registers.change = change  # type: ignore[method-assign]
+        monkeypatch.setattr(gateway.registers, "change", change)
         gateway.ask(AbortPut(filetable.put_id("f", "key")))
         return change(*args, **options)
 
-    gateway.registers.change = abort_first  # type: ignore[method-assign]
+    monkeypatch.setattr(gateway.registers, "change", abort_first)
     with pytest.raises(NotFound, match="was aborted"):
         gateway.ask(BeginPut("f", "key"))
     assert gateway.entry().state == "deleted"
@@ -217,7 +220,9 @@ def test_two_commits_of_one_put_have_the_same_answer(gateway: Gateway) -> None:
     assert found[0] == found[1]
 
 
-def test_an_abort_does_not_remove_a_file_that_its_put_has_made(gateway: Gateway) -> None:
+def test_an_abort_does_not_remove_a_file_that_its_put_has_made(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The answer of the voters to the commit was lost; others may have appended since."""
     file_id = gateway.begin()
     gateway.piece(file_id, 0, b"abc")
@@ -227,10 +232,10 @@ def test_an_abort_does_not_remove_a_file_that_its_put_has_made(gateway: Gateway)
         change(*args, **options)
         raise NoMajority("no voter answers")
 
-    gateway.registers.change = lose_answer  # type: ignore[method-assign]
+    monkeypatch.setattr(gateway.registers, "change", lose_answer)
     with pytest.raises(NoMajority):
         gateway.ask(CommitPut(file_id, 3, "f"))
-    gateway.registers.change = change  # type: ignore[method-assign]
+    monkeypatch.setattr(gateway.registers, "change", change)
     gateway.ask(AbortPut(file_id))
     assert gateway.entry().state == "live"
     assert gateway.peers.told == []
@@ -249,7 +254,7 @@ def test_an_abort_while_a_piece_waits_for_a_slot_loses_no_slot(gateway: Gateway)
             gateway.piece(file_id, 0, b"x")
         assert gateway.puts.free_slots == 0
         late = gateway.begin(f"late{turn}")
-        thread, errors = in_thread(lambda late=late: gateway.piece(late, 0, b"x"))  # type: ignore[misc]
+        thread, errors = in_thread(partial(gateway.piece, late, 0, b"x"))
         gateway.ask(AbortPut(late))
         for file_id in holders:
             gateway.ask(AbortPut(file_id))

@@ -189,6 +189,27 @@ def test_the_reservation_of_an_abandoned_put_is_removed(setting: Setting) -> Non
     assert sorted(meta.name for meta in setting.store.index.values()) == ["alive", "other"]
 
 
+def test_a_put_that_was_committed_after_all_is_no_orphan(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gateway was taken for dead, and commits between the look at the file table and the change."""
+    created = filetable.create("f", "id1", "all", state="creating", owner="n9")(None)
+    setting.registers.values["f"] = created
+    setting.keep()
+    blocks = [filetable.BlockEntry(0, ("n1", "n2", "n3"), 1, "sealed", len(DATA), CRC, "")]
+    read = setting.registers.read
+
+    def read_and_commit(name: str, **options: Any) -> Any:
+        found = read(name, **options)
+        setting.registers.values["f"] = filetable.publish("f", "id1", blocks)(setting.registers.values["f"])
+        return found
+
+    monkeypatch.setattr(setting.registers, "read", read_and_commit)
+    setting.look()
+    assert setting.entry("f").state == "live"
+    assert KEY in setting.store.index
+
+
 def test_a_file_that_was_deleted_meanwhile_is_not_postponed(setting: Setting) -> None:
     setting.file()
 

@@ -310,13 +310,13 @@ def test_order_that_finds_no_room_is_refused(desk: Desk) -> None:
 
 def test_order_without_effect_times_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.membership.shell.requests.ORDER_TIMEOUT_S", 0.05)
-    desk.submit = lambda event: None  # type: ignore[method-assign]
+    monkeypatch.setattr(desk, "submit", lambda event: None)
     with pytest.raises(DeadlineExceeded, match="leaving"):
         desk.ask(Leave())
 
 
-def test_order_does_not_hold_up_the_end_of_the_agent(desk: Desk) -> None:
-    desk.submit = lambda event: None  # type: ignore[method-assign]
+def test_order_does_not_hold_up_the_end_of_the_agent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "submit", lambda event: None)
     desk.stopping.set()
     with pytest.raises(Unavailable, match="being stopped"):
         desk.ask(Leave())

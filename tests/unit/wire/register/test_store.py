@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.common.errors import Corrupt, DiskFailed, DiskFull, Overloaded, RecordTooLarge
+from agent.common.errors import Corrupt, DiskFailed, DiskFull, Overloaded, RecordTooLarge, Unavailable
 from agent.common.register import Accept, Prepare, Read, Slot
 from agent.common.shell import seam
 from agent.wire.codec import register_log
@@ -186,6 +186,15 @@ def test_a_log_that_cannot_be_rewritten_for_want_of_room_goes_on(
     reopened = RegisterStore(path)
     assert reopened.slot("file").promised == (499, "p")
     reopened.close()
+
+
+def test_a_store_that_was_closed_refuses_to_vote(tmp_path: Path) -> None:
+    """A request that waited for a slow disk comes too late; a closed log is no fault of the disk."""
+    store = RegisterStore(tmp_path / "registers.log")
+    store.close()
+    with pytest.raises(Unavailable, match="stopping"):
+        store.apply(Prepare("r", (1, "p")))
+    assert store.slot("r") == Slot()
 
 
 def test_a_value_that_outgrew_the_log_is_refused_and_nothing_changes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_only_so_many_files_are_kept(tmp_path: Path) -> None:
     for number in range(12):
         os.write(descriptor, b"%099d\n" % number * 2)
         line = b"%099d" % number
-        wait_until(lambda line=line: _is_in(line, log.path), 5, "the line is in the file")  # type: ignore[misc]
+        wait_until(partial(_is_in, line, log.path), 5, "the line is in the file")
     os.close(descriptor)
     log.stop(5.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -67,7 +67,7 @@ def test_zombies_change_nothing(cluster: Cluster) -> None:
     assert (machine.phase, machine.state.generation, machine.state.epoch) == ("running", 2, 2)
 
 
-def test_an_acknowledgement_counts_once(cluster: Cluster) -> None:
+def test_an_acknowledgement_counts_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeated acknowledgements of an epoch do not commit it twice."""
     running(cluster)
     reports: list[Any] = []
@@ -79,7 +79,7 @@ def test_an_acknowledgement_counts_once(cluster: Cluster) -> None:
             original(event)
         return original(event)
 
-    cluster.tell_leader = record  # type: ignore[method-assign]
+    monkeypatch.setattr(cluster, "tell_leader", record)
     cluster.pass_time(0.125)
     cluster.settle()
     assert len(reports) >= 2

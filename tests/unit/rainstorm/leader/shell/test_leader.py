@@ -190,7 +190,7 @@ def test_a_new_leader_reads_what_the_former_one_wrote(leader: Leader, tmp_path: 
     assert dispatcher.cancel(good).state == "cancelled"
 
 
-def test_a_job_without_a_log_never_began(leader: Leader) -> None:
+def test_a_job_without_a_log_never_began(leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its destination is deleted again, and the other jobs are not disturbed."""
     dispatcher = leader.lead()
     leader.store.fail("create", Unavailable("no copy"))
@@ -205,7 +205,7 @@ def test_a_job_without_a_log_never_began(leader: Leader) -> None:
             raise Unavailable("no copy")
         return real(name, **options)
 
-    leader.store.create = second_fails  # type: ignore[method-assign]
+    monkeypatch.setattr(leader.store, "create", second_fails)
     with pytest.raises(Unavailable):
         dispatcher.submit(RAW)
     assert "out" not in leader.store.files
@@ -303,7 +303,9 @@ def test_an_end_that_the_index_does_not_take_is_entered_by_the_next_take_over(le
     wait_until(lambda: job in dispatcher._log_writer.logs.ended, 5, "the index has it")  # type: ignore[union-attr]
 
 
-def test_an_end_that_is_too_long_for_the_index_is_shortened(leader: Leader) -> None:
+def test_an_end_that_is_too_long_for_the_index_is_shortened(
+    leader: Leader, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise the leader would take over again and again."""
     dispatcher = leader.lead()
     job = dispatcher.submit(RAW)
@@ -317,7 +319,7 @@ def test_an_end_that_is_too_long_for_the_index_is_shortened(leader: Leader) -> N
             raise InvalidMessage("one append may have 1024 bytes")
         close(job, summary)
 
-    logs.close_job = close_if_short  # type: ignore[method-assign]
+    monkeypatch.setattr(logs, "close_job", close_if_short)
     dispatcher.cancel(job)
     wait_until(lambda: job in logs.ended, 5, "the index has it")
     assert dispatcher._log_writer.logs is logs
