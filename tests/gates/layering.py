@@ -10,12 +10,12 @@ module is a **core**. The layers, top first::
     wire                            server, client, connection ... (never a subsystem)
     subsystem cores                 (never another subsystem)
     wire/codec                      frames and record formats
-    common                          cores, and in shell/ what all shells share
+    common                          cores, and in shell/ the parts that all shells share
 
-Of another subsystem a shell may import the cores, the ``client`` and membership's ``attachment`` (by which a
-service says that it lives) and ``follower`` (by which it follows the view), never its other shells. ``ops``
-and ``experiments`` see only clients, the wire and a few modules of ``common``. At every level the rooms and
-modules of one folder form no circle.
+From another subsystem a shell may import the cores, the ``client`` and membership's ``attachment`` (by which
+a service shows that it is alive) and ``follower`` (by which it follows the view), never its other shells.
+``ops`` and ``experiments`` see only clients, the wire and a few modules of ``common``. At every level the
+rooms and modules of one folder have no import cycle.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DOORS = frozenset("__main__ client service attachment follower".split())
 # Rooms whose modules may do input and output.
 SHELL_ROOMS = frozenset("shell io".split())
 
-# What a core may not import: the operating system, time, chance, other threads.
+# The modules that a core must not import: the operating system, time, randomness, other threads.
 BANNED_IN_CORES = frozenset(
     "asyncio _thread concurrent ctypes datetime fcntl ftplib glob http logging mmap multiprocessing os"
     " pathlib queue random sched secrets select selectors shutil signal socket socketserver ssl subprocess"
@@ -54,7 +54,7 @@ EXEMPT = {
 COMMON_FOR_OPS = frozenset(
     f"agent.common.{name}" for name in "config deadline errors ids shell shell.clock shell.network".split()
 )
-# The reference program must share no code with what it judges.
+# The reference program must share no code with the engine that it checks.
 INDEPENDENT = frozenset({"ops.demo.reference"})
 
 
@@ -148,7 +148,7 @@ def layer(name: str) -> int:
 
 
 def subsystem(name: str) -> str:
-    """Returns the subsystem that a module of ``agent`` belongs to, or '' for what they share."""
+    """Returns the subsystem that a module of ``agent`` belongs to, or '' for the shared ones."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 and parts[1] not in ("common", "wire", "__main__") else ""
 
@@ -161,7 +161,7 @@ def violations(module: Module) -> Iterator[str]:
         if top in BANNED_EVERYWHERE:
             yield f"{where}, which is banned everywhere"
         if top in ("tests", "experiments", "examples") and top != module.name.split(".")[0]:
-            yield f"{where}: nobody imports {top}"
+            yield f"{where}: nothing imports {top}"
         if module.name in INDEPENDENT and top not in sys.stdlib_module_names | {"yaml"}:
             yield f"{where}: it must stay independent of what it judges"
         if module.name.split(".")[0] in ("ops", "experiments", "examples", "fabfile"):
@@ -188,7 +188,7 @@ def visible_to_ops(target: str) -> bool:
 
 
 def _is_vocabulary_or_client(target: str) -> bool:
-    """Tells whether a module is a client, or at a subsystem's root what its clients return."""
+    """Tells whether a module is a client, or at a subsystem's root and returned by its clients."""
     parts = target.split(".")
     if len(parts) < 3 or parts[1] in ("common", "wire"):
         return False
@@ -207,7 +207,7 @@ def broken_walls(name: str, target: str) -> Iterator[str]:
         yield "only agent/__main__ imports a service"
     if subsystem(target) and subsystem(target) != subsystem(name):
         if not subsystem(name):
-            yield "what all share knows no subsystem"
+            yield "common knows no subsystem"
         elif not is_shell(name):
             yield "the cores of two subsystems never meet"
         elif is_shell(target) and not target.endswith((".client", ".attachment", ".follower")):
@@ -215,7 +215,7 @@ def broken_walls(name: str, target: str) -> Iterator[str]:
 
 
 def core_import_problems(module: Module, entry: Import, where: str) -> Iterator[str]:
-    """Yields what is wrong with a core's import of something outside this project."""
+    """Yields the problem of a core's import from outside this project."""
     top = entry.module.split(".")[0]
     if top == "random":
         yield from (f"{where}: {use}" for use in module.random_uses)

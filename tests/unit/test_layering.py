@@ -7,7 +7,7 @@ import pytest
 from tests.gates.layering import all_modules, find_circles, find_cycle, parse, violations
 from tests.support import REPOSITORY
 
-# Beyond this a folder is a warehouse.
+# With more modules than this a folder is hard to survey.
 ROOM_MODULES_MAX = 15
 
 
@@ -44,7 +44,7 @@ def test_circle_of_rooms_is_found() -> None:
 
 
 def test_rooms_are_not_full() -> None:
-    """A folder has at most 15 modules: what grows beyond that gets a room within."""
+    """A folder has at most 15 modules: one that grows beyond that must be divided into rooms."""
     full = {
         str(folder.relative_to(REPOSITORY)): count
         for top in ("agent", "ops")
@@ -93,8 +93,8 @@ PLANTED = [
     ("agent.membership.client", "from agent.hydfs.shell.store import Store", "only the client"),
     ("agent.hydfs.shell.store", "import pickle", "banned everywhere"),
     ("agent.hydfs.shell.store", "import ops.cluster.inventory", "agent never imports ops"),
-    ("agent.hydfs.shell.store", "from tests.support import wait_until", "nobody imports tests"),
-    ("agent.hydfs.shell.store", "import experiments.replication_time", "nobody imports experiments"),
+    ("agent.hydfs.shell.store", "from tests.support import wait_until", "nothing imports tests"),
+    ("agent.hydfs.shell.store", "import experiments.replication_time", "nothing imports experiments"),
     ("ops.cluster.inventory", "from agent.hydfs.core.ring import Ring", "ops sees only"),
     ("ops.cluster.inventory", "from agent.hydfs.shell import store", "ops sees only"),
     ("ops.cluster.inventory", "from agent.common.shell import runner", "ops sees only"),
@@ -127,12 +127,12 @@ def test_planted_violation_is_found(name: str, source: str, rule: str) -> None:
 
 @pytest.mark.parametrize(("name", "source"), ALLOWED)
 def test_allowed_import_passes(name: str, source: str) -> None:
-    """The checker lets through what the rules allow."""
+    """The checker accepts everything that the rules allow."""
     assert list(violations(parse(name, source, KNOWN))) == []
 
 
 def test_cycle_is_found() -> None:
-    """Two modules that import each other are a cycle, unless one does so for the type checker alone."""
+    """Two modules that import each other are a cycle, unless one does so only for the type checker."""
     ring = parse("agent.hydfs.ring", "def f():\n    import agent.hydfs.shell.store", KNOWN)
     store = parse("agent.hydfs.shell.store", "from agent.hydfs.ring import Ring", KNOWN)
     typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from agent.hydfs.ring import Ring\n"

@@ -132,7 +132,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_NEW_DISK}::test_a_mark_that_cannot_be_written_keeps_the_agent_from_starting",),
     ),
     Mutant(
-        "what a new disk promises about blocks that it does not know is doubtful",
+        "a new disk's promise about a block that it does not know is doubtful",
         REPLICA_SHELL,
         "doubtful = self._new_disk.pending and key not in self.store.index",
         "doubtful = False",
@@ -146,7 +146,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_REPLICA_SHELL}::test_a_caller_that_is_no_node_of_the_cluster_is_refused",),
     ),
     Mutant(
-        "copies of a file that lives are not dropped",
+        "copies of a live file are not dropped",
         REPLICA_SHELL,
         "if entry is not None and entry.file_id == request.file_id and entry.state != filetable.DELETED:",
         "if False:",
@@ -258,7 +258,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_ENGINE}::test_a_defect_stops_it_and_is_reported",),
     ),
     Mutant(
-        "the core forgets a request whose time is over",
+        "the core forgets a request that has timed out",
         WAITERS,
         "            post(CallerLeft(event.key, waiter))\n",
         "",
@@ -279,7 +279,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_PEERS}::test_a_node_that_hangs_holds_up_its_own_queue_only_and_that_is_bounded",),
     ),
     Mutant(
-        "what an aborted put stored is dropped",
+        "the blocks of an aborted put are dropped",
         PUT,
         "            self._peers.tell(node, DropFile(put.file_id, put.name))",
         "            pass",
@@ -321,14 +321,14 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_REPAIR}::test_a_good_copy_that_the_table_does_not_know_is_announced_or_dropped",),
     ),
     Mutant(
-        "a new disk is settled when everything was looked through",
+        "a new disk is settled only when everything was checked",
         REPAIR,
         " or self._everything or self._missing:\n",
         " or self._missing:\n",
         (f"{OF_REPAIR}::test_a_new_disk_does_not_settle_before_all_files_were_listed",),
     ),
     Mutant(
-        "a new disk is settled when nothing is missing",
+        "a new disk is settled only when nothing is missing",
         REPAIR,
         " or self._everything or self._missing:\n",
         " or self._everything:\n",

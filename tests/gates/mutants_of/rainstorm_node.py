@@ -88,7 +88,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_HOST}::test_an_epoch_leaves_in_one_append_and_is_acknowledged_when_durable",),
     ),
     Mutant(
-        "what a task hands over first counts",
+        "the first hand-over of a task counts",
         HOST,
         "        if event.task in gathered:\n",
         "        if False:\n",
@@ -158,7 +158,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_PROCESSOR}::test_a_source_stops_when_its_epoch_is_full",),
     ),
     Mutant(
-        "a task that goes back undoes what it changed since",
+        "a task that goes back undoes its later changes",
         PROCESSOR,
         "                operator.state.roll_back(restore.epoch)\n",
         "                pass\n",
@@ -222,21 +222,21 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_LINKS}::test_a_full_queue_makes_a_node_unreachable",),
     ),
     Mutant(
-        "the launcher serves the user of the agent only",
+        "the launcher serves only the user of the agent",
         LAUNCHER,
         "        if peer == uid:\n",
         "        if True:\n",
         (f"{OF_LAUNCHER}::test_only_the_agents_user_is_served",),
     ),
     Mutant(
-        "a task gets nothing that systemd passes to a service",
+        "a task gets no variables that systemd sets for a service",
         LAUNCHER,
         " if name not in DROPPED_ENVIRONMENT}",
         "}",
         (f"{OF_LAUNCHER}::test_a_task_has_its_own_files_and_nothing_of_the_service",),
     ),
     Mutant(
-        "what a task left running ends with it",
+        "processes that a task left running end with it",
         LAUNCHER,
         "        self._kill(number)\n        status",
         "        status",
@@ -264,7 +264,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_LAUNCHERLINK}::test_a_task_that_ends_is_reported_with_its_cause",),
     ),
     Mutant(
-        "a launcher that sends an invalid message is left",
+        "a launcher that sends an invalid message is disconnected",
         LAUNCHERLINK,
         '            logger.error("launcher_sent_invalid_message error=%r", error)\n'
         "            return False\n",

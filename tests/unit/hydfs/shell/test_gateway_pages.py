@@ -17,6 +17,7 @@ from agent.hydfs.core import filetable
 from agent.hydfs.core.block import BlockMeta
 from agent.hydfs.messages.file import DeletePrefix, ListFiles, ListStored, Stat
 from agent.wire.codec.framing import HEADER_BYTES_MAX
+from tests.support import PATIENCE_S
 from tests.unit.hydfs.alone import Alone, client_of, sealed_file
 
 
@@ -105,11 +106,12 @@ def test_a_file_of_fifty_thousand_blocks_is_told_page_by_page() -> None:
     """In one answer they were more than the header of a frame may have."""
     alone, encoded = Alone(a=sealed_file("id0"), f=large_file(50_000), g=sealed_file("id2")), list[int]()
     client = client_of(alone, encoded)
-    stat = client.stat("f")
+    stat = client.stat("f", timeout_s=PATIENCE_S)
     assert [block.number for block in stat.blocks] == list(range(50_000))
     assert stat.length == 50_000 * (8 << 20)
     assert len(encoded) == 10
-    assert [(each.name, len(each.blocks)) for each in client.list()] == [("a", 1), ("f", 50_000), ("g", 1)]
+    listed = [(each.name, len(each.blocks)) for each in client.list(timeout_s=PATIENCE_S)]
+    assert listed == [("a", 1), ("f", 50_000), ("g", 1)]
     assert max(encoded) < HEADER_BYTES_MAX // 4
 
 
