@@ -1,11 +1,11 @@
-"""The monitor around the detectors: start and end of a node, comparing tables, late timers, the view."""
+"""The monitor around the detectors: start and end of a node, late timers, the view."""
 
 from __future__ import annotations
 
 from agent.common.core import Tick
 from agent.membership.core import events
 from agent.membership.core.beliefs.health import STALL_S
-from agent.membership.core.monitor import COMPARE_INTERVAL_S, REFUSAL_INTERVAL_S
+from agent.membership.core.monitor import REFUSAL_INTERVAL_S
 from agent.membership.datagrams import Datagram, Kind, Update
 from agent.membership.member import State
 from agent.membership.settings import DetectorKind
@@ -27,41 +27,6 @@ def test_leaving_is_told_to_all_and_final() -> None:
     assert bench.monitor.next_deadline() is None
     bench.hear("n2", Kind.PING, 7, "n1", [Update(member("n1", State.DEAD), "n2")])
     assert bench.state("n1") is State.LEFT
-
-
-def test_tables_are_compared_when_digests_differ_once_gossip_is_quiet_and_now_and_then() -> None:
-    bench = Bench()
-    bench.run(10.0)
-    other = Datagram(Kind.PING, 5, "n1", 0, bench.monitor.table.digest ^ 1)
-    assert compared(bench.do(events.DatagramReceived("n2", 1, other))) == ["n2"]
-    assert not compared(bench.do(events.DatagramReceived("n2", 1, other))), "not again at once"
-    same = Datagram(Kind.PING, 6, "n1", 0, bench.monitor.table.digest)
-    bench.run(2.0)
-    assert not compared(bench.do(events.DatagramReceived("n2", 1, same)))
-    chosen = compared(bench.run(40 * COMPARE_INTERVAL_S))
-    assert 30 <= len(chosen) <= 50
-    assert set(chosen) == set(NAMES[1:])
-
-
-def test_joining_node_compares_tables_with_the_first_that_answers() -> None:
-    bench = Bench(known=["n1"])
-    reply = Datagram(Kind.HELLO_REPLY, 0, "", 0, 1, (Update(member("n2")),))
-    bench.run(2.0)
-    assert compared(bench.do(events.DatagramReceived("n2", 1, reply))) == ["n2"]
-
-
-def test_dead_member_is_told_and_not_compared_with() -> None:
-    bench = Bench()
-    bench.monitor.roster.put(bench.now, member("n3", State.DEAD), "n2")
-    bench.run(10.0, silent=["n3"])
-    other = Datagram(Kind.PING, 5, "n1", 0, bench.monitor.table.digest ^ 1)
-    effects = bench.do(events.DatagramReceived("n3", 1, other))
-    assert not compared(effects)
-    assert member("n3", State.DEAD) in [update.member for update in sent(effects, "n3", Kind.ACK)[0].updates]
-
-
-def compared(effects: list[events.Effect]) -> list[str]:
-    return [effect.target for effect in of(events.CompareTables, effects)]
 
 
 def test_what_comes_from_this_node_itself_is_ignored() -> None:
