@@ -36,7 +36,7 @@ AMBUSH_S = 1.5
 AMBUSH_STEP_S = 0.004
 LAG_S_MAX = 2.0
 # The command to start has been obeyed, or answered, by then.
-START_S = 0.01
+START_S = 0.005
 
 # Kinds of faults, and how many nodes their steps name.
 EXTRA: dict[str, int | str] = {
