@@ -1,4 +1,4 @@
-"""What stands in the way of a deploy is named, all at once and in plain words, before any VM is changed."""
+"""All obstacles to a deploy are named at once, in plain words, before any VM is changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRETS = REPOSITORY / ".rainstorm" / CLUSTER
 
 
 def run(program: str, *arguments: str) -> tuple[int, str]:
-    """Returns the exit status of one of Ansible's programs, and what it said, in one line."""
+    """Returns the exit status of one of Ansible's programs, and its output in one line."""
     done = subprocess.run(
         [str(BIN / program), *arguments],
         cwd=REPOSITORY,

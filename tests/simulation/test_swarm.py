@@ -1,4 +1,4 @@
-"""Schedules of faults: they are data, runs repeat, failures shrink, what was once found is replayed."""
+"""Schedules of faults: they are data, runs repeat, failures shrink, and old findings are replayed."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _fails(schedule: Schedule) -> bool:
 
 
 def _fails_by_its_steps(schedule: Schedule) -> bool:
-    """Tells whether a schedule fails, and not by the loss of its links alone."""
+    """Tells whether a schedule fails because of its steps, and not only because its links lose datagrams."""
     return _fails(schedule) and not _fails(replace(schedule, steps=()))
 
 

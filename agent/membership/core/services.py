@@ -26,32 +26,33 @@ class LocalServices:
 
     def __init__(self) -> None:
         self._attached: dict[str, _Attached] = {}
-
-    @property
-    def mask(self) -> int:
-        """Returns a bit for each service that is alive, as in a member's record."""
-        if not self._attached:
-            return 0
-        return sum(1 << index for index, name in enumerate(SERVICES) if name in self._attached)
+        # A bit for each service that is alive, as in a member's record; kept, for every datagram asks for it.
+        self.mask = 0
+        self._expires_at: float | None = None
 
     def attach(self, now: float, service: str, connection: int) -> None:
         """Notes that a service is alive, and its connection; the newest connection counts."""
         self._attached[service] = _Attached(connection, now + RENEWAL_TIMEOUT_S)
+        self._count()
 
     def detach(self, connection: int) -> None:
         """Notes that a connection was closed."""
         for service in [name for name, entry in self._attached.items() if entry.connection == connection]:
             del self._attached[service]
+        self._count()
 
     def expire(self, now: float) -> None:
         """Drops the services that did not renew in time."""
-        if not self._attached:
+        if self._expires_at is None or now < self._expires_at:
             return
         for service in [name for name, entry in self._attached.items() if entry.expires_at <= now]:
             del self._attached[service]
+        self._count()
 
     def next_deadline(self) -> float | None:
         """Returns when the next service times out."""
-        if not self._attached:
-            return None
-        return min([entry.expires_at for entry in self._attached.values()])
+        return self._expires_at
+
+    def _count(self) -> None:
+        self.mask = sum(1 << index for index, name in enumerate(SERVICES) if name in self._attached)
+        self._expires_at = min([entry.expires_at for entry in self._attached.values()], default=None)

@@ -44,7 +44,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (OF_STORE,),
     ),
     Mutant(
-        "a promise is stored for no name that is not allowed",
+        "no promise is stored for a name that is not allowed",
         VOTER,
         "if not isinstance(request, Read):",
         "if isinstance(request, Accept):",
@@ -219,7 +219,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_CLIENT}::test_a_handshake_that_is_refused_or_malformed_leaves_no_connection",),
     ),
     Mutant(
-        "a peer that the kernel gave up is lost, so that the request is tried on a fresh connection",
+        "a peer that the kernel gave up on is lost, so that the request is retried on a fresh connection",
         CONNECTION,
         "return isinstance(error, TimeoutError) and error.errno is None",
         "return isinstance(error, TimeoutError)",
@@ -261,7 +261,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_VOTER}::test_a_failed_disk_ends_the_agent",),
     ),
     Mutant(
-        "votes that were forgotten are waited for",
+        "a voter waits until no forgotten vote counts",
         VOTER,
         "if self._stopping.wait(max(0.0, left_s)):",
         "if False:",
@@ -289,7 +289,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_PROPOSER}::test_names_are_those_of_a_majority",),
     ),
     Mutant(
-        "a page ends where the first voter has told all that it could",
+        "a page ends where the first voter has listed all that fits",
         PROPOSER,
         " if not ends or key <= min(ends)",
         "",
@@ -352,7 +352,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_AUTH}::test_the_name_of_a_peer_is_its_dns_name",),
     ),
     Mutant(
-        "a private key is readable by its owner only",
+        "a private key is readable only by its owner",
         AUTHORITY,
         "disk.write_durably(path, data, 0o600)",
         "disk.write_durably(path, data, 0o644)",

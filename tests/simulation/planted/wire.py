@@ -113,7 +113,7 @@ def _nothing(*_: Any) -> None:
 BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "the place of a failed call is not given back",
-        "a place is given back whatever happens",
+        "a place is always given back",
         WIRE,
         ((Client, "_give_back", _keep_place_of_a_failed_call),),
     ),
@@ -131,7 +131,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "a closed client lets its calls wait",
-        "closing ends what waits",
+        "closing ends waiting calls",
         WIRE,
         ((Client, "close", _close_the_idle_alone),),
         ("close_client",),
@@ -144,7 +144,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "connections are accepted under the lock",
-        "nobody waits for a peer with a lock held",
+        "no thread waits for a peer while it holds a lock",
         WIRE,
         ((Server, "_accept", _accept_under_the_lock),),
     ),
@@ -164,7 +164,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "a request whose caller is gone stays in progress",
-        "what is counted in is counted out",
+        "every request that was counted in is counted out",
         WIRE,
         ((Server, "_answer", _count_answered_alone),),
     ),
@@ -175,8 +175,8 @@ BUGS: tuple[PlantedBug, ...] = (
         ((Server, "stop", _leave_connections_open),),
     ),
     PlantedBug(
-        "a silent peer is waited for without end",
-        "a peer that is gone without a word is noticed",
+        "a server waits for a silent peer indefinitely",
+        "a vanished peer is noticed",
         WIRE,
         ((SimNetwork, "keep_alive", _nothing),),
     ),

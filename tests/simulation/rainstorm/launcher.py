@@ -1,10 +1,10 @@
-"""A model of the task launcher: what starts and ends the task processes of a node.
+"""A model of the task launcher, which starts and ends the task processes of a node.
 
-The real launcher (``agent/rainstorm/host/shell/launcher.py``) is the kernel's calls around one loop without a
-thread: posix_spawn, process descriptors, process groups, peer credentials. None of that exists here;
-``tests/integration/test_task_launcher.py`` runs it on the real machine. The model keeps its protocol and its
-lives: it serves one connection, ends all tasks when that ends, and its tasks end with it. What it starts is
-the real ``TaskLoop`` in a simulated process.
+The real launcher (``agent/rainstorm/host/shell/launcher.py``) is one loop without threads around calls of the
+kernel: posix_spawn, process descriptors, process groups, peer credentials. None of these exists here;
+``tests/integration/test_task_launcher.py`` runs the real one on the real machine. The model keeps its
+protocol and its lifetimes: it serves one connection, ends all tasks when that ends, and its tasks end with
+it. It starts the real ``TaskLoop`` in a simulated process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.simulation.machine.host import Machine
 from tests.simulation.machine.kernel import Backlog, StreamEnd
 from tests.simulation.machine.tls import SimTls
 
-# Python and the imports of a task.
+# The time that Python and the imports of a task take.
 START_S_MIN, START_S_MAX = 0.15, 0.35
 PAUSE_STEP_S = 0.01
 KILLED = "killed by signal 9"
@@ -43,7 +43,7 @@ class JobIdentity:
 
 
 class TaskProcess:
-    """One task process, as whoever breaks it sees it."""
+    """One task process, with the ways to break it."""
 
     def __init__(self, machine: Machine, number: int) -> None:
         self.number = number
@@ -64,7 +64,7 @@ class TaskProcess:
         self.machine.scheduler.kill(self.process)
 
     def say(self, frame: bytes) -> None:
-        """Lets a frame come to the agent that the task itself would never send."""
+        """Sends the agent a frame that the task itself would never send."""
         if self.task is not None and self.is_alive:
             end: StreamEnd = self.task._control.sock.kernel  # type: ignore[attr-defined]  # a simulated one
             end.force(frame)
@@ -149,7 +149,7 @@ class Launcher:
         try:
             self._agent = listener.accept()
         except OSError:
-            self.kill()  # shut down before anybody came
+            self.kill()  # shut down before an agent connected
             return
         self._agent.on_change = self._note
         listener.drop()

@@ -1,8 +1,8 @@
 """The whole system on simulated machines: real membership, stores and engines, and a client that reads.
 
-Nothing is a model but the launchers. A seed costs twenty times one with models, so there are few of them;
-what they check is what a user sees: the input is put, the job runs, every reader sees a prefix of the right
-result, and it is whole at the end.
+Only the launchers are models. A seed costs twenty times as much as one with models, so there are few. They
+check what a user sees: the input is put, the job runs, every reader sees a prefix of the right result, and
+the result is complete at the end.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import io
 import random
 from contextlib import ExitStack
 from dataclasses import replace
+from unittest import mock
 
 from agent.common.config import HydfsConfig, RainstormConfig
 from agent.common.errors import AlreadyExists, NotFound, RainStormError
 from agent.common.shell import threads
 from agent.hydfs import service as hydfs
 from agent.hydfs.client import HydfsClient
+from agent.membership import follower
 from agent.membership import service as membership
+from agent.membership.client import MARGIN_S
 from agent.rainstorm import service as rainstorm
 from agent.rainstorm.client import RainstormClient
 from agent.wire import auth
@@ -28,17 +31,22 @@ from tests.simulation.machine.schedule import Schedule, Step, draw
 from tests.simulation.rainstorm import output
 from tests.simulation.rainstorm.jobs import KINDS, Workload, generate
 from tests.simulation.rainstorm.launcher import Launchers
-from tests.simulation.rainstorm.world import POLL_S, small_identities
+from tests.simulation.rainstorm.world import small_identities
 
-FAULTS_S = 4.0
+FAULTS_S = 3.0
 FINISHED_S = 240.0
 SIZES = (3, 3, 4)
-# Disks are the store's own business, and it has its own schedules for them.
+# Without faults of disks: the store has its own schedules for them.
 COMMON = ("kill", "power", "pause", "restart", "cut", "cut_one_way", "isolate", "slow_wires", "jump")
 # A seed takes 80,000.
 STEPS_MAX = 1_000_000
 AGAIN_S = 0.3
 READ_S = 0.5
+# How long a follower waits for news: its request ends, with a margin, before anybody looks at the slots.
+WATCH_S = 2.0
+POLL_S = WATCH_S + MARGIN_S
+# Between two looks each loop turns that turns all the time.
+LOOKS_APART_S = 1.0
 RECORDS = 120
 
 
@@ -50,9 +58,10 @@ def schedule_of(seed: int | str) -> Schedule:
 
 
 def run(schedule: Schedule) -> str:
-    """Runs a schedule and returns the hash of its trace; raises AssertionError when a check fails."""
+    """Runs a schedule and returns the hash of its trace; raises AssertionError if a check fails."""
     with ExitStack() as stack:
         stack.enter_context(small_identities())
+        stack.enter_context(mock.patch.object(follower, "WATCH_S", WATCH_S))
         cluster = _Whole(schedule)
         stack.enter_context(cluster)
         return cluster.run()
@@ -78,6 +87,7 @@ class _Whole(Cluster):
             steps_max=STEPS_MAX,
         )
         self.slots_older_s = POLL_S
+        self.looks_apart_s = LOOKS_APART_S
         self._launchers = {name: Launchers(node) for name, node in self.nodes.items()}
         self._schedule = schedule
         rng = random.Random(f"{schedule.seed}:job")
@@ -105,7 +115,7 @@ class _Whole(Cluster):
 
 
 class _Reader:
-    """Someone who puts the input, submits the job, and reads its output again and again."""
+    """A client that puts the input, submits the job, and reads its output again and again."""
 
     def __init__(self, cluster: Cluster, workload: Workload) -> None:
         self.findings: list[str] = []
@@ -116,7 +126,7 @@ class _Reader:
         self._turn = 0
 
     def run(self) -> None:
-        """Does all of it; what is wrong is in ``findings``."""
+        """Does all of it; problems go to ``findings``."""
         client = Client(auth.client_context(OPERATOR))
         try:
             self._put(client)
@@ -128,7 +138,7 @@ class _Reader:
             self.is_done = True
 
     def _hydfs(self, client: Client) -> HydfsClient:
-        """Returns the store of the next node: whoever does not answer is not asked again at once."""
+        """Returns the store of the next node, so that a silent node is not asked again at once."""
         self._turn += 1
         node = list(self._cluster.nodes.values())[self._turn % len(self._cluster.nodes)]
         return HydfsClient(client, Address(node.address, node.config.me.hydfs_port, node.name))
@@ -145,7 +155,7 @@ class _Reader:
                 self._hydfs(client).put("input", io.BytesIO(self._workload.data), timeout_s=30.0)
                 return
             except AlreadyExists:
-                return  # an earlier try came through
+                return  # an earlier attempt succeeded
             except RainStormError:
                 threads.sleep(AGAIN_S)
 

@@ -1,7 +1,8 @@
 """One run of the register: voters under a schedule of faults, clients, and the checks.
 
-Beside the history (``history``) and the rules of the voters (``ballots``): G4 after the faults a read returns
-within its bound, with all that was ever acknowledged; G5 after the faults each voter with a sound disk votes.
+It checks the history (``history``) and the rules of the voters (``ballots``), and in addition: G4 after the
+faults a read returns within its bound, with everything that was ever acknowledged; G5 after the faults each
+voter with a sound disk votes.
 """
 
 from __future__ import annotations
@@ -48,16 +49,16 @@ SUBMISSIONS_MAX = 60
 # their own.
 INNER, OUTER = 2, 1
 LOOK_S = 0.05
-# No proposal outlives a client's time limit by more than what a partition holds back.
+# A proposal outlives a client's time limit by at most the delay of a partition.
 FORGOTTEN_VOTES_S = OPERATION_TIMEOUT_S + 6.0
 PATIENCE_S = 1.0
-# A bit of a voter's log that flips while its machine is off: that voter is lost. A voter that crashes, and is
-# back at once, while two clients wait for its promise. One that comes back with an empty disk. And a loss of
-# power for all founders that do not vote yet, a moment after the first one does; or a failing disk for all
-# but one of them, as they write their logs. And a loss of power that tears the record of a vote.
+# The faults of voters. A bit of a voter's log flips while its machine is off: that voter is lost. A voter
+# crashes, and is back at once, while two clients wait for its promise. A voter comes back with an empty disk.
+# All founders that do not vote yet lose power a moment after the first one does vote; or the disks of all but
+# one of them fail as they write their logs. A loss of power tears the record of a vote.
 EXTRA: dict[str, int | str] = {"flip": 1, "bounce": 1, "forget": 1, "founding": 0, "tear": 1}
 AMBUSH_S, AMBUSH_STEP_S = 2.0, 0.0005
-# A founder writes for so long.
+# The time that a founder takes to write.
 FOUNDING_S = 0.02
 POWER_SHARE = 0.5
 LOG = f"{DATA_FOLDER}/voter/registers.log"
@@ -93,7 +94,7 @@ def _targets(config: NodeConfig) -> dict[str, Target]:
 
 
 class VoterAgent:
-    """The smallest agent with a voter: what the agents of membership and the store have of it."""
+    """The smallest agent with a voter: the part that the agents of membership and the store share."""
 
     def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
         self._config = config
@@ -115,7 +116,7 @@ class VoterAgent:
         self.server = Server("voter", self.voter.endpoints())
 
     def start(self) -> None:
-        """Listens and begins to find out whether this disk may vote."""
+        """Listens, and begins to find out whether this disk may vote."""
         me = self._config.me
         self.server.listen_tls(me.address, me.hydfs_port, auth.server_context(self._config.tls))
         self.voter.start()
@@ -129,13 +130,13 @@ class VoterAgent:
 
 
 class RegisterRun:
-    """A run under way."""
+    """A run in progress."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.hits: Counter[str] = Counter()
         self.history: list[Invocation] = []
-        # Proposals under way, for the ambush.
+        # Proposals in progress, for the ambush.
         self.proposals: dict[Proposal, None] = {}
         self.flipped: dict[str, None] = {}
         self.blank: dict[str, None] = {}

@@ -1,7 +1,7 @@
-"""Clients of the stores: they append, read, put, delete, stall, give up, and are killed.
+"""Clients of the stores: they append, read, put, delete, stall, abort, and are killed.
 
-What a client does is drawn before the run, so that a client that was killed goes on with the next action in
-a new process, as whoever typed the commands would.
+The actions of a client are drawn before the run. A client that was killed continues with the next action in
+a new process, like a user who types the next command.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LAST_ACTIONS = 2
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something to do: which, after how long a pause, with which file and chance of its own."""
+    """One action: its kind, the pause before it, its file, and its own random number."""
 
     kind: str
     pause_s: float
@@ -50,14 +50,14 @@ class Interrupted(Exception):
 
 
 class StoreClient:
-    """One client; ``run`` does one action after the other in the process that it is started in."""
+    """One client; ``run`` does one action after the other in its current process."""
 
     def __init__(self, cluster: Cluster, history: History, name: str, actions: list[Action]) -> None:
         self.cluster = cluster
         self.history = history
         self.name = name
         self.is_done = False
-        # Counts what the actions met, by name.
+        # Counts the moments that the actions hit, by name.
         self.hit: Callable[[str], None] = lambda moment: None
         self._actions = actions
         self._next = 0
@@ -70,7 +70,7 @@ class StoreClient:
         self.process.start("client", self.run)
 
     def kill(self) -> None:
-        """Ends the client's process as kill -9 does; a new one goes on with the next action."""
+        """Ends the client's process as kill -9 does; a new one continues with the next action."""
         if self.is_done:
             return
         self.hit("client killed")
@@ -79,7 +79,7 @@ class StoreClient:
         self.process.start("client", self.run)
 
     def run(self) -> None:
-        """Does what is left to do."""
+        """Does the remaining actions."""
         self._client = Client(auth.client_context(OPERATOR))
         while self._next < len(self._actions):
             action = self._actions[self._next]
@@ -90,11 +90,11 @@ class StoreClient:
         self.hit("client done")
 
     def come_to_an_end(self) -> None:
-        """Does little more: what matters now is what the faults have left behind."""
+        """Drops most of the remaining actions: what matters now is what the faults have left behind."""
         del self._actions[self._next + LAST_ACTIONS :]
 
     def check_connections(self, *, of_agents: bool) -> None:
-        """Uses connections that have rested: in a healthy cluster each request is answered at once.
+        """Uses idle connections: in a healthy cluster each request is answered at once.
 
         With ``of_agents`` each agent has to use its own connections to the others for the answer.
         """
@@ -150,7 +150,7 @@ class StoreClient:
         try:
             self.hydfs(action.chance).create(LOG, timeout_s=ATTEMPT_S)
         except RainStormError:
-            threads.sleep(RETRY_S)  # another client makes it, or will
+            threads.sleep(RETRY_S)  # another client makes it, or will make it
 
     def _read_log(self, action: Action) -> None:
         began = threads.monotonic()
@@ -208,7 +208,7 @@ class StoreClient:
             return  # it was aborted, or the agent is gone
 
     def _cut_put(self, action: Action) -> None:
-        """Puts a file and loses all connections in the middle."""
+        """Puts a file and loses all connections half-way."""
         content = self._content(action)
         self.history.put_begins(action.name, content, threads.monotonic())
         client = self._connected()
@@ -239,7 +239,7 @@ class StoreClient:
         try:
             self.hydfs(action.chance).delete(action.name, timeout_s=5.0)
         except NotFound:
-            # Or the answer to a first try was lost: what else that one may strike is unknown.
+            # Or the answer to a first attempt was lost: that attempt may still delete a later put.
             self.history.seen.append(Seen(action.name, None, began, threads.monotonic()))
             return
         except RainStormError:
@@ -248,7 +248,7 @@ class StoreClient:
         self.history.delete_ends(action.name, began, threads.monotonic())
 
     def _look(self, action: Action) -> None:
-        """Asks for what operators look at."""
+        """Makes the requests of operators."""
         hydfs = self.hydfs(action.chance)
         try:
             hydfs.list("", timeout_s=ATTEMPT_S)
@@ -263,7 +263,7 @@ class StoreClient:
 
 
 class _Source(io.BytesIO):
-    """What is put: it may stall, or be interrupted, before any piece."""
+    """The bytes of a put: it may stall, or be interrupted, before any piece."""
 
     def __init__(self, content: bytes, chance: random.Random) -> None:
         super().__init__(content)
@@ -287,7 +287,7 @@ def _try_to_put(hydfs: HydfsClient, action: Action, content: bytes) -> None:
 
 
 def planned(seed: int | str, name: str, kinds: dict[str, int], count: int, pause_s: float) -> list[Action]:
-    """Returns what a client does: ``count`` actions of these kinds, by their weights."""
+    """Returns ``count`` actions of a client, of these kinds, by their weights."""
     rng = random.Random(f"{seed}:{name}")
     chosen = rng.choices(list(kinds), list(kinds.values()), k=count)
     return [

@@ -20,7 +20,7 @@ def test_good_names_pass(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_PARTS + BAD_BYTES)
 def test_bad_names_are_refused(name: str) -> None:
-    """Nothing that could leave a folder, hide in a terminal or be written in two ways."""
+    """A name must not leave a folder, hide in a terminal or have two spellings."""
     with pytest.raises(NameInvalid) as refused:
         check_file_name(name)
     assert refused.value.hint

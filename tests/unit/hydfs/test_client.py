@@ -1,4 +1,4 @@
-"""The store's client: what it asks for, and what it makes of answers that are lost or malformed."""
+"""The store's client: its requests, and how it treats lost or malformed answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ HEALTH = StoreHealth(1, True, 0, 0, 1, 6)
 
 
 class Agent:
-    """Stands in for the wire: answers requests as a table says, by their class."""
+    """Stands in for the wire: answers requests from a table, by their class."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers

@@ -70,7 +70,7 @@ def test_an_agent_that_was_not_started_stops(tmp_path: Path) -> None:
 
 
 def test_without_a_membership_agent_the_configured_nodes_are_the_view(tmp_path: Path) -> None:
-    """It follows membership once that answers; a node that does not vote has no voter."""
+    """It follows membership once the agent answers; a node that does not vote has no voter."""
     with Stores(tmp_path, 2) as stores:
         stores.start("n1")
         config = replace(stores.config("n2"), voters=("n1",))
@@ -102,7 +102,7 @@ def test_what_clients_left_behind_is_given_up_in_time(
         monkeypatch.setattr(incoming, "IDLE_S_MAX", -1.0)
         service._repair._pass_at = clock.monotonic()
         service._repair.look_at("f")
-        wait_until(lambda: not puts._puts, 10.0, "the put was given up")
+        wait_until(lambda: not puts._puts, 10.0, "the put was aborted")
         assert puts.free_slots == put.BUFFERED_BLOCKS
 
 
@@ -122,7 +122,7 @@ def test_a_node_that_does_not_listen_cannot_be_reached(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_no_file_entry_is_never_voted_for(tmp_path: Path) -> None:
-    """Before, it made every listing fail for ever."""
+    """In an earlier release such a value made every later listing fail."""
     with Stores(tmp_path) as stores:
         stores.start()
         stores.hydfs().create("f")

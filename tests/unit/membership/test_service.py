@@ -1,4 +1,4 @@
-"""Whole membership agents on loopback: they form a group, refuse what harms it, and end in good order."""
+"""Whole membership agents on loopback: they form a group, refuse harmful requests, and end properly."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_worker_that_dies_ends_the_agent(alone: Group, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(service, "_use_register", broken)
     service._execute(events.ReadView())
-    wait_until(lambda: alone.crashes, 5.0, "the crash is told")
+    wait_until(lambda: alone.crashes, 5.0, "the crash is reported")
     assert isinstance(alone.crashes[0], ZeroDivisionError)
     service._execute(events.ReadView())  # refused: there is no worker any more
 
@@ -261,9 +261,9 @@ def test_effects_that_tell_others(alone: Group, monkeypatch: pytest.MonkeyPatch)
     service._execute(events.AnnounceConflict("n9", "10.0.0.9", "n1"))
     service._execute(events.AnnounceSettings(Settings(4, DetectorKind.HEARTBEAT, False)))
     told = service.event_log.since(before, 0.0).decoded()
-    # The event of the first view may come as late.
+    # The event of the first view may come this late.
     assert [event.kind for event in told if event.kind != "view"] == ["conflict", "settings"]
-    service._execute(events.StopAgent(DuplicateIdentity("another one was first")))
+    service._execute(events.StopAgent(DuplicateIdentity("another node was first")))
     assert isinstance(alone.crashes[0], DuplicateIdentity)
 
     def full(names: object) -> None:
@@ -272,7 +272,7 @@ def test_effects_that_tell_others(alone: Group, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(service._voters, "save", full)
     view = View(service.view.version + 1, 1, "n1", service.view.nodes, ("n1",))
     service._execute(events.AnnounceView(view))
-    assert service.view == view, "the file is a hint for the next start only"
+    assert service.view == view, "the file is only a hint for the next start"
 
 
 def test_later_boot_is_adopted_durably(alone: Group) -> None:

@@ -25,7 +25,7 @@ GATE, HANG = threading.Event(), threading.Event()
 
 
 def tls_of(folder: Path, name: str, authority: str = "ca") -> TlsConfig:
-    """Returns a certificate of a node, issued by an authority of its own."""
+    """Returns a certificate of a node, issued by a new authority."""
     issuer = Authority(folder / authority)
     issuer.create("test")
     issuer.issue(name, folder / authority)
@@ -46,7 +46,7 @@ class Echoed:
 
 @dataclass(frozen=True, slots=True)
 class Echo(Request[Echoed]):
-    """Asks for its payload again, or for something odd."""
+    """Asks for its own payload, or for unusual behaviour."""
 
     kind: ClassVar[str] = "echo"
     reply: ClassVar[type[Any]] = Echoed
@@ -57,7 +57,7 @@ class Echo(Request[Echoed]):
 
 @dataclass(frozen=True, slots=True)
 class Unknown(Request[Done]):
-    """Is answered by no server."""
+    """A request that no server answers."""
 
     kind: ClassVar[str] = "unknown-kind"
     reply: ClassVar[type[Any]] = Done

@@ -48,7 +48,7 @@ class AskNumber(Request[Number]):
     reply: ClassVar[type[Any]] = Number
 
 
-# What a stub does with a connection after the handshake.
+# The behaviour of a stub on a connection after the handshake.
 Behave = Callable[[Connection], None]
 
 
@@ -57,7 +57,7 @@ def _later() -> Deadline:
 
 
 def answer(*headers: dict[str, Any], payload: bytes = b"") -> Behave:
-    """Answers as many requests as there are headers, and the last header for ever."""
+    """Answers each request with the next header, and all further ones with the last header."""
 
     def behave(connection: Connection) -> None:
         left = list(headers)

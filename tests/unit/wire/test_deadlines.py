@@ -20,7 +20,7 @@ from agent.wire.connection import Connection, FileSlice, Payload
 from agent.wire.messages import Ping
 
 LIMIT_S = 0.4
-# A step that begins its time-out anew with each call takes a hundred times as long.
+# A step that restarts its time-out with each call takes a hundred times as long.
 ENDED_S = 20 * LIMIT_S
 BYTES = 2_000_000
 

@@ -1,4 +1,4 @@
-"""Server and client on real sockets: who gets in, what comes back, what happens when one side misbehaves."""
+"""Server and client on real sockets: admission, answers, and the effects of a misbehaving side."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_unix_socket_is_for_the_user_and_the_group_of_the_agent(place: Place
 
 
 def test_both_sides_know_each_other_by_certificate(place: Place) -> None:
-    """The server learns the caller's name from its certificate, not from what it says."""
+    """The server learns the caller's name from its certificate, not from its messages."""
     assert place.client.ask(place.address, Echo(peer="vm9")).message.peer == "vm2"
     assert place.client.ask(place.unix, Echo()).message.peer == "local"
 
@@ -113,7 +113,7 @@ def test_a_node_with_another_name_is_refused(place: Place) -> None:
 
 
 def test_a_time_limit_is_kept_and_the_next_request_is_answered(place: Place) -> None:
-    """A hung handler costs its caller the time limit, not the connection of others."""
+    """A stalled handler costs its caller the time limit, and does not affect the connections of others."""
     place.client.ask(place.address, Echo())  # a handshake that is late would be another error
     with pytest.raises(DeadlineExceeded):
         place.client.ask(place.address, Echo("hang"), timeout_s=0.1)
@@ -122,9 +122,9 @@ def test_a_time_limit_is_kept_and_the_next_request_is_answered(place: Place) -> 
 
 @pytest.mark.parametrize("local", [False, True])
 def test_closing_a_client_ends_the_request_that_waits(place: Place, local: bool) -> None:
-    """An agent that stops does not wait for its own long questions to others."""
+    """An agent that stops does not wait for its own long requests to others."""
     target = place.unix if local else place.address
-    place.client.ask(target, Echo())  # the connection that hangs is one from the pool
+    place.client.ask(target, Echo())  # the stalled connection comes from the pool
     ended: list[str] = []
 
     def ask() -> None:
@@ -134,7 +134,7 @@ def test_closing_a_client_ends_the_request_that_waits(place: Place, local: bool)
 
     thread = threading.Thread(target=ask, name="asks")
     thread.start()
-    wait_until(lambda: place.client.busy == 1, 5.0, "the request is under way")
+    wait_until(lambda: place.client.busy == 1, 5.0, "the request is in progress")
     place.client.close()
     thread.join(5.0)
     assert ended == ["lost"]
@@ -150,7 +150,7 @@ def test_a_stopping_server_finishes_the_requests_in_progress(place: Place) -> No
     asking = threading.Thread(target=ask, name="asks")
     stopping = threading.Thread(target=place.server.stop, name="stops")
     asking.start()
-    wait_until(lambda: place.server.in_progress == 1, 5.0, "the request is in hand")
+    wait_until(lambda: place.server.in_progress == 1, 5.0, "the request is being handled")
     stopping.start()
     stopping.join(0.05)
     GATE.set()
@@ -199,7 +199,7 @@ def test_the_server_learns_when_a_peer_leaves(place: Place) -> None:
     ids=["http", "oversize", "no msgpack", "one byte"],
 )
 def test_garbage_closes_its_own_connection_only(place: Place, data: bytes) -> None:
-    """A peer that sends something else is disconnected; others do not notice."""
+    """A peer that sends garbage is disconnected; others do not notice."""
     with socket.socket(socket.AF_UNIX) as rogue:
         rogue.connect(place.unix)
         rogue.sendall(data)
@@ -211,7 +211,7 @@ def test_garbage_closes_its_own_connection_only(place: Place, data: bytes) -> No
 
 
 def test_another_protocol_version_is_refused_by_name(place: Place) -> None:
-    """Both versions are in the error, so that one knows which node to upgrade."""
+    """Both versions are in the error, so that an operator knows which node to upgrade."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(place.unix)
         connection = Connection(sock, "server")
@@ -231,7 +231,7 @@ def test_unreadable_certificates_are_a_configuration_error(tmp_path: Path) -> No
 
 
 def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
-    """No moment at which another user could read them."""
+    """There is no moment at which another user could read them."""
     tls = tls_of(tmp_path, "vm1")
     assert os.stat(tls.key).st_mode & 0o777 == 0o600
     assert os.stat(tmp_path / "ca" / "ca.key").st_mode & 0o777 == 0o600
@@ -269,7 +269,7 @@ def test_one_connection_too_many_is_refused(
         other.ask(place.unix, Echo())
     assert "reason=too_many" in caplog.text
     place.client.close()
-    wait_until(lambda: _answers(other, place.unix), 5.0, "the place of the connection that ended is free")
+    wait_until(lambda: _answers(other, place.unix), 5.0, "the slot of the connection that ended is free")
     other.close()
 
 
@@ -401,7 +401,7 @@ def test_a_caller_that_does_not_finish_its_handshake_is_dropped(
 
 
 def test_a_request_that_was_answered_is_not_in_progress_any_more(place: Place) -> None:
-    """A server that stops waits for those that are."""
+    """A server that stops waits only for requests in progress."""
     for want in ("", "missing", "defect"):
         with contextlib.suppress(RainStormError):
             place.client.ask(place.unix, Echo(want))

@@ -18,7 +18,7 @@ from agent.hydfs.shell.node import Engine
 
 
 class Manager:
-    """The receiving end: what systemd is to a service."""
+    """The receiving end, in the role of systemd."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)

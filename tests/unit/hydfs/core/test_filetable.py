@@ -1,4 +1,4 @@
-"""What may happen to a file's register."""
+"""The changes that a file's register allows, and those that it refuses."""
 
 from __future__ import annotations
 

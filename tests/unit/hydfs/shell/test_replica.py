@@ -1,4 +1,4 @@
-"""What store agents do for each other, in front of a real store."""
+"""The requests between store agents, with a real store."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class QueueingPeers(FakePeers):
         return not self.full
 
     def run(self) -> None:
-        """Does what is queued."""
+        """Runs the queued work."""
         work, self.queued = self.queued, []
         for each in work:
             each()

@@ -1,4 +1,4 @@
-"""What a search may ask, what grep is told, how its output is read."""
+"""The allowed searches, the arguments of grep, and how its output is read."""
 
 from __future__ import annotations
 

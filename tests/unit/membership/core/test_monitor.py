@@ -1,4 +1,4 @@
-"""The monitor around the detectors: life and end of a node, comparing tables, late timers, the view."""
+"""The monitor around the detectors: start and end of a node, comparing tables, late timers, the view."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def compared(effects: list[events.Effect]) -> list[str]:
 
 
 def test_what_comes_from_this_node_itself_is_ignored() -> None:
-    """An echo on the network is no sign of life."""
+    """An echo on the network is not a sign of life."""
     bench = Bench()
     assert bench.hear("n1", Kind.PING, 5, "n1") == []
 
@@ -96,7 +96,7 @@ def test_a_change_of_services_is_a_new_incarnation_that_is_told_at_once() -> Non
 
 
 def test_a_process_that_did_not_run_calls_nobody_dead() -> None:
-    """After a stall every verdict is postponed: what was silent meanwhile was perhaps this node."""
+    """After a stall every verdict is postponed: the silent node was perhaps this one."""
     bench = Bench()
     bench.monitor.roster.put(bench.now, member("n3", State.SUSPECT), "n2")
     deadline = bench.monitor.roster.suspicions["n3"].deadline
@@ -120,7 +120,7 @@ def test_the_cluster_switches_its_detector_with_one_datagram() -> None:
 
 
 def test_an_earlier_boot_of_a_name_is_told_so_now_and_then() -> None:
-    """It would otherwise never learn why nobody hears it."""
+    """Otherwise it would never learn why the others ignore it."""
     bench = Bench()
     bench.now += REFUSAL_INTERVAL_S
     first = bench.do(events.EarlierBootDetected("n3", 4))

@@ -1,4 +1,4 @@
-"""The event log: order, waiting, and honesty about what is gone."""
+"""The event log: order, waiting, and reports of missed events."""
 
 from __future__ import annotations
 

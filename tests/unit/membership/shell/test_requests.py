@@ -1,4 +1,4 @@
-"""What a membership agent answers, asked without a network: questions, orders, and who may give them."""
+"""A membership agent's answers, without a network: questions, orders, and the right to give orders."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_probe_of_an_agent_that_stops_knows_nothing(desk: Desk) -> None:
         desk.requests._pool.run(gate.wait, timeout_s=5.0)
     found = desk.ask(GetMembers(probe=True))
     gate.set()
-    assert [each.tcp for each in found.members] == [True, None, None], "there is no room to try anybody"
+    assert [each.tcp for each in found.members] == [True, None, None], "there is no room for a probe"
 
 
 def test_services_of_a_dead_member_are_down(desk: Desk) -> None:
@@ -310,13 +310,13 @@ def test_order_that_finds_no_room_is_refused(desk: Desk) -> None:
 
 def test_order_without_effect_times_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.membership.shell.requests.ORDER_TIMEOUT_S", 0.05)
-    desk.submit = lambda event: None  # type: ignore[method-assign]
+    monkeypatch.setattr(desk, "submit", lambda event: None)
     with pytest.raises(DeadlineExceeded, match="leaving"):
         desk.ask(Leave())
 
 
-def test_order_does_not_hold_up_the_end_of_the_agent(desk: Desk) -> None:
-    desk.submit = lambda event: None  # type: ignore[method-assign]
+def test_order_does_not_hold_up_the_end_of_the_agent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "submit", lambda event: None)
     desk.stopping.set()
     with pytest.raises(Unavailable, match="being stopped"):
         desk.ask(Leave())

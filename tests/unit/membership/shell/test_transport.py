@@ -1,4 +1,4 @@
-"""The datagram socket: whatever is not a datagram of a member is dropped and counted, and hurts nobody."""
+"""The datagram socket: anything but a datagram of a member is dropped and counted, and does no harm."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_share_of_datagrams_is_discarded_by_a_seeded_choice(place: Place) -> Non
             wait_until(
                 lambda seen=seen: place.transport.discarded + len(place.received) == seen + 1,  # type: ignore[misc]
                 5.0,
-                "it was looked at",
+                "it was processed",
             )
         kept.append([datagram.sequence for _, _, datagram in place.received[before:]])
     assert kept[0] == kept[1]
@@ -181,7 +181,7 @@ class Haunted(socket.socket):
             raise OSError(code, errno.errorcode[code])
 
 
-# What Linux makes of the codes of ICMP's "destination unreachable", and of a few other answers.
+# The errors that Linux reports for the codes of ICMP's "destination unreachable" and a few other answers.
 NETWORK_ERRORS = [
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,
@@ -216,7 +216,7 @@ def test_a_socket_that_is_gone_ends_the_agent() -> None:
     Haunted.takes_over(place.transport, [errno.EBADF])
     place.transport.start()
     try:
-        wait_until(lambda: place.crashes, 5.0, "the crash is told")
+        wait_until(lambda: place.crashes, 5.0, "the crash is reported")
     finally:
         place.close()
 
@@ -243,7 +243,7 @@ def test_a_port_where_nobody_listens_is_told(place: Place) -> None:
     address = gone.getsockname()
     gone.close()
     place.transport.send(Contact(*address), Datagram(Kind.PING, 9, "n2"))
-    wait_until(lambda: place.refused, 5.0, "the refusal is told")
+    wait_until(lambda: place.refused, 5.0, "the refusal is reported")
     assert place.refused == [address]
 
 

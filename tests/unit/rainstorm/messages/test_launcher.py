@@ -1,4 +1,4 @@
-"""The messages between an agent and its task launcher: what was encoded, and nothing else, is decoded."""
+"""The messages between an agent and its task launcher: only valid packets are decoded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = st.sampled_from(["spawn", "kill", "ended", "host", "hydfs", "memory", "c
 
 
 def test_a_message_is_decoded_as_it_was_encoded() -> None:
-    """In both directions."""
+    """This holds in both directions."""
     for request in (SPAWN, KillTask(7), SpawnTask(NUMBER_MAX, "", "", MEMORY_BYTES_MAX)):
         assert decode_request(encode(request)) == request
     assert decode_ended(encode(TaskEnded(3, "killed by signal 9"))) == TaskEnded(3, "killed by signal 9")
@@ -65,7 +65,7 @@ def test_a_text_is_printable(wrong: Any) -> None:
 @example(b"9" * PACKET_BYTES_MAX)
 @example(b'{"ended": Infinity, "cause": ""}')
 def test_a_hostile_packet_is_a_value_error_or_a_message(packet: bytes) -> None:
-    """Nothing else leaves the decoders, and what is decoded can be sent again."""
+    """The decoders raise nothing else, and a decoded message can be sent again."""
     for decode in (decode_request, decode_ended):
         try:
             message = decode(packet)

@@ -134,7 +134,7 @@ def test_a_refusal_comes_back_and_without_a_majority_it_says_so(voters: Voters) 
 def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
     voters: Voters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One question after the other: otherwise a question is not sent any more once a majority has answered.
+    # One request after the other: otherwise the last one is no longer sent once a majority has answered.
     monkeypatch.setattr(Pool, "run", lambda self, work, *arguments: work(*arguments))
     client = Client(None)
     writer, reader = (Registers(name, "view", client, voters.targets) for name in ("p", "q"))
@@ -282,7 +282,7 @@ def test_names_are_those_of_a_majority(voters: Voters) -> None:
 def test_names_come_page_by_page_and_none_is_passed_over(
     voters: Voters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Voters know different names: a page ends where the first of them has not told all."""
+    """Voters know different names: a page ends where some voter has not listed all of its names yet."""
     monkeypatch.setattr(proposing, "KEYS_MAX", 2)
     names = [f"{number:02d}" for number in range(11)]
     for number, name in enumerate(names):
@@ -302,7 +302,7 @@ def test_an_operation_of_registers_that_are_closed_ends(voters: Voters) -> None:
 
 
 def test_silent_voters_cost_the_time_limit(tmp_path: Path) -> None:
-    """They accept connections and say nothing."""
+    """They accept connections and send nothing."""
     listeners = [network.listen_unix(str(tmp_path / f"v{n}.sock"), 0o600) for n in range(3)]
     client = Client(None)
     registers = Registers("p", "view", client, {f"v{n}": str(tmp_path / f"v{n}.sock") for n in range(3)})

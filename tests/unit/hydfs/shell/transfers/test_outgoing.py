@@ -1,4 +1,4 @@
-"""Outgoing blocks: on all replicas before they count, elsewhere when one fails, and never for ever."""
+"""Outgoing blocks: they count once all replicas have them, go elsewhere when one fails, and always end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = Block("f", "id1", 2, (b"abcd", b"ef"), 6, 7)
 
 
 class Setting:
-    """What surrounds the blocks that go out."""
+    """The surroundings of outgoing blocks."""
 
     def __init__(self) -> None:
         self.peers = FakePeers()

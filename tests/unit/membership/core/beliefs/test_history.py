@@ -1,4 +1,4 @@
-"""The history of the members: what it keeps, and the word for each change."""
+"""The history of the members: its entries, and the word for each change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sealed datagrams: what is accepted, and everything that is not."""
+"""Sealed datagrams: which are accepted, and which are refused."""
 
 from __future__ import annotations
 
@@ -126,4 +126,4 @@ def test_what_a_holder_of_the_key_can_make_a_receiver_store_is_bounded(
         opener.open(sealer(name=f"n{number}").seal(b"x"))
     with pytest.raises(ProtocolError, match="too many senders"):
         opener.open(sealer(name="n3").seal(b"x"))
-    assert opener.open(sealer(name="n1", boot=2).seal(b"again")).data == b"again", "a known one may restart"
+    assert opener.open(sealer(name="n1", boot=2).seal(b"again")).data == b"again", "a known node may restart"

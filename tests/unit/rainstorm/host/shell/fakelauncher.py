@@ -1,4 +1,4 @@
-"""A task launcher in a thread. It starts no processes: a test plays them at the ends of their sockets."""
+"""A task launcher in a thread. It starts no processes: the test plays them at the ends of their sockets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FakeTask:
         self.send_header(FROM_TASK.encode(message), payload)
 
     def send_header(self, header: dict[str, Any], payload: bytes = b"") -> None:
-        """Sends whatever a process might send."""
+        """Sends any fields that a process might send."""
         self.connection.send(header, payload, Deadline(clock.monotonic(), 5.0))
 
     def receive(self) -> Frame:
@@ -60,8 +60,8 @@ class FakeLauncher:
         self._thread.start()
 
     def task(self, number: int) -> FakeTask:
-        """Returns a task once it was asked for."""
-        wait_until(lambda: number in self.tasks, 5, f"task {number} is asked for")
+        """Returns a task once it was requested."""
+        wait_until(lambda: number in self.tasks, 5, f"task {number} is requested")
         return self.tasks[number]
 
     def say(self, message: bytes) -> None:

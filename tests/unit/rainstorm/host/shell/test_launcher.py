@@ -1,4 +1,4 @@
-"""The task launcher in this process: it starts tasks, reports their ends, and kills what they leave."""
+"""The task launcher in this process: it starts tasks, reports their ends, and kills their children."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from agent.rainstorm.host.shell.launcher import Launcher, limit_tasks, main, pyt
 from agent.rainstorm.messages.launcher import KillTask, SpawnTask, TaskEnded, decode_ended, encode
 from tests.support import wait_until
 
-# Stands in for a task: it says that it lives, starts a child, and does what the test writes to its control
-# socket.
+# Stands in for a task: it says that it is alive, starts a child, and runs the text that the test writes to
+# its control socket.
 TASK = """
 import os, socket, subprocess, sys
 control = socket.socket(fileno=os.dup(0))
@@ -105,7 +105,7 @@ def test_a_task_is_killed_on_request(agent: Agent) -> None:
 
 
 def test_all_tasks_end_with_their_agent(agent: Agent) -> None:
-    """However many there are."""
+    """The number of tasks does not matter."""
     controls = [agent.spawn(number) for number in (1, 2)]
     pids = [int(control.recv(1000).split(b" ")[0]) for control in controls]
     agent.sock.shutdown(socket.SHUT_RDWR)
@@ -116,7 +116,7 @@ def test_all_tasks_end_with_their_agent(agent: Agent) -> None:
 
 
 def test_a_task_has_its_own_files_and_nothing_of_the_service(agent: Agent) -> None:
-    """Its own are standard input, output and error; the program above copies its control socket.
+    """It has standard input, output and error; the program above copies its control socket.
 
     This process may have been started with open files that all of its children get.
     """
@@ -141,7 +141,7 @@ def test_a_task_that_cannot_be_started_is_reported(agent: Agent, monkeypatch: py
 
 
 def test_an_agent_that_breaks_off_is_noticed(agent: Agent, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its report cannot be sent any more."""
+    """Its report can no longer be sent."""
     with agent.spawn(1) as control:
         control.recv(1000)
         control.send(b"import time; os.kill(os.getppid(), 0)")
@@ -184,7 +184,7 @@ def _gone(pid: int) -> bool:
 
 
 def test_only_the_agents_user_is_served(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Others are named and turned away."""
+    """Other users are named in the log and turned away."""
     path = str(tmp_path / "l")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
@@ -226,7 +226,7 @@ def test_the_limits_of_tasks_are_set_before_the_first_one(monkeypatch: pytest.Mo
 
 
 def test_the_program_serves_one_agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its exit status tells an unknown user apart."""
+    """Its exit status distinguishes an unknown user."""
     monkeypatch.setattr(module, "limit_tasks", lambda: None)
     monkeypatch.setattr(sys, "argv", ["launcher", "--listen-fd", "9", "--agent-user", "no-such-user"])
     assert main() == module.EX_NOUSER

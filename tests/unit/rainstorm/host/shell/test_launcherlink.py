@@ -118,7 +118,7 @@ def test_a_launcher_that_does_not_read_delays_nobody(
 def test_a_connection_that_is_lost_during_a_send_is_closed_after_it(
     monkeypatch: pytest.MonkeyPatch, launcher: FakeLauncher, agent: Agent
 ) -> None:
-    """Otherwise the descriptor might name another file when the send begins."""
+    """Otherwise the descriptor might already name another file when the send begins."""
     stuck, go_on, open_then = threading.Event(), threading.Event(), list[bool]()
     send = network.send_descriptors
 
@@ -159,7 +159,7 @@ def test_a_connection_that_is_lost_during_a_send_is_closed_after_it(
 def test_a_packet_that_is_no_message_ends_the_connection(
     launcher: FakeLauncher, agent: Agent, packet: bytes
 ) -> None:
-    """A hostile task may send in the launcher's place."""
+    """A hostile task may send messages in place of the launcher."""
     agent.link.start()
     agent.spawn(1)
     launcher.task(1)

@@ -1,4 +1,4 @@
-"""How jobs and generations end: zombies, time limits, cancellation, deposed leaders, nodes that return."""
+"""The ends of jobs and generations: zombies, time limits, cancellation, deposed leaders, returning nodes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.unit.rainstorm.lifecycle import check_output, go_on, into_phase, runn
 
 
 def test_zombies_change_nothing(cluster: Cluster) -> None:
-    """Acknowledgements, failures and wishes of an older generation are ignored by the leader."""
+    """The leader ignores acknowledgements, failures and requests of an older generation."""
     running(cluster)
     node = cluster.home("1.0")
     cluster.kill_task("1.0")
@@ -67,7 +67,7 @@ def test_zombies_change_nothing(cluster: Cluster) -> None:
     assert (machine.phase, machine.state.generation, machine.state.epoch) == ("running", 2, 2)
 
 
-def test_an_acknowledgement_counts_once(cluster: Cluster) -> None:
+def test_an_acknowledgement_counts_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeated acknowledgements of an epoch do not commit it twice."""
     running(cluster)
     reports: list[Any] = []
@@ -79,7 +79,7 @@ def test_an_acknowledgement_counts_once(cluster: Cluster) -> None:
             original(event)
         return original(event)
 
-    cluster.tell_leader = record  # type: ignore[method-assign]
+    monkeypatch.setattr(cluster, "tell_leader", record)
     cluster.pass_time(0.125)
     cluster.settle()
     assert len(reports) >= 2
@@ -108,8 +108,8 @@ def test_a_stuck_epoch_names_who_is_missing(cluster: Cluster) -> None:
 
 
 def test_the_leader_never_asks_for_a_tick_in_the_past(cluster: Cluster) -> None:
-    """While a commit takes long its epoch is overdue, and the deadline must still lie ahead, or the leader's
-    thread spins.
+    """During a slow commit its epoch is overdue; the deadline must still be in the future, or the leader's
+    thread would spin.
     """
     into_phase(cluster, "committing")
     for _ in range(100):
@@ -127,7 +127,7 @@ def test_the_leader_never_asks_for_a_tick_in_the_past(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("at", [10.1, 10.3, 10.7, 1234.567, 98765.4321])
 def test_a_deadline_reached_is_acted_on(at: float) -> None:
-    """An epoch times out at the very instant that was asked for, whatever floating point makes of it."""
+    """An epoch times out at the requested instant, whatever the rounding of floating point."""
     cluster = Cluster()
     cluster.now = at
     cluster.lead()
@@ -159,7 +159,7 @@ def test_recoveries_without_progress_end_the_job(cluster: Cluster) -> None:
 
 
 def test_progress_makes_up_for_recoveries(cluster: Cluster) -> None:
-    """A commit in between starts the count anew."""
+    """A commit in between restarts the count."""
     running(cluster)
     for _ in range(FRUITLESS_RECOVERIES_MAX * 2):
         cluster.kill_task("0.1")
@@ -172,7 +172,7 @@ def test_progress_makes_up_for_recoveries(cluster: Cluster) -> None:
 
 
 def test_an_error_of_the_job_itself_ends_it_at_once(cluster: Cluster) -> None:
-    """Nothing would change by trying again; other errors are tried again."""
+    """Trying again would change nothing; other errors are retried."""
     running(cluster)
     node = cluster.home("0.0")
     failure = Failure.of(Unavailable("HyDFS has no replica"))
@@ -189,7 +189,7 @@ def test_an_error_of_the_job_itself_ends_it_at_once(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("phase", ["deploying", "running", "in flight", "committing", "publishing"])
 def test_a_job_can_be_cancelled(cluster: Cluster, phase: str) -> None:
-    """In any phase; its tasks end and what was committed stays committed."""
+    """In any phase: its tasks end, and committed output stays committed."""
     into_phase(cluster, phase)
     cluster.hold_log = False
     cluster.tell_leader(CancelRequested(JOB))
@@ -205,7 +205,7 @@ def test_a_job_can_be_cancelled(cluster: Cluster, phase: str) -> None:
 
 
 def test_a_cancelled_job_leaves_no_task_where_it_was(cluster: Cluster) -> None:
-    """A cancellation while a generation is being logged: tasks are where the one before put them."""
+    """A cancellation while a generation is being logged: tasks are where the previous one put them."""
     running(cluster)
     cluster.hold_log = True
     node = cluster.home("0.1")
@@ -295,7 +295,7 @@ def test_a_task_is_put_back_in_place_only_where_it_was(cluster: Cluster) -> None
 
 
 def test_a_new_leader_puts_moved_tasks_nowhere_in_place(cluster: Cluster) -> None:
-    """It knows from the log alone who had which task: only those stay in place."""
+    """It knows only from the log which node had which task: only those tasks stay in place."""
     running(cluster)
     gone = cluster.home("0.1")
     before = dict(cluster.state().placement)
@@ -331,7 +331,7 @@ def test_two_jobs_do_not_touch_each_other(cluster: Cluster) -> None:
 
 
 def test_a_job_waits_for_a_node(cluster: Cluster) -> None:
-    """Without a usable node it waits, and starts when one is there; that is no failure of the job."""
+    """Without a usable node it waits, and starts when there is one; that is not a failure of the job."""
     for node in cluster.names:
         cluster.lose(node)
     machine = cluster.submit()
@@ -355,7 +355,7 @@ def test_nodes_that_run_tasks_are_pinged(cluster: Cluster) -> None:
 
 
 def test_all_tasks_ended_means_an_epoch_at_once(cluster: Cluster) -> None:
-    """The last epoch does not wait for the interval; wishes during an epoch are kept for the next."""
+    """The last epoch does not wait for the interval; requests during an epoch are kept for the next."""
     running(cluster)
     for task in ("0.0", "0.1", "1.0"):
         cluster.want_epoch(task, done=True)
@@ -376,11 +376,11 @@ def test_an_epoch_wanted_during_a_commit_follows_it(cluster: Cluster) -> None:
     cluster.release_log()
     assert triggers(cluster)[:1] == [4]
     cluster.settle()
-    assert cluster.state().epoch == 4, "one epoch for both wishes"
+    assert cluster.state().epoch == 4, "one epoch for both requests"
 
 
 def test_a_task_that_hands_over_a_foreign_position_is_started_afresh(cluster: Cluster) -> None:
-    """Nothing of the epoch is committed: the user's code in the task's process is not believed."""
+    """Nothing of the epoch is committed: user code in the task's process is not trusted."""
     running(cluster)
     cluster.pass_time(0.125)
     machine = cluster.leader.jobs[JOB]
@@ -396,7 +396,7 @@ def test_a_task_that_hands_over_a_foreign_position_is_started_afresh(cluster: Cl
 
 
 def test_a_node_that_leaves_out_a_task_is_not_prepared(cluster: Cluster) -> None:
-    """Nobody could connect to the task that is missing."""
+    """No task could connect to the missing one."""
     machine = cluster.submit()
     node = cluster.home("0.0")
     cluster.tell_leader(ReportReceived(node, Prepared(JOB, 1, {}, {}, node)))
@@ -404,7 +404,7 @@ def test_a_node_that_leaves_out_a_task_is_not_prepared(cluster: Cluster) -> None
 
 
 def test_records_that_cannot_be_written_fail_the_job_and_nothing_else(cluster: Cluster) -> None:
-    """The leader goes on; an answer to records that are no longer waited for changes nothing."""
+    """The leader continues; a late answer about such records changes nothing."""
     into_phase(cluster, "committing")
     machine = cluster.leader.jobs[JOB]
     effect = cluster.held_appends.pop()

@@ -73,7 +73,7 @@ LINES = st.lists(
 def test_line_jobs_give_what_the_reference_gives(
     stages: list[dict[str, Any]], lines: list[bytes], last: bytes, cuts: list[int], seed: int
 ) -> None:
-    """Any chain on any lines, identical ones included."""
+    """Any chain on any lines, including identical ones."""
     check(job_file(*stages), b"".join(lines) + last, cuts, seed)
 
 
