@@ -153,7 +153,7 @@ MUTANTS: tuple[Mutant, ...] = (
         REPLICA_SHELL,
         '            self.post(SealFailed(effect.key, "INTERNAL", f"sealing failed: {error!r}"))\n',
         "",
-        (f"{OF_REPLICA_SHELL}::test_a_seal_that_fails_unexpectedly_is_told_to_the_clients",),
+        (f"{OF_REPLICA_SHELL}::test_a_seal_that_fails_unexpectedly_is_reported_to_the_clients",),
     ),
     Mutant(
         "a copy is certified only when its bytes match the file table",

@@ -291,7 +291,7 @@ def large_file(blocks: int, file_id: str = "id1") -> Any:
 
 
 @pytest.mark.slow
-def test_a_file_of_fifty_thousand_blocks_is_told_page_by_page() -> None:
+def test_a_file_of_fifty_thousand_blocks_is_described_page_by_page() -> None:
     """In one answer they were more than the header of a frame may have."""
     alone, encoded = Alone(a=sealed_file("id0"), f=large_file(50_000), g=sealed_file("id2")), list[int]()
     client = client_of(alone, encoded)

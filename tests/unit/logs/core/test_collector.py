@@ -309,7 +309,7 @@ def test_a_deleted_file_that_was_not_read_counts_as_lost() -> None:
     assert core.lost_bytes == len(data) - 5
 
 
-def test_targets_are_bounded_and_begin_anew_each_day() -> None:
+def test_targets_are_bounded_and_start_over_each_day() -> None:
     core = Collector(target_bytes_max=25, record_bytes_max=10)
     data = b"123456789\n" * 4
     records: list[Record] = []
