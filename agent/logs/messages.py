@@ -214,6 +214,8 @@ class CollectorState:
     positions: tuple[PositionFields, ...] = ()
     current: tuple[FileNumber, ...] = ()
     targets: dict[Name, TargetFields] = field(default_factory=dict)
+    # Of the logs whose last record ends within a line: the number of its file.
+    torn: dict[Name, FileNumber] = field(default_factory=dict)
 
 
 # The position behind the lines of a record, the file they go to, and the lines.

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+import msgspec
+
 from agent.common import message
 from agent.common.deadline import Deadline
 from agent.common.errors import (
@@ -75,8 +77,7 @@ def dial_from(source: str) -> Dial:
     return dial
 
 
-@dataclass(frozen=True, slots=True)
-class Answered(Generic[R]):
+class Answered(msgspec.Struct, Generic[R], frozen=True):
     """A reply, checked against its type; a caller that asked for an open file closes ``descriptor``."""
 
     message: R

@@ -14,6 +14,8 @@ from agent.logs.messages import HEAD_BYTES, PositionFields
 
 # The key of the journal; no file has it.
 JOURNAL_KEY = (-1, -1)
+# A beginning as long as a time stamp and a few words tells a file from another.
+SHORT_HEAD_BYTES = 32
 Key = tuple[int, int]
 
 
@@ -59,15 +61,36 @@ class Position:
         """Returns the key of the file whose position it is."""
         return (self.device, self.inode)
 
-    def begins_like(self, seen: Seen) -> bool:
-        """Tells whether a file has the same beginning as this one."""
-        if seen.head is None or len(seen.head) < self.head_bytes:
+    @property
+    def tells_apart(self) -> bool:
+        """Tells whether so much of the file's beginning is known that no other file begins like it."""
+        return self.head_bytes >= SHORT_HEAD_BYTES
+
+    def begins_like(self, head: bytes | None) -> bool:
+        """Tells whether a file with these first bytes has the same beginning as this one."""
+        if head is None or len(head) < self.head_bytes:
             return False
-        return zlib.crc32(seen.head[: self.head_bytes]) == self.head_crc
+        return zlib.crc32(head[: self.head_bytes]) == self.head_crc
 
     def continues_in(self, seen: Seen) -> bool:
-        """Tells whether ``seen`` is the same file, perhaps grown."""
-        return seen.head is None or (seen.size >= self.offset and self.begins_like(seen))
+        """Tells whether ``seen`` can be the same file, perhaps grown."""
+        return seen.size >= self.offset and self.begins_like(seen.head)
+
+    def found_in(self, seen: Seen) -> Position:
+        """Returns the position in the file that it was found in, with all that is known of its beginning."""
+        found = self if seen.key == self.key else replace(self, device=seen.device, inode=seen.inode)
+        if seen.head is None or len(seen.head) <= self.head_bytes:
+            return found
+        return found._beginning_with(seen.head)
+
+    def shortened_to(self, copy: Seen) -> Position:
+        """Returns the position with a beginning that its copy has, too, unless that were too short."""
+        if copy.head is None or not SHORT_HEAD_BYTES <= len(copy.head) < self.head_bytes:
+            return self
+        return self._beginning_with(copy.head)
+
+    def _beginning_with(self, head: bytes) -> Position:
+        return replace(self, head_bytes=len(head), head_crc=zlib.crc32(head))
 
     def advanced(self, data: bytes) -> Position:
         """Returns the position behind ``data``, which was read here."""

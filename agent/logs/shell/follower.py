@@ -170,9 +170,8 @@ class Follower:
             return
         try:
             head = sources.unpacked_part(file, 0, HEAD_BYTES)
-            seen = Seen(file.log, file.age, file.device, file.inode, 0, head, True)
             position = known or next(
-                (p for p in left.values() if p.log == file.log and p.offset and p.begins_like(seen)), None
+                (p for p in left.values() if p.log == file.log and p.offset and p.begins_like(head)), None
             )
             if position is None:
                 # It was read to its end under its former name.

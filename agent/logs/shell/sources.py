@@ -154,7 +154,7 @@ def unpacked_part(file: LogFile, offset: int, length: int) -> bytes:
         OSError: it is gone or damaged.
     """
     found, at = b"", 0
-    with contextlib.closing(unpacked(open_regular(file.path), file.packed)) as chunks:
+    with contextlib.closing(unpacked_file(file)) as chunks:
         for chunk in chunks:
             begin = max(0, offset + len(found) - at)
             found += chunk[begin : begin + length - len(found)]
@@ -162,6 +162,16 @@ def unpacked_part(file: LogFile, offset: int, length: int) -> bytes:
             if len(found) >= length:
                 break
     return found
+
+
+def unpacked_file(file: LogFile) -> Generator[bytes, None, None]:
+    """Yields the contents of a compressed file.
+
+    Raises:
+        OSError: it is gone or damaged, or its name belongs to another file by now.
+    """
+    with opened(file) as descriptor:
+        yield from unpacked(os.dup(descriptor), file.packed)
 
 
 def unpacked(descriptor: int, packed: str) -> Generator[bytes, None, None]:

@@ -26,6 +26,7 @@ OF_VOTERS = "tests/unit/common/test_register_voters.py"
 OF_MEMORY = "tests/unit/common/test_votermemory.py"
 OF_LOG_FORMAT = "tests/unit/common/test_framedlog.py"
 OF_LOG = "tests/unit/common/shell/test_framedlog.py"
+OF_LOG_CRASHES = "tests/unit/common/shell/test_framedlog_crashes.py"
 OF_SEGMENTS = "tests/unit/common/shell/test_segments.py"
 OF_WORKER = "tests/unit/common/shell/test_worker.py"
 OF_POOL = "tests/unit/common/shell/test_pool.py"
@@ -150,21 +151,21 @@ MUTANTS: tuple[Mutant, ...] = (
         LOG,
         "                self._write_anew(crc)\n",
         "                disk.fsync(self._descriptor)\n",
-        (f"{OF_LOG}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
+        (f"{OF_LOG_CRASHES}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
     ),
     Mutant(
         "a log that is opened on a full disk is written over itself",
         LOG,
         "                disk.pwrite_fully(self._descriptor, piece, offset)\n",
         "",
-        (f"{OF_LOG}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
+        (f"{OF_LOG_CRASHES}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
     ),
     Mutant(
         "a log that was written over itself is synced",
         LOG,
         "            disk.fsync(self._descriptor)\n",
         "",
-        (f"{OF_LOG}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
+        (f"{OF_LOG_CRASHES}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
     ),
     Mutant(
         "a log is rewritten as it was read",

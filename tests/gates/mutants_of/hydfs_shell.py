@@ -9,6 +9,8 @@ FILES = "agent/hydfs/shell/blockfile.py"
 NEW_DISK = "agent/hydfs/shell/newdisk.py"
 SEALER = "agent/hydfs/shell/takeover.py"
 REPLICA_SHELL = "agent/hydfs/shell/replica.py"
+GATEWAY = "agent/hydfs/shell/gateway.py"
+SHELL_TABLE = "agent/hydfs/shell/filetable.py"
 PUT = "agent/hydfs/shell/put.py"
 OUTGOING = "agent/hydfs/shell/transfers/outgoing.py"
 TRANSFERS = "agent/hydfs/shell/transfers/incoming.py"
@@ -25,12 +27,14 @@ OF_NEW_DISK = "tests/unit/hydfs/shell/test_newdisk.py"
 OF_SEALER = "tests/unit/hydfs/shell/test_takeover.py"
 OF_REPLICA_SHELL = "tests/unit/hydfs/shell/test_replica.py"
 OF_PUT = "tests/unit/hydfs/shell/test_put.py"
+OF_PUT_REPEATED = "tests/unit/hydfs/shell/test_put_repeated.py"
 OF_OUTGOING = "tests/unit/hydfs/shell/transfers/test_outgoing.py"
 OF_TRANSFERS = "tests/unit/hydfs/shell/transfers/test_incoming.py"
 OF_ENGINE = "tests/unit/hydfs/shell/test_node.py"
 OF_WAITERS = "tests/unit/hydfs/shell/waiting/test_waiter.py"
 OF_PEERS = "tests/unit/hydfs/shell/test_peers.py"
 OF_GATEWAY = "tests/unit/hydfs/shell/test_gateway.py"
+OF_PAGES = "tests/unit/hydfs/shell/test_gateway_pages.py"
 OF_SERVICE = "tests/unit/hydfs/test_service.py"
 OF_REPAIR = "tests/unit/hydfs/shell/test_repair.py"
 
@@ -195,21 +199,35 @@ MUTANTS: tuple[Mutant, ...] = (
         PUT,
         "            if put.refused is not None:\n                raise put.refused\n",
         "",
-        (f"{OF_PUT}::test_two_begins_of_one_put_reserve_once",),
+        (f"{OF_PUT_REPEATED}::test_two_begins_of_one_put_reserve_once",),
     ),
     Mutant(
         "the abort of a put that is committed drops no blocks",
         PUT,
         "filetable.abandon(put.name, put.file_id)",
         "filetable.remove(put.name, put.file_id)",
-        (OF_PUT,),
+        (f"{OF_PUT_REPEATED}::test_an_abort_does_not_remove_a_file_that_its_put_has_made",),
     ),
     Mutant(
         "a commit that is repeated tells of the file as its put left it",
         PUT,
         "        entry = filetable.as_put(put.name, value, put.file_id, put.length)",
         "        entry = filetable.live(put.name, value)",
-        (f"{OF_PUT}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
+        (f"{OF_PUT_REPEATED}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
+    ),
+    Mutant(
+        "the blocks of a file come in pages that fit a frame",
+        SHELL_TABLE,
+        "    shown = blocks[: BLOCKS_PAGE if room is None else room] if paged else blocks",
+        "    shown = blocks",
+        (f"{OF_PAGES}::test_a_file_of_fifty_thousand_blocks_is_described_page_by_page",),
+    ),
+    Mutant(
+        "all pages of blocks are of one file",
+        GATEWAY,
+        "        if request.file_id is not None and stat.file_id != request.file_id:",
+        "        if False:",
+        (f"{OF_PAGES}::test_a_page_of_blocks_is_of_the_very_file_that_was_asked_for",),
     ),
     Mutant(
         "a transfer that ended gives its place back",

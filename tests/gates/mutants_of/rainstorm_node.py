@@ -12,6 +12,7 @@ PROCESSOR = "agent/rainstorm/task/core/processor.py"
 READER = "agent/rainstorm/task/sources/splitreader.py"
 KEYED = "agent/rainstorm/task/state/keyed.py"
 LOOP = "agent/rainstorm/task/shell/loop.py"
+SOURCE = "agent/rainstorm/task/shell/source.py"
 BOUNDARIES = "agent/rainstorm/job/boundaries.py"
 STORAGE = "agent/rainstorm/io/storage.py"
 LINKS = "agent/rainstorm/io/links.py"
@@ -28,6 +29,7 @@ OF_BOUNDARIES = "tests/unit/rainstorm/job/test_boundaries.py"
 OF_READER = "tests/unit/rainstorm/task/sources/test_splitreader.py"
 OF_KEYED = "tests/unit/rainstorm/task/state/test_keyed.py"
 OF_LOOP = "tests/unit/rainstorm/task/shell/test_loop.py"
+OF_SOURCE = "tests/unit/rainstorm/task/shell/test_source.py"
 OF_STORAGE = "tests/unit/rainstorm/io/test_storage.py"
 OF_LINKS = "tests/unit/rainstorm/io/test_links.py"
 OF_LAUNCHER = "tests/unit/rainstorm/host/shell/test_launcher.py"
@@ -35,6 +37,20 @@ OF_TASK = "tests/unit/rainstorm/task/shell/test_task.py"
 OF_LAUNCHERLINK = "tests/unit/rainstorm/host/shell/test_launcherlink.py"
 
 MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "a task that waits for the store ends epochs meanwhile",
+        SOURCE,
+        "            if not error.retryable or now - self._failing_since >= PATIENCE_S:",
+        "            if True:",
+        (f"{OF_LOOP}::test_a_task_that_waits_for_the_store_ends_epochs_meanwhile",),
+    ),
+    Mutant(
+        "a read ends before an epoch counts as stuck",
+        SOURCE,
+        "ATTEMPT_S = 2.0",
+        "ATTEMPT_S = 15.0",
+        (f"{OF_SOURCE}::test_a_read_ends_before_an_epoch_counts_as_stuck",),
+    ),
     Mutant(
         "a connection is closed only once nothing is sent through it",
         LAUNCHERLINK,

@@ -148,7 +148,7 @@ def problems(mutant: Mutant) -> list[str]:
     except UnfitMutantError as error:
         found.append(f"{mutant.rule}: {mutant.path}: {error}")
     for test in mutant.tests:
-        file, _, name = test.partition("::")
+        file, _, name = test.partition("[")[0].partition("::")
         wanted = f"def {name}(" if name else "def test_"
         if wanted not in _text(file):
             found.append(f"{mutant.rule}: there is no {test}")

@@ -288,6 +288,25 @@ def test_a_spool_that_cannot_be_written_is_named_and_tried_again(
     bench.wait_for(_lines(0, 50))
 
 
+def test_a_record_that_cannot_be_stored_keeps_its_place(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of its log may come before it: not the rest of the file, and not the files that are newer."""
+    store = Spool.store
+    failing = [DiskFull("no room")]
+
+    def fails_once(self: Spool, record: Any) -> None:
+        if failing:
+            raise failing.pop()
+        store(self, record)
+
+    monkeypatch.setattr(Spool, "store", fails_once)
+    (bench.logs / "a.log.1").write_bytes(_lines(0, 50))
+    (bench.logs / "a.log").write_bytes(_lines(50, 60))
+    bench.start()
+    bench.wait_for(_lines(0, 60))
+
+
 def test_old_and_superfluous_files_are_deleted_but_not_the_newest(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

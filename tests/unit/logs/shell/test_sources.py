@@ -76,3 +76,14 @@ def test_a_file_whose_name_belongs_to_another_one_by_now_is_not_read(tmp_path: P
     (tmp_path / "a.log").write_text("new\n")
     with pytest.raises(OSError, match="another file now"), sources.opened(file):
         pass
+
+
+def test_a_compressed_file_whose_name_belongs_to_another_one_by_now_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.log.1.gz"
+    path.write_bytes(gzip.compress(b"old\n"))
+    (file,) = sources.in_folder(tmp_path)
+    assert sources.unpacked_part(file, 0, 10) == b"old\n"
+    path.rename(tmp_path / "a.log.2.gz")
+    path.write_bytes(gzip.compress(b"new\n"))
+    with pytest.raises(OSError, match="another file now"):
+        sources.unpacked_part(file, 0, 10)
