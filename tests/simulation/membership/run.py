@@ -43,7 +43,7 @@ DIALS_MIN, DIALS_PER_S = 50, 25
 VOTES_S = 40.0
 HEARTBEAT_SHARE = 0.25
 STOP_SHARE = 0.25
-# Most renewals say nothing new; a second without one is a fifth of the time after which an agent counts as hung.
+# Most renewals say nothing new; an agent counts as hung after five times as long as this.
 RENEWAL_INTERVAL_S = 1.0
 # The chance that a thread is suspended at a scheduling point.
 STALLS = (0.0, 0.0, 0.001)
