@@ -186,7 +186,7 @@ def test_an_error_whose_text_or_details_no_frame_can_hold_still_arrives(place: P
     assert refused.value.details == {}
 
 
-def test_who_calls_is_told_for_each_request_that_is_handled(tmp_path: Path) -> None:
+def test_the_caller_of_each_handled_request_is_reported(tmp_path: Path) -> None:
     callers: list[str] = []
     server, client = Server("test", {}, on_request=callers.append), Client(None)
     path = str(tmp_path / "test.sock")

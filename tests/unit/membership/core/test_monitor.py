@@ -19,7 +19,7 @@ def test_datagram_of_an_earlier_boot_is_ignored() -> None:
     assert bench.do(events.DatagramReceived("n3", 1, datagram)) == []
 
 
-def test_leaving_is_told_to_all_and_final() -> None:
+def test_leaving_is_announced_to_all_and_final() -> None:
     bench = Bench()
     effects = bench.do(events.LeaveRequested())
     for name in NAMES[1:]:
@@ -35,7 +35,7 @@ def test_what_comes_from_this_node_itself_is_ignored() -> None:
     assert bench.hear("n1", Kind.PING, 5, "n1") == []
 
 
-def test_a_newer_view_is_told_to_a_few_at_once_and_an_older_one_to_nobody() -> None:
+def test_a_newer_view_is_sent_to_a_few_at_once_and_an_older_one_to_nobody() -> None:
     bench = Bench()
     told = of(events.SendDatagram, bench.monitor.spread_view(bench.now, 7))
     assert {effect.datagram.view_version for effect in told} == {7}
@@ -51,7 +51,7 @@ def test_members_that_only_the_view_names_are_added_and_known_ones_stay() -> Non
     assert found == {"n2": member("n2"), "n3": member("n3")}
 
 
-def test_a_change_of_services_is_a_new_incarnation_that_is_told_at_once() -> None:
+def test_a_change_of_services_is_a_new_incarnation_that_is_announced_at_once() -> None:
     bench = Bench()
     effects = bench.monitor.set_services(0b11)
     assert bench.monitor.me.services == 0b11
@@ -84,7 +84,7 @@ def test_the_cluster_switches_its_detector_with_one_datagram() -> None:
     assert bench.monitor.settings.detector is DetectorKind.SWIM, "the later version wins"
 
 
-def test_an_earlier_boot_of_a_name_is_told_so_now_and_then() -> None:
+def test_an_earlier_boot_of_a_name_is_informed_now_and_then() -> None:
     """Otherwise it would never learn why the others ignore it."""
     bench = Bench()
     bench.now += REFUSAL_INTERVAL_S

@@ -30,7 +30,7 @@ def test_joining_node_compares_tables_with_the_first_that_answers() -> None:
     assert compared(bench.do(events.DatagramReceived("n2", 1, reply))) == ["n2"]
 
 
-def test_dead_member_is_told_and_not_compared_with() -> None:
+def test_a_dead_member_is_informed_and_not_compared_with() -> None:
     bench = Bench()
     bench.monitor.roster.put(bench.now, member("n3", State.DEAD), "n2")
     bench.run(10.0, silent=["n3"])
