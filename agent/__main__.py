@@ -1,9 +1,8 @@
 """``python -m agent SERVICE --config FILE``: one agent as one process.
 
-It logs to stderr, prints one line ``ready service=… node=…`` when the service answers, tells systemd the
-same if that started it, and runs until SIGTERM or SIGINT asks it to stop or a thread dies of an exception.
-Exit status: 0 after a stop that was asked for, 78 (EX_CONFIG) for a configuration that cannot be used,
-otherwise 1.
+It logs to stderr, prints one line ``ready service=… node=…`` when the service answers, and tells systemd the
+same if systemd started it. It runs until SIGTERM or SIGINT asks it to stop or a thread dies of an exception.
+Exit status: 0 after a requested stop, 78 (EX_CONFIG) for an unusable configuration, otherwise 1.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ STOP_TIMEOUT_S = 5.0
 
 
 class Service(Protocol):
-    """What every agent is to this module."""
+    """What this module needs of every agent."""
 
     def start(self) -> None:
         """Returns when the service answers requests."""
@@ -56,7 +55,7 @@ class Service(Protocol):
 
 
 class Options(NamedTuple):
-    """What the command line says."""
+    """The parsed command line."""
 
     service: str
     config: str
@@ -86,7 +85,7 @@ def _refuse(problem: str) -> NoReturn:
 
 
 def _build(name: str, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> Service:
-    # Only the service that was asked for is imported: membership must stay small beside the others.
+    # Only the requested service is imported: membership must not carry the memory of the others.
     module = importlib.import_module(f"agent.{name}.service")
     service: Service = module.Service(config, on_crash)
     return service
@@ -101,7 +100,7 @@ def _report(error: RainStormError) -> None:
 def run(name: str, config: NodeConfig, notifier: sdnotify.Notifier) -> int:
     """Runs a service until a signal or a crash and returns the exit status.
 
-    Any thread that dies of an exception ends the agent: what it did would otherwise be missing silently. The
+    Any thread that dies of an exception ends the agent: otherwise its work would silently stop. The
     service manager, or the launcher of a local cluster, starts it again.
     """
     ended = threads.event()
@@ -112,7 +111,7 @@ def run(name: str, config: NodeConfig, notifier: sdnotify.Notifier) -> int:
         ended.set()
 
     def on_death(thread: str, error: BaseException) -> None:
-        if not ended.is_set():  # afterwards what a thread used may be closed already
+        if not ended.is_set():  # after the end, things that a thread uses may be closed already
             crashes.append(f"thread {thread} died: {error!r}")
             ended.set()
 

@@ -22,10 +22,9 @@ def send(
     """Sends a request as ``Client.ask`` does, without checking it, and returns the header of the answer.
 
     Raises:
-        RainStormError: what the peer answered with.
+        RainStormError: the error that the peer answered with.
     """
     deadline = Deadline(clock.monotonic(), timeout_s)
-    with client._pool(target) as pool:
-        frame = client._call(pool, target, {**fields, "type": kind}, payload, deadline)
+    frame = client._send(target, {**fields, "type": kind}, payload, deadline)
     _decoded(Done, frame, target, kind)
     return frame.header

@@ -1,1 +1,1 @@
-"""What every agent shares: errors, ids, configuration, the core contract and its runner."""
+"""The parts that all agents share: errors, ids, configuration, the core contract and its runner."""

@@ -42,12 +42,13 @@ class TlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class MembershipConfig:
-    """The settings of SWIM (SWIM 4, Lifeguard 3; formulas in docs/architecture.md).
+    """The settings of SWIM (SWIM 4, Lifeguard 3).
 
-    A crash is in the view after about: first probe by anybody (probe_interval_s on average, whatever N) +
-    probe_timeout_s until it failed (0 when the machine answers "refused") + Smin = suspicion_min_probes *
-    probe_interval_s * max(1, log10 N), given that the others confirm meanwhile + view_batch_s. At N = 5 and
-    at N = 10: 0.8 s. A probe lasts an interval at least.
+    A crash reaches the view after about the sum of these: the wait for a first probe by any node
+    (probe_interval_s on average, whatever N); probe_timeout_s until that probe has failed (0 when the
+    machine answers "refused"); Smin = suspicion_min_probes * probe_interval_s * max(1, log10 N), if the
+    others confirm in that time; view_batch_s. At N = 5 and at N = 10 that is 0.8 s. A probe lasts at least
+    one interval.
     """
 
     probe_interval_s: float = 0.1
@@ -91,7 +92,7 @@ class RainstormConfig:
     """The settings of the stream engine."""
 
     spare_tasks: int = 2
-    # What starts the process that starts the tasks: the agent, or systemd under a user of its own.
+    # Who starts the task launcher: the agent, or systemd under a separate user.
     task_launcher: str = "child"
     task_memory_bytes: int = 1024 * 1024 * 1024
     batch_bytes: int = 1024 * 1024
@@ -101,8 +102,8 @@ class RainstormConfig:
 class LogsConfig:
     """The logs that may be read, the limits of a search, and the collection into HyDFS.
 
-    ``journal_units`` are patterns of units whose journal counts as this node's own logs; ``system_files`` and
-    ``system_units`` may be named by a search in addition.
+    ``journal_units`` are patterns of units whose journal counts as this node's own logs. A search may also
+    name ``system_files`` and ``system_units``.
     """
 
     journal_units: tuple[str, ...] = ("rainstorm-*",)
@@ -112,9 +113,9 @@ class LogsConfig:
     search_output_bytes: int = 256 * 1024 * 1024
     collect: bool = True
     collect_interval_s: float = 1.0
-    # The start of the cluster comes first.
+    # Collection waits until the cluster has started.
     collect_delay_s: float = 2.0
-    # A node that catches up must leave the network to the jobs.
+    # A node that catches up must leave bandwidth to the jobs.
     collect_bytes_per_s: int = 8 * 1024 * 1024
     spool_bytes: int = 64 * 1024 * 1024
     collected_file_bytes: int = 64 * 1024 * 1024
@@ -134,7 +135,7 @@ class NodeConfig:
     peers: tuple[PeerConfig, ...]
     voters: tuple[str, ...]
     introducers: tuple[str, ...]
-    # Where a system service keeps its sockets and log files; below data_dir when not given.
+    # Where a system service keeps its sockets and log files; without these, below data_dir.
     run_dir: str | None = None
     log_dir: str | None = None
     log_level: str = "info"
@@ -255,8 +256,8 @@ def load(path: str) -> NodeConfig:
 def _parse(path: str, text: str) -> Any:
     """Returns what the file says, as plain values.
 
-    The deploy and the local cluster write JSON, which is YAML, too. Only a file in another form needs the
-    parser for YAML: each agent keeps 1 MB for it.
+    The deploy and the local cluster write JSON, which is also YAML. Only a file in another form needs the
+    YAML parser, which costs each agent 1 MB.
     """
     try:
         return json.loads(text)

@@ -3,8 +3,8 @@
 A core holds the rules of one protocol and nothing else: it has no socket, thread, clock, random source
 or disk. A shell feeds it events with the current monotonic time and carries out the effects it returns.
 The deterministic simulator drives the same cores, which is why a core must be a pure
-function of its construction arguments and of the events it was given: it iterates only over ordered
-containers and takes its randomness as a ``random.Random`` given to it.
+function of its constructor's arguments and its events. It iterates only over ordered containers, and takes
+its randomness from a ``random.Random`` that is passed in.
 
 Duties of a shell: call ``handle`` from one thread at a time; carry out the effects in the order returned;
 call ``handle(now, Tick())`` when ``next_deadline`` is reached.

@@ -1,7 +1,7 @@
 """One tree of errors; each class has a stable code that the wire, ``--json`` and the exit status carry.
 
 A message says what failed and the likely cause; ``hint`` is the next thing to try. ``retryable`` tells a
-client that the same request may succeed later without anybody changing anything.
+client that the same request may succeed later although nobody has changed anything.
 
 Exit statuses: 1 the operation failed, 2 usage, 3 cluster unreachable, 4 partial, 5 time limit.
 """
@@ -108,7 +108,7 @@ class HostKeyUnknown(Unreachable):
 
 
 class HostKeyChanged(Unreachable):
-    """A machine's SSH host key is not the one that is known."""
+    """A machine's SSH host key differs from the known one."""
 
     code = "HOST_KEY_CHANGED"
     retryable = False
@@ -231,13 +231,13 @@ class PortInUse(RainStormError):
 
 
 class AlreadyRunning(RainStormError):
-    """The cluster or agent runs already."""
+    """The cluster or agent is already running."""
 
     code = "ALREADY_RUNNING"
 
 
 class NotRunning(RainStormError):
-    """The cluster or agent does not run."""
+    """The cluster or agent is not running."""
 
     code = "NOT_RUNNING"
     exit_status = 3
@@ -250,7 +250,7 @@ class JobFailed(RainStormError):
 
 
 class Partial(RainStormError):
-    """Some nodes did what was asked or are as they should be, others are not."""
+    """Some nodes succeeded or are healthy; others did not or are not."""
 
     code = "PARTIAL"
     exit_status = 4
@@ -264,7 +264,7 @@ class Internal(RainStormError):
 
 def by_code(root: type[RainStormError] = RainStormError) -> dict[str, type[RainStormError]]:
     """Returns the class of each code that this process knows."""
-    # A class without a code of its own stays within its subsystem and must not take its parent's place.
+    # A class without its own code stays within its subsystem and must not replace its parent in this table.
     found = {root.code: root} if "code" in vars(root) else {}
     for child in root.__subclasses__():
         found.update(by_code(child))

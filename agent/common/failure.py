@@ -1,4 +1,4 @@
-"""An error as a message: what a reply, a report or a log record says of a failure.
+"""An error as a message: how a reply, a report or a log record describes a failure.
 
 The code picks the class of the error on the other side; a code that this release does not know becomes
 ``Internal``, with the message and hint of the newer release.
@@ -28,7 +28,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: RainStormError) -> Failure:
-        """Returns the message for an error: long texts are cut, what UTF-8 cannot hold is replaced."""
+        """Returns the message for an error: long texts are cut, invalid characters replaced."""
         details = dict(list(error.details.items())[:DETAILS_MAX])
         return cls(error.code, _text(error.message), _text(error.hint), details)
 

@@ -1,7 +1,7 @@
 """The format of a framed log: records one behind another, each with its length and its CRC-32.
 
 A record that does not match its checksum was either interrupted by a crash or damaged by the disk. What
-comes behind it tells which. The **torn-tail rule**: a bad record with nothing good behind it is a write that
+follows it tells which. The **torn-tail rule**: a bad record with nothing good behind it is a write that
 a crash interrupted. It was never acknowledged, so it is cut off. A bad record with a good one behind it means
 that the disk lost bytes that it had confirmed. Then the log is ``Corrupt`` and nothing is cut.
 
@@ -24,16 +24,16 @@ from dataclasses import dataclass, field
 from agent.common.errors import Corrupt, RecordTooLarge
 
 Buffer = bytes | bytearray | memoryview
-# Returns bytes of a log from an offset on, fewer only at its end.
+# Returns bytes of a log from an offset on; fewer than requested only at its end.
 Read = Callable[[int, int], bytes]
 
 HEADER = struct.Struct(">II")
-# A log is read in pieces of this size, or of a record's where that is larger.
+# A log is read in pieces of this size, or of the size of a record if that is larger.
 WINDOW_BYTES = 1024 * 1024
 # Longer than a header and the lead of any body.
 EDGE_BYTES = 64
-# How many bytes of bodies a search checks: seconds of CRC-32. Real logs need a few megabytes; only bytes that
-# were made up to look like the beginnings of records need more.
+# How many bytes of bodies a search checks: seconds of CRC-32. Real logs need a few megabytes; only bytes
+# crafted to look like the beginnings of records need more.
 SEARCH_BYTES_MAX = 4 * 1024 * 1024 * 1024
 
 
@@ -59,7 +59,7 @@ class Layout:
         object.__setattr__(self, "_lead", re.compile(self.lead, re.DOTALL))
 
     def record(self, body: Buffer) -> bytes:
-        """Returns a body as it stands in the log.
+        """Returns the bytes that the log holds for a body.
 
         Raises:
             RecordTooLarge: a reader would take it for damage.
@@ -89,7 +89,7 @@ class Layout:
         return size if self.uncounted_bytes < size <= self.body_bytes_max else 0
 
     def matches(self, header: bytes, body: bytes) -> bool:
-        """Tells whether a body is whole and the one that the header was written for."""
+        """Tells whether a body is complete and belongs to the header."""
         return len(body) == self.body_bytes(header) > 0 and zlib.crc32(body) == HEADER.unpack(header)[1]
 
     def candidates(self, window: bytes) -> Iterator[int]:
@@ -120,10 +120,10 @@ def records(layout: Layout, read: Read, size: int) -> Iterator[Record]:
 
 
 def check_tail(layout: Layout, read: Read, end: int, size: int, where: str) -> None:
-    """Makes sure that what is behind the last good record, which ends at ``end``, is a torn tail.
+    """Makes sure that the bytes behind the last good record, which ends at ``end``, are a torn tail.
 
     Raises:
-        Corrupt: it is not, or cannot be told from damage.
+        Corrupt: they are not, or cannot be told from damage.
     """
     found = find_behind(layout, read, end, size)
     if found is not None:
@@ -169,7 +169,7 @@ def _record(layout: Layout, window: _Window, offset: int) -> Record | None:
 
 
 class _Window:
-    """The piece of a log that was read last."""
+    """The most recently read piece of a log."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
@@ -177,7 +177,7 @@ class _Window:
         self._data = b""
 
     def bytes(self, offset: int, length: int) -> bytes:
-        """Returns bytes of the log, fewer only at its end."""
+        """Returns bytes of the log; fewer than requested only at its end."""
         at = offset - self._begin
         if at < 0 or at + length > len(self._data):
             self._data = self._read(offset, max(length, WINDOW_BYTES))

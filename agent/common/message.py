@@ -1,4 +1,4 @@
-"""Typed messages: what crosses a process, a socket or a disk is a frozen dataclass, checked before use.
+"""Typed messages: everything that crosses a process, a socket or a disk is a frozen dataclass, checked first.
 
 A message class is a ``@dataclass(frozen=True, slots=True)`` whose annotations say what is allowed: the types
 below carry the ranges and sizes. ``decode`` turns plain values (a msgpack map) into an instance or raises
@@ -6,9 +6,9 @@ below carry the ranges and sizes. ``decode`` turns plain values (a msgpack map) 
 fields are ignored and missing ones take their defaults, so that neighbouring releases understand each other:
 a field that is added needs a default, and one that is removed must have had one.
 
-The checking is msgspec's: compiled once for each class, about 2 µs a message. msgspec compiles when a class
-is first used, and shows the half-made result to other threads, which crash on it. So one thread compiles, and
-the others wait for it.
+msgspec checks the messages: it compiles a decoder for each class, which then takes about 2 µs a message. It
+compiles when a class is first used, and shows the unfinished result to other threads, which crash on it. So
+one thread compiles, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WALL_S_MAX = 253_402_300_800.0
 NAME_CHARS_MAX = 255
 TEXT_CHARS_MAX = 64 * 1024
 LIST_MAX = 100_000
-# What msgpack carries as they are; otherwise msgspec would read text as bytes in base64.
+# The types that msgpack carries unchanged; otherwise msgspec would read text as bytes in base64.
 BYTES = (bytes, bytearray, memoryview)
 
 # The classes that any thread may use; all others are compiled first, one at a time.
@@ -75,7 +75,7 @@ K = TypeVar("K", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer to a request that asks for nothing but that something is done."""
+    """The answer to a request that only has something done: there is nothing to return."""
 
 
 def encode(message: Any) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def decode(cls: type[M], fields: Any, what: str = "") -> M:
 
 
 def check_arguments(request: Request[Any]) -> None:
-    """Refuses a request that its receiver would refuse; a client asks before it sends what its caller gave.
+    """Refuses a request that its receiver would refuse; a client calls it with its caller's arguments.
 
     Raises:
         UsageError: an argument is not allowed.
@@ -133,7 +133,7 @@ class Vocabulary(Generic[K]):
         assert len(self.classes) == len(classes), f"{name}: two messages have the same kind"
 
     def encode(self, message: K) -> dict[str, Any]:
-        """Returns a message as plain values, its kind among them."""
+        """Returns a message as plain values, including its kind."""
         assert type(message) is self.classes.get(message.kind), f"{self.name} has no {type(message).__name__}"
         return {self.tag: message.kind, **encode(message)}
 

@@ -32,6 +32,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, assert_never
 
+import msgspec
+
 from agent.common.errors import NoMajority, RainStormError
 from agent.common.message import Counter, Name, OptionalName, Request
 
@@ -42,8 +44,7 @@ ZERO: Ballot = (0, "")
 BACKOFF_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """The durable state of one register at one voter."""
 
     promised: Ballot = ZERO
@@ -55,7 +56,7 @@ class Slot:
 class Answer:
     """A voter's reply: ``voted`` tells whether it promised or accepted; the rest is its state afterwards.
 
-    ``same`` stands for the value where the reader knows the one of this ballot.
+    ``same`` replaces the value if the reader already has the value of this ballot.
     """
 
     voted: bool
@@ -110,7 +111,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class ListKeys(Request[Keys]):
-    """Asks a voter for the names of the registers that it knows: those behind ``after``, and so many at most.
+    """Asks a voter for the names of the registers that it knows: at most ``limit``, those after ``after``.
 
     Without a ``limit`` all of them must fit into one answer.
     """
@@ -123,7 +124,7 @@ class ListKeys(Request[Keys]):
 
 
 VoterRequest = Prepare | Accept | Read
-# Raises InvalidMessage when a register must not hold a value; what that is, the register's subsystem knows.
+# Raises InvalidMessage when a register must not hold a value; the register's subsystem decides which values.
 Check = Callable[[str, Any], None]
 
 
@@ -154,8 +155,7 @@ def majority(voters: Sequence[str]) -> int:
     return len(voters) // 2 + 1
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerReceived:
+class AnswerReceived(msgspec.Struct, frozen=True):
     """Event: a voter answered request number ``attempt``."""
 
     voter: str
@@ -163,16 +163,14 @@ class AnswerReceived:
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class VoterFailed:
+class VoterFailed(msgspec.Struct, frozen=True):
     """Event: a voter could not be reached or gave no answer to request number ``attempt``."""
 
     voter: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """Effect: send ``request`` to ``voter`` and report back with the same ``attempt`` number."""
 
     voter: str
@@ -204,12 +202,12 @@ class Failed:
 
 Effect = Ask | Wait | Finished | Failed
 Change = Callable[[Any], Any]
-# The groups of voters of each of which a majority is needed: one, or two while a voter is replaced.
+# The groups of voters. A majority of each is needed; there are two only while a voter is being replaced.
 Groups = tuple[tuple[str, ...], ...]
 
 
 class Proposal:
-    """One change of one register, from the first request to the outcome (a core; one a change)."""
+    """One change of one register, from the first request to the outcome (a core; each change has its own)."""
 
     def __init__(
         self,

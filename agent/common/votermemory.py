@@ -1,4 +1,4 @@
-"""The rule by which a voter without a memory finds out whether it is new, or lost its memory.
+"""The rule by which a voter without a memory finds out whether it is new or has lost its memory.
 
 A voter that forgets what it promised and accepted can undo a decision: with five voters, a value accepted by
 A, B and C is unknown to the majority A, D, E once A has forgotten it. So a voter whose disk is empty must not
@@ -8,9 +8,9 @@ vote before it knows which of two cases it is in:
   them drew an id for its empty disk, and the voter that finds the majority records these ids as the
   *founders*. A voter that a founder's record names by its id has promised nothing yet, since it never voted.
 * **Forgetful.** Another voter has a memory and does not name this disk. Then it must learn: for each register
-  a majority of all voters, without this one, decides once more on the value that it has. What was chosen with
-  the lost vote was accepted by one of that majority at least, so it is among what is learnt. A proposal that
-  still counts on the lost vote must be over by then; how long one lasts is the shell's knowledge.
+  a majority of all voters, without this one, decides once more on the value that it has. A value chosen with
+  the lost vote was accepted by at least one of that majority, so it is learnt. A proposal that still counts
+  the lost vote must have ended by then; the shell knows how long one lasts.
 
 Both rest on the assumption of the registers themselves: a majority of the voters keeps its disks.
 """
@@ -28,7 +28,7 @@ from agent.common.register import majority
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a voter says of itself: the id of its disk, and the founders, or None while it has no memory."""
+    """How a voter describes itself: the id of its disk, and the founders (None while it has no memory)."""
 
     disk: OptionalName
     founders: Mapping[Name, OptionalName] | None = None

@@ -3,16 +3,17 @@
 Any store agent serves any request; tasks use the Unix socket of their own machine. Errors are those of
 ``agent.common.errors`` with their codes. A wrong argument is a ``UsageError``, and nothing is sent.
 
-Appends are idempotent by (writer, sequence): one append of a writer at a time, numbers that only grow; after
-a lost answer the same call is made again.
+Appends are idempotent by (writer, sequence). A writer makes one append at a time, with numbers that only
+grow, and repeats the same call after a lost answer.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from agent.common.deadline import Deadline
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 READ_PIECE_BYTES = 4 * 1024 * 1024
-# A commit may be asked again; a connection that breaks each time will not hold the next time either.
+# A commit may be repeated; but if the connection breaks each time, it will break the next time too.
 COMMIT_TRIES_MAX = 3
 
 
@@ -91,19 +92,19 @@ class HydfsClient:
         if_offset: int | None = None,
         timeout_s: float = 10.0,
     ) -> AppendResult:
-        """Appends ``data`` whole, once for each (writer, sequence), and returns where it is.
+        """Appends ``data`` atomically, once for each (writer, sequence), and returns where it is.
 
         Args:
             name: the file.
             data: at most a quarter of a block (2 MiB by default).
-            writer: an id of the caller's own.
+            writer: an id that only this caller uses.
             sequence: larger than in the writer's earlier appends; gaps are allowed.
             if_offset: when given, append only if the file has exactly this length.
             timeout_s: how long to keep trying; failed replicas are replaced meanwhile.
 
         Raises:
             NotFound: no such file.
-            Conflict: the file's length is not ``if_offset``; ``details['length']`` tells what it is.
+            Conflict: the file's length is not ``if_offset``; ``details['length']`` is its length.
             DeadlineExceeded: the outcome is unknown; the same call may be made again.
         """
         if not 0 < len(data) <= PAYLOAD_BYTES_MAX:
@@ -117,7 +118,7 @@ class HydfsClient:
     def read(
         self, name: str, offset: int, length: int, *, file_id: str | None = None, timeout_s: float = 10.0
     ) -> Buffer:
-        """Returns the bytes from ``offset`` on, ``length`` of them or as many as there are.
+        """Returns up to ``length`` bytes from ``offset`` on, fewer only at the end of the file.
 
         With the ``file_id`` of an earlier ``stat`` sealed blocks are read without asking the file table
         (they never change).
@@ -143,7 +144,7 @@ class HydfsClient:
     def map_block(self, name: str, offset: int, file_id: str, *, timeout_s: float = 5.0) -> LocalBlock | None:
         """Returns the sealed block that holds byte ``offset``, mapped into memory; None when it is elsewhere.
 
-        Works through the Unix socket of the same machine only.
+        Works only through the Unix socket of the same machine.
         """
         request = messages.OpenBlock(check_file_name(name), offset, file_id)
         try:
@@ -167,10 +168,29 @@ class HydfsClient:
         Raises:
             NotFound: no such file.
         """
-        return self._ask(messages.Stat(check_file_name(name)), timeout_s=timeout_s).message.stat
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        request = messages.Stat(check_file_name(name), paged=True)
+        return self._whole(self._ask(request, timeout_s=timeout_s).message, deadline)
+
+    def _whole(self, page: messages.Described, deadline: Deadline) -> FileStat:
+        """Returns a file with all its blocks, of which ``page`` has the first ones.
+
+        A block that another one follows is sealed, so what earlier pages said of it stays true. Length and
+        last block are those of the last page.
+        """
+        blocks = builtins.list(page.stat.blocks)
+        while page.more:
+            name, after = page.stat.name, blocks[-1].number if blocks else None
+            left = deadline.require(clock.monotonic(), f"the blocks of {name!r}")
+            page = self._ask(messages.Stat(name, page.stat.file_id, after, True), timeout_s=left).message
+            first = page.stat.blocks[0].number if page.stat.blocks else None
+            if (page.more and first is None) or not (first is None or after is None or after < first):
+                raise InvalidMessage(f"a listing of the blocks of {name!r} goes from {after} to {first}")
+            blocks += page.stat.blocks
+        return replace(page.stat, blocks=tuple(blocks))
 
     def put(self, name: str, source: BinaryIO, *, timeout_s: float = 600.0) -> FileStat:
-        """Stores a new file; it becomes visible atomically, or not at all.
+        """Stores a new file, which becomes visible atomically or not at all.
 
         Raises:
             AlreadyExists: the name is taken.
@@ -187,19 +207,20 @@ class HydfsClient:
                 left = deadline.require(clock.monotonic(), f"put of {name!r}")
                 self._ask(messages.PutPiece(file_id, offset), data, timeout_s=min(60.0, left))
                 offset += len(data)
-            return self._commit(messages.CommitPut(file_id, offset, name), deadline)
+            committed = self._commit(messages.CommitPut(file_id, offset, name, paged=True), deadline)
         except AlreadyExists:
             raise  # nothing was begun
         except BaseException:
             self._abort(file_id)
             raise
+        return self._whole(committed, deadline)
 
-    def _commit(self, request: messages.CommitPut, deadline: Deadline) -> FileStat:
+    def _commit(self, request: messages.CommitPut, deadline: Deadline) -> messages.Described:
         tries = 0
         while True:
             left = deadline.require(clock.monotonic(), f"put of {request.name!r}")
             try:
-                return self._ask(request, timeout_s=min(60.0, left)).message.stat
+                return self._ask(request, timeout_s=min(60.0, left)).message
             except ConnectionLost:
                 tries += 1
                 if tries == COMMIT_TRIES_MAX:
@@ -230,15 +251,24 @@ class HydfsClient:
     def pages(self, prefix: str = "", *, timeout_s: float = 30.0) -> Iterator[Listed]:
         """Yields the files whose names begin with ``prefix``, page by page, sorted by name.
 
-        A file that is made or deleted meanwhile may be among them or not. Each page has ``timeout_s``.
+        A file that is made or deleted meanwhile may or may not be among them. Each page has ``timeout_s``.
         """
         after = ""
         while True:
+            deadline = Deadline(clock.monotonic(), timeout_s)
             page = self._ask(messages.ListFiles(prefix, after, paged=True), timeout_s=timeout_s).message
-            yield page
+            yield self._with_all_blocks(page, deadline)
             if not page.next:
                 return
             after = _advanced(after, page.next)
+
+    def _with_all_blocks(self, page: Listed, deadline: Deadline) -> Listed:
+        if not page.more_blocks or not page.files:
+            return page
+        *files, last = page.files
+        with contextlib.suppress(NotFound):  # it was deleted since
+            files.append(self._whole(messages.Described(last, more=True), deadline))
+        return replace(page, files=tuple(files), more_blocks=False)
 
     def list(self, prefix: str = "", *, timeout_s: float = 30.0) -> builtins.list[FileStat]:
         """Returns the files of all pages."""
@@ -257,7 +287,7 @@ class HydfsClient:
                 return found
 
     def health(self, *, timeout_s: float = 5.0) -> StoreHealth:
-        """Returns what this agent keeps and what its repair still has to do."""
+        """Returns how much this agent stores and how much its repair still has to do."""
         return self._ask(messages.Health(), timeout_s=timeout_s).message
 
     def delete(self, name: str, *, timeout_s: float = 15.0) -> None:
@@ -269,7 +299,7 @@ class HydfsClient:
         self._ask(messages.Delete(check_file_name(name)), timeout_s=timeout_s)
 
     def delete_prefix(self, prefix: str, *, timeout_s: float = 60.0) -> int:
-        """Deletes every file whose name begins with ``prefix`` and returns how many there were.
+        """Deletes every file whose name begins with ``prefix`` and returns their number.
 
         They are deleted page by page; each page has ``timeout_s``.
         """

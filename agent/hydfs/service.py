@@ -150,7 +150,7 @@ class Service:
         me = config.me
         self._server.listen_tls(me.address, me.hydfs_port, auth.server_context(config.tls))
         self._server.listen_unix(config.socket_path("hydfs"))
-        # In a folder of its own, whose group on real machines is the tasks' (setgid, made at boot).
+        # In a separate folder, which belongs to the tasks' group on real machines (setgid, made at boot).
         self._task_server.listen_unix(config.socket_path("task/hydfs"))
         if self._voter is not None:
             self._voter.start()
@@ -158,7 +158,7 @@ class Service:
         logger.info("hydfs_started node=%s blocks=%d", config.name, len(self._store.index))
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Stops listening, then the parts below."""
+        """Stops listening, then stops the parts below."""
         self._attachment.stop(timeout_s)
         if self._followed is not None:
             self._followed.stop(timeout_s)
@@ -189,7 +189,7 @@ class Service:
             self._replicas.transfers.abandon_idle()
 
     def loops(self) -> list[Engine]:
-        """Returns the loops that must turn while the service lives."""
+        """Returns the loops that must make progress while the service lives."""
         engine = self._replicas.engine if self._replicas is not None else None
         return [engine] if engine is not None else []
 

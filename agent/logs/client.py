@@ -34,7 +34,7 @@ START_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class NewLines:
-    """What came after some positions: the positions behind it, and whole lines of files by name."""
+    """The new lines of files by name, and the positions after them."""
 
     positions: tuple[PositionFields, ...]
     pieces: tuple[tuple[str, bytes], ...]
@@ -87,9 +87,9 @@ class LogsClient:
         since: float | None = None,
         wait_s: float = 0.0,
     ) -> NewLines:
-        """Returns what came after ``positions``.
+        """Returns the lines after ``positions``.
 
-        Without positions there are no lines in the answer, but the positions at which ``tail`` or ``since``
+        Without positions the answer has no lines, but the positions at which ``tail`` or ``since``
         begins. With ``wait_s`` the agent holds the request until there are lines.
         """
         request = Follow(positions, tuple(files), tail, since, wait_s)
@@ -101,7 +101,7 @@ class LogsClient:
         return NewLines(found.message.positions, tuple(pieces))
 
     def collection(self) -> CollectionStatus:
-        """Returns how far the node's collection into HyDFS is."""
+        """Returns the progress of the node's collection into HyDFS."""
         return self._ask(AskCollection(), self._timeout_s).message
 
     def _ask(self, request: Request[R], timeout_s: float) -> Answered[R]:

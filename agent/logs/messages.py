@@ -1,7 +1,7 @@
-"""What the logs agent is asked and answers, and what it keeps on disk.
+"""The requests and answers of the logs agent, and the formats that it keeps on disk.
 
-Shape, ranges and sizes are checked here; what a search or a name means is checked where it is used, with
-errors for people. Positions and records have the list form that earlier releases gave them.
+Shapes, ranges and sizes are checked here. The meaning of a search or a name is checked where it is used, with
+errors for people. Positions and records are lists, as in earlier releases.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ GONE_MAX = 1024
 CURSOR_CHARS_MAX = 512
 # Log lines begin with their time: two files that share their first kibibyte are copies.
 HEAD_BYTES = 1024
-# A short random id of the caller's own.
+# A short random id that the caller chooses.
 ID_CHARS_MAX = 64
 PROBLEMS_MAX = 10_000
 
 SearchId = Annotated[str, Meta(min_length=1, max_length=ID_CHARS_MAX)]
 Pattern = Annotated[bytes, Meta(max_length=SENT_BYTES_MAX)]
-# Names and patterns of names are judged by ``query``, whose errors name the option; this bounds what it gets.
+# ``query`` checks names and patterns of names, with errors that name the option; this bounds its input.
 Patterns = Annotated[tuple[str, ...], Meta(max_length=16 * NAMES_MAX)]
-# An option's number as it was typed; its range is judged by ``query``.
+# An option's number as it was typed; ``query`` checks its range.
 Typed = Annotated[int, Meta(ge=-COUNTER_MAX, le=COUNTER_MAX)]
 # Up to 64 bits without a sign, which is what msgpack can carry.
 Device = Annotated[int, Meta(ge=-1)]
@@ -92,7 +92,7 @@ class StartSearch(Request[SearchStarted]):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a search went; ``cut`` says why it ended early, ``problems`` which logs were left out."""
+    """The outcome of a search; ``cut`` says why it ended early, ``problems`` which logs were left out."""
 
     matches: Counter = 0
     lines: Counter = 0
@@ -161,7 +161,7 @@ class ListLogs(Request[LogList]):
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """What came after the positions of a request: (file, number of bytes) for each part of the payload."""
+    """The lines after the positions of a request: (file, number of bytes) for each part of the payload."""
 
     positions: Annotated[tuple[PositionFields, ...], Meta(max_length=POSITIONS_MAX)]
     pieces: tuple[tuple[Name, Counter], ...] = ()
@@ -169,7 +169,7 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class Follow(Request[Followed]):
-    """Asks what came after positions; without any, where the last lines or a time begin."""
+    """Asks for the lines after some positions; without any, asks where the last lines or a time begin."""
 
     kind: ClassVar[str] = "logs.follow"
     reply: ClassVar[type[Any]] = Followed
@@ -182,7 +182,7 @@ class Follow(Request[Followed]):
 
 @dataclass(frozen=True, slots=True)
 class CollectionStatus:
-    """How far a node's collection into HyDFS is."""
+    """The progress of a node's collection into HyDFS."""
 
     collects: bool
     waiting_records: Counter = 0
@@ -197,7 +197,7 @@ class CollectionStatus:
 
 @dataclass(frozen=True, slots=True)
 class AskCollection(Request[CollectionStatus]):
-    """Asks how far a node's collection is."""
+    """Asks for the progress of a node's collection."""
 
     kind: ClassVar[str] = "logs.collection"
     reply: ClassVar[type[Any]] = CollectionStatus
@@ -214,6 +214,8 @@ class CollectorState:
     positions: tuple[PositionFields, ...] = ()
     current: tuple[FileNumber, ...] = ()
     targets: dict[Name, TargetFields] = field(default_factory=dict)
+    # Of the logs whose last record ends within a line: the number of its file.
+    torn: dict[Name, FileNumber] = field(default_factory=dict)
 
 
 # The position behind the lines of a record, the file they go to, and the lines.

@@ -38,8 +38,8 @@ class Service:
                 Path(config.data_dir) / "logspool",
                 config.logs,
                 hydfs,
-                # A line end may be added to a record.
-                record_bytes_max=min(RECORD_BYTES_MAX, config.hydfs.block_size_bytes // 4 - 1),
+                # Two bytes less, because a line end may be added before and behind a record.
+                record_bytes_max=min(RECORD_BYTES_MAX, config.hydfs.block_size_bytes // 4 - 2),
                 on_crash=on_crash,
             )
         self._follower = Follower(folder, config.logs.journal_units)

@@ -1,7 +1,7 @@
 """The local connection by which another agent of this node tells the membership agent that it is alive.
 
 A thread sends renewals over one connection that stays open. When the process dies, the kernel closes that
-connection, which the membership agent notices at once; when the process hangs, the renewals stop. Each
+connection, which the membership agent notices at once; when the process stalls, the renewals stop. Each
 renewal names the peers whose authenticated requests this agent has just answered: any traffic is a sign of
 life.
 """
@@ -50,7 +50,7 @@ class Attachment:
         self._client.close()  # a late answer must not delay the end
         while self._thread.is_alive() and deadline.remaining(clock.monotonic()) > 0:
             self._thread.join(JOIN_S)
-            self._client.close()  # the request may have begun just after the first time
+            self._client.close()  # a request may have begun just after the first close
 
     def _run(self) -> None:
         attached = True

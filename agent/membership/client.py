@@ -17,7 +17,7 @@ from agent.membership.messages.view import GetView, ReplaceVoter, WatchView
 from agent.membership.view import View
 from agent.wire.client import Client, Target
 
-# The types of the answers: callers outside ``agent`` may import them from here only.
+# The types of the answers: callers outside ``agent`` may import them only from here.
 __all__ = [
     "Events",
     "MemberChanged",
@@ -67,7 +67,7 @@ class MembershipClient:
         return self._ask(GetView()).view.checked()
 
     def watch(self, version: int, timeout_s: float) -> View:
-        """Returns the view as soon as its version is above ``version``, or after ``timeout_s`` as it is."""
+        """Returns the view once its version is above ``version``; after ``timeout_s``, the unchanged one."""
         return self._ask(WatchView(version, timeout_s), timeout_s + MARGIN_S).view.checked()
 
     def hint(self, name: str) -> None:
@@ -100,7 +100,7 @@ class MembershipClient:
         self._ask(Join())
 
     def switch(self, detector: str | None, suspicion: bool | None) -> SettingsReport:
-        """Makes the whole cluster detect failures in another way and returns the new settings.
+        """Changes how the whole cluster detects failures and returns the new settings.
 
         Raises:
             UsageError: there is no such detector.
@@ -121,13 +121,13 @@ class MembershipClient:
 
         Raises:
             NoMajority: too few voters answer; it can be tried again.
-            Conflict, NotFound: ``new`` is not up or votes already, ``old`` does not vote.
+            Conflict, NotFound: ``new`` is not up or already votes, ``old`` does not vote.
         """
         return self._ask(ReplaceVoter(old, new), VOTERS_TIMEOUT_S).view.checked()
 
     def keys(self, operation: KeyOperation, *, key: str = "", fingerprint: str = "") -> list[str]:
         """Changes the node's ring of gossip keys (``list``, ``install``, ``use``, ``remove``) and returns the
-        fingerprints in it, that of the key which seals first.
+        fingerprints of its keys; the key that seals comes first.
         """
         return list(self._ask(ChangeKeys(operation, key, fingerprint)).fingerprints)
 

@@ -34,7 +34,7 @@ BOOT_MAX = 1 << 59
 
 
 class Kind(IntEnum):
-    """What a datagram asks or answers; a node says HELLO to a contact that it has no answer from yet."""
+    """The kinds of datagram; a node says HELLO to a contact that has not answered it yet."""
 
     PING = 1
     ACK = 2
@@ -45,7 +45,7 @@ class Kind(IntEnum):
     HELLO_REPLY = 7
     HEARTBEAT = 8
     REFUSAL = 9
-    # The receiver is known in the boot ``sequence`` but sends in an earlier one: it must adopt a later one.
+    # The receiver sends from a boot before ``sequence``, in which it is known: it must adopt a later one.
     STALE_BOOT = 10
 
 
@@ -74,7 +74,7 @@ class Beat:
     counter: int
 
     def newer_than(self, other: Beat) -> bool:
-        """Tells whether this one shows progress."""
+        """Tells whether this counter shows progress over another one."""
         return (self.boot, self.counter) > (other.boot, other.counter)
 
 
@@ -126,7 +126,7 @@ def update_bytes(update: Update) -> int:
 
 
 def beat_bytes(name: str) -> int:
-    """Returns how many bytes the counter of ``name`` takes at most (boot and counter below 2^32)."""
+    """Returns the bytes that the counter of ``name`` takes at most (boot and counter below 2^32)."""
     return len(name.encode()) + 13
 
 
@@ -140,7 +140,7 @@ def decode(data: bytes) -> Datagram:
         found = msgpack.unpackb(data, raw=False)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise ProtocolError(f"datagram is not msgpack: {error}") from None
-    # Comparing types is three times as quick as a match statement, and every datagram passes through here.
+    # Comparing types is three times as fast as a match statement, and every datagram passes through here.
     if type(found) is list and found and type(found[0]) is int and found[0] != FORMAT:
         raise ProtocolError(f"datagram of format {found[0]}: another release sent it")
     if type(found) is not list or tuple(map(type, found)) not in DATAGRAM_TYPES:

@@ -1,10 +1,10 @@
-"""Following the view in another agent of the node: the newest view, and the subscribers to newer ones.
+"""Follows the view in another agent of the node: keeps the newest one and hands it to subscribers.
 
 A thread asks the membership agent of the node with long polls. While that agent is down, the last view stays:
 the view is a guide, and terms and promises fence whatever must be safe. Subscribers are called
-in the follower's thread, outside its lock. One that cannot take a view for the moment (it raises a
-``RainStormError``, ``Overloaded`` for instance) gets the newest one a little later, so
-no subscriber stays behind because it was busy once.
+in the follower's thread, outside its lock. A subscriber that cannot take a view at the moment raises a
+``RainStormError`` (``Overloaded``, for instance), and gets the newest view a little later. So no subscriber
+stays behind because it was busy once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agent.wire.client import Client
 
 logger = logging.getLogger("agent.membership.follower")
 
-# How long one poll waits for a newer view; the end of the thread does not wait for it.
+# How long one poll waits for a newer view; stopping the thread does not wait for the poll.
 WATCH_S = 10.0
 # A membership agent that restarts is back within a second: ask again soon at first, then less often.
 RETRY_S, RETRY_S_MAX = 0.2, 1.0
@@ -37,7 +37,7 @@ class HeldView:
     def __init__(self, view: View = EMPTY) -> None:
         self._view = view
         self._changed = threads.condition()
-        # The version that each subscriber has taken. They are parts of one agent: a few, made at its start.
+        # The version that each subscriber has taken. A few parts of one agent subscribe, all at its start.
         self._taken: dict[Subscriber, int] = {}
 
     def current(self) -> View:
@@ -45,7 +45,7 @@ class HeldView:
         return self._view
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Calls ``subscriber`` with every view that is newer than the present one."""
+        """Calls ``subscriber`` with every view that is newer than the current one."""
         with self._changed:
             self._taken[subscriber] = self._view.version
 
@@ -70,7 +70,7 @@ class HeldView:
             return True
 
     def _deliver(self) -> bool:
-        """Tells the subscribers that are behind; returns whether none is any more."""
+        """Tells the subscribers that are behind; returns whether all of them have caught up."""
         view, complete = self._view, True
         with self._changed:
             behind = [subscriber for subscriber, version in self._taken.items() if version < view.version]
@@ -109,7 +109,7 @@ class ViewFollower(HeldView):
         self._client.close()
         while self._thread.is_alive() and deadline.remaining(threads.monotonic()) > 0:
             self._thread.join(JOIN_S)
-            self._client.close()  # the poll may have begun just after the first time
+            self._client.close()  # a poll may have begun just after the first close
 
     def _follow(self) -> None:
         pause_s, complete = RETRY_S, True

@@ -1,4 +1,4 @@
-"""A member: what is known about one node, and the states it can be in."""
+"""A member: the knowledge about one node, and the states it can be in."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SERVICES = ("hydfs", "rainstorm", "logs")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What is known about one node."""
+    """The knowledge about one node."""
 
     name: str
     uuid: str
@@ -57,7 +57,7 @@ class Member:
 
     @property
     def precedence(self) -> tuple[int, int, int]:
-        """Returns the sort key: of two records of a name, the one with the greater key is kept."""
+        """Returns the sort key: of two records with one name, the one with the greater key is kept."""
         return (self.boot, self.incarnation, int(self.state))
 
     def lives(self, service: str) -> bool:

@@ -1,8 +1,8 @@
 """The membership agent: sockets, threads and files around the membership core.
 
-Threads: that of the core (timers, sends), one that receives datagrams, one for register operations, one that
+Threads: one for the core (timers, sends), one that receives datagrams, one for register operations, one that
 compares tables (``exchange``), those that probe members by TCP (``requests``), and those of the request
-server. Voters also answer for the view register, from their own durable log.
+server. Voters also vote on the view register, from their own durable log.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ from agent.wire.server import LOCAL, Server
 
 logger = logging.getLogger("agent.membership")
 
-# The core takes a view that was just chosen within a step or two.
+# The core needs a step or two to take a view that was just chosen.
 LEARNED_TIMEOUT_S = 1.0
 # The core has one register operation under way at a time and waits for its outcome.
 JOBS_MAX = 1
-# A core with a full inbox either works it off soon or has stalled for longer than any wait here.
+# A core with a full inbox either empties it soon or has stalled for longer than any wait here.
 OUTCOME_RETRY_S = 0.05
 # Requests of a peer are a sign of life; more of them than this add nothing.
 HEARD_INTERVAL_S = 0.2
@@ -113,7 +113,7 @@ class Service:
 
     @property
     def core(self) -> MembershipCore:
-        """Returns the core; other threads only read it, by copies made in one step."""
+        """Returns the core; other threads only read it, through copies made in one step."""
         assert self._core is not None
         return self._core
 
@@ -180,10 +180,10 @@ class Service:
         self.client.close()
         self._worker.stop(drain=False, timeout_s=timeout_s)
         self._requests.stop(timeout_s)
+        if self._register is not None:
+            self._register.close()  # asks this node's voter
         if self._voter is not None:
             self._voter.stop(timeout_s)
-        if self._register is not None:
-            self._register.close()
 
     def status(self) -> str:
         """Returns one line for the operator."""
@@ -227,7 +227,7 @@ class Service:
         self._runner.post(event)
 
     def post(self, event: events.Event) -> bool:
-        """Hands an event to the core; an event that finds no room is dropped, like a lost datagram."""
+        """Hands an event to the core; if there is no room, the event is dropped, like a lost datagram."""
         try:
             self.submit(event)
         except Overloaded as error:
@@ -236,7 +236,7 @@ class Service:
         return True
 
     def replace_voter(self, old: str, new: str) -> View:
-        """Has the voters do what ``ViewRegister.replace_voter`` says, and returns once this node knows it."""
+        """Calls ``ViewRegister.replace_voter``, and returns once this node knows the new view."""
         view = self.register.replace_voter(old, new)
         logger.info("voters_changed old=%s new=%s voters=%s", old, new, ",".join(view.voters))
         self.post(events.ViewLearned(view))
@@ -383,8 +383,9 @@ class Service:
 
 
 def _share_one_heap() -> None:
-    """Makes all threads allocate from one heap of the C library: with a heap for each thread of a connection
-    this small agent took 39 MiB instead of 37. The threads allocate little, and mostly one at a time.
+    """Makes all threads allocate from one heap of the C library. With a heap for the thread of each
+    connection, this small agent took 39 MiB instead of 37. The threads allocate little, and mostly one at a
+    time.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such setting
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such setting
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

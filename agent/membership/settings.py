@@ -1,8 +1,8 @@
-"""How the cluster detects failures: which detector, and whether it suspects before it declares death.
+"""The settings of failure detection: which detector, and whether it suspects before it declares death.
 
-There is one value for the whole cluster. Every datagram carries the sender's. Where two values meet, the
-greater one wins: by version, then by content, so that any two nodes choose the same. A node that joins learns
-the value with the first datagram. Nothing is stored: a cluster that was stopped starts again with the
+There is one value for the whole cluster. Every datagram carries the sender's value. Of two different values,
+the greater one wins: by version, then by content, so that any two nodes choose the same. A node that joins
+learns the value with the first datagram. Nothing is stored: a cluster that was stopped starts again with the
 configured value, as version 0.
 """
 

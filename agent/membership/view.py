@@ -1,4 +1,4 @@
-"""The agreed view of the cluster: which nodes count, who leads, who votes.
+"""The agreed view of the cluster: the nodes that count, the leader, the voters.
 
 The newest version is the value of the view register (rules: ``core.view``). A membership agent sends it to
 the other agents of its node, which follow it (``follower``) and act on it. ``version`` grows by one
@@ -26,9 +26,9 @@ from agent.common.message import Counter
 REGISTER: Final = "view"
 UP: Final = "up"
 DOWN: Final = "down"
-# What a datagram has room for; the same as in ``messages``.
+# The longest name that a datagram has room for; the same as in ``messages``.
 NODE_NAME_BYTES_MAX = 63
-# Ten times the largest cluster that was ever measured here: a bound on what one register value can cost.
+# Ten times the largest cluster that was ever measured here: it limits the cost of one register value.
 NODES_MAX = 10_000
 
 NodeName = Annotated[str, Meta(min_length=1, max_length=NODE_NAME_BYTES_MAX)]
@@ -57,10 +57,10 @@ class NodeEntry:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One version of the view; version 0 is that of a cluster that has none yet.
+    """One version of the view; version 0 stands for a cluster that has none yet.
 
-    ``voters`` is empty while the configured ones vote. While one of them is being replaced,
-    ``voters_before`` are those who must agree as well.
+    ``voters`` is empty while the configured voters vote. While one of them is being replaced,
+    ``voters_before`` must agree as well.
     """
 
     version: Counter = 0
@@ -83,7 +83,7 @@ class View:
         """Returns this view when it does not contradict itself; its types and ranges were checked before.
 
         Raises:
-            InvalidMessage: it does.
+            InvalidMessage: it contradicts itself.
         """
         problem = _problem(self)
         if problem:
@@ -91,7 +91,7 @@ class View:
         return self
 
     def as_fields(self) -> dict[str, Any]:
-        """Returns plain values; voters only where the view names any, as releases before did."""
+        """Returns plain values; voters only if the view names any, like earlier releases."""
         fields: dict[str, Any] = {
             "version": self.version,
             "term": self.term,
@@ -117,9 +117,9 @@ class View:
         return entry is not None and entry.state == UP
 
     def among(self, names: Sequence[str]) -> View:
-        """Returns the view as far as it is about ``names``.
+        """Returns the part of the view that is about ``names``.
 
-        While a cluster grows, the view has nodes of which some agents were not told yet where they are.
+        While a cluster grows, the view has nodes whose addresses some agents have not learned yet.
         """
         nodes = {name: entry for name, entry in self.nodes.items() if name in names}
         return replace(self, nodes=nodes, leader=self.leader if self.leader in names else "")
@@ -129,7 +129,7 @@ EMPTY = View()
 
 
 def check(key: str, value: object) -> None:
-    """Refuses what must not become the value of a register of the view, before a voter votes on it.
+    """Refuses a value that a register of the view must not hold, before a voter votes on it.
 
     Raises:
         InvalidMessage: there is no such register, or ``value`` is neither a view nor None.
@@ -146,12 +146,12 @@ def _problem(view: View) -> str:
         if len(name.encode("utf-8", "replace")) > NODE_NAME_BYTES_MAX:
             return f"the name {name!r} is longer than {NODE_NAME_BYTES_MAX} bytes"
         if entry.since > view.version:
-            return f"{name} has been {entry.state} since version {entry.since}, which is still to come"
+            return f"{name} has been {entry.state} since version {entry.since}, which is in the future"
     if view.leader and not view.is_up(view.leader):
         return f"the leader {view.leader!r} is not up"
     for group in (view.voters, view.voters_before):
         if len(frozenset(group)) != len(group):
             return "a voter votes twice"
     if view.voters_before and not view.voters:
-        return "voters are being replaced by nobody"
+        return "voters_before is set without voters"
     return ""

@@ -1,4 +1,4 @@
-"""Requests to the stream engine: any node answers, whoever leads.
+"""Requests to the stream engine: any node answers, whichever node leads.
 
 A wrong argument is a ``UsageError``, and nothing is sent.
 """
@@ -20,7 +20,7 @@ from agent.wire.client import Client, Target
 __all__ = ["JobStatus", "KilledTask", "RainstormClient", "TaskStatus"]
 
 TIMEOUT_S = 10.0
-# A leader that has just been elected needs about this long to read the logs.
+# A newly elected leader needs about this long to read the logs.
 LEADERLESS_S = 15.0
 RETRY_S = 0.1
 WAIT_SLICE_S = 20.0
@@ -28,7 +28,7 @@ CANCEL_TIMEOUT_S = 30.0
 
 
 class RainstormClient:
-    """Asks one of several nodes, the next one when it cannot be reached."""
+    """Asks one of several nodes; if it cannot be reached, asks the next one."""
 
     def __init__(self, client: Client, targets: Sequence[Target]) -> None:
         self._client = client
@@ -53,7 +53,7 @@ class RainstormClient:
         return self._ask(messages.Job(job)).status
 
     def wait(self, job: str, timeout_s: float) -> JobStatus:
-        """Returns the status of a job as soon as it has ended, or after ``timeout_s`` as it is."""
+        """Returns the status of a job once it has ended, or its current status after ``timeout_s``."""
         deadline = Deadline(clock.monotonic(), timeout_s)
         while True:
             wait_s = min(WAIT_SLICE_S, deadline.remaining(clock.monotonic()))
@@ -66,7 +66,7 @@ class RainstormClient:
         return [task for job in self.jobs() for task in job.tasks]
 
     def cancel(self, job: str) -> JobStatus:
-        """Ends a job and returns its status; what it has committed stays."""
+        """Ends a job and returns its status; its committed output stays."""
         return self._ask(messages.Cancel(job), CANCEL_TIMEOUT_S).status
 
     def kill_task(
@@ -80,9 +80,9 @@ class RainstormClient:
         return self._ask(messages.Kill(node, task, pid), repeat=False).killed
 
     def _ask(self, request: Request[R], extra_s: float = 0.0, *, repeat: bool = True) -> R:
-        """Asks node after node; a cluster between two leaders is waited for.
+        """Asks node after node, and waits while the cluster has no leader.
 
-        The time allowed begins with the first failure: a leader may be lost near the end of a long wait.
+        The time limit begins with the first failure: a leader may be lost near the end of a long wait.
         """
         check_arguments(request)
         outage: Deadline | None = None

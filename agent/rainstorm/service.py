@@ -1,6 +1,6 @@
-"""The rainstorm agent of a node: its tasks, and the dispatcher of all jobs when the view gives it the lead.
+"""The rainstorm agent of a node: its tasks, and the dispatcher of all jobs while the view names it leader.
 
-Any node answers any client: what only the leader knows is passed on to the leader.
+Any node answers any client: requests that only the leader can answer are passed on to it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from agent.wire.client import Client, dial_from
 from agent.wire.endpoint import Call, Endpoint, by_kind, endpoint
 from agent.wire.server import Server
 
-# A waiting request is answered this long before its caller stops waiting for the answer.
+# A waiting request is answered this long before its caller stops waiting.
 ANSWER_MARGIN_S = 1.0
 
 Led = TypeVar(
@@ -86,12 +86,12 @@ class Service:
         self._follower.stop(timeout_s)
 
     def status(self) -> str:
-        """Returns one sentence about what the agent does."""
+        """Returns one line for the operator."""
         leader = self._follower.current().leader or "unknown"
         return f"{len(self._host.supervisor.running())} tasks, leader {leader}"
 
     def loops(self) -> list[CoreRunner]:
-        """Returns the loops that must turn while the service lives."""
+        """Returns the loops that must make progress while the service lives."""
         return [self._dispatcher.loop, self._host.loop]
 
     def _endpoints(self) -> dict[str, Endpoint]:
@@ -108,7 +108,7 @@ class Service:
         )
 
     def _led(self, answer: Callable[[Led, Call], Any]) -> Callable[[Led, Call], Any]:
-        """Returns a handler that answers at the leader and passes the request on anywhere else."""
+        """Returns a handler that answers on the leader, and passes the request on to the leader elsewhere."""
 
         def handle(request: Led, call: Call) -> Any:
             leader = self._follower.current().leader
@@ -123,9 +123,9 @@ class Service:
         return handle
 
     def _require_node(self, call: Call) -> None:
-        """Refuses what only nodes may say; operators have certificates of the same authority."""
+        """Refuses a request that only nodes may make: operators have certificates of the same authority."""
         if all(call.peer != peer.name for peer in self._config.peers):
-            raise Forbidden(f"{call.peer!r} is no node of the cluster", hint="use fab")
+            raise Forbidden(f"{call.peer!r} is not a node of the cluster", hint="use fab")
 
     def _command(self, request: CommandRequest, call: Call) -> Done:
         self._require_node(call)
@@ -169,7 +169,7 @@ class Service:
 
     def _kill_local(self, request: messages.KillLocal, call: Call) -> messages.Killed:
         self._require_node(call)
-        # A process id alone is never trusted: only processes that this agent runs for a task can be killed.
+        # A process id alone is never trusted: only processes that run a task for this agent can be killed.
         (job, task), process = self._host.supervisor.find(request.task, request.pid)
         process.kill()
         return messages.Killed(messages.KilledTask(job, task, process.pid))

@@ -1,9 +1,9 @@
-"""Who may connect: mutual TLS 1.3 by the cluster's own authority.
+"""Decides who may connect: mutual TLS 1.3, with certificates of the cluster's own authority.
 
 Each node has one certificate whose subject alternative name is the node's name. Both sides verify: a client
 checks that the server is the node that it meant, a server learns from the certificate which node is calling.
-There is no plain mode; only the Unix sockets, which file permissions protect, go without TLS. Operators
-connect with a certificate of the name ``operator``.
+There is no plain mode; only the Unix sockets, which file permissions protect, work without TLS. Operators
+connect with a certificate for the name ``operator``.
 """
 
 from __future__ import annotations

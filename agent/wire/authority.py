@@ -1,7 +1,7 @@
 """The cluster's certificate authority: created once, it signs a certificate for each node and operator.
 
-EC P-256 (a handshake costs about a millisecond where RSA-4096 costs fifteen). Private keys are written with
-mode 0600 and never leave the folder in which they are created, except by the operator's own tool.
+Keys are EC P-256: a handshake takes about a millisecond, with RSA-4096 fifteen. Private keys are written with
+mode 0600, and only the operator's own tool takes them out of the folder in which they are created.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent.common.shell import disk
 
 CA_DAYS = 3650
 NODE_DAYS = 825
-# Clocks of fresh machines differ: a certificate that is not valid yet is the most common first-day failure.
+# Clocks of new machines differ: a certificate that is not yet valid is the most common failure on day one.
 BACKDATE = datetime.timedelta(hours=1)
 
 
@@ -107,7 +107,8 @@ class Authority:
 def ephemeral_identity(name: str) -> bytes:
     """Returns a private key and a self-signed certificate (PEM) that a closed group of processes shares.
 
-    A process that holds it belongs to the group: it is its own trust anchor and is never written to disk.
+    Any process that holds the key belongs to the group. The certificate is its own trust anchor, and neither
+    is ever written to disk.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (

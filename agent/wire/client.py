@@ -1,19 +1,20 @@
 """A pooled client: persistent connections to many addresses, a deadline on every request.
 
 Addresses: ``Address(host, port, node)`` for TLS (``node`` is the name that the server's certificate must
-carry) or a path of a Unix socket. Beneath TLS is TCP unless the client is given a dialer of its own, such as
-one that opens channels of SSH: any connected socket serves. A request that fails on a connection taken from
-the pool is tried once more on a fresh one, because the peer may have closed the idle one: hence every request
-type of the project is idempotent.
+carry) or the path of a Unix socket. TLS runs over TCP unless the client is given another dialer, such as one
+that opens SSH channels: any connected socket will do. A request that fails on a connection from the pool is
+retried once on a fresh one, because the peer may have closed the idle one. So every request type of the
+project is idempotent.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
+
+import msgspec
 
 from agent.common import message
 from agent.common.deadline import Deadline
@@ -67,7 +68,7 @@ def dial_tcp(address: Address, timeout_s: float) -> Socket:
 def dial_from(source: str) -> Dial:
     """Returns a dialer that connects from the address ``source``.
 
-    By it packet filters and others tell the nodes of one machine apart.
+    Packet filters, for example, use that address to tell the nodes of one machine apart.
     """
 
     def dial(address: Address, timeout_s: float) -> Socket:
@@ -76,8 +77,7 @@ def dial_from(source: str) -> Dial:
     return dial
 
 
-@dataclass(frozen=True, slots=True)
-class Answered(Generic[R]):
+class Answered(msgspec.Struct, Generic[R], frozen=True):
     """A reply, checked against its type; a caller that asked for an open file closes ``descriptor``."""
 
     message: R
@@ -85,25 +85,40 @@ class Answered(Generic[R]):
     descriptor: int | None = None
 
 
+class _Place:
+    """The part of a pool that a request holds: a place among the requests to the target, and a connection."""
+
+    __slots__ = ("connection", "pool")
+
+    def __init__(self, pool: _Pool, connection: Connection | None) -> None:
+        self.pool = pool
+        self.connection = connection
+
+    def drop(self) -> None:
+        """Closes the connection."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+
+
 class _Pool:
-    """The connections to one target, idle and busy, and a bound on all of them."""
+    """The connections to one target, idle and busy; all of it is guarded by the client's lock."""
 
-    __slots__ = ("busy", "idle", "lock", "slots", "users")
+    __slots__ = ("busy", "freed", "idle", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threads.Lock) -> None:
         self.idle: deque[Connection] = deque()
-        # In order of use, so that a simulated run closes them in the same order each time.
-        self.busy: dict[Connection, None] = {}
-        self.lock = threads.lock()
-        self.slots = threads.semaphore(CONNECTIONS_MAX)
-        # How many requests use the pool or wait for a slot; guarded by the client's lock.
-        self.users = 0
+        # A place for each request; in order of use, so that each repetition of a simulated run closes the
+        # connections in the same order.
+        self.busy: dict[_Place, None] = {}
+        # How many requests wait for a place.
+        self.waiting = 0
+        self.freed = threads.condition(lock)
 
-    def drop_idle(self) -> None:
-        """Closes the connections that no request uses."""
-        with self.lock:
-            while self.idle:
-                self.idle.pop().close()
+    @property
+    def is_unused(self) -> bool:
+        """Tells whether no request uses the pool or waits for a place."""
+        return not self.busy and not self.waiting
 
 
 class Client:
@@ -136,8 +151,8 @@ class Client:
     ) -> Answered[R]:
         """Sends a request and returns its answer; the file of a ``FileSlice`` is closed whatever happens.
 
-        ``view`` is the version of the view that the caller knows; ``kind`` the name of the request where a
-        server answers it under another one than its own.
+        ``view`` is the version of the view that the caller knows. ``kind`` is the name of the request, if the
+        server answers it under a name other than its own.
 
         Raises:
             Unreachable: no process listens at the target.
@@ -158,15 +173,14 @@ class Client:
         return Answered(_decoded(request.reply, frame, target, request.kind), frame.payload, frame.descriptor)
 
     def _send(self, target: Target, header: dict[str, Any], payload: Payload, deadline: Deadline) -> Frame:
-        with self._pool(target) as pool:
-            if not pool.slots.acquire(timeout=deadline.remaining(clock.monotonic())):
-                raise Overloaded(
-                    f"{CONNECTIONS_MAX} requests to {target} are already in progress", hint="try again later"
-                )
-            try:
-                return self._call(pool, target, header, payload, deadline)
-            finally:
-                pool.slots.release()
+        place = self._take(target, deadline)
+        is_good = False
+        try:
+            frame = self._call(place, target, header, payload, deadline)
+            is_good = True
+        finally:
+            self._give_back(place, is_good=is_good)
+        return frame
 
     @property
     def busy(self) -> int:
@@ -177,85 +191,108 @@ class Client:
         """Closes all connections; requests in progress end with ConnectionLost, and so does any later one."""
         with self._lock:
             self._closed = True
-            pools = list(self._pools.values())
-        for pool in pools:
-            pool.drop_idle()
-            with pool.lock:
-                for connection in pool.busy:
-                    connection.close()
+            ended: list[Connection] = []
+            for pool in self._pools.values():
+                ended += pool.idle
+                ended += [place.connection for place in pool.busy if place.connection is not None]
+                pool.idle.clear()
+                pool.freed.notify_all()
+        for connection in ended:
+            connection.close()
 
-    @contextlib.contextmanager
-    def _pool(self, target: Target) -> Iterator[_Pool]:
-        """Yields the pool of a target, which is kept at least as long as a request uses it."""
+    # One pass of the lock before a request and one after it, so that asking costs next to nothing.
+
+    def _take(self, target: Target, deadline: Deadline) -> _Place:
+        """Takes a place among the requests to a target, and an idle connection if there is one.
+
+        Raises:
+            Overloaded: no place is free in time.
+            ConnectionLost: the client was closed.
+        """
         with self._lock:
-            pool = self._pools.pop(target, None) or _Pool()
+            pool = self._pools.pop(target, None) or _Pool(self._lock)
             self._pools[target] = pool
-            pool.users += 1
-            unused = []
-            if len(self._pools) > TARGETS_MAX:
-                unused = [each for each, other in self._pools.items() if not other.users][:1]
-            dropped = [self._pools.pop(each) for each in unused]
+            if len(pool.busy) >= CONNECTIONS_MAX:
+                self._await_place(pool, target, deadline)
+            self._require_open(target)
+            place = _Place(pool, pool.idle.pop() if pool.idle else None)
+            pool.busy[place] = None
+            unused = self._forget_unused() if len(self._pools) > TARGETS_MAX else ()
+        for connection in unused:
+            connection.close()
+        return place
+
+    def _await_place(self, pool: _Pool, target: Target, deadline: Deadline) -> None:
+        pool.waiting += 1
         try:
-            for other in dropped:
-                other.drop_idle()
-            yield pool
+            found = pool.freed.wait_for(
+                lambda: self._closed or len(pool.busy) < CONNECTIONS_MAX,
+                deadline.remaining(clock.monotonic()),
+            )
         finally:
-            with self._lock:
-                pool.users -= 1
+            pool.waiting -= 1
+        if not found:
+            raise Overloaded(
+                f"{CONNECTIONS_MAX} requests to {target} are already in progress", hint="try again later"
+            )
+
+    def _forget_unused(self) -> Sequence[Connection]:
+        """Forgets the least recently used target without a request; returns its idle connections."""
+        for target, pool in self._pools.items():
+            if pool.is_unused:
+                del self._pools[target]
+                return pool.idle
+        return ()
+
+    def _give_back(self, place: _Place, *, is_good: bool) -> None:
+        """Frees a place; its connection serves others if it ``is_good``, and is closed otherwise."""
+        pool = place.pool
+        with self._lock:
+            del pool.busy[place]
+            has_room = not self._closed and len(pool.idle) < IDLE_CONNECTIONS_MAX
+            if is_good and has_room and place.connection is not None:
+                pool.idle.append(place.connection)
+                place.connection = None
+            if pool.waiting:
+                pool.freed.notify()
+        place.drop()
+
+    def _require_open(self, target: Target) -> None:
+        if self._closed:
+            raise ConnectionLost(f"connection to {target}: the client was closed")
 
     def _call(
-        self, pool: _Pool, target: Target, header: dict[str, Any], payload: Payload, deadline: Deadline
+        self, place: _Place, target: Target, header: dict[str, Any], payload: Payload, deadline: Deadline
     ) -> Frame:
-        with pool.lock:
-            connection = pool.idle.pop() if pool.idle else None
+        connection = place.connection
         if connection is not None:
             try:
-                return self._exchange(pool, connection, header, payload, deadline)
+                return self._exchange(connection, header, payload, deadline)
             except ConnectionLost:
                 if self._closed or not isinstance(payload, bytes | bytearray | memoryview):
                     raise  # a file slice or an iterator is used up
-                # One idle connection was dead, so the peer restarted: the others are dead too.
-                pool.drop_idle()
-        connection = self._connect(pool, target, deadline)
-        return self._exchange(pool, connection, header, payload, deadline)
+                # One idle connection was dead, so the peer has restarted: the other idle ones are dead too.
+                place.drop()
+                self._drop_idle(place.pool)
+        connection = self._connect(place, target, deadline)
+        return self._exchange(connection, header, payload, deadline)
+
+    def _drop_idle(self, pool: _Pool) -> None:
+        with self._lock:
+            dead = list(pool.idle)
+            pool.idle.clear()
+        for connection in dead:
+            connection.close()
 
     def _exchange(
-        self,
-        pool: _Pool,
-        connection: Connection,
-        header: dict[str, Any],
-        payload: Payload,
-        deadline: Deadline,
+        self, connection: Connection, header: dict[str, Any], payload: Payload, deadline: Deadline
     ) -> Frame:
-        with self._busy(pool, connection):
-            header["timeout_s"] = deadline.require(clock.monotonic(), f"request to {connection.peer}")
-            connection.send(header, payload, deadline)
-            frame = connection.receive(deadline)
-        with pool.lock:
-            keep = not self._closed and len(pool.idle) < IDLE_CONNECTIONS_MAX
-            if keep:
-                pool.idle.append(connection)
-        if not keep:
-            connection.close()
-        return frame
+        header["timeout_s"] = deadline.require(clock.monotonic(), f"request to {connection.peer}")
+        connection.send(header, payload, deadline)
+        return connection.receive(deadline)
 
-    @contextlib.contextmanager
-    def _busy(self, pool: _Pool, connection: Connection) -> Iterator[None]:
-        """Lets ``close`` end what waits for the connection; an error inside closes it."""
-        try:
-            with pool.lock:
-                if self._closed:
-                    raise ConnectionLost(f"connection to {connection.peer}: the client was closed")
-                pool.busy[connection] = None
-            yield
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            with pool.lock:
-                pool.busy.pop(connection, None)
-
-    def _connect(self, pool: _Pool, target: Target, deadline: Deadline) -> Connection:
+    def _connect(self, place: _Place, target: Target, deadline: Deadline) -> Connection:
+        """Returns a new connection, which belongs to ``place`` from its first byte: ``close`` ends it."""
         now = clock.monotonic()
         left_s = min(self._connect_timeout_s, deadline.require(now, f"connect to {target}"))
         try:
@@ -266,14 +303,20 @@ class Client:
             raise Unreachable(
                 f"cannot connect to {target}: {error}", hint="is the agent up? try: fab status"
             ) from None
-        with self._busy(pool, connection):
-            try:
-                connection.send(message.encode(Hello(Hello.kind, PROTOCOL_VERSION)), b"", deadline)
-                frame = connection.receive(deadline)
-            except (ConnectionLost, DeadlineExceeded) as error:
-                raise Unreachable(f"{target} did not finish the handshake: {error}") from None
-            _decoded(Welcome, frame, target, Hello.kind)
-            close_files(b"", frame.descriptor)
+        try:
+            with self._lock:
+                self._require_open(target)
+                place.connection = connection
+        except BaseException:
+            connection.close()
+            raise
+        try:
+            connection.send(message.encode(Hello(Hello.kind, PROTOCOL_VERSION)), b"", deadline)
+            frame = connection.receive(deadline)
+        except (ConnectionLost, DeadlineExceeded) as error:
+            raise Unreachable(f"{target} did not finish the handshake: {error}") from None
+        _decoded(Welcome, frame, target, Hello.kind)
+        close_files(b"", frame.descriptor)
         return connection
 
     def _open(self, target: Target, limit: Deadline) -> Socket:
@@ -284,7 +327,7 @@ class Client:
         try:
             left_s = limit.remaining(clock.monotonic())
             if left_s <= 0:
-                raise TimeoutError  # no time-out at all would be the meaning of 0
+                raise TimeoutError  # a socket takes a time-out of 0 to mean that it must not block
             plain.settimeout(left_s)
             found: Socket = self._context.wrap_socket(plain, server_hostname=target.node)
         except BaseException:

@@ -2,7 +2,7 @@
 
 The payload moves without copies where the transport allows it: ``recv_into`` one buffer of the announced
 size, ``sendfile`` for parts of files, ``sendmsg`` for several buffers. One thread sends and one receives at a
-time; callers see to that.
+time; the callers ensure this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent.common.shell import clock, disk, network
 from agent.common.shell.network import Socket
 from agent.wire.codec.framing import PREFIX, Buffer, Frame, decode_header, decode_prefix, encode_header
 
-# OpenSSL hands out at most one 16 KiB record a call; larger reads only save calls on plain sockets.
+# OpenSSL returns at most one 16 KiB record per call; larger reads save calls only on plain sockets.
 FILE_CHUNK_BYTES = 256 * 1024
 
 
@@ -44,7 +44,7 @@ def payload_bytes(payload: Payload) -> int:
 
 
 def close_files(payload: Payload, descriptor: int | None = None) -> None:
-    """Closes the files of a frame that was sent, or never will be."""
+    """Closes the files of a frame that was sent or will never be sent."""
     if isinstance(payload, FileSlice):
         network.close_descriptor(payload.descriptor)
     if descriptor is not None:
@@ -84,7 +84,7 @@ class Connection:
         try:
             self._arm(deadline, "send")
             if descriptor is not None:
-                # The file goes with the first byte; a head this small is taken whole or not at all.
+                # The file goes with the first byte; the kernel takes a small head completely or not at all.
                 network.send_descriptors(self.sock, head[:1], [descriptor])
                 head = head[1:]
             if isinstance(payload, FileSlice):
@@ -159,7 +159,7 @@ class Connection:
             got += count
         return buffer
 
-    # The time-out of a socket is that of one call: each gets what is left of the deadline.
+    # A socket's time-out applies to one call: each call gets what is left of the deadline.
 
     def _send_parts(self, parts: list[Buffer], deadline: Deadline) -> None:
         if network.is_tls(self.sock):
@@ -199,7 +199,7 @@ class Connection:
 
 
 def _is_late(error: OSError) -> bool:
-    """Tells whether the time of a call has passed, and not the kernel given up a peer that is gone.
+    """Tells whether a call has timed out, and not the kernel dropped the connection to a vanished peer.
 
     Both are a ``TimeoutError``; only the kernel's has a number, ETIMEDOUT.
     """

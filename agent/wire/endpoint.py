@@ -1,10 +1,15 @@
-"""What answers a typed request: the handler's function, the call as it sees it, and the answer."""
+"""How a typed request is answered: the handler, what it learns about the call, and the answer.
+
+What each request makes is a Struct of msgspec, which costs a fifth of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from agent.common import message
 from agent.common.deadline import Deadline
@@ -13,9 +18,8 @@ from agent.wire.codec.framing import Buffer
 from agent.wire.connection import Payload
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a handler learns of a request beside its message.
+class Call(msgspec.Struct, frozen=True):
+    """What a handler learns about a request besides its message.
 
     ``peer`` is the authenticated name of the caller, ``local`` on a Unix socket; ``view`` the version of the
     cluster view that the caller knows; ``connection`` a number that is never used twice.
@@ -28,8 +32,7 @@ class Call:
     connection: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[R]):
+class Answer(msgspec.Struct, Generic[R], frozen=True):
     """A reply with a payload; ``descriptor`` hands an open file to a caller on the Unix socket."""
 
     message: R
@@ -39,7 +42,7 @@ class Answer(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A request type and what answers it: with the request's reply type, alone or in an ``Answer``."""
+    """A request type and its handler, which returns the request's reply type, alone or in an ``Answer``."""
 
     request: type[message.Request[Any]]
     handle: Callable[[Any, Call], Any]

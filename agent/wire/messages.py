@@ -1,4 +1,4 @@
-"""What every connection carries beside the requests of its service: the handshake, the envelope, errors."""
+"""The messages that all connections share: the handshake, the envelope of a request, errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from agent.common.failure import Failure
 from agent.common.message import Counter, Duration, Message, Name, Request, Text
 
-# A caller that would wait longer than this asks again.
+# A caller that wants to wait longer than this repeats its request.
 REQUEST_TIMEOUT_S_MAX = 120.0
 
 
@@ -30,7 +30,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every request carries beside its message: its kind, the caller's time-out and view."""
+    """What every request carries besides its message: its kind, the caller's time-out and view."""
 
     type: Name
     timeout_s: Duration = REQUEST_TIMEOUT_S_MAX

@@ -43,9 +43,9 @@ logger = logging.getLogger("agent.wire.server")
 CONNECTIONS_MAX = 256
 HANDSHAKE_TIMEOUT_S = 5.0
 BACKLOG = 128
-# Out of descriptors or threads: connections end meanwhile, and one log line a second is enough.
+# The pause when descriptors or threads run out: connections end meanwhile; one log line a second is enough.
 ACCEPT_RETRY_S = 1.0
-# A stopping server finishes the requests in progress; one that only waits is not worth more than this.
+# A stopping server finishes the requests in progress, but waits no longer than this for one.
 DRAIN_S = 1.0
 # A caller may use its reply even a little after the request's deadline.
 REPLY_TIMEOUT_S_MIN = 5.0
@@ -66,8 +66,8 @@ class Server:
     ) -> None:
         """Prepares to answer requests; ``on_request`` is told the caller of each one that is handled."""
         self.name = name
-        # The time of each authenticated peer's last request, on the monotonic clock: one entry for each
-        # certificate of the cluster.
+        # The monotonic time of each authenticated peer's last request: one entry for each certificate of the
+        # cluster.
         self.heard_at: dict[str, float] = {}
         # Every server answers a ping, so that anybody can ask whether the agent behind it is alive.
         self._endpoints: dict[str, Endpoint] = {Ping.kind: endpoint(Ping, self._ping), **endpoints}
@@ -80,13 +80,15 @@ class Server:
         self._connections: dict[int, tuple[Connection, threads.Thread]] = {}
         self._accepted = 0
         self._lock = threads.lock()
-        self._in_progress = 0
+        # The connections whose requests are being answered. Each thread adds and discards its own alone, so
+        # that an answer costs no lock; once the server stops, the thread that waits for the last one is told.
+        self._answering: set[int] = set()
         self._answered = threads.condition()
         self._stopping = threads.event()
         self._unix_paths: list[str] = []
 
     def add(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Answers further types of requests; before the server listens."""
+        """Adds request types to answer; call it before the server listens."""
         assert not self._listeners, f"{self.name} listens already"
         self._endpoints.update(endpoints)
 
@@ -121,11 +123,11 @@ class Server:
         """Closes the listeners, finishes the requests in progress, closes connections, ends the threads."""
         self._stopping.set()
         for listener in self._listeners:
-            with contextlib.suppress(OSError):  # not connected; on Linux this wakes the acceptor all the same
+            with contextlib.suppress(OSError):  # "not connected", but on Linux this still wakes the acceptor
                 listener.shutdown(network.SHUT_RDWR)
             listener.close()
         with self._answered:
-            self._answered.wait_for(lambda: not self._in_progress, min(DRAIN_S, timeout_s))
+            self._answered.wait_for(lambda: not self._answering, min(DRAIN_S, timeout_s))
         with self._lock:
             open_now = list(self._connections.values())
         for connection, _ in open_now:
@@ -141,7 +143,7 @@ class Server:
     @property
     def in_progress(self) -> int:
         """Returns how many requests are being answered."""
-        return self._in_progress
+        return len(self._answering)
 
     def _ping(self, request: Ping, call: Call) -> Pong:
         return Pong(self.name, os.getpid())
@@ -168,7 +170,7 @@ class Server:
         try:
             connection = Connection(sock, "handshaking")
         except OSError:
-            return False  # the caller is gone already
+            return False  # the caller has already gone
         with self._lock:
             if self._stopping.is_set():
                 return False
@@ -194,13 +196,14 @@ class Server:
         try:
             connection = self._handshake(key, sock, context)
             peer = connection.peer
-            while not self._stopping.is_set():
-                self._answer(key, connection)
+            stopping = self._stopping.is_set()
+            while not stopping:
+                stopping = self._answer(key, connection)
         except ConnectionLost:
             pass  # the usual end of a connection
         except (OSError, RainStormError) as error:
             if not self._stopping.is_set():
-                # A caller that leaves without sending a byte only checked whether the port is open.
+                # A caller that leaves without sending a byte was only checking whether the port is open.
                 silent = not peer and isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
                 line = "connection_dropped server=%s peer=%s error=%s"
                 logger.log(logging.DEBUG if silent else logging.INFO, line, self.name, peer or "?", error)
@@ -245,16 +248,20 @@ class Server:
         connection.send({"ok": True, **message.encode(Welcome(PROTOCOL_VERSION))}, b"", deadline)
         return connection
 
-    def _answer(self, key: int, connection: Connection) -> None:
+    def _answer(self, key: int, connection: Connection) -> bool:
+        """Answers the next request and returns whether the server is stopping."""
         frame = connection.receive(None)
-        with self._answered:
-            self._in_progress += 1
+        self._answering.add(key)
         try:
             self._reply_to(frame, key, connection)
         finally:
-            with self._answered:
-                self._in_progress -= 1
-                self._answered.notify_all()
+            # In this order: either this thread sees that the server stops, or ``stop`` that it has answered.
+            self._answering.discard(key)
+            stopping = self._stopping.is_set()
+            if stopping:
+                with self._answered:
+                    self._answered.notify_all()
+        return stopping
 
     def _reply_to(self, frame: Frame, key: int, connection: Connection) -> None:
         close_files(b"", frame.descriptor)  # no request brings a file
@@ -276,7 +283,7 @@ class Server:
         limit = Deadline(clock.monotonic(), max(REPLY_TIMEOUT_S_MIN, timeout_s))
         try:
             connection.send(header, reply.payload, limit, reply.descriptor)
-        except (FrameTooLarge, InvalidMessage) as error:  # nothing of it was sent
+        except (FrameTooLarge, InvalidMessage) as error:  # none of it was sent
             logger.error("reply_not_sent server=%s type=%s error=%s", self.name, kind, error)
             connection.send(_error(error), b"", limit)
         finally:
@@ -295,7 +302,7 @@ class Server:
         return found.answer(frame.header, Call(peer, deadline, frame.payload, envelope.view, key))
 
     def _count_refusal(self, kind: str, peer: str, error: InvalidMessage) -> None:
-        """Counts a message that was refused; a flood of them costs a line for each doubling."""
+        """Counts a refused message; a flood of them is logged once for each doubling of the count."""
         known = kind if kind in self._endpoints else "unknown"
         with self._lock:
             self.refused[known] += 1

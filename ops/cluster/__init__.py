@@ -1,1 +1,1 @@
-"""The cluster as an operator reaches it: inventory, routes, SSH, connections and status."""
+"""How an operator reaches a cluster: inventory, routes, SSH, connections and status."""

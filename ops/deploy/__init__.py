@@ -1,1 +1,1 @@
-"""What the controller makes before a deployment: certificates and the archive of wheels."""
+"""The controller's preparations for a deployment: certificates and the archive of wheels."""

@@ -35,7 +35,7 @@ from ops.output.errors import describe
 FOLDER = REPOSITORY / ".rainstorm" / "wheelhouse"
 TOOLS_LOCK = REPOSITORY / "requirements" / "all.lock"
 PIP_TIMEOUT_S = 900.0
-# An archive has 80 MB. VMs keep three releases themselves; these are for VMs that have lost one.
+# An archive has 80 MB. VMs keep three releases themselves; these archives are for VMs that have lost one.
 ARCHIVES_MAX = 8
 # The oldest glibc for which the projects in this lock publish wheels.
 GLIBC_MINOR_MIN = 17

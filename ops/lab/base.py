@@ -30,7 +30,7 @@ PACKAGES = (
     "ca-certificates dbus iproute2 iptables iputils-ping kmod less libpam-systemd netbase openssh-server "
     "procps python3 sudo systemd systemd-sysv"
 ).split()
-# Nothing that tries to use the internet or a screen.
+# Units that would use the internet or a screen.
 MASKED = (
     "apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer dpkg-db-backup.timer console-getty.service "
     "systemd-networkd-wait-online.service"

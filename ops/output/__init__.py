@@ -1,1 +1,1 @@
-"""What people read: tables, lists, progress, live views and errors."""
+"""The output for people: tables, lists, progress, live views and errors."""

@@ -1,8 +1,8 @@
-"""What becomes of a command when the reader of its output ends first, as ``head`` and ``less`` do.
+"""How a command ends when the reader of its output ends first, as ``head`` and ``less`` do.
 
-Nothing more can be written, and that is no failure: the command ends quietly with status 0. One that fails
-keeps the status of its error. Python itself writes what is left in its buffers when it exits, and would then
-print a traceback, so a stream without a reader is pointed at the null device.
+Nothing more can be written, and that is not a failure: the command ends quietly with status 0. A command that
+fails keeps the status of its error. When Python exits it writes the rest of its buffers, and would then
+print a traceback, so a stream without a reader is redirected to the null device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def ends_with_its_reader() -> Iterator[None]:
 
 
 def flush() -> None:
-    """Writes what stdout has buffered, unless nobody reads it."""
+    """Writes the buffered output of stdout, unless nobody reads it."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -40,7 +40,7 @@ def flush() -> None:
 
 
 def _discard() -> bool:
-    """Points the streams that have no reader at the null device; tells whether there was one."""
+    """Redirects the streams that have no reader to the null device; tells whether there was one."""
     gone = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
     for stream in gone:
         null = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""What commands print: results on stdout, messages on stderr.
+"""The output of commands: results on stdout, messages on stderr.
 
 Tables are drawn by rich on a terminal and are plain columns elsewhere; ``--json`` prints one object with a
 ``schema_version``. Numbers are right-aligned, and states have a colour in addition to the word. An empty

@@ -272,7 +272,8 @@ def _expand(client: RainstormClient, job_id: str) -> str:
     if len(matching) == 1:
         return matching[0]
     if matching:
-        raise UsageError(f"{job_id!r} begins {len(matching)} jobs: {', '.join(matching)}", hint="fab jobs")
+        several = f"the ids of {len(matching)} jobs begin with {job_id!r}: {', '.join(matching)}"
+        raise UsageError(several, hint="fab jobs")
     raise NotFound(f"there is no job {job_id!r}", hint="list them: fab jobs")
 
 

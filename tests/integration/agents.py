@@ -1,6 +1,6 @@
-"""Real agents of a small cluster as processes, with addresses, keys and folders of their own.
+"""Real agents of a small cluster as processes, with their own addresses, keys and folders.
 
-The folder is short, because the path of a Unix socket may have 107 bytes at most.
+The folder's path is short, because the path of a Unix socket may have at most 107 bytes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -59,7 +60,7 @@ class Agents:
                     cwd=REPOSITORY,
                 )
         for name in chosen:
-            wait_until(lambda name=name: self._is_ready(name), PATIENCE_S, f"{name} is ready")  # type: ignore[misc]
+            wait_until(partial(self._is_ready, name), PATIENCE_S, f"{name} is ready")
 
     def kill(self, name: str) -> None:
         """Kills an agent with SIGKILL."""
@@ -68,7 +69,7 @@ class Agents:
         process.wait(PATIENCE_S)
 
     def stop(self) -> None:
-        """Ends what still runs and removes the folder."""
+        """Ends the agents that still run and removes the folder."""
         for process in self.processes.values():
             process.send_signal(signal.SIGCONT)
             process.terminate()

@@ -1,4 +1,4 @@
-"""Single agents of a running cluster: killed, started, restarted; what ``verify`` says meanwhile."""
+"""Single agents of a running cluster: killed, started, restarted; and the reports of ``verify`` meanwhile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops.cluster.connections import connected
+from ops.cluster.connections import Connections, connected
 from ops.local.cluster import SERVICES
 from tests.integration.cluster import NO_SPARES, Sandbox, shared
 from tests.support import PATIENCE_S, wait_until
@@ -18,7 +18,7 @@ NAMES = ["vm1", "vm2", "vm3"]
 
 @pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A cluster for all tests, each of which starts again what it kills."""
+    """A cluster for all tests; each test restarts the agents that it kills."""
     with shared(request, tmp_path_factory.mktemp("agents"), len(NAMES), **NO_SPARES) as place:
         yield place
 
@@ -27,6 +27,12 @@ def agents(place: Sandbox, node: str) -> dict[str, int]:
     """Returns the process id of each agent of a node."""
     found = {each.pid: each.process.cmdline() for each in place.cluster.processes(node)}
     return {words[3]: pid for pid, words in found.items() if words[2:3] == ["agent"]}
+
+
+def owed(connections: Connections, *nodes: str) -> int:
+    """Returns how many blocks lack a copy, or may, according to these nodes."""
+    health = [connections.hydfs(node).health() for node in nodes]
+    return sum(each.under_replicated + each.waiting for each in health)
 
 
 def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
@@ -59,7 +65,7 @@ def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
 
 
 def test_appends_go_on_with_a_store_less_than_copies_are_wanted(running: Sandbox) -> None:
-    """A store that is down on a machine that lives is in no new block, instead of sealing each in turn."""
+    """New blocks avoid a store that is down on a live machine; otherwise each would be sealed in turn."""
     # A store whose disk is still new seals open blocks that it should have, which would be counted here.
     assert running.fab("verify", "--wait", "60").status == 0
     with connected(running.inventory()) as connections:
@@ -72,8 +78,7 @@ def test_appends_go_on_with_a_store_less_than_copies_are_wanted(running: Sandbox
         blocks = len(files.stat("log").blocks)
         assert files.append("log", b"still two\n", writer="test", sequence=3).copies == 2
         assert len(files.stat("log").blocks) == blocks <= 4
-        owed = [connections.hydfs(node).health() for node in ("vm1", "vm2")]
-        assert sum(health.under_replicated + health.waiting for health in owed)
+        wait_until(lambda: owed(connections, "vm1", "vm2"), PATIENCE_S, "a third copy is owed")
         assert running.fab("start-agent", "--vm", "3", "--service", "hydfs").status == 0
         wait_until(
             lambda: not running.fab("verify").status, PATIENCE_S, "three stores serve and hold every block"

@@ -1,6 +1,6 @@
-"""Tasks under a user of their own: what they can reach, and who ends when.
+"""Tasks under a separate user: what they can reach, and when each process ends.
 
-``Machine`` is what systemd is on a real machine: it holds the listening socket and starts launchers.
+``Machine`` has the role of systemd on a real machine: it holds the listening socket and starts launchers.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
 from agent.rainstorm.host.shell.supervisor import TaskSupervisor
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.messages.control import Assign
+from agent.rainstorm.messages.launcher import KillTask, SpawnTask, TaskEnded, decode_request, encode
 from agent.wire.codec.framing import encode_header
 from agent.wire.connection import Connection
 from agent.wire.server import Server
@@ -77,7 +78,7 @@ if "agent.rainstorm.task.shell.task" in sys.orig_argv:
 
 @functools.cache
 def python_for(user: str) -> tuple[str, str]:
-    """Returns a Python that ``user`` can run, and where it finds our packages."""
+    """Returns a Python that ``user`` can run, and the place of our packages."""
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     for candidate in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
@@ -96,7 +97,7 @@ def python_for(user: str) -> tuple[str, str]:
 
 
 def assignment(generation: int) -> Assign:
-    """Returns an assignment that the task refuses: the processes matter here, not what they do."""
+    """Returns an assignment that the task refuses: only the processes matter here, not their work."""
     header = SourceHeader(("a",), 0, 0, (), 1, "id")
     return Assign(*KEY, generation, {}, header, False, b"", 0, False, (), False, {}, (0, 0))
 
@@ -133,7 +134,7 @@ class Machine:
         self._listener.listen(4)
 
     def launch(self, agent_user: str = "root") -> subprocess.Popen[bytes]:
-        """Starts a launcher as the task user; nothing when the agent does it itself."""
+        """Starts a launcher as the task user; does nothing when the agent starts it itself."""
         assert self._listener is not None
         python, packages = python_for(TASK_USER)
         (self.folder / "code").mkdir(exist_ok=True)
@@ -163,23 +164,23 @@ class Machine:
         return launcher
 
     def found(self, task: psutil.Process | None = None) -> list[dict[str, Any]]:
-        """Returns what the user code of each task, or of one, found out."""
+        """Returns the findings of the user code of each task, or of one."""
         log = self.folder / "tasks.log"
         lines = log.read_text("utf-8").splitlines() if log.exists() else []
         found = [json.loads(line.partition("found ")[2]) for line in lines if "found " in line]
         return [each for each in found if task is None or each["pid"] == task.pid]
 
     def children(self, task: psutil.Process) -> list[int]:
-        """Returns the child processes of a task's user code that live; the agent's launcher runs none."""
+        """Returns the living child processes of a task's user code; the agent's launcher runs none."""
         return [found["child"] for found in self.found(task) if psutil.pid_exists(found["child"])]
 
     def task(self, generation: int) -> psutil.Process:
-        """Has a process run the task and returns it."""
+        """Assigns the task to a process and returns the process."""
         self.supervisor.assign(KEY, generation, False, assignment(generation))
         wait_until(lambda: self.supervisor.running().get(KEY), PATIENCE_S, "the task has a process")
         task = psutil.Process(self.supervisor.running()[KEY])
         if not self.own_launcher:
-            wait_until(lambda: self.found(task), PATIENCE_S, "what its user code found is in the log")
+            wait_until(lambda: self.found(task), PATIENCE_S, "the findings of its user code are in the log")
         return task
 
     def close(self) -> None:
@@ -213,7 +214,7 @@ def _gone(process: psutil.Process) -> bool:
 
 
 def test_tasks_end_on_request_and_with_their_launcher_and_start_again(machine: Machine) -> None:
-    """One that is stuck too; each end of an assigned task is reported once, with its cause."""
+    """Even a stuck task ends; each end of an assigned task is reported once, with its cause."""
     if not machine.own_launcher:
         machine.listen()
         machine.launch()
@@ -248,7 +249,7 @@ def test_tasks_end_on_request_and_with_their_launcher_and_start_again(machine: M
 
 @pytest.mark.parametrize("machine", ["unit"], indirect=True)
 def test_user_code_has_no_rights_of_the_agent(machine: Machine) -> None:
-    """Another user, no key, no socket but the store's for tasks, nothing of systemd's, limits."""
+    """It has another user, no key, no socket but the store's for tasks, no systemd variables, and limits."""
     user = pwd.getpwnam(TASK_USER)
     machine.listen()
     (machine.folder / "key.pem").touch(0o600)
@@ -293,7 +294,7 @@ def test_the_launcher_serves_its_agents_user_only(machine: Machine) -> None:
 
 
 def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) -> None:
-    """It sends nonsense and open files on its socket, and speaks in the launcher's place."""
+    """It sends invalid messages and open files on its socket, and imitates the launcher."""
     path = tempfile.mkdtemp(prefix="rs-")
     exits: list[str] = []
     supervisor = TaskSupervisor(
@@ -321,20 +322,20 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
                 control = Connection(task, "agent")
                 before = len(os.listdir("/proc/self/fd"))
                 control.sock.sendall(encode_header({"t": "hello", "pid": 17}, 0))
-                wait_until(lambda: supervisor.running() == {KEY: 17}, PATIENCE_S, "the hello is heard")
+                wait_until(lambda: supervisor.running() == {KEY: 17}, PATIENCE_S, "the hello is received")
                 for _ in range(50):
                     socket.send_fds(
                         task, [encode_header({"t": "epoch-wanted", "generation": 1, "done": False}, 0)], [0]
                     )
-                first.send(b'{"ended": 77, "cause": "a task that never was"}')
+                first.send(encode(TaskEnded(77, "a task that never was")))
                 control.sock.sendall(encode_header({"t": "x"}, 0))
-                assert json.loads(first.recv(100)) == {"kill": 1}
+                assert decode_request(first.recv(100)) == KillTask(1)
                 assert len(os.listdir("/proc/self/fd")) <= before
                 assert not exits
                 first.send(b"nonsense")
                 assert first.recv(100) == b""
                 control.close()
-            wait_until(lambda: exits, PATIENCE_S, "the task that was ended for what it sent is reported")
+            wait_until(lambda: exits, PATIENCE_S, "the end of the task with the invalid message is reported")
             assert exits[0].startswith("sent an invalid message")
             assert supervisor.refused == 1
             supervisor.stop(5.0)
@@ -350,7 +351,7 @@ def test_what_is_asked_for_without_a_launcher_waits_for_one(tmp_path: Path) -> N
     try:
         link.start()
         for number in (1, 2):
-            link.spawn(number, {}, [os.open(os.devnull, os.O_RDONLY) for _ in range(2)])
+            link.spawn(SpawnTask(number, "h", "s", 1), [os.open(os.devnull, os.O_RDONLY) for _ in range(2)])
         link.kill(1)
         assert ended == [(1, "was not started: no task launcher")]
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -361,7 +362,7 @@ def test_what_is_asked_for_without_a_launcher_waits_for_one(tmp_path: Path) -> N
                 data, files, _, _ = socket.recv_fds(sock, 4096, 2)
                 for descriptor in files:
                     os.close(descriptor)
-                assert json.loads(data) == {"spawn": 2}
+                assert decode_request(data) == SpawnTask(2, "h", "s", 1)
                 link.stop(5.0)
         assert ended[1:] == [(2, LOST)]
     finally:

@@ -1,1 +1,1 @@
-"""Deterministic simulation: the cores and the codec of the agents, without sockets, threads or clocks."""
+"""Deterministic simulation: the agents' unchanged code on simulated threads, clocks, sockets and disks."""

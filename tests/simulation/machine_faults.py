@@ -1,8 +1,8 @@
-"""Small shells with the faults that real shells had, each beside its right form.
+"""Small shells with the faults that real shells had, each beside its correct form.
 
-A fault is a function ``play(right)`` that runs as the main thread of a simulated process. In its right form
-it leaves nothing at rest under any seed; otherwise some seed finds it. Together they show what the machine
-can see, apart from the size of the real shells.
+A fault is a function ``play(right)`` that runs as the main thread of a simulated process. In its correct form
+it leaves nothing at rest under any seed; otherwise some seed finds it. Together they show which faults the
+machine can find, without the size of the real shells.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PORT = 7000
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A mistake and the words by which the report names it."""
+    """A mistake, and the words by which the report names it."""
 
     play: Callable[[bool], None]
     finding: str
@@ -49,7 +49,7 @@ class _Put:
                 self.holds_slot = True
 
     def abort(self) -> None:
-        """Gives back what the put holds; wrong: beside a piece that is just taking it."""
+        """Gives back the put's slot; the faulty form does so while a piece is just taking it."""
         with self.lock if self.right else contextlib.nullcontext():
             self.aborted = True
             if self.holds_slot:
@@ -67,7 +67,7 @@ def slot_not_given_back_on_abort(right: bool) -> None:
 
 
 def accept_under_a_lock(right: bool) -> None:
-    """A server waits for connections with the lock held that its status needs."""
+    """A server waits for connections while it holds the lock that its status needs."""
     lock, listener = threads.lock(), network.listen_tcp(HOST, PORT)
 
     def serve() -> None:
@@ -128,7 +128,7 @@ def future_never_resolved(right: bool) -> None:
 
 
 def retry_without_back_off(right: bool) -> None:
-    """A loop asks somebody who is gone again and again."""
+    """A loop asks a vanished peer again and again, without a pause."""
     for attempt in range(1_000_000):
         try:
             network.dial_tcp("10.0.0.2", PORT, 1.0)
@@ -138,7 +138,7 @@ def retry_without_back_off(right: bool) -> None:
 
 
 def callback_under_a_lock(right: bool) -> None:
-    """An owner tells its listener with its lock held; the listener asks the owner."""
+    """An owner calls its listener while it holds its lock, and the listener asks the owner."""
     lock, heard = threads.lock(), threads.future()
 
     def ask() -> None:
@@ -173,7 +173,7 @@ def thread_dies_silently(right: bool) -> None:
 
 
 def stop_lost_in_a_full_queue(right: bool) -> None:
-    """The word that ends a thread does not fit into its queue."""
+    """The item that tells a thread to end does not fit into its queue."""
     queue, stopping = threads.queue(2), threads.event()
 
     def work() -> None:
@@ -197,7 +197,7 @@ def _next(queue: threads.Queue[object], stopping: threads.Event) -> object:
 
 
 def locks_in_two_orders(right: bool) -> None:
-    """Two threads take two locks, each in its own order."""
+    """Two threads take the same two locks in different orders."""
     one, two = threads.lock(), threads.lock()
 
     def take(first: threads.Lock, second: threads.Lock) -> None:
@@ -209,7 +209,7 @@ def locks_in_two_orders(right: bool) -> None:
 
 
 def check_and_act_apart(right: bool) -> None:
-    """A bound is checked under the lock and counted under the next hold of it."""
+    """A bound is checked while the lock is held, but the count changes only when the lock is taken again."""
     lock, count = threads.lock(), [0]
 
     def enter() -> None:

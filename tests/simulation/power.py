@@ -1,9 +1,9 @@
 """The power of the simulator: every planted bug must be found (``python -m tests.simulation.power``).
 
-For each bug seeds are run until one fails, at most 300 and at most ``--limit-s`` seconds of processor time,
-so that a busy machine finds what a quiet one does. The seed that failed is then run without the bug:
-when it fails all the same, that says nothing and the hunt goes on. Prints a table (where the bug is, which
-rule it breaks, what found it, seeds needed, processor seconds); returns 1 when a bug was not found.
+For each bug seeds are run until one fails, at most 300 and for at most ``--limit-s`` seconds of processor
+time, so that a busy machine finds the same bugs as a quiet one. The seed that failed is then run without the
+bug: if it still fails, that proves nothing and the hunt continues. Prints a table (where the bug is, the rule
+that it breaks, the check that found it, seeds needed, processor seconds); returns 1 when a bug was not found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BUGS: tuple[PlantedBug, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one bug; ``found_by`` is empty when nothing found it."""
+    """The result for one bug; ``found_by`` is empty when nothing found it."""
 
     bug: str
     found_by: str
@@ -55,13 +55,13 @@ class Verdict:
 
 
 class Controls:
-    """What fails without a bug: many bugs are found by the same seed."""
+    """The failures of seeds without a bug, cached because the same seed finds many bugs."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Subject, tuple[str, ...], int], str] = {}
 
     def failure(self, bug: PlantedBug, seed: int) -> str:
-        """Returns what failed, or nothing."""
+        """Returns the failure, or an empty text."""
         key = (bug.subject, bug.kinds, seed)
         if key not in self._known:
             self._known[key] = _failure(bug.run_without, seed)
@@ -93,7 +93,7 @@ def hunt(
 
 
 def _failure(run: Callable[[int], object], seed: int) -> str:
-    """Returns what failed, or nothing."""
+    """Returns the failure, or an empty text."""
     try:
         run(seed)
     except AssertionError as error:
@@ -104,7 +104,7 @@ def _failure(run: Callable[[int], object], seed: int) -> str:
 
 
 def check_of(error: BaseException) -> str:
-    """Returns which check failed: its number when it has one, else the start of its message."""
+    """Returns the check that failed: its number if it has one, otherwise the start of its message."""
     text = (str(error).splitlines() or ["an assertion without words"])[0]
     text = re.sub(r"^seed \S+: (after \S+ simulated s it still does not hold: )?", "", text)
     return text.partition(" {")[0].partition(": (")[0].partition(": Invocation")[0][:TEXT_MAX]
@@ -147,9 +147,7 @@ def main() -> int:
     """Hunts all bugs, or those that the arguments name."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.power", description=__doc__)
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
-    parser.add_argument(
-        "--limit-s", type=float, default=LIMIT_S, help="processor seconds for each bug at most"
-    )
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="most processor seconds for each bug")
     parser.add_argument("--subsystem", choices=sorted({bug.subject.name for bug in BUGS}))
     parser.add_argument("--bug", action="append", choices=[bug.name for bug in BUGS], metavar="NAME")
     arguments = parser.parse_args()

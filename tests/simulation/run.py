@@ -2,7 +2,7 @@
 
 A seed that fails is named with the command that repeats it; where the faults are a schedule, it is shrunk and
 printed as Python. A few seeds (all with ``--twice``) are run once more in fresh processes, whose hash seeds
-differ: their traces must be equal. With seeds enough every moment that a subsystem names must have been
+differ: their traces must be equal. With enough seeds, every moment that a subsystem names must have been
 reached. The last line says how many passed and failed.
 """
 
@@ -30,7 +30,7 @@ Task = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What became of one seed."""
+    """The result of one seed."""
 
     task: Task
     trace: str
@@ -41,7 +41,7 @@ class Ran:
 
 def run_task(task: Task) -> Ran:
     """Runs one seed of one subsystem (in a worker)."""
-    gc.disable()  # a seed leaves little garbage behind: looking for it on the way costs a twentieth
+    gc.disable()  # a seed leaves little garbage behind: collecting it during the run costs a twentieth
     try:
         return _measured(task)
     finally:
@@ -54,7 +54,7 @@ def _measured(task: Task) -> Ran:
     name, seed = task
     try:
         found = SUBSYSTEMS[name].run(seed)
-    except Exception as error:  # whatever it is, the seed failed and the others go on
+    except Exception as error:  # whatever it is, this seed failed and the others continue
         text = "".join(traceback.format_exception_only(error)).strip()
         if not isinstance(error, AssertionError):
             text = traceback.format_exc()
@@ -110,7 +110,7 @@ class Batch:
         )
 
     def check_moments(self, names: Iterable[str], seeds: int) -> None:
-        """Counts a subsystem as failed whose moments so many seeds have not all reached."""
+        """Counts a subsystem as failed if its seeds have not reached all of its moments."""
         for name in names:
             if seeds < SUBSYSTEMS[name].moments_from_seeds:
                 continue
@@ -121,7 +121,7 @@ class Batch:
 
 
 def shrink(task: Task) -> None:
-    """Prints the shortest schedule that still fails, where there is a schedule."""
+    """Prints the shortest schedule that still fails, if the subsystem has schedules."""
     name, seed = task
     subsystem = SUBSYSTEMS[name]
     if subsystem.schedule is None or subsystem.replay is None:
@@ -132,7 +132,7 @@ def shrink(task: Task) -> None:
 
 
 def main() -> int:
-    """Runs what the arguments ask for; returns 1 when something failed."""
+    """Runs the seeds that the arguments select; returns 1 when something failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--start", type=int, default=0, help="the first seed")

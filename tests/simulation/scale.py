@@ -1,12 +1,12 @@
 """Thousands of nodes: the same detector core, timed and weighed (``python -m tests.simulation.scale``).
 
-A formed group of N nodes runs quietly, then some die; measured are the bytes that a node sends, how long it
-takes until every survivor believes the dead to be dead, and how fast the simulation is.
+A formed group of N nodes runs quietly, then some nodes die. It measures the bytes that a node sends, the time
+until every survivor believes the dead nodes to be dead, and the speed of the simulation.
 
 Thousands of agents with their threads are out of reach, so the group drives the cores: only the detector runs
 (no view register), the group is formed from the start, datagrams are encoded by the real codec to be weighed,
 but the receiver is handed the immutable ``Datagram`` itself (one in a thousand is decoded and compared), and
-the seal is counted, not computed. Member tables share what is equal: a node keeps only the records that
+the seal is counted, not computed. Member tables share equal records: a node keeps only the records that
 differ from those at the start.
 """
 
@@ -45,7 +45,7 @@ from agent.membership.member import Member, State
 # Format, length of the name, and the name itself come before the tail of a sealed datagram.
 SEAL_BYTES = 2 + TAIL.size + TAG_BYTES
 HEADER_BYTES = 28  # IPv4 and UDP
-# Of either side: TCP, the TLS handshake with certificates both ways, and the frames around what is swapped.
+# The overhead of each side: TCP, the TLS handshake with certificates both ways, and the frames.
 CONNECTION_BYTES = 3000
 DELAY_MIN_S, DELAY_MEAN_S = 0.0002, 0.0008
 CHECKED_EVERY = 1000
@@ -60,7 +60,7 @@ LARGE_FROM = 100
 
 
 class SharedTable(Table):
-    """A member table that shares the records of the start and keeps what has changed since."""
+    """A member table that shares the records of the start and keeps only those that have changed since."""
 
     def __init__(self, start: dict[str, Member], names: list[str], digest: int) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ class Group:
         self._arm(peer, peer.monitor.next_deadline())
 
     def _compare(self, peer: Peer, other: Peer) -> None:
-        """Swaps what differs, weighed as two requests on a fresh connection."""
+        """Swaps the records that differ, weighed as two requests on a fresh connection."""
         if not other.up:
             return
         peer.sent_bytes += CONNECTION_BYTES
@@ -233,8 +233,9 @@ TICK = Tick()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run measured; bytes are those on the wire, with the headers of UDP and IP, of a node: at rest,
-    from the first death until all know of every one (the mean and the busiest node), and over the whole run.
+    """The measurements of one run. Bytes are a node's bytes on the wire, with the headers of UDP and IP: at
+    rest, from the first death until all know of every death (the mean and the busiest node), and over the
+    whole run.
     """
 
     nodes: int
@@ -320,13 +321,13 @@ def measure(nodes: int, failures: int, quiet_s: float, seed: int | str, config: 
 
 
 def main() -> None:
-    """Runs one size and prints what it measured."""
+    """Runs one size and prints the measurements."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.scale", description=__doc__)
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--failures", type=int, default=3)
     parser.add_argument("--quiet-s", type=float, default=10.0, help="simulated seconds before the failures")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--probe-interval-s", type=float, help="default: 0.25 below 100 nodes, else 1")
+    parser.add_argument("--probe-interval-s", type=float, help="default: 0.25 below 100 nodes, otherwise 1")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     if not 3 <= arguments.nodes <= 20_000 or not 0 < arguments.failures < arguments.nodes // 2:

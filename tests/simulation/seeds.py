@@ -1,4 +1,4 @@
-"""Which seeds a simulation test runs: a few in ``make check``, 25 in ``make test``, ``SEEDS=N`` on demand.
+"""The seeds of a simulation test: a few in ``make check``, 25 in ``make test``, ``SEEDS=N`` on demand.
 
 @pytest.mark.parametrize("seeds", seed_ranges())
 def test_something(seeds: range) -> None:
@@ -18,7 +18,7 @@ SEEDS_DEFAULT = 25
 
 
 def seed_ranges(quick: int = 3, full: int = SEEDS_DEFAULT) -> list[Any]:
-    """Returns the parameters of a test: the quick seeds, if any, and the others, each with its marker."""
+    """Returns the parameters of a test: the quick seeds, if any, and the others, both with their markers."""
     last = int(os.environ.get("SEEDS", full))
     rest = pytest.param(
         range(quick, max(quick, last)),

@@ -1,7 +1,7 @@
 """Makes a failing schedule short: delta debugging over its steps (Zeller and Hildebrandt, TSE 2002).
 
-Steps are left out in ever smaller groups as long as the run still breaks the same check; then durations and
-settings are made plain. What is left is printed as Python that replays it.
+Steps are left out in ever smaller groups as long as the run still fails the same check; then durations and
+settings are simplified. The result is printed as Python that replays it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RUNS_MAX = 150
 
 
 def kind_of(error: BaseException) -> str:
-    """Returns what broke, without the names and numbers that differ from run to run."""
+    """Returns the kind of a failure, without the names and numbers that differ from run to run."""
     text = str(error).split("\n")[0]
     text = re.sub(r"seed \S+: ", "", text)
     text = re.sub(r"\b[0-9a-f]{8,}\b|\b(n|vm)\d+\b|\d+(\.\d+)?", "#", text.partition("{")[0])
@@ -35,7 +35,7 @@ class Shrinker:
         self._wanted = ""
 
     def failure(self, schedule: Schedule) -> str | None:
-        """Returns what the schedule breaks, or None."""
+        """Returns the failure of the schedule, or None."""
         self.runs += 1
         try:
             self._run(schedule)
@@ -44,7 +44,7 @@ class Shrinker:
         return None
 
     def shrink(self, schedule: Schedule) -> Schedule:
-        """Returns a shorter schedule that breaks the same check; the very one when it does not fail again."""
+        """Returns a shorter schedule that fails the same check; the same one if it does not fail again."""
         found = self.failure(schedule)
         if found is None:
             return schedule

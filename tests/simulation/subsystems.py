@@ -1,4 +1,4 @@
-"""What the simulator can run by a seed: schedules, their traces, and what a batch must reach."""
+"""The subsystems that the simulator can run from a seed: schedules, traces, and required moments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.simulation.wire import run as wire
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one seed gave: the trace's hash and how often each moment was reached."""
+    """The result of one seed: the trace's hash and how often each moment was reached."""
 
     trace: str
     hits: Mapping[str, int] = field(default_factory=dict)
@@ -25,9 +25,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Subsystem:
-    """How to run one seed, and what a batch of ``moments_from_seeds`` must reach.
+    """How to run one seed, and the moments that a batch of ``moments_from_seeds`` seeds must reach.
 
-    ``schedule`` and ``replay`` are there when a failing schedule can be shrunk.
+    ``schedule`` and ``replay`` exist if a failing schedule can be shrunk.
     """
 
     run: Callable[[int | str], Outcome]
@@ -35,11 +35,11 @@ class Subsystem:
     moments_from_seeds: int = 100
     schedule: Callable[[int | str], Any] | None = None
     replay: Callable[[Any], Any] | None = None
-    # Only one seed of so many is run: the others add little to what the parts' own schedules find.
+    # Only one in this many seeds is run: the others add little to the findings of the parts' own schedules.
     one_of: int = 1
 
 
-# The short ones; all of them are tests.
+# The short schedules; tests replay all of them.
 SCENARIOS: tuple[Callable[[int], Any], ...] = (
     test_membership.kill_one,
     test_membership.kill_leader,
@@ -90,7 +90,7 @@ SUBSYSTEMS: dict[str, Subsystem] = {
         schedule=membership.schedule_of,
         replay=membership.run,
     ),
-    # Each schedule of membership kills and examines a node too, after faults: these have a single fault.
+    # Membership's schedules also kill and examine a node, but after faults: these have a single fault.
     "scenarios": Subsystem(_scenario, one_of=10),
     "rainstorm": Subsystem(
         _rainstorm,

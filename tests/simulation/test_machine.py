@@ -1,4 +1,4 @@
-"""The machine finds the faults that real shells had, and finds nothing in their right forms."""
+"""The machine finds the faults that real shells had, and finds nothing in their correct forms."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tests.simulation.machine.both import equip
 from tests.simulation.machine.scheduler import Scheduler, StepLimit, TimeLimit
 from tests.simulation.machine_faults import FAULTS, HOST, Fault
 
-# The rarest needs its threads to meet within a few of hundreds of steps.
+# In the rarest fault, threads must meet within a few of hundreds of steps.
 SEEDS = 300
 
 pytestmark = pytest.mark.simulation_quick
 
 
 def found(fault: Fault, right: bool, seed: int) -> list[str]:
-    """Returns what one seed finds at rest."""
+    """Returns the findings of one seed at rest."""
     with Scheduler(seed, steps_max=50_000) as scheduler:
         equip(scheduler, HOST).start("main", fault.play, right)
         try:
@@ -26,7 +26,7 @@ def found(fault: Fault, right: bool, seed: int) -> list[str]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault_is_found(fault: Fault) -> None:
-    """Some seed shows it, in words that name it, and shows it again."""
+    """Some seed shows it, with words that name it, and shows it again when repeated."""
     for seed in range(SEEDS):
         findings = found(fault, False, seed)
         if findings:

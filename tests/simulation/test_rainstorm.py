@@ -1,7 +1,7 @@
-"""The stream engine's agents, tasks and clients in the simulator, as they are, under schedules of faults.
+"""The stream engine's unchanged agents, tasks and clients in the simulator, under schedules of faults.
 
-``rainstorm.watch`` checks R1-R10 of the reliability study while a run goes on and at its end,
-``rainstorm.rest`` that nothing is left over. One seed alone:
+``rainstorm.watch`` checks R1-R10 of the reliability study during a run and at its end, and
+``rainstorm.rest`` that nothing is left over. To run a single seed:
 ``python -m tests.simulation.run --subsystem rainstorm --start SEED --seeds 1``.
 """
 
@@ -27,13 +27,13 @@ from tests.support import REPOSITORY
 QUICK_SEEDS = 5
 WHOLE_SEEDS = 5
 FULL_SEEDS = 100
-# Enough for the moments below.
+# Enough seeds for the moments below.
 MOMENTS_FROM_SEEDS = 300
-# How many seeds may pass until a planted bug is found.
+# The number of seeds within which a planted bug must be found.
 BUG_SEEDS_MAX = 300
-# Bugs that need so many seeds that only ``make simulate-power`` looks for them.
+# Bugs that need so many seeds that only ``make simulate-power`` hunts them.
 RARE = ("no alignment blocking", "host obeys old terms", "a failed publication counts as made")
-# What must have happened at least once in the full batch, or the batch proves less than it seems to.
+# The full batch must reach each of these moments at least once; otherwise it proves less than it seems to.
 REACHED = (
     "task killed between ack and commit",
     "leader killed with a commit append in flight",

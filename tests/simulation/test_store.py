@@ -1,4 +1,4 @@
-"""The real store agents under schedules of faults; what once failed is played again."""
+"""The real store agents under schedules of faults; schedules that once failed are replayed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.simulation.store import world
 from tests.simulation.store.moments import MOMENTS
 from tests.support import REPOSITORY
 
-# Seeds that have failed before a fault of the agents was mended: a gateway that kept to a silent coordinator
+# Seeds that failed before a bug of the agents was fixed: a gateway that kept asking a silent coordinator
 # (17), a mark that could not be removed (62), a block whose replicas all had new disks (254),
 # the first request on a connection whose peer had lost power (120).
 FOUND = (17, 62, 120, 254)

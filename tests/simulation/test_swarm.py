@@ -1,4 +1,4 @@
-"""Schedules of faults: they are data, runs repeat, failures shrink, what was once found is replayed."""
+"""Schedules of faults: they are data, runs repeat, failures shrink, and old findings are replayed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ def test_membership_under_any_schedule(seeds: range) -> None:
 
 
 @pytest.mark.simulation_quick
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize(
+    "name",
+    # Those of more than three nodes last a second each.
+    [
+        pytest.param(name, marks=pytest.mark.slow if schedule.size > 3 else ())
+        for name, schedule in FOUND.items()
+    ],
+)
 def test_what_was_found_once(name: str) -> None:
     membership.run(FOUND[name], faults_s=FOUND_FAULTS_S)
 
@@ -78,7 +85,7 @@ def _fails(schedule: Schedule) -> bool:
 
 
 def _fails_by_its_steps(schedule: Schedule) -> bool:
-    """Tells whether a schedule fails, and not by the loss of its links alone."""
+    """Tells whether a schedule fails because of its steps, and not only because its links lose datagrams."""
     return _fails(schedule) and not _fails(replace(schedule, steps=()))
 
 

@@ -20,7 +20,7 @@ from tests.simulation.wire.callers import Caller
 from tests.simulation.wire.cluster import WireCluster
 from tests.support import REPOSITORY
 
-# The greeting, a request and what stands before them fit into so many bytes.
+# The greeting, a request and their prefixes fit into this many bytes.
 CUTS = range(0, len(peers.HELLO) + 80)
 SETTLED_S = 8.0
 
@@ -52,7 +52,7 @@ def test_same_seed_same_trace_in_fresh_processes() -> None:
 
 
 def cut_off(process: Process, door: peers.Door, size: int, *, silent: bool) -> None:
-    """Sends the first bytes of a conversation, and closes the connection or falls silent."""
+    """Sends the first bytes of a conversation, then closes the connection or stays silent."""
     data = peers.HELLO + peers.request(1, 1, 20)
 
     def visit() -> None:
@@ -78,7 +78,7 @@ def test_connection_cut_at_every_byte_costs_nothing(local: bool, seed: int) -> N
             cut_off(process, door, size, silent=size % 2 == 1)
             cluster.run_for(0.02)
         caller = Caller(cluster, cluster.machine("late"), ["vm1"], 0)
-        assert cluster.call(caller.process, caller.finish, "vm1", 3.0) == "answered", "beside those who wait"
+        assert cluster.call(caller.process, caller.finish, "vm1", 3.0) == "answered", "while others wait"
         cluster.run_for(SETTLED_S)
         caller.kill()
         wire.check_rest(cluster)
@@ -87,7 +87,7 @@ def test_connection_cut_at_every_byte_costs_nothing(local: bool, seed: int) -> N
 
 @pytest.mark.simulation_quick
 def test_client_survives_a_server_that_breaks_off_at_every_byte(seed: int) -> None:
-    """A false server takes the call and cuts its answer off; the call ends with an error of its own."""
+    """A false server takes the call and cuts its answer off; the call ends with an error."""
     answer = peers.ANSWERS
 
     with WireCluster(seed, 1) as cluster:

@@ -1,1 +1,1 @@
-"""What every agent shares and that touches the machine: clocks, threads, log lines, the service manager."""
+"""The shared parts that touch the machine: clocks, threads, log lines, the service manager."""

@@ -1,12 +1,11 @@
 """The one place through which shells touch files.
 
-Functions have the names, arguments and errors of their namesakes in ``os``, over integer descriptors, and go
-to the platform that the seam names: the real machine, or a simulated disk that forgets what was not synced.
+Functions have the names, arguments and errors of their namesakes in ``os``, work on integer descriptors, and
+call the platform that the seam names: the real machine, or a simulated disk that forgets what was not synced.
 
-What must survive a power failure goes through the helpers at the end. They keep two rules of Linux file
-systems (Pillai et al., OSDI 2014): a name is durable only after its *folder* was synced, and after a failed
-sync nothing is known about the file, so that a second, successful sync proves nothing (Rebello et al., ATC
-2020).
+Whatever must survive a power failure goes through the helpers at the end. They respect two rules of Linux
+file systems. A name is durable only after its *folder* was synced (Pillai et al., OSDI 2014). After a failed
+sync nothing is known about the file: a second sync that succeeds proves nothing (Rebello et al., ATC 2020).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from agent.common.shell.realdisk import Buffer, Platform, RealDisk, Status
 
 Path = str | os.PathLike[str]
 
-# Pieces of a file that is written durably are gathered up to this size: fewer calls, little memory.
+# A durable write gathers pieces of the file up to this size: fewer calls, little memory.
 GATHER_BYTES = 256 * 1024
 READ_BYTES = 1024 * 1024
 
@@ -130,7 +129,7 @@ def lock(descriptor: int) -> None:
     platform().lock(descriptor)
 
 
-# What is built on them
+# Helpers built on these calls
 
 
 @contextlib.contextmanager
@@ -198,7 +197,7 @@ def truncate(path: Path, size: int) -> None:
 
 
 def makedirs(path: Path, mode: int = 0o777) -> None:
-    """Makes a folder and those above it, as far as they are missing; ``mode`` is for the last one."""
+    """Makes a folder and any missing ones above it; ``mode`` is for the last one."""
     path = os.fspath(path)
     try:
         mkdir(path, mode)
@@ -210,7 +209,7 @@ def makedirs(path: Path, mode: int = 0o777) -> None:
             raise
 
 
-# What survives a power failure
+# Changes that survive a power failure
 
 
 def sync_folder(path: Path) -> None:
@@ -262,13 +261,13 @@ def remove_durably(path: Path) -> None:
 
 
 def make_folder_durably(path: Path, mode: int = 0o777) -> None:
-    """Makes a folder and those above it, as far as they are missing."""
+    """Makes a folder and any missing ones above it."""
     path = os.fspath(path)
     missing = []
     while not exists(path):
         missing.append(path)
         path = _folder(path)
-    # A process that was killed before its sync may have made the last one that exists.
+    # The last existing folder may come from a process that was killed before it synced that name.
     with contextlib.suppress(PermissionError):
         sync_folder(_folder(path))
     for folder in reversed(missing):
@@ -308,7 +307,7 @@ def _gathered(data: Buffer | Iterable[Buffer]) -> Iterator[Buffer]:
 
 
 def _confirm(path: Path) -> None:
-    # What was asked for has happened already, so that an ordinary error would say the opposite.
+    # The requested change has already happened, so an ordinary error would claim the opposite.
     try:
         sync_folder(_folder(path))
     except OSError as error:

@@ -1,12 +1,12 @@
-"""A framed log on disk: what was appended is on stable storage, or is not there.
+"""A framed log on disk: an appended record is on stable storage, or is not there.
 
-``agent.common.framedlog`` has the format and the torn-tail rule. Here are the rules of the file:
+``agent.common.framedlog`` has the format and the torn-tail rule. The rules for the file are these:
 
-* When the disk has no room for a write, what was written of it is removed durably before the error is raised.
-  Otherwise a record that was refused could come back after a crash.
-* After a failed sync the log cannot be used any more: the kernel may have dropped what it did not write.
-* The kernel may still show what it dropped, and a later sync does not fail (Rebello et al., ATC 2020). So a
-  log that is opened is written anew before anything rests on what was read from it.
+* When the disk has no room for a write, the part that was written is removed durably before the error is
+  raised. Otherwise a record that was refused could come back after a crash.
+* After a failed sync the log cannot be used any more: the kernel may have dropped unwritten pages.
+* The kernel may still show the pages that it dropped, and a later sync does not fail (Rebello et al., ATC
+  2020). So a log that is opened is rewritten before anything relies on what was read from it.
 * The name of a new log is durable before its first record.
 """
 
@@ -25,7 +25,7 @@ Take = Callable[[int, bytes], None]
 
 
 def nothing_to_note() -> None:
-    """What is to be done before a torn tail is cut off, when there is nothing to do."""
+    """The default for ``before_cut``: does nothing."""
 
 
 class FramedLog:
@@ -76,7 +76,7 @@ class FramedLog:
             raise
 
     def create(self, bodies: Iterable[Buffer]) -> None:
-        """Makes a log with these records, in the place of one that may exist, and opens it for appending.
+        """Makes a log with these records, replacing any existing one, and opens it for appending.
 
         Raises:
             RecordTooLarge: one of them is too large; nothing has changed.
@@ -130,7 +130,7 @@ class FramedLog:
         self._dirty = False
 
     def fail(self) -> None:
-        """Refuses every later use: another file may have taken the place of this one."""
+        """Refuses every later use: another file may have replaced this one."""
         self._failed = True
 
     def rewrite(self, bodies: Iterable[Buffer]) -> None:
@@ -151,9 +151,9 @@ class FramedLog:
             disk.close(descriptor)
 
     def _write_anew(self, crc: int) -> None:
-        """Puts the records that were read on stable storage, whatever became of the syncs of earlier lives.
+        """Puts the records that were read on stable storage, even if a sync of an earlier process failed.
 
-        Another file takes the place of this one. On a full disk the same bytes are written over themselves,
+        A new file replaces this one. On a full disk the same bytes are written over themselves,
         which makes the kernel write them again.
 
         Raises:
@@ -190,13 +190,13 @@ class FramedLog:
             yield piece
 
     def _reopen(self) -> None:
-        """Opens the file that has the log's name now, and closes the one that had it."""
+        """Opens the file that now has the log's name, and closes the one that had it before."""
         fresh = disk.open(self.path, os.O_RDWR)
         self.close()
         self._descriptor = fresh
 
     def _taken_back(self, error: OSError) -> DiskFull | DiskFailed:
-        """Removes what a refused write left, durably, and returns the error to raise."""
+        """Durably removes what a refused write left, and returns the error to raise."""
         if not has_no_room(error):
             return self._broken("written", error)
         try:
@@ -216,7 +216,7 @@ class FramedLog:
 
 
 def write_log(path: disk.Path, layout: Layout, bodies: Iterable[Buffer], mode: int = 0o600) -> int:
-    """Puts a log with these records in the place of ``path``, durably, and returns its size.
+    """Durably replaces ``path`` by a log with these records and returns its size.
 
     Raises:
         RecordTooLarge, DiskFull: nothing has changed.
@@ -225,7 +225,7 @@ def write_log(path: disk.Path, layout: Layout, bodies: Iterable[Buffer], mode: i
     try:
         return disk.write_durably(path, (layout.record(body) for body in bodies), mode)
     except OSError as error:
-        raise disk.failure(error, f"the log {os.fspath(path)} cannot be written anew") from error
+        raise disk.failure(error, f"the log {os.fspath(path)} cannot be rewritten") from error
 
 
 def replay(descriptor: int, layout: Layout, size: int, take: Take, where: str) -> int:

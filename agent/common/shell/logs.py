@@ -1,7 +1,7 @@
 """Log lines: logfmt on stderr, event name first, so that journald and grep both read them well.
 
-The stderr of a service is the journal, which bounds itself. Where it is a file (the local cluster), the
-process keeps that file bounded: a full file is renamed, and stderr becomes a new one.
+The stderr of a service is the journal, which limits its own size. If it is a file (in the local cluster), the
+process limits that file: a full one is renamed, and stderr becomes a new one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LogfmtFormatter(logging.Formatter):
 
 
 class BoundedStderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to stderr; a full file behind it becomes ``NAME.1``, and a new one takes its place."""
+    """Writes to stderr; if that is a file and full, it becomes ``NAME.1``, and a new file replaces it."""
 
     def __init__(self, file_bytes_max: int = FILE_BYTES_MAX) -> None:
         super().__init__(sys.stderr)

@@ -1,9 +1,9 @@
-"""The one source of sockets for every shell, and of what waits for several of them.
+"""The one source of sockets, and of ways to wait for several of them, for every shell.
 
-What these functions return are the classes of ``socket`` and ``selectors``, so that using them costs nothing
-extra; only their creation, waiting and descriptors pass through the seam. A simulator returns classes of the
-same contract, that raise the same errors. TLS contexts (``tls_context``) are ``ssl.SSLContext`` in
-production; the simulator's have a ``wrap_socket`` of the same meaning.
+These functions return the classes of ``socket`` and ``selectors``, so that using them costs nothing
+extra; only their creation, waiting and descriptors pass through the seam. A simulator returns classes with
+the same contract that raise the same errors. TLS contexts (``tls_context``) are ``ssl.SSLContext`` in
+production; the simulator's have a ``wrap_socket`` with the same meaning.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def remove_unix(path: str) -> None:
 
 
 def datagram(host: str, port: int) -> Socket:
-    """Returns a bound UDP socket; ``take_refusal`` names who refused its datagrams.
+    """Returns a bound UDP socket; ``take_refusal`` names the addresses that refused its datagrams.
 
     Raises:
         OSError: EADDRINUSE, another process has the address.
@@ -84,7 +84,7 @@ def pair() -> tuple[Socket, Socket]:
 
 
 def tls_context(certificate: str, key: str, authority: str, *, server_side: bool) -> TlsContext:
-    """Returns a TLS 1.3 context of the files of a certificate; the peer must show one as well.
+    """Returns a TLS 1.3 context made from a certificate's files; the peer must show a certificate too.
 
     A client checks that the server's certificate carries the name that it asks for.
 
@@ -105,20 +105,20 @@ def close_descriptor(descriptor: int) -> None:
 
 
 def set_send_timeout(sock: Socket, seconds: float) -> None:
-    """Bounds sending alone: a sender gets BlockingIOError after so long; receiving waits as before."""
+    """Limits only sending: a sender gets BlockingIOError after ``seconds``; receiving waits as before."""
     _platform().set_send_timeout(sock, seconds)
 
 
 def set_no_delay(sock: Socket) -> None:
-    """Sends small parts of a TCP connection at once; nothing on other sockets."""
+    """Makes a TCP connection send small parts at once; does nothing to other sockets."""
     _platform().set_no_delay(sock)
 
 
 def keep_alive(sock: Socket) -> None:
-    """Ends a TCP connection within a minute when its other end is gone without a word.
+    """Ends a TCP connection within a minute when its other end has vanished without closing it.
 
-    A machine that loses power, or a network that loses its last packet, would leave the other end, and the
-    thread that waits there, for as long as nothing is to be sent. Other sockets have a kernel that tells.
+    If a machine loses power, or the network loses its last packet, the other end and the thread that waits
+    there would otherwise stay as long as nothing is to be sent. On other sockets the kernel reports the end.
     """
     _platform().keep_alive(sock)
 
@@ -126,7 +126,7 @@ def keep_alive(sock: Socket) -> None:
 def wait(
     readable: Sequence[Socket] = (), writable: Sequence[Socket] = (), timeout_s: float | None = None
 ) -> list[Socket]:
-    """Waits until one of the sockets is ready and returns those that are, none when the time has passed.
+    """Waits until one of the sockets is ready and returns the ready ones: none after a time-out.
 
     A socket whose other end is gone is ready for both.
     """
@@ -151,7 +151,7 @@ def receive_descriptors(sock: Socket, size: int, count_max: int) -> tuple[bytes,
 def send_file(sock: Socket, descriptor: int, offset: int, length: int) -> int:
     """Sends a part of a file over a plain socket under its time-out.
 
-    Returns how much that was; 0 when the file is shorter.
+    Returns the number of bytes sent; 0 when the file is shorter.
     """
     return _platform().send_file(sock, descriptor, offset, length)
 
@@ -159,7 +159,7 @@ def send_file(sock: Socket, descriptor: int, offset: int, length: int) -> int:
 def take_refusal(sock: Socket) -> tuple[str, int] | None:
     """Returns the next address that refused a datagram of this socket, or None when no more are known.
 
-    The socket must have no time-out: Python would wait for so long before it looks.
+    The socket must have no time-out: with one, Python would wait that long before it looks.
     """
     return _platform().take_refusal(sock)
 

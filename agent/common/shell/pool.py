@@ -1,13 +1,14 @@
 """Threads that run calls from one bounded queue and return futures.
 
-The queue and its end are those of ``worker``. A hung call holds up nobody while another thread is left.
+The queue and the way it ends come from ``worker``. A stalled call delays no one while another thread is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from agent.common.shell import threads
 from agent.common.shell.worker import WorkQueue
@@ -15,9 +16,8 @@ from agent.common.shell.worker import WorkQueue
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What a pool runs; without a future nobody waits for the outcome."""
+class _Call(msgspec.Struct, frozen=True):
+    """A call for a pool to run; without a future nobody waits for the outcome."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]

@@ -1,8 +1,8 @@
-"""The one source of other processes for every shell: starting them, and taking what they print.
+"""The one source of other processes for every shell: it starts them and reads what they print.
 
-On the real machine a child is a ``subprocess.Popen`` and the output of many processes comes through one pipe.
-A simulator starts simulated processes instead: it knows the programs that shells start by their command, and
-hands out descriptors that mean something to its own network alone.
+On the real machine a child is a ``subprocess.Popen``, and many processes share one pipe for their output.
+A simulator starts simulated processes instead: it recognises the programs that shells start by their command,
+and hands out descriptors that only its own network understands.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ class Child(Protocol):
         """Returns the exit status, negative for a signal, or None while the process runs."""
 
     def wait(self, timeout_s: float) -> int:
-        """Waits for the end and returns the exit status; TimeoutError when it does not come in time."""
+        """Waits for the end and returns the exit status; TimeoutError when it does not end in time."""
 
     def kill(self) -> None:
-        """Ends the process with SIGKILL; nothing when it has ended."""
+        """Ends the process with SIGKILL; does nothing when it has ended."""
 
 
 class OutputPipe(Protocol):
-    """Takes what many processes print and hands it to one reader."""
+    """Collects what many processes print and hands it to one reader."""
 
     def writer(self) -> int:
-        """Returns a descriptor for a process to write to, the caller's to close.
+        """Returns a descriptor for a process to write to; the caller closes it.
 
         Once the pipe was ended, what is written there is discarded.
         """
 
     def read(self, size: int) -> bytes:
-        """Waits for output and returns up to ``size`` bytes, none once all writers are closed."""
+        """Waits for output and returns up to ``size`` bytes; none once all writers are closed."""
 
     def end(self) -> None:
         """Closes this side's own writer: the reader comes to the end when the last process is gone."""
@@ -92,7 +92,7 @@ class _RealPipe:
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe()
-        # Processes of another user may open their standard output anew, under its name in /dev.
+        # Processes of another user may open their standard output again, under its name in /dev.
         os.fchmod(self._write_end, 0o622)
 
     def writer(self) -> int:
@@ -147,7 +147,7 @@ def _platform() -> Platform:
 
 
 def start(command: Sequence[str], keep: Sequence[int] = ()) -> Child:
-    """Starts a child process in a session of its own; of this one's descriptors it gets those in ``keep``.
+    """Starts a child process in its own session; it inherits only the descriptors in ``keep``.
 
     Raises:
         OSError: the program cannot be started.

@@ -1,6 +1,6 @@
-"""What a disk offers to the shells, and the real one.
+"""The interface of a disk, and the real disk.
 
-``disk`` has the functions that shells call; a simulator offers another ``Platform``.
+Shells call the functions of ``disk``; a simulator provides another ``Platform``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Status:
 
 
 class Platform(Protocol):
-    """What a machine offers; errors are ``OSError`` with the numbers that Linux uses."""
+    """The calls of a disk; errors are ``OSError`` with the numbers that Linux uses."""
 
     def open(self, path: str, flags: int, mode: int) -> int:
         """Opens a file or, for reading, a folder."""
@@ -90,7 +90,7 @@ class Platform(Protocol):
 
 
 class RealDisk:
-    """The files of this machine; each method is the call of its name."""
+    """The files of this machine; each method is the system call of that name."""
 
     def open(self, path: str, flags: int, mode: int) -> int:
         return os.open(path, flags, mode)

@@ -1,6 +1,6 @@
-"""The sockets of the operating system, and what a platform of sockets is.
+"""The interface of a platform of sockets, and the operating system's sockets.
 
-A simulated platform is a second one: the same methods, the same errors.
+The simulator provides a second platform, with the same methods and the same errors.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Buffer = bytes | bytearray | memoryview
 IP_RECVERR = 11
 # The error number of a sock_extended_err.
 EXTENDED_ERROR = struct.Struct("=I")
-# A peer that is silent for half a minute is asked, and given up 20 s later: no partition that is worth
-# waiting for is longer, and each connection to a dead peer costs a thread meanwhile.
+# A peer that is silent for half a minute is probed, and its connection dropped 20 s later: no partition worth
+# waiting out lasts longer, and each connection to a dead peer costs a thread meanwhile.
 KEEP_ALIVE_IDLE_S, KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_PROBES = 30, 5, 4
 
 
@@ -47,7 +47,7 @@ class Socket(Protocol):
         """Closes the descriptor. It does not wake a thread that waits in the socket: ``shutdown`` does."""
 
     def detach(self) -> int:
-        """Gives the descriptor away: the caller closes it from now on."""
+        """Hands over the descriptor: the caller closes it from now on."""
 
     def fileno(self) -> int:
         """Returns the descriptor, or -1 once it is closed."""
@@ -68,16 +68,16 @@ class Socket(Protocol):
         """Sets no time-out (True) or a time-out of 0."""
 
     def recv(self, bufsize: int, flags: int = ..., /) -> bytes:
-        """Returns up to ``bufsize`` bytes, none once the other end has finished."""
+        """Returns up to ``bufsize`` bytes; none once the other end has finished."""
 
     def recv_into(self, buffer: Any, nbytes: int = ..., flags: int = ...) -> int:
-        """Reads into a buffer and returns how much that was."""
+        """Reads into a buffer and returns the number of bytes."""
 
     def recvfrom(self, bufsize: int, flags: int = ..., /) -> tuple[bytes, Any]:
         """Returns a datagram and where it comes from."""
 
     def send(self, data: Any, flags: int = ..., /) -> int:
-        """Sends a part of the data and returns how much that was."""
+        """Sends a part of the data and returns its length."""
 
     def sendall(self, data: Any, flags: int = ..., /) -> None:
         """Sends all of the data."""
@@ -126,7 +126,7 @@ class Selector(Protocol):
         """Ends watching a socket; KeyError when it is not watched."""
 
     def select(self, timeout: float | None = None) -> Sequence[tuple[Any, int]]:
-        """Returns the keys and events of the sockets that are ready, none when the time has passed."""
+        """Returns the keys and events of the ready sockets: none after a time-out."""
 
     def get_map(self) -> Mapping[Any, Any] | None:
         """Returns what is watched, by socket."""
@@ -180,10 +180,10 @@ class Platform(Protocol):
 
 
 class _TlsSocket(ssl.SSLSocket):
-    """A TLS socket that closes itself when it is made over a connection that was reset meanwhile.
+    """A TLS socket that closes itself if its connection was reset before the socket was made.
 
-    ``wrap_socket`` takes the descriptor over and then looks for the peer. In Python 3.11 an error of that
-    look leaves the descriptor open for the garbage collector, and a connection without a peer may become a
+    ``wrap_socket`` takes over the descriptor and then asks for the peer's address. If that fails, Python 3.11
+    leaves the descriptor open for the garbage collector, and a connection without a peer may become a
     socket without TLS.
     """
 
@@ -215,7 +215,7 @@ class RealNetwork:
         return sock
 
     def listen_tcp(self, host: str, port: int, backlog: int) -> Socket:
-        """Returns a listener; its address is free again at once when it is closed."""
+        """Returns a listener; once it is closed, its address is free again at once."""
         return socket.create_server((host, port), backlog=backlog)
 
     def listen_unix(self, path: str, mode: int, backlog: int, packets: bool) -> Socket:
@@ -259,7 +259,7 @@ class RealNetwork:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         if server_side:
-            context.num_tickets = 0  # nobody resumes a session; two tickets were made for each connection
+            context.num_tickets = 0  # nobody resumes a session; by default each connection makes two tickets
         context.load_cert_chain(certificate, key)
         context.load_verify_locations(authority)
         return context
@@ -273,7 +273,7 @@ class RealNetwork:
         os.close(descriptor)
 
     def set_send_timeout(self, sock: Socket, seconds: float) -> None:
-        """Bounds sending alone; ``BlockingIOError`` is what a sender gets then."""
+        """Limits only sending: a sender then gets ``BlockingIOError``."""
         whole = int(seconds)
         value = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
         _real(sock).setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
@@ -284,7 +284,7 @@ class RealNetwork:
             _real(sock).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def keep_alive(self, sock: Socket) -> None:
-        """Has the kernel ask a silent peer whether it is there; nothing on other sockets than TCP's."""
+        """Has the kernel probe a silent peer; does nothing to sockets other than TCP."""
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             real = _real(sock)
             real.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -305,7 +305,7 @@ class RealNetwork:
         poller = select.poll()
         for descriptor, wanted in events.items():
             poller.register(descriptor, wanted)
-        # poll(2) counts whole milliseconds: a shorter wait must not become a loop without one.
+        # poll(2) counts whole milliseconds: a shorter wait must not become a busy loop.
         found = poller.poll(None if timeout_s is None else math.ceil(max(0.0, timeout_s) * 1000))
         return [watched[descriptor] for descriptor, _ in found]
 
@@ -328,7 +328,7 @@ class RealNetwork:
         return data, list(found)
 
     def send_file(self, sock: Socket, descriptor: int, offset: int, length: int) -> int:
-        """Sends a part of a file over a plain socket under its time-out; returns how much that was."""
+        """Sends a part of a file over a plain socket under its time-out; returns the number of bytes sent."""
         timeout_s = sock.gettimeout()
         while True:
             try:
@@ -354,8 +354,8 @@ class RealNetwork:
 def _errors(notes: Sequence[tuple[int, int, bytes]]) -> list[int]:
     """Returns the error numbers of a message from an error queue.
 
-    Each note begins with a ``sock_extended_err`` (ip(7)), whose first field is the number. A host or network
-    that cannot be reached, or a datagram that is too large for the path, says nothing about the process.
+    Each entry begins with a ``sock_extended_err`` (ip(7)), whose first field is the number. An unreachable
+    host or network, or a datagram that is too large for the path, says nothing about the process.
     """
     return [
         EXTENDED_ERROR.unpack_from(data)[0]

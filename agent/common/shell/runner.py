@@ -72,7 +72,7 @@ class CoreRunner:
             raise Overloaded(f"{self.name}: the inbox is full ({self._inbox.maxsize} events)") from None
 
     def makes_progress(self, timeout_s: float) -> bool:
-        """Tells whether the thread takes events: an empty one, or others, within ``timeout_s``."""
+        """Tells whether the thread takes any event, a probe or another one, within ``timeout_s``."""
         before, probe = self.progress, _Probe(threads.event())
         deadline = Deadline(clock.monotonic(), timeout_s)
         with contextlib.suppress(threads.Full):

@@ -1,4 +1,4 @@
-"""Tells the service manager how this process is: ready, what it does, that it lives, that it stops.
+"""Tells the service manager the state of this process: ready, busy with what, alive, stopping.
 
 The protocol of sd_notify(3): one datagram of ``KEY=value`` lines to the Unix socket that NOTIFY_SOCKET names;
 a leading ``@`` stands for the abstract namespace. Without that variable nothing is sent, so that the same
@@ -32,7 +32,7 @@ class Loop(Protocol):
 
     @property
     def name(self) -> str:
-        """Returns what the loop is called in messages."""
+        """Returns the loop's name in messages."""
 
     def makes_progress(self, timeout_s: float) -> bool:
         """Tells whether the loop made progress within ``timeout_s``."""
@@ -65,7 +65,7 @@ class Notifier:
             return
         text = "\n".join(f"{key}={' '.join(str(value).split())}" for key, value in values.items())
         try:
-            # A socket of the machine itself: a simulated process has no service manager.
+            # A real socket, not one of the seam: a simulated process has no service manager.
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.setblocking(False)
                 sender.sendto(text.encode(), self._address)

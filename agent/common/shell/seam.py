@@ -1,10 +1,10 @@
-"""The one point at which a simulator takes the place of the machine.
+"""The one point at which a simulator replaces the machine.
 
 Shells reach threads and clocks through ``threads``, sockets through ``network``, files through ``disk`` and
 other processes through ``processes``. Each of these modules asks ``current()`` which platform serves it; a
-field that is None stands for the real machine. Only simulators install anything else: they give each
-simulated process a seam of its own and switch to it whenever that process runs, so the look-up must stay one
-read of a module variable.
+field that is None stands for the real machine. Only simulators install anything else. They give each
+simulated process its own seam and switch to it whenever that process runs, so the look-up must stay a
+single read of a module variable.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 class Seam:
     """The platforms that serve the running code; None stands for the real one of that kind."""
 
-    # ``threads.Platform``, ``network.Platform`` and so on: those modules import this one, and a type from
-    # above would close a circle.
+    # ``threads.Platform``, ``network.Platform`` and so on: those modules import this one, so importing their
+    # types would make an import cycle.
     threads: Any = None
     network: Any = None
     disk: Any = None

@@ -1,8 +1,8 @@
-"""A framed log in numbered files, of which the newest takes the records and old ones are dropped whole.
+"""A framed log in numbered files: the newest takes the records, and old ones are dropped as a whole.
 
 A new segment is written under a temporary name and renamed, so that it has all of its first records or does
-not exist. The one before it is synced by then. So only the newest segment can have a torn tail, and a bad
-record in an older one is damage.
+not exist. By then the segment before it has been synced. So only the newest segment can have a torn tail, and
+a bad record in an older one is damage.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Segments:
     ) -> bool:
         """Hands every record to ``take``, oldest first, and opens the newest segment for appending.
 
-        With ``newest_only`` each segment begins with everything that counts, so that older ones, left by a
-        crash before they could be dropped, are not read. ``before_cut`` is called before a torn tail is cut
+        With ``newest_only`` each segment begins with everything that counts. Older ones, left by a crash
+        before they could be dropped, are then not read. ``before_cut`` is called before a torn tail is cut
         off. Returns whether there was one.
 
         Raises:
@@ -81,7 +81,7 @@ class Segments:
         """Starts a segment that begins with ``bodies``, durably, and returns its number.
 
         Raises:
-            RecordTooLarge, DiskFull: the newest segment goes on.
+            RecordTooLarge, DiskFull: the newest segment continues to take records.
             DiskFailed: nothing can be written any more.
         """
         before = self._current()
@@ -91,7 +91,7 @@ class Segments:
         try:
             fresh.create(bodies)
         except DiskFailed:
-            # The next start would read the fresh segment, not what the older one took from here on.
+            # The next start would read the fresh segment, and miss what the older one took from here on.
             before.fail()
             raise
         before.close()
@@ -114,7 +114,7 @@ class Segments:
             self.numbers.popleft()
 
     def read(self, number: int, offset: int, body_bytes: int) -> bytes:
-        """Returns the body of a record, which is known by its place and size.
+        """Returns the body of the record with this place and size.
 
         Raises:
             Corrupt: there is no such record there any more.

@@ -1,11 +1,11 @@
 """The one source of threads, locks, queues, futures and clocks for every shell.
 
-What these functions return are the classes of ``threading``, ``queue`` and ``concurrent.futures``, so that
+These functions return the classes of ``threading``, ``queue`` and ``concurrent.futures``, so that
 using them costs nothing extra; only their creation and the clocks pass through the seam. A simulator returns
-classes of the same contract that run under its scheduler. Types are protocols that both satisfy.
+classes with the same contract that run under its scheduler. Types are protocols that both satisfy.
 
 No thread dies silently: an exception that ends a thread made here is logged with the thread's name, counted,
-and handed to the hook of ``on_death``. Without a hook it goes on to ``threading.excepthook``.
+and handed to the hook of ``on_death``. Without a hook it is passed to ``threading.excepthook``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 from agent.common.shell import seam
 
-__all__ = ["CancelledError", "Empty", "Full"]  # what the primitives raise, besides the functions below
+__all__ = ["CancelledError", "Empty", "Full"]  # the exceptions of the primitives
 
 logger = logging.getLogger("agent.common.threads")
 
@@ -40,7 +40,7 @@ class Lock(Protocol):
         """Takes the lock; returns False when it is not free in time."""
 
     def release(self) -> None:
-        """Gives the lock back; RuntimeError when nobody holds it."""
+        """Releases the lock; RuntimeError when nobody holds it."""
 
     def locked(self) -> bool:
         """Tells whether somebody holds the lock."""
@@ -56,13 +56,13 @@ class Condition(Protocol):
     """What ``threading.Condition`` does."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Takes the lock beneath."""
+        """Takes the underlying lock."""
 
     def release(self) -> None:
-        """Gives the lock beneath back."""
+        """Releases the underlying lock."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Gives the lock up until notified; returns False when that did not happen in time."""
+        """Releases the lock until notified; returns False when that did not happen in time."""
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Waits until ``predicate()`` is true or the time has passed; returns its last value."""
@@ -87,7 +87,7 @@ class Event(Protocol):
         """Tells whether the event is set."""
 
     def set(self) -> None:
-        """Sets the event and wakes all who wait for it."""
+        """Sets the event and wakes all threads that wait for it."""
 
     def clear(self) -> None:
         """Unsets the event."""
@@ -137,7 +137,7 @@ class Future(Protocol[T]):
     """What ``concurrent.futures.Future`` does."""
 
     def result(self, timeout: float | None = None) -> T:
-        """Waits for the result and returns or raises it; TimeoutError, CancelledError."""
+        """Waits for the result and returns it, or raises its exception, TimeoutError or CancelledError."""
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Waits for the end and returns the exception, or None."""
@@ -146,7 +146,7 @@ class Future(Protocol[T]):
         """Tells whether there is a result or an exception, or it was cancelled."""
 
     def cancel(self) -> bool:
-        """Cancels what has not begun; returns False when it is too late."""
+        """Cancels a call that has not begun; returns False when it is too late."""
 
     def cancelled(self) -> bool:
         """Tells whether it was cancelled."""

@@ -1,8 +1,8 @@
 """A thread that works off a bounded queue, with an orderly end.
 
-``Worker`` hands items to a function one at a time, ``BatchWorker`` as many as wait; ``pool`` builds on the
-same queue. Whatever happens to an item is known: it is handled, refused when it is
-submitted, or handed to ``on_drop``. So nobody waits for an item that no thread will ever take.
+``Worker`` hands items to a function one at a time, ``BatchWorker`` all that wait at once; ``pool`` builds on
+the same queue. The fate of each item is known: it is handled, refused when it is submitted, or handed to
+``on_drop``. So nobody waits for an item that no thread will ever take.
 
 An exception of ``handle`` ends the worker, which then refuses everything, unless ``on_error`` says that the
 worker may go on.
@@ -39,7 +39,7 @@ class WorkQueue(Generic[T]):
         if capacity < 1 or threads_max < 1:
             raise ValueError(f"{name}: a worker needs room for an item and a thread")
         self.name = name
-        # How often ``handle`` raised.
+        # The number of times that ``handle`` raised.
         self.errors = 0
         self._capacity = capacity
         self._threads_max = threads_max
@@ -102,7 +102,7 @@ class WorkQueue(Generic[T]):
         return not dropped
 
     def clear(self) -> int:
-        """Drops what waits and returns how much that was."""
+        """Drops all waiting items and returns their number."""
         with self._lock:
             dropped = self._take_all()
         self._drop(dropped)
@@ -111,8 +111,8 @@ class WorkQueue(Generic[T]):
     def stop(self, *, drain: bool, timeout_s: float) -> bool:
         """Takes no more items, handles those that wait (``drain``) or drops them, and ends the threads.
 
-        Returns whether they ended in time; what is under way goes on, what still waits then is dropped. One
-        of the worker's own threads does not wait for itself.
+        Returns whether they ended in time. If they did not, the item that is being handled goes on, and those
+        that still wait are dropped. A thread of the worker does not wait for itself.
         """
         deadline = Deadline(threads.monotonic(), timeout_s)
         with self._lock:
@@ -129,7 +129,7 @@ class WorkQueue(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """Returns how many items wait."""
+        """Returns the number of waiting items."""
         return len(self._items)
 
     @property
@@ -163,7 +163,7 @@ class WorkQueue(Generic[T]):
         return taken
 
     def _take(self) -> list[T]:
-        """Removes and returns what is to be handled next; there is at least one item."""
+        """Removes and returns the next item or items to handle; there is at least one item."""
         return [self._items.popleft()]
 
     # -- the threads ----------------------------------------------------------------------------------
@@ -224,8 +224,7 @@ class Worker(WorkQueue[T]):
     ) -> None:
         """``on_error(error)`` tells whether to go on; without it an exception of ``handle`` ends the thread.
 
-        ``on_drop`` gets each item that will never be handled. ``capacity`` is the number of items that may
-        wait.
+        ``on_drop`` gets each item that will never be handled. At most ``capacity`` items may wait.
         """
         super().__init__(name, capacity, on_error=on_error, on_drop=on_drop)
         self._handle = handle
@@ -235,7 +234,7 @@ class Worker(WorkQueue[T]):
 
 
 class BatchWorker(WorkQueue[T]):
-    """A thread that handles what waits as one batch, in order."""
+    """A thread that handles all waiting items as one batch, in order."""
 
     def __init__(
         self,

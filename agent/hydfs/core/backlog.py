@@ -1,8 +1,8 @@
-"""What repair still has to do, as one node sees it. Operators wait for it before they take a machine away.
+"""The work that repair still has to do, as one node sees it. Operators wait for it before removing a machine.
 
 Each block is counted by one node: its first live holder, in the order of the file table. So the counts of all
-nodes add up. A finding holds only for the nodes that were up at that time: after any of them came or went,
-this node reports *unchecked* until it has compared all of its copies with the file table again.
+nodes add up. A finding holds only for the nodes that were up at that time: after any node came or went, this
+node reports *unchecked* until it has compared all of its copies with the file table again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Backlog:
         self._seen = set()
 
     def pass_ends(self) -> None:
-        """Ends the comparison: files that it did not meet are no longer here."""
+        """Ends the comparison: files that it did not find are no longer here."""
         for name in (self._replicas.keys() | self._postponed) - self._seen:
             self.gone(name)
         self._checked = self._whole and self._pass_from == self._valid_from
@@ -60,7 +60,7 @@ class Backlog:
         self._whole = False
 
     def looked(self, name: str, entry: FileEntry) -> None:
-        """Notes what the file table says about a file whose copies here agree with it."""
+        """Notes the file table's entry for a file whose copies here agree with it."""
         self._seen.add(name)
         self._postponed.discard(name)
         held = tuple(block.replicas for block in entry.blocks if self._me in block.replicas)
@@ -70,7 +70,7 @@ class Backlog:
             self._replicas.pop(name, None)
 
     def postponed(self, name: str) -> None:
-        """Notes that a file could not be put right: not everything is checked until it is."""
+        """Notes that a file could not be repaired; until it is, not everything counts as checked."""
         self._seen.add(name)
         self._postponed.add(name)
 
@@ -80,7 +80,7 @@ class Backlog:
         self._postponed.discard(name)
 
     def report(self, up: Sequence[str], waiting: int) -> BacklogReport:
-        """Returns what is left to do when these nodes are ``up``; ``waiting`` names are still queued."""
+        """Returns the work left when these nodes are ``up``; ``waiting`` names are still queued."""
         thin = 0
         for chain in self._replicas.values():
             for replicas in chain:

@@ -1,14 +1,14 @@
-"""Blocks and their records: what they are, and what a journal entry does to a copy of a block.
+"""Blocks and their records, and how a journal entry changes a copy of a block.
 
 A block is an append-only run of bytes; a record is one atomic append to it. The checksum of a record is the
 running CRC-32 of the block's bytes up to the record's end. It proves that the payload is intact and that
 everything before it is what the coordinator had (BookKeeper checks its logs the same way). The last one is
 the checksum of the sealed block.
 
-A journal entry is one msgpack list, its first element the kind. It may be longer than this release knows (a
-newer one wrote it) or lack its last elements (an older one did). Each is checked when it is read. ``apply``
-is the only place that says how an entry changes a copy: it serves the running node as well as recovery after
-a crash.
+A journal entry is one msgpack list whose first element is its kind. It may be longer than this release knows
+(if a newer one wrote it) or lack the last elements (if an older one did). Each is checked when it is read.
+``apply`` is the only place that decides how an entry changes a copy, both in a running node and in recovery
+after a crash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agent.common.errors import InvalidMessage
 from agent.common.message import Counter, Crc, Name, OptionalName
 from agent.wire.codec.framing import Buffer
 
-# A file id is a part of the names of files on disk, so it must not lead out of their folder.
+# A file id is part of the names of files on disk, so it must not lead out of their folder.
 FileId = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z")]
 # Ten million blocks of the usual 8 MiB are 80 TB in one file.
 BlockNumber = Annotated[int, Meta(ge=0, le=10_000_000)]
@@ -37,7 +37,7 @@ WriterMark = tuple[Counter, Counter, Counter]
 # After appends of this many other writers a writer is forgotten, and a retry of its last append would be
 # taken for a new one. A stream job has a few dozen writers for each file.
 WRITERS_MAX = 1024
-# A sender may be ahead of its own bound by the records of one block.
+# A sender may exceed its own bound by the records of one block.
 Writers = Annotated[dict[Name, WriterMark], Meta(max_length=2 * WRITERS_MAX)]
 
 OPEN: Final = "open"
@@ -62,7 +62,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 def note_writer(marks: dict[str, WriterMark], writer: str, mark: WriterMark) -> None:
-    """Remembers a writer's last append; the writer that was silent for the longest is forgotten."""
+    """Remembers a writer's last append; the writer that has been silent the longest is forgotten."""
     marks.pop(writer, None)
     marks[writer] = mark
     if len(marks) > WRITERS_MAX:
@@ -76,7 +76,7 @@ def chain(data: Buffer, crc: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BlockMeta:
-    """What a node has on disk about its copy of a block.
+    """The state of a node's copy of a block, as it is on disk.
 
     ``writers`` maps each writer seen in this block to (sequence, offset in the block, length) of its last
     record. ``doubtful`` marks a copy whose tail may have been cut by damage to the journal.
@@ -105,7 +105,7 @@ class RecordEntry:
 
 @dataclass(frozen=True, slots=True)
 class PromiseEntry:
-    """This copy takes no more records, from any sender.
+    """This copy takes no more records from any sender.
 
     It is ``doubtful`` when it may have had records before: the disk was new and did not hold the block.
     """
@@ -117,7 +117,7 @@ class PromiseEntry:
 
 @dataclass(frozen=True, slots=True)
 class SealedEntry:
-    """The block is final: the file table says this length and checksum."""
+    """The block is final, with this length and checksum in the file table."""
 
     key: BlockKey
     name: str
@@ -143,10 +143,10 @@ Entry = RecordEntry | PromiseEntry | SealedEntry | DroppedEntry | StateEntry
 
 
 class RefusedCopies:
-    """The copies of which the disk refused a record: nothing behind it may be written.
+    """The copies for which the disk refused a record: no later record of such a copy may be written.
 
     Records of a copy follow each other through the writer's queue, and the disk may have room again for a
-    later one; written, it would stand behind a hole.
+    later one; if it were written, it would stand behind a hole.
     """
 
     def __init__(self) -> None:
@@ -168,7 +168,7 @@ class RefusedCopies:
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True, tag_field="kind"):
-    """What every entry begins with."""
+    """The fields that every entry begins with."""
 
     file_id: FileId
     number: BlockNumber
@@ -266,7 +266,7 @@ def unpack_entry(data: Buffer) -> Entry:
 
 
 def apply(index: dict[BlockKey, BlockMeta], entry: Entry) -> None:
-    """Changes ``index`` as ``entry`` says."""
+    """Applies ``entry`` to ``index``."""
     match entry:
         case RecordEntry(key=key, name=name, session=session, record=record):
             meta = index.get(key) or BlockMeta(key, name, session)

@@ -111,7 +111,7 @@ class Coordinator:
         return [AnswerTail(event.token, self.committed)]
 
     def close(self) -> list[Effect]:
-        """Seals the block because somebody asked for it."""
+        """Seals the block because a caller asked for it."""
         return self._seal() if self.state in (ACTIVE, CLOSING) else []
 
     def lose(self, peer: str) -> list[Effect]:
@@ -187,7 +187,7 @@ class Coordinator:
             )
             if event.sequence > newest:
                 return None
-            # Older than one in flight: it cannot be ordered before that one any more.
+            # Older than one in flight: it can no longer be ordered before that one.
             return self._late(event)
         offset, length = (mark[1], mark[2]) if mark[0] == event.sequence else (-1, 0)
         return [AnswerAppend(event.token, offset, length, len(self.opened.replicas), True)]

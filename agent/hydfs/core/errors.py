@@ -1,6 +1,6 @@
 """Errors between store agents: those that clients may see, and a few codes that never leave the store.
 
-An error's details are a dataclass here. They travel as plain values and are checked where they are read.
+The details of an error are a dataclass of this module, sent as plain values and checked where they are read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Moved:
 
     @classmethod
     def of(cls, error: RainStormError) -> Moved:
-        """Returns what ``error`` says of it, nothing when it does not."""
+        """Returns the details that ``error`` holds, or empty ones."""
         try:
             return message.decode(cls, error.details)
         except InvalidMessage:
@@ -39,7 +39,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class FoundLength:
-    """The length of a file that did not have the length that an append asked for."""
+    """The length of a file that differed from the length that an append required."""
 
     length: Counter
 
@@ -48,7 +48,7 @@ Details = Moved | FoundLength | None
 
 
 class StoreError(RainStormError):
-    """An answer between store agents whose code is not an error a client may see."""
+    """An answer between store agents whose code no client may see."""
 
 
 def error_of(code: str, text: str, details: Details = None) -> RainStormError:

@@ -1,4 +1,4 @@
-"""What the store's cores are told (events, past tense) and what they ask for (effects, imperative).
+"""The events of the store's cores (past tense) and the effects that they ask for (imperative).
 
 A *token* identifies a caller that waits for an answer; cores pass it back unread. ``code`` is the stable code
 of an error, empty on success.
@@ -14,7 +14,7 @@ from agent.hydfs.core.block import BlockKey, Record, WriterMark
 from agent.hydfs.core.errors import Details
 from agent.wire.codec.framing import Buffer
 
-# Cores only compare tokens; what they are is known to the shell that made them.
+# Cores only compare tokens; only the shell that made a token knows its meaning.
 Token = Any
 
 
@@ -36,7 +36,7 @@ class BlockOpened:
 
 @dataclass(frozen=True, slots=True)
 class AppendRequested:
-    """Event: a client wants ``data`` behind the end of the file that block ``key`` is the open end of."""
+    """Event: a client appends ``data`` to the file whose open block is ``key``."""
 
     token: Token
     key: BlockKey
@@ -68,7 +68,7 @@ class WriteReceived:
 
 @dataclass(frozen=True, slots=True)
 class WriteAnswered:
-    """Event: a replica wrote all of the block up to ``end``, or refused to."""
+    """Event: a replica has written all of the block up to ``end``, or refused to."""
 
     peer: str
     key: BlockKey
@@ -89,7 +89,7 @@ class RecordWritten:
 class PromiseRequested:
     """Event: a node is sealing the block and asks this replica to take no more records of it.
 
-    A promise is ``doubtful`` when the block is not here and the disk is new: it may have been there before.
+    A promise is ``doubtful`` when the block is not here and the disk is new: the old disk may have held it.
     """
 
     token: Token
@@ -188,7 +188,7 @@ class PersistPromise:
 
 @dataclass(frozen=True, slots=True)
 class SealBlock:
-    """Effect: have the file table make the block final, then report BlockSealed or SealFailed.
+    """Effect: make the block final in the file table, then report BlockSealed or SealFailed.
 
     ``holders`` have all of it; ``failed`` are the replicas that failed, to be avoided for the next block.
     """
@@ -233,7 +233,7 @@ class AnswerTail:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPromise:
-    """Effect: tell the sealing node what this replica holds; it takes nothing more."""
+    """Effect: tell the sealing node what this replica holds; the replica takes nothing more."""
 
     token: Token
     length: int
@@ -252,10 +252,10 @@ class Refuse:
     details: Details = None
 
 
-# What a coordinator is told, and a replica.
+# The events of a coordinator, and those of a replica.
 CoordinatorEvent = AppendRequested | TailRequested | WriteAnswered | SealRequested | SealFailed | NodeLost
 ReplicaEvent = WriteReceived | RecordWritten | PromiseRequested | PromiseWritten
 Event = CoordinatorEvent | ReplicaEvent | BlockOpened | BlockSealed | BlockDropped | CallerLeft | Tick
-# Effects that answer a request: each has the token of the caller.
+# The effects that answer a request; each has the token of the caller.
 Answer = AnswerWrite | AnswerAppend | AnswerTail | AnswerPromise | Refuse
 Effect = SendWrite | PersistRecord | PersistPromise | SealBlock | Answer

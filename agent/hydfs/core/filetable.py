@@ -1,4 +1,4 @@
-"""The file table: what the register of a file name may hold, and the changes that are allowed.
+"""The file table: the values that the register of a file name may hold, and the allowed changes.
 
 Every file name is one CASPaxos register (agent/common/register.py). Its value is a ``FileEntry`` as plain
 msgpack; the functions here are the only ones that make or change it. A value is checked before a voter votes
@@ -9,8 +9,8 @@ At most the last block of a chain is open. Its replica set and its session are f
 node that will coordinate it; a session is one process's right to coordinate one block, so a restarted
 coordinator never continues a block but seals it. Block numbers are never used twice within a file.
 
-Each change is a function that raises a ``RainStormError`` to refuse, made to be passed to
-``Registers.change``; changes that may be applied twice (a lost reply) give the same result again.
+Each change is a function for ``Registers.change``, which raises a ``RainStormError`` to refuse. A change that
+may be applied twice (after a lost reply) gives the same result again.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What an AlreadyExists of ``create`` says of the file that has the name."""
+    """The details of an AlreadyExists from ``create``: the file that has the name."""
 
     file_id: FileId
     state: OptionalName
@@ -96,7 +96,7 @@ class Reservation:
 
     @classmethod
     def of(cls, error: RainStormError) -> Reservation | None:
-        """Returns the reservation that ``error`` tells of, None when it tells of none."""
+        """Returns the reservation in the details of ``error``, or None."""
         try:
             return message.decode(cls, error.details)
         except InvalidMessage:
@@ -126,7 +126,7 @@ def from_value(value: Any, name: str = "") -> FileEntry | None:
 
 
 def check(key: str, value: object) -> None:
-    """Refuses what must not become the value of a file's register; a voter asks before it votes.
+    """Refuses a value that a file's register must not hold; a voter calls this before it votes.
 
     Raises:
         InvalidMessage: ``key`` is no file name, or ``value`` is neither a valid entry nor None.
@@ -212,9 +212,11 @@ def create(
                 hint="choose another name, append to it, or delete it first",
                 details=message.encode(Reservation(entry.file_id, entry.state, entry.owner)),
             )
-        if entry is not None and entry.file_id == file_id:
-            return value
-        return to_value(FileEntry(file_id, state, ack, owner))
+        if entry is None or entry.file_id != file_id:
+            return to_value(FileEntry(file_id, state, ack, owner))
+        if state == CREATING and entry.state != CREATING:
+            raise Conflict(f"the put of {name!r} has ended already", hint="put it again")
+        return value
 
     return change
 
@@ -234,12 +236,12 @@ def publish(name: str, file_id: str, blocks: Sequence[BlockEntry]) -> Change:
 
 
 def put_id(name: str, key: str) -> str:
-    """Returns the id of the file that a put makes: the same for the same key, and another for each name."""
+    """Returns the id of the file that a put makes: the same for the same key and name, otherwise another."""
     return hashlib.sha256(f"{key}/{name}".encode()).hexdigest()[:32]
 
 
 def as_put(name: str, value: Any, file_id: str, length: int) -> FileEntry | None:
-    """Returns a live file as its put of ``length`` bytes left it, None when there is none."""
+    """Returns a live file as its put of ``length`` bytes left it, or None."""
     entry = from_value(value, name)
     if entry is None or entry.file_id != file_id or entry.state != LIVE:
         return None
@@ -253,7 +255,7 @@ def as_put(name: str, value: Any, file_id: str, length: int) -> FileEntry | None
 def abandon(name: str, file_id: str) -> Change:
     """Returns the change that removes the reservation of a put; a file that the put has made stays.
 
-    A put whose commit was not answered may have made one, and others may have appended to it since.
+    A put whose commit got no answer may have made a file, and others may have appended to it since.
     """
     removing = remove(name, file_id)
 

@@ -1,6 +1,6 @@
 """The store's core on one node: its replicas and the blocks it coordinates, as one state machine.
 
-What a coordinator sends to its own node never leaves this core. Everything else is an event or an effect of
+A coordinator's messages to its own node never leave this core. Everything else is an event or an effect from
 ``events``. The agent and the simulator drive the same class.
 """
 
@@ -60,7 +60,7 @@ class NodeCore:
         self._ack_timeout = ack_timeout_s
 
     def handle(self, now: float, event: Event) -> Sequence[Effect]:
-        """Applies an event and returns the effects that leave this node or its memory."""
+        """Applies an event and returns the effects for other nodes, for the disk and for waiting callers."""
         effects: list[Effect] = []
         work: deque[Event] = deque([event])
         while work:

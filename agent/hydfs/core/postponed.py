@@ -1,16 +1,16 @@
-"""When to try again what failed: soon, then less and less often.
+"""Decides when to retry a failed file: soon at first, then less and less often.
 
-A file that cannot be put right now (a holder is down, a copy is damaged, the voters do not answer) is
-checked again after ``RETRY_S``, and after twice that time whenever it fails again. A change of the view makes
+A file that cannot be repaired now (a holder is down, a copy is damaged, the voters do not answer) is
+checked again after ``RETRY_S``, and after twice the time whenever it fails again. A change of the view makes
 all of them due: a node that came back may hold a good copy.
 """
 
 from __future__ import annotations
 
 RETRY_S = 2.0
-# A copy that no holder can give is asked for this rarely, until a node comes or goes.
+# A copy that no holder can provide is requested only this often, until a node comes or goes.
 RETRY_S_MAX = 300.0
-# Names are found again by the next comparison of everything, so forgetting one does no harm.
+# The next comparison of everything finds the names again, so forgetting one does no harm.
 NAMES_MAX = 10_000
 
 
@@ -23,7 +23,7 @@ class Postponed:
     """The names that failed."""
 
     def __init__(self) -> None:
-        # When each is due, and how often it has failed in a row.
+        # When each name is due, and how often it has failed in a row.
         self._names: dict[str, tuple[float, int]] = {}
 
     def fail(self, now: float, name: str) -> bool:

@@ -1,9 +1,9 @@
-"""What must be done so that every sealed block has all of its copies: fewest copies first.
+"""The actions that give every sealed block all of its copies, the blocks with the fewest copies first.
 
-Pure functions on a file's entry. The first live holder of a block (in the order of the table) is responsible
-for it, so that exactly one node acts while views agree; when two act, the second finds the work done. Copies
-are only made from a holder that the file table names. A copy is only dropped on proof: the file table (a
-majority read) says that the file was deleted or continues without this block, or names enough other live
+These are pure functions on a file's entry. The first live holder of a block (in the order of the table) is
+responsible for it, so exactly one node acts while views agree; when two act, the second finds the work done.
+Copies are made only from a holder that the file table names. A copy is dropped only on proof: the file table
+(a majority read) says that the file was deleted or continues without this block, or names enough other live
 holders.
 """
 
@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.hydfs.core import placement
 from agent.hydfs.core.block import OPEN, SEALED, BlockMeta
 from agent.hydfs.core.filetable import CREATING, DELETED, BlockEntry, FileEntry
-from agent.hydfs.core.ring import block_token, ring_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,13 @@ LocalAction = Pull | Certify | Announce | Drop | TakeOver
 def pushes(entry: FileEntry, up: Sequence[str], me: str, wanted: int) -> list[Push]:
     """Returns the copies that this node has to make, fewest copies first."""
     found = []
-    ring = ring_of(tuple(up))
     for block in entry.blocks:
         alive = [node for node in block.replicas if node in up]
         if block.state != SEALED or not alive or alive[0] != me:
             continue
         missing = min(wanted, len(up)) - len(alive)
-        order = ring.walk(block_token(entry.file_id, block.number))
-        targets = [node for node in order if node not in block.replicas][: max(0, missing)]
+        proposed = placement.order(entry.file_id, block.number, up)
+        targets = [node for node in proposed if node not in block.replicas][: max(0, missing)]
         dead = tuple(node for node in block.replicas if node not in up)
         enough = len(alive) + len(targets) >= wanted
         if targets or (dead and enough):
@@ -120,7 +119,7 @@ def local_actions(
 def is_thin(
     block: BlockEntry, coordinated: Sequence[int], up: Sequence[str], gone: Sequence[str], wanted: int
 ) -> bool:
-    """Tells whether this node has to seal an open block because the next one gets more copies.
+    """Tells whether this node has to seal an open block because its successor would get more copies.
 
     ``gone`` are the nodes of ``up`` whose store is down: no block that is opened now gets a copy there.
     """

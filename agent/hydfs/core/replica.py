@@ -1,4 +1,4 @@
-"""The replica's rules: which records a copy of a block takes, and what its promise means.
+"""The replica's rules: the records that a copy of a block takes, and the meaning of its promise.
 
 A record is taken when the block is open here, comes from the block's one session and continues the copy
 exactly: same offset, and the running checksum over our bytes and the new ones equals the coordinator's. A
@@ -41,14 +41,14 @@ from agent.hydfs.core.events import (
 Effect = PersistRecord | PersistPromise | AnswerWrite | AnswerPromise | Refuse
 # A coordinator keeps at most this many records of a block under way, so no more can be early.
 HELD_MAX = 64
-# Dropped blocks that are remembered. To be forgotten too early, a coordinator would have to be cut off while
+# Dropped blocks that are remembered. One is forgotten too early only if its coordinator is cut off while
 # this many others are dropped.
 GONE_MAX = 65536
 
 
 @dataclass(slots=True)
 class _Copy:
-    """The state of one copy: ``received`` bytes are on their way to the disk, ``durable`` ones are there."""
+    """The state of one copy: ``received`` bytes were taken, and ``durable`` ones of them are on the disk."""
 
     session: str
     state: str
@@ -124,7 +124,7 @@ class Replica:
         return effects + self._promised(copy)
 
     def promise(self, event: PromiseRequested) -> list[Effect]:
-        """Stops taking records, durably, and answers with what is there."""
+        """Stops taking records, durably, and answers with the state of the copy."""
         if event.key in self._sealed:
             return [AnswerPromise(event.token, self._sealed[event.key], 0, {}, True)]
         copy = self._copies.get(event.key)

@@ -1,7 +1,7 @@
 """How a gateway finds the node that can take an append or tell a file's length, despite failures.
 
-The register of the file names the open block and its coordinator. It is asked first. If it does
-not coordinate the block (any more), the register is read again; if it cannot be reached, one of the other
+The register of the file names the open block and its coordinator. The coordinator is asked first. If it does
+not (or no longer) coordinate the block, the register is read again; if it cannot be reached, one of the other
 replicas is asked to seal the block. A file without an open block gets one from the first node of the ring,
 which coordinates it from then on. The route only decides; the shell acts.
 """
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from agent.hydfs.core import placement
 from agent.hydfs.core.errors import MOVED, NOT_COORDINATOR
 from agent.hydfs.core.filetable import BlockEntry, FileEntry
-from agent.hydfs.core.ring import block_token, ring_of
 
 # Errors after which another node, or the same one a little later, may succeed.
 LOST = ("UNREACHABLE", "CONNECTION_LOST", "DEADLINE_EXCEEDED", "PROTOCOL_ERROR")
@@ -71,10 +71,8 @@ class Route:
         """Decides what to do now that the register says ``entry``."""
         block = entry.open_block
         if block is None:
-            order = ring_of(tuple(self.nodes)).successors(
-                block_token(entry.file_id, entry.next_number), len(self.nodes), tuple(self.lost)
-            )
-            return AskCoordinator(order[0], None, tuple(self.lost))
+            chosen = placement.choose(entry.file_id, entry.next_number, self.nodes, 1, self.lost)
+            return AskCoordinator(chosen[0], None, tuple(self.lost))
         coordinator = block.replicas[0]
         if coordinator in self.lost or self._refused == (block.number, block.session):
             return self._seal(block)
@@ -83,8 +81,8 @@ class Route:
     def failed(
         self, step: AskCoordinator | AskSeal, entry: FileEntry, code: str, cause: str, failed: Sequence[str]
     ) -> Step:
-        """Decides what to do after ``step`` was answered with ``code``; ``cause`` and ``failed`` are what a
-        coordinator says about the replicas that failed.
+        """Decides what to do after ``step`` was answered with ``code``. ``cause`` and ``failed`` are a
+        coordinator's report about the replicas that failed.
         """
         self.lost.update({node: None for node in failed})
         if code in LOST:
@@ -96,14 +94,14 @@ class Route:
             if self._full > len(self.nodes):
                 return Stop("DISK_FULL", "no node has room for the data")
         if code == NOT_COORDINATOR and isinstance(step, AskCoordinator) and entry.open_block is not None:
-            # Read once more: when the block is still the open one, its coordinator has lost it in a restart.
+            # Read again: if the block is still the open one, its coordinator has lost it in a restart.
             self._refused = (entry.open_block.number, entry.open_block.session)
         if code in AGAIN:
             return self._again(quick=code in (MOVED, NOT_COORDINATOR, "FENCED"))
         return Stop(code, "")
 
     def sealed(self) -> Step:
-        """Decides what to do after the block was sealed; if it is open still, not without a pause."""
+        """Decides what to do after the block was sealed; if it is still open, pauses first."""
         return self._again(quick=True)
 
     def _seal(self, block: BlockEntry) -> Step:

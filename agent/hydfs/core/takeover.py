@@ -19,7 +19,7 @@ from agent.hydfs.core.filetable import needed_promises
 
 @dataclass(frozen=True, slots=True)
 class PromiseReceived:
-    """Event: a replica promised and says what it holds."""
+    """Event: a replica promised and described its copy."""
 
     peer: str
     length: int
@@ -75,7 +75,7 @@ class Takeover:
         return [AskPromise(replica) for replica in self._replicas]
 
     def handle(self, now: float, event: PromiseReceived | PromiseFailed | None) -> list[Effect]:
-        """Takes an answer, or (None) the time-out."""
+        """Takes an answer, or the time-out (None)."""
         if self._deadline is None:
             return []
         match event:

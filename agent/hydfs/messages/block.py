@@ -1,4 +1,4 @@
-"""What store agents say to each other. Only the cluster's own nodes may ask these."""
+"""The messages between store agents. Only the cluster's own nodes may send these requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent.hydfs.core.block import BlockNumber, FileId, Record, Writers
 from agent.hydfs.core.filetable import REPLICAS_MAX, FileEntry
 from agent.hydfs.messages.file import AppendOffset, FileName, StoredBlocks, StoredPlace
 
-# The name of a node and what it does there, as in "n1/repair": pieces of two senders are kept apart.
+# A node and its activity, as in "n1/repair": it keeps the pieces of two senders apart.
 Sender = Annotated[str, Meta(min_length=1, max_length=300)]
 
 
@@ -29,8 +29,8 @@ class BlockAppended:
 
 @dataclass(frozen=True, slots=True)
 class AppendToBlock(Request[BlockAppended]):
-    """Asks the coordinator of block ``number`` to append the payload; None asks the node to open the block
-    that the table calls ``next``, on other nodes than those in ``avoid`` when there are enough.
+    """Asks the coordinator of block ``number`` to append the payload. None asks the node to open the block
+    that the table calls ``next``, and to avoid the nodes in ``avoid`` if there are enough others.
     """
 
     kind: ClassVar = "hydfs.block.append"
@@ -77,7 +77,7 @@ class WriteRecord(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class Promised:
-    """Answer: what a replica holds of a block; it takes no more. ``doubtful``: it may have lost its tail."""
+    """Answer: the state of a copy that takes no more records. ``doubtful``: it may have lost its tail."""
 
     length: Counter
     crc: Crc
@@ -109,7 +109,7 @@ class Seal(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class Certify(Request[Done]):
-    """Tells a replica the final length and checksum of a block; length 0: the block is not in the chain."""
+    """Tells a replica the final length and checksum of a block; length 0 means that it left the chain."""
 
     kind: ClassVar = "hydfs.block.certify"
     reply: ClassVar = Done
@@ -151,7 +151,7 @@ class StorePiece(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class DropFile(Request[Done]):
-    """Tells a node that a file was deleted: its copies of the file's blocks can go."""
+    """Tells a node that a file was deleted: it may drop its copies of the file's blocks."""
 
     kind: ClassVar = "hydfs.block.drop"
     reply: ClassVar = Done
@@ -161,7 +161,7 @@ class DropFile(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class ListOwnStored(Request[StoredBlocks]):
-    """Asks a node for the copies that it keeps: a page of those behind ``after``, or all."""
+    """Asks a node for the copies that it keeps: a page of those after ``after``, or all."""
 
     kind: ClassVar = "hydfs.store_local"
     reply: ClassVar = StoredBlocks

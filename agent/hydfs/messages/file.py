@@ -1,4 +1,4 @@
-"""What clients ask a store agent for. Tasks, operators and other agents of the node are clients."""
+"""The requests of clients to a store agent. Tasks, operators and other agents of the node are clients."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from agent.common.message import (
 from agent.hydfs.core.block import BlockNumber, BlockState, FileId
 from agent.hydfs.core.filetable import REPLICAS_MAX
 
-# ``agent.common.ids`` checks what a file may be called, and its error tells what is wrong with a name; this
-# only bounds what it has to check.
+# ``agent.common.ids`` checks file names, and its error says what is wrong with one; this limit only bounds
+# the text that it has to check.
 FileName = Text
 Prefix = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
 # The offset of a duplicate append that is not its writer's last one is unknown.
@@ -54,9 +54,10 @@ class FileStat:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Answer: a file, its length and its blocks."""
+    """Answer: a file, its length and its blocks; whether ``more`` blocks follow the last of these."""
 
     stat: FileStat
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +71,23 @@ class Create(Request[Described]):
 
 @dataclass(frozen=True, slots=True)
 class Stat(Request[Described]):
-    """Asks for a file with its linearizable length."""
+    """Asks for a file with its linearizable length: a page of its blocks, those behind number ``after``.
+
+    With a ``file_id`` it is about that very file. A client of an earlier release does not ask for a page
+    (``paged``): all blocks must fit into one answer.
+    """
 
     kind: ClassVar = "hydfs.stat"
     reply: ClassVar = Described
     name: FileName
+    file_id: FileId | None = None
+    after: BlockNumber | None = None
+    paged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """Answer: where an append is; -1 for a duplicate that is not its writer's last append."""
+    """Answer: the offset of an append; -1 for a duplicate that is not its writer's last append."""
 
     offset: AppendOffset
     length: Counter
@@ -89,8 +97,8 @@ class AppendResult:
 
 @dataclass(frozen=True, slots=True)
 class Append(Request[AppendResult]):
-    """Appends the payload once for each (writer, sequence), under the condition that the file has the length
-    ``if_offset`` if one is given.
+    """Appends the payload once for each (writer, sequence); with ``if_offset``, only if the file has that
+    length.
     """
 
     kind: ClassVar = "hydfs.append"
@@ -144,17 +152,19 @@ class OpenBlock(Request[OpenedBlock]):
 class Listed:
     """Answer: files, sorted by name. ``damaged`` are names whose entry in the file table is not valid.
 
-    Unless ``next`` is empty, more files follow: those after this name.
+    Unless ``next`` is empty, more files follow: those after this name. With ``more_blocks`` the last file has
+    more blocks than it is shown with; a ``Stat`` tells of them.
     """
 
     files: Annotated[tuple[FileStat, ...], Meta(max_length=LIST_MAX)]
     damaged: Annotated[tuple[str, ...], Meta(max_length=LIST_MAX)] = ()
     next: OptionalName = ""
+    more_blocks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ListFiles(Request[Listed]):
-    """Asks for the files whose names begin with ``prefix``: a page of those behind ``after``.
+    """Asks for the files whose names begin with ``prefix``: a page of those after ``after``.
 
     A client of an earlier release does not ask for a page (``paged``): it gets all, or is refused.
     """
@@ -185,7 +195,7 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class DeletePrefix(Request[Deleted]):
-    """Deletes the files whose names begin with ``prefix``, which is not empty: a page, as ``ListFiles``."""
+    """Deletes the files whose names begin with ``prefix`` (never empty), page by page as in ``ListFiles``."""
 
     kind: ClassVar = "hydfs.delete_prefix"
     reply: ClassVar = Deleted
@@ -211,13 +221,13 @@ class StoredBlock:
 
     @property
     def place(self) -> StoredPlace:
-        """Returns where it stands in a listing."""
+        """Returns its place in a listing."""
         return self.name, self.file_id, self.number
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBlocks:
-    """Answer: the copies on ``node``, whose own place on the ring is ``ring_id``; whether ``more`` follow.
+    """Answer: the copies on ``node``, whose place on the ring is ``ring_id``, and whether ``more`` follow.
 
     They are sorted by name, file id and number.
     """
@@ -230,7 +240,7 @@ class StoredBlocks:
 
 @dataclass(frozen=True, slots=True)
 class ListStored(Request[StoredBlocks]):
-    """Asks for the copies on ``node``, or on the agent's own node: a page of those behind ``after``.
+    """Asks for the copies on ``node``, or on the agent's own node: a page of those after ``after``.
 
     A client of an earlier release does not ask for a page (``paged``): all must fit into one answer.
     """
@@ -244,7 +254,7 @@ class ListStored(Request[StoredBlocks]):
 
 @dataclass(frozen=True, slots=True)
 class PutBegun:
-    """Answer: the id of the new file, and how large the pieces should be."""
+    """Answer: the id of the new file, and the size of the pieces to send."""
 
     file_id: FileId
     piece_bytes: Annotated[int, Meta(ge=1, le=16 * 1024 * 1024)]
@@ -277,7 +287,8 @@ class PutPiece(Request[Done]):
 class CommitPut(Request[Described]):
     """Makes a put of ``length`` bytes visible.
 
-    With the ``name`` it may be asked again: the answer is the same after the put has been committed.
+    With the ``name`` the request may be repeated: the answer stays the same after the put has been committed.
+    It has a page of the file's blocks, or all if the client does not know of pages, as with ``Stat``.
     """
 
     kind: ClassVar = "hydfs.put_commit"
@@ -285,6 +296,7 @@ class CommitPut(Request[Described]):
     file_id: FileId
     length: Counter
     name: FileName = ""
+    paged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,9 +310,10 @@ class AbortPut(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class StoreHealth:
-    """Answer: one agent's blocks (``stored_bytes`` together), and its repair: ``under_replicated`` blocks,
-    file names ``waiting`` to be put right, and whether all has been ``checked`` since a node came or went.
-    The counts of all agents add up. Nothing is left to do when all have checked and both are 0.
+    """Answer: one agent's blocks (``stored_bytes`` in total), and the state of its repair: the number of
+    ``under_replicated`` blocks, the number of file names ``waiting`` for repair, and whether everything has
+    been ``checked`` since a node came or went. The counts of all agents add up. Nothing is left to do when
+    all agents have checked and both counts are 0.
     """
 
     view_version: Counter
@@ -313,7 +326,7 @@ class StoreHealth:
 
 @dataclass(frozen=True, slots=True)
 class Health(Request[StoreHealth]):
-    """Asks what an agent keeps and what its repair still has to do."""
+    """Asks how much an agent stores and how much its repair still has to do."""
 
     kind: ClassVar = "hydfs.health"
     reply: ClassVar = StoreHealth

@@ -1,1 +1,1 @@
-"""Disk, threads and network around the store's rules; files named as in ``core`` where they pair."""
+"""Disk, threads and network around the store's rules; files of the same name here and in ``core`` pair."""

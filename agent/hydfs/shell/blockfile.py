@@ -1,4 +1,4 @@
-"""The files of the blocks on this node's disk, and whole blocks on their way in, for puts and repair."""
+"""The files of the blocks on this node's disk, and incoming whole blocks, for puts and repair."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class BlockFiles:
         self._folder = folder
         self._lock = threads.lock()
         self._open: OrderedDict[BlockKey, int] = OrderedDict()
-        # Files with bytes that are not on stable storage yet, and whether such a name is in the folder.
+        # Files with bytes that are not yet on stable storage, and whether the folder has a name that is not.
         self._unsynced: dict[BlockKey, None] = {}
-        # A process that was killed before its sync may have made some that exist.
+        # A process that was killed before its sync may have made some of the existing names.
         self._unsynced_names = True
 
     def path(self, key: BlockKey) -> Path:
@@ -64,7 +64,7 @@ class BlockFiles:
         disk.pwrite_fully(self._descriptor(key), data, offset)
 
     def sync(self, keys: Iterable[BlockKey]) -> None:
-        """Makes what was written into the files of these blocks durable."""
+        """Makes everything written to the files of these blocks durable."""
         for key in keys:
             disk.fdatasync(self._descriptor(key))
             self._unsynced.pop(key, None)
@@ -72,7 +72,7 @@ class BlockFiles:
             self._sync_names()
 
     def sync_all(self, known: Container[BlockKey]) -> None:
-        """Makes what was written about the ``known`` blocks durable, and the names of all files."""
+        """Makes the contents of the ``known`` blocks' files and the names of all files durable."""
         for key in list(self._unsynced):
             if key in known and disk.exists(self.path(key)):
                 disk.fdatasync(self._descriptor(key))
@@ -80,14 +80,14 @@ class BlockFiles:
         self._sync_names()
 
     def cut(self, key: BlockKey, length: int) -> None:
-        """Cuts off what a file has behind the end of its block."""
+        """Cuts off the bytes of a file behind the end of its block."""
         path = self.path(key)
         with contextlib.suppress(FileNotFoundError):
             if disk.size(path) > length:
                 disk.truncate(path, length)
 
     def replace(self, key: BlockKey, path: Path) -> None:
-        """Makes a file, whose bytes are durable, that of a block, durably."""
+        """Durably makes a file, whose bytes are durable, the file of a block."""
         self._close(key)
         disk.rename_durably(path, self.path(key))
 
@@ -153,7 +153,7 @@ class BlockFiles:
 
 
 class Adopter(Protocol):
-    """The store, as a part sees it."""
+    """The parts of the store that an incoming block uses."""
 
     root: Path
 
@@ -161,11 +161,11 @@ class Adopter(Protocol):
         """Returns the room above the reserve."""
 
     def adopt(self, part: Part, name: str) -> None:
-        """Makes the part this node's copy, durably."""
+        """Durably makes the part this node's copy."""
 
 
 class Part:
-    """A block on its way in: pieces in order, a running checksum, one flush at the end.
+    """An incoming block: pieces in order, a running checksum, one flush at the end.
 
     It becomes visible atomically, or not at all.
     """
@@ -218,7 +218,7 @@ class Part:
         try:
             self._store.adopt(self, name)
         except DiskFull:
-            disk.unlink(self.path, missing_ok=True)  # refused: nobody will make it a block any more
+            disk.unlink(self.path, missing_ok=True)  # it was refused and will never become a block
             raise
 
     def abandon(self) -> None:

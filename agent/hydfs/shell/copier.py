@@ -16,12 +16,12 @@ from agent.hydfs.shell.replica import Replicas
 logger = logging.getLogger("agent.hydfs.shell.copier")
 
 PIECE_BYTES = 1024 * 1024
-# One piece over the network and onto a disk takes milliseconds; a node that is this slow counts as failed.
+# Sending one piece and writing it takes milliseconds; a node that is this slow counts as failed.
 PIECE_TIMEOUT_S = 10.0
 
 
 class Copier:
-    """Pushes copies to other nodes and fetches those that belong here."""
+    """Pushes copies to other nodes, and fetches copies that belong here."""
 
     def __init__(self, replicas: Replicas, peers: Peers) -> None:
         self._replicas = replicas
@@ -47,7 +47,7 @@ class Copier:
         )
 
     def pull(self, name: str, key: BlockKey, block: BlockEntry) -> None:
-        """Fetches a block from the first holder that can give it.
+        """Fetches a block from the first holder that can provide it.
 
         Raises:
             RainStormError: no holder can.

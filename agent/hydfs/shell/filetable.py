@@ -1,4 +1,4 @@
-"""What a gateway knows about files, and how it reaches the node that knows more.
+"""A gateway's knowledge about files, and how it reaches the node that knows more.
 
 A read of the open end asks its coordinator first and the register afterwards. If the register (a majority
 read) still names that block as the open one, no node had sealed it when the coordinator answered, so the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar, assert_never
 
 from agent.common.deadline import Deadline
@@ -18,16 +19,19 @@ from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.core.errors import Moved, code_of, error_of
 from agent.hydfs.core.filetable import FileEntry
-from agent.hydfs.core.ring import block_token
+from agent.hydfs.core.placement import block_token
 from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal, ReadFile, Route, Step, Stop
 from agent.hydfs.messages import block as messages
-from agent.hydfs.messages.file import BlockStat, FileStat
+from agent.hydfs.messages.file import BlockStat, Described, FileStat
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.view import ViewSource
 from agent.wire.register.proposer import Registers
 
-# FileTable of which a gateway remembers the entry; those of a few jobs are some hundreds.
+# The number of files whose entry a gateway remembers; a few jobs have some hundreds.
 ENTRIES_MAX = 4096
+# Blocks in one answer: with three names of 64 characters each, 1.5 megabytes of the four that a header may
+# have.
+BLOCKS_PAGE = 5000
 
 A = TypeVar("A")
 
@@ -51,7 +55,7 @@ class FileTable:
         self._pause.set()
 
     def entry(self, name: str, deadline: Deadline) -> FileEntry:
-        """Returns what the file table says, by a majority read.
+        """Returns a file's entry in the file table, by a majority read.
 
         Raises:
             NotFound: there is no such file.
@@ -79,7 +83,7 @@ class FileTable:
         """Returns the answer of the node that can give it, found by a ``Route``.
 
         Raises:
-            DeadlineExceeded: no node could in time; the outcome of the last attempt is unknown.
+            DeadlineExceeded: no node answered in time; the outcome of the last attempt is unknown.
         """
         route = Route(self._views.current().up_names())
         entry = self.known(name)
@@ -213,6 +217,15 @@ def describe(name: str, entry: FileEntry, length: int) -> FileStat:
         blocks.append(BlockStat(block.number, start, size, block.replicas, block.state, place))
         start += size
     return FileStat(name, entry.file_id, length, tuple(blocks))
+
+
+def answer(stat: FileStat, *, paged: bool, after: int | None = None, room: int | None = None) -> Described:
+    """Returns a page of a file's blocks, those behind ``after``; all of these for a client that does not know
+    of pages. ``room`` is how many blocks the page has, when it is not one of its own.
+    """
+    blocks = [block for block in stat.blocks if after is None or block.number > after]
+    shown = blocks[: BLOCKS_PAGE if room is None else room] if paged else blocks
+    return Described(replace(stat, blocks=tuple(shown)), more=len(shown) < len(blocks))
 
 
 def ring_id(token: int) -> str:

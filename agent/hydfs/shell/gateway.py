@@ -1,4 +1,4 @@
-"""What every store agent does for its clients: route appends, read, list, delete.
+"""The service of every store agent for its clients: it routes appends, reads, lists and deletes.
 
 The agent that a client talks to is the client's gateway: it reads the file's register, finds the coordinator
 (``core.route`` decides which node to ask) and passes the payload on. Reads of sealed blocks are served from
@@ -21,11 +21,11 @@ from agent.hydfs.core import filetable
 from agent.hydfs.core.block import SEALED
 from agent.hydfs.core.errors import code_of
 from agent.hydfs.core.filetable import BlockEntry, FileEntry
-from agent.hydfs.core.ring import block_token
+from agent.hydfs.core.placement import block_token
 from agent.hydfs.core.route import LOST, AskCoordinator, AskSeal
 from agent.hydfs.messages import block as between
 from agent.hydfs.messages import file as messages
-from agent.hydfs.shell.filetable import FileTable, describe, ring_id
+from agent.hydfs.shell.filetable import BLOCKS_PAGE, FileTable, answer, describe, ring_id
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.view import ViewSource
@@ -37,10 +37,10 @@ logger = logging.getLogger("agent.hydfs.shell.gateway")
 
 # One reply carries at most this much; a client that wants more asks again.
 READ_BYTES_MAX = 4 * 1024 * 1024
-# A replica sends such a reply in well under a second; another one is asked after this.
+# A replica sends such a reply in well under a second; after this time another one is asked.
 READ_TIMEOUT_S = 5.0
-# Files and blocks together in one page of a listing: about a megabyte of the four that a header may have.
-PAGE_ENTRIES = 5000
+# Files and blocks together in one page of a listing.
+PAGE_ENTRIES = BLOCKS_PAGE
 # Copies in one page of a node's store: 3.5 megabytes of the four that a header may have, if each name has 255
 # characters of four bytes.
 STORED_PAGE = 3000
@@ -69,7 +69,7 @@ class Gateway:
         self.table = FileTable(peers, registers, views, ack_timeout_s=ack_timeout_s)
 
     def endpoints(self) -> list[Endpoint]:
-        """Returns what answers clients."""
+        """Returns the endpoints for clients."""
         return [
             endpoint(messages.Create, self._create),
             endpoint(messages.Append, self._append),
@@ -83,7 +83,7 @@ class Gateway:
         ]
 
     def task_endpoints(self) -> list[Endpoint]:
-        """Returns what answers tasks. They may only read: what they write goes through their agent."""
+        """Returns the endpoints for tasks, which may only read: their writes go through their agent."""
         return [endpoint(messages.Read, self._read), endpoint(messages.OpenBlock, self._open_block)]
 
     def close(self) -> None:
@@ -132,7 +132,11 @@ class Gateway:
             )
 
     def _stat(self, request: messages.Stat, call: Call) -> messages.Described:
-        return messages.Described(self.table.stat(check_file_name(request.name), call.deadline))
+        name = check_file_name(request.name)
+        stat = self.table.stat(name, call.deadline)
+        if request.file_id is not None and stat.file_id != request.file_id:
+            raise NotFound(f"file {name!r} was deleted", details={"file_id": stat.file_id})
+        return answer(stat, paged=request.paged, after=request.after)
 
     def _read(self, request: messages.Read, call: Call) -> Answer[messages.Part]:
         name, offset, file_id = check_file_name(request.name), request.offset, request.file_id
@@ -151,7 +155,7 @@ class Gateway:
             piece = self._read_block(name, entry, offset, length, end, call.deadline)
             if piece is not None:
                 return piece
-            file_id = None  # what we knew is out of date
+            file_id = None  # the known entry is out of date
 
     def _open_block(self, request: messages.OpenBlock, call: Call) -> Answer[messages.OpenedBlock]:
         """Hands the file of a sealed block to a task of this machine, which then reads it directly.
@@ -173,7 +177,7 @@ class Gateway:
                 try:
                     part = self._replicas.slice(name, (file_id, block.number), 0, block.length)
                 except Corrupt:
-                    break  # the copy is out of use now: the task reads another one
+                    break  # the copy is now in quarantine: the task reads another one
                 return Answer(messages.OpenedBlock(start, block.length), descriptor=part.descriptor)
             start += block.length
         raise NotFound(f"no sealed block of {name!r} at byte {offset} is on this node")
@@ -219,16 +223,23 @@ class Gateway:
     def _list(self, request: messages.ListFiles, call: Call) -> messages.Listed:
         stats: list[messages.FileStat] = []
         damaged: list[str] = []
+        more_blocks = False
         for name in (page := _Page(self._registers, request, call.deadline)):
+            page.filled += 1
             try:
-                stats.append(self.table.stat(name, call.deadline))
-                page.filled += 1 + len(stats[-1].blocks)
+                stat = self.table.stat(name, call.deadline)
             except NotFound:
                 continue
             except Corrupt as error:
                 logger.error("file_entry_refused name=%s error=%s", name, error)
                 damaged.append(name)
-        return messages.Listed(tuple(stats), tuple(damaged), page.next)
+                continue
+            # A file that does not fit fills the page, so it is the last one.
+            found = answer(stat, paged=request.paged, room=PAGE_ENTRIES - page.filled)
+            stats.append(found.stat)
+            page.filled += len(found.stat.blocks)
+            more_blocks = found.more
+        return messages.Listed(tuple(stats), tuple(damaged), page.next, more_blocks)
 
     def _delete(self, request: messages.Delete, call: Call) -> Done:
         self.delete(check_file_name(request.name), call.deadline)
@@ -300,7 +311,7 @@ class Gateway:
 
 
 class _Page:
-    """Names of files for one answer; ``next`` tells at the end after which name the next page begins."""
+    """Names of files for one answer; at the end, ``next`` is the name after which the next page begins."""
 
     def __init__(
         self,
@@ -309,19 +320,19 @@ class _Page:
         deadline: Deadline,
     ) -> None:
         self.next = ""
-        # How many files and blocks the answer holds so far.
+        # The number of files and blocks in the answer so far.
         self.filled = 0
         self._registers = registers
         self._request = request
         self._deadline = deadline
-        # A page that ends early is an answer; one that is late is none.
+        # A page that ends early is still an answer; a late one is not.
         self._late_at = clock.monotonic() + deadline.remaining(clock.monotonic()) / 2
 
     def __iter__(self) -> Iterator[str]:
         """Yields the names.
 
         Raises:
-            UsageError: the client does not know of pages, and would take the first names for all of them.
+            UsageError: the client does not know of pages, and would take the first page for all names.
         """
         prefix, paged = self._request.prefix, self._request.paged
         timeout_s = self._deadline.remaining(clock.monotonic())

@@ -1,7 +1,7 @@
 """The journal of a node: one append-only log for all its blocks, synced before anything is answered.
 
-It is a framed log in segments that are replaced whole: a new one begins with the state of every block, and
-only then are older ones dropped. Of several segments, which a crash may leave, the newest says everything.
+It is a framed log in segments that are replaced as a whole: a new one begins with the state of every block,
+and only then are older ones dropped. If a crash leaves several segments, the newest has the complete state.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._segments = Segments(folder, LAYOUT, suffix=".log")
-        # Whether a tail was cut off. It is kept on disk until what follows from it is: this process may end
-        # before.
+        # Whether a tail was cut off. The mark stays on disk until its consequences are on disk too, because
+        # this process may end before that.
         self.torn = False
         self._torn_path = folder / "torn"
 
@@ -65,10 +65,10 @@ class Journal:
         self._segments.append(bodies)
 
     def restart(self, bodies: Iterable[bytes]) -> None:
-        """Starts a new segment that begins with ``bodies``, which say everything, and drops the older ones.
+        """Starts a new segment that begins with ``bodies``, the complete state, and drops the older ones.
 
         Raises:
-            RecordTooLarge, DiskFull: the older segment goes on.
+            RecordTooLarge, DiskFull: the older segment stays in use.
             DiskFailed: the journal cannot be used any more.
         """
         self._segments.drop_before(self._segments.roll(bodies))

@@ -1,12 +1,13 @@
-"""Whether this disk may have replaced one that held copies which the file table still expects here.
+"""Remembers that this disk may have replaced one with copies that the file table still expects here.
 
-To seal an open block one replica's word is enough, and a replica that never got a record says "nothing". A
-disk that was emptied would say so of records that it acknowledged. So until the whole file table was looked
-through, and each open block that it places here and that is not here was sealed, this node's promises
-about blocks that it does not know are doubtful: they count only when every replica has promised
-(``core.takeover``).
-All disks of a cluster that is being founded are new, and their blocks can be sealed all the same. A mark on
-the disk keeps that over restarts.
+One replica's promise is enough to seal an open block, and a replica that never got a record promises a length
+of 0. An emptied disk would do the same for records that it acknowledged. So this node's promises about blocks
+that it does not know are doubtful: they count only when every replica has promised (``core.takeover``). This
+ends when the node has looked through the whole file table and has had each open block sealed that is placed
+here but is not here.
+
+All disks of a cluster that is being founded are new, and its blocks can still be sealed. A mark on the disk
+preserves the state over restarts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class NewDisk:
             raise disk.failure(error, f"{self._mark} cannot be written") from error
 
     def settle(self) -> None:
-        """Takes the mark away: nothing that the file table expects here is missing unknown."""
+        """Removes the mark: this node now knows of every block that the file table expects here."""
         try:
             disk.remove_durably(self._mark)
         except OSError as error:

@@ -1,7 +1,7 @@
-"""Drives the node's core: any thread brings in its event under one lock and carries out the effects.
+"""Drives the node's core: any thread applies its event under one lock and carries out the effects.
 
 Unlike ``common.shell.runner`` it has no inbox: an append passes through the core several times, and a thread
-switch costs more than the core's own work. Effects must not block. An event that an effect brings in is
+switch costs more than the core's own work. Effects must not block. An event that an effect posts is
 applied after the remaining effects of the event before it.
 """
 
@@ -30,13 +30,13 @@ class Engine:
         on_crash: Callable[[BaseException], None],
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_stop`` is called when no more events are applied: requests must not wait for answers."""
+        """``on_stop`` is called once no more events are applied: it must refuse the waiting requests."""
         self._core = core
         self._execute = execute
         self._on_crash = on_crash
         self._on_stop = on_stop
         self._changed = threads.condition()
-        # Events that wait for the one being applied; only effects add to it, a few for each.
+        # Events that wait for the one being applied. Only effects add to it, a few for each event.
         self._events: deque[Any] = deque()
         self._applying = False
         self._timer_at: float | None = None
@@ -72,10 +72,10 @@ class Engine:
                 self._changed.notify()
 
     def _apply(self, event: Any) -> None:
-        """Applies an event and what its effects bring in; the lock is held."""
+        """Applies an event and the events that its effects post; the lock is held."""
         self._events.append(event)
         if self._applying:
-            return  # an effect brought it in: the call that carries out that effect comes to it
+            return  # an effect posted it: the call that carries out that effect applies it
         self._applying = True
         try:
             while self._events and not self._stopping:

@@ -1,7 +1,7 @@
 """Calls to the other store agents, and which of them have failed lately.
 
-Each peer has a few threads of its own, so that one that hangs never holds up records for the others. A call
-to this node itself goes straight to its handler.
+Each peer has its own few threads, so that a stalled peer never delays records for the others. A call
+to this node itself goes directly to its handler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LANE_THREADS = 4
 # Requests that wait for one peer: sixteen blocks with a full window of records (64 each). A peer with more of
 # them counts as failed.
 LANE_CALLS_MAX = 1024
-# Long enough for a call under way to end by its own deadline.
+# Long enough for a call in progress to end by its own deadline.
 CLOSE_TIMEOUT_S = 5.0
 SUSPECT_S = 3.0
 FULL_S = 15.0
@@ -79,7 +79,7 @@ class Peers:
         return Answered(answer.message, answer.payload)  # type: ignore[arg-type]
 
     def later(self, node: str, work: Callable[[], None]) -> bool:
-        """Has ``work`` done by one of the threads kept for ``node``; returns False when too much waits there
+        """Hands ``work`` to the threads kept for ``node``; returns False when too much waits there
         or the agent is stopping.
         """
         with self._lock:
@@ -122,7 +122,7 @@ class Peers:
             return [node for node, until in self._suspects.items() if until > now]
 
     def close(self) -> None:
-        """Ends the threads; requests under way end by their own deadlines."""
+        """Ends the threads; requests in progress end by their own deadlines."""
         with self._lock:
             self._closed = True
             lanes = list(self._lanes.values())

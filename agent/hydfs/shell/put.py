@@ -5,8 +5,8 @@ stream into blocks, sends each to its replicas (``transfers.outgoing``) and keep
 of them in memory. The last step is one change of the file's register. A put that ends before it leaves
 nothing visible, and another put may replace its reservation as soon as its gateway no longer works on it.
 
-Each request may come again when its answer was lost. The client draws a key, from which the id of the new
-file follows, so that a second begin finds the first one. A commit that finds no put reads the file table.
+Each request may be repeated when its answer was lost. The client draws a key, from which the id of the new
+file follows, so that a repeated begin finds the first one. A commit that finds no put reads the file table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from agent.common.deadline import Deadline
 from agent.common.errors import (
     AlreadyExists,
-    Conflict,
     DeadlineExceeded,
     NotFound,
     Overloaded,
@@ -36,7 +35,7 @@ from agent.hydfs.core.block import chain
 from agent.hydfs.core.filetable import BlockEntry, Reservation
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import AskPut, DropFile, PutLife
-from agent.hydfs.shell.filetable import describe
+from agent.hydfs.shell.filetable import answer, describe
 from agent.hydfs.shell.peers import Peers
 from agent.hydfs.shell.replica import Replicas
 from agent.hydfs.shell.transfers.outgoing import Block, Outgoing
@@ -45,7 +44,7 @@ from agent.wire.codec.framing import Buffer
 from agent.wire.endpoint import Call, Endpoint, endpoint
 from agent.wire.register.proposer import Registers
 
-logger = logging.getLogger("agent.hydfs.shell.puts.put")
+logger = logging.getLogger("agent.hydfs.shell.put")
 
 PIECE_BYTES = 1024 * 1024
 # Replicas in memory at once in the whole agent: one fills while another is on its way.
@@ -73,14 +72,14 @@ class _Put:
     requests: int = 0
     ended: bool = False
     holds_slot: bool = False
-    # What became of the requests that begin and commit it: each may come again when its answer was lost.
+    # The outcomes of the requests that begin and commit it: each may be repeated when its answer was lost.
     reserved: bool = False
     refused: BaseException | None = None
-    committed: messages.Described | None = None
+    committed: messages.FileStat | None = None
 
 
 class Puts:
-    """The puts that this agent is the gateway of."""
+    """The puts whose gateway is this agent."""
 
     def __init__(
         self,
@@ -100,9 +99,9 @@ class Puts:
         self._puts: dict[str, _Put] = {}
         self._changed = threads.condition()
         self._free = BUFFERED_BLOCKS
-        # A block that waits for a thread holds a slot, so there are never more of them.
+        # A block that waits for a thread holds a slot, so there are never more blocks than slots.
         self._placers = Pool("hydfs-put", BUFFERED_BLOCKS, BUFFERED_BLOCKS)
-        self._outgoing = Outgoing(replicas.placement, peers, views, BUFFERED_BLOCKS)
+        self._outgoing = Outgoing(replicas.choose, peers, views, BUFFERED_BLOCKS)
 
     def close(self) -> None:
         """Aborts the puts in progress; other gateways and repair find their reservations abandoned."""
@@ -116,11 +115,11 @@ class Puts:
 
     @property
     def free_slots(self) -> int:
-        """Returns how many more blocks may be in memory."""
+        """Returns the number of further blocks that may be in memory."""
         return self._free
 
     def endpoints(self) -> list[Endpoint]:
-        """Returns what answers clients and the gateways of other puts."""
+        """Returns the endpoints for clients and for the gateways of other puts."""
         return [
             endpoint(messages.BeginPut, self._begin),
             endpoint(messages.PutPiece, self._piece),
@@ -187,11 +186,7 @@ class Puts:
             )
             try:
                 timeout_s = deadline.require(clock.monotonic(), f"put of {put.name!r}")
-                found = filetable.from_value(
-                    self._registers.change(put.name, change, timeout_s=timeout_s), put.name
-                )
-                if found is None or found.state != filetable.CREATING:
-                    raise Conflict(f"the put of {put.name!r} has ended already", hint="put it again")
+                self._registers.change(put.name, change, timeout_s=timeout_s)
                 return
             except AlreadyExists as error:
                 other = Reservation.of(error)
@@ -205,7 +200,7 @@ class Puts:
         try:
             return self._peers.ask(other.owner, AskPut(other.file_id), timeout_s=2.0).message.alive
         except RainStormError:
-            return True  # it cannot be asked; the view will say when it is down
+            return True  # it does not answer; the view will show when it is down
 
     def _life(self, request: AskPut, call: Call) -> PutLife:
         return PutLife(self.is_alive(request.file_id))
@@ -332,13 +327,13 @@ class Puts:
             try:
                 put = stack.enter_context(self._working(request.file_id))
             except NotFound:
-                return self._committed(request, call.deadline)
+                return answer(self._committed(request, call.deadline), paged=request.paged)
             stack.enter_context(self._in_turn(put, call.deadline))
             if put.committed is None:
                 put.committed = self._commit_once(put, request.length, call.deadline)
-            return put.committed
+            return answer(put.committed, paged=request.paged)
 
-    def _committed(self, request: messages.CommitPut, deadline: Deadline) -> messages.Described:
+    def _committed(self, request: messages.CommitPut, deadline: Deadline) -> messages.FileStat:
         """Answers the commit of a put that is not in progress: it may have been committed before."""
         if request.name:
             name = check_file_name(request.name)
@@ -347,10 +342,10 @@ class Puts:
             )
             entry = filetable.as_put(name, value, request.file_id, request.length)
             if entry is not None:
-                return messages.Described(describe(name, entry, request.length))
+                return describe(name, entry, request.length)
         raise _not_in_progress()
 
-    def _commit_once(self, put: _Put, length: int, deadline: Deadline) -> messages.Described:
+    def _commit_once(self, put: _Put, length: int, deadline: Deadline) -> messages.FileStat:
         if length != put.length:
             raise UsageError(f"put of {put.name!r}: {put.length} bytes arrived")
         if put.filling:
@@ -363,7 +358,9 @@ class Puts:
             raise
         with self._changed:
             self._puts.pop(put.file_id, None)
-        return messages.Described(describe(put.name, filetable.live(put.name, value), put.length))
+        entry = filetable.as_put(put.name, value, put.file_id, put.length)
+        assert entry is not None, "a put that was published is not in the file table"
+        return describe(put.name, entry, put.length)
 
     def _publish(self, put: _Put, deadline: Deadline) -> object:
         blocks = [self._result(put, future, deadline.remaining(clock.monotonic())) for future in put.blocks]

@@ -1,10 +1,10 @@
 """Repair in the background: one thread that compares this node's copies with the file table.
 
-All local names are compared at the start, some seconds after the view changed (a machine that restarts soon
-is not copied for nothing), and every half minute. A name whose block lost a copy is looked at immediately,
-one whose open block is thin because a store is down every two seconds, and one that could not be put right
-less and less often (``core.postponed``). One block is copied at a time, so repair never takes more than one
-stream of a node.
+All local names are compared at the start, every half minute, and some seconds after the view changed (so
+that the blocks of a machine that restarts soon are not copied needlessly). A name whose block lost a copy is
+checked immediately, and one whose open block is thin because a store is down every two seconds. A name that
+could not be repaired is checked less and less often (``core.postponed``). One block is copied at a time, so
+repair never takes more than one stream of a node.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import assert_never
 
-from agent.common.errors import NotFound, RainStormError
+from agent.common.errors import Conflict, NotFound, RainStormError
 from agent.common.shell import clock, threads
 from agent.hydfs.core import filetable, repair
 from agent.hydfs.core.backlog import Backlog
@@ -38,7 +38,7 @@ logger = logging.getLogger("agent.hydfs.shell.repair")
 
 REPAIR_DELAY_S = 3.0
 PASS_INTERVAL_S = 30.0
-# File names that wait to be checked; the next comparison of everything finds those that had no room.
+# File names that wait to be checked; the next comparison of everything finds those that found no room.
 NAMES_WAITING_MAX = 10_000
 
 
@@ -59,14 +59,14 @@ class Repair:
         votes: Callable[[], bool],
         tidy: Callable[[], None],
     ) -> None:
-        """``put_is_alive`` tells whether this node still works on a put, ``votes`` whether it votes if it is
-        to. ``tidy`` gives up what clients and other agents have left behind.
+        """``put_is_alive`` tells whether this node still works on a put. ``votes`` tells whether it votes, if
+        it is a voter. ``tidy`` drops unfinished transfers that clients and other agents have left behind.
         """
         self._tidy = tidy
         self._votes = votes
         self._new_disk = new_disk
-        # Files with an open block that belongs here and is not here, or that could not be checked. Bounded by
-        # the size of the file table.
+        # Files that could not be checked, or with an open block that belongs here and is not here. The size
+        # of the file table bounds their number.
         self._missing: set[str] = set()
         self._copier = Copier(copies, peers)
         self._postponed = Postponed()  # guarded by _changed
@@ -81,8 +81,8 @@ class Repair:
         self._up = views.current().up_names()
         self._changed = threads.condition()
         self._names: dict[str, None] = {}
-        # Files whose open block (its number) is thin, and since when. The view does not say that a store is
-        # down, and gossip says it later than the first append notices it, so they are checked again.
+        # Files whose open block (its number) is thin, and since when. The view does not show that a store is
+        # down, and gossip shows it later than the first append notices it, so they are checked again.
         self._thin: dict[str, tuple[int, float]] = {}
         self._thin_at = 0.0
         self._pass_at = clock.monotonic()
@@ -92,7 +92,7 @@ class Repair:
         self._thread = threads.thread("hydfs-repair", self._run)
 
     def endpoints(self) -> list[Endpoint]:
-        """Returns what tells clients how far repair is."""
+        """Returns the endpoint that reports the progress of repair."""
         return [endpoint(Health, self._health)]
 
     def _health(self, request: Health, call: Call) -> StoreHealth:
@@ -276,8 +276,7 @@ class Repair:
             return
         up = self._views.current().up_names()
         if entry.state == filetable.CREATING and self._is_orphan(entry, up):
-            value = self._registers.change(name, filetable.remove(name, entry.file_id))
-            entry = filetable.from_value(value, name) or entry
+            entry = self._remove_orphan(name, entry)
         for meta in repair.obsolete_copies(entry, metas):
             self._copies.drop(meta.key)
         coordinated = [
@@ -350,6 +349,14 @@ class Repair:
                 self.look_at(name)
             case _:
                 assert_never(action)
+
+    def _remove_orphan(self, name: str, entry: FileEntry) -> FileEntry:
+        """Removes the reservation of a put whose gateway is gone, unless it was committed after all."""
+        try:
+            value = self._registers.change(name, filetable.abandon(name, entry.file_id))
+        except Conflict:
+            value = self._registers.read(name)
+        return filetable.from_value(value, name) or entry
 
     def _is_orphan(self, entry: FileEntry, up: list[str]) -> bool:
         if entry.owner == self._peers.me:

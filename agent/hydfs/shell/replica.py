@@ -1,7 +1,7 @@
-"""What store agents do for each other: records, promises, seals, whole blocks.
+"""The requests that store agents make of each other: records, promises, seals, whole blocks.
 
-Only the cluster's own nodes may make these requests. Everything that an append needs passes through the
-node's core; whole sealed blocks (of puts and repair) go directly to the store.
+Only the cluster's own nodes may make them. Every step of an append passes through the node's core; whole
+sealed blocks (of puts and repair) go directly to the store.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent.common.errors import Conflict, Corrupt, Fenced, RainStormError, Stale
 from agent.common.message import Done, Request
 from agent.common.shell import clock, threads
 from agent.common.shell.pool import Pool
-from agent.hydfs.core import filetable
+from agent.hydfs.core import filetable, placement
 from agent.hydfs.core.block import BlockKey, DroppedEntry, PromiseEntry, RecordEntry
 from agent.hydfs.core.errors import code_of
 from agent.hydfs.core.events import (
@@ -43,7 +43,6 @@ from agent.hydfs.core.events import (
 )
 from agent.hydfs.core.filetable import FileEntry
 from agent.hydfs.core.node import NodeCore
-from agent.hydfs.core.ring import block_token, ring_of
 from agent.hydfs.messages import block as messages
 from agent.hydfs.shell.newdisk import NewDisk
 from agent.hydfs.shell.node import Engine
@@ -62,18 +61,18 @@ from agent.wire.register.proposer import Registers
 logger = logging.getLogger("agent.hydfs.shell.replica")
 
 Q = TypeVar("Q", bound=Request[Any])
-# A newer view that a caller already has reaches every agent within a fraction of this.
+# A newer view that a caller already has reaches every agent within a fraction of this time.
 VIEW_WAIT_S = 0.5
 # Each seal is a change of the file table, so most of the time is spent waiting for the voters.
 SEAL_THREADS = 4
 # Seals that wait: after the loss of a node each block that it held is sealed.
 SEALS_MAX = 1024
-# A seal under way ends with the change of the file table.
+# A seal in progress ends with the change of the file table.
 CLOSE_TIMEOUT_S = 5.0
 
 
 class Replicas:
-    """The copies of blocks on this node, and what other nodes may ask of them."""
+    """The copies of blocks on this node, and the requests of other nodes about them."""
 
     def __init__(
         self,
@@ -104,14 +103,14 @@ class Replicas:
         self._ack_timeout = ack_timeout_s
         self._process = threads.unique_id()[:12]
         self._opened = 0
-        # The first append to a file without an open block opens one; others to the same file wait for that.
+        # The first append to a file without an open block opens one; other appends to that file wait for it.
         self._opening = FileLocks()
         self._waiters = Waiters()
         self._seals = Pool("hydfs-seal", SEAL_THREADS, SEALS_MAX)
         self._lock = threads.lock()
 
     def endpoints(self) -> list[Endpoint]:
-        """Returns what answers the other store agents."""
+        """Returns the endpoints for the other store agents."""
         return [
             self._for_nodes(messages.AppendToBlock, self._append),
             self._for_nodes(messages.AskTail, self._tail),
@@ -125,7 +124,7 @@ class Replicas:
         ]
 
     def post(self, event: Event) -> None:
-        """Brings an event into the core."""
+        """Posts an event to the core."""
         assert self.engine is not None
         self.engine.post(event)
 
@@ -154,18 +153,17 @@ class Replicas:
             case _:
                 assert_never(effect)
 
-    def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
-        """Returns where a new block goes: distinct nodes, this one first when it is to coordinate.
+    def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
+        """Returns the nodes of a new block, according to the view and the suspects of this moment.
 
-        With fewer stores up than copies wanted there are fewer copies; every answer says how many.
+        With too few stores up there are fewer copies than wanted; every answer says how many.
         """
         nodes = self.views.current().up_names()
         avoid = [*self.peers.suspects(), *avoid]
-        # In the view a machine is up even while its store is down; membership's gossip tells the difference.
+        # In the view a machine is up even while its store is down; membership's gossip shows which it is.
         avoided = [node for node in nodes if node in avoid]
         gone = self.views.storeless(avoided) if avoided else []
-        ring = ring_of(tuple(nodes))
-        return ring.successors(block_token(file_id, number), self._replicas, avoid, gone)
+        return placement.choose(file_id, number, nodes, self._replicas, avoid, gone)
 
     def refuse_waiters(self) -> None:
         """Refuses requests that wait for the core: it has stopped."""
@@ -206,14 +204,14 @@ class Replicas:
         self.post(WriteAnswered(effect.peer, effect.key, effect.record.end, code))
 
     def _ask(self, event: Asked, call: Call, what: str) -> Answer:
-        """Brings in an event whose token is a ``Waiter`` and returns the core's answer."""
+        """Posts an event whose token is a ``Waiter`` and returns the core's answer."""
         return self._waiters.ask(event, self.post, call.deadline, what)
 
     def _append(self, request: messages.AppendToBlock, call: Call) -> messages.BlockAppended:
         what = f"append to {request.name!r}"
         number, entry = request.number, None
         if number is None or not self.core.coordinates((request.file_id, number)):
-            # The first append of another client may be opening the very same block just now.
+            # The first append of another client may be opening the same block at this moment.
             with self._opening.hold(request.file_id, call.deadline, what):
                 if number is None:
                     number, entry = self._open(request, call)
@@ -233,7 +231,7 @@ class Replicas:
         name, file_id = request.name, request.file_id
         if not self.views.reach(call.view, VIEW_WAIT_S):
             raise StaleView(f"{self.peers.me} does not have view {call.view} yet", hint="try again")
-        order = self.placement(file_id, request.next, list(request.avoid))
+        order = self.choose(file_id, request.next, list(request.avoid))
         replicas = [self.peers.me, *[node for node in order if node != self.peers.me]][: len(order)]
         if not replicas:
             raise Unavailable("the cluster view names no node that is up", hint="fab status")
@@ -271,7 +269,7 @@ class Replicas:
         key = (request.file_id, request.number)
         if not self.core.coordinates(key):
             with self._opening.hold(request.file_id, call.deadline, "tail"):
-                pass  # wait for a block that is being opened
+                pass  # wait until the block that is being opened is open
         answer = self._ask(TailRequested(Waiter(), key), call, "tail")
         assert isinstance(answer, AnswerTail)
         return messages.TailLength(answer.length)
@@ -311,7 +309,7 @@ class Replicas:
 
         Raises:
             NotFound: this node does not hold these bytes.
-            Corrupt: the copy is damaged; it is out of use now.
+            Corrupt: the copy is damaged, and is now in quarantine.
         """
         try:
             return self.store.slice(key, offset, length)

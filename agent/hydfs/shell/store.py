@@ -1,10 +1,10 @@
-"""The blocks on this node's disk: data files that hold payload only, and the journal that says what they are.
+"""The blocks on this node's disk: data files that hold only payload, and the journal that describes them.
 
 A small payload is written to the journal (durable) and to the block's file (page cache, flushed when the
-journal starts a new segment); a large one goes to the block's file alone, which is flushed before its journal
-entry is written, so that no large byte is written twice. One thread writes all entries and flushes many of
-them at once (group commit): while a flush runs the next batch gathers. Sealed blocks are contiguous files, so
-the kernel can send them (``FileSlice``).
+journal starts a new segment). A large one goes only to the block's file, which is flushed before the journal
+entry is written, so that large payloads are not written twice. One thread writes all entries and flushes many
+of them at once (group commit): while a flush runs the next batch gathers. Sealed blocks are contiguous files,
+so the kernel can send them (``FileSlice``).
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ from agent.wire.connection import FileSlice
 logger = logging.getLogger("agent.hydfs.shell.store")
 
 INLINE_BYTES_MAX = 64 * 1024
-# One flush serves at most this much: more would make the first in the batch wait too long.
+# One flush serves at most this much: with more, the first entry of the batch would wait too long.
 BATCH_ENTRIES_MAX = 256
 BATCH_BYTES_MAX = 8 * 1024 * 1024
-# Each block has one append under way and each request one entry: some hundreds wait, about one
+# Each block has one append in progress and each request one entry: some hundreds wait, about one
 # for each connection and open block.
 WAITING_ENTRIES_MAX = 4096
-# Refused journal entries that are kept for a look: each is at most as large as an entry may be.
+# Refused journal entries that are kept for inspection: each is at most as large as an entry may be.
 REFUSED_KEPT_MAX = 16
 # Blocks of a put arrive side by side; those with different numbers do not wait for each other.
 DECISION_LOCKS = 64
@@ -115,7 +115,7 @@ class Store:
         )
 
     def start(self) -> None:
-        """Recovers what the disk holds and starts the writer thread.
+        """Recovers the contents of the disk and starts the writer thread.
 
         Raises:
             Corrupt: the journal is damaged before its end.
@@ -125,7 +125,7 @@ class Store:
             disk.make_folder_durably(self._folder)
             self._journal.recover(self._replay)
             if self.refused_entries:
-                self._files.move_others(self.index, self._quarantine)  # an entry may have told of them
+                self._files.move_others(self.index, self._quarantine)  # a lost entry may describe one
             else:
                 self._files.remove_others(self.index)
             if self._journal.torn or self.refused_entries:
@@ -148,7 +148,7 @@ class Store:
         self._journal.close()
 
     def _crashed(self, error: Exception) -> bool:
-        """Ends the agent with its writer: what was on its way may be on the disk or not."""
+        """Ends the agent with its writer: the entries in progress may or may not be on the disk."""
         self._on_crash(error)
         return False
 
@@ -171,7 +171,7 @@ class Store:
         Raises:
             DiskFull: the disk has no room.
             DiskFailed: it was not written in time; it may be later.
-            Overloaded, Unavailable: too much waits, or the store has stopped.
+            Overloaded, Unavailable: too many entries wait, or the store has stopped.
         """
         answer: threads.Future[str] = threads.future()
         self.submit(entry, b"", answer.set_result, prepare)
@@ -217,16 +217,16 @@ class Store:
         return Part(self, key, self._folder / f"{key[0]}.{key[1]}.{number}.part")
 
     def deciding(self, key: BlockKey) -> threads.Lock:
-        """Returns the lock under which a copy is looked at and its fate is written: both belong together.
+        """Returns the lock under which a copy is examined and the decision about it is written.
 
-        Otherwise a whole copy that arrives between the look and the writing would be dropped as a short one.
+        Without it, a whole copy that arrives between the two would be dropped as a short one.
         """
         return self._deciding[key[1] % DECISION_LOCKS]
 
     def adopt(self, part: Part, name: str) -> None:
-        """Makes a received block this node's copy, durably."""
+        """Durably makes a received block this node's copy."""
 
-        def prepare() -> None:  # in the writer thread: an older copy of the block may have its file in use
+        def prepare() -> None:  # in the writer thread: an older copy of the block may be using its file
             self._files.replace(part.key, part.path)
 
         with self.deciding(part.key):
@@ -234,7 +234,7 @@ class Store:
         self._verified[part.key] = None
 
     def quarantine(self, key: BlockKey) -> None:
-        """Takes a damaged copy out of use; the bytes stay for a look."""
+        """Moves a damaged copy to the quarantine; its bytes stay for inspection."""
         logger.error("block_quarantined file_id=%s number=%d", *key)
         self._files.move_away(key, self._quarantine)
         self.write(DroppedEntry(key))
@@ -271,9 +271,9 @@ class Store:
             disk.write_durably(self._quarantine / f"entry.{self.refused_entries}", body)
 
     def _doubt(self) -> None:
-        """Marks copies of which something may be missing, and begins a journal without what was missed.
+        """Marks copies whose records may be incomplete, and begins a new journal with the state that is left.
 
-        A refused entry may have been a promise, so no open copy takes any more records: it is sealed.
+        A refused entry may have been a promise, so no open copy takes any more records: each is sealed.
         """
         for key, meta in self.index.items():
             if meta.state in (OPEN, PROMISED):
@@ -337,7 +337,7 @@ class Store:
                 self._refuse(job, error.code)
 
     def _pack(self, job: _Job) -> bytes | None:
-        """Returns the entry of a job; refuses one that is too large and those behind it in its block."""
+        """Returns the entry of a job; refuses one that is too large, and later ones of the same block."""
         if not self._refusals.admits(job.entry):
             self._refuse(job, RecordTooLarge.code)
             return None
@@ -369,7 +369,7 @@ class Store:
             self._restart_journal()
             self._restart_above = self._segment_bytes
         except (DiskFull, RecordTooLarge) as error:
-            # The long one is good; it is tried again when it has grown as much again.
+            # The long journal is still good; shortening is tried again when it has grown by as much again.
             self._restart_above = self._journal.size + self._segment_bytes
             logger.warning("journal_not_shortened root=%s error=%s", self.root, error)
 

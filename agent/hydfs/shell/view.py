@@ -1,4 +1,4 @@
-"""Where the store learns the cluster view from.
+"""The store's source of the cluster view.
 
 The view guides placement (which nodes a new block may go to) and tells early that a node is down. It is never
 needed for safety: the file table and the replicas' promises decide which node may acknowledge an append.
@@ -33,7 +33,7 @@ class ViewSource(Protocol):
         """Waits until the view is at least ``version`` and tells whether it is."""
 
     def storeless(self, nodes: Sequence[str]) -> list[str]:
-        """Returns those of ``nodes`` that are known to be up while their store is down."""
+        """Returns those of ``nodes`` that are up although their store is known to be down."""
 
 
 def all_up(nodes: Sequence[str]) -> View:
@@ -42,7 +42,7 @@ def all_up(nodes: Sequence[str]) -> View:
 
 
 class MembershipView(ViewFollower):
-    """The view of this machine's membership agent, as far as it is about the configured nodes."""
+    """The view of this machine's membership agent, limited to the configured nodes."""
 
     def __init__(self, client: Client, socket_path: str, nodes: Sequence[str]) -> None:
         super().__init__("hydfs", socket_path, nodes, all_up(nodes))

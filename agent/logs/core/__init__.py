@@ -1,1 +1,1 @@
-"""What to search, follow and collect: decisions without input or output."""
+"""Decides what to search, follow and collect, without input or output."""

@@ -1,36 +1,38 @@
-"""Which bytes of which log file go where in HyDFS, so that every line gets there exactly once.
+"""Decides which bytes of which log file go where in HyDFS, so that every line gets there exactly once.
 
-A file is identified by its inode and its beginning (``position``), and gets a number of its own when it is
-first seen. What is read of it becomes *records*: whole lines, with the file's number as writer and the offset
-behind them as sequence, bound for one HyDFS file. A record is stored durably before it is sent and before the
-position moves; after a crash the same records are sent again, and HyDFS recognises them. So no order of
-crashes loses or repeats a line that was still on the disk when it was scanned.
+A *stream* is everything that is written to a log from one empty file to the next. It gets a number when a
+scan first sees it, and is recognised later by its beginning, in whatever file it then is: ``identity`` has
+the rule. The bytes read from it become *records*: whole lines for one HyDFS file, with the stream's number as
+writer and the offset behind the lines as sequence. A record is stored durably before it is sent and before
+the position moves; after a crash the same records are sent again, and HyDFS recognises them. A crash may
+take everything else that the collector knows, because the next scan finds it again. So no order of crashes
+and rotations loses or repeats a line that was still on the disk when it was to be read.
 
-Rotation by renaming needs nothing more: the inode stays. A file that was copied and truncated
-(``copytruncate``) or compressed has another inode and the same beginning: its copy is read from where the
-original was left. A copy of a file that still exists is not read. What a writer adds between the copy and the
-truncation is lost to every reader; copytruncate cannot do better.
+A file may be truncated between the scan and a read. So each chunk comes with the beginning that its file
+had after the read, and is dropped if that is another stream's. A line that is longer than a record is
+stored in parts; the other files of its log wait for its end, so that nothing gets into the middle of a
+line.
+
+Lines that a writer adds between the copy and the truncation of ``copytruncate`` are lost unless they are
+read before the truncation; copytruncate cannot do better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from agent.common import message
 from agent.common.errors import InvalidMessage
+from agent.logs.core.identity import recognise
 from agent.logs.core.position import JOURNAL_KEY, Key, Position, Seen, whole_lines
 from agent.logs.messages import GONE_MAX, CollectorState, RecordFields, SpooledRecord, TargetFields
 
 # Larger records save appends; HyDFS takes a quarter of a block at once.
 RECORD_BYTES_MAX = 512 * 1024
-# The last line of a rotated file may lack its end; it is taken when the file has not changed for this long.
+# How long the end of a line is waited for, from when its file grew last. After that the last line of a
+# rotated file is taken as it is, and a log whose last record ends within a line goes on with the next file.
 SETTLE_S = 5.0
-# A scan of a folder may overlook a file that is being renamed, but not twice.
-ABSENT_SCANS = 2
-# A beginning as long as a time stamp and a few words tells a copy from another file.
-SHORT_HEAD_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def record_from_wire(fields: Any) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """The log folder was scanned; ``day`` is today's."""
+    """The log folder was scanned on the day ``day``."""
 
     files: tuple[Seen, ...]
     day: str
@@ -86,17 +88,18 @@ class Scanned:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRead:
-    """Bytes of a file were read, at the offset of its position."""
+    """Bytes of a file were read, at the offset of its position; after that the file began with ``head``."""
 
     key: Key
     number: int
     offset: int
     data: bytes
+    head: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class JournalRead:
-    """Lines of the journal were read, behind the cursor of its position and up to another."""
+    """Lines of the journal were read, from behind the cursor of its position up to another cursor."""
 
     log: str
     data: bytes
@@ -132,23 +135,24 @@ Effect = ReadChunk | StoreRecord
 
 
 class Collector:
-    """Decides what of the logs is read next and where it goes."""
+    """Decides which part of the logs is read next and where it goes."""
 
     def __init__(self, *, target_bytes_max: int, record_bytes_max: int = RECORD_BYTES_MAX) -> None:
-        # The bytes that vanished before they were read; more when a copy was read under another number.
+        # The bytes that vanished before they were read.
         self.lost_bytes = 0
         self._target_bytes_max = target_bytes_max
         self._record_bytes_max = record_bytes_max
         self._next_number = 1
-        # By number: every file ever seen, the latest last. By key: the number of the file that has it now.
+        # By number: every stream ever seen, the latest last. By key: the stream that is in that file now.
         self._positions: dict[int, Position] = {}
         self._numbers: dict[Key, int] = {}
         self._targets: dict[str, Target] = {}
-        # What the last scan found, and what need not outlive the process.
+        # By log: the number of the stream whose record was the last, if that ends within a line.
+        self._torn: dict[str, int] = {}
+        # The result of the last scan, and other state that need not outlive the process.
         self._seen: dict[int, Seen] = {}
         self._grew_at: dict[int, tuple[int, float]] = {}
         self._missing: dict[int, int] = {}
-        self._absent: dict[int, int] = {}
         self._heads: dict[Key, bytes] = {}
         self._day = ""
 
@@ -165,7 +169,7 @@ class Collector:
                 return [StoreRecord(Record(position, self._target(log, len(data)), data))]
             case RecordStored(record=record):
                 self.apply(record)
-                return self._next_read(now, record.position.number)
+                return self._next_read(record.position.number)
             case _:
                 assert_never(event)
 
@@ -174,8 +178,8 @@ class Collector:
         return
 
     def knows(self, key: Key) -> bool:
-        """Tells whether a file has a position; if not, the next scan must read its first bytes."""
-        return key in self._numbers
+        """Tells whether the last scan read a file's first bytes; if not, the next one must."""
+        return key in self._heads
 
     def journal_cursor(self) -> str:
         """Returns the cursor of the last journal entry that was taken; '' before the first."""
@@ -183,11 +187,11 @@ class Collector:
         return "" if number is None else self._positions[number].cursor
 
     def unread_bytes(self) -> int:
-        """Returns how many bytes of the files of the last scan are not in a record yet."""
+        """Returns how many bytes of the last scan's files are not in a record yet."""
         return sum(max(0, seen.size - self._positions[n].offset) for n, seen in self._seen.items())
 
     def apply(self, record: Record) -> None:
-        """Moves the position of a record's log: when it was stored, or again after a restart."""
+        """Moves the position of a record's log, when the record was stored, and again after a restart."""
         position = record.position
         before = self._positions.pop(position.number, None)
         if before is not None and self._numbers.get(before.key) == position.number:
@@ -196,9 +200,13 @@ class Collector:
         self._numbers[position.key] = position.number
         self._next_number = max(self._next_number, position.number + 1)
         self._targets[position.log] = record.target
+        if record.data.endswith(b"\n"):
+            self._torn.pop(position.log, None)
+        else:
+            self._torn[position.log] = position.number
 
     def snapshot(self) -> CollectorState:
-        """Returns all that must outlive a crash."""
+        """Returns the state that must outlive a crash."""
         gone = [number for number, each in self._positions.items() if self._numbers.get(each.key) != number]
         for number in gone[:-GONE_MAX]:
             del self._positions[number]
@@ -207,6 +215,7 @@ class Collector:
             tuple(each.fields for each in self._positions.values()),
             tuple(self._numbers.values()),
             {log: target.fields for log, target in self._targets.items()},
+            dict(self._torn),
         )
 
     def restore(self, state: CollectorState) -> None:
@@ -222,6 +231,7 @@ class Collector:
         self._positions = positions
         self._numbers = {positions[number].key: number for number in state.current}
         self._targets = {log: Target(*fields) for log, fields in state.targets.items()}
+        self._torn = dict(state.torn)
         self._next_number = state.next
 
     def check_invariants(self) -> None:
@@ -232,36 +242,51 @@ class Collector:
 
     def _scanned(self, now: float, event: Scanned) -> list[Effect]:
         self._day = event.day
-        keys = {JOURNAL_KEY, *(seen.key for seen in event.files)}
-        self._forget_vanished(keys)
-        self._seen = {}
-        self._heads = {
-            each.key: self._heads.get(each.key, b"") if each.head is None else each.head
-            for each in event.files
-        }
-        unknown = []
-        for seen in event.files:
-            number = self._numbers.get(seen.key)
-            reused = number is not None and seen.packed and self._is_copy(seen, event.files)
-            if number is not None and (reused or not self._positions[number].continues_in(seen)):
-                # Truncated, or its inode belongs to another file now: perhaps to the packed copy of a file
-                # that was found under another inode since, which a restart forgets.
-                del self._numbers[seen.key]
-                number = None
-            if number is None:
-                unknown.append(seen)
-            else:
-                self._seen[number] = seen
-        for seen in unknown:
-            if self._is_copy(seen, event.files):
-                continue
-            number = self._recognise(seen, keys)
-            if number is not None:
-                self._seen[number] = seen
-        for number, seen in self._seen.items():
-            if self._grew_at.get(number, (-1, 0.0))[0] != seen.size:
-                self._grew_at[number] = (seen.size, now)
-        return [effect for number in self._seen for effect in self._next_read(now, number)]
+        files = self._with_heads(event.files)
+        before, self._seen = self._seen, {}
+        self._numbers = {key: number for key, number in self._numbers.items() if key == JOURNAL_KEY}
+        for seen, position in recognise(list(self._positions.values()), files, self._next_number):
+            number = position.number
+            self._positions[number] = position
+            self._numbers[seen.key] = number
+            self._seen[number] = seen
+            self._next_number = max(self._next_number, number + 1)
+        self._count_lost(before)
+        self._note_growth(now)
+        # A line that was begun is completed before anything else of its log is read.
+        torn = set(self._torn.values())
+        in_order = sorted(self._seen, key=lambda number: number not in torn)
+        return [effect for number in in_order for effect in self._next_read(number)]
+
+    def _with_heads(self, files: tuple[Seen, ...]) -> list[Seen]:
+        """Adds the first bytes of unchanged files; leaves out files whose first bytes are unknown."""
+        before = self._heads
+        self._heads = {}
+        found = []
+        for seen in files:
+            head = before.get(seen.key) if seen.head is None else seen.head
+            if head is not None:
+                self._heads[seen.key] = head
+                found.append(seen if seen.head is head else replace(seen, head=head))
+        return found
+
+    def _count_lost(self, before: dict[int, Seen]) -> None:
+        """Counts bytes that vanished unread as lost until they are found again, perhaps in a copy."""
+        for number, seen in before.items():
+            unread = seen.size - self._positions[number].offset
+            if number not in self._seen and unread > 0:
+                self._missing[number] = unread
+                self.lost_bytes += unread
+        for number in self._seen:
+            self.lost_bytes -= self._missing.pop(number, 0)
+
+    def _note_growth(self, now: float) -> None:
+        kept = {*self._seen, *self._torn.values()}
+        self._grew_at = {number: grew for number, grew in self._grew_at.items() if number in kept}
+        for number in kept:
+            before = self._grew_at.setdefault(number, (-1, now))
+            if number in self._seen and self._seen[number].size != before[0]:
+                self._grew_at[number] = (self._seen[number].size, now)
 
     def _journal(self, log: str) -> Position:
         number = self._numbers.get(JOURNAL_KEY)
@@ -270,66 +295,7 @@ class Collector:
         self._next_number += 1
         return Position(log, *JOURNAL_KEY, self._next_number - 1)
 
-    def _forget_vanished(self, keys: set[Key]) -> None:
-        for key, number in list(self._numbers.items()):
-            if key not in keys:
-                del self._numbers[key]
-                self._grew_at.pop(number, None)
-                if number in self._seen:
-                    self._missing[number] = max(0, self._seen[number].size - self._positions[number].offset)
-                    self.lost_bytes += self._missing[number]
-        absent = [n for n, each in self._positions.items() if each.key not in keys]
-        self._absent = {number: self._absent.get(number, 0) + 1 for number in absent}
-
-    def _is_copy(self, seen: Seen, files: tuple[Seen, ...]) -> bool:
-        """Tells whether an unknown file is a copy, perhaps unfinished, of a file that still exists."""
-        return not seen.live and any(
-            other.log == seen.log
-            and other.key != seen.key
-            and not other.packed
-            and (other.live or seen.packed)
-            # As long as an original exists, it is at least as long as its copy.
-            and self._heads[other.key].startswith(self._heads[seen.key] or b"\n")
-            for other in files
-        )
-
-    def _recognise(self, seen: Seen, keys: set[Key]) -> int | None:
-        """Returns the number of a file with an unknown inode: a new one, or that of its original."""
-        for position in reversed(list(self._positions.values())):
-            if position.key == seen.key and position.offset and position.continues_in(seen):
-                self._move(position, seen)  # it was overlooked while it was being renamed
-                return position.number
-        if not seen.live:
-            for position in self._alike(seen):
-                overlooked = position.key not in keys and self._absent[position.number] < ABSENT_SCANS
-                if seen.size < position.offset or overlooked:
-                    return None  # the copy is not finished, or the original is being renamed
-                self._move(position, seen)
-                return position.number
-        if not seen.size:
-            return None
-        number = self._next_number
-        self._next_number += 1
-        self._positions[number] = Position(seen.log, seen.device, seen.inode, number)
-        self._numbers[seen.key] = number
-        return number
-
-    def _alike(self, seen: Seen) -> Iterator[Position]:
-        for position in reversed(list(self._positions.values())):
-            told_apart = position.head_bytes >= SHORT_HEAD_BYTES or position.offset == seen.size
-            gone = self._numbers.get(position.key) != position.number
-            candidate = gone and position.log == seen.log and position.offset and told_apart
-            if candidate and position.begins_like(seen):
-                yield position
-
-    def _move(self, position: Position, seen: Seen) -> None:
-        moved = replace(position, device=seen.device, inode=seen.inode)
-        self._positions[position.number] = moved
-        self._numbers[seen.key] = position.number
-        # The bytes that were counted as lost are in this file.
-        self.lost_bytes -= self._missing.pop(position.number, 0)
-
-    def _next_read(self, now: float, number: int) -> list[Effect]:
+    def _next_read(self, number: int) -> list[Effect]:
         seen, position = self._seen.get(number), self._positions[number]
         if seen is None or seen.size <= position.offset:
             return []
@@ -340,14 +306,21 @@ class Collector:
         position, seen = self._positions.get(event.number), self._seen.get(event.number)
         if position is None or seen is None or (position.key, position.offset) != (event.key, event.offset):
             return []
+        torn = self._torn.get(position.log, position.number)
+        waits = torn != position.number and now - self._grew_at[torn][1] < SETTLE_S
+        if waits or not position.begins_like(event.head):
+            return []
         ends = self._has_ended(now, event.number, seen, event.offset + len(event.data))
         taken = whole_lines(event.data, cut=ends or len(event.data) >= self._record_bytes_max)
         if not taken:
             return []
-        # What follows it in the collection must begin on a line of its own.
+        # The next record in the collection must begin on a new line.
         data = taken if taken.endswith(b"\n") or not ends else taken + b"\n"
+        data = data if torn == position.number else b"\n" + data
         target = self._target(position.log, len(data))
-        return [StoreRecord(Record(position.advanced(taken), target, data))]
+        # The position keeps the beginning that the scan found, which takes the file's copies into account.
+        position = replace(position, offset=position.offset + len(taken))
+        return [StoreRecord(Record(position, target, data))]
 
     def _has_ended(self, now: float, number: int, seen: Seen, end: int) -> bool:
         still_for_s = now - self._grew_at[number][1]

@@ -14,6 +14,8 @@ from agent.logs.messages import HEAD_BYTES, PositionFields
 
 # The key of the journal; no file has it.
 JOURNAL_KEY = (-1, -1)
+# A beginning as long as a time stamp and a few words tells a file from another.
+SHORT_HEAD_BYTES = 32
 Key = tuple[int, int]
 
 
@@ -31,12 +33,12 @@ class Seen:
 
     @property
     def key(self) -> Key:
-        """Returns which file it is, as long as it exists."""
+        """Returns the key that identifies the file as long as it exists."""
         return (self.device, self.inode)
 
     @property
     def live(self) -> bool:
-        """Tells whether the file has the name under which the log is written."""
+        """Tells whether this is the file that the log is currently written to."""
         return self.age == 0 and not self.packed
 
 
@@ -56,18 +58,39 @@ class Position:
 
     @property
     def key(self) -> Key:
-        """Returns which file it is a position of."""
+        """Returns the key of the file whose position it is."""
         return (self.device, self.inode)
 
-    def begins_like(self, seen: Seen) -> bool:
-        """Tells whether a file begins as this one did."""
-        if seen.head is None or len(seen.head) < self.head_bytes:
+    @property
+    def tells_apart(self) -> bool:
+        """Tells whether so much of the file's beginning is known that no other file begins like it."""
+        return self.head_bytes >= SHORT_HEAD_BYTES
+
+    def begins_like(self, head: bytes | None) -> bool:
+        """Tells whether a file with these first bytes has the same beginning as this one."""
+        if head is None or len(head) < self.head_bytes:
             return False
-        return zlib.crc32(seen.head[: self.head_bytes]) == self.head_crc
+        return zlib.crc32(head[: self.head_bytes]) == self.head_crc
 
     def continues_in(self, seen: Seen) -> bool:
-        """Tells whether ``seen`` is the same file, perhaps grown."""
-        return seen.head is None or (seen.size >= self.offset and self.begins_like(seen))
+        """Tells whether ``seen`` can be the same file, perhaps grown."""
+        return seen.size >= self.offset and self.begins_like(seen.head)
+
+    def found_in(self, seen: Seen) -> Position:
+        """Returns the position in the file where it was found, with all that is known of its beginning."""
+        found = self if seen.key == self.key else replace(self, device=seen.device, inode=seen.inode)
+        if seen.head is None or len(seen.head) <= self.head_bytes:
+            return found
+        return found._beginning_with(seen.head)
+
+    def shortened_to(self, copy: Seen) -> Position:
+        """Returns the position with as much of its beginning as a copy has, unless that is too short."""
+        if copy.head is None or not SHORT_HEAD_BYTES <= len(copy.head) < self.head_bytes:
+            return self
+        return self._beginning_with(copy.head)
+
+    def _beginning_with(self, head: bytes) -> Position:
+        return replace(self, head_bytes=len(head), head_crc=zlib.crc32(head))
 
     def advanced(self, data: bytes) -> Position:
         """Returns the position behind ``data``, which was read here."""

@@ -1,4 +1,4 @@
-"""A search as arguments of GNU grep, what of it is refused, and how to read what grep prints.
+"""Turns a search into arguments of GNU grep, refuses what is not allowed, and reads grep's output.
 
 The pattern is hostile input: it reaches grep as the argument of ``-e``, never through a shell, and the files
 reach it as open files on its standard input, so that neither can be taken for an option. What grep prints is
@@ -39,7 +39,7 @@ class Query:
     system: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
-    # Search what this node collected into HyDFS instead of the own files.
+    # If set, search the logs that this node collected into HyDFS instead of its own files.
     collected_of: str = ""
     output_bytes_max: int = 0
     time_limit_s: float = 0.0
@@ -147,7 +147,7 @@ def amount(name: str, value: float | None) -> float | None:
     """Returns a number that must not be negative, or None when it is not given.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is negative.
     """
     if value is not None and not 0 <= value < AMOUNT_MAX:
         raise UsageError(f"{name} takes a number of 0 or more, not {value:g}")
@@ -174,7 +174,7 @@ class OutputReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Returns ``data`` as it must be shown; only whole lines when each of them must be read."""
+        """Returns ``data`` as it must be shown; if each line must be read, only whole lines."""
         shifted = self._numbered and self.skipped_lines
         if not (self._counts or self._has_groups or shifted):
             found = data.count(b"\n")

@@ -18,7 +18,7 @@ SYSLOG = re.compile(rb"([A-Z][a-z]{2}) ([ \d]\d) (\d\d):(\d\d):(\d\d) ")
 MONTHS = {name.encode(): number for number, name in enumerate(calendar.month_abbr) if number}
 DISORDER_S = 2.0
 DAY_S = 86400.0
-# A place with no time in this many bytes does not help the bisection, which then turns to earlier places.
+# A place without a time in this many bytes does not help the bisection, which then tries earlier places.
 LOOK_BYTES = 256 * 1024
 LINE_BYTES_MAX = 8 * 1024 * 1024
 

@@ -1,4 +1,4 @@
-"""The logs that nodes collected into HyDFS, as something to search.
+"""The logs that nodes collected into HyDFS, as sources of a search.
 
 A log of a node is a series of files ``.logs/<node>/<log>/<number>-<day>``; one after the other they are the
 log's lines in order, byte by byte.

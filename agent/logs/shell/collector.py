@@ -1,4 +1,4 @@
-"""Collects this node's logs into HyDFS: scans the files, spools what is new, sends what is spooled.
+"""Collects this node's logs into HyDFS: scans the files, spools new lines, sends what was spooled.
 
 There are two threads. One scans the log folder, lets the core decide and makes records durable in the spool.
 The other sends them, one after the other, at a bounded rate. While HyDFS cannot be reached the spool fills;
@@ -49,7 +49,7 @@ APPEND_TIMEOUT_S = 10.0
 PROGRESS_INTERVAL_S = 1.0
 SPOOL_RETRY_S = 5.0
 RETRY_S = (0.5, 10.0)
-# The name of a log becomes part of names in HyDFS.
+# The allowed names of logs, because they become part of names in HyDFS.
 LOG_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 UNPACKED_BYTES_MAX = 1024 * 1024 * 1024
 # Each read of the journal starts a process.
@@ -102,7 +102,7 @@ class Collection:
         ]
 
     def start(self) -> None:
-        """Starts; a spool that cannot be opened is retried until it can be."""
+        """Starts; if the spool cannot be opened, tries again until it can."""
         for thread in self._threads:
             thread.start()
 
@@ -118,7 +118,7 @@ class Collection:
                 self._spool.close()
 
     def status(self) -> CollectionStatus:
-        """Returns how far the collection is."""
+        """Returns the progress of the collection."""
         with self._lock:
             spool = self._spool
             return CollectionStatus(
@@ -167,7 +167,7 @@ class Collection:
             spool = Spool(self._spool_folder, core.snapshot)
             spool.recover(core.restore, core.apply)
         except RainStormError as error:
-            # Searches work all the same, whatever the state of the disk.
+            # Searches still work, whatever the state of the disk.
             self._note_trouble("spool", f"the spool cannot be opened: {_text(error)}")
             return False
         self._troubles.pop("spool", None)
@@ -212,7 +212,9 @@ class Collection:
                 logger.warning("log_lost bytes=%d", self._core.lost_bytes - lost)
         self._full = False
         for effect in effects:
-            self._carry_out(effect)
+            # Records that follow one that could not be stored must not be stored before it.
+            if not self._full:
+                self._carry_out(effect)
         self._read_journal()
 
     def _read_journal(self) -> None:
@@ -250,7 +252,8 @@ class Collection:
         if file.packed:
             size, head = self._measure(file)
         elif not (known and self._scanned.get(key) == mark):
-            head = _read_at(file, 0, HEAD_BYTES)
+            with sources.opened(file) as descriptor:
+                head = os.pread(descriptor, HEAD_BYTES, 0)
         self._scanned[key] = mark
         return Seen(log, file.age, file.device, file.inode, size, head, bool(file.packed))
 
@@ -263,11 +266,12 @@ class Collection:
         key = file.key
         if key not in self._unpacked:
             size, head = 0, b""
-            for chunk in sources.unpacked(sources.open_regular(file.path), file.packed):
-                head += chunk[: HEAD_BYTES - len(head)]
-                size += len(chunk)
-                if size > UNPACKED_BYTES_MAX or self._stopping.is_set():
-                    break
+            with contextlib.closing(sources.unpacked_file(file)) as chunks:
+                for chunk in chunks:
+                    head += chunk[: HEAD_BYTES - len(head)]
+                    size += len(chunk)
+                    if size > UNPACKED_BYTES_MAX or self._stopping.is_set():
+                        break
             self._unpacked[key] = (size, head)
         return self._unpacked[key]
 
@@ -277,9 +281,9 @@ class Collection:
             self._note_progress()
             match waiting.pop():
                 case ReadChunk(key=key, number=number, offset=offset, length=length):
-                    data = self._read(key, offset, length)
+                    data, head = self._read(key, offset, length)
                     with self._lock:
-                        event = ChunkRead(key, number, offset, data)
+                        event = ChunkRead(key, number, offset, data, head)
                         waiting += self._core.handle(clock.monotonic(), event) if data else []
                 case StoreRecord(record=record):
                     waiting += self._store(record)
@@ -294,9 +298,10 @@ class Collection:
             try:
                 self._spool.store(record)
             except RainStormError as error:
+                self._full = True
                 self._note_trouble("spool", f"the spool cannot be written: {_text(error)}")
                 if isinstance(error, DiskFailed):
-                    # What it holds is read again before anything is added.
+                    # The contents of the spool are read again before anything is added.
                     self._spool.close()
                     self._spool = None
                 return []
@@ -305,14 +310,16 @@ class Collection:
         self._stored.set()
         return effects
 
-    def _read(self, key: Key, offset: int, length: int) -> bytes:
+    def _read(self, key: Key, offset: int, length: int) -> tuple[bytes, bytes]:
+        """Returns bytes of a file, and the first bytes that the file had after that read."""
         file = self._paths[key]
         try:
             if file.packed:
-                return sources.unpacked_part(file, offset, length)
-            return _read_at(file, offset, length)
+                return sources.unpacked_part(file, offset, length), sources.unpacked_part(file, 0, HEAD_BYTES)
+            with sources.opened(file) as descriptor:
+                return os.pread(descriptor, length, offset), os.pread(descriptor, HEAD_BYTES, 0)
         except OSError:
-            return b""  # the next scan finds out why
+            return b"", b""  # the next scan will find the reason
 
     # Sending
 
@@ -381,11 +388,6 @@ class Collection:
 def _keep(memory: dict[Key, Any], keys: set[Key]) -> None:
     for key in [key for key in memory if key not in keys]:
         del memory[key]
-
-
-def _read_at(file: LogFile, offset: int, length: int) -> bytes:
-    with sources.opened(file) as descriptor:
-        return os.pread(descriptor, length, offset)
 
 
 def _text(error: RainStormError) -> str:

@@ -1,7 +1,7 @@
-"""Follows a node's logs: what is new behind a reader's positions, across rotation and restarts.
+"""Follows a node's logs: returns the new lines after a reader's positions, across rotation and restarts.
 
 The reader keeps the positions and sends them with each request, so that this agent keeps no state: a request
-with the positions of an answer gets what came after it, once, whether or not the agent was restarted
+with the positions of an answer gets the lines after it, once, even if the agent was restarted
 meanwhile.
 """
 
@@ -44,14 +44,14 @@ COMPLETE = -1
 
 @dataclass(slots=True)
 class _Found:
-    """What a request is answered with: the new positions, and the pieces of files one after the other."""
+    """The answer to a request: the new positions, and the pieces of files one after the other."""
 
     positions: list[Position] = field(default_factory=list)
     pieces: list[tuple[str, bytes]] = field(default_factory=list)
     size: int = 0
 
     def add(self, file: LogFile, position: Position, data: bytes) -> None:
-        """Adds the whole lines of what was read at a position."""
+        """Adds the whole lines of the bytes that were read at a position."""
         taken = whole_lines(data, cut=len(data) >= CHUNK_BYTES_MAX or file.packed != "")
         self.positions.append(position.advanced(taken))
         if taken:
@@ -72,7 +72,7 @@ class Follower:
         self._stopping = threads.event()
 
     def endpoint(self) -> Endpoint:
-        """Returns what answers the requests."""
+        """Returns the endpoint for the requests."""
         return endpoint(Follow, self._follow)
 
     def stop(self) -> None:
@@ -112,7 +112,7 @@ class Follower:
                     read(0, min(HEAD_BYTES, start))
                 )
                 found.append(replace(head, offset=start))
-        # What was compressed before the first request is not new.
+        # A file that was compressed before the first request is not new.
         packed = [file for file in sources.in_folder(self._folder, patterns) if file.packed]
         found += [Position(file.log, file.device, file.inode, COMPLETE) for file in packed]
         units = self._units(patterns)
@@ -147,7 +147,7 @@ class Follower:
         return answer
 
     def _read_file(self, file: LogFile, left: dict[Key, Position], answer: _Found) -> bool:
-        """Reads what is new in a file; returns whether that was all."""
+        """Reads the new lines of a file; returns whether that was all of them."""
         try:
             with sources.opened(file) as descriptor:
                 read = _reader(descriptor)
@@ -170,9 +170,8 @@ class Follower:
             return
         try:
             head = sources.unpacked_part(file, 0, HEAD_BYTES)
-            seen = Seen(file.log, file.age, file.device, file.inode, 0, head, True)
             position = known or next(
-                (p for p in left.values() if p.log == file.log and p.offset and p.begins_like(seen)), None
+                (p for p in left.values() if p.log == file.log and p.offset and p.begins_like(head)), None
             )
             if position is None:
                 # It was read to its end under its former name.

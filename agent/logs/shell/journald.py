@@ -1,7 +1,8 @@
-"""The system journal: the units that this node lets operators read, and reading them, also from a cursor on.
+"""The system journal: the units that operators may read on this node, and reading them from any cursor on.
 
-Searches let ``journalctl`` print. Following and collecting need the cursor of each entry, which only its JSON
-has; the lines made of it look the same. All own units together are one log, called ``journal``.
+Searches use the lines that ``journalctl`` prints. Following and collecting need the cursor of each entry,
+which only the JSON output has; the lines made from it look the same. All of the node's own units together are
+one log, called ``journal``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LIST_TIMEOUT_S = 10.0
 UNITS_MAX = 256
 UNITS_FRESH_S = 30.0
 FIELDS = "MESSAGE,SYSLOG_IDENTIFIER,_PID,_HOSTNAME,_SOURCE_REALTIME_TIMESTAMP"
-# In front of a cursor: reading begins with the entry itself, not with the one behind it.
+# This mark before a cursor means that reading begins with the entry itself, not with the next one.
 INCLUSIVE = "="
 
 
@@ -45,7 +46,7 @@ class _Entry:
 
 
 class Units:
-    """The units that the patterns allow, cached for a while: each question is a process."""
+    """The units that the patterns allow, cached for a while because each look-up starts a process."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = patterns
@@ -86,7 +87,7 @@ def matches(unit: str, patterns: Sequence[str]) -> bool:
 
 
 def chosen(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Returns the units that a request names, as far as they are allowed.
+    """Returns the units that a request names.
 
     Raises:
         Forbidden: the configuration does not allow one.
@@ -116,9 +117,9 @@ def label(unit: str) -> str:
 
 
 def read(names: Sequence[str], cursor: str, limit: int, bytes_max: int) -> Entries:
-    """Returns entries of some units behind a cursor, from the beginning when it is empty.
+    """Returns entries of some units after a cursor, or from the beginning when it is empty.
 
-    They are up to ``limit`` entries and ``bytes_max`` bytes; a single entry that is longer is cut.
+    There are at most ``limit`` entries and ``bytes_max`` bytes; a single entry that is longer is cut.
 
     Raises:
         OSError, ValueError: journalctl cannot be run or refuses, for instance a cursor that is gone.
@@ -138,7 +139,7 @@ def _read(names: Sequence[str], cursor: str, limit: int) -> Entries:
         words = [f"--cursor={cursor[len(INCLUSIVE) :]}"]
     elif cursor:
         words = [f"--after-cursor={cursor}"]
-    # Without a cursor ``--lines`` means the last lines; from the oldest time on it means the first ones.
+    # Without a cursor, ``--lines`` means the last lines; with the oldest time as ``--since``, the first ones.
     found = _entries(names, [*(words or ["--since=@0"]), f"--lines={limit}"])
     if not found:
         return Entries(cursor, b"")
@@ -146,7 +147,7 @@ def _read(names: Sequence[str], cursor: str, limit: int) -> Entries:
 
 
 def tail_cursor(names: Sequence[str], lines: int) -> str:
-    """Returns the cursor behind which the last ``lines`` entries are.
+    """Returns the cursor after which the last ``lines`` entries are.
 
     Raises:
         OSError, ValueError: as for ``read``.
@@ -156,7 +157,7 @@ def tail_cursor(names: Sequence[str], lines: int) -> str:
 
 
 def since_cursor(names: Sequence[str], since: float) -> str:
-    """Returns the cursor from which on entries were written at ``since`` or later.
+    """Returns the cursor of the first entry written at ``since`` or later.
 
     Raises:
         OSError, ValueError: as for ``read``.
@@ -190,7 +191,7 @@ def _entry(text: bytes) -> _Entry:
     """Returns the entry that a line of JSON holds.
 
     Raises:
-        ValueError: it holds none.
+        ValueError: it holds no entry.
     """
     try:
         fields = json.loads(text)
@@ -205,8 +206,8 @@ def _entry(text: bytes) -> _Entry:
 
 
 def _message(value: object) -> bytes:
-    """Returns the text of a message: journalctl prints what is not UTF-8 as a list of numbers, and a field
-    that occurs several times as the list of its values.
+    """Returns the text of a message: journalctl prints a text that is not UTF-8 as a list of numbers, and a
+    field that occurs several times as the list of its values.
     """
     if not isinstance(value, list):
         return str(value or "").encode("utf-8", "replace")

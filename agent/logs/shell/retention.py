@@ -1,4 +1,4 @@
-"""Deletes collected logs that are older than, or beyond the size of, what the configuration keeps."""
+"""Deletes collected logs that exceed the age or the total size that the configuration allows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.logs.shell.archive import PREFIX
 
 logger = logging.getLogger("agent.logs.shell.retention")
 
-# Files are of a day each: once an hour is precise enough.
+# Each file covers one day: once an hour is precise enough.
 INTERVAL_S = 3600.0
 
 
@@ -27,7 +27,7 @@ class Retention:
         self._ran_at = float("-inf")
 
     def run(self) -> None:
-        """Deletes what is due, if the last time was long enough ago; what fails waits for the next time."""
+        """Deletes what is due, if the last run was long enough ago; a failure is retried in the next run."""
         now = clock.monotonic()
         if now - self._ran_at < INTERVAL_S:
             return

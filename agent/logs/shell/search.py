@@ -1,6 +1,6 @@
 """One search in progress: a grep for each log, one after the other, within limits of time and output.
 
-A thread runs it and puts what grep prints into a short queue; requests take pieces from there, so that a
+A thread runs it and puts grep's output into a short queue; requests take pieces from there, so that a
 slow reader slows grep down and nothing accumulates. Pieces are numbered: a caller that lost an answer asks
 for the same number again. A search whose pieces are not taken ends by itself.
 """
@@ -39,7 +39,7 @@ PIECE_BYTES_MAX = 1024 * 1024
 # A reader that takes nothing for this long has gone.
 IDLE_S_MAX = 20.0
 POLL_S = 0.1
-# A line, or the states of an expression, that need more memory than this end the search, not the machine.
+# Memory of a grep. A long line or a complex expression that needs more ends the search, not the machine.
 GREP_MEMORY_BYTES_MAX = 512 * 1024 * 1024
 CHECK_TIMEOUT_S = 5.0
 ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
@@ -52,7 +52,7 @@ class StoppedEarly(Exception):
 
 
 def nothing() -> None:
-    """Has nothing to close."""
+    """Does nothing: there is nothing to close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def entered_stream(
     reference: float,
     discard: Callable[[], None] = nothing,
 ) -> Entered:
-    """Returns what can only be read from its beginning, limited to the query's range of time."""
+    """Returns a log that can only be read from its beginning, limited to the query's range of time."""
     if query.since is None and query.until is None:
         return Entered(chunks=chunks, discard=discard)
     limited = RangeFilter(query.since, query.until, reference)
@@ -113,7 +113,7 @@ def check(query: Query) -> None:
         raise UsageError(f"grep did not accept the pattern within {CHECK_TIMEOUT_S:g} s") from None
     if done.returncode > NOTHING_SELECTED or done.returncode < 0:
         said = done.stderr.decode("utf-8", "replace").strip().removeprefix("grep: ")
-        raise UsageError(f"grep refuses the pattern: {said[:200]}", hint="-F takes it as it stands")
+        raise UsageError(f"grep refuses the pattern: {said[:200]}", hint="use -F to take it literally")
 
 
 class Search:
@@ -299,11 +299,11 @@ class Search:
 
 
 class _Grep:
-    """One grep process, fed from a file or by a thread of its own; it ends with the block."""
+    """One grep process, fed from a file or by a separate thread; it ends with the ``with`` block."""
 
     def __init__(self, query: Query, label: str, entered: Entered) -> None:
         self._entered = entered
-        # The first output is not waited for: a short one is shown at once.
+        # Does not wait for the pipe to fill at first, so that a short output is shown at once.
         self.last_bytes = GATHER_BYTES
         self._problem = ""
         self._feeder: threads.Thread | None = None
@@ -348,7 +348,7 @@ class _Grep:
         return self
 
     def end(self) -> str:
-        """Returns what went wrong when grep has closed its output; '' when nothing did."""
+        """Returns the error of a grep that has closed its output, or ''."""
         assert self._process.stderr is not None
         said = self._process.stderr.read(4096).decode("utf-8", "replace").strip()
         status = self._process.wait()
@@ -364,7 +364,7 @@ class _Grep:
             self._feeder.join()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
-                with contextlib.suppress(OSError):  # what was not written is no longer wanted
+                with contextlib.suppress(OSError):  # the unwritten rest is no longer wanted
                     pipe.close()
         self._process.wait()
 

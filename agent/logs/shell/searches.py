@@ -41,7 +41,7 @@ COUNT_BYTES = 1024 * 1024
 
 
 class Searches:
-    """Starts searches on request and hands out what they find."""
+    """Starts searches on request and hands out their output."""
 
     def __init__(self, folder: Path, knobs: LogsConfig, archive: Archive) -> None:
         self._folder = folder
@@ -52,7 +52,7 @@ class Searches:
         self._searches: dict[str, Search] = {}
 
     def endpoints(self) -> list[Endpoint]:
-        """Returns what answers the requests."""
+        """Returns the endpoints for the requests."""
         return [
             endpoint(StartSearch, self._start),
             endpoint(TakePiece, self._piece),
@@ -61,7 +61,7 @@ class Searches:
         ]
 
     def status(self) -> str:
-        """Returns how many searches there are, in words."""
+        """Returns one line about the searches in progress."""
         return f"{sum(each.is_active for each in list(self._searches.values()))} searches"
 
     def stop(self, timeout_s: float) -> None:
@@ -94,7 +94,7 @@ class Searches:
         with self._lock:
             search = self._searches.get(f"{call.peer}/{request.search}")
         if search is None:
-            raise NotFound("the search is not known here, or no longer", hint="run it again")
+            raise NotFound("the search is unknown here, or has been forgotten", hint="run it again")
         wait_s = min(WAIT_S_MAX, max(0.0, call.deadline.remaining(clock.monotonic()) - 1.0))
         return Answer(*search.take(request.number, wait_s))
 
@@ -135,7 +135,7 @@ class Searches:
 
 
 def file_source(file: LogFile, query: Query) -> Source:
-    """Returns a file as something to search."""
+    """Returns a file as a source of a search."""
     return Source(file.label, file.size, lambda: _enter_file(file, query))
 
 

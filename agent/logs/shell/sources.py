@@ -46,7 +46,7 @@ class LogFile:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Returns which file it is, as long as it exists."""
+        """Returns the key that identifies the file as long as it exists."""
         return (self.device, self.inode)
 
 
@@ -96,7 +96,7 @@ def allowed_system_files(patterns: Sequence[str]) -> list[LogFile]:
 
 
 def system_files(names: Sequence[str], patterns: Sequence[str]) -> list[LogFile]:
-    """Returns the system's files that a request names by path or pattern, as far as they are allowed.
+    """Returns the allowed system files that a request names by path or pattern.
 
     Raises:
         Forbidden: the configuration does not allow the path.
@@ -154,7 +154,7 @@ def unpacked_part(file: LogFile, offset: int, length: int) -> bytes:
         OSError: it is gone or damaged.
     """
     found, at = b"", 0
-    with contextlib.closing(unpacked(open_regular(file.path), file.packed)) as chunks:
+    with contextlib.closing(unpacked_file(file)) as chunks:
         for chunk in chunks:
             begin = max(0, offset + len(found) - at)
             found += chunk[begin : begin + length - len(found)]
@@ -162,6 +162,16 @@ def unpacked_part(file: LogFile, offset: int, length: int) -> bytes:
             if len(found) >= length:
                 break
     return found
+
+
+def unpacked_file(file: LogFile) -> Generator[bytes, None, None]:
+    """Yields the contents of a compressed file.
+
+    Raises:
+        OSError: it is gone or damaged, or its name belongs to another file by now.
+    """
+    with opened(file) as descriptor:
+        yield from unpacked(os.dup(descriptor), file.packed)
 
 
 def unpacked(descriptor: int, packed: str) -> Generator[bytes, None, None]:

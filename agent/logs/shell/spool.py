@@ -37,7 +37,7 @@ LAYOUT = Layout(lead=rb"[sra][\x80-\x9f\xdc-\xdf]", body_bytes_max=ENTRY_BYTES_M
 
 @dataclass(slots=True)
 class _Unsent:
-    """Where a record is that has not arrived in HyDFS yet."""
+    """The place of a record that has not arrived in HyDFS yet."""
 
     segment: int
     offset: int
@@ -70,16 +70,16 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """Returns how much of the disk the records that have not arrived take."""
+        """Returns how many bytes of the disk the records that have not arrived take."""
         return self._unsent_bytes
 
     def recover(self, restore: Callable[[CollectorState], None], apply: Callable[[Record], None]) -> None:
-        """Reads what the process before this one left: the latest state before its records, then those.
+        """Reads what the previous process left: first the latest state, then the records after it.
 
         Raises:
             Corrupt: an entry before the end is damaged; nothing was removed.
             InvalidMessage: the collector's state in it cannot be used.
-            DiskFull, DiskFailed: the spool cannot be read, or not be continued.
+            DiskFull, DiskFailed: the spool cannot be read or continued.
         """
 
         def take(number: int, offset: int, body: bytes) -> None:
@@ -112,8 +112,8 @@ class Spool:
         """Makes a record durable.
 
         Raises:
-            RecordTooLarge, DiskFull: it is not; nothing of it stays.
-            DiskFailed: it is unknown; the spool cannot be used any more.
+            RecordTooLarge, DiskFull: it is not durable; nothing of it stays.
+            DiskFailed: it may or may not be durable; the spool cannot be used any more.
         """
         body = RECORD + msgpack.packb(record.to_wire(), use_bin_type=True)
         if self._segments.size >= SEGMENT_BYTES_MAX:
@@ -155,7 +155,7 @@ class Spool:
         self._segments.roll([SNAPSHOT + msgpack.packb(message.encode(self._snapshot()), use_bin_type=True)])
 
     def _delete_sent(self) -> None:
-        # An acknowledgement in the newest segment may be of a record in the oldest: both go in order.
+        # An acknowledgement in the newest segment may belong to a record in the oldest: segments go in order.
         self._segments.drop_before(self._unsent[0].segment if self._unsent else self._segments.numbers[-1])
 
     def _add(self, unsent: _Unsent) -> None:
@@ -178,7 +178,7 @@ def _value(body: bytes) -> Any:
 def _identity(path: Path) -> str:
     """Returns the name of this spool, which is drawn when there is none.
 
-    When the folder was lost, positions and numbers begin again: so must the names of the writers.
+    When the folder was lost, positions and numbers start over, so the writers need new names.
     """
     with contextlib.suppress(FileNotFoundError):
         found = disk.read_text(path, "ascii").strip()

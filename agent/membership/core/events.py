@@ -36,7 +36,7 @@ class DatagramReceived:
 
 @dataclass(frozen=True, slots=True)
 class TableReceived:
-    """Event: a node sent over TCP those of its records that may differ from this node's."""
+    """Event: a node sent, over TCP, the records that may differ from this node's."""
 
     sender: str
     updates: tuple[Update, ...]
@@ -76,7 +76,7 @@ class JoinRequested:
 
 @dataclass(frozen=True, slots=True)
 class SwitchRequested:
-    """Event: an operator wants the whole cluster to detect failures in another way."""
+    """Event: an operator changes how the whole cluster detects failures."""
 
     detector: DetectorKind
     suspicion: bool
@@ -99,7 +99,7 @@ class ServiceDetached:
 
 @dataclass(frozen=True, slots=True)
 class ImpostorDetected:
-    """Event: a datagram in the name of a configured node came from another address than that node's."""
+    """Event: a datagram that names a configured node came from an address other than that node's."""
 
     name: str
     contact: Contact
@@ -107,7 +107,7 @@ class ImpostorDetected:
 
 @dataclass(frozen=True, slots=True)
 class EarlierBootDetected:
-    """Event: a datagram of a node had an earlier boot than ``boot``, in which the node is known."""
+    """Event: a datagram of a node came from a boot before ``boot``, the newest known one."""
 
     name: str
     boot: int
@@ -154,7 +154,7 @@ class AnnounceMember:
 
 @dataclass(frozen=True, slots=True)
 class AnnounceSettings:
-    """Effect: log and publish that the cluster now detects failures in another way."""
+    """Effect: log and publish that the cluster has changed how it detects failures."""
 
     settings: Settings
 

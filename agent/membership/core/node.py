@@ -3,7 +3,7 @@
 The proposer acts on the monitor's verdicts. Datagrams carry the version of the view, and a node that hears of
 a newer one reads the register. At most one register operation is in progress at a time. The register is also
 read every ``REFRESH_S`` without a reason, which detects that the majority of the voters is gone or back. A
-node that believes fewer than a majority of the voters alive proposes nothing: it is the one that is cut off.
+node that believes that fewer than a majority of the voters are alive proposes nothing: it is cut off itself.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class MembershipCore:
             case ViewLearned(view=view):
                 self._busy, self._was_read, self._register_works = False, True, True
                 self._read_at = now + REFRESH_S * self._rng.uniform(0.8, 1.2)
-                # Whatever was heard before, the register is the truth: never read it in a tight loop.
+                # Whatever others say, the register decides; but never read it in a tight loop.
                 self.monitor.newest_view_heard = views.version(view)
                 effects += self._learn(now, view)
                 self.proposer.due_at = None
@@ -144,7 +144,7 @@ class MembershipCore:
         return members
 
     def _sees_majority(self) -> bool:
-        # Every event asks, and nothing changes as long as the table and the view stay the same.
+        # Every event asks for this, and the answer stays the same as long as the table and the view do.
         seen = (self.monitor.table.changes, self.proposer.view)
         if seen[0] != self._seen[0] or seen[1] is not self._seen[1]:
             self._seen, self._reaches_majority = seen, self._count_voters()
@@ -163,7 +163,7 @@ class MembershipCore:
         self._had_majority = self._had_majority or self.majority
         if not regained:
             return []
-        # What this node came to believe while it was cut off does not count: contact all others first.
+        # This node's beliefs from the time when it was cut off do not count: contact all others first.
         self.proposer.settle(now)
         return self.monitor.contact_lost()
 

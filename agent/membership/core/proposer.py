@@ -1,4 +1,4 @@
-"""When to change the view: verdicts are batched, and nodes take turns instead of racing.
+"""Decides when to change the view: verdicts are batched, and nodes take turns instead of racing.
 
 A change waits ``view_batch_s`` for further changes, so that two machines that fail together cost one view.
 The live nodes propose in the order of their names: the first one at once, each further one a step later, and
@@ -48,7 +48,7 @@ class Proposer:
     def reconsider(
         self, now: float, members: Mapping[str, Member], reporters: Mapping[str, Sequence[str]]
     ) -> None:
-        """Waits for this node's turn while the verdicts differ from the view, and stops when they do not."""
+        """Waits for this node's turn while the verdicts differ from the view; stops when they agree."""
         if views.propose(self.view, members, reporters) is None:
             self.due_at = None
         elif self.due_at is None:

@@ -1,7 +1,7 @@
-"""Which services of this node are alive: those with a local connection that they renewed in time.
+"""The services of this node that are alive: those that renewed their local connection in time.
 
 The other agents of the node hold a connection to this one. The kernel closes it as soon as such a process
-dies, so a crash is noticed without a time-out. A process that hangs keeps its connection but does not renew
+dies, so a crash is noticed without a time-out. A process that stalls keeps its connection but does not renew
 it, and counts as dead after ``RENEWAL_TIMEOUT_S``.
 """
 
@@ -26,7 +26,7 @@ class LocalServices:
 
     def __init__(self) -> None:
         self._attached: dict[str, _Attached] = {}
-        # A bit for each service that is alive, as in a member's record; kept, for every datagram asks for it.
+        # A bit for each service that is alive, as in a member's record; kept, as every datagram needs it.
         self.mask = 0
         self._expires_at: float | None = None
 

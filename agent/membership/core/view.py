@@ -1,11 +1,11 @@
-"""The rules of the agreed view: what it becomes when this node's verdicts are applied to it.
+"""The rules of the agreed view: how this node's verdicts change it.
 
 Detectors only propose; the register's majority decides, so there is one sequence of views whatever they
 believe. ``version`` grows by one with every change; ``term`` with every change of leader, and fences whatever
 an earlier leader still does. A node that comes back with a new boot is another life: if it was the leader,
-its return is a change of leader too, because the life that held the term has ended. Who votes is configured,
-until the first replacement of a voter writes it into the view (``voters``, and ``voters_before`` while both
-groups decide).
+its return is a change of leader too, because the life that held the term has ended. The voters are the
+configured ones until the first replacement of a voter writes them into the view (``voters``, and
+``voters_before`` while both groups decide).
 
 A death evicts a node only with enough reporters: nodes that found it silent by themselves. A cluster of five
 or more needs two, so that one node whose network is broken cannot evict others, whatever it believes. A
@@ -66,7 +66,7 @@ def propose(
 
 
 def groups(view: View | None, configured: Sequence[str]) -> Groups:
-    """Returns the groups of voters of each of which a majority decides about this view."""
+    """Returns the groups of voters that decide about this view, each by a majority."""
     if view is None:
         return (tuple(configured),)
     now = view.voters or tuple(configured)
@@ -74,11 +74,11 @@ def groups(view: View | None, configured: Sequence[str]) -> Groups:
 
 
 def replace_voter(view: View | None, old: str, new: str, configured: Sequence[str]) -> View:
-    """Returns the view in which majorities of both the voters so far and those with ``new`` for ``old``
-    decide; the same view when that is so already.
+    """Returns the view in which two groups decide, each by a majority: the voters so far, and those with
+    ``new`` in place of ``old``. Returns the same view if that is already so.
 
     Raises:
-        Conflict: another replacement is not finished, or ``new`` is not up or votes already.
+        Conflict: another replacement is not finished, or ``new`` is not up or already votes.
         NotFound: ``old`` does not vote.
     """
     *before, now = groups(view, configured)
@@ -91,7 +91,7 @@ def replace_voter(view: View | None, old: str, new: str, configured: Sequence[st
     if old not in now:
         raise NotFound(f"{old} is not a voter", hint="list the voters: fab voters")
     if new in now:
-        raise Conflict(f"{new} is a voter already", hint="list the voters: fab voters")
+        raise Conflict(f"{new} is already a voter", hint="list the voters: fab voters")
     if not view.is_up(new):
         raise Conflict(f"{new} is not up", hint="start it first; see: fab members")
     wanted = tuple(new if voter == old else voter for voter in now)
@@ -99,7 +99,7 @@ def replace_voter(view: View | None, old: str, new: str, configured: Sequence[st
 
 
 def finish_replacement(view: View | None, chosen: View | None) -> View | None:
-    """Returns the view in which the new voters decide alone; the same view when other voters decide by now.
+    """Returns the view in which the new voters decide alone; the same view if other voters decide by now.
 
     Safe only when ``chosen``, in which both groups decide, is known to have been chosen: see
     ``agent.common.register``.
@@ -116,7 +116,7 @@ def _verdict(entry: NodeEntry | None, member: Member) -> NodeEntry | None:
     if member.state is State.ALIVE:
         if entry is None:
             return NodeEntry(UP, member.node_id)
-        # A new disk adopts a later boot than it met, so an earlier boot is always an earlier life.
+        # A new disk adopts a boot later than the one it meets, so an earlier boot is always an earlier life.
         if member.boot < entry.boot or (entry.state, entry.node_id) == (UP, member.node_id):
             return None
         return NodeEntry(UP, member.node_id)

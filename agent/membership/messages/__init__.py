@@ -1,4 +1,4 @@
-"""What is asked of a membership agent over a connection, and what it answers.
+"""The requests to a membership agent over a connection, and its answers.
 
-Datagrams have a codec of their own (``agent.membership.datagrams``), because they must fit a packet.
+Datagrams have their own codec (``agent.membership.datagrams``), because they must fit a packet.
 """

@@ -1,4 +1,4 @@
-"""What other agents say: those of the same node, and the membership agents of other nodes."""
+"""The messages of other agents: those of the same node, and the membership agents of other nodes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from agent.common.message import Counter, Done, Duration, Name, Request
 
-# The parts of a member table that are compared (``core.dissemination.exchange``), four bytes a digest.
+# The number of compared parts of a member table (``core.dissemination.exchange``); a digest has four bytes.
 TABLE_PARTS = 64
-# More than the nodes of any cluster that one agent serves requests of in a second.
+# More than the number of nodes whose requests one agent serves in a second.
 HEARD_MAX = 1000
 
 Part = Annotated[int, Meta(ge=0, le=TABLE_PARTS - 1)]
@@ -29,7 +29,7 @@ class Hint(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class Attach(Request[Done]):
-    """Says that a service of this node lives, and which peers it heard how many seconds ago."""
+    """Says that a service of this node is alive, and how many seconds ago it heard each peer."""
 
     kind: ClassVar[str] = "membership.attach"
     reply: ClassVar[type[Any]] = Done
@@ -39,7 +39,7 @@ class Attach(Request[Done]):
 
 @dataclass(frozen=True, slots=True)
 class CompareReply:
-    """The digest of each part of the table, or None when the whole tables have the same."""
+    """The digest of each part of the table, or None when the digests of the whole tables are equal."""
 
     digests: Digests | None = None
 

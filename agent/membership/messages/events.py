@@ -1,4 +1,4 @@
-"""What happened, in order, as one agent saw it.
+"""The events that one agent saw, in order.
 
 The events are a closed union; a follower of another release gets one that it does not know as
 ``UnknownEvent``.
@@ -66,7 +66,7 @@ class ViewChanged:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
-    """The cluster detects failures in another way from now on."""
+    """The cluster has changed how it detects failures."""
 
     version: Counter
     detector: Name
@@ -96,7 +96,7 @@ _EVENTS: Mapping[str, type[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class EventsReply:
-    """The events after the number asked for; ``missed`` tells whether older ones are gone already."""
+    """The events after the requested number; ``missed`` tells whether older ones are already gone."""
 
     events: Annotated[tuple[dict[str, Any], ...], Meta(max_length=EVENTS_MAX)]
     last: Counter
@@ -124,6 +124,6 @@ class GetEvents(Request[EventsReply]):
 def _event(fields: dict[str, Any]) -> ClusterEvent | UnknownEvent:
     kind = fields.get("kind")
     if not isinstance(kind, str):
-        raise InvalidMessage("an event does not say what it is about")
+        raise InvalidMessage("an event does not name its subject")
     found: ClusterEvent | UnknownEvent = message.decode(_EVENTS.get(kind, UnknownEvent), fields)
     return found

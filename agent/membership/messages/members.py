@@ -1,4 +1,4 @@
-"""What a node believes of the others, and why."""
+"""A node's beliefs about the others, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Names = Annotated[tuple[Name, ...], Meta(max_length=MEMBERS_MAX)]
 
 @dataclass(frozen=True, slots=True)
 class MemberReport:
-    """What one node believes of another one; ``tcp`` is None when it was not tried."""
+    """One node's beliefs about another one; ``tcp`` is None when it was not tried."""
 
     name: Name
     node_id: Name

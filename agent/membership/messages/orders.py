@@ -1,4 +1,4 @@
-"""What operators order: leave and join, another detector, lost datagrams, keys."""
+"""The orders of operators: leave and join, another detector, lost datagrams, keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SwitchReply:
 
 @dataclass(frozen=True, slots=True)
 class Switch(Request[SwitchReply]):
-    """Orders the whole cluster to detect failures in another way; None leaves a setting as it is."""
+    """Changes how the whole cluster detects failures; None leaves a setting as it is."""
 
     kind: ClassVar[str] = "membership.switch"
     reply: ClassVar[type[Any]] = SwitchReply
@@ -50,7 +50,7 @@ class Switch(Request[SwitchReply]):
 
 @dataclass(frozen=True, slots=True)
 class DropReply:
-    """The share of incoming datagrams that is thrown away, and how many were so far."""
+    """The share of incoming datagrams that is thrown away, and the number of them so far."""
 
     percent: Number
     discarded: Counter = 0
@@ -68,14 +68,14 @@ class Drop(Request[DropReply]):
 
 @dataclass(frozen=True, slots=True)
 class KeysReply:
-    """The fingerprints of a node's gossip keys, that of the key which seals first."""
+    """The fingerprints of a node's gossip keys; the key that seals comes first."""
 
     fingerprints: Annotated[tuple[Name, ...], Meta(min_length=1, max_length=KEYS_MAX)]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeKeys(Request[KeysReply]):
-    """Orders a change of the node's ring of gossip keys, or lists it."""
+    """Changes the node's ring of gossip keys, or lists it."""
 
     kind: ClassVar[str] = "membership.keys"
     reply: ClassVar[type[Any]] = KeysReply

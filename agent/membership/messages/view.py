@@ -1,4 +1,4 @@
-"""The agreed view: asked for, awaited, and given another voter."""
+"""The requests about the agreed view: read it, wait for a newer one, replace a voter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class GetView(Request[ViewReply]):
 
 @dataclass(frozen=True, slots=True)
 class WatchView(Request[ViewReply]):
-    """Asks for the view as soon as its version is above ``version``, or after ``wait_s`` as it is."""
+    """Asks for the view once its version is above ``version``, or for the unchanged one after ``wait_s``."""
 
     kind: ClassVar[str] = "membership.watch"
     reply: ClassVar[type[Any]] = ViewReply
@@ -36,7 +36,7 @@ class WatchView(Request[ViewReply]):
 
 @dataclass(frozen=True, slots=True)
 class ReplaceVoter(Request[ViewReply]):
-    """Orders that ``new`` votes in place of ``old``; with two empty names, to finish what was begun."""
+    """Makes ``new`` a voter in place of ``old``; two empty names finish a replacement that was begun."""
 
     kind: ClassVar[str] = "membership.voters"
     reply: ClassVar[type[Any]] = ViewReply

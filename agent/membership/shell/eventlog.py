@@ -33,8 +33,8 @@ class EventLog:
     def since(self, sequence: int, wait_s: float) -> EventsReply:
         """Returns the events after number ``sequence``, waiting for one; ``missed`` when some are gone.
 
-        A number that is still to come was counted by an earlier life of the agent: its follower gets all
-        events of this one.
+        A number above the newest comes from before a restart of the agent: its follower gets all events since
+        the restart.
         """
         with self._changed:
             if sequence > self._last:

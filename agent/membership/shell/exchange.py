@@ -23,7 +23,7 @@ logger = logging.getLogger("agent.membership.shell.exchange")
 
 # The two requests take two round trips; an exchange with a slower partner waits for the next time.
 TIMEOUT_S = 1.0
-# The core asks at most once a second; more waiting requests would be stale when their turn comes.
+# The core asks at most once a second; further waiting requests would be stale by their turn.
 WAITING_MAX = 4
 
 
@@ -58,7 +58,7 @@ class AntiEntropy:
         self._worker.stop(drain=False, timeout_s=timeout_s)
 
     def ask(self, name: str) -> None:
-        """Compares tables with a node soon, or not at all when too many requests wait."""
+        """Queues a comparison of tables with a node; drops it when too many requests wait."""
         self._worker.try_submit(name)
 
     def endpoints(self) -> dict[str, Endpoint]:

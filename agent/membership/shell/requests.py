@@ -1,7 +1,7 @@
-"""The requests that a membership agent answers: what it believes, why, and the switches for operators.
+"""The requests that a membership agent answers: its beliefs, the reasons for them, and the operators' orders.
 
-No request runs in the core's thread: beliefs are read by copies made in one step; an order is handed to the
-core as an event, and its effect is awaited. Only operators and this machine may give orders.
+No request runs in the core's thread: beliefs are read through copies made in one step; an order is handed to
+the core as an event, and its effect is awaited. Only operators and this machine may give orders.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ ORDER_TIMEOUT_S = 2.0
 UDP_FRESH_S = 5.0
 TCP_TIMEOUT_S = 0.5
 TCP_THREADS_MAX = 16
-# A hundred nodes, probed for two operators at the same time; of further nodes "tcp" stays unknown.
+# A hundred nodes, probed for two operators at the same time; for further nodes "tcp" stays unknown.
 TCP_WAITING_MAX = 200
 # Sixteen threads probe all of those in this time.
 TCP_WAIT_S = 8.0
@@ -200,7 +200,7 @@ class Requests:
         )
 
     def _age_s(self, name: str, now: float) -> float | None:
-        """Returns how long ago a member was heard, which may have been after ``now`` was read."""
+        """Returns how long ago a member was heard; 0 if it was heard after ``now`` was read."""
         heard_at = self._service.core.monitor.heard_at.get(name)
         return None if heard_at is None else round(max(0.0, now - heard_at), 3)
 
@@ -260,7 +260,7 @@ class Requests:
             ),
         )
 
-    # Reports of other agents
+    # Reports from other agents
 
     def _hint(self, request: Hint, call: Call) -> Done:
         self._service.submit(events.HintReceived(self._known(request.name)))
@@ -334,7 +334,7 @@ class Requests:
         return KeysReply(tuple(ring.fingerprints()))
 
     def _await(self, predicate: Callable[[], bool], what: str) -> None:
-        """Waits for the effect of an order, which the core does not announce: it is polled every 10 ms."""
+        """Waits for the effect of an order by polling every 10 ms, because the core does not announce it."""
         deadline = Deadline(clock.monotonic(), ORDER_TIMEOUT_S)
         while not predicate():
             deadline.require(clock.monotonic(), what)

@@ -59,7 +59,7 @@ class IdentityStore:
         return fresh
 
     def write(self, identity: Identity) -> None:
-        """Stores an identity durably, in place of the earlier one."""
+        """Stores an identity durably, replacing the earlier one."""
         _replace(self._path, json.dumps({"uuid": identity.uuid, "boot": identity.boot}))
 
     def _read(self) -> Identity | None:
@@ -77,7 +77,7 @@ class IdentityStore:
 
 
 class KeyStore:
-    """The file with this node's key ring: one key in hexadecimal digits a line, the primary first.
+    """The file with this node's key ring: each line is one key in hexadecimal digits, the primary first.
 
     Until the first rotation there is no such file, and the configured key is the whole ring. After it the
     configured key does not count: it may be the one that was removed.
@@ -105,7 +105,7 @@ class KeyStore:
         return KeyRing(keys)
 
     def save(self, ring: KeyRing) -> None:
-        """Stores the ring durably, readable by its owner only, in place of the earlier one."""
+        """Stores the ring durably, readable only by its owner, replacing the earlier one."""
         _replace(self._path, "".join(f"{key.hex()}\n" for key in ring.keys))
 
 
@@ -121,7 +121,7 @@ class VoterStore:
         self._known: tuple[str, ...] = ()
 
     def load(self, configured: Container[str]) -> tuple[str, ...]:
-        """Returns the names, or none when the file does not name ``configured`` nodes only."""
+        """Returns the names, or none when the file names a node that is not ``configured``."""
         self._known = ()
         try:
             found = message.decode(StoredVoters, {"names": _parsed(disk.read_text(self._path))}, "voters")
@@ -145,7 +145,7 @@ class VoterStore:
 
 
 def _parsed(text: str) -> object:
-    """Returns the value of a JSON text; ValueError when it is not JSON, however deep it is nested."""
+    """Returns the value of a JSON text; ValueError when it is not JSON, or nested too deeply."""
     try:
         value: object = json.loads(text)
     except RecursionError:

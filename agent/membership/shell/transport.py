@@ -2,7 +2,7 @@
 
 A datagram that cannot be opened is dropped and counted. Linux reports "port unreachable" answers together
 with the address that the datagram was sent to (``network.take_refusal``), so the first datagram to a process
-that is gone reveals it. A datagram in the name of a configured node must come from that node's address. For
+that is gone reveals it. A datagram that names a configured node must come from that node's address. For
 experiments a share of the incoming datagrams can be discarded.
 """
 
@@ -23,10 +23,10 @@ from agent.membership.datagrams import Datagram
 logger = logging.getLogger("agent.membership.shell.transport")
 
 RECEIVE_BYTES = 2048
-# These mean that the descriptor itself cannot be used. Every other error is an answer of the network to an
+# These errors mean that the descriptor itself cannot be used. Every other error is the network's answer to an
 # earlier datagram, and any machine on the path may send one (ICMP has sixteen codes for "unreachable" alone).
 SOCKET_ERRORS = (errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT)
-# A flood of refusals brings this many errors in a row; after them the receiver pauses for each one.
+# A flood of refusals may bring this many errors in a row; after that the receiver pauses for each one.
 ERRORS_IN_A_ROW = 100
 ERROR_PAUSE_S = 0.01
 
@@ -115,7 +115,7 @@ class Transport:
         try:
             self._socket.sendto(packet, target)
         except OSError:
-            # Mostly an answer to an earlier datagram, which the error queue names; this one was not sent.
+            # Usually the answer to an earlier datagram, which the error queue names; this one was not sent.
             self._drain_errors()
             try:
                 self._socket.sendto(packet, target)

@@ -39,7 +39,7 @@ class ViewRegister:
         )
 
     def close(self) -> None:
-        """Ends the operations that are under way."""
+        """Ends the operations in progress."""
         self.registers.close()
 
     def read(self) -> View | None:
@@ -51,7 +51,7 @@ class ViewRegister:
         return _view_of(self.registers.read(REGISTER, timeout_s=TIMEOUT_S))
 
     def change(self, change: Callable[[View | None], View | None]) -> View | None:
-        """Replaces the view by what ``change`` makes of it, and returns the one that was chosen.
+        """Replaces the view by the result of ``change``, and returns the chosen view.
 
         Raises:
             NoMajority: too few voters answer.

@@ -1,1 +1,1 @@
-"""What leader, hosts and tasks reach over the wire: HyDFS and each other."""
+"""How leader, hosts and tasks reach HyDFS and each other over the wire."""

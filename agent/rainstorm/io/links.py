@@ -3,7 +3,7 @@ sender.
 
 Each node has its own thread and bounded queue, so a node that does not answer delays no other. A command that
 cannot be delivered makes the node unreachable: its queue is dropped, because the next generation makes all of
-it void. Reports go to whichever node leads, and are sent again until they are accepted or too old to matter.
+it void. Reports go to the leading node, and are sent again until they are accepted or too old to matter.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class AgentLink:
 
 
 class ReportLink:
-    """Reports of this node to whoever leads."""
+    """Reports of this node to the current leader."""
 
     def __init__(self, config: NodeConfig, client: Client, leader: Callable[[], str]) -> None:
         self._config = config
@@ -102,10 +102,10 @@ class ReportLink:
         self.start = self._worker.start
 
     def send(self, report: Report) -> None:
-        """Queues a report; when the queue is full the oldest one is dropped: the leader asks again for what
-        matters.
+        """Queues a report; when the queue is full the oldest one is dropped: if it matters, the leader asks
+        again.
         """
-        with contextlib.suppress(Unavailable):  # the agent stops
+        with contextlib.suppress(Unavailable):  # the agent is stopping
             if not self._worker.displace(report):
                 logger.warning("report_dropped reason=queue_full")
 

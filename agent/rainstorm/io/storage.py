@@ -1,8 +1,8 @@
-"""HyDFS as the engine uses it: whole reads, appends that are retried until they are certain, lines kept
-together.
+"""The engine's access to HyDFS: complete reads, appends that are retried until the outcome is certain, and
+output cut between lines.
 
 A time-out or a lost connection says nothing about whether an append took place: the same (writer, sequence)
-is sent again until the store answers, which it does with the first result.
+is sent again until the store answers, and it then answers with the first result.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agent.hydfs.client import AppendResult, HydfsClient
 from agent.rainstorm.job.boundaries import last_end
 
 READ_BYTES_MAX = 4 * 1024 * 1024
-# Half of what one append may hold with the default block size.
+# Half of the largest append at the default block size.
 APPEND_BYTES_MAX = 1024 * 1024
 READ_TIMEOUT_S = 15.0
 RETRY_S = 0.02
@@ -32,21 +32,30 @@ class Storage:
         self._stopping = stopping or threads.event()
         self._random = threads.random_source()
 
-    def read_exactly(self, file: str, offset: int, length: int, *, file_id: str | None = None) -> bytearray:
-        """Returns exactly the bytes [offset, offset + length) of a file, of the very one with ``file_id`` if
-        given.
+    def read_exactly(
+        self,
+        file: str,
+        offset: int,
+        length: int,
+        *,
+        file_id: str | None = None,
+        timeout_s: float = READ_TIMEOUT_S,
+    ) -> bytearray:
+        """Returns exactly the bytes [offset, offset + length) of a file; with ``file_id``, only of the one
+        with this id.
 
         Raises:
             Unavailable: the file is shorter.
-            RainStormError: HyDFS could not deliver in time.
+            RainStormError: HyDFS could not deliver within ``timeout_s``.
         """
         data = bytearray()
-        deadline = Deadline(clock.monotonic(), READ_TIMEOUT_S)
+        deadline = Deadline(clock.monotonic(), timeout_s)
         for attempt in itertools.count():
             try:
                 while len(data) < length:
                     size = min(READ_BYTES_MAX, length - len(data))
-                    piece = self.client.read(file, offset + len(data), size, file_id=file_id)
+                    left = min(10.0, deadline.require(clock.monotonic(), f"read of {file}"))
+                    piece = self.client.read(file, offset + len(data), size, file_id=file_id, timeout_s=left)
                     if not piece:
                         raise Unavailable(f"{file} ends at byte {offset + len(data)}, not {offset + length}")
                     if len(piece) == length and isinstance(piece, bytearray):
@@ -79,7 +88,7 @@ class Storage:
         if_offset: int | None = None,
         timeout_s: float,
     ) -> AppendResult:
-        """Appends once, however often it has to be sent.
+        """Appends once, however often the request has to be sent.
 
         Raises:
             Conflict: the file does not end at ``if_offset`` (and this append was not made before).
@@ -110,10 +119,10 @@ class Storage:
 
 
 def pieces(data: bytes, size_max: int = APPEND_BYTES_MAX) -> Iterator[bytes]:
-    """Yields ``data`` in parts of at most ``size_max`` bytes, cut behind the end of a record if there is one.
+    """Yields ``data`` in parts of at most ``size_max`` bytes, cut after the end of a record if possible.
 
-    Other tasks append between the parts, and a CSV record may hold line feeds: first choice is a line feed
-    outside quotes. The cut depends on the bytes alone, so that a repeated publication has the same parts.
+    Other tasks append between the parts, and a CSV record may hold line feeds, so a line feed outside quotes
+    is the first choice. The cut depends only on the bytes, so a repeated publication has the same parts.
     """
     begin = 0
     while begin < len(data):

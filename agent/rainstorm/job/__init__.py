@@ -1,1 +1,1 @@
-"""What a job is: its file, its plan, its key groups and where its tasks are placed. No input or output."""
+"""A job: its file, its plan, its key groups and the placement of its tasks. No input or output."""

@@ -1,10 +1,10 @@
-"""Where records begin and end in raw bytes.
+"""Finds where records begin and end in raw bytes.
 
 In format ``lines`` a record ends with a line feed. In format ``csv`` (RFC 4180) a line feed inside quotes is
-part of the record, so that a byte range alone does not tell whether its first byte lies inside quotes: that
-is the parity of all quotes before it. Tasks count the quotes of their splits at the start (``bytes.count``
-runs at memory speed), the leader sums them up, and every split knows its parity: no byte is guessed at. A
-byte-order mark at the start of a file is no data.
+part of the record, so a byte range alone does not tell whether its first byte lies inside quotes: the parity
+of all quotes before it does. Tasks count the quotes of their splits at the start (``bytes.count`` runs at
+memory speed), the leader sums them up, and every split knows its parity: nothing is guessed. A byte-order
+mark at the start of a file is not data.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ QUOTE = b'"'
 def first_end(
     data: bytes | bytearray, begin: int, *, quoted: bool, inside: bool = False, origin: int = 0
 ) -> int:
-    """Returns the offset just behind the first record end at or after ``begin``, or -1 when there is none.
+    """Returns the offset just after the first record end at or after ``begin``, or -1 when there is none.
 
     Args:
         quoted: line feeds inside quotes do not count.
         inside: whether ``data[origin]`` lies inside quotes.
-        origin: where the parity ``inside`` holds; not after ``begin``.
+        origin: the offset that ``inside`` refers to; not after ``begin``.
     """
     at = begin
     parity = inside
@@ -46,7 +46,7 @@ def first_end(
 
 
 def last_end(data: bytes | bytearray, *, quoted: bool) -> int:
-    """Returns the offset just behind the last record end in ``data``, which begins at a record, or 0."""
+    """Returns the offset just after the last record end in ``data``, which begins at a record, or 0."""
     found = data.rfind(LINE_FEED)
     if not quoted or found < 0:
         return found + 1
@@ -66,7 +66,7 @@ def quotes(data: Buffer) -> int:
 
 
 def parities(splits: Sequence[Split], quotes: Mapping[int, int]) -> dict[int, bool]:
-    """Returns for each split whether the byte before it lies inside quotes; ``quotes`` counts those in it."""
+    """Returns for each split whether the byte before it lies inside quotes; ``quotes`` counts per split."""
     inside: dict[int, bool] = {}
     total = 0
     for split in splits:

@@ -1,4 +1,4 @@
-"""What a submission finds out about a job's source; it is the same in every generation."""
+"""The facts about a job's source that a submission finds; they are the same in every generation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from msgspec import Meta
 from agent.common.message import LIST_MAX, Counter, OptionalName
 from agent.rainstorm.job.names import TASKS_MAX, TaskName
 
-# A record of a CSV file that has more columns than this is no record.
+# A CSV file with more columns than this is rejected.
 COLUMNS_MAX = 10_000
 # The first record of a file, whose fields name the columns, is at most this long.
 HEADER_BYTES_MAX = 1024 * 1024
-# What one frame of a channel can carry, with room to spare.
+# Fits one frame of a channel, with room to spare.
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 
 ColumnName = Annotated[str, Meta(max_length=HEADER_BYTES_MAX)]

@@ -1,6 +1,6 @@
-"""Which task a key belongs to: keys hash to key groups, key groups are dealt out to tasks.
+"""Assigns keys to tasks: keys hash to key groups, and key groups are divided among tasks.
 
-720 groups have many divisors, so that any usual number of tasks gets equal shares. The hash is MurmurHash3,
+720 has many divisors, so that any usual number of tasks gets equal shares. The hash is MurmurHash3,
 never Python's ``hash``, which differs from process to process.
 """
 

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from agent.rainstorm.job.spec import STAGES_MAX, TASKS_PER_STAGE_MAX
 
-# A job's id is a part of file names.
+# A job's id is part of file names.
 JobName = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,64}\Z")]
 # ``<vertex>.<index>``.
 TaskName = Annotated[str, Meta(pattern=r"\A[0-9]{1,3}\.[0-9]{1,3}\Z")]

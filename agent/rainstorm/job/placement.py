@@ -1,9 +1,9 @@
-"""Which node each task runs on, where the source is cut, and which task reads which part (a core).
+"""Places tasks on nodes, cuts the source into splits, and assigns the splits to tasks (a core).
 
 A task stays on its node as long as it can; the others go to the least loaded nodes. A read from the disk of
-the same machine costs a fraction of one from another: source tasks begin on the nodes that hold most of the
-file, and each split goes to a task that has a replica of it on its node, as long as that keeps all tasks
-about equally loaded.
+the same machine costs a fraction of a read from another one. So source tasks begin on the nodes that hold
+most of the file, and each split goes to a task that has a replica of it on its node, as long as that keeps
+all tasks about equally loaded.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from agent.rainstorm.job.plan import Split
 
-# Several splits a task keep tasks equally busy; below this size there are only as many splits as tasks.
+# Several splits per task keep tasks equally busy; below this size there is one split for each task.
 SPLITS_PER_TASK = 4
 SPLIT_BYTES_MIN = 1024 * 1024
-# How much more than its share a task may get for the sake of locality.
+# How much more than its share a task may get for locality.
 OVERLOAD = 1.1
 
 

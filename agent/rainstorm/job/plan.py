@@ -1,10 +1,10 @@
-"""From a job to tasks: which operators share a task, how many tasks there are, how tuples get from one to the
-next.
+"""Turns a job into tasks: which operators share a task, how many tasks there are, and how tuples get from one
+to the next.
 
-Stages that need no re-partition are chained into one vertex: a tuple passes from operator to operator by a
+Stages that need no repartitioning are chained into one vertex: a tuple passes from operator to operator by a
 function call. The source belongs to the first vertex, the sink to the last. An aggregation starts a new
-vertex, because its tuples are hashed by key; unless every single tuple's result is asked for, the vertex
-before it ends in a combiner that sends one row a key and epoch.
+vertex, because its tuples are hashed by key. The vertex before it ends in a combiner that sends one row for
+each key and epoch, unless the job asks for the result of every single tuple.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agent.common.errors import JobInvalid
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.job.spec import JobSpec, StageSpec
 
-# The only column of format lines; no column of a CSV file may be taken for it.
+# The only column of format lines; its name cannot be that of a CSV column.
 LINE = "\0line"
 # A filter on this column of CSV tests the record as it would be written.
 RECORD = "*"
@@ -25,7 +25,7 @@ RECORD = "*"
 
 @dataclass(frozen=True, slots=True)
 class OperatorPlan:
-    """One operator of a chain with its options and the columns that come in."""
+    """One operator of a chain with its options and its input columns."""
 
     operator: str
     options: Mapping[str, Any]
@@ -55,7 +55,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that the tasks of a job need to know; the same for every generation."""
+    """Everything that the tasks of a job need to know; the same for every generation."""
 
     vertices: tuple[VertexPlan, ...]
     splits: tuple[Split, ...]
@@ -79,7 +79,7 @@ def index_of(task: str) -> int:
 
 
 def make(spec: JobSpec, header: SourceHeader) -> Plan:
-    """Returns the plan of a job; ``header`` is what was found out about its source at the submission.
+    """Returns the plan of a job; ``header`` has the facts about its source that the submission found.
 
     Raises:
         JobInvalid: an operator names a column that does not reach it, or a split belongs to no source task.

@@ -1,4 +1,4 @@
-"""Segment files: where hosts put the state and output of epochs, and how others refer to bytes in them."""
+"""Segment files: hosts store the state and output of epochs in them, and others refer to bytes in them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a job file says, checked: sources → stages → sinks.
+"""The checked content of a job file: sources → stages → sinks.
 
-A job file is YAML; here it is already a mapping. Every key is known, every value has its type and range, and
-a mistake is refused with the place, what was expected and the nearest known word, before anything of the job
-exists.
+A job file is YAML; this module gets it as a mapping. Every key must be known, and every value must have the
+right type and range. A mistake is rejected before anything of the job exists; the error names the place, the
+expected value and the nearest known word.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """One operator and how many tasks run it; ``options`` are the operator's own keys."""
+    """One operator and the number of its tasks; ``options`` are the operator's own keys."""
 
     operator: str
     tasks: int
@@ -70,7 +70,7 @@ class JobSpec:
     epoch_interval_ms: int = 100
 
 
-# Keys of each operator beside ``operator`` and ``tasks``.
+# Keys of each operator besides ``operator`` and ``tasks``.
 OPERATORS: dict[str, tuple[str, ...]] = {
     "identity": (),
     "filter": ("column", "equals", "contains", "matches", "invert"),

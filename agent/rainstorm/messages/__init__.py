@@ -1,1 +1,1 @@
-"""What the parts of the stream engine say to each other and write down: one module for each direction."""
+"""The messages between the parts of the stream engine, and their records: one module for each direction."""

@@ -1,4 +1,4 @@
-"""What tasks say to each other over their channels; the tuples of a batch are the payload of its frame."""
+"""The messages between tasks on their channels; the tuples of a batch are the payload of its frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.rainstorm.job.names import TaskName
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The first message on a channel: which task of which generation connects."""
+    """The first message on a channel: the task that connects, and its generation."""
 
     sender: TaskName
     generation: Counter
@@ -43,7 +43,7 @@ class Batch(Message):
 
 @dataclass(frozen=True, slots=True)
 class Barrier(Message):
-    """Everything of the epoch has been sent."""
+    """All tuples of the epoch have been sent."""
 
     kind: ClassVar[str] = "barrier"
     epoch: Counter

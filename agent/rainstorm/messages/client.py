@@ -1,4 +1,4 @@
-"""What clients ask a rainstorm agent, and one agent another for them."""
+"""The requests of clients to a rainstorm agent, and of one agent to another on their behalf."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Submit(Request[Submitted]):
     kind: ClassVar[str] = "rainstorm.submit"
     reply: ClassVar[type[Any]] = Submitted
     job: Any
-    # The leader itself is asked: it answers or refuses, and passes nothing on.
+    # The receiver must be the leader: it answers or refuses, and does not pass the request on.
     forwarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class JobList:
-    """All jobs, the newest first; those that have ended without their commits."""
+    """All jobs, the newest first; ended jobs come without their commits."""
 
     jobs: Annotated[tuple[JobStatus, ...], Meta(max_length=LIST_MAX)]
 
@@ -65,7 +65,7 @@ class Job(Request[OneJob]):
 
 @dataclass(frozen=True, slots=True)
 class Wait(Request[OneJob]):
-    """Asks for a job as soon as it has ended, or after ``wait_s`` as it is."""
+    """Asks for a job's status once it has ended, or for its current status after ``wait_s``."""
 
     kind: ClassVar[str] = "rainstorm.wait"
     reply: ClassVar[type[Any]] = OneJob
@@ -76,7 +76,7 @@ class Wait(Request[OneJob]):
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Request[OneJob]):
-    """Ends a job; what it has committed stays."""
+    """Ends a job; its committed output stays."""
 
     kind: ClassVar[str] = "rainstorm.cancel"
     reply: ClassVar[type[Any]] = OneJob
@@ -103,7 +103,7 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class Kill(Request[Killed]):
-    """Kills the first running task that fits what is given."""
+    """Kills the first running task that fits the given fields."""
 
     kind: ClassVar[str] = "rainstorm.kill"
     reply: ClassVar[type[Any]] = Killed

@@ -1,4 +1,4 @@
-"""What a leader tells the hosts of its jobs' tasks.
+"""The commands of a leader to the hosts of its jobs' tasks.
 
 Each command carries the leader's term: a host ignores those of an older term than it has seen, and those of
 an older generation of the job.
@@ -27,9 +27,9 @@ from agent.rainstorm.messages.fields import (
 
 @dataclass(frozen=True, slots=True)
 class TaskStart:
-    """Where a task begins: its committed state, what it has read, and whether its process may be kept.
+    """The start of a task: its committed state, its positions, and whether its process may be kept.
 
-    ``positions`` are those of all splits; only source tasks get them.
+    ``positions`` covers all splits; only source tasks get it.
     """
 
     epoch: Counter
@@ -118,7 +118,7 @@ class Keep(Message):
 
 @dataclass(frozen=True, slots=True)
 class Ping(Message):
-    """Nothing is wanted but an answer."""
+    """Asks only for an answer."""
 
     kind: ClassVar[str] = "ping"
     term: Counter
@@ -147,6 +147,6 @@ class CommandRequest(Request[Done]):
         """Returns the command.
 
         Raises:
-            InvalidMessage: there is none.
+            InvalidMessage: there is no valid command.
         """
         return COMMANDS.decode(self.message)

@@ -1,7 +1,7 @@
-"""What a host and the process of a task say to each other over the task's control socket.
+"""The messages between a host and a task's process over the task's control socket.
 
-The process runs the user's code, so the host believes what it says only as far as it concerns the task that
-was assigned to it. ``task`` in its messages is for people who look at them.
+The process runs the user's code, so the host believes it only about the task that was assigned to it. The
+field ``task`` in its messages is only for people who read them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from agent.rainstorm.messages.fields import (
 
 @dataclass(frozen=True, slots=True)
 class Assign(Message):
-    """Run this task from the end of a committed epoch; everything before is void.
+    """Run this task from the end of a committed epoch; earlier assignments are void.
 
-    With ``in_place`` the process has the committed state already.
+    With ``in_place`` the process already has the committed state.
     """
 
     kind: ClassVar[str] = "assign"
@@ -123,7 +123,7 @@ class EpochWanted(Message):
 
 @dataclass(frozen=True, slots=True)
 class Failed(Message):
-    """The task met an error that it cannot go on from in this generation."""
+    """The task met an error after which it cannot continue in this generation."""
 
     kind: ClassVar[str] = "error"
     generation: Counter

@@ -10,13 +10,13 @@ from agent.common.message import LIST_MAX, Counter, Name, Port
 from agent.rainstorm.job.names import TASKS_MAX, TaskName
 from agent.rainstorm.job.segment import Reference
 
-# A job file as it was submitted: ``job.spec.parse`` checks it, and whoever uses it parses it.
+# A job file as it was submitted; each user of the field parses it with ``job.spec.parse``, which checks it.
 JobFile = dict[str, Any]
 # The first byte of each split that has not been processed.
 Positions = Annotated[dict[Counter, Counter], Meta(max_length=LIST_MAX)]
 # For each split whether the byte before it lies inside quotes.
 Inside = Annotated[dict[Counter, bool], Meta(max_length=LIST_MAX)]
-# How many quotes each split holds.
+# The number of quotes in each split.
 Quotes = Annotated[dict[Counter, Counter], Meta(max_length=LIST_MAX)]
 References = Annotated[tuple[Reference, ...], Meta(max_length=LIST_MAX)]
 ReferencesByTask = Annotated[dict[TaskName, References], Meta(max_length=TASKS_MAX)]

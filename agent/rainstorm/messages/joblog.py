@@ -1,4 +1,4 @@
-"""The records of the job log and of the index of jobs, and how they lie in their files.
+"""The records of the job log and of the index of jobs, and their format in the files.
 
 A record is its length in four bytes and a msgpack map. ``at`` is the wall-clock time at which the leader
 appended it. In the files two fields have short names, ``e`` and ``g``, because every commit has them.
@@ -36,7 +36,7 @@ LONG_NAMES = {short: long for long, short in SHORT_NAMES.items()}
 
 @dataclass(frozen=True, slots=True)
 class JobRecord(Message):
-    """The first record of a job's log: what was submitted."""
+    """The first record of a job's log: the submitted job."""
 
     kind: ClassVar[str] = "job"
     job: JobName
@@ -48,7 +48,7 @@ class JobRecord(Message):
 
 @dataclass(frozen=True, slots=True)
 class TermRecord(Message):
-    """A leader has taken over: whatever a leader of an older term appends is refused from here on."""
+    """A leader has taken over: from here on, appends of a leader of an older term are refused."""
 
     kind: ClassVar[str] = "term"
     term: Counter
@@ -58,7 +58,7 @@ class TermRecord(Message):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecord(Message):
-    """A new generation: where its tasks are placed, why it began, and the highest epoch ever triggered."""
+    """A new generation: the placement of its tasks, its cause, and the highest epoch ever triggered."""
 
     kind: ClassVar[str] = "generation"
     generation: Counter
@@ -70,7 +70,7 @@ class GenerationRecord(Message):
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord(Message):
-    """An epoch happened. ``published`` is the last epoch whose output is known to be published whole."""
+    """An epoch happened. ``published`` is the last epoch whose output is known to be published completely."""
 
     kind: ClassVar[str] = "commit"
     epoch: Counter
@@ -131,7 +131,7 @@ def encode(vocabulary: Vocabulary[R], records: Iterable[R]) -> bytes:
     """Returns records as bytes of a log.
 
     Raises:
-        InvalidMessage: a record could not be read again; nothing of it must be written.
+        InvalidMessage: a record could not be read back; nothing may be written.
     """
     parts = []
     for record in records:
@@ -147,8 +147,8 @@ def decode(vocabulary: Vocabulary[R], data: Buffer) -> Iterator[R]:
     """Yields the records of a whole log.
 
     Raises:
-        Corrupt: the bytes are no sequence of records.
-        InvalidMessage: a record holds something else than it must.
+        Corrupt: the bytes are not a sequence of records.
+        InvalidMessage: a record is malformed.
     """
     for body in bodies(data):
         yield decode_body(vocabulary, body)

@@ -1,6 +1,6 @@
-"""What hosts report to the leader of a job, whoever that is by now.
+"""The reports of hosts to the current leader of a job.
 
-A report of an older generation changes nothing. ``generation`` is 0 where the report is about committed
+A report of an older generation changes nothing. ``generation`` is 0 if the report is about committed
 output, which belongs to no generation.
 """
 
@@ -29,9 +29,9 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class TaskEpoch:
-    """What one task handed over at the end of an epoch; ``state`` and ``sink`` are durable.
+    """The result that one task handed over at the end of an epoch; ``state`` and ``sink`` are durable.
 
-    ``base`` tells that the state is the whole one, not what changed; ``done`` that the task has ended.
+    ``base`` means that the state is complete rather than a delta; ``done`` that the task has ended.
     """
 
     base: bool
@@ -106,7 +106,7 @@ class PublicationRefused(Message):
 
 @dataclass(frozen=True, slots=True)
 class TaskFailed(Message):
-    """A task's process ended, or the task met an error that it cannot go on from."""
+    """A task's process ended, or the task met an error after which it cannot continue."""
 
     kind: ClassVar[str] = "task-failed"
     job: JobName
@@ -140,6 +140,6 @@ class ReportRequest(Request[Done]):
         """Returns the report.
 
         Raises:
-            InvalidMessage: there is none.
+            InvalidMessage: there is no valid report.
         """
         return REPORTS.decode(self.report)

@@ -1,4 +1,4 @@
-"""What clients see of jobs and tasks; the index of jobs keeps it of those that have ended."""
+"""The status of jobs and tasks for clients; the index of jobs keeps that of ended jobs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from agent.common.failure import Failure
 from agent.common.message import LIST_MAX, Counter, Number, OptionalName, Text, Wall
 from agent.rainstorm.job.names import TASKS_MAX, JobName, TaskName
 
-# States in which a job stays. A job whose log cannot be read is not in one of them: a leader of another
-# release may read it.
+# Final states. A job whose log cannot be read is not in a final state: a leader of another release may read
+# it.
 ENDED_STATES = ("finished", "failed", "cancelled")
 UNREADABLE = "unreadable"
 
@@ -29,7 +29,7 @@ class CommitStatus:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryStatus:
-    """A generation after the first; ``seconds`` passed until its first commit, None while there is none."""
+    """A generation after the first; ``seconds`` is the time until its first commit, None before that."""
 
     generation: Counter
     cause: Text
@@ -39,7 +39,7 @@ class RecoveryStatus:
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """Where a task of a running job is placed; ``pid`` is None while it is being started."""
+    """The node of a task of a running job; ``pid`` is None while the task is being started."""
 
     job: JobName
     task: TaskName
@@ -53,7 +53,7 @@ class TaskStatus:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """One job; instants are wall-clock seconds, ``lines_total`` is 0 because nobody has counted them."""
+    """One job; instants are wall-clock seconds; ``lines_total`` is 0 because the lines are not counted."""
 
     job: JobName
     name: Text

@@ -1,10 +1,10 @@
-"""Tuples travel as Arrow record batches; here they are made from raw bytes and turned back into output lines.
+"""Makes Arrow record batches, in which tuples travel, from raw bytes, and turns them back into output lines.
 
-All columns are binary: bytes come out as they went in, also where they are not valid UTF-8. In format
-``lines`` a record keeps its line feed, so that writing lines is writing the column's data buffer without
-touching a single record. CSV rows with too few fields are filled up with empty ones and rows with too many
+All columns are binary: bytes come out as they went in, even if they are not valid UTF-8. In format
+``lines`` a record keeps its line feed, so lines are written by writing the column's data buffer without
+touching a single record. CSV rows with too few fields are filled up with empty ones, and rows with too many
 are cut. Arrow parses runs whose rows all have the right width; it refuses any other run, which Python's csv
-module then reads: both understand quotes, line ends and blank lines alike.
+module then reads: both treat quotes, line ends and blank lines in the same way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agent.rainstorm.job.plan import LINE
 
 
 def from_lines(data: bytes | bytearray | memoryview) -> pa.RecordBatch:
-    """Returns one row a line; the bytes are not copied unless the last line lacks its line feed."""
+    """Returns one row for each line; the bytes are copied only if the last line lacks its line feed."""
     if len(data) and data[-1] != 10:
         data = bytes(data) + b"\n"
     raw = np.frombuffer(data, np.uint8)
@@ -51,7 +51,7 @@ class CsvParser:
     def parse(self, data: bytes | bytearray | memoryview) -> pa.RecordBatch:
         """Returns the records of ``data`` with the needed columns, in order."""
         if bytes(data[: len(BOM)]) == BOM:
-            data = b"\n" + data  # Arrow would drop it; only the mark at the start of the file is no data
+            data = b"\n" + data  # Arrow would drop this mark; only at the start of the file it is not data
         read = pacsv.ReadOptions(
             use_threads=False, column_names=self._columns, block_size=max(len(data) + 1, 1024)
         )
@@ -63,7 +63,7 @@ class CsvParser:
                 convert_options=self._convert,
             )
         except pa.ArrowInvalid:
-            # Arrow could hand out odd rows one by one, but not those that are not valid UTF-8.
+            # Arrow could return odd rows one by one, but not those that are not valid UTF-8.
             return self._parse_odd(bytes(data))
         return _one_batch(table)
 
@@ -108,7 +108,7 @@ def _joined(column: pa.Array) -> bytes:
 def csv_line(fields: Sequence[bytes | int | str]) -> bytes:
     """Returns one CSV line; a field is quoted only when it holds a quote, a comma or a line end.
 
-    A line of one empty field is written as ``""``, because an empty line is no record.
+    A line of one empty field is written as ``""``, because an empty line is not a record.
     """
     if len(fields) == 1 and fields[0] == b"":
         return b'""\n'
@@ -124,7 +124,7 @@ def _csv_field(field: bytes | int | str) -> bytes:
 
 
 def column_of(batch: pa.RecordBatch, name: str) -> pa.Array:
-    """Returns the first column called ``name``; a job may well select one twice."""
+    """Returns the first column called ``name``; a job may select one twice."""
     return batch.column(batch.schema.names.index(name))
 
 
@@ -135,7 +135,7 @@ def records_of(batch: pa.RecordBatch) -> pa.Array:
 
 
 def bare(line: bytes) -> bytes:
-    """Returns a line without its line end, LF or CRLF: what filters and keys see of it."""
+    """Returns a line without its line end (LF or CRLF), as filters and keys see it."""
     return line.removesuffix(b"\n").removesuffix(b"\r")
 
 

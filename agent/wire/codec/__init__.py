@@ -1,1 +1,1 @@
-"""The bytes of frames and of a voter's log: pure functions, used by cores and by the simulator."""
+"""The byte formats of frames and of a voter's log, as pure functions."""

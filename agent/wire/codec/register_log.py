@@ -1,4 +1,4 @@
-"""The records of a voter's log: one slot each, the latest of a key counts."""
+"""The records of a voter's log: each holds one slot, and the latest record of a key counts."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def pack(key: str, slot: Slot) -> bytes:
 
 
 def unpack(body: bytes) -> tuple[str, Slot]:
-    """Returns the key and the slot that ``pack`` made a record of."""
+    """Returns the key and the slot of a record that ``pack`` made."""
     key, promised, accepted, value = msgpack.unpackb(body, raw=False, strict_map_key=False)
     return key, Slot((promised[0], promised[1]), (accepted[0], accepted[1]), value)

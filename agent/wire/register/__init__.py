@@ -1,1 +1,1 @@
-"""The replicated registers over the wire: who proposes, who votes, and what a voter remembers."""
+"""The replicated registers over the wire: the proposer, the voter, and the voter's memory."""

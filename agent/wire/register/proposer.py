@@ -1,18 +1,22 @@
 """The threaded proposer of replicated registers.
 
-The rules are in ``agent.common.register``; here they meet sockets and threads. A request is named after its
-use of the registers: ``view.prepare``, ``file.read``.
+The rules are in ``agent.common.register``; this module adds sockets and threads. The name of a request begins
+with the use of its register: ``view.prepare``, ``file.read``. The voter of this node is asked without the
+network, by threads of its own: if its disk hangs, the requests to the other voters go on.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
+from agent.common import message
 from agent.common.deadline import Deadline
-from agent.common.errors import InvalidMessage, NoMajority, RainStormError
+from agent.common.errors import Internal, InvalidMessage, NoMajority, RainStormError
+from agent.common.message import R
 from agent.common.register import (
     KEYS_MAX,
     Accept,
@@ -38,17 +42,23 @@ from agent.common.register import (
 from agent.common.shell import clock, threads
 from agent.common.shell.pool import Pool
 from agent.wire.client import Client, Target
+from agent.wire.codec.framing import PREFIX, decode_header, encode_header
+from agent.wire.endpoint import Call, Endpoint
+
+logger = logging.getLogger("agent.wire.register.proposer")
 
 # Voters answer in a millisecond or two; one that takes longer than this is counted as failed for this round.
 VOTER_TIMEOUT_S = 1.0
 PROPOSER_THREADS = 16
-# Five voters of a hundred changes at once; what finds no room counts as an unreachable voter.
+# This node's voter writes one vote at a time; while a cluster is founded, a request waits (HOLD_S).
+OWN_THREADS = 4
+# A hundred changes at once with five voters each; a request without room counts as an unreachable voter.
 ASKS_MAX = 512
-# Two groups of five voters, and the late answers of the rounds that were lost within VOTER_TIMEOUT_S.
+# Two groups of five voters, and late answers of the rounds that were lost within VOTER_TIMEOUT_S.
 ANSWERS_MAX = 1024
-# Registers that are read again and again, such as the view; of others the value is sent each time.
+# Registers that are read often, such as the view; the value of any other register is sent each time.
 KNOWN_MAX = 8
-# Where the last ballot of a register is not known, its next change loses a round: a millisecond.
+# If the last ballot of a register is not known, its next change loses a round: a millisecond.
 COUNTERS_MAX = 10_000
 
 VoterEvent = AnswerReceived | VoterFailed
@@ -103,8 +113,8 @@ class Registers:
     ) -> None:
         """Prepares to use the registers on ``voters``.
 
-        Where a value itself says who votes, ``groups_of`` reads that and ``target`` tells where a voter is. A
-        voter that answers with a value which ``check`` refuses counts as failed.
+        If a value itself names its voters, ``groups_of`` reads them and ``target`` returns where a voter is.
+        A voter that answers with a value which ``check`` refuses counts as failed.
         """
         self._groups_of = groups_of
         self._target = target
@@ -114,10 +124,17 @@ class Registers:
         self._client = client
         self._voters = voters
         self._pool = Pool(f"{prefix}-proposer", PROPOSER_THREADS, ASKS_MAX)
+        self._own_pool = Pool(f"{prefix}-own-voter", OWN_THREADS, ASKS_MAX)
+        # The functions that answer the requests to the voter of this node, by kind of request.
+        self._own: Mapping[str, Endpoint] = {}
         self._counters: dict[str, int] = {}
         # The last values read, with the ballots that chose them: a voter with the same one does not send it.
         self._known: dict[str, tuple[Ballot, Any]] = {}
         self._rng = threads.random_source()
+
+    def ask_own(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Lets ``endpoints`` answer the requests to this node's voter; to be called before any operation."""
+        self._own = endpoints
 
     def change(self, key: str, change: Change, *, timeout_s: float = 5.0) -> Any:
         """Applies ``change`` to the value of register ``key`` and returns the new value.
@@ -158,7 +175,7 @@ class Registers:
         if found is not None and self._is_by(found.value, voters):
             self._remember(key, found)
             return found.value
-        # The voters differ, or others decide by now: a round of the voters that the newest value names.
+        # The voters differ, or the newest value names others: run a round with those that it names.
         left_s = inbox.deadline.require(clock.monotonic(), f"read {key}")
         return self.change(key, lambda value: value, timeout_s=left_s)
 
@@ -167,8 +184,8 @@ class Registers:
 
         Raises:
             NoMajority: too few voters answer.
-            Overloaded: too many questions to the voters wait.
-            DeadlineExceeded: not all of them came in time.
+            Overloaded: too many requests to the voters wait.
+            DeadlineExceeded: not all of the names came in time.
         """
         deadline = Deadline(clock.monotonic(), timeout_s)
         page = self.keys_page(prefix, timeout_s=timeout_s)
@@ -180,17 +197,16 @@ class Registers:
         return found
 
     def keys_page(self, prefix: str = "", after: str = "", *, timeout_s: float = 5.0) -> Keys:
-        """Returns the next names behind ``after`` that a majority of the voters knows; whether more follow.
+        """Returns the next names after ``after`` known to a majority of the voters, and whether more follow.
 
         Raises:
             NoMajority: too few voters answer.
             Overloaded: too many questions to the voters wait.
         """
-        voters = list(self._voters.values())
         request = ListKeys(prefix, after, KEYS_MAX)
         futures = [
-            self._pool.call(self._keys_of, target, request, timeout_s, timeout_s=timeout_s)
-            for target in voters
+            self._pool_of(voter).call(self._request, voter, request, timeout_s, timeout_s=timeout_s)
+            for voter in list(self._voters)
         ]
         answers: list[Keys] = []
         for future in futures:
@@ -201,14 +217,16 @@ class Registers:
             raise NoMajority(
                 f"only {len(answers)} of {len(futures)} voters list their names", hint="fab status"
             )
-        # Up to here every voter has told all of its names.
+        # Up to this name every voter has listed all of its names.
         ends = [found.keys[-1] for found in answers if found.more and found.keys]
         names = sorted({key for found in answers for key in found.keys if key > after})
         return Keys(tuple(key for key in names if not ends or key <= min(ends)), bool(ends))
 
     def close(self) -> None:
         """Ends the worker threads; an operation in progress ends without an answer."""
-        self._pool.stop(drain=False, timeout_s=VOTER_TIMEOUT_S + 1.0)
+        deadline = Deadline(clock.monotonic(), VOTER_TIMEOUT_S + 1.0)
+        for pool in (self._pool, self._own_pool):
+            pool.stop(drain=False, timeout_s=deadline.remaining(clock.monotonic()))
 
     def _decide(self, key: str, change: Change, timeout_s: float) -> tuple[Ballot, Any]:
         """Runs a change to its end and returns the ballot that chose the new value, and the value."""
@@ -293,12 +311,12 @@ class Registers:
 
     def _submit(self, ask: Ask, inbox: _Inbox) -> None:
         try:
-            self._pool.run(self._answer_to, ask, inbox)
-        except RainStormError:  # too many asks wait, or the agent stops
+            self._pool_of(ask.voter).run(self._answer_to, ask, inbox)
+        except RainStormError:  # too many requests wait, or the agent is stopping
             inbox.put(VoterFailed(ask.voter, ask.attempt))
 
     def _answer_to(self, ask: Ask, inbox: _Inbox) -> None:
-        # What was accepted goes to every voter, even after a majority has answered.
+        # An accept request goes to every voter, even after a majority has answered.
         if not inbox.over or isinstance(ask.request, Accept):
             inbox.put(self._ask(ask, inbox.deadline))
 
@@ -309,8 +327,7 @@ class Registers:
         if isinstance(request, Read) and known is not None:
             request = replace(request, known=known[0])
         try:
-            kind = f"{self._prefix}.{request.kind}"
-            found = self._client.ask(self._where(ask.voter), request, kind=kind, timeout_s=timeout_s).message
+            found = self._request(ask.voter, request, timeout_s)
             if found.same:
                 if known is None or found.accepted != known[0]:
                     raise InvalidMessage(f"{ask.voter} leaves out a value that is not known here")
@@ -321,9 +338,34 @@ class Registers:
             return VoterFailed(ask.voter, ask.attempt)
         return AnswerReceived(ask.voter, ask.attempt, found)
 
-    def _keys_of(self, target: Target, request: ListKeys, timeout_s: float) -> Keys:
-        kind = f"{self._prefix}.{ListKeys.kind}"
-        return self._client.ask(target, request, kind=kind, timeout_s=timeout_s).message
+    def _is_own(self, voter: str) -> bool:
+        return voter == self._name and bool(self._own)
+
+    def _pool_of(self, voter: str) -> Pool:
+        return self._own_pool if self._is_own(voter) else self._pool
+
+    def _request(self, voter: str, request: message.Request[R], timeout_s: float) -> R:
+        kind = f"{self._prefix}.{request.kind}"
+        if not self._is_own(voter):
+            return self._client.ask(self._where(voter), request, kind=kind, timeout_s=timeout_s).message
+        deadline = Deadline(clock.monotonic(), timeout_s)
+        deadline.require(clock.monotonic(), f"request to the voter of {voter}")
+        try:
+            answer = self._own[kind].answer(_carried(message.encode(request)), Call(voter, deadline))
+        except RainStormError:
+            raise
+        except Exception as error:  # a defect of ours is an answer too, as over the wire
+            logger.exception("own_voter_failed type=%s", kind)
+            raise Internal(f"{voter}: {kind} failed: {error!r}") from error
+        found: R = message.decode(
+            request.reply, _carried(message.encode(answer.message)), f"answer of {voter}"
+        )
+        return found
+
+
+def _carried(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns a header as it would arrive: values that nobody shares, all of which a frame can hold."""
+    return decode_header(encode_header(fields, 0)[PREFIX.size :])
 
 
 def voter_targets(voters: Sequence[str], target: Callable[[str], Target]) -> dict[str, Target]:

@@ -12,8 +12,8 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.common.errors import DiskFull, Overloaded
-from agent.common.register import Answer, Slot, VoterRequest, answer
+from agent.common.errors import DiskFull, Overloaded, Unavailable
+from agent.common.register import Answer, Read, Slot, VoterRequest, answer
 from agent.common.shell import framedlog, threads
 from agent.common.shell.framedlog import FramedLog
 from agent.wire.codec import register_log
@@ -21,14 +21,14 @@ from agent.wire.codec import register_log
 logger = logging.getLogger("agent.wire.register.store")
 
 REWRITE_BYTES_MIN = 4 * 1024 * 1024
-# Registers that hold a promise and no value. A change leaves one only when its proposer ends half way, and
-# the next change of that name gives it a value. More of them come from a peer that is defective: ten thousand
-# names take ten megabytes at most. A promise must not be forgotten, so further names are refused.
+# Registers that hold a promise and no value. A change leaves one only when its proposer ends half-way, and
+# the next change of that name gives it a value. Only a defective peer makes more of them: ten thousand
+# names take at most ten megabytes. A promise must not be forgotten, so further names are refused.
 VALUELESS_MAX = 10_000
 
 
 def write_log(path: Path, slots: Mapping[str, Slot]) -> None:
-    """Puts a log with these slots in the place of ``path``, durably.
+    """Durably replaces ``path`` by a log with these slots.
 
     Raises:
         DiskFull: there is no room; nothing has changed.
@@ -41,7 +41,7 @@ class RegisterStore:
     """The durable slots of one voter."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the log, which is made if it is missing; its folder exists.
+        """Opens the log, or makes it if it is missing; its folder exists.
 
         Raises:
             Corrupt: it is damaged.
@@ -50,6 +50,7 @@ class RegisterStore:
         self._lock = threads.lock()
         self._slots: dict[str, Slot] = {}
         self._valueless = 0
+        self._closed = False
         self._log = FramedLog(path, register_log.LAYOUT)
         self._log.open(self._replay)
         self._valueless = sum(slot.value is None for slot in self._slots.values())
@@ -58,12 +59,17 @@ class RegisterStore:
         """Applies a request; its answer may leave only after this returns.
 
         Raises:
-            Overloaded: too many registers have no value already; nothing has changed.
+            Unavailable: the store was closed; nothing has changed.
+            Overloaded: too many registers are already without a value; nothing has changed.
             RecordTooLarge: the value is too large for the log; nothing has changed.
             DiskFull: there is no room for the change; nothing has changed.
             DiskFailed: the log cannot be written; the agent must stop.
         """
+        if isinstance(request, Read):  # does not wait for a slow disk: what is in memory is durable
+            return answer(self._slots.get(request.key, Slot()), request)[1]
         with self._lock:
+            if self._closed:
+                raise Unavailable("the voter is stopping")
             slot = self._slots.get(request.key, Slot())
             changed, reply = answer(slot, request)
             if changed != slot:
@@ -71,7 +77,7 @@ class RegisterStore:
                 if more > 0 and self._valueless >= VALUELESS_MAX:
                     raise Overloaded(
                         f"{self._valueless} registers of this voter hold a promise and no value",
-                        hint="a node asks for changes that it does not make: see the agents' logs",
+                        hint="a node begins changes that it does not complete: see the agents' logs",
                     )
                 self._append(request.key, changed)
                 self._slots[request.key] = changed
@@ -79,7 +85,7 @@ class RegisterStore:
             return reply
 
     def keys(self, prefix: str = "", after: str = "", limit: int = 0) -> list[str]:
-        """Returns the first ``limit`` names (0: all) behind ``after`` that hold an accepted value, sorted."""
+        """Returns the first ``limit`` names (0: all) after ``after`` that hold an accepted value, sorted."""
         with self._lock:
             found = [
                 key
@@ -96,6 +102,7 @@ class RegisterStore:
     def close(self) -> None:
         """Closes the log."""
         with self._lock:
+            self._closed = True
             self._log.close()
 
     def _replay(self, offset: int, body: bytes) -> None:
@@ -112,5 +119,5 @@ class RegisterStore:
         try:
             self._log.rewrite(register_log.pack(*each) for each in slots.items())
         except DiskFull as error:
-            # The long one is good; the next change tries again.
+            # The long log is still good; the next change tries again.
             logger.warning("register_log_not_rewritten path=%s error=%s", self._log.path, error)

@@ -1,7 +1,7 @@
 """A voter: its register log, and the learning that comes before the first vote on an empty disk.
 
-The rule is in ``agent.common.votermemory``. The log exists if and only if this disk may vote: it is created,
-whole, when the voter is found to be new or has learnt, and the founders are on disk before it.
+The rule is in ``agent.common.votermemory``. The log exists if and only if this disk may vote: it is created
+atomically when the voter is found to be new or has learnt, and the founders are on disk before it.
 
 A value that its subsystem refuses (``check``) is answered with INVALID_MESSAGE before it is voted on or
 written. A log of an earlier release may hold one: that register alone is answered with CORRUPT, until the
@@ -49,7 +49,7 @@ POLL_S_MAX = 1.0
 PATIENCE_S = 5.0
 # A request to a cluster that is being founded waits this long; less than proposer.VOTER_TIMEOUT_S.
 HOLD_S = 0.8
-# No proposal counts a vote for longer: a request to a voter ends after VOTER_TIMEOUT_S, once a thread has it.
+# No proposal counts a vote for longer than this: a request ends VOTER_TIMEOUT_S after a thread has taken it.
 FORGOTTEN_VOTES_S = 20.0
 
 
@@ -113,10 +113,11 @@ class Voter:
         except OSError as error:
             raise disk.failure(error, f"the folder {folder} of this voter cannot be used") from error
         if remembers:
-            self._disk = ""  # only asked for while there is no memory
+            self._disk = ""  # only needed while there is no memory
             self._open(self._load_founders())
         else:
             self._disk = self._load_disk()
+        registers.ask_own(self.endpoints())
 
     @property
     def votes(self) -> bool:
@@ -139,7 +140,7 @@ class Voter:
             self._store.close()
 
     def endpoints(self) -> dict[str, Endpoint]:
-        """Returns what answers the voter's requests, named ``<prefix>.prepare`` and so on."""
+        """Returns the endpoints for the voter's requests, named ``<prefix>.prepare`` and so on."""
         found = [
             endpoint(Prepare, self._vote),
             endpoint(Accept, self._vote),
@@ -151,7 +152,7 @@ class Voter:
 
     def _vote(self, request: VoterRequest, call: Call) -> Answer:
         accepts = isinstance(request, Accept)
-        if not isinstance(request, Read):  # whatever may store something
+        if not isinstance(request, Read):  # any request that may store something
             self._check(request.key, request.value if isinstance(request, Accept) else None)
         store = self._opened()
         damage = self._damaged.get(request.key)
@@ -180,7 +181,9 @@ class Voter:
             return Standing(self._disk, None if self._founders is None else dict(self._founders))
 
     def _opened(self) -> RegisterStore:
-        """Returns the store; while the cluster is being founded it waits for that."""
+        """Returns the store; while the cluster is being founded, waits until it is."""
+        if self._store is not None:
+            return self._store
         with self._changed:
             self._changed.wait_for(
                 lambda: self._store is not None or self._learning or self._stopping.is_set(), HOLD_S
@@ -274,8 +277,8 @@ class Voter:
 
     def _open(self, founders: Mapping[str, str]) -> None:
         try:
-            # Not before the log is durable: two founders of three that lost their power in between would wait
-            # for each other indefinitely. From here on a disk without a log is no longer a founder's.
+            # Not before the log is durable: if two of three founders lost power in between, they would wait
+            # for each other indefinitely. From here on, a disk without a log no longer belongs to a founder.
             if disk.exists(self._disk_path):
                 disk.remove_durably(self._disk_path)
         except OSError as error:
@@ -298,8 +301,8 @@ class Voter:
     def _load_disk(self) -> str:
         """Returns the id of this disk, drawn when there is none.
 
-        A restart keeps it: when the others have founded the cluster with this disk meanwhile, it is still
-        new, and they may be too few to learn from. A disk that was emptied gets another one.
+        A restart keeps it: if the others have meanwhile founded the cluster with this disk, it is still
+        new, and they may be too few to learn from. An emptied disk gets another id.
         """
         try:
             if not disk.exists(self._disk_path):
@@ -313,8 +316,8 @@ class Voter:
             found: Any = json.loads(disk.read_text(self._founders_path))
             return message.decode(Founders, {"founders": found}, "founders").founders
         except FileNotFoundError:
-            return {}  # of a release that did not record them
-        except (OSError, ValueError, InvalidMessage) as error:
+            return {}  # written by a release that did not record them
+        except (OSError, ValueError, RecursionError, InvalidMessage) as error:
             raise Corrupt(
                 f"{self._founders_path} does not name the founders: {error}",
                 hint="empty this node's data folder: the node learns from the others",

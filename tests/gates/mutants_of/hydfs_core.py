@@ -10,7 +10,7 @@ TABLE = "agent/hydfs/core/filetable.py"
 REPLICA = "agent/hydfs/core/replica.py"
 TAKEOVER = "agent/hydfs/core/takeover.py"
 REPAIR = "agent/hydfs/core/repair.py"
-RING = "agent/hydfs/core/ring.py"
+PLACEMENT = "agent/hydfs/core/placement.py"
 
 OF_BLOCK = "tests/unit/hydfs/core/test_block.py"
 OF_COORDINATOR = "tests/unit/hydfs/core/test_coordinator.py"
@@ -18,7 +18,7 @@ OF_TABLE = "tests/unit/hydfs/core/test_filetable.py"
 OF_REPLICA = "tests/unit/hydfs/core/test_replica.py"
 OF_TAKEOVER = "tests/unit/hydfs/core/test_takeover.py"
 OF_REPAIR = "tests/unit/hydfs/core/test_repair.py"
-OF_RING = "tests/unit/hydfs/core/test_ring.py"
+OF_PLACEMENT = "tests/unit/hydfs/core/test_placement.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -85,7 +85,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_COORDINATOR}::test_a_refused_condition_waits_for_what_it_rests_on",),
     ),
     Mutant(
-        "a replica that does not answer in time has the block sealed",
+        "a replica that does not answer in time makes the coordinator seal the block",
         COORDINATOR,
         "if deadline is None or now < deadline:",
         "if True:",
@@ -104,6 +104,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "if len(self._waiting) >= WAITING_MAX or self._waiting_bytes + len(event.data) > WAITING_BYTES_MAX:",
         "if False:",
         (f"{OF_COORDINATOR}::test_waiting_payloads_are_bounded_in_bytes",),
+    ),
+    Mutant(
+        "a late begin does not revive a put that has ended",
+        TABLE,
+        "        if state == CREATING and entry.state != CREATING:",
+        "        if False:",
+        (f"{OF_TABLE}::test_a_put_is_invisible_until_published_and_can_be_given_up",),
     ),
     Mutant(
         "the replicas that promise meet every set that can acknowledge",
@@ -148,7 +155,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_TABLE}::test_a_put_that_was_given_up_stays_deleted",),
     ),
     Mutant(
-        "a block keeps one holder at least",
+        "a block keeps at least one holder",
         TABLE,
         "        if not holders:\n",
         "        if False:\n",
@@ -204,7 +211,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_REPLICA}::test_a_promise_that_is_not_durable_yet_is_not_answered_by_a_record_that_is",),
     ),
     Mutant(
-        "a promise tells of every record that was taken",
+        "a promise covers every record that was taken",
         REPLICA,
         "if not copy.durable_promise or copy.durable < copy.received:",
         "if not copy.durable_promise:",
@@ -282,10 +289,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "no block goes to a store that is known to be down",
-        RING,
+        PLACEMENT,
         "if node not in gone]",
         "]",
-        (f"{OF_RING}::test_nodes_without_a_store_are_not_chosen_even_when_the_others_are_too_few",),
+        (f"{OF_PLACEMENT}::test_nodes_without_a_store_are_not_chosen_even_when_the_others_are_too_few",),
     ),
     Mutant(
         "records that came early are answered when the copy is dropped",

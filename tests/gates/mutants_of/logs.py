@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.gates.mutant import Mutant
 
 COLLECTOR = "agent/logs/core/collector.py"
+IDENTITY = "agent/logs/core/identity.py"
 POSITION = "agent/logs/core/position.py"
 QUERY = "agent/logs/core/query.py"
 SPOOL = "agent/logs/shell/spool.py"
@@ -15,6 +16,7 @@ RETENTION = "agent/logs/shell/retention.py"
 SEARCH = "agent/logs/shell/search.py"
 
 OF_COLLECTOR = "tests/unit/logs/core/test_collector.py"
+OF_IDENTITY = "tests/unit/logs/core/test_identity.py"
 OF_QUERY = "tests/unit/logs/core/test_query.py"
 OF_SPOOL = "tests/unit/logs/shell/test_spool.py"
 OF_COLLECTION = "tests/unit/logs/shell/test_collector.py"
@@ -22,12 +24,13 @@ OF_SOURCES = "tests/unit/logs/shell/test_sources.py"
 OF_SEARCHES = "tests/unit/logs/shell/test_searches.py"
 OF_RETENTION = "tests/unit/logs/shell/test_retention.py"
 OF_SEARCH = "tests/unit/logs/shell/test_search.py"
+RED = "::test_every_line_is_collected_once_in_schedules_that_were_red"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a position holds only in the file whose beginning it knows",
         POSITION,
-        "return zlib.crc32(seen.head[: self.head_bytes]) == self.head_crc",
+        "return zlib.crc32(head[: self.head_bytes]) == self.head_crc",
         "return True",
         (f"{OF_COLLECTOR}::test_a_used_inode_is_another_file",),
     ),
@@ -43,7 +46,7 @@ MUTANTS: tuple[Mutant, ...] = (
         COLLECTOR,
         "if target.day != self._day or target.size + size > self._target_bytes_max:",
         "if target.day != self._day:",
-        (f"{OF_COLLECTOR}::test_targets_are_bounded_and_begin_anew_each_day",),
+        (f"{OF_COLLECTOR}::test_targets_are_bounded_and_start_over_each_day",),
     ),
     Mutant(
         "a number of a file is never used twice",
@@ -58,6 +61,94 @@ MUTANTS: tuple[Mutant, ...] = (
         "or (position.key, position.offset) != (event.key, event.offset):",
         "or False:",
         (f"{OF_COLLECTOR}::test_a_chunk_that_was_taken_is_not_taken_again",),
+    ),
+    Mutant(
+        "a packed file waits for the plain one, whatever inode is remembered",
+        IDENTITY,
+        "            if not seen.packed:\n",
+        "            if True:\n",
+        (f"{OF_IDENTITY}::test_a_plain_file_goes_before_a_packed_one_whatever_inode_is_remembered",),
+    ),
+    Mutant(
+        "a plain file is read before its packed copy",
+        IDENTITY,
+        "key=lambda each: (-each.size, each.packed)",
+        "key=lambda each: (-each.size, not each.packed)",
+        (f"{OF_IDENTITY}::test_a_copy_is_read_only_when_its_original_is_gone",),
+    ),
+    Mutant(
+        "a copy of a file that still exists is not read",
+        IDENTITY,
+        "        if seen.live:\n            return []\n",
+        "        if True:\n            return []\n",
+        (f"{OF_IDENTITY}::test_a_copy_is_read_only_when_its_original_is_gone", f"{OF_COLLECTOR}{RED}[0/3]"),
+    ),
+    Mutant(
+        "a copy that is shorter than what was read is not read",
+        IDENTITY,
+        "            self._shorter.add(seen.key)\n",
+        "            pass\n",
+        (f"{OF_IDENTITY}::test_a_copy_that_is_not_finished_is_not_read", f"{OF_COLLECTOR}{RED}[0/1]"),
+    ),
+    Mutant(
+        "what was read behind a copy is not read again from it",
+        IDENTITY,
+        "self._found[key] = self._found[key].shortened_to(seen)",
+        "pass",
+        (
+            f"{OF_IDENTITY}::test_what_was_read_behind_a_short_copy_is_found_in_it",
+            f"{OF_COLLECTOR}{RED}[0/1]",
+        ),
+    ),
+    Mutant(
+        "a beginning that is too short does not make a copy of a file",
+        IDENTITY,
+        "and each.tells_apart and each.begins_like(seen.head)",
+        "and each.begins_like(seen.head)",
+        (f"{OF_COLLECTOR}{RED}[2/19]",),
+    ),
+    Mutant(
+        "the number of a device may change",
+        IDENTITY,
+        "            and each.continues_in(seen)\n            and (each.tells_apart or",
+        "            and each.continues_in(seen)\n            and each.key == seen.key\n"
+        "            and (each.tells_apart or",
+        (f"{OF_IDENTITY}::test_a_device_that_has_another_number_after_a_start_changes_nothing",),
+    ),
+    Mutant(
+        "a chunk counts only if the file was not truncated before the read",
+        COLLECTOR,
+        "if waits or not position.begins_like(event.head):",
+        "if waits:",
+        (f"{OF_COLLECTOR}::test_a_chunk_of_a_file_that_was_truncated_after_the_scan_is_dropped",),
+    ),
+    Mutant(
+        "nothing gets into the middle of a line",
+        COLLECTOR,
+        "if waits or not position.begins_like(event.head):",
+        "if not position.begins_like(event.head):",
+        (f"{OF_COLLECTOR}::test_nothing_gets_into_the_middle_of_a_line", f"{OF_COLLECTOR}{RED}[5/1]"),
+    ),
+    Mutant(
+        "that a line lacks its end outlives a crash",
+        COLLECTOR,
+        "            dict(self._torn),\n",
+        "            {},\n",
+        (f"{OF_COLLECTOR}::test_nothing_gets_into_the_middle_of_a_line",),
+    ),
+    Mutant(
+        "a line whose end never comes is ended before the next",
+        COLLECTOR,
+        'else b"\\n" + data',
+        "else data",
+        (f"{OF_COLLECTOR}::test_a_line_whose_end_never_comes_is_ended_before_the_next",),
+    ),
+    Mutant(
+        "nothing is stored before a record for which there was no room",
+        COLLECTION,
+        "            if not self._full:\n                self._carry_out(effect)",
+        "            if True:\n                self._carry_out(effect)",
+        (f"{OF_COLLECTION}::test_a_record_that_cannot_be_stored_keeps_its_place",),
     ),
     Mutant(
         "the limits of the agent bound those of the caller",
@@ -137,14 +228,14 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SPOOL}::test_a_record_that_is_none_is_refused_by_name_and_the_others_are_sent",),
     ),
     Mutant(
-        "what a grep never got is discarded",
+        "input that a grep never got is discarded",
         SEARCH,
         "        except BaseException:\n            entered.discard()\n            raise\n        finally:",
         "        except BaseException:\n            raise\n        finally:",
         (f"{OF_SEARCH}::test_a_grep_that_cannot_be_started_leaks_nothing",),
     ),
     Mutant(
-        "a grep cannot use more memory than it may",
+        "the memory of a grep is limited",
         SEARCH,
         "            resource.prlimit(self._process.pid, resource.RLIMIT_AS, (limit, limit))\n",
         "",

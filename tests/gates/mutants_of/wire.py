@@ -19,6 +19,7 @@ AUTHORITY = "agent/wire/authority.py"
 OF_FRAMING = "tests/unit/wire/codec/test_framing.py"
 OF_AUTH = "tests/unit/wire/test_auth.py"
 OF_SERVER = "tests/unit/wire/test_server.py"
+OF_REFUSALS = "tests/unit/wire/test_server_refusals.py"
 OF_CLIENT = "tests/unit/wire/test_client.py"
 OF_CONNECTION = "tests/unit/wire/test_connection.py"
 OF_ENDPOINT = "tests/unit/wire/test_endpoint.py"
@@ -44,7 +45,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (OF_STORE,),
     ),
     Mutant(
-        "a promise is stored for no name that is not allowed",
+        "no promise is stored for a name that is not allowed",
         VOTER,
         "if not isinstance(request, Read):",
         "if isinstance(request, Accept):",
@@ -90,28 +91,28 @@ MUTANTS: tuple[Mutant, ...] = (
         CLIENT,
         "server_hostname=target.node",
         'server_hostname="vm1"',
-        (f"{OF_SERVER}::test_a_node_with_another_name_is_refused",),
+        (f"{OF_REFUSALS}::test_a_node_with_another_name_is_refused",),
     ),
     Mutant(
         "connections to a server are bounded",
         SERVER,
         "if len(self._connections) >= CONNECTIONS_MAX:",
         "if False:",
-        (f"{OF_SERVER}::test_one_connection_too_many_is_refused",),
+        (f"{OF_REFUSALS}::test_one_connection_too_many_is_refused",),
     ),
     Mutant(
         "a handshake has a deadline",
         SERVER,
         "header = connection.receive(deadline).header",
         "header = connection.receive(None).header",
-        (f"{OF_SERVER}::test_a_caller_that_does_not_finish_its_handshake_is_dropped",),
+        (f"{OF_REFUSALS}::test_a_caller_that_does_not_finish_its_handshake_is_dropped",),
     ),
     Mutant(
         "another version of the protocol is refused",
         SERVER,
         "if hello.type != Hello.kind or hello.version != PROTOCOL_VERSION:",
         "if hello.type != Hello.kind:",
-        (f"{OF_SERVER}::test_another_protocol_version_is_refused_by_name",),
+        (f"{OF_REFUSALS}::test_another_protocol_version_is_refused_by_name",),
     ),
     Mutant(
         "the time-out of a request is bounded",
@@ -137,7 +138,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a request that has ended is no longer in progress",
         SERVER,
-        "                self._in_progress -= 1\n",
+        "            self._answering.discard(key)\n",
         "",
         (f"{OF_SERVER}::test_a_request_that_was_answered_is_not_in_progress_any_more",),
     ),
@@ -146,28 +147,49 @@ MUTANTS: tuple[Mutant, ...] = (
         SERVER,
         "            with self._lock:\n                del self._connections[key]\n",
         "            pass\n",
-        (f"{OF_SERVER}::test_an_acceptor_whose_thread_cannot_be_started_goes_on",),
+        (f"{OF_REFUSALS}::test_an_acceptor_whose_thread_cannot_be_started_goes_on",),
     ),
     Mutant(
         "a request does not wait for its answer beyond its deadline",
         CLIENT,
-        "frame = connection.receive(deadline)\n        with pool.lock:",
-        "frame = connection.receive(None)\n        with pool.lock:",
+        "return connection.receive(deadline)\n",
+        "return connection.receive(None)\n",
         (f"{OF_CLIENT}::test_a_peer_that_never_answers_costs_the_time_limit",),
     ),
     Mutant(
         "requests to one target are bounded",
         CLIENT,
-        "if not pool.slots.acquire(timeout=deadline.remaining(clock.monotonic())):",
+        "if len(pool.busy) >= CONNECTIONS_MAX:",
         "if False:",
-        (f"{OF_CLIENT}::test_a_target_without_a_listener_is_unreachable",),
+        (f"{OF_CLIENT}::test_too_many_requests_to_one_target_are_refused",),
     ),
     Mutant(
-        "a request that has ended gives its slot back",
+        "a request that has ended gives its place back",
         CLIENT,
-        "                pool.slots.release()\n",
-        "                pass\n",
+        "            del pool.busy[place]\n",
+        "",
         (f"{OF_CLIENT}::test_too_many_requests_to_one_target_are_refused",),
+    ),
+    Mutant(
+        "the voter of this node has threads of its own",
+        PROPOSER,
+        "return self._own_pool if self._is_own(voter) else self._pool",
+        "return self._pool",
+        (f"{OF_PROPOSER}::test_the_voter_of_this_node_holds_up_no_other_when_it_hangs",),
+    ),
+    Mutant(
+        "nobody shares a value with the voter of this node",
+        PROPOSER,
+        "return decode_header(encode_header(fields, 0)[PREFIX.size :])",
+        "return fields",
+        (f"{OF_PROPOSER}::test_nobody_shares_a_value_with_the_voter_of_this_node",),
+    ),
+    Mutant(
+        "a defect of the voter of this node is an answer",
+        PROPOSER,
+        'raise Internal(f"{voter}: {kind} failed: {error!r}") from error',
+        "raise",
+        (f"{OF_PROPOSER}::test_a_defect_of_the_voter_of_this_node_is_an_answer",),
     ),
     Mutant(
         "a payload that is used up is not sent again",
@@ -186,19 +208,19 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a client that was closed begins no request",
         CLIENT,
-        "                if self._closed:\n                    raise ConnectionLost",
-        "                if False:\n                    raise ConnectionLost",
+        "        if self._closed:\n            raise ConnectionLost",
+        "        if False:\n            raise ConnectionLost",
         (f"{OF_CLIENT}::test_a_closed_client_makes_no_request",),
     ),
     Mutant(
         "a connection that failed is not used again",
         CLIENT,
-        "        except BaseException:\n            connection.close()\n            raise\n",
-        "        except BaseException:\n            raise\n",
-        (f"{OF_CLIENT}::test_a_closed_client_makes_no_request",),
+        "if is_good and has_room and place.connection is not None:",
+        "if has_room and place.connection is not None:",
+        (f"{OF_CLIENT}::test_a_handshake_that_is_refused_or_malformed_leaves_no_connection",),
     ),
     Mutant(
-        "a peer that the kernel gave up is lost, so that the request is tried on a fresh connection",
+        "a peer that the kernel gave up on is lost, so that the request is retried on a fresh connection",
         CONNECTION,
         "return isinstance(error, TimeoutError) and error.errno is None",
         "return isinstance(error, TimeoutError)",
@@ -240,7 +262,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_VOTER}::test_a_failed_disk_ends_the_agent",),
     ),
     Mutant(
-        "votes that were forgotten are waited for",
+        "a voter waits until no forgotten vote counts",
         VOTER,
         "if self._stopping.wait(max(0.0, left_s)):",
         "if False:",
@@ -268,7 +290,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_PROPOSER}::test_names_are_those_of_a_majority",),
     ),
     Mutant(
-        "a page ends where the first voter has told all that it could",
+        "a page ends where the first voter has listed all that fits",
         PROPOSER,
         " if not ends or key <= min(ends)",
         "",
@@ -331,7 +353,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_AUTH}::test_the_name_of_a_peer_is_its_dns_name",),
     ),
     Mutant(
-        "a private key is readable by its owner only",
+        "a private key is readable only by its owner",
         AUTHORITY,
         "disk.write_durably(path, data, 0o600)",
         "disk.write_durably(path, data, 0o644)",

@@ -1,7 +1,7 @@
-"""The simulated counterpart of ``processes.RealProcesses``: starting processes, and what they print.
+"""The simulated counterpart of ``processes.RealProcesses``: it starts processes and takes their output.
 
-A *program* is what a command starts: a function that gets the child, its command and the kernel objects that
-it inherits. It may be a simulated process with threads or a model without any.
+A command starts a *program*: a function that gets the child, its command and the kernel objects that it
+inherits. It may be a simulated process with threads or a model without any.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class SimChild:
 
     def __init__(self, network: SimNetwork) -> None:
         self._scheduler = network.scheduler
-        # Set by its program, as is ``on_kill``.
+        # The program sets this and ``on_kill``.
         self.pid = 0
         self._status: int | None = None
         self._waiters: list[SimThread] = []
@@ -59,7 +59,7 @@ class _Output(KernelObject):
 
 
 class SimPipe:
-    """What takes the output of many processes."""
+    """The pipe that takes the output of many processes."""
 
     def __init__(self, network: SimNetwork) -> None:
         self._network = network
@@ -81,13 +81,13 @@ class SimPipe:
         return b""
 
     def end(self) -> None:
-        """Closes the own writing end."""
+        """Closes this process's writing end."""
         own, self._own = self._own, -1
         if own >= 0:
             self._network.close_descriptor(own)
 
     def close(self) -> None:
-        """Closes the reading end, of which nobody but this process knows."""
+        """Closes the reading end, which only this process knows."""
 
 
 class SimProcesses:
@@ -99,7 +99,7 @@ class SimProcesses:
         self._program = program
 
     def start(self, command: Sequence[str], keep: Sequence[int]) -> SimChild:
-        """Starts a child, which inherits what ``keep`` stands for."""
+        """Starts a child, which inherits the objects behind the descriptors in ``keep``."""
         self._network.scheduler.point()
         child = SimChild(self._network)
         self._program(child, command, [self._network.give(descriptor) for descriptor in keep])

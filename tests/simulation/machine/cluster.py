@@ -34,15 +34,15 @@ T = TypeVar("T")
 
 VOTERS_MAX = 5
 START_S_MAX = 60.0
-# What is held for a moment is no leak: it must be held by the same line at each of these looks.
+# Something held for a moment is not a leak: the same line must hold it at each of these looks.
 LOOKS = 3
 LOOKS_APART_S = 4.0
-# Nothing happens for so long: no frame is on its way and no disk at work.
+# A time without any event: no frame is on its way and no disk is busy.
 QUIET_S = 0.01
 QUIET_WITHIN_S = 30.0
-# So often a process may log the same problem within a minute in which nothing is wrong.
+# How often a process may log the same problem within a minute in which nothing is wrong.
 PROBLEMS_A_MINUTE = 6
-# And within a run, whatever its faults: each agent tries again less and less often.
+# How often within a whole run, whatever its faults: each agent retries less and less often.
 PROBLEMS_MAX = 150
 OPERATOR = TlsConfig("/etc/rainstorm/ca.pem", "/etc/rainstorm/own.pem", "/etc/rainstorm/own.key")
 GOSSIP_KEY = "/etc/rainstorm/gossip.key"
@@ -50,7 +50,7 @@ DATA_FOLDER = "/var/lib/rainstorm"
 
 
 class Broken(AssertionError):
-    """A check has failed; the text says which, and what happened last."""
+    """A check has failed; the text names it and lists the latest events."""
 
 
 class Cluster:
@@ -79,9 +79,9 @@ class Cluster:
         # Restarts after crashes, with their reasons; a schedule of failing disks expects some.
         self.crashes: list[tuple[str, str]] = []
         self.looks_apart_s = LOOKS_APART_S
-        # A slot that was taken later may belong to a request that waits for news.
+        # A slot that was taken more recently may belong to a long poll.
         self.slots_older_s = 0.0
-        # Faults are over: an agent that ends all the same is started again.
+        # The faults are over; an agent that still ends is started again.
         self.is_healed = False
         # Machines that never come back.
         self.lost: set[str] = set()
@@ -111,7 +111,7 @@ class Cluster:
         self.scheduler.close()
 
     def set_up(self, machine: Machine) -> None:
-        """Puts on an empty disk what the deployment puts there."""
+        """Writes the files of a deployment to an empty disk."""
         owner = machine.name if isinstance(machine, Node) else "operator"
         for path in (OPERATOR.certificate, OPERATOR.key, OPERATOR.ca):
             machine.install(path, f"{owner} cluster")
@@ -134,7 +134,7 @@ class Cluster:
         )
 
     def client(self, name: str, on: str | None = None) -> Process:
-        """Returns the process of a client: on a machine of its own, or on that of a node."""
+        """Returns the process of a client, on its own machine or on that of a node."""
         return self.nodes[on].process(name) if on is not None else self.machine(name).process("client")
 
     def machine(self, name: str) -> Machine:
@@ -147,18 +147,18 @@ class Cluster:
         return found
 
     def call(self, process: Process, function: Callable[..., T], *arguments: Any) -> T:
-        """Runs a function in a client and returns or raises what it does."""
+        """Runs a function in a client; returns its result or raises its exception."""
         return self.scheduler.call(process, function, *arguments)
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float) -> None:
-        """Runs until something is so, and fails when it is not in time."""
+        """Runs until a condition holds, and fails when it does not hold in time."""
         try:
             self.scheduler.run(condition, timeout_s=timeout_s)
         except AssertionError as error:
             raise self.broken([str(error)]) from None
 
     def after(self, seconds: float, fault: Callable[..., object], *arguments: Any) -> None:
-        """Has something done in so much virtual time, between two steps."""
+        """Calls ``fault`` between two steps, after ``seconds`` of virtual time."""
         self.scheduler.after(seconds, lambda: self._do(fault, *arguments))
 
     def _do(self, fault: Callable[..., object], *arguments: Any) -> None:
@@ -166,7 +166,7 @@ class Cluster:
         fault(*arguments)
 
     def ended(self, agent: Agent, problem: str) -> None:
-        """Takes note of an agent that ends; what was not asked to, or not by a schedule, is started again."""
+        """Notes the end of an agent; one that ended by itself is started again."""
         node, name = agent.node, agent.name
         if problem:
             self.log.note(f"{agent} crashed: {problem}")
@@ -187,7 +187,7 @@ class Cluster:
             machine.power_off()
 
     def heal(self) -> None:
-        """Ends all faults and starts what does not run, except for machines that are lost for good."""
+        """Ends all faults and starts what is not running, except on machines that are lost for good."""
         self.is_healed = True
         self.wires.heal()
         self.wires.quality = Quality()
@@ -218,10 +218,10 @@ class Cluster:
         self.scheduler.run_for(seconds)
 
     def findings(self) -> list[str]:
-        """Looks at the resting cluster several times and returns what must not be so each time.
+        """Looks at the resting cluster several times and returns the faults that it sees every time.
 
-        Locks that are held, slots that are missing, unresolved futures that somebody waits for, threads that
-        died, problems that are logged again and again.
+        Faults are locks that are held, slots that are missing, unresolved futures that a thread waits for,
+        threads that died, and problems that are logged again and again.
         """
         self.log.forget()
         began = self.scheduler.now
@@ -256,17 +256,17 @@ class Cluster:
         return found
 
     def check(self, findings: list[str]) -> None:
-        """Fails when there is a finding."""
+        """Fails if there is a finding."""
         if findings:
             raise self.broken(findings)
 
     def broken(self, findings: list[str]) -> Broken:
-        """Returns the error that tells what is wrong and what happened last."""
+        """Returns an error with the problem and the latest events."""
         text = "\n".join(findings)
         return Broken(f"seed {self.seed}: {text}\nlately:\n{self.log.recent()}")
 
     def trace(self) -> str:
-        """Returns a hash of all that happened: equal for equal seeds."""
+        """Returns a hash of everything that happened; it is equal for equal seeds."""
         return f"{self.scheduler.fingerprint & (1 << 64) - 1:016x}-{self.scheduler.steps}"
 
 

@@ -1,9 +1,10 @@
-"""The simulated disk of one machine, and what each of its processes sees of it.
+"""The simulated disk of one machine, and the view that each of its processes has of it.
 
 ``MachineDisk`` holds the files and outlives everything; ``ProcessDisk`` is the ``disk`` of a process's seam:
 its table of descriptors over those files. A killed process loses its descriptors and locks and nothing else.
-A power failure (``crash``) takes all processes and whatever was not durable (``inodes``). Faults are planned
-(``Fault``) or done to the medium: a flipped bit, a cut or vanished file. All chance comes from one source.
+A power failure (``crash``) ends all processes and loses everything that was not durable (``inodes``). Faults
+are planned (``Fault``) or applied to the medium: a flipped bit, a cut or vanished file. All random choices
+come from one source.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from agent.common.shell import seam
 from tests.simulation.machine.inodes import PAGE_BYTES, File, Folder, Inode, Names, Resize, Write
 from tests.simulation.machine.openfiles import ProcessDisk
 
-# What statvfs says of a disk without a limit.
+# The free space that statvfs reports for a disk without a limit.
 UNLIMITED_BYTES = 1 << 40
 # A larger file is a defect of the program that writes it; the simulator holds it in memory.
 FILE_BYTES_MAX = 1 << 30
-# Paths whose parts are remembered: an agent uses the same few again and again.
+# The number of paths whose parts are cached: an agent uses the same few paths again and again.
 PATHS_MAX = 1024
 
 
 @dataclass(slots=True)
 class Fault:
-    """A plan: calls that match fail or are slow, after ``skip`` of them and then ``times`` times."""
+    """A plan: the first ``skip`` matching calls succeed, then ``times`` of them fail or are slow."""
 
     call: str
     path: str = "*"
@@ -42,7 +43,8 @@ class Fault:
     times: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: there are some thousand of them in a run, and each frozen field costs a microsecond.
+@dataclass(slots=True)
 class Call:
     """A call that a process is about to make."""
 
@@ -65,9 +67,9 @@ class MachineDisk:
         self.rng = rng
         self.capacity_bytes = capacity_bytes
         self.faults: list[Fault] = []
-        # How often each fault struck: (call, error number).
+        # How often each fault struck, by call and error number.
         self.struck: Counter[tuple[str, int]] = Counter()
-        # Called before every call: a scheduling point, or the place where a test cuts the power.
+        # Runs before every call: a scheduling point, or the place where a test cuts the power.
         self.on_call: Callable[[Call], None] | None = None
         self.names = Names()
         self.processes: list[ProcessDisk] = []
@@ -84,11 +86,11 @@ class MachineDisk:
         return made
 
     def crash(self, keep: str = "some", *, holes: bool = False) -> None:
-        """Cuts the power: all processes end, and of what was not durable ``keep`` survives.
+        """Cuts the power: all processes end, and ``keep`` says which changes survive that were not durable.
 
         Args:
-            keep: ``nothing``, ``everything``, ``torn`` (the last write of a file in part, and all names) or
-                ``some``, which draws for each file and for the names.
+            keep: ``nothing``, ``everything``, ``torn`` (a part of each file's last write, and all names) or
+                ``some``, which draws one of these for each file and for the names.
             holes: a file may lose an earlier sector of a write and keep a later one.
         """
         for process in list(self.processes):
@@ -101,7 +103,7 @@ class MachineDisk:
                 self._used_pages += pages(len(inode.data))
 
     def _reset(self, folder: Folder, seen: set[int]) -> Iterator[Inode]:
-        """Yields each inode once that the medium still names."""
+        """Yields each inode that the medium still names, once."""
         folder.entries = dict(folder.durable)
         for _, inode in sorted(folder.entries.items()):
             if isinstance(inode, File):
@@ -114,7 +116,7 @@ class MachineDisk:
             if isinstance(inode, Folder):
                 yield from self._reset(inode, seen)
 
-    # What is done to the medium
+    # Changes to the medium
 
     def flip_bit(self, path: str, offset: int | None = None) -> int:
         """Flips a bit in a file and returns the byte's offset, -1 when it is empty."""
@@ -135,7 +137,7 @@ class MachineDisk:
         file.sync()
 
     def fill(self, room_bytes: int) -> None:
-        """Leaves room for so much until ``free``."""
+        """Leaves room for only ``room_bytes`` until ``free``."""
         self.capacity_bytes = self._used_pages * PAGE_BYTES + room_bytes
 
     def free(self) -> None:
@@ -161,7 +163,7 @@ class MachineDisk:
         return sorted(found)
 
     def durable_contents(self, folder: str) -> Iterator[bytes]:
-        """Yields the bytes of each file below a folder that a loss of power is certain to leave."""
+        """Yields the bytes of each file below a folder that are certain to survive a power failure."""
         found: Inode | None = self.root
         for name in _parts(folder):
             found = found.durable.get(name) if isinstance(found, Folder) else None
@@ -173,10 +175,10 @@ class MachineDisk:
             elif inode is not None:
                 waiting += inode.durable.values()
 
-    # What processes need
+    # The calls of processes
 
     def begin(self, process: str, name: str, path: str, size: int = 0) -> None:
-        """Begins a call: lets others run, and fails or waits as planned."""
+        """Begins a call: lets other threads run, and fails or waits as planned."""
         if self.on_call is not None:
             self.on_call(Call(process, name, path, size))
         for fault in self.faults:
@@ -195,7 +197,7 @@ class MachineDisk:
                 raise OSError(fault.error, os.strerror(fault.error), path)
 
     def inode(self, path: str) -> Inode:
-        """Returns what a path names."""
+        """Returns the inode that a path names."""
         found: Inode = self.root
         for name in _parts(path):
             if isinstance(found, File):
@@ -239,7 +241,7 @@ class MachineDisk:
         return self._descriptors
 
     def write(self, file: File, data: bytes, offset: int) -> int:
-        """Writes as much as fits and returns how much that was."""
+        """Writes as much as fits and returns the number of bytes."""
         if offset + len(data) > FILE_BYTES_MAX:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         size = len(file.data)
@@ -265,13 +267,13 @@ class MachineDisk:
         self._changed(file, before)
 
     def lose_writes(self, file: File) -> None:
-        """Does what a failed sync does to a file."""
+        """Has the effect of a failed sync on a file."""
         before = len(file.data)
         file.fail_sync(self.rng)
         self._changed(file, before)
 
     def release(self, inode: Inode) -> None:
-        """Gives back the room of a file that has neither a name nor a descriptor any more."""
+        """Frees the room of a file that no longer has a name or a descriptor."""
         if isinstance(inode, File) and inode.names == 0 and inode.handles == 0:
             self._used_pages -= pages(len(inode.data))
             inode.data = bytearray()

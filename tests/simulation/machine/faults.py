@@ -1,6 +1,6 @@
-"""Applies the steps of a schedule to a cluster, and ends what they began.
+"""Applies the steps of a schedule to a cluster, and ends their faults.
 
-What overlaps is counted: a cut ends when the last step that asked for it has ended.
+Overlapping faults are counted: a cut ends when the last step that asked for it has ended.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tests.simulation.machine.schedule import Step
 from tests.simulation.machine.wires import Quality
 
 SYNCS, WRITES = "f*sync", "*write*"
-# A sync that a worn disk, or a busy neighbour, makes slow.
+# The time of a sync on a worn disk, or beside a busy neighbour.
 SLOW_SYNC_S = 0.3
 SLOW_LATENCY_S = 0.2
-# A full disk has room for so much at most.
+# A full disk has at most this much room.
 ROOM_BYTES_MAX = 8192
 NO_ROOM_SHARE = 0.4
 CLOCK_JUMP_S = 600.0
@@ -30,7 +30,7 @@ FAILING_CALLS = (SYNCS, "fdatasync", "pwrite", "write", "open", "rename", "pread
 
 
 class Faults:
-    """The faults of one run; ``others`` apply the kinds that only one subsystem has."""
+    """The faults of one run; ``others`` apply the kinds that only some subsystem has."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Faults:
         self.is_over = False
         # How often each kind of fault struck.
         self.struck: Counter[str] = Counter()
-        # Nodes whose disk has refused something: an agent there may have stopped because of it.
+        # Nodes whose disk has refused a call: an agent there may have stopped because of that.
         self.disks_hurt: set[str] = set()
         self._others = others or {}
         self._cuts: Counter[tuple[str, str]] = Counter()
@@ -50,12 +50,12 @@ class Faults:
             cluster.scheduler.after(step.at_s, lambda step=step: self._apply(step))  # type: ignore[misc]
 
     def end(self) -> None:
-        """Ends all faults, and what was still to come does not come; machines that are lost stay off."""
+        """Ends all faults and cancels those that have not begun; machines that are lost stay off."""
         self.is_over = True
         self.cluster.heal()
 
     def later(self, step: Step, action: Callable[[], object]) -> None:
-        """Has something done when the step ends, unless everything ended before."""
+        """Calls ``action`` when the step ends, unless all faults have ended before."""
 
         def end() -> None:
             if not self.is_over:
@@ -110,7 +110,7 @@ class Faults:
         return stop
 
     def _start(self, node: Node, service: str) -> None:
-        """Starts an agent when its machine has power and the one before has ended."""
+        """Starts an agent if its machine has power and the previous one has ended."""
         if self.is_over or not node.is_on:
             return
         if node.agents[service].is_running:
@@ -120,7 +120,7 @@ class Faults:
 
     def _start_if_ended(self, node: Node, service: str) -> None:
         if not node.agents[service].is_asked_to_stop:
-            return  # it was started by somebody else meanwhile
+            return  # another step has started it meanwhile
         self._start(node, service)
 
     def _power(self, step: Step) -> None:
@@ -230,7 +230,7 @@ class Faults:
         node = self._node(step)
         self.disks_hurt.add(node.name)
         disk = node.disk
-        if step.amount < NO_ROOM_SHARE:  # not even in the last pages of files
+        if step.amount < NO_ROOM_SHARE:  # no room, not even in the last pages of files
             fault = Fault(WRITES, "/var/lib/*", error=errno.ENOSPC, times=1 << 30)
             disk.faults.append(fault)
             self.later(step, lambda: disk.faults.remove(fault) if fault in disk.faults else None)

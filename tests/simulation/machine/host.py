@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.simulation.machine.cluster import Cluster
 
 STOP_TIMEOUT_S = 5.0
-# What systemd waits before it starts a failed agent again (RestartSec in roles/common).
+# How long systemd waits before it restarts a failed agent (RestartSec in roles/common).
 RESTART_S = 1.0
 # How long a disk takes to make something durable.
 SYNC_S_MIN, SYNC_S_MAX = 0.0002, 0.002
@@ -28,7 +28,7 @@ FIRST_PID = 100
 
 
 class Service(Protocol):
-    """What every agent is to the process that runs it."""
+    """The interface of an agent to the process that runs it."""
 
     def start(self) -> None: ...
 
@@ -46,10 +46,10 @@ class Machine:
         self.scheduler = cluster.scheduler
         self.name = name
         self.address = address
-        # How far the wall clock is off.
+        # The error of the wall clock.
         self.wall_offset_s = 0.0
         self.is_on = True
-        # What the commands of its processes start.
+        # The programs that the commands of its processes start.
         self.program: Program = _no_program
         self.processes: list[Process] = []
         self._pids = itertools.count(FIRST_PID)
@@ -68,7 +68,7 @@ class Machine:
         return made
 
     def install(self, path: str, text: str) -> None:
-        """Puts a file on the disk, durably, as whoever set up the machine did."""
+        """Puts a file on the disk, durably, as the deployment does."""
         folder = ""
         for name in path.split("/")[1:-1]:
             folder += f"/{name}"
@@ -78,7 +78,7 @@ class Machine:
         self.disk.crash("everything")
 
     def power_off(self, keep: str = "some") -> None:
-        """Cuts the power: processes end, nobody is told; the disk keeps ``keep`` of what was not synced."""
+        """Cuts the power: processes end silently; the disk keeps ``keep`` of the changes not yet synced."""
         self.is_on = False
         self.cluster.wires.lose_power(self.address)
         for process in self.processes:
@@ -92,18 +92,18 @@ class Machine:
         self.cluster.wires.restore_power(self.address)
 
     def replace_disk(self) -> None:
-        """Puts an empty disk, set up as the first one was, in the place of the old one; the power is off."""
+        """Replaces the disk by an empty one, set up like the first one; the power is off."""
         assert not self.is_on
         self.disk = self._empty_disk()
         self.cluster.set_up(self)
 
     def pause(self) -> None:
-        """Stops all processes as SIGSTOP does, or a virtual machine that gets no processor."""
+        """Stops all processes, as SIGSTOP does, or as if the virtual machine got no processor."""
         for process in self.processes:
             self.scheduler.pause(process)
 
     def resume(self) -> None:
-        """Lets paused processes go on."""
+        """Lets paused processes continue."""
         for process in self.processes:
             if process.paused and not process.dead:
                 self.scheduler.resume(process)
@@ -131,7 +131,7 @@ class Machine:
 
 
 def _no_program(child: SimChild, command: Sequence[str], inherited: list[Any]) -> None:
-    raise AssertionError(f"nobody has said what {command} starts")
+    raise AssertionError(f"no program is registered for {command}")
 
 
 class Node(Machine):
@@ -143,7 +143,7 @@ class Node(Machine):
         super().__init__(cluster, name, address)
 
     def start(self, service: str) -> Agent:
-        """Starts an agent that does not run."""
+        """Starts an agent that is not running."""
         before = self.agents.get(service)
         assert before is None or not before.is_running, f"{before} runs already"
         made = self.agents[service] = Agent(self, service, self.cluster.factories[service])
@@ -158,7 +158,7 @@ class Node(Machine):
         self.agents[service].stop()
 
     def start_all(self) -> None:
-        """Restores the power if need be, and starts the agents that do not run."""
+        """Restores the power if necessary, and starts the agents that are not running."""
         if not self.is_on:
             self.power_on()
         for service in self.cluster.factories:
@@ -222,7 +222,7 @@ class Agent:
             service.stop(STOP_TIMEOUT_S)
 
     def _fail(self, problem: str) -> None:
-        if not self._ended.is_set():  # afterwards what a thread used may be closed already
+        if not self._ended.is_set():  # after the end, things that a thread uses may be closed already
             self._problem = self._problem or problem
             self._ended.set()
 

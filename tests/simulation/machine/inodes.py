@@ -1,10 +1,10 @@
-"""What a simulated disk holds: files and folders, each as programs see it and as a power failure leaves it.
+"""The files and folders of a simulated disk, each as programs see it and as a power failure leaves it.
 
-A write changes what programs read and waits in ``pending`` until a sync, or the kernel on its own, carries
-it to the medium. After a power failure a file holds its durable bytes and nothing, everything or a part of
-what waited. The same holds for the names in a folder. Beyond that, file systems differ (Pillai et al., OSDI
-2014), so this one promises only what POSIX does: a name is durable once its folder was synced, changes of
-one name keep their order, and a change of another name may survive without an earlier one. A rename is one
+A write changes the bytes that programs read, and waits in ``pending`` until a sync, or the kernel on its own,
+carries it to the medium. After a power failure a file holds its durable bytes and none, all or a part of the
+waiting changes. The same holds for the names in a folder. Beyond that, file systems differ (Pillai et al.,
+OSDI 2014), so this one promises only what POSIX does: a name is durable once its folder was synced, changes
+of one name keep their order, and a change of another name may survive without an earlier one. A rename is one
 change, never half of one.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 PAGE_BYTES = 4096
 SECTOR_BYTES = 512
-# The kernel writes back on its own: it bounds what a file that nobody syncs can lose, and our memory.
+# The kernel writes back on its own. This bounds the loss of a file that is never synced, and our memory.
 PENDING_WRITES_MAX = 1024
 
 
@@ -47,7 +47,7 @@ class Resize:
 
 
 class File:
-    """A file: ``data`` is what programs read, ``durable`` what is on the medium."""
+    """A file: programs read ``data``, and ``durable`` is on the medium."""
 
     def __init__(self, number: int, mode: int) -> None:
         self.number = number
@@ -61,14 +61,14 @@ class File:
         self.lock_holder: object = None
 
     def change(self, made: Write | Resize) -> None:
-        """Changes what programs read."""
+        """Changes the bytes that programs read."""
         made.apply(self.data)
         self.pending.append(made)
         if len(self.pending) > PENDING_WRITES_MAX:
             self.sync(self.pending[: PENDING_WRITES_MAX // 2])
 
     def sync(self, changes: Iterable[Write | Resize] | None = None) -> None:
-        """Carries ``changes``, or all that wait, to the medium; they are the oldest ones."""
+        """Carries ``changes`` (the oldest ones), or all waiting changes, to the medium."""
         if changes is None:
             for change in self.pending:
                 change.apply(self.durable)
@@ -82,16 +82,16 @@ class File:
                 del self.pending[0]
 
     def fail_sync(self, rng: random.Random) -> None:
-        """Forgets what waits, as Linux does after a failed sync.
+        """Forgets the waiting changes, as Linux does after a failed sync.
 
-        Programs may still read it from the page cache, or not: file systems differ.
+        Programs may or may not still read them from the page cache: file systems differ.
         """
         self.pending.clear()
         if rng.random() < 0.5:
             self.data = bytearray(self.durable)
 
     def crash(self, rng: random.Random, how: str, *, holes: bool) -> None:
-        """Ends what waits as a power failure does; ``nothing``, ``everything`` or ``some`` of it survives."""
+        """Ends the waiting changes like a power failure; ``nothing``, ``everything`` or ``some`` survives."""
         if how == "some":
             how = rng.choice(("nothing", "everything", "torn", "holes" if holes else "torn"))
         if how == "everything":
@@ -104,7 +104,7 @@ class File:
         self.data = bytearray(self.durable)
 
     def _tear(self, rng: random.Random) -> None:
-        """Keeps the first changes, and a part of the one that was on its way."""
+        """Keeps the first changes, and a part of the next one."""
         if not self.pending:
             return
         whole = rng.randrange(len(self.pending))
@@ -118,7 +118,7 @@ class File:
                 Resize(max(len(self.durable), end)).apply(self.durable)
 
     def _keep_sectors(self, rng: random.Random) -> None:
-        """Keeps sectors of chance: a later one may survive without an earlier one."""
+        """Keeps randomly chosen sectors: a later one may survive without an earlier one."""
         for change in self.pending:
             if isinstance(change, Resize):
                 change.apply(self.durable)
@@ -133,7 +133,7 @@ class File:
 
 
 class Folder:
-    """A folder: ``entries`` are the names that programs see, ``durable`` those on the medium."""
+    """A folder: programs see the names in ``entries``, and those in ``durable`` are on the medium."""
 
     def __init__(self, number: int, mode: int) -> None:
         self.number = number
@@ -183,7 +183,7 @@ class Names:
         self.pending.append(NameChange(edits))
 
     def sync(self, folder: Folder) -> None:
-        """Makes the names in a folder durable, and what these changes depend on."""
+        """Makes the names in a folder durable, and the changes that these depend on."""
         needed: set[tuple[int, str]] = set()
         chosen = []
         for change in reversed(self.pending):
@@ -197,7 +197,7 @@ class Names:
         self.pending = [change for change in self.pending if id(change) not in done]
 
     def crash(self, rng: random.Random, how: str) -> None:
-        """Keeps of what waits ``nothing``, ``everything`` or ``some``."""
+        """Keeps ``nothing``, ``everything`` or ``some`` of the waiting changes."""
         if how == "some":
             how = rng.choice(("nothing", "everything", "first", "any"))
         count = {"nothing": 0, "first": rng.randint(0, len(self.pending))}.get(how, len(self.pending))

@@ -1,7 +1,7 @@
-"""What a simulated kernel keeps behind descriptors: ends of streams, listeners, datagram ports.
+"""The objects that a simulated kernel keeps behind descriptors: ends of streams, listeners, datagram ports.
 
-Several descriptors, also of several processes, may stand for one object; it ends with the last of them, and
-only when no call is inside any more: closing a descriptor wakes nobody, as on Linux.
+Several descriptors, even of several processes, may stand for one object. It ends with the last of them, and
+only when no call is inside any more: as on Linux, closing a descriptor wakes no thread.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.common.shell import realnetwork
@@ -33,23 +33,23 @@ def failure(number: int) -> OSError:
 
 
 class KernelObject:
-    """What waiting, polling and closing need."""
+    """The base of all objects: waiting, polling and closing."""
 
     def __init__(self, wires: Wires, host: str) -> None:
         self.wires = wires
         self.host = host
         self.references = 0
-        # Calls that are inside, of any descriptor.
+        # The number of calls in progress on any descriptor.
         self.users = 0
         self.released = False
         self.readers: list[SimThread] = []
         self.writers: list[SimThread] = []
         self.polls: list[Poll] = []
-        # Told of every change, for models that have no thread to wait in.
+        # Called on every change, for models that have no thread to wait in.
         self.on_change: Callable[[], None] | None = None
 
     def changed(self) -> None:
-        """Wakes whoever waits for this object."""
+        """Wakes the threads that wait for this object."""
         if self.readers:
             self.wires.scheduler.wake_all(self.readers)
         if self.on_change is not None:
@@ -58,7 +58,7 @@ class KernelObject:
             self.has_room()
 
     def has_room(self) -> None:
-        """Wakes whoever waits for writing, or for several objects."""
+        """Wakes the threads that wait for writing, or for several objects."""
         self.wires.scheduler.wake_all(self.writers)
         for poll in self.polls:
             self.wires.scheduler.wake_all(poll.waiters)
@@ -69,14 +69,14 @@ class KernelObject:
         self.end_if_unused()
 
     def end_if_unused(self) -> None:
-        """Ends the object when nobody refers to it and no call is inside."""
+        """Ends the object when no descriptor refers to it and no call is in progress."""
         if self.references <= 0 and self.users == 0 and not self.released:
             self.released = True
             self.release()
             self.changed()
 
     def release(self) -> None:
-        """Does what the end of the object means for others."""
+        """Tells the other side that the object has ended."""
 
     def is_readable(self) -> bool:
         """Tells whether reading would not wait."""
@@ -100,7 +100,7 @@ class StreamEnd(KernelObject):
         self._received: deque[Packet] = deque()
         self._received_bytes = 0
         self._error = 0
-        # No more will be received, or can be sent.
+        # Whether no more will be received, and whether no more can be sent.
         self._ended = False
         self._no_reading = False
         self._no_writing = False
@@ -125,14 +125,14 @@ class StreamEnd(KernelObject):
     def is_writable(self) -> bool:
         return self.room() > 0 or bool(self._error or self._reset or self._no_writing or self._peer_is_gone())
 
-    def read(self, size: int) -> tuple[bytes, list[Any]]:
+    def read(self, size: int) -> tuple[bytes, Sequence[Any]]:
         """Returns received bytes and open files, or nothing at the end; it must be readable."""
         if not self._received:
             self._raise_error()
-            return b"", []
+            return b"", ()
         packet = self._received[0]
         data, files = packet.data[:size], packet.files
-        packet.files = []
+        packet.files = ()
         if self.packets or len(data) == len(packet.data):
             self._received.popleft()
             self._received_bytes -= len(packet.data)
@@ -144,8 +144,8 @@ class StreamEnd(KernelObject):
             peer.has_room()
         return data, files
 
-    def write(self, data: bytes, files: list[Any]) -> int:
-        """Sends what there is room for and returns how much that was; it must be writable."""
+    def write(self, data: bytes, files: Sequence[Any]) -> int:
+        """Sends as much as there is room for and returns the number of bytes; it must be writable."""
         self._raise_error()
         if self._no_writing or self._reset or self._peer_is_gone():
             raise failure(errno.EPIPE)
@@ -155,7 +155,7 @@ class StreamEnd(KernelObject):
         return len(taken)
 
     def force(self, data: bytes) -> None:
-        """Sends the rest of a record whose beginning was taken, room or not."""
+        """Sends the rest of a record whose beginning was taken, whether or not there is room."""
         assert self._pipe is not None
         self._pipe.send("data", data)
 
@@ -175,7 +175,7 @@ class StreamEnd(KernelObject):
         self.changed()
 
     def shut(self, reading: bool, writing: bool) -> None:
-        """Ends one direction or both, and wakes who waits in them."""
+        """Ends one direction or both, and wakes the threads that wait in them."""
         if self._reset:
             raise failure(errno.ENOTCONN)
         if writing and not self._no_writing:
@@ -197,20 +197,20 @@ class StreamEnd(KernelObject):
         if self._reset:
             return
         if unread:
-            self._pipe.send("reset")  # the peer shall know that not everything was read
+            self._pipe.send("reset")  # tells the peer that not everything was read
         elif not self._no_writing:
             self._pipe.send("end")
         if self.local and self.peer is not None:
-            self.peer.changed()  # a writer on the same host knows at once
+            self.peer.changed()  # a writer on the same host learns of it at once
 
     def keep_alive(self) -> None:
-        """Has a peer noticed that is gone without a word; that a long partition looks alike is left out."""
+        """Turns on keep-alive, which notices a vanished peer; in this model no partition triggers it."""
         self._keeps_alive = True
         if self.peer is not None and self.peer.released:
             self.watch_peer()
 
     def watch_peer(self) -> None:
-        """Ends the stream in a while, unless the end of the peer arrives meanwhile."""
+        """Ends the stream after a while, unless the peer's end arrives before."""
         if self._keeps_alive and not self._ended:
             self.wires.scheduler.after(KEEP_ALIVE_S, self._give_up)
 
@@ -249,7 +249,7 @@ class Backlog(KernelObject):
     @property
     def is_full(self) -> bool:
         """Tells whether no more connections are taken now."""
-        return len(self._waiting) > self._capacity  # Linux takes one more than it was asked to
+        return len(self._waiting) > self._capacity  # Linux takes one more than requested
 
     def connect(self, end: StreamEnd) -> None:
         """Takes a connection in."""
@@ -269,7 +269,7 @@ class Backlog(KernelObject):
         return bool(self._waiting) or self._shut
 
     def shut(self) -> None:
-        """Takes no more connections and wakes who waits in ``accept``."""
+        """Takes no more connections and wakes the threads that wait in ``accept``."""
         self._shut = True
         self._refuse_all()
         self.changed()
@@ -294,7 +294,7 @@ class DatagramPort(KernelObject):
     def __init__(self, wires: Wires, host: str, port: int) -> None:
         super().__init__(wires, host)
         self.port = port
-        # Who refused what was sent from here, as Linux keeps it with IP_RECVERR.
+        # The addresses that refused a datagram sent from here, as Linux keeps them with IP_RECVERR.
         self.refusals: deque[tuple[str, int]] = deque(maxlen=DATAGRAMS_MAX)
         self._received: deque[tuple[bytes, tuple[str, int]]] = deque()
         self._error = 0
@@ -328,7 +328,7 @@ class DatagramPort(KernelObject):
             self.changed()
 
     def refused(self, target: tuple[str, int]) -> None:
-        """Takes the answer that nobody listens at ``target``."""
+        """Takes the answer that no process listens at ``target``."""
         self.refusals.append(target)
         self._error = errno.ECONNREFUSED
         self.changed()

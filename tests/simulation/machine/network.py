@@ -1,4 +1,4 @@
-"""The simulated counterpart of ``realnetwork.RealNetwork``: one for each process."""
+"""The simulated counterpart of ``realnetwork.RealNetwork``; each process has one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.simulation.machine.thread import SimThread
 from tests.simulation.machine.tls import SimTls
 from tests.simulation.machine.wires import Packet, Wires
 
-# Linux gives up after about so long when nobody answers.
+# About how long Linux tries to connect when nobody answers.
 CONNECT_S_MAX = 127.0
-# What is lost while connecting is sent again after so long.
+# After this time a segment that was lost while connecting is sent again.
 CONNECT_REPEAT_S = 1.0
-# Descriptors of a process, as its limit has it.
+# The limit of descriptors of a process.
 DESCRIPTORS_MAX = 1024
 
 
@@ -51,17 +51,17 @@ class SimNetwork:
         self.scheduler = wires.scheduler
         # Error numbers that the next calls of ``accept`` raise.
         self.accept_errors: deque[int] = deque()
-        # How often the process did not get a connection: a loop that never waits shows here.
+        # How often the process failed to connect: it reveals a loop that never waits.
         self.dials_failed = 0
         self._descriptors_max = descriptors_max
         self._open: dict[int, KernelObject] = {}
         self._connecting: list[SimThread] = []
-        # How many TCP connections the process has tried to open.
+        # The number of TCP connections that the process has tried to open.
         self.dials = 0
         process.on_kill.append(self._kill)
 
     def open_sockets(self) -> list[str]:
-        """Returns what is open: a process at rest holds no more than it should."""
+        """Returns the open sockets: a process at rest holds no more than it should."""
         return [repr(self._wrap(kernel, descriptor)) for descriptor, kernel in self._open.items()]
 
     def break_streams(self) -> None:
@@ -168,7 +168,7 @@ class SimNetwork:
         return self.hold(one), self.hold(two)
 
     def tls_context(self, certificate: str, key: str, authority: str, *, server_side: bool) -> SimTls:
-        """Returns the context of a certificate: a file that holds the name in it and who signed it."""
+        """Returns the context of a certificate: a file with the name in it and its signer."""
         name, signer = disk.read_text(certificate).split()
         return SimTls(name, signer, check_hostname=not server_side)
 
@@ -190,14 +190,14 @@ class SimNetwork:
             raise failure(errno.EBADF)
 
     def set_send_timeout(self, sock: Any, seconds: float) -> None:
-        """Bounds sending alone."""
+        """Limits only sending."""
         sock.send_timeout_s = seconds
 
     def set_no_delay(self, sock: Any) -> None:
         """Does nothing: a simulated stream never waits for more to send."""
 
     def keep_alive(self, sock: Any) -> None:
-        """Has a stream notice a peer that ends while nothing gets through."""
+        """Makes a stream notice a peer that ends while nothing gets through."""
         if sock.family == socket.AF_INET:
             sock.kernel.keep_alive()
 
@@ -269,7 +269,7 @@ class SimNetwork:
         return DatagramSocket(self, kernel, descriptor)
 
     def give(self, descriptor: int) -> Any:
-        """Returns what a descriptor stands for, on its way to another process; ``take`` ends the way."""
+        """Returns the object behind a descriptor, on its way to another process, which must ``take`` it."""
         kernel = self._open.get(descriptor)
         if kernel is not None:
             kernel.references += 1
@@ -280,7 +280,7 @@ class SimNetwork:
         return PassedFile(disk, disk.give(descriptor))
 
     def take(self, file: Any) -> int:
-        """Returns a descriptor for what came from another process."""
+        """Returns a descriptor for an object that came from another process."""
         if isinstance(file, PassedFile):
             return int(self.process.seam.disk.take(file.opened))
         descriptor = next(self.wires.descriptors)
@@ -289,7 +289,7 @@ class SimNetwork:
 
     def _kill(self) -> None:
         for kernel in list(self._open.values()):
-            kernel.drop()  # calls that are inside leave when their threads are unwound
+            kernel.drop()  # calls in progress end when their threads are unwound
         self._open.clear()
 
     # -- connecting -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tests.simulation.machine.inodes import PAGE_BYTES, File, Folder, Inode
 if TYPE_CHECKING:
     from tests.simulation.machine.disk import MachineDisk
 
-# What one sendfile moves at most; the caller asks again.
+# The most that one sendfile moves; the caller then calls it again.
 SENDFILE_BYTES_MAX = 256 * 1024
 DEVICE = 1
 
@@ -42,7 +42,7 @@ class OpenFile:
 
 
 class ProcessDisk:
-    """The descriptors of one process; every method is that of ``Platform``."""
+    """The descriptors of one process; the methods are those of ``Platform``."""
 
     def __init__(self, machine: MachineDisk, name: str, descriptors_max: int) -> None:
         self.machine = machine
@@ -52,7 +52,7 @@ class ProcessDisk:
         self._dead = False
 
     def open_paths(self) -> list[str]:
-        """Returns the paths of what is open, sorted: a process at rest holds no more than it should."""
+        """Returns the paths of the open files, sorted: a process at rest holds no more than it should."""
         return sorted(opened.path for opened in self._table.values())
 
     def kill(self) -> None:
@@ -64,7 +64,7 @@ class ProcessDisk:
             self.machine.processes.remove(self)
 
     def give(self, descriptor: int) -> OpenFile:
-        """Returns an open file that is on its way to another process; ``take`` or ``drop`` ends the way."""
+        """Returns an open file on its way to another process, which must ``take`` or ``drop`` it."""
         opened = self._opened(descriptor)
         opened.references += 1
         return opened
@@ -130,7 +130,7 @@ class ProcessDisk:
         opened, file = self._begin(descriptor, "pwrite", len(data), writes=True)
         if offset < 0:
             raise _error(errno.EINVAL)
-        # Linux appends whatever the offset is (BUGS in pwrite(2)).
+        # Linux appends, whatever the offset (BUGS in pwrite(2)).
         at = len(file.data) if opened.flags & os.O_APPEND else offset
         return self.machine.write(file, bytes(data), at)
 
@@ -220,7 +220,7 @@ class ProcessDisk:
 
     def _begin_call(self, call: str, path: str, size: int = 0) -> None:
         self.machine.begin(self.name, call, path, size)
-        if self._dead:  # a thread that is being unwound changes nothing any more
+        if self._dead:  # a thread that is being unwound must not change anything
             raise _error(errno.EIO, path)
 
     def _opened(self, descriptor: int) -> OpenFile:
@@ -243,7 +243,7 @@ class ProcessDisk:
     def _sync(self, descriptor: int, call: str) -> None:
         opened = self._opened(descriptor)
         inode = opened.inode
-        # A sync covers what was written before it began; a slow one lets others write meanwhile.
+        # A sync covers the writes before it began; during a slow one, other threads may write.
         waiting = list(inode.pending) if isinstance(inode, File) else []
         try:
             self._begin_call(call, opened.path)

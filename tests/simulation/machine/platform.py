@@ -1,4 +1,4 @@
-"""The simulated counterpart of ``threads.RealThreads``: one for each process."""
+"""The simulated counterpart of ``threads.RealThreads``; each process has one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SimThreads:
         return self._scheduler.now
 
     def wall(self) -> float:
-        """Returns the virtual time of day, as this process's clock has it."""
+        """Returns the virtual time of day on this process's clock."""
         return EPOCH_S + self._scheduler.now + self._process.wall_offset_s
 
     def sleep(self, seconds: float) -> None:
@@ -79,5 +79,5 @@ class SimThreads:
         self._scheduler.wait([], seconds, f"the end of a sleep of {seconds:g} s")
 
     def random_bytes(self, count: int) -> bytes:
-        """Returns bytes of the seed."""
+        """Returns bytes that depend on the seed."""
         return self._scheduler.random.randbytes(count)

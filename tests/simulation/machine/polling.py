@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Poll:
-    """One wait for several sockets; it looks at what the kernel has, as poll(2) does."""
+    """One wait for several sockets; it asks the kernel's objects, as poll(2) does."""
 
     def __init__(self, scheduler: Scheduler, wanted: Sequence[tuple[SimSocket, int]]) -> None:
         self.waiters: list[SimThread] = []
@@ -23,7 +23,7 @@ class Poll:
         self._wanted = wanted
 
     def wait(self, timeout_s: float | None) -> list[tuple[SimSocket, int]]:
-        """Returns the sockets that are ready and for what, none when the time has passed."""
+        """Returns the ready sockets, and what each is ready for; none after a time-out."""
         scheduler = self._scheduler
         scheduler.point()
         end = None if timeout_s is None else scheduler.now + timeout_s
@@ -72,31 +72,31 @@ class SimSelector:
         return key
 
     def unregister(self, fileobj: Any) -> SelectorKey:
-        """Ends watching a socket."""
+        """Stops watching a socket."""
         if fileobj not in self._keys:
             raise KeyError(f"{fileobj!r} is not registered")
         return self._keys.pop(fileobj)
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """Returns the keys and events of the sockets that are ready."""
-        # A closed descriptor silently leaves an epoll, and nobody is told.
+        # A closed descriptor silently leaves an epoll.
         wanted = [(sock, key.events) for sock, key in self._keys.items() if sock.fileno() >= 0]
         found = Poll(self._scheduler, wanted).wait(None if timeout is None else max(0.0, timeout))
         return [(self._keys[sock], events) for sock, events in found]
 
     def get_map(self) -> Mapping[Any, SelectorKey]:
-        """Returns what is watched."""
+        """Returns the watched sockets."""
         return self._keys
 
     def close(self) -> None:
-        """Ends watching."""
+        """Stops watching."""
         self._keys.clear()
 
 
 def wait(
     scheduler: Scheduler, readable: Sequence[Any], writable: Sequence[Any], timeout_s: float | None
 ) -> list[Any]:
-    """Returns those of the sockets that are ready, none when the time has passed."""
+    """Returns the ready sockets; none after a time-out."""
     events: dict[Any, int] = {}
     for sock in readable:
         events[sock] = EVENT_READ

@@ -1,7 +1,7 @@
-"""Cuts the power at every call of a program, and again with other luck: what must hold holds each time.
+"""Cuts the power at every call of a program, each time with several kinds of luck; tests check every result.
 
-``power_cuts`` runs a program of one thread again for every cut and ends it there. ``Recorder`` lets a program
-with threads run to its end and keeps the disk as it was before every call.
+``power_cuts`` runs a single-threaded program once for every cut and ends it there. ``Recorder`` lets a
+program with threads run to its end and keeps a copy of the disk before every call.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CALLS_MAX = 10_000
 
 
 class PowerCut(BaseException):
-    """The program ends here, whatever it would have cleaned up."""
+    """The program ends here, without any clean-up."""
 
 
 @dataclass
 class Moment:
-    """One cut: the disk afterwards, and where it was."""
+    """One cut: its place, and the disk after it."""
 
     disk: MachineDisk
     calls: int
@@ -44,10 +44,10 @@ def power_cuts(
     prepare: Callable[[], None] = lambda: None,
     holes: bool = False,
 ) -> Iterator[Moment]:
-    """Runs ``program`` once for each of its calls and each luck, and yields what the cut there left.
+    """Runs ``program`` once for each of its calls and each luck, and yields the state that the cut left.
 
-    ``prepare`` runs first, and all it did is durable. The moment is yielded with a new process installed, for
-    the caller to recover and check. The last moments are cuts after the end (``survived``).
+    ``prepare`` runs first, and everything that it does is durable. The moment is yielded with a new process
+    installed, for the caller to recover and check. The last moments are cuts after the end (``survived``).
     """
     for calls in range(CALLS_MAX):
         ended = False
@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 
 class Recorder(Generic[T]):
-    """Keeps the disk before every call of a program, with what the program had acknowledged by then."""
+    """Keeps the disk before every call of a program, with the program's acknowledgements so far."""
 
     def __init__(self, machine: MachineDisk, acknowledged: Callable[[], T]) -> None:
         self._machine = machine
@@ -82,7 +82,7 @@ class Recorder(Generic[T]):
         self._machine.on_call = self._keep
 
     def cuts(self, seed: int, lucks: int, *, holes: bool = False) -> Iterator[tuple[str, T]]:
-        """Yields each cut and what was acknowledged before it, with the disk that it left installed."""
+        """Yields each cut and the acknowledgements before it, with the disk that it left installed."""
         self._machine.on_call = None
         for number, (acknowledged, kept) in enumerate(self._kept):
             for luck in range(lucks):
@@ -94,7 +94,7 @@ class Recorder(Generic[T]):
 
 
 def _run(machine: MachineDisk, program: Callable[[], None], calls: int | None) -> bool:
-    """Runs a program until its power is cut before a call; tells whether it came to its end."""
+    """Runs a program until its power is cut before a call; tells whether it reached its end."""
     left = calls
 
     def count(_: Call) -> None:

@@ -1,8 +1,8 @@
 """Simulated locks, conditions, events, semaphores, queues and futures.
 
-Each has the contract of its real counterpart, and no stronger one: a lock is not fair, and whoever is woken
-may find that somebody else was quicker. Each call is a scheduling point, each primitive remembers the line
-that made it.
+Each has the contract of its real counterpart, and no stronger one: a lock is not fair, and a thread that is
+woken may find that another one was quicker. Each call is a scheduling point, and each primitive remembers the
+line that made it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Primitive:
-    """What all have in common: whose it is, where it was made, who waits."""
+    """The base of all primitives: the process that owns it, where it was made, the waiting threads."""
 
     __slots__ = ("made_at", "process", "scheduler", "waiters")
 
@@ -76,7 +76,7 @@ class Lock(Primitive):
         return True
 
     def release(self) -> None:
-        """Gives the lock back, whoever took it."""
+        """Releases the lock, whichever thread took it."""
         if self.holder is None:
             raise RuntimeError("release unlocked lock")
         scheduler = self.scheduler
@@ -87,10 +87,10 @@ class Lock(Primitive):
         scheduler.point()
 
     def locked(self) -> bool:
-        """Tells whether somebody holds the lock."""
+        """Tells whether any thread holds the lock."""
         return self.holder is not None
 
-    # Most of all calls in a simulation are these two.
+    # These two are most of the calls in a simulation.
 
     def __enter__(self) -> bool:
         scheduler = self.scheduler
@@ -122,10 +122,10 @@ class Lock(Primitive):
         self.scheduler.held.pop(self, None)
         self.scheduler.wake_one(self.waiters)
 
-    # What a condition needs.
+    # The methods that a condition needs.
 
     def owned(self) -> bool:
-        """Tells whether it is held, by whomever: a plain lock does not know more."""
+        """Tells whether any thread holds it: a plain lock does not know more."""
         return self.holder is not None
 
     def give_up(self) -> int:
@@ -162,7 +162,7 @@ class ReentrantLock(Lock):
         return self.acquire()
 
     def release(self) -> None:
-        """Gives the lock back when it was released as often as it was taken."""
+        """Releases the lock once it was released as often as it was taken."""
         if not self.owned():
             raise RuntimeError("cannot release un-acquired lock")
         self._depth -= 1
@@ -205,11 +205,11 @@ class Condition(Primitive):
         self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Gives the lock up until notified; returns False when that did not happen in time."""
+        """Releases the lock until notified; returns False when that did not happen in time."""
         if not self._lock.owned():
             raise RuntimeError("cannot wait on un-acquired lock")
         depth = self._lock.give_up()
-        # No Python code may run between the two: whoever notifies now already finds this thread waiting.
+        # No Python code may run between the two: a thread that notifies now must find this one waiting.
         notified = self.scheduler.wait(self.waiters, timeout, self)
         self._lock.take_back(depth)
         return notified
@@ -257,7 +257,7 @@ class Event(Primitive):
         return self._flag
 
     def set(self) -> None:
-        """Sets the event and wakes all who wait for it."""
+        """Sets the event and wakes all threads that wait for it."""
         self.scheduler.point()
         self._flag = True
         self.scheduler.wake_all(self.waiters)
@@ -287,8 +287,8 @@ class Semaphore(Primitive):
             raise ValueError("semaphore initial value must be >= 0")
         super().__init__(process)
         self.count = self._value = count
-        # Who took the slots that are out, where and when, the latest last: a guess where another thread than
-        # the one that took a slot gives it back.
+        # Which thread took each slot that is out, where and when, the latest last. It is a guess if a thread
+        # other than the one that took a slot gives it back.
         self.taken: list[tuple[SimThread, sites.Site, float]] = []
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
@@ -324,7 +324,7 @@ class Semaphore(Primitive):
             self.scheduler.wake_one(self.waiters)
 
     def taken_before(self, instant: float) -> list[str]:
-        """Returns where and when the slots were taken that are out since before ``instant``."""
+        """Returns where and when the slots that have been out since before ``instant`` were taken."""
         return [f"{sites.describe(site)} at {at:.3f} s" for _, site, at in self.taken if at <= instant]
 
     def _thread(self) -> SimThread:

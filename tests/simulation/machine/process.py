@@ -1,4 +1,4 @@
-"""A simulated process: threads that are killed, stopped and continued together, and what they run on."""
+"""A simulated process: threads that are killed, stopped and continued together, and their platforms."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Process:
         self.name = name
         self.dead = False
         self.paused = False
-        # How far its wall clock is off.
+        # The error of its wall clock.
         self.wall_offset_s = 0.0
-        # Whoever stopped its services in an orderly way sets this: no thread may be left at rest.
+        # Set after its services were stopped in an orderly way: then no thread may be left at rest.
         self.stopped = False
         self.began_at = scheduler.now
         # The living threads, in the order of their start.
         self.threads: dict[SimThread, None] = {}
-        # Those that would be ready if the process were not paused.
+        # The threads that would be ready if the process were not paused.
         self.frozen: list[SimThread] = []
-        # What closes sockets and files when the process is killed.
+        # The functions that close sockets and files when the process is killed.
         self.on_kill: list[Callable[[], None]] = []
         self.deaths = Deaths()
         self.seam = Seam(threads=SimThreads(self))
@@ -41,7 +41,7 @@ class Process:
         self._idents = 0
 
     def equip(self, **platforms: Any) -> None:
-        """Gives the process a network, a disk or what else the seam has, before its first thread."""
+        """Gives the process a network, a disk or another part of the seam, before its first thread."""
         assert not self.threads, "the seam of running threads does not change"
         self.seam = replace(self.seam, **platforms)
 
@@ -50,7 +50,7 @@ class Process:
         return self.seam.threads.thread(name, target, args, started=True)  # type: ignore[no-any-return]
 
     def take_ident(self) -> int:
-        """Returns the number of a new thread: that of one that has ended, as Linux likes to do."""
+        """Returns the number of a new thread: like Linux, it prefers that of a thread that has ended."""
         if self._free_idents:
             return heapq.heappop(self._free_idents)
         self._idents += 1

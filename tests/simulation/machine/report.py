@@ -1,4 +1,4 @@
-"""What a scheduler says when something is wrong: who waits for what, and what is left over at rest."""
+"""A scheduler's report of a problem: what each thread waits for, and what is left over at rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def where(thread: SimThread) -> str:
-    """Returns the line at which a suspended thread stands."""
+    """Returns the line at which a thread is suspended."""
     if thread.greenlet is None:
         return "its start"
     return sites.describe(sites.standing(thread.greenlet.gr_frame))
@@ -32,7 +32,7 @@ def threads(scheduler: Scheduler) -> str:
 
 
 def findings(scheduler: Scheduler, slots_older_s: float = 0.0) -> list[str]:
-    """Returns a line for each thing that must not be so when the system has come to rest."""
+    """Returns a line for each problem that a system at rest must not have."""
     taken_before = scheduler.now - slots_older_s
     found = [f"{thread!r} was ended by {error!r} at {_raised_at(error)}" for thread, error in scheduler.died]
     found += [f"{lock!r}" for lock in scheduler.held]

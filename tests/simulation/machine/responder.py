@@ -2,7 +2,7 @@
 
 A model of HyDFS or of membership would cost more than the engine under test if it ran behind a real server.
 A responder listens on Unix paths of a host and speaks the wire protocol between two steps of the scheduler:
-a request costs no thread switch on its side. It answers when the model says so, or never.
+a request costs no thread switch on its side. It answers when the model decides to, or never.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Asked:
         self._conversation = conversation
 
     def decode(self, request: type[message.M]) -> message.M:
-        """Returns the request as the message that it must be."""
+        """Returns the request as a message of its type."""
         return message.decode(request, self.fields, self.kind)
 
     def answer(self, reply: Any, payload: bytes = b"") -> None:
@@ -45,12 +45,12 @@ class Asked:
         self._conversation.say(message.encode(ErrorAnswer(Failure.of(error))))
 
     def hang_up(self) -> None:
-        """Closes the connection instead of an answer."""
+        """Closes the connection instead of answering."""
         self._conversation.close()
 
     @property
     def is_alive(self) -> bool:
-        """Tells whether whoever asked still has the connection."""
+        """Tells whether the caller still has the connection."""
         return self._conversation.is_alive
 
 
@@ -72,7 +72,7 @@ class Responder:
         self._listeners.append(_Door(self.wires, self.host, path, self._welcome))
 
     def close(self) -> None:
-        """Goes away as a killed agent does: connections end, new ones are refused."""
+        """Disappears as a killed agent does: connections end, new ones are refused."""
         for door in self._listeners:
             door.shut()
         self._listeners.clear()
@@ -80,7 +80,7 @@ class Responder:
             conversation.close()
 
     def handle(self, asked: Asked) -> None:
-        """Has a request handled; one that nobody knows is refused."""
+        """Has a request handled; an unknown one is refused."""
         handler = self._handlers.get(asked.kind)
         if handler is None:
             asked.refuse(ProtocolError(f"this model does not know requests of type {asked.kind!r}"))
@@ -126,7 +126,7 @@ class _Conversation:
         return not self._closed and self._end.peer is not None and not self._end.peer.released
 
     def say(self, header: dict[str, Any], payload: bytes = b"") -> None:
-        """Sends a frame, if the connection still stands."""
+        """Sends a frame if the connection is still open."""
         if self._closed:
             return
         data = encode(Frame(header, payload))
@@ -146,7 +146,7 @@ class _Conversation:
             self._responder.forget(self)
 
     def _note(self) -> None:
-        # The bytes come in the middle of the peer's step: they are looked at after it.
+        # The bytes arrive in the middle of the peer's step, and are handled after it.
         if not self._is_due:
             self._is_due = True
             self._scheduler.after(0.0, self._read)

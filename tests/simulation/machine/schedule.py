@@ -1,10 +1,10 @@
-"""A schedule of faults as plain data: drawn from a seed, applied by ``faults.Faults``, shrunk, kept.
+"""A schedule of faults as plain data: drawn from a seed, applied by ``faults.Faults``, shrunk, and kept.
 
 Each seed enables its own subset of the kinds and draws its own rates; one in ten is free of faults (swarm
-testing: Groce et al., ISSTA 2012). Everything that chance decides about the faults is in the schedule, so a
-shorter schedule is another run that makes sense, and ``repr`` of one is Python that replays it.
+testing: Groce et al., ISSTA 2012). Every random choice about the faults is in the schedule, so a shorter
+schedule is another valid run, and the ``repr`` of a schedule is Python that replays it.
 
-A step has a duration: what it began ends by itself. The end of the schedule ends everything at once.
+A step has a duration, after which its fault ends by itself. The end of the schedule ends all faults at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ QUALITIES = (Quality(), Quality(), Quality(0.0005, 0.02), Quality(0.001, 0.08, l
 
 @dataclass(frozen=True)
 class Step:
-    """One fault: when it begins, what, to whom, for how long, and a share between 0 and 1 of how much."""
+    """One fault: its start, kind, nodes and duration, and an amount between 0 and 1."""
 
     at_s: float
     kind: str
@@ -34,7 +34,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """All that a run depends on."""
+    """Everything that a run depends on."""
 
     seed: int | str
     size: int = 5
@@ -47,11 +47,11 @@ class Schedule:
         return [f"vm{number}" for number in range(1, self.size + 1)]
 
     def on_good_wires(self) -> Schedule:
-        """Returns the same schedule on wires that lose nothing."""
+        """Returns the same schedule with wires that lose nothing."""
         return replace(self, quality=Quality())
 
     def __str__(self) -> str:
-        """Returns Python that makes the schedule, a step a line."""
+        """Returns Python that makes the schedule, with one line for each step."""
         steps = "".join(f"        {step!r},\n" for step in self.steps)
         quality = "" if self.quality == Quality() else f"    quality={self.quality!r},\n"
         variant = f"    variant={self.variant!r},\n" if self.variant else ""
@@ -59,8 +59,8 @@ class Schedule:
         return f"Schedule(\n{head}    steps=(\n{steps}    ),\n)"
 
 
-# Every kind of fault that any cluster may meet, and how many nodes its steps name: a number, or "some" for
-# one side of a partition.
+# Every kind of fault that any cluster may meet, and the number of nodes that its steps name: a number, or
+# "some" for one side of a partition.
 KINDS: dict[str, int | str] = {
     "kill": 1,
     "power": 1,
@@ -95,12 +95,12 @@ def draw(
     """Returns the schedule of a seed.
 
     Args:
-        seed: what it is drawn from.
-        duration_s: when the last step may begin.
-        sizes: numbers of nodes.
-        kinds: only these kinds of fault, all by default.
-        extra: kinds that the subsystem applies itself, as in ``KINDS``.
-        once: kinds of which a schedule has one step at most, all together.
+        seed: the source of all random choices.
+        duration_s: the latest start of a step.
+        sizes: the possible numbers of nodes.
+        kinds: the kinds of fault to use (default: all).
+        extra: further kinds, which the subsystem applies itself, in the form of ``KINDS``.
+        once: kinds that share a limit: a schedule has at most one step of all of them together.
     """
     rng = random.Random(f"{seed}:schedule")
     counts = {kind: count for kind, count in {**KINDS, **(extra or {})}.items() if not kinds or kind in kinds}

@@ -1,11 +1,11 @@
 """A deterministic scheduler: the threads of many simulated processes, one at a time, in virtual time.
 
 Threads are greenlets. Whenever one reaches a scheduling point (every call of a primitive, socket or disk),
-the seed chooses which of the ready threads goes on, so that one seed is one interleaving. A waiting thread
-stands in the list of what it waits for and costs nothing until it is woken. Time passes by a tiny amount with
-each step, and jumps to the next timer when nobody is ready.
+the seed chooses which of the ready threads continues, so that one seed is one interleaving. A waiting thread
+is in the list of the object that it waits for, and costs nothing until it is woken. Time advances by a tiny
+amount with each step, and jumps to the next timer when no thread is ready.
 
-A killed process's threads never run again: its scheduling points raise ``Killed`` in them, outside of the
+The threads of a killed process never run again: their scheduling points raise ``Killed``, outside of the
 schedule, until their stacks are unwound.
 """
 
@@ -29,28 +29,28 @@ from tests.simulation.machine.thread import Killed, SimThread
 T = TypeVar("T")
 
 STEPS_MAX = 2_000_000
-# About what a shell computes between two points.
+# About the time that a shell computes between two points.
 STEP_S = 10e-6
-# A thread that catches ``Killed`` again and again is left where it stands.
+# A thread that catches ``Killed`` this often is abandoned.
 KILLED_RAISES_MAX = 1000
-# What a report shows of the past.
+# The number of past steps in a report.
 RECENT_THREADS = 40
 FOREVER = float("inf")
-# They stay referenced to the end: a greenlet that is collected would be thrown into once more, outside of any
-# schedule, and one that catches everything would never return.
+# Abandoned greenlets stay referenced to the end: when one is collected, an exception is thrown into it,
+# outside of any schedule, and one that catches everything would never return.
 _ABANDONED: list[greenlet.greenlet] = []
 
 
 class Deadlock(AssertionError):
-    """Nothing can ever happen again, but somebody still waits."""
+    """No thread can ever run again, but some still wait."""
 
 
 class StepLimit(AssertionError):
-    """So many steps that somebody must be going round in circles."""
+    """The run took so many steps that some loop must be spinning."""
 
 
 class TimeLimit(AssertionError):
-    """What was waited for did not come in virtual time."""
+    """A condition did not hold in time, in virtual time."""
 
 
 class Scheduler:
@@ -65,17 +65,17 @@ class Scheduler:
         stall_chance: float = 0.0,
         stall_s_max: float = 0.1,
     ) -> None:
-        """``stall_chance`` is that of a thread to be suspended for up to ``stall_s_max`` at a point."""
+        """``stall_chance`` is the chance that a thread is suspended for up to ``stall_s_max`` at a point."""
         self.random = random.Random(seed)
         # Large enough for ages and back-dated instants to stay positive.
         self.now = 1000.0
         self.steps = 0
-        # Who ran when, in one number: equal for equal schedules.
+        # A hash of which thread ran when; it is equal for equal schedules.
         self.fingerprint = 0
         self.running: SimThread | None = None
         self.processes: list[Process] = []
         self.recent: deque[SimThread] = deque(maxlen=RECENT_THREADS)
-        # What is in use now, for the checks at rest; in order of use.
+        # The primitives in use, for the checks at rest; in order of use.
         self.held: dict[Any, None] = {}
         self.short: dict[Any, None] = {}
         self.died: list[tuple[SimThread, BaseException]] = []
@@ -89,7 +89,7 @@ class Scheduler:
         self._numbers = itertools.count(1)
         self._hub = greenlet.getcurrent()
         self._until: Callable[[], object] = _never
-        # When ``_until`` is looked at next, and how long after that.
+        # When ``_until`` is evaluated next, and the interval after that.
         self._look_at = FOREVER
         self._look_every_s = 0.0
         self._is_reached = False
@@ -98,7 +98,7 @@ class Scheduler:
         self._looping = False
         self._failure: BaseException | None = None
         self._graveyard: list[SimThread] = []
-        # Stands for whoever drives the simulation, such as the test.
+        # Stands for the driver of the simulation, such as the test.
         self.driver = SimThread(Process(self, "driver"), "driver", lambda: None, ())
 
     def __enter__(self) -> Scheduler:
@@ -121,7 +121,7 @@ class Scheduler:
         return made
 
     def kill(self, process: Process) -> None:
-        """Ends a process as SIGKILL does: its threads go no further, what the kernel kept of it is closed."""
+        """Ends a process as SIGKILL does: its threads stop, and the kernel closes its descriptors."""
         if process.dead:
             return
         process.dead = True
@@ -143,10 +143,10 @@ class Scheduler:
         elif me.process is process:
             raise Killed
         else:
-            self.point()  # the hub unwinds the dead before anybody goes on
+            self.point()  # the hub unwinds the dead threads before any other thread continues
 
     def pause(self, process: Process) -> None:
-        """Stops a process as SIGSTOP does; its timers go on."""
+        """Stops a process as SIGSTOP does; its timers continue."""
         process.paused = True
         process.frozen += [thread for thread in self._ready if thread.process is process]
         self._ready[:] = [thread for thread in self._ready if thread.process is not process]
@@ -154,7 +154,7 @@ class Scheduler:
             self.point()
 
     def resume(self, process: Process) -> None:
-        """Lets a paused process go on."""
+        """Lets a paused process continue."""
         process.paused = False
         self._ready += process.frozen
         process.frozen = []
@@ -168,14 +168,14 @@ class Scheduler:
         timeout_s: float = 3600.0,
         every_s: float = 0.0,
     ) -> None:
-        """Runs until ``until()`` is true, without it until every thread has ended.
+        """Runs until ``until()`` is true; without it, until every thread has ended.
 
-        It is looked at after each step; one that looks at much is looked at once in ``every_s``.
+        ``until`` is evaluated after each step; an expensive one only every ``every_s``.
 
         Raises:
-            Deadlock: that will never be.
-            TimeLimit: it was not within ``timeout_s`` of virtual time.
-            StepLimit: it was not within so many steps.
+            Deadlock: that will never happen.
+            TimeLimit: it did not happen within ``timeout_s`` of virtual time.
+            StepLimit: it did not happen within the allowed number of steps.
         """
         done = until or (lambda: not any(process.threads for process in self.processes))
         self._look_every_s = every_s
@@ -187,13 +187,13 @@ class Scheduler:
         raise Deadlock(f"deadlock at {self.now:.6f} s\n{report.threads(self)}")
 
     def run_for(self, seconds: float) -> None:
-        """Runs for so much virtual time."""
+        """Runs for ``seconds`` of virtual time."""
         end = self.now + seconds
         self._loop(None, end, FOREVER)
         self.now = max(self.now, end)
 
     def call(self, process: Process, function: Callable[..., T], *args: Any, timeout_s: float = 3600.0) -> T:
-        """Runs a function in a thread of ``process`` to its end and returns or raises what it does."""
+        """Runs a function in a thread of ``process``; returns its result or raises its exception."""
         outcome: list[T] = []
         failure: list[BaseException] = []
 
@@ -213,14 +213,14 @@ class Scheduler:
         return outcome[0]
 
     def rest(self, *, quiet_s: float = 0.5, limit_s: float = 600.0, slots_older_s: float = 0.0) -> list[str]:
-        """Runs until nothing happens for ``quiet_s``, then returns what should not be so at rest.
+        """Runs until nothing happens for ``quiet_s``, then returns the problems of the system at rest.
 
-        A lock that is held, a slot that is missing, an unresolved future that somebody waits for, a thread
-        that an exception ended, a thread of a process that has stopped: each with its name and lines. A slot
-        counts as missing once it was taken longer than ``slots_older_s`` ago.
+        Problems are a lock that is held, a slot that is missing, an unresolved future that a thread waits
+        for, a thread that an exception ended, and a thread of a process that has stopped, each with its name
+        and lines. A slot counts as missing when it was taken longer than ``slots_older_s`` ago.
 
         Raises:
-            TimeLimit: there was no rest within ``limit_s`` of virtual time.
+            TimeLimit: the system did not come to rest within ``limit_s`` of virtual time.
         """
         end = self.now + limit_s
         self._loop(None, end, quiet_s)
@@ -229,17 +229,17 @@ class Scheduler:
         return report.findings(self, slots_older_s)
 
     def at(self, time: float, action: Callable[[], None]) -> None:
-        """Runs ``action`` at a time, between two steps: it may wake threads but must not wait."""
+        """Runs ``action`` at an instant, between two steps: it may wake threads but must not wait."""
         heapq.heappush(self._timers, (time, next(self._numbers), None, action))
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
-        """Runs ``action`` in so much virtual time, as ``at``."""
+        """Runs ``action`` after ``seconds`` of virtual time, like ``at``."""
         self.at(self.now + seconds, action)
 
-    # -- what primitives call -------------------------------------------------------------------------
+    # -- the calls of primitives ----------------------------------------------------------------------
 
     def point(self) -> None:
-        """Lets another ready thread go on, or this one; nothing outside of simulated threads."""
+        """Lets another ready thread continue, or this one; does nothing outside of simulated threads."""
         me = self.running
         if me is None:
             return
@@ -256,7 +256,7 @@ class Scheduler:
         self._dispatch(me)
 
     def _is_alone(self, me: SimThread) -> bool:
-        """Makes a step of a thread beside which nobody is ready, if nothing is due either."""
+        """Makes a step if no other thread is ready and no timer is due."""
         now, timers = self.now + self._step_s, self._timers
         if self._graveyard or self._stall_chance or me.process.paused:
             return False
@@ -267,10 +267,10 @@ class Scheduler:
         return True
 
     def wait(self, waiters: list[SimThread], timeout: float | None, what: object) -> bool:
-        """Suspends the running thread in ``waiters``; returns False when nobody woke it in time."""
+        """Suspends the running thread in ``waiters``; returns False when it was not woken in time."""
         me = self.running
         if me is None:
-            raise RuntimeError(f"outside of simulated threads nobody can wait for {what}")
+            raise RuntimeError(f"only simulated threads can wait for {what}")
         if me.doomed:
             self._refuse(me)
         me.woken = False
@@ -305,7 +305,7 @@ class Scheduler:
         self._make_ready(thread)
 
     def ended(self, thread: SimThread) -> None:
-        """Notes that a thread has come to its end, and wakes who joins it."""
+        """Notes that a thread has ended, and wakes the threads that join it."""
         if thread in thread.process.threads:
             del thread.process.threads[thread]
             thread.process.give_ident(thread)
@@ -329,7 +329,7 @@ class Scheduler:
 
     def _fire(self, thread: SimThread | None, what: Any) -> None:
         if thread is None:
-            me, self.running = self.running, None  # no thread of the simulation calls this
+            me, self.running = self.running, None  # an action is not a thread of the simulation
             try:
                 what()
             finally:
@@ -351,7 +351,7 @@ class Scheduler:
                 threads.remove(thread)
 
     def _next(self) -> SimThread | None:
-        """Returns the thread that goes on, or None when the hub must decide."""
+        """Returns the thread that continues, or None when the hub must decide."""
         self.steps += 1
         now = self.now = self.now + self._step_s
         timers, ready = self._timers, self._ready
@@ -381,7 +381,7 @@ class Scheduler:
     def _dispatch(self, me: SimThread) -> None:
         try:
             following = self._next()
-        except BaseException as error:  # of an action or a predicate: none of this thread's business
+        except BaseException as error:  # raised by an action or a predicate, not by this thread
             self._failure, following = error, None
         if following is not me:
             if following is None:
@@ -441,12 +441,12 @@ class Scheduler:
         raise Killed
 
     def _reap(self) -> None:
-        """Unwinds the stacks of killed threads, which get ``Killed`` from whatever they try."""
+        """Unwinds the stacks of killed threads: every call that they make raises ``Killed``."""
         if not self._graveyard:
             return
         outer = seam.current()
         level = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)  # they no longer exist: what they say now would mislead
+        logging.disable(logging.CRITICAL)  # they no longer exist, so their log lines would mislead
         try:
             while self._graveyard:
                 thread = self._graveyard.pop()
@@ -461,5 +461,5 @@ class Scheduler:
 
 
 def _never() -> bool:
-    """What is waited for when nothing is."""
+    """The condition when there is none: never true."""
     return False

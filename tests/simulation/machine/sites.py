@@ -1,4 +1,4 @@
-"""Names lines of code for reports: where a primitive was made, where a thread stands."""
+"""Names lines of code for reports: where a primitive was made, where a thread is suspended."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import CodeType, FrameType
 _MACHINE = Path(__file__).resolve().parent
 _REPOSITORY = _MACHINE.parent.parent.parent
 _SEAM = _REPOSITORY / "agent" / "common" / "shell"
-# Lines of the machinery say nothing about the fault: reports name the line that called it.
+# Lines of the simulator's own code say nothing about a fault: reports name the line that called it.
 _MACHINERY = (str(_MACHINE) + "/", *(str(_SEAM / f"{name}.py") for name in ("threads", "network", "disk")))
 _LIBRARY = ("/concurrent/futures/", "/contextlib.py", "/threading.py", "/queue.py")
 _machinery: dict[str, bool] = {}
 
-# The code and the instruction in it: only a report needs to know which line that is.
+# A code object and an instruction in it: only a report needs the line.
 Site = tuple[CodeType | None, int]
 UNKNOWN: Site = (None, 0)
 
@@ -27,7 +27,7 @@ def _is_machinery(file: str) -> bool:
 
 
 def standing(frame: FrameType | None) -> Site:
-    """Returns the place outside the machinery at which a frame stands."""
+    """Returns the innermost place of a frame outside the simulator's own code."""
     known = _machinery
     while frame is not None:
         code = frame.f_code
@@ -39,12 +39,12 @@ def standing(frame: FrameType | None) -> Site:
 
 
 def caller(depth: int = 1) -> Site:
-    """Returns the place outside the machinery that is being executed, ``depth`` calls up or further."""
+    """Returns the innermost running place outside the simulator's own code, at least ``depth`` calls up."""
     return standing(sys._getframe(depth))
 
 
 def describe(site: Site) -> str:
-    """Returns ``file:line``, from the root of the repository where it lies in it."""
+    """Returns ``file:line``; a file of the repository is relative to its root."""
     code, instruction = site
     if code is None:
         return "?"

@@ -1,10 +1,10 @@
-"""Simulated sockets: what a process holds of a kernel object, with the errors that Linux and Python raise."""
+"""Simulated sockets: a process's handles of kernel objects, with the errors that Linux and Python raise."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.simulation.machine.kernel import Backlog, DatagramPort, KernelObject, StreamEnd, failure
@@ -13,12 +13,12 @@ from tests.simulation.machine.thread import SimThread
 if TYPE_CHECKING:
     from tests.simulation.machine.network import SimNetwork
 
-# A packet is read whole or cut off; this is more than any.
+# A packet is read whole or cut off; this is longer than any packet.
 PACKET_BYTES_MAX = 1 << 20
 
 
 class SimSocket:
-    """What ``socket.socket`` does; each kind of socket knows its own part of it."""
+    """What ``socket.socket`` does; each kind of socket adds its own part."""
 
     family: int = socket.AF_INET
 
@@ -28,7 +28,7 @@ class SimSocket:
         self.scheduler = network.scheduler
         self._descriptor = descriptor
         self._timeout: float | None = None
-        # How long sending may take, whatever the time-out is (SO_SNDTIMEO).
+        # How long sending may take, whatever the time-out (SO_SNDTIMEO).
         self.send_timeout_s: float | None = None
 
     def __enter__(self) -> Self:
@@ -42,14 +42,14 @@ class SimSocket:
         return self._descriptor
 
     def close(self) -> None:
-        """Closes the descriptor; it wakes nobody."""
+        """Closes the descriptor; this wakes no thread."""
         self.scheduler.point()
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             self.network.close_descriptor(descriptor)
 
     def detach(self) -> int:
-        """Gives the descriptor away without closing it."""
+        """Hands over the descriptor without closing it."""
         descriptor, self._descriptor = self._descriptor, -1
         return descriptor
 
@@ -132,17 +132,17 @@ class StreamSocket(SimSocket):
         return self.kernel.peer.name
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Returns up to so many bytes, none when the other end is done."""
+        """Returns up to ``bufsize`` bytes; none when the other end has finished."""
         return self.receive(bufsize)[0]
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        """Reads into a buffer and returns how much that was."""
+        """Reads into a buffer and returns the number of bytes."""
         view = memoryview(buffer).cast("B")
         data = self.recv(nbytes or len(view))
         view[: len(data)] = data
         return len(data)
 
-    def receive(self, size: int) -> tuple[bytes, list[Any]]:
+    def receive(self, size: int) -> tuple[bytes, Sequence[Any]]:
         """Returns bytes and the open files that came with them."""
         kernel = self.kernel
         self.enter(kernel.readers, kernel.is_readable, self._timeout)
@@ -152,10 +152,10 @@ class StreamSocket(SimSocket):
             self.leave(kernel)
 
     def send(self, data: Any, flags: int = 0) -> int:
-        """Sends a part of the data and returns how much that was."""
-        return self.transmit(bytes(memoryview(data).cast("B")), [])
+        """Sends a part of the data and returns its length."""
+        return self.transmit(bytes(memoryview(data).cast("B")), ())
 
-    def transmit(self, data: bytes, files: list[Any]) -> int:
+    def transmit(self, data: bytes, files: Sequence[Any]) -> int:
         """Sends a part of the data together with open files."""
         kernel = self.kernel
         timeout_s = self._timeout if self.send_timeout_s is None else self.send_timeout_s
@@ -190,7 +190,7 @@ class StreamSocket(SimSocket):
         return self.send(b"".join(bytes(memoryview(part).cast("B")) for part in buffers))
 
     def shutdown(self, how: int) -> None:
-        """Ends one direction or both, and wakes who waits in the connection."""
+        """Ends one direction or both, and wakes the threads that wait in the connection."""
         self.scheduler.point()
         self._check_open()
         self.kernel.shut(how in (socket.SHUT_RD, socket.SHUT_RDWR), how in (socket.SHUT_WR, socket.SHUT_RDWR))
@@ -224,7 +224,7 @@ class ListeningSocket(SimSocket):
         finally:
             self.leave(kernel)
         made = self.network.hold(end)
-        end.references -= 1  # the backlog's
+        end.references -= 1  # the reference of the backlog
         assert isinstance(made, StreamSocket)
         return made, made.getpeername()
 

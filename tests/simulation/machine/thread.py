@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Killed(BaseException):
-    """Unwinds a thread of a killed process; nothing that it does on the way has an effect."""
+    """Unwinds a thread of a killed process; its calls on the way have no effect."""
 
 
 class SimThread:
-    """What ``threading.Thread`` does, and what the scheduler keeps of it."""
+    """What ``threading.Thread`` does, and the scheduler's notes about it."""
 
     __slots__ = (
         "arguments",
@@ -50,10 +50,10 @@ class SimThread:
         # The exception that ended it.
         self.error: BaseException | None = None
         self.joiners: list[SimThread] = []
-        # Its process was killed: whatever it tries raises ``Killed``.
+        # Its process was killed: every call that it makes raises ``Killed``.
         self.doomed = False
         self.refusals = 0
-        # Where it waits, for what, whether it was woken; a timer of an older token is void.
+        # The list that it waits in, what it waits for, whether it was woken; an older token voids a timer.
         self.waiters: list[SimThread] | None = None
         self.waiting_for: object = None
         self.woken = False
@@ -111,4 +111,4 @@ class SimThread:
 
 
 def _nothing() -> None:
-    """What an ended thread has for a target, so that it keeps nothing alive."""
+    """The target of an ended thread, so that the thread keeps nothing alive."""

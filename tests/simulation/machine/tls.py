@@ -1,6 +1,6 @@
-"""TLS without cryptography: certificates are names, records are bytes with a head.
+"""TLS without cryptography: certificates are names, records are bytes with a header.
 
-What shells can get wrong with TLS is all there: the handshake that waits for the peer, the name and the
+It has every part of TLS that shells can get wrong: the handshake that waits for the peer, the name and the
 authority that are checked, records that a selector cannot see once they are read, calls that a TLS socket
 does not have, the client that learns only from its first read that the server refuses it.
 """
@@ -11,7 +11,7 @@ import contextlib
 import json
 import ssl
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,15 @@ from tests.simulation.machine.thread import SimThread
 
 HEAD = struct.Struct("!BI")
 DATA, HANDSHAKE, ALERT = 1, 2, 3
-# OpenSSL's records hold at most so much.
+# An OpenSSL record holds at most this much.
 RECORD_BYTES_MAX = 16 * 1024
+# More than any packet holds.
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class SimTls:
-    """A TLS context: the own certificate, and by whom the peer's must be (the same authority by default)."""
+    """A TLS context: its own certificate, and the authority of the peer's (the same one by default)."""
 
     name: str
     authority: str = "cluster"
@@ -41,13 +43,13 @@ class SimTls:
         suppress_ragged_eofs: bool = True,
         server_hostname: str | None = None,
     ) -> TlsSocket:
-        """Returns a socket over ``sock``, whose descriptor it takes, after the handshake.
+        """Returns a socket over ``sock`` after the handshake; it takes over the descriptor.
 
-        Without ``do_handshake_on_connect`` the reads of a server make the handshake.
+        Without ``do_handshake_on_connect`` the reads of a server perform the handshake.
         """
         wrapped = TlsSocket(sock)
         try:
-            with wrapped.within_timeout():  # all steps together, as OpenSSL's handshake
+            with wrapped.within_timeout():  # one time-out for all steps, as in OpenSSL's handshake
                 if server_side:
                     wrapped.answer(self, at_once=do_handshake_on_connect)
                 else:
@@ -66,13 +68,13 @@ class TlsSocket(StreamSocket):
         super().__init__(plain.network, plain.kernel, plain.detach())
         self.settimeout(timeout_s)
         self._peer: str | None = None
-        # When the call that is at work must have ended.
+        # The deadline of the call in progress.
         self._ends_at: float | None = None
-        # A server's handshake that is not finished: the own certificate, and whether it was shown.
+        # An unfinished handshake of a server: its own certificate, and whether it was shown.
         self._context: SimTls | None = None
         self._has_shown = False
-        # Of the record that is being read, and of one that was read but not wholly taken.
-        self._record = bytearray()
+        # The bytes of the record that is being read, and the rest of one that was read but not yet taken.
+        self._record = b""
         self._left = b""
 
     def getpeercert(self) -> dict[str, Any] | None:
@@ -80,13 +82,13 @@ class TlsSocket(StreamSocket):
         return None if self._peer is None else {"subjectAltName": (("DNS", self._peer),)}
 
     def pending(self) -> int:
-        """Returns how many bytes were read from the kernel and not taken yet."""
+        """Returns the number of bytes that were read from the kernel but not yet taken."""
         return len(self._left)
 
     # -- the handshake --------------------------------------------------------------------------------
 
     def greet(self, context: SimTls, server_hostname: str | None) -> None:
-        """Makes the client's part of the handshake."""
+        """Performs the client's part of the handshake."""
         if context.check_hostname and not server_hostname:
             raise ValueError("check_hostname requires server_hostname")
         self._put(HANDSHAKE, b"{}")
@@ -99,7 +101,7 @@ class TlsSocket(StreamSocket):
         self._peer = name
 
     def answer(self, context: SimTls, *, at_once: bool) -> None:
-        """Makes the server's part of the handshake, or leaves it to the reads."""
+        """Performs the server's part of the handshake, or leaves it to the reads."""
         self._context = context
         if at_once:
             self._go_on(context)
@@ -134,7 +136,7 @@ class TlsSocket(StreamSocket):
     # -- data -----------------------------------------------------------------------------------------
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Returns up to so many bytes of one record, none when the other end is done."""
+        """Returns up to ``bufsize`` bytes of one record; none when the other end has finished."""
         if flags:
             raise ValueError("non-zero flags not allowed in calls to recv() on SSLSocket")
         if self._left:
@@ -157,7 +159,7 @@ class TlsSocket(StreamSocket):
         return data
 
     def send(self, data: Any, flags: int = 0) -> int:
-        """Sends a record with a part of the data and returns how much that was."""
+        """Sends a record with a part of the data and returns its length."""
         part = data if type(data) is bytes else memoryview(data).cast("B")
         if len(part) > RECORD_BYTES_MAX:
             part = part[:RECORD_BYTES_MAX]
@@ -171,13 +173,13 @@ class TlsSocket(StreamSocket):
         """Does not exist over TLS."""
         raise NotImplementedError("sendmsg not allowed on instances of TlsSocket")
 
-    def receive(self, size: int) -> tuple[bytes, list[Any]]:
-        """Does not exist over TLS: no open file can come along."""
+    def receive(self, size: int) -> tuple[bytes, Sequence[Any]]:
+        """Does not exist over TLS, which cannot carry open files."""
         raise NotImplementedError("recvmsg not allowed on instances of TlsSocket")
 
     @contextlib.contextmanager
     def within_timeout(self) -> Iterator[None]:
-        """Bounds several reads and writes together by the time-out of one call."""
+        """Limits several reads and writes together by the time-out of one call."""
         self._ends_at = self.scheduler.now + self._timeout if self._timeout else None
         try:
             yield
@@ -195,29 +197,27 @@ class TlsSocket(StreamSocket):
     # -- records --------------------------------------------------------------------------------------
 
     def _put(self, kind: int, data: bytes | memoryview) -> None:
-        # The kernel takes a record whole: what it has no room for stays with OpenSSL, which sends it first.
+        # The kernel takes a whole record: OpenSSL keeps the rest that has no room, and sends it first.
         record = b"".join((HEAD.pack(kind, len(data)), data))
-        sent = super().transmit(record, [])
+        sent = super().transmit(record, ())
         if sent < len(record):
             self.kernel.force(record[sent:])
 
     def _read_record(self) -> tuple[int, bytes] | None:
+        # A record arrives in one packet or two, and a packet holds nothing of another record: whatever the
+        # kernel hands out belongs to this one, unless the peer speaks no TLS.
         record = self._record
-        kind, wanted = 0, HEAD.size
-        if len(record) >= HEAD.size:
-            kind, size = HEAD.unpack_from(record)
-            wanted += size
-        while len(record) < wanted:
+        while True:
+            if len(record) >= HEAD.size:
+                kind, size = HEAD.unpack_from(record)
+                end = HEAD.size + size
+                if len(record) >= end:
+                    self._record = record[end:]
+                    return kind, record[HEAD.size : end]
             try:
-                part, _ = super().receive(wanted - len(record))
+                part, _ = super().receive(READ_BYTES)
             except BlockingIOError:
                 raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the record is not whole") from None
             if not part:
                 return None
-            record += part
-            if len(record) == HEAD.size:
-                kind, size = HEAD.unpack(record)
-                wanted += size
-        data = bytes(memoryview(record)[HEAD.size :])
-        record.clear()
-        return kind, data
+            self._record = record = record + part

@@ -1,9 +1,9 @@
 """The wires between simulated hosts: latency, loss, partitions, clogs, hosts that lose power.
 
-Hosts are addresses. A stream's bytes are never lost nor reordered while both hosts live: TCP repeats them, so
-a partition only holds them back, and neither end is told. Datagrams are lost, doubled and overtaken. A cut
-stops both kinds or, as a packet filter does, only one of them. A clog holds everything back and then lets it
-go in order: as long as it lasts nobody can tell it from a cut.
+Hosts are addresses. A stream's bytes are never lost or reordered while both hosts live: TCP repeats them, so
+a partition only delays them, and neither end is told. Datagrams are lost, doubled and overtaken. A cut
+stops both kinds or, like a packet filter, only one of them. A clog holds everything back and then releases it
+in order: as long as it lasts, it cannot be told from a cut.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.simulation.machine.kernel import Backlog, DatagramPort, StreamEnd
     from tests.simulation.machine.scheduler import Scheduler
 
-# TCP repeats a lost segment after 0.2 s at first, then ever more slowly.
+# TCP repeats a lost segment after 0.2 s at first, then less and less often.
 REPEAT_S_MIN, REPEAT_S_MAX = 0.2, 2.0
 FIRST_FREE_PORT = 40_000
 STREAMS, DATAGRAMS = KINDS = ("streams", "datagrams")
@@ -27,7 +27,7 @@ STREAMS, DATAGRAMS = KINDS = ("streams", "datagrams")
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a wire does to what it carries; shares are between 0 and 1.
+    """The effects of a wire on its traffic; shares are between 0 and 1.
 
     The share ``reorder`` of the datagrams takes up to ``reorder_s`` longer, so that many others overtake it.
     """
@@ -47,7 +47,7 @@ class Packet:
     arrives_at: float
     kind: str
     data: bytes = b""
-    files: list[Any] = field(default_factory=list)
+    files: Sequence[Any] = ()
 
 
 class Pipe:
@@ -60,15 +60,15 @@ class Pipe:
         self._packets: deque[Packet] = deque()
         self._arrives_at = 0.0
         self._life = wires.lives[source]
-        # Bytes that are on their way.
+        # The number of bytes on their way.
         self.bytes = 0
 
-    def send(self, kind: str, data: bytes = b"", files: list[Any] | None = None) -> None:
+    def send(self, kind: str, data: bytes = b"", files: Sequence[Any] = ()) -> None:
         """Sends a packet."""
         wires, goal = self._wires, self._target.host
         if self._is_dead():
             return
-        packet = Packet(0.0, kind, data, files or [])
+        packet = Packet(0.0, kind, data, files)
         if self._source == goal and not self._packets:
             self._target.take(packet)
             return
@@ -98,7 +98,7 @@ class Pipe:
             wires.scheduler.at(self._packets[0].arrives_at, self._arrive)
 
     def repeat(self) -> None:
-        """Sends again what a partition held back; a reset is sent only once, so it is lost."""
+        """Sends the packets that a partition held back again; a reset is sent only once, so it is lost."""
         kept = [] if self._is_dead() else [packet for packet in self._packets if packet.kind != "reset"]
         if len(kept) < len(self._packets):
             self._target.watch_peer()  # only keep-alive can tell now
@@ -107,17 +107,17 @@ class Pipe:
         self._arrive()
 
     def _is_dead(self) -> bool:
-        """Tells whether the sending host has lost power since: nobody repeats anything."""
+        """Tells whether the sending host has lost power since then: if so, nothing is repeated."""
         return self._wires.lives[self._source] != self._life
 
 
 class Wires:
-    """Everything that is between the hosts of one simulation."""
+    """The network between the hosts of one simulation."""
 
     def __init__(
         self, scheduler: Scheduler, *, quality: Quality | None = None, buffer_bytes: int = 64 * 1024
     ) -> None:
-        """``buffer_bytes`` is what a stream holds per direction before its writer has to wait."""
+        """A stream holds ``buffer_bytes`` per direction before its writer has to wait."""
         self.scheduler = scheduler
         self.rng = random.Random(scheduler.random.getrandbits(64))
         self.quality = quality or Quality()
@@ -136,14 +136,14 @@ class Wires:
         self._clogs: dict[tuple[str, str], float] = {}
 
     def set_quality(self, source: str, target: str, quality: Quality | None) -> None:
-        """Changes the wire from one host to another; None makes it like all others again."""
+        """Changes the wire from one host to another; None restores the default."""
         if quality is None:
             self._qualities.pop((source, target), None)
         else:
             self._qualities[source, target] = quality
 
     def forget_qualities(self) -> None:
-        """Makes all wires equal again."""
+        """Restores the default quality of all wires."""
         self._qualities.clear()
 
     def cut(self, source: str, target: str, *, both: bool = True, kinds: Sequence[str] = KINDS) -> None:
@@ -164,7 +164,7 @@ class Wires:
         self._clogs[source, target] = self.scheduler.now + seconds
 
     def heal(self, source: str | None = None, target: str | None = None) -> None:
-        """Ends a cut in both directions, or all of them; what a clog holds comes when it would have come."""
+        """Ends a cut in both directions, or all cuts; packets that a clog holds still wait for its end."""
         for cuts in self._cuts.values():
             if source is None or target is None:
                 cuts.clear()
@@ -173,7 +173,7 @@ class Wires:
         self._resume()
 
     def lose_power(self, host: str) -> None:
-        """Switches a host off: whatever it says from now on is lost. Kill its processes as well."""
+        """Switches a host off: everything that it sends from now on is lost. Kill its processes as well."""
         self.dark.add(host)
         self.lives[host] += 1
 
@@ -183,27 +183,27 @@ class Wires:
         self._resume()
 
     def is_cut(self, source: str, target: str, kind: str = STREAMS) -> bool:
-        """Tells whether nothing of a kind gets through."""
+        """Tells whether a kind of traffic is cut off."""
         cuts, dark = self._cuts[kind], self.dark
         return bool((cuts and (source, target) in cuts) or (dark and (source in dark or target in dark)))
 
     def clogged_until(self, source: str, target: str) -> float:
-        """Returns until when everything is held back, or was."""
+        """Returns the end of the current or last clog."""
         return self._clogs.get((source, target), 0.0) if self._clogs else 0.0
 
     def latency_s(self, source: str, target: str) -> float:
-        """Draws how long something takes from host to host."""
+        """Draws the latency from host to host."""
         if source == target:
             return 0.0
         quality = self.quality
         if self._qualities:
             quality = self._qualities.get((source, target), quality)
-        # What ``uniform`` does, for half its price.
+        # The same as ``uniform``, at half the cost.
         least_s = quality.latency_s_min
         return least_s + (quality.latency_s_max - least_s) * self.rng.random()
 
     def free_port(self) -> int:
-        """Returns a port that nobody has used."""
+        """Returns a port that was never used."""
         return next(self._free_ports)
 
     def reset(self, source: str, target: StreamEnd) -> None:

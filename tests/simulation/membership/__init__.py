@@ -1,1 +1,1 @@
-"""Membership agents under the simulator: a cluster, its neighbours and clients, faults, checks."""
+"""Membership agents in the simulator: a cluster, its neighbours and clients, faults, checks."""

@@ -1,7 +1,7 @@
-"""A simulated cluster of membership agents as they are, and of neighbours that are attached to them.
+"""A simulated cluster of unchanged membership agents, with neighbours attached to them.
 
-The agent under test is ``agent.membership.service.Service`` itself; a subclass tells the history what it
-decides and checks the core's invariants. The neighbour stands for the other agents of a node: it has the real
+The agent under test is ``agent.membership.service.Service`` itself; a subclass reports its decisions to the
+history and checks the core's invariants. The neighbour stands for the other agents of a node: it has the real
 attachment and the real follower of the view, and nothing else.
 """
 
@@ -24,21 +24,21 @@ from tests.simulation.membership.history import History, Sighting
 
 MEMBERSHIP, NEIGHBOUR = "membership", "hydfs"
 FORMED_S = 10.0
-# Far above what any schedule needs: somebody goes round in circles.
+# Far above the need of any schedule: a run with more steps has a spinning loop.
 STEPS_MAX = 600_000
 STALL_S_MAX = 0.02
 # A stopping server waits a second for requests in progress; all others end at once.
 STOPPED_S = 2.0
-# Conditions are looked at this often: they look at all nodes.
+# How often conditions are evaluated: they look at all nodes.
 LOOK_S = 0.005
-# A poll of the follower, with its margin, is over by then; a slot that is out for longer is lost.
+# A poll of the follower, with its margin, has ended by then; a slot that is out for longer is lost.
 POLL_S = 12.5
-# Three looks, in whose course every loop of an agent turns, the slowest of them once a second.
+# Three looks, between which every loop of an agent makes progress; the slowest runs once a second.
 LOOKS_APART_S = 1.0
 
 
 class Observed(Service):
-    """The membership agent, which also tells what it does."""
+    """The membership agent, which also reports its actions."""
 
     def __init__(
         self, config: NodeConfig, on_crash: Callable[[BaseException], None], cluster: MembershipCluster
@@ -95,14 +95,14 @@ class Observed(Service):
 
 
 class Neighbour:
-    """Another agent of a node, as membership sees it."""
+    """Another agent of the node, as membership sees it."""
 
     def __init__(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> None:
         path = config.socket_path("membership")
         names = [peer.name for peer in config.peers]
         self.attachment = Attachment(path, NEIGHBOUR)
         self.follower = ViewFollower(NEIGHBOUR, path, names)
-        # The versions that a subscriber was told of.
+        # The versions that a subscriber received.
         self.told: list[int] = []
 
     def start(self) -> None:
@@ -121,7 +121,7 @@ class Neighbour:
 
 
 class MembershipCluster(Cluster):
-    """Nodes with a membership agent, and with a neighbour when asked for."""
+    """Nodes with a membership agent, and optionally a neighbour."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class MembershipCluster(Cluster):
             stall_s_max=STALL_S_MAX,
         )
         self.looks_apart_s = LOOKS_APART_S
-        # No fault is at work: everything must be quick.
+        # No fault is in force: everything must be quick.
         self.is_calm = False
         self.slots_older_s = POLL_S
 
@@ -161,7 +161,7 @@ class MembershipCluster(Cluster):
         process.on_kill.append(lambda: self.history.note_own(config.name))
         return Observed(config, on_crash, self)
 
-    # -- looking at agents ----------------------------------------------------------------------------
+    # -- inspecting agents ----------------------------------------------------------------------------
 
     def service(self, name: str) -> Observed:
         """Returns the agent of a node."""
@@ -176,7 +176,7 @@ class MembershipCluster(Cluster):
         return found
 
     def monitor(self, name: str) -> Monitor | None:
-        """Returns the monitor of a node whose agent has come far enough to have one."""
+        """Returns the monitor of a node, if its agent already has one."""
         node: Node | None = self.nodes.get(name)
         agent = node.agents.get(MEMBERSHIP) if node is not None else None
         service = agent.service if agent is not None else None
@@ -207,7 +207,7 @@ class MembershipCluster(Cluster):
         return view.up_names() if view is not None else []
 
     def agree_on(self, names: Sequence[str], observers: Sequence[str] | None = None) -> bool:
-        """Tells whether all observers know one and the same view, with exactly ``names`` up and alive."""
+        """Tells whether all observers know the same view, with exactly ``names`` up and alive."""
         watching = self.running() if observers is None else observers
         if observers is None and not set(names) <= set(watching):
             return False
@@ -221,23 +221,23 @@ class MembershipCluster(Cluster):
         )
 
     def believes(self, observer: str, name: str) -> Member | None:
-        """Returns what one node believes of another one."""
+        """Returns one node's beliefs about another one."""
         return self.monitor_of(observer).table.get(name)
 
     def believed_dead(self, name: str, observers: Sequence[str]) -> bool:
-        """Tells whether all observers hold ``name`` for dead."""
+        """Tells whether all observers believe that ``name`` is dead."""
         found = [self.believes(observer, name) for observer in observers]
         return all(member is not None and member.state is State.DEAD for member in found)
 
     # -- driving --------------------------------------------------------------------------------------
 
     def form(self) -> float:
-        """Starts all and runs until they agree on a view of all; returns how long that took."""
+        """Starts all nodes and runs until they agree on a view of all; returns how long that took."""
         self.start()
         return self.wait_for(lambda: self.agree_on(self.names), FORMED_S, "the cluster forms")
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float, what: str) -> float:
-        """Runs until something is so, and returns how long that took; fails at the first violation."""
+        """Runs until a condition holds, and returns how long that took; fails at the first violation."""
         began = self.scheduler.now
         violations = self.history.violations
         try:
@@ -249,17 +249,17 @@ class MembershipCluster(Cluster):
         return self.scheduler.now - began
 
     def run_for(self, seconds: float) -> None:
-        """Runs for a time; fails at violations."""
+        """Runs for a time; fails if there are violations."""
         self.scheduler.run_for(seconds)
         self.check(self.history.violations)
 
     def kill(self, name: str) -> None:
-        """Cuts the power of a node: silence, until somebody starts it again."""
+        """Cuts the power of a node, which stays silent until it is restarted."""
         self.log.note(f"power off {name}")
         self.nodes[name].power_off()
 
     def restart(self, name: str) -> None:
-        """Restores a node's power and starts what does not run."""
+        """Restores a node's power and starts the agents that are not running."""
         self.log.note(f"start {name}")
         self.nodes[name].start_all()
 

@@ -1,10 +1,10 @@
-"""The faults of membership's schedules: those of every cluster, and those that only membership knows.
+"""The faults of membership's schedules: those of every cluster, and those that only membership has.
 
-A wrong hint, a port that answers "refused" for a node that lives, an orderly leave, a switch of detectors, a
-rotation of gossip keys, a voter that is replaced, a lost disk, a neighbour that hangs, strangers, packet
-filters, partitions that overlap. Some wait for a moment that chance would rarely hit (``_ambush``).
+Membership's own faults are a wrong hint, a port that answers "refused" for a live node, an orderly leave, a
+switch of detectors, a rotation of gossip keys, a replaced voter, a lost disk, a stalled neighbour, strangers,
+packet filters, and overlapping partitions. Some wait for a moment that chance would rarely hit (``_ambush``).
 
-What a fault touches is remembered, because only that excuses a node that is believed dead.
+The nodes that a fault touches are remembered, because only these may be believed dead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.simulation.machine.wires import DATAGRAMS, STREAMS
 from tests.simulation.membership import orders, strangers
 from tests.simulation.membership.cluster import MEMBERSHIP, NEIGHBOUR, MembershipCluster
 
-# Kinds of fault beside those of every cluster, and how many nodes each names.
+# Kinds of fault in addition to those of every cluster, and the number of nodes that each names.
 EXTRA: dict[str, int | str] = {
     "starve": 1,
     "filter": 1,
@@ -46,37 +46,37 @@ EXTRA: dict[str, int | str] = {
     "isolate_busy": 1,
     "pause_suspecting": 1,
 }
-# Who is touched is who is named, except for these, which touch everybody.
+# A fault touches the nodes that it names, except for these kinds, which touch all nodes.
 TOUCH_ALL = ("power_all", "rolling_restart", "partition", "bridge", "ring", "rotate")
-# These must make nobody believe that a node is dead.
+# These kinds must not make any node believe that another one is dead.
 TOUCH_NONE = ("hint", "refuse", "visit", "jump", "switch", "abort_order", "replace_voter", "hang")
-# What these touch hears too little to judge others.
+# A node that these kinds touch hears too little to judge others.
 CUT_OFF = (
     *("power_all", "isolate", "deafen", "silence", "slow_wires", "partition", "bridge", "ring", "rotate"),
     *("filter", "filter_streams", "clog_node"),
 )
-# What is believed or decided because of a fault may outlive it by this much.
+# Beliefs and decisions that a fault caused may outlive it by this much.
 GRACE_S = 12.0
 # How long the faults of a schedule last: a few times what it takes to suspect, evict and admit a node again.
 FAULTS_S = 5.0
 AMBUSH_S, AMBUSH_STEP_S = 3.0, 0.001
 LEFT_S = 0.2
 ABORT_S_MAX = 0.02
-# A starved machine gets a processor for so long at a time, and then waits up to fifty times as long.
+# A starved machine gets a processor for this long at a time, and then waits up to fifty times as long.
 SLICE_S = 0.002
 STARVED_MAX = 50
-# The share of the faults of disks that strike an agent which runs, and how soon the others are started again.
+# The share of disk faults that strike a running agent, and how soon the agent is restarted for the others.
 RUNS_ON, RESTARTED_S = 0.3, 0.05
 
 
 class MembershipFaults(Faults):
-    """Faults that know whom they touch, and count what they strike."""
+    """Faults that remember which nodes they touch, and count the moments that they hit."""
 
     def __init__(self, cluster: MembershipCluster, steps: Sequence[Step]) -> None:
         self.members = cluster
         self.hits = cluster.history.hits
         self.names = cluster.names
-        # Whether a second gossip key is in use, which every node must get in the end.
+        # Whether a second gossip key is in use; in the end every node must have it.
         self.rotated = False
         self._touched_until: dict[str, float] = {}
         self._cut_off_until: dict[str, float] = {}
@@ -86,7 +86,7 @@ class MembershipFaults(Faults):
         super().__init__(cluster, steps)
 
     def touch(self, names: Sequence[str], seconds: float, *, cut_off: bool = False) -> None:
-        """Remembers that what is believed of ``names``, or by them, may be wrong for a time."""
+        """Remembers that beliefs about ``names``, and beliefs that they hold, may be wrong for a time."""
         until = self.cluster.scheduler.now + seconds
         for name in names:
             self._touched_until[name] = max(until, self._touched_until.get(name, 0.0))
@@ -94,7 +94,7 @@ class MembershipFaults(Faults):
                 self._cut_off_until[name] = max(until, self._cut_off_until.get(name, 0.0))
 
     def learners(self) -> set[str]:
-        """Returns the voters that had to learn before they could vote: they lost their disk, or are new."""
+        """Returns the voters that must learn before they can vote: new ones, and those with a new disk."""
         return set(self._wiped)
 
     def _within(self, until: dict[str, float], name: str) -> bool:
@@ -104,7 +104,7 @@ class MembershipFaults(Faults):
         if not self.is_over:
             everyone, nobody = step.kind in TOUCH_ALL, step.kind in TOUCH_NONE
             names = self.names if everyone else () if nobody else step.nodes
-            # A restart of all takes a moment for each; keys that differ keep nodes apart until somebody acts.
+            # Restarting all takes a moment for each; different keys separate nodes until an operator acts.
             seconds = step.duration_s + (FAULTS_S if step.kind in ("rolling_restart", "rotate") else 0.0)
             self.touch(names, seconds, cut_off=step.kind in CUT_OFF)
             self._count(step)
@@ -129,7 +129,7 @@ class MembershipFaults(Faults):
     # Machines
 
     def _starve(self, step: Step) -> None:
-        """Gives a machine a small part of a processor."""
+        """Gives a machine only a small share of a processor."""
         node = self._node(step)
         until = self.cluster.scheduler.now + step.duration_s
 
@@ -147,7 +147,7 @@ class MembershipFaults(Faults):
     def _wipe(self, step: Step) -> None:
         """Cuts the power of a node, which comes back with an empty disk.
 
-        Of the voters a minority may: the register does not promise to bear more.
+        Only a minority of the voters may lose their disks: the register does not tolerate more.
         """
         node = self._node(step)
         wiped = self._wiped | {node.name}
@@ -159,12 +159,12 @@ class MembershipFaults(Faults):
         node.replace_disk()
 
     def _full_disk(self, step: Step) -> None:
-        """Leaves a disk without room, mostly when its agent begins anew."""
+        """Leaves a disk without room, mostly while its agent restarts."""
         super()._full_disk(step)
         self._begin_anew(step)
 
     def _failing_disk(self, step: Step) -> None:
-        """Has a disk fail some calls, mostly when its agent begins anew."""
+        """Makes a disk fail some calls, mostly while its agent restarts."""
         super()._failing_disk(step)
         self._begin_anew(step)
 
@@ -200,13 +200,13 @@ class MembershipFaults(Faults):
         self.later(step, mend)
 
     def _bridge(self, step: Step) -> None:
-        """Cuts the nodes into two halves that only one node can reach both of."""
+        """Cuts the nodes into two halves; only one node can reach both."""
         others = self._addresses([name for name in self.names if name not in step.nodes])
         one, two = others[: len(others) // 2], others[len(others) // 2 :]
         self._cut_pairs(step, [pair for a in one for b in two for pair in ((a, b), (b, a))])
 
     def _ring(self, step: Step) -> None:
-        """Lets each node reach only its neighbours: a majority for each, and everywhere another."""
+        """Lets each node reach only its neighbours: each has a majority, and each has a different one."""
         everyone = self._addresses(self.names)
         count = len(everyone)
         reach = (count // 2 + 1) // 2
@@ -219,19 +219,19 @@ class MembershipFaults(Faults):
         self._cut_pairs(step, pairs)
 
     def _clog(self, step: Step) -> None:
-        """Holds everything from one node to another one back."""
+        """Holds back all traffic from one node to another one."""
         source, target = self._addresses(step.nodes)
         self.cluster.wires.clog(source, target, step.duration_s)
 
     def _clog_node(self, step: Step) -> None:
-        """Holds everything to and from one node back."""
+        """Holds back all traffic to and from one node."""
         (own,) = self._addresses(step.nodes)
         for other in self._others_of(step):
             self.cluster.wires.clog(own, other, step.duration_s)
             self.cluster.wires.clog(other, own, step.duration_s)
 
     def _bad_wires(self, step: Step) -> None:
-        """Loses up to a fifth of the datagrams and lets others overtake."""
+        """Loses up to a fifth of the datagrams and reorders others."""
         wires = self.cluster.wires
         before = wires.quality
         wires.quality = replace(before, loss=0.2 * step.amount, reorder=0.1 * step.amount)
@@ -244,12 +244,12 @@ class MembershipFaults(Faults):
     # Hints and refusals
 
     def _hint(self, step: Step) -> None:
-        """Has an agent of a node say that it lost contact with another node."""
+        """Makes an agent of a node report that it lost contact with another node."""
         name, other = step.nodes
         self._order(name, lambda client: client.hint(other))
 
     def _refuse(self, step: Step) -> None:
-        """Answers a node's datagrams to another one as if nobody listened there."""
+        """Answers a node's datagrams to another one as if no process listened there."""
         source, target = (self.cluster.nodes[name] for name in step.nodes)
         port = self.cluster.wires.ports.get((source.address, source.config.me.membership_port))
         if port is not None:
@@ -261,7 +261,7 @@ class MembershipFaults(Faults):
         return orders.give(self.members, name, act)
 
     def _leave(self, step: Step) -> None:
-        """Has a node leave the cluster, and its agent killed a little later."""
+        """Makes a node leave the cluster, and kills its agent a little later."""
         node = self._node(step)
         self._order(node.name, lambda client: client.leave())
         agent = node.agents.get(MEMBERSHIP)
@@ -274,13 +274,13 @@ class MembershipFaults(Faults):
         self.cluster.scheduler.after(LEFT_S, end)
 
     def _depart(self, step: Step) -> None:
-        """Has a node leave the cluster and join it again, without a restart."""
+        """Makes a node leave the cluster and join it again, without a restart."""
         (name,) = step.nodes
         self._order(name, lambda client: client.leave())
         self.later(step, lambda: self._order(name, lambda client: client.join()))
 
     def _switch(self, step: Step) -> None:
-        """Has the whole cluster use the other detector."""
+        """Switches the whole cluster to the other detector."""
         (name,) = step.nodes
         monitor = self.members.monitor(name)
         heartbeat = monitor is not None and monitor.settings.detector is DetectorKind.HEARTBEAT
@@ -288,16 +288,16 @@ class MembershipFaults(Faults):
         self._order(name, lambda client: client.switch(other.label, True))
 
     def _rotate(self, step: Step) -> None:
-        """Gives every node that answers a second gossip key and has it seal with that one.
+        """Gives every node that answers a second gossip key and makes it seal with that key.
 
-        A node that does not answer hears nobody who does, until the operator has seen to it.
+        A node that does not answer cannot hear those that did, until the operator repairs its keys.
         """
         self.rotated = True
         for name in self.names:
             self._order(name, orders.rotate)
 
     def _replace_voter(self, step: Step) -> None:
-        """Replaces a voter by a node that does not vote, where no voter has lost its disk."""
+        """Replaces a voter by a node that does not vote, unless a voter has lost its disk."""
         name, new = step.nodes
         voters = self.names[: self.members.voters]
         if new not in voters and not self._wiped:
@@ -310,7 +310,7 @@ class MembershipFaults(Faults):
         self.hits["voter replaced"] += 1
 
     def _abort_order(self, step: Step) -> None:
-        """Has an operator wait for a view and be killed meanwhile."""
+        """Kills an operator that waits for a view."""
         (name,) = step.nodes
         order = self._order(name, lambda client: client.watch(1 << 40, 30.0))
         self.cluster.scheduler.after(step.amount * ABORT_S_MAX, order.abort)
@@ -319,7 +319,7 @@ class MembershipFaults(Faults):
     # Neighbours and strangers
 
     def _hang(self, step: Step) -> None:
-        """Stops the attached agent: its connection stands, but it says nothing."""
+        """Stops the attached agent: its connection stays open, but it sends nothing."""
         agent = self._node(step).agents.get(NEIGHBOUR)
         if agent is None or not agent.is_running or agent.process.paused:
             return
@@ -334,7 +334,7 @@ class MembershipFaults(Faults):
         self.later(step, resume)
 
     def _visit(self, step: Step) -> None:
-        """Has a machine that does not belong to the cluster talk to a node."""
+        """Lets a machine that does not belong to the cluster talk to a node."""
         process = self.cluster.client("stranger")
         node = self._node(step)
         others = [name for name in self.names if name != node.name]
@@ -365,7 +365,7 @@ class MembershipFaults(Faults):
         self._ambush(step, self.cluster.scheduler.now + AMBUSH_S)
 
     def _pause_suspecting(self, step: Step) -> None:
-        """Pauses a machine while its agent suspects somebody."""
+        """Pauses a machine while its agent suspects a member."""
         self._ambush(step, self.cluster.scheduler.now + AMBUSH_S)
 
     def _ambush(self, step: Step, until: float) -> None:

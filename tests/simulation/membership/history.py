@@ -1,12 +1,12 @@
-"""What the agents of a simulated cluster saw and decided, checked while it happens.
+"""The observations and decisions of the agents of a simulated cluster, checked while they happen.
 
-M1 one view for each version, one leader for each term, terms never go back; M2 nobody is believed dead or
-evicted whom no fault touched, except by a node that was itself cut off; M3 no record is newer than the node
-that it speaks of; M4 lives never go back: the boots in the view, and what one life of an observer believes,
-only grow; M15 only those are evicted whom somebody believed dead or gone; M13 no two lives share a node id,
-and a disk keeps its identity.
+M1 one view for each version, one leader for each term, terms never go back; M2 no node that no fault touched
+is believed dead or evicted, except by a node that was itself cut off; M3 no record is newer than the node
+that it describes; M4 lives never go back: the boots in the view, and in the beliefs of one life of an
+observer, only grow; M15 a node is evicted only if some node believed it dead or gone; M13 no two lives share
+a node id, and a disk keeps its identity.
 
-The first violations are kept and not raised: what a thread of an agent raises ends that agent only.
+The first violations are kept and not raised: an exception in a thread of an agent ends only that agent.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class Sighting:
 
 
 class History:
-    """All that was seen, and what of it breaks a rule."""
+    """Everything that was seen, and the violations of rules."""
 
     def __init__(self, names: Sequence[str], voters: int, monitor: Callable[[str], Monitor | None]) -> None:
-        """``monitor`` returns that of a node whose agent runs."""
+        """``monitor`` returns the monitor of a node whose agent is running."""
         self.violations: list[str] = []
         self.hits: Counter[str] = Counter()
         self.views: dict[int, View] = {}
         self.sightings: list[Sighting] = []
-        # Tell whether a fault may be why a node is believed dead, or why a node believes that of others.
+        # They tell whether a fault may explain that a node is believed dead, or believes others dead.
         self.is_touched: Callable[[str], bool] = lambda name: True
         self.is_cut_off: Callable[[str], bool] = lambda name: True
         self._names = list(names)
@@ -50,7 +50,7 @@ class History:
         self._monitor = monitor
         self._own: dict[str, tuple[int, int]] = {}
         self._believed: dict[tuple[str, int, str], int] = {}
-        # The latest boot of each node that anybody believed dead, or gone.
+        # The latest boot of each node that any node believed dead, or gone.
         self._gone: dict[str, int] = {}
         self._lives: set[str] = set()
         self._disks: dict[object, str] = {}
@@ -61,14 +61,14 @@ class History:
             self.violations.append(violation)
 
     def note_own(self, name: str) -> None:
-        """Takes note of how far a node's own record has come, at the latest before its agent ends."""
+        """Notes how far a node's own record has come; called at the latest before its agent ends."""
         monitor = self._monitor(name)
         if monitor is not None:
             me = monitor.me
             self._own[name] = max(self._own.get(name, (0, 0)), (me.boot, me.incarnation))
 
     def began(self, member: Member, disk: object) -> None:
-        """Checks the identity of a life that begins on a disk."""
+        """Checks the identity of a new life on a disk."""
         self.require(member.node_id not in self._lives, f"M13: {member.name} lives twice as {member.node_id}")
         self._lives.add(member.node_id)
         known = self._disks.setdefault(disk, member.uuid)
@@ -81,7 +81,8 @@ class History:
         self.note_own(member.name)
         own = self._own.get(member.name, (0, 0))
         self.require(
-            (member.boot, member.incarnation) <= own, f"M3: {observer} believes {member}, it is at {own}"
+            (member.boot, member.incarnation) <= own,
+            f"M3: {observer} believes {member}, but its own record is {own}",
         )
         key = (observer, life, member.name)
         self.require(member.boot >= self._believed.get(key, 0), f"M4: {observer} went back to {member}")
@@ -91,7 +92,7 @@ class History:
             self._gone[member.name] = max(member.boot, self._gone.get(member.name, 0))
         if member.state is State.DEAD:
             excused = self.is_touched(member.name) or self.is_cut_off(observer)
-            self.require(excused, f"M2: {observer} holds {member.name} for dead, whom no fault touched")
+            self.require(excused, f"M2: {observer} believes {member.name} dead, which no fault touched")
 
     def learned(self, view: View | None) -> None:
         """Checks a view that a node learned against all others."""
@@ -138,18 +139,18 @@ class History:
         self._count_entry(known, entry)
         if entry.state == DOWN and (known is None or known.state == UP):
             excused = self.is_touched(name) or self._rules_alone() or self._is_small(before)
-            self.require(excused, f"M2: {name} was evicted, whom no fault touched")
+            self.require(excused, f"M2: {name} was evicted, which no fault touched")
             if known is not None:
                 gone = self._gone.get(name, 0) >= known.boot
-                self.require(gone, f"M15: {name} was evicted, whom nobody believed dead")
+                self.require(gone, f"M15: {name} was evicted, which no node believed dead")
 
     def _is_small(self, view: View | None) -> bool:
-        """Tells whether one node that hears nobody can evict others: below five one reporter is enough."""
+        """Tells whether one deaf node can evict others: below five nodes one reporter is enough."""
         few = view is not None and len(view.up_names()) < views.REPORTERS_FROM_NODES
         return few and any(self.is_cut_off(name) for name in self._names)
 
     def _rules_alone(self) -> bool:
-        """Tells whether the only voter is cut off: what it believes is the view, for want of another one."""
+        """Tells whether the only voter is cut off: then it decides alone, and its beliefs become the view."""
         return len(self._voters) == 1 and self.is_cut_off(self._voters[0])
 
     def _count(self, sighting: Sighting) -> None:

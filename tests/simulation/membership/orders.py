@@ -1,4 +1,4 @@
-"""Operators: they give one order each, which must have an answer by its deadline."""
+"""Operators, each of which gives one order that must be answered by its deadline."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.simulation.membership.cluster import MembershipCluster
 TIMEOUT_S = 5.0
 # The longest order: connecting, and two changes of the register of three seconds each.
 DEADLINE_S = 12.0
-# An order for news waits for it.
+# The wait of a long poll.
 NEWS_S = 45.0
 # The key that a rotation begins to use.
 KEY = "11" * 32
-# The others install a new key meanwhile.
+# The key that the other nodes install.
 INSTALLED_S = 1.0
 ATTEMPTS = 3
 
@@ -28,7 +28,7 @@ Act = Callable[[MembershipClient], object]
 
 
 class Order:
-    """A request of an operator, in a process of its own."""
+    """A request of an operator, in a separate process."""
 
     def __init__(self, cluster: MembershipCluster, name: str, act: Act) -> None:
         self._cluster = cluster
@@ -41,7 +41,7 @@ class Order:
 
     @property
     def is_over(self) -> bool:
-        """Tells whether it has an answer, or nobody waits for one."""
+        """Tells whether it has an answer, or no longer waits for one."""
         return bool(self.outcome) or self.process.dead
 
     def abort(self) -> None:
@@ -69,15 +69,15 @@ class Order:
 
 
 def give(cluster: MembershipCluster, name: str, act: Act) -> Order:
-    """Gives an order; what comes of it is the schedule's luck."""
+    """Gives an order, which may succeed or fail under the faults of the schedule."""
     return Order(cluster, name, act)
 
 
 def carry_out(cluster: MembershipCluster, name: str, act: Act) -> None:
-    """Gives an order to a healthy cluster until it is carried out.
+    """Gives an order to a healthy cluster, again until it is carried out.
 
     Raises:
-        AssertionError: it is not.
+        AssertionError: it is not carried out.
     """
     outcome = ""
     for _ in range(ATTEMPTS):
@@ -94,7 +94,7 @@ def _is_over(order: Order) -> bool:
 
 
 def rotate(client: MembershipClient) -> None:
-    """Installs a second key on a node and has it seal with that one; nodes open with both."""
+    """Installs a second key on a node and makes the node seal with it; nodes open with both."""
     before = client.keys("list")
     fresh = [mark for mark in client.keys("install", key=KEY) if mark not in before]
     if fresh:

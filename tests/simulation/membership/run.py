@@ -1,11 +1,12 @@
-"""Membership and the view under a schedule of faults, then healed, then examined.
+"""Runs membership and the view under a schedule of faults, heals the cluster, and examines it.
 
-While it runs ``history`` checks M1-M4, and M9: every order has an answer by its deadline. After the faults,
-each within a bound: M5 all agree on a view of all, on the detector, and on which neighbours live; M6 it is
-calm then: no deaths, no new views, little traffic, nothing held that should not be, no failure repeated
-again and again; M7 a node that now crashes is dead everywhere and out of the view in time, and nobody else
-is; M8 it comes back; M10 every voter votes, whatever became of its disk; M11 agents that are stopped leave
-nothing behind; M12 whoever waits for news is told at once; M14 no agent crashes but for its disk.
+During the run ``history`` checks M1-M4, and M9: every order has an answer by its deadline. After the faults,
+each within a bound: M5 all agree on a view of all, on the detector, and on which neighbours are alive; M6 the
+cluster is then calm: no deaths, no new views, little traffic, nothing held that should not be, no failure
+repeated again and again; M7 a node that now crashes is dead everywhere and out of the view in time, and no
+other node is; M8 it comes back; M10 every voter votes, whatever happened to its disk; M11 stopped agents
+leave nothing behind; M12 every waiting follower is told at once; M14 no agent crashes, except because of its
+disk.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ from tests.simulation.membership.watcher import Watcher
 # Rules that count reporters and voters need five nodes or more; a seed of seven costs three of three.
 SIZES = (3, 3, 4, 5, 5, 7)
 CONVERGED_S = 30.0
-# Received by a node; heartbeats carry everybody's counters, several times a probe interval.
+# The traffic received by a node; heartbeats carry the counters of all nodes, several times a probe interval.
 CALM_BYTES_PER_S = {"swim": 3000.0, "heartbeat": 6000.0}
-# What is still to be said after all agree.
+# The time for messages that are still on their way after all agree.
 SETTLED_S = 1.0
 DETECTED_S = 4.0
 BACK_S = 10.0
-# What a condition that is notified takes, with a request over the wire.
+# The time until a notified follower has its answer, over the wire.
 TOLD_S = 1.0
-# The quickest loops try five times a second, and a few of them run in one process.
+# The fastest loops try five times a second, and a few of them run in one process.
 DIALS_MIN, DIALS_PER_S = 50, 25
 # A voter that lost its disk waits until no vote that it forgot can count any more.
 VOTES_S = 40.0
 HEARTBEAT_SHARE = 0.25
 STOP_SHARE = 0.25
-# Renewals say nothing new in most of a run; a second without one is a fifth of what a hung agent is given.
+# Most renewals say nothing new; an agent counts as hung after five times as long as this.
 RENEWAL_INTERVAL_S = 1.0
-# How often a thread is suspended at a scheduling point.
+# The chance that a thread is suspended at a scheduling point.
 STALLS = (0.0, 0.0, 0.001)
-# An agent that is asked to stop ends its threads one after the other, each within a time.
+# A stopping agent ends its threads one after the other, each within a time limit.
 STOPPED_S = 30.0
-# Moments that a batch of seeds must reach, or the schedules do not test what they say.
+# Moments that a batch of seeds must reach; otherwise the schedules do not test what they claim to.
 MOMENTS = (
     "tables swapped",
     "suspected",
@@ -83,7 +84,7 @@ MOMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run was like."""
+    """The measurements of one run."""
 
     trace: str
     hits: Mapping[str, int]
@@ -92,7 +93,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a schedule says beside its faults: the first detector, the number of voters, stalled threads."""
+    """A schedule's settings besides its faults: the first detector, the number of voters, stalled threads."""
 
     detector: str = "swim"
     voters: int = 5
@@ -167,9 +168,9 @@ def run(schedule: Schedule, *, faults_s: float = FAULTS_S) -> Result:
 
 
 def heal(cluster: MembershipCluster, faults: MembershipFaults) -> None:
-    """Ends the faults; the operator sees to nodes that left and to keys that are half rotated."""
+    """Ends the faults; the operator lets nodes that left join again, and completes the rotation of keys."""
     faults.end()
-    cluster.wait_for(lambda: not _stopping(cluster), STOPPED_S, "M11: agents that are asked to stop do")
+    cluster.wait_for(lambda: not _stopping(cluster), STOPPED_S, "M11: all agents stop when asked to")
     for node in cluster.nodes.values():
         node.start_all()
     cluster.wait_for(cluster.is_ready, CONVERGED_S, "M5: every agent is ready")
@@ -212,7 +213,7 @@ def _vote(cluster: MembershipCluster) -> bool:
 
 
 def check_calm(cluster: MembershipCluster) -> None:
-    """M6: nothing more happens in a healed cluster."""
+    """M6: a healed cluster comes to rest."""
     cluster.run_for(SETTLED_S)
     history, began = cluster.history, cluster.scheduler.now
     newest, deaths, sent = max(history.views), len(history.sightings), _sent_bytes(cluster)
@@ -240,7 +241,7 @@ def _sent_bytes(cluster: MembershipCluster) -> int:
 
 
 def examine(cluster: MembershipCluster, victim: str, watcher: Watcher) -> None:
-    """M7, M8 and M12: a crash is found in time, whoever waits for news is told, and the node comes back."""
+    """M7, M8 and M12: a crash is found in time, waiting followers are told, and the node comes back."""
     known = len(watcher.events)
     rest = [name for name in cluster.names if name != victim]
     touched = cluster.history.is_touched
@@ -253,7 +254,7 @@ def examine(cluster: MembershipCluster, victim: str, watcher: Watcher) -> None:
         )
         cluster.wait_for(lambda: _followers_know(cluster, rest), TOLD_S, "M12: the followers know the view")
     cluster.wait_for(
-        lambda: watcher.saw("dead", victim, known), TOLD_S, "M12: who waits for events hears of the death"
+        lambda: watcher.saw("dead", victim, known), TOLD_S, "M12: followers of events hear of the death"
     )
     cluster.restart(victim)
     cluster.wait_for(lambda: cluster.agree_on(cluster.names), BACK_S, "M8: the crashed node is back")
@@ -271,7 +272,7 @@ def retries(cluster: MembershipCluster) -> list[str]:
 
 
 def unexpected_crashes(cluster: MembershipCluster) -> list[str]:
-    """M14: returns a line for each agent that ended by itself, and not because of its disk."""
+    """M14: returns a line for each agent that ended by itself, unless its disk was the reason."""
     excused = ("DiskFailed", "DiskFull", "Input/output error", "No space left")
     return [
         f"M14: {agent} crashed: {problem}"
@@ -288,7 +289,7 @@ def _majority_is_left(cluster: MembershipCluster, rest: Sequence[str]) -> bool:
 
 
 def count_moments(cluster: MembershipCluster) -> None:
-    """Counts what shows only in the end."""
+    """Counts the moments that show only at the end."""
     hits = cluster.history.hits
     hits["tables swapped"] += sum(cluster.service(name)._anti_entropy.swapped for name in cluster.names)
     for _, problem in cluster.crashes:

@@ -1,7 +1,7 @@
-"""Visitors that no agent may be harmed by: silent, malformed, cut off, of another cluster, forged.
+"""Visitors that must not harm any agent: silent, malformed, cut off, of another cluster, forged.
 
-Each visit is a thread of a machine that is no node. What it is answered does not matter: the checks are that
-no agent crashes, believes anything of it, or keeps anything for it when it is gone.
+Each visit is a thread of a machine that is not a node. The answers to it do not matter: the checks are that
+no agent crashes, believes anything that it says, or keeps anything for it when it is gone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.simulation.machine.tls import SimTls
 
 CONNECT_S = 1.0
 GOSSIP_KEY = bytes(32)
-# Types and sizes that no handler may trip over.
+# Values of types and sizes that must not break any handler.
 WRONG: tuple[Any, ...] = (None, -1, 1 << 62, 1e308, "x" * 1000, b"\xff", [[[]]], {"a": {"b": 1}}, True)
 KINDS = (
     "membership.members",
@@ -51,7 +51,7 @@ FIELDS = tuple("version wait_s since name service heard digest parts key ballot 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where a stranger comes to, and as whom."""
+    """The target of a stranger, and the identity that it claims."""
 
     node: str
     address: str
@@ -66,7 +66,7 @@ Visit = Callable[[Door], None]
 
 
 def run(visit: Visit, door: Door) -> None:
-    """Pays one visit; the visitor gives up at the first error."""
+    """Makes one visit, which ends at the first error."""
     with contextlib.suppress(OSError, RainStormError):
         visit(door)
 
@@ -76,13 +76,13 @@ def _chance() -> random.Random:
 
 
 def stay_silent(door: Door) -> None:
-    """Connects and says nothing."""
+    """Connects and sends nothing."""
     with network.dial_tcp(door.address, door.port, CONNECT_S):
         threads.sleep(door.seconds)
 
 
 def speak_no_tls(door: Door) -> None:
-    """Sends bytes that are no handshake."""
+    """Sends bytes that are not a handshake."""
     chance = _chance()
     with network.dial_tcp(door.address, door.port, CONNECT_S) as sock:
         sock.sendall(struct.pack("!BI", chance.choice((0, 1, 2, 3)), 40) + chance.randbytes(40))
@@ -90,7 +90,7 @@ def speak_no_tls(door: Door) -> None:
 
 
 def show_foreign_certificate(door: Door) -> None:
-    """Comes with the certificate of another cluster in the name of a node."""
+    """Shows the certificate of another cluster with the name of a node."""
     context = SimTls(door.impersonated, "another cluster", accepts="cluster", check_hostname=False)
     with context.wrap_socket(network.dial_tcp(door.address, door.port, CONNECT_S)) as sock:
         sock.sendall(framing.encode(framing.Frame({"type": "hello", "version": 1})))
@@ -98,7 +98,7 @@ def show_foreign_certificate(door: Door) -> None:
 
 
 def break_frames(door: Door) -> None:
-    """Comes with a good certificate and sends what is no frame, or only a part of one."""
+    """Shows a good certificate and sends bytes that are not a frame, or only a part of one."""
     chance = _chance()
     context = SimTls("operator", check_hostname=False)
     hello = framing.encode(framing.Frame({"type": "hello", "version": framing.PROTOCOL_VERSION}))
@@ -139,7 +139,7 @@ def ask_nonsense(door: Door) -> None:
 
 
 def send_junk(door: Door) -> None:
-    """Sends datagrams that do not open, and one sealed with the right key in the name of a node."""
+    """Sends datagrams that do not open, and one that is sealed with the right key and names a node."""
     chance = _chance()
     with network.datagram(door.own_address, 0) as sock:
         for size in (0, 1, 2, 40, 200, 1400):

@@ -1,7 +1,7 @@
-"""A client that follows the events of one node with long polls, over TLS from a machine of its own.
+"""A client that follows the events of one node with long polls, over TLS, from a separate machine.
 
-The numbers of events must be consecutive, but for gaps that the node admits and for a node that begins anew;
-and whoever waits for an event must be woken by it.
+The numbers of events must be consecutive, except for gaps that the node reports and for a restart of the
+node; and an event must wake the followers that wait for it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Watcher:
         self._process.start("watch", self._watch)
 
     def saw(self, kind: str, name: str, since: int) -> bool:
-        """Tells whether an event about a node is among those after the first ``since``."""
+        """Tells whether there is an event about a node after the first ``since`` ones."""
         return any(
             isinstance(event, MemberChanged) and (event.kind, event.name) == (kind, name)
             for event in self.events[since:]

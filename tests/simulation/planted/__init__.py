@@ -1,1 +1,1 @@
-"""Rules that are broken on purpose, by subsystem: the simulator must find each."""
+"""Rules that are broken on purpose, by subsystem; the simulator must find each."""

@@ -9,12 +9,12 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-from tests.unit.test_layering import is_shell
+from tests.gates.layering import is_shell
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is broken: ``play`` runs a seed, of some kinds of fault when they are named."""
+    """A subsystem to break: ``play`` runs a seed, only with some kinds of fault if they are named."""
 
     name: str
     play: Callable[[int, tuple[str, ...]], object]
@@ -22,13 +22,13 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class PlantedBug:
-    """A broken rule: what to put in place of which attributes, and which schedules are to find it."""
+    """A broken rule: the attributes to replace, their replacements, and the schedules that must find it."""
 
     name: str
     rule: str
     subject: Subject
     patches: tuple[tuple[Any, str, Any], ...]
-    # Only these kinds of fault, where the moment is rare among all of them.
+    # Only these kinds of fault, if the moment is rare among all kinds.
     kinds: tuple[str, ...] = ()
 
     @contextmanager
@@ -36,13 +36,13 @@ class PlantedBug:
         """Runs with the bug in place."""
         with ExitStack() as stack:
             for owner, name, broken in self.patches:
-                assert hasattr(owner, name), f"{owner.__name__}.{name} does not exist any more"
+                assert hasattr(owner, name), f"{owner.__name__}.{name} no longer exists"
                 stack.enter_context(mock.patch.object(owner, name, broken))
             yield
 
     @property
     def is_of_a_shell(self) -> bool:
-        """Tells whether any of what is replaced lives in a shell rather than in a core."""
+        """Tells whether any of the replaced attributes belongs to a shell rather than a core."""
         return any(is_shell(_module(owner, name)) for owner, name, _ in self.patches)
 
     def run(self, seed: int) -> None:
@@ -55,12 +55,12 @@ class PlantedBug:
             self.run_without(seed)
 
     def run_without(self, seed: int) -> None:
-        """Runs the same seed as it is."""
+        """Runs the same seed without the bug."""
         self.subject.play(seed, self.kinds)
 
 
 def _module(owner: Any, name: str) -> str:
-    """Returns where a replaced attribute was written, which is not always where it is used."""
+    """Returns the module that defines a replaced attribute, which may differ from the one that uses it."""
     if not isinstance(owner, ModuleType):
         return str(owner.__module__)
     return str(getattr(getattr(owner, name), "__module__", owner.__name__))

@@ -1,7 +1,7 @@
 """Rules of membership and the view, each broken on purpose: the checks must find every one.
 
-A bug replaces attributes of the real classes and modules while the seeds run. It names the rule it breaks and
-the schedules that are to find it.
+A bug replaces attributes of the real classes and modules while the seeds run. It names the rule that it
+breaks and the schedules that must find it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.beliefs.suspicion import Suspicion
 from agent.membership.core.beliefs.table import Table
 from agent.membership.core.detectors.reconnect import Reconnector
+from agent.membership.core.dissemination.comparison import Comparisons
 from agent.membership.core.monitor import Monitor
 from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
@@ -141,7 +142,7 @@ BUGS: tuple[PlantedBug, ...] = (
         ((Member, "precedence", property(_alive_wins)),),
     ),
     PlantedBug(
-        "the boot counts for nothing",
+        "the boot is ignored",
         "a later life beats every earlier one",
         MEMBERSHIP,
         ((Member, "precedence", property(_no_boots)),),
@@ -154,14 +155,14 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "dead by hearsay at once",
-        "a death that is heard of needs a suspicion of one's own",
+        "a reported death needs the node's own suspicion",
         MEMBERSHIP,
         ((Roster, "_merge_death", _believe_death_at_once),),
         ("isolate", "clog_node"),
     ),
     PlantedBug(
         "no lateness guard",
-        "a node that did not run passes no verdicts",
+        "a node that was suspended postpones its verdicts",
         MEMBERSHIP,
         ((Monitor, "_extend_deadlines", _nothing),),
         ("refuse", "pause_suspecting", "starve"),
@@ -194,7 +195,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "tables are never compared",
         "different digests lead to an exchange",
         MEMBERSHIP,
-        ((Monitor, "_compare", _nothing),),
+        ((Comparisons, "_compare", _nothing),),
         ("deafen", "isolate"),
     ),
     PlantedBug(
@@ -206,7 +207,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "a later boot is adopted in words only",
-        "an adopted boot is what a node speaks under",
+        "a node sends under the boot that it adopted",
         MEMBERSHIP,
         ((Service, "_execute", _keep_old_boot),),
     ),
@@ -236,12 +237,12 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "who is down stays down",
-        "a node that is back is admitted",
+        "a node that returns is admitted",
         MEMBERSHIP,
         ((views, "_verdict", _never_readmit),),
     ),
 )
-# These are quick to find, one of each kind: part of every `make test`.
+# One quickly found bug of each kind: these are part of every `make test`.
 QUICK = (
     "refutes without raising its incarnation",
     "a new leader without a new term",

@@ -26,7 +26,7 @@ from agent.wire.endpoint import Call
 from tests.simulation.planted.bug import PlantedBug
 from tests.simulation.planted.membership import MEMBERSHIP
 
-# Among them the answer of a machine on which nobody listens.
+# They include the answer of a machine on which no process listens.
 TOO_MANY_ERRORS = (*transport.SOCKET_ERRORS, errno.ECONNREFUSED)
 CRASHES = ("kill", "restart", "rolling_restart", "refuse")
 
@@ -82,13 +82,13 @@ def _nothing(*_: Any) -> None:
 BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "a new event wakes no follower",
-        "whoever waits for news is told (lost wake-up)",
+        "a waiting follower is told (lost wake-up)",
         MEMBERSHIP,
         ((EventLog, "add", _wake_no_follower),),
     ),
     PlantedBug(
         "a new view wakes no waiter",
-        "whoever waits for a view is told (lost wake-up)",
+        "a thread that waits for a view is told (lost wake-up)",
         MEMBERSHIP,
         ((Service, "_announce_view", _wake_no_waiter),),
     ),
@@ -106,7 +106,7 @@ BUGS: tuple[PlantedBug, ...] = (
         CRASHES,
     ),
     PlantedBug(
-        "the receiver of datagrams ends without a word",
+        "the receiver of datagrams ends silently",
         "a thread that ends is noticed (dies silently)",
         MEMBERSHIP,
         ((transport, "SOCKET_ERRORS", TOO_MANY_ERRORS), (Transport, "_run", _end_silently)),
@@ -141,7 +141,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "a long poll outlasts the agent",
-        "a stopping agent ends what waits",
+        "a stopping agent ends waiting requests",
         MEMBERSHIP,
         ((Requests, "_watch", _wait_for_the_view_alone),),
     ),

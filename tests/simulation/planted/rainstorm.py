@@ -1,7 +1,7 @@
 """Rules of the stream engine's cores, each broken on purpose: the checks must find every one.
 
-A bug replaces attributes of the real classes while the seeds run. Where two rules guard the same thing, both
-are broken and only what comes out is looked at. Some bugs get only the faults that can show them.
+A bug replaces attributes of the real classes while the seeds run. If two rules guard the same thing, both
+are broken and only the output is checked. Some bugs get only the faults that can show them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.simulation.planted.bug import PlantedBug, Subject
 from tests.simulation.rainstorm import scenario
 
 RAINSTORM = Subject("rainstorm", lambda seed, kinds: scenario.run(scenario.schedule_of(seed, kinds)))
-# Only what comes out is looked at.
+# Only the output is checked.
 OUTPUT = Subject(
     "rainstorm",
     lambda seed, kinds: scenario.run(scenario.schedule_of(seed, kinds), end_to_end_only=True),
@@ -79,7 +79,7 @@ def _always_in_place(self: JobMachine, node: str) -> commands.Deploy:
 
 
 def _publish_all(self: Publication, now: float, nodes: Sequence[str]) -> list[Order]:
-    # What the engine did before the simulator was there: later epochs without waiting for earlier ones.
+    # An early version of the engine did this: it published later epochs without waiting for earlier ones.
     given: list[Order] = []
     for epoch, task, references in reversed(self._state.unpublished):
         if (epoch, task) not in self._given and nodes:
@@ -140,7 +140,7 @@ BUGS = (
     ),
     PlantedBug(
         "positions not restored",
-        "a source goes on where the commit has it",
+        "a source continues at the committed position",
         RAINSTORM,
         ((TaskCore, "reset", _forget_positions),),
     ),
@@ -153,13 +153,13 @@ BUGS = (
     ),
     PlantedBug(
         "host obeys old terms",
-        "the word of a deposed leader is ignored",
+        "commands of a deposed leader are ignored",
         RAINSTORM,
         ((HostCore, "_command", _obey_old_terms),),
     ),
     PlantedBug(
         "start obeyed twice",
-        "a command that comes twice is obeyed once",
+        "a repeated command is obeyed once",
         RAINSTORM,
         ((HostCore, "_command", _start_again),),
         ("break_at_start", "slow_wires", "kill_task"),

@@ -1,7 +1,7 @@
-"""Mistakes that live in the engine's shells, each made on purpose: the simulator must find every one.
+"""Mistakes in the engine's shells, each made on purpose: the simulator must find every one.
 
-They are of the kinds that reviews have found in shells: a wake-up that is lost, an answer before the write, a
-question without an answer, a thread that ends silently, a retry without a pause, something that is never
+They are of the kinds that reviews have found in shells: a lost wake-up, an answer before the write, a
+question without an answer, a thread that ends silently, a retry without a pause, a resource that is never
 given back.
 """
 
@@ -164,7 +164,7 @@ def _clear_too_late(self: TaskSupervisor) -> None:
     while not self._stopping.is_set():
         self._fill()
         self._stopping.wait(supervisor.REFILL_DELAY_S)
-        self._refill.clear()  # what ended since the look was noted and is forgotten here
+        self._refill.clear()  # an end since the look was noted, and is forgotten here
         self._refill.wait()
 
 
@@ -184,7 +184,7 @@ _counter = itertools.count(1)
 
 
 class _Patient:
-    """A TLS context whose handshakes are waited for."""
+    """A TLS context whose handshakes block."""
 
     def __init__(self, context: Any) -> None:
         self._context = context
@@ -214,26 +214,26 @@ _accept = Arrivals.accept
 BUGS = (
     PlantedBug(
         "publication with a new sequence each time",
-        "a publication that comes twice is made once",
+        "a repeated publication is made once",
         RAINSTORM,
         ((Publisher, "_publish", _publish_anew),),
     ),
     PlantedBug(
         "an append with an unknown outcome counts as made",
-        "only a take-over can tell what is in a log",
+        "after an unknown outcome only a take-over knows the log",
         RAINSTORM,
         ((LogWriter, "append", _take_unknown_for_made),),
         ("cut_off_store", "unsure_store", "slow_store"),
     ),
     PlantedBug(
         "a question that is never answered",
-        "every question is answered, also by a leader no more",
+        "every question is answered, even by a former leader",
         RAINSTORM,
         ((Dispatcher, "_answer", _leave_unanswered), (leader_shell, "STATUS_TIMEOUT_S", 1e6)),
     ),
     PlantedBug(
         "the end of a job wakes nobody",
-        "who waits for a job hears of its end at once",
+        "a client that waits for a job hears of its end at once",
         RAINSTORM,
         ((Dispatcher, "_end", _end_without_notice),),
         ("abort_client", "cancel"),
@@ -246,7 +246,7 @@ BUGS = (
     ),
     PlantedBug(
         "reports are repeated without a pause",
-        "whoever does not answer is asked again after a pause",
+        "a retry comes after a pause",
         RAINSTORM,
         ((links, "RETRY_S", 0.0),),
         ("crash_leader", "kill"),
@@ -266,14 +266,14 @@ BUGS = (
     ),
     PlantedBug(
         "a failed publication counts as made",
-        "what was not published is published again",
+        "a failed publication is repeated",
         RAINSTORM,
         ((Publisher, "_publish", _call_it_published),),
         ("full_store", "cut_off_store"),
     ),
     PlantedBug(
         "an ended process stays on the list",
-        "what has ended is forgotten",
+        "a process that has ended is forgotten",
         RAINSTORM,
         ((TaskSupervisor, "ended", _keep_the_ended),),
     ),
@@ -286,7 +286,7 @@ BUGS = (
     ),
     PlantedBug(
         "a lost launcher's tasks are not reported",
-        "every task that was asked for is reported as ended once",
+        "every requested task is reported as ended once",
         RAINSTORM,
         ((LauncherLink, "_report", _forget_the_lost),),
         ("kill_launcher", "kill_task"),

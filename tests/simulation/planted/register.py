@@ -118,7 +118,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "promise not durable",
-        "a promise outlives a crash",
+        "a promise survives a crash",
         REGISTER,
         ((RegisterStore, "apply", _forget_promises),),
         ("bounce",),
@@ -153,7 +153,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "answers before the sync",
-        "what was accepted outlives a crash",
+        "an accepted value survives a crash",
         REGISTER,
         ((FramedLog, "sync", _nothing),),
         ("power", "power_all", "bounce"),
@@ -189,5 +189,5 @@ BUGS: tuple[PlantedBug, ...] = (
         ((Registers, "close", _keep_asking),),
     ),
 )
-# Quick to find: part of every `make test`.
+# Quickly found bugs: these are part of every `make test`.
 QUICK = ("accepts below its promise", "threads of a closed proposer stay")

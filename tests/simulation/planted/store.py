@@ -1,7 +1,7 @@
 """Rules of the store, of its cores and of the shells around them, each broken on purpose.
 
-A bug is a small patch of the real code. Those of the second half live in shells: in what a thread, a lock, a
-file or a connection does, which no core can see.
+A bug is a small patch of the real code. Those of the second half are in shells, in the use of a thread, a
+lock, a file or a connection, which no core can see.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests.simulation.store import world
 from tests.simulation.store.moments import MOMENTS
 
 STORE = Subject("store", lambda seed, kinds: world.run(world.schedule_of(seed, kinds)))
-# The kind names the moment.
+# The kind is the name of the moment.
 MOMENT = Subject("store", lambda seed, kinds: MOMENTS[kinds[0]](seed))
 
 
@@ -102,7 +102,7 @@ def _promise_without_doubt(self: Replica, event: PromiseRequested) -> Any:
 
 
 def _trusted_crc(self: Store, key: Any, length: int) -> int:
-    """Says what the journal says, without a look at the file, which would show the hole."""
+    """Returns the journal's checksum without reading the file, which would show the hole."""
     return self.index[key].crc
 
 
@@ -167,25 +167,22 @@ def _serve_in_the_accept_thread(self: Server, sock: Any, context: Any) -> bool:
     return True
 
 
-def _no_second_try(self: Client, pool: Any, target: Any, header: Any, payload: Any, deadline: Any) -> Any:
-    with pool.lock:
-        connection = pool.idle.pop() if pool.idle else None
-    if connection is None:
-        connection = self._connect(pool, target, deadline)
-    return self._exchange(pool, connection, header, payload, deadline)
+def _no_second_try(self: Client, place: Any, target: Any, header: Any, payload: Any, deadline: Any) -> Any:
+    connection = place.connection or self._connect(place, target, deadline)
+    return self._exchange(connection, header, payload, deadline)
 
 
 BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
         "promise in memory only",
-        "a seal promise outlives a crash",
+        "a seal promise survives a crash",
         MOMENT,
         ((Replicas, "execute", _promise_in_memory),),
         ("lost_promise",),
     ),
     PlantedBug(
         "counts a refused promise",
-        "a promise that the disk refused is none",
+        "a promise that the disk refused does not count",
         MOMENT,
         ((Replicas, "execute", _promise_counts_refused),),
         ("refused_promise",),
@@ -199,7 +196,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "forgets who wrote what",
-        "an append that comes twice is done once",
+        "a repeated append is done once",
         MOMENT,
         ((Takeover, "_decide", _forget_writers),),
         ("lost_answer",),
@@ -220,7 +217,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "a new disk promises without doubt",
-        "a replaced disk does not speak for what it lost",
+        "a replaced disk does not answer for lost records",
         MOMENT,
         ((Replica, "promise", _promise_without_doubt),),
         ("new_disk_speaks",),
@@ -262,14 +259,14 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "begins a put again",
-        "a put whose begin is asked twice holds one place",
+        "a put whose begin is repeated holds one place",
         MOMENT,
         ((filetable, "put_id", lambda name, key: threads.unique_id()),),
         ("lost_put_answers",),
     ),
     PlantedBug(
         "forgets what it committed",
-        "a commit that is asked twice has one answer",
+        "a repeated commit gets the same answer",
         MOMENT,
         ((filetable, "as_put", _nothing),),
         ("lost_put_answers",),
@@ -283,7 +280,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "idle put kept",
-        "a put whose client is gone is given up",
+        "a put whose client is gone is aborted",
         STORE,
         ((Puts, "abandon_idle", _nothing),),
     ),
@@ -295,32 +292,32 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "retry without a pause",
-        "what fails is tried less and less often",
+        "a failing action is retried less and less often",
         STORE,
         ((postponed, "delay_s", lambda failures: 0.0), (repair, "RETRY_S", 0.0)),
     ),
     PlantedBug(
         "repair ends with its first error",
-        "the repair outlives every error",
+        "repair survives every error",
         STORE,
         ((Repair, "_try_repair", _repair_unguarded),),
     ),
     PlantedBug(
         "lost wake-up of a worker",
-        "whoever is stopped is woken",
+        "a stopped thread is woken",
         STORE,
         ((worker.WorkQueue, "_close", _close_silently),),
     ),
     PlantedBug(
         "refused write never answered",
-        "whoever waits for the disk hears that it refused",
+        "a thread that waits for the disk hears that it refused",
         STORE,
         ((Store, "_refuse", _refuse_silently),),
         ("full_disk",),
     ),
     PlantedBug(
         "handshake in the accept thread",
-        "a silent stranger holds up nobody",
+        "a silent stranger delays no one",
         STORE,
         ((Server, "_admit", _serve_in_the_accept_thread),),
     ),
@@ -332,12 +329,12 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "file left open after it was sent",
-        "whoever sends a part of a file closes it",
+        "a file is closed after a part of it was sent",
         STORE,
         ((server, "close_files", _nothing),),
     ),
 )
-# Quick to find: part of every `make test`.
+# Quickly found bugs: these are part of every `make test`.
 QUICK = (
     "acknowledges for the peer",
     "slot not given back on abort",

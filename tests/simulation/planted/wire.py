@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from agent.common.deadline import Deadline
-from agent.common.errors import ConnectionLost, Overloaded
+from agent.common.errors import DeadlineExceeded
 from agent.common.shell import clock, network
 from agent.common.shell.network import Socket, TlsContext
-from agent.wire import client as clients
 from agent.wire import server
-from agent.wire.client import Address, Client, Target, _Pool
+from agent.wire.client import Address, Client, Target, _Place
 from agent.wire.codec.framing import Frame
 from agent.wire.connection import Connection, Payload, close_files
 from agent.wire.server import Server
@@ -24,54 +22,35 @@ from tests.simulation.wire.run import run, schedule_of
 WIRE = Subject("wire", lambda seed, kinds: run(schedule_of(seed, kinds)))
 
 
-def _keep_slot_of_a_failed_call(
-    self: Client, target: Target, header: dict[str, Any], payload: Payload, deadline: Deadline
-) -> Frame:
-    with self._pool(target) as pool:
-        if not pool.slots.acquire(timeout=deadline.remaining(clock.monotonic())):
-            raise Overloaded(f"{clients.CONNECTIONS_MAX} requests to {target} are already in progress")
-        frame = self._call(pool, target, header, payload, deadline)
-        pool.slots.release()
-        return frame
+_give_back = Client._give_back
+
+
+def _keep_place_of_a_failed_call(self: Client, place: _Place, *, is_good: bool) -> None:
+    if is_good:
+        _give_back(self, place, is_good=True)
+    else:
+        place.drop()
 
 
 def _trust_idle_connections(
-    self: Client, pool: _Pool, target: Target, header: dict[str, Any], payload: Payload, deadline: Deadline
+    self: Client, place: _Place, target: Target, header: dict[str, Any], payload: Payload, deadline: Deadline
 ) -> Frame:
-    with pool.lock:
-        connection = pool.idle.pop() if pool.idle else None
-    return self._exchange(
-        pool, connection or self._connect(pool, target, deadline), header, payload, deadline
-    )
+    connection = place.connection or self._connect(place, target, deadline)
+    return self._exchange(connection, header, payload, deadline)
 
 
-def _keep_connection_of_a_failed_call(
-    self: Client,
-    pool: _Pool,
-    connection: Connection,
-    header: dict[str, Any],
-    payload: Payload,
-    deadline: Deadline,
-) -> Frame:
-    try:
-        header["timeout_s"] = deadline.require(clock.monotonic(), "request")
-        connection.send(header, payload, deadline)
-        return connection.receive(deadline)
-    except ConnectionLost:
+def _keep_connection_of_a_failed_call(self: Client, place: _Place, *, is_good: bool) -> None:
+    _give_back(self, place, is_good=is_good or isinstance(sys.exc_info()[1], DeadlineExceeded))
+
+
+def _close_the_idle_alone(self: Client) -> None:
+    with self._lock:
+        self._closed = True
+        idle = [connection for pool in self._pools.values() for connection in pool.idle]
+        for pool in self._pools.values():
+            pool.idle.clear()
+    for connection in idle:
         connection.close()
-        raise
-    finally:
-        with pool.lock:
-            pool.idle.append(connection)
-
-
-@contextlib.contextmanager
-def _forget_busy(self: Client, pool: _Pool, connection: Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        connection.close()
-        raise
 
 
 def _begin_anew_for_the_handshake(self: Client, target: Target, limit: Deadline) -> Socket:
@@ -109,14 +88,12 @@ def _keep_files_of_a_lost_reply(payload: Payload, descriptor: int | None = None)
         close_files(payload, descriptor)
 
 
-def _count_answered_alone(self: Server, key: int, connection: Connection) -> None:
+def _count_answered_alone(self: Server, key: int, connection: Connection) -> bool:
     frame = connection.receive(None)
-    with self._answered:
-        self._in_progress += 1
+    self._answering.add(key)
     self._reply_to(frame, key, connection)
-    with self._answered:
-        self._in_progress -= 1
-        self._answered.notify_all()
+    self._answering.discard(key)
+    return self._stopping.is_set()
 
 
 def _leave_connections_open(self: Server, timeout_s: float = 5.0) -> None:
@@ -135,10 +112,10 @@ def _nothing(*_: Any) -> None:
 
 BUGS: tuple[PlantedBug, ...] = (
     PlantedBug(
-        "the slot of a failed call is not given back",
-        "a slot is given back whatever happens",
+        "the place of a failed call is not given back",
+        "a place is always given back",
         WIRE,
-        ((Client, "_send", _keep_slot_of_a_failed_call),),
+        ((Client, "_give_back", _keep_place_of_a_failed_call),),
     ),
     PlantedBug(
         "a dead idle connection is not replaced",
@@ -150,13 +127,13 @@ BUGS: tuple[PlantedBug, ...] = (
         "the connection of a failed call is used again",
         "an answer belongs to its question",
         WIRE,
-        ((Client, "_exchange", _keep_connection_of_a_failed_call),),
+        ((Client, "_give_back", _keep_connection_of_a_failed_call),),
     ),
     PlantedBug(
         "a closed client lets its calls wait",
-        "closing ends what waits",
+        "closing ends waiting calls",
         WIRE,
-        ((Client, "_busy", _forget_busy),),
+        ((Client, "close", _close_the_idle_alone),),
         ("close_client",),
     ),
     PlantedBug(
@@ -167,7 +144,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "connections are accepted under the lock",
-        "nobody waits for a peer with a lock held",
+        "no thread waits for a peer while it holds a lock",
         WIRE,
         ((Server, "_accept", _accept_under_the_lock),),
     ),
@@ -187,7 +164,7 @@ BUGS: tuple[PlantedBug, ...] = (
     ),
     PlantedBug(
         "a request whose caller is gone stays in progress",
-        "what is counted in is counted out",
+        "every request that was counted in is counted out",
         WIRE,
         ((Server, "_answer", _count_answered_alone),),
     ),
@@ -198,8 +175,8 @@ BUGS: tuple[PlantedBug, ...] = (
         ((Server, "stop", _leave_connections_open),),
     ),
     PlantedBug(
-        "a silent peer is waited for without end",
-        "a peer that is gone without a word is noticed",
+        "a server waits for a silent peer indefinitely",
+        "a vanished peer is noticed",
         WIRE,
         ((SimNetwork, "keep_alive", _nothing),),
     ),

@@ -1,1 +1,1 @@
-"""The stream engine in the simulator: real agents, tasks and clients among models of what they need."""
+"""The stream engine in the simulator: real agents, tasks and clients, with models of everything else."""

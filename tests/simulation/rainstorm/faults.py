@@ -1,6 +1,6 @@
-"""The faults that only the engine's schedules have, beside those of any cluster (``machine.faults``).
+"""The faults that only the engine's schedules have, besides those of any cluster (``machine.faults``).
 
-An **ambush** waits for a moment that chance would rarely hit, such as a commit under way, and strikes then.
+An **ambush** waits for a moment that chance would rarely hit, such as a commit in progress, and strikes then.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ POISON = tuple(
 AMBUSH_S = 1.5
 AMBUSH_STEP_S = 0.004
 LAG_S_MAX = 2.0
-# The command to start has been obeyed, or answered, by then.
+# By then the command to start has been obeyed or answered.
 START_S = 0.005
 
-# Kinds of faults, and how many nodes their steps name.
+# The kinds of fault, and the number of nodes that their steps name.
 EXTRA: dict[str, int | str] = {
     "kill_task": 0,
     "kill_spare": 1,
@@ -67,12 +67,12 @@ EXTRA: dict[str, int | str] = {
     "kill_by_client": 1,
     "strangers": 1,
 }
-# Kinds that aim at a moment which chance meets too rarely: only where a schedule names them.
+# Kinds that aim at a moment which chance meets too rarely; used only in schedules that name them.
 AIMED: dict[str, int | str] = {"break_at_start": 0, "cut_off_before_publication": 0}
 
 
 class EngineFaults:
-    """Strikes at a world until it is told to heal."""
+    """Injects faults into a world until it is told to heal."""
 
     def __init__(self, world: World, operators: Operators, steps: Sequence[Step]) -> None:
         self._world = world
@@ -93,7 +93,7 @@ class EngineFaults:
         self.common.end()
         for task in world.hung:
             if task.is_alive:
-                world.scheduler.pause(task.process)  # the engine must replace what hangs for good
+                world.scheduler.pause(task.process)  # the engine must replace a task that stalls
 
     # -- tools ----------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class EngineFaults:
         look()
 
     def _crash(self, name: str, step: Step) -> None:
-        """Kills an engine or takes the power of its whole machine."""
+        """Kills an engine or cuts the power of its whole machine."""
         world = self._world
         if name not in world.up():
             return
@@ -169,7 +169,7 @@ class EngineFaults:
             self._world.hung.append(task)
 
     def _poison(self, step: Step) -> None:
-        """Users' code has taken a task over, and says to the agent what no task says."""
+        """User code has taken over a task, and sends the agent messages that no task sends."""
         tasks = self._world.tasks()
         if tasks:
             _, task = _pick(tasks, step)
@@ -253,7 +253,7 @@ class EngineFaults:
     # -- network and view -----------------------------------------------------------------------------
 
     def _leave(self, step: Step) -> None:
-        """A node leaves the network; whether its membership and its store do as well is another matter."""
+        """A node leaves the network; its membership and its store may or may not leave with it."""
         world, [name] = self._world, step.nodes
         own = world.cluster.nodes[name].address
         others = [node.address for other, node in world.cluster.nodes.items() if other != name]
@@ -271,12 +271,12 @@ class EngineFaults:
         self.common.later(step, come_back)
 
     def _break(self, step: Step) -> None:
-        """All connections of a node's processes end, as when something between the nodes forgets them."""
+        """All connections of a node's processes end, as if a device between the nodes had forgotten them."""
         for process in self._world.cluster.nodes[step.nodes[0]].processes:
             process.seam.network.break_streams()
 
     def _break_at_start(self, step: Step) -> None:
-        """All connections end just after a generation is told to start, so that some hear it twice."""
+        """All connections end just after a generation is told to start, so that some nodes are told twice."""
         begun = {machine.state.generation for machine in self._world.machines() if machine.phase == "running"}
 
         def starts() -> bool:
@@ -341,7 +341,7 @@ class EngineFaults:
         self._operators.kill_task(step.nodes[0])
 
     def _strangers(self, step: Step) -> None:
-        """Connections that say nothing, or nonsense, to an agent and to tasks."""
+        """Silent connections, and connections with invalid bytes, to an agent and to tasks."""
         self._operators.disturb(step.nodes[0], step.amount)
 
 
@@ -350,5 +350,5 @@ def _pick(candidates: Sequence[T], step: Step) -> T:
 
 
 def _second(step: Step) -> float:
-    """Returns another number between 0 and 1 that the step alone decides."""
+    """Returns another number between 0 and 1 that depends only on the step."""
     return step.amount * 1000 % 10 / 10

@@ -1,12 +1,12 @@
 """A model of HyDFS as the engine sees it: a linearizable append store, reached late or sometimes not at all.
 
-With the whole store beneath them schedules cost four times as much, and only a model can be told what it
-refuses, loses and delays (a few seeds have the real one, see ``whole``). The model answers the real
+With the real store schedules cost four times as much, and only a model can be told what to refuse, lose and
+delay (a few seeds have the real one, see ``whole``). The model answers the real
 ``HydfsClient`` over the simulated wire, with the messages of ``agent.hydfs.messages``. A request takes effect
 at one instant between call and answer. Appends carry (writer, sequence): a sequence that is not above the
-writer's last one is a duplicate, which is looked at before ``if_offset``
+writer's last one is a duplicate, which is checked before ``if_offset``
 (``agent/hydfs/core/coordinator.py``). An answer may be lost although the append took place, and an append may
-take place long after its caller gave up.
+take place long after its caller stopped waiting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BASE_DELAY_S = 0.0002
 
 @dataclass(slots=True)
 class File:
-    """One file, and what each writer wrote last: sequence, offset, length."""
+    """One file, and the last append of each writer: sequence, offset, length."""
 
     file_id: str
     data: bytearray = field(default_factory=bytearray)
@@ -39,7 +39,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class StoreFaults:
-    """How the store behaves; shares are of requests."""
+    """The faults of the store; shares are shares of the requests."""
 
     delay_mean_s: float = 0.001
     slow: float = 0.0
@@ -61,7 +61,7 @@ class Store:
         self.on_delete: Callable[[str], None] = lambda name: None
         self.on_conflict: Callable[[str, str], None] = lambda name, writer: None
         self.on_lost_answer: Callable[[str], None] = lambda name: None
-        # A check that failed in the middle of a step; whoever drives the simulation raises it.
+        # A check that failed in the middle of a step; the driver of the simulation raises it.
         self.broken: AssertionError | None = None
         self._scheduler = scheduler
         self._rng = rng
@@ -82,7 +82,7 @@ class Store:
         return self.stat(name)
 
     def open(self, name: str, file_id: str | None = None) -> File:
-        """Returns a file, the very one with ``file_id`` if given."""
+        """Returns a file; with ``file_id``, only the file that has this id."""
         found = self.files.get(name)
         if found is None or file_id not in (None, found.file_id):
             raise NotFound(f"no file {name}")
@@ -91,7 +91,7 @@ class Store:
     def append(
         self, name: str, data: bytes, writer: str, sequence: int, if_offset: int | None = None
     ) -> AppendResult:
-        """Appends at this very instant."""
+        """Appends at this instant."""
         file = self.open(name)
         mark = file.writers.get(writer)
         if mark is not None and sequence <= mark[0]:
@@ -107,11 +107,11 @@ class Store:
         return AppendResult(end, len(data), 3, False)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
-        """Reads at this very instant."""
+        """Reads at this instant."""
         return bytes(self.open(name).data[offset : offset + length])
 
     def stat(self, name: str) -> FileStat:
-        """Returns what is known of a file; its blocks are spread over the nodes."""
+        """Describes a file; its blocks are spread over the nodes."""
         file = self.open(name)
         size = len(file.data)
         edges = [0, size // 3, 2 * size // 3, size]
@@ -137,7 +137,7 @@ class Store:
 
 
 class StoreAgent:
-    """The store's agent on one node, for whoever asks it over a Unix socket."""
+    """The store's agent on one node, for callers over its Unix socket."""
 
     def __init__(self, store: Store, node: str) -> None:
         self._store = store
@@ -156,7 +156,7 @@ class StoreAgent:
         }
 
     def _ask(self, take_effect: Callable[[Asked], tuple[Any, bytes]], asked: Asked) -> None:
-        """Has a request take effect after a delay, and answers after another one."""
+        """Lets a request take effect after a delay, and answers after another one."""
         store = self._store
         rng, faults, scheduler = store._rng, store.faults, store._scheduler
         if store.cut.get(self._node) or rng.random() < faults.refused:
@@ -191,7 +191,7 @@ class StoreAgent:
         if lost == "hang up":
             store._scheduler.after(back, asked.hang_up)
 
-    # -- what requests do -----------------------------------------------------------------------------
+    # -- the effects of requests ----------------------------------------------------------------------
 
     def _create(self, asked: Asked) -> tuple[Any, bytes]:
         return messages.Described(self._store.create(asked.decode(messages.Create).name)), b""

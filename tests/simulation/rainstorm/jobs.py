@@ -1,8 +1,8 @@
-"""Generated inputs and jobs for the simulator, and what their output must be.
+"""Generated inputs and jobs for the simulator, and their expected output.
 
-Inputs have what real ones have: lines that are equal, empty or not UTF-8, carriage returns, quoted commas and
-line feeds, short and long rows, skewed keys. The expected output comes from ``ops.demo.reference``, which
-shares no code with the engine.
+Inputs have the difficulties of real ones: lines that are equal, empty or not UTF-8, carriage returns, quoted
+commas and line feeds, short and long rows, skewed keys. The expected output comes from
+``ops.demo.reference``, which shares no code with the engine.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def generate(rng: random.Random, kind: str, name: str, records: int) -> Workload
             "rate": int(records / rng.uniform(0.7, 1.7)),
         },
         "stages": stages,
-        # Each submission has a sink of its own, also when an earlier one may have come through.
+        # Each submission has its own sink, because an earlier submission may have succeeded.
         "sink": {"file": "out-{job}"},
         "epoch_interval_ms": rng.choice([50, 100, 200]),
     }
@@ -70,7 +70,7 @@ def generate(rng: random.Random, kind: str, name: str, records: int) -> Workload
 
 
 def expected(raw: dict[str, Any], data: bytes) -> Counter[str]:
-    """Returns what the reference program makes of the input; of ``emit: epoch`` the final values."""
+    """Returns the reference program's output for the input; for ``emit: epoch``, the final values."""
     stages = [
         {**stage, "emit": "final"} if stage.get("emit") == "epoch" else stage for stage in raw["stages"]
     ]
@@ -104,7 +104,7 @@ def _csv(rng: random.Random, records: int) -> bytes:
 
 
 def whole_records(raw: dict[str, Any], data: bytes) -> Counter[str]:
-    """Returns the records of what a reader sees, without a last one that has not come in whole."""
+    """Returns the records that a reader sees, without an incomplete last one."""
     try:
         return output_records(raw, data)
     except ValueError:

@@ -1,27 +1,33 @@
-"""A model of the task launcher: what starts and ends the task processes of a node.
+"""A model of the task launcher, which starts and ends the task processes of a node.
 
-The real launcher (``agent/rainstorm/host/shell/launcher.py``) is the kernel's calls around one loop without a
-thread: posix_spawn, process descriptors, process groups, peer credentials. None of that exists here;
-``tests/integration/test_task_launcher.py`` runs it on the real machine. The model keeps its protocol and its
-lives: it serves one connection, ends all tasks when that ends, and its tasks end with it. What it starts is
-the real ``TaskLoop`` in a simulated process.
+The real launcher (``agent/rainstorm/host/shell/launcher.py``) is one loop without threads around calls of the
+kernel: posix_spawn, process descriptors, process groups, peer credentials. None of these exists here;
+``tests/integration/test_task_launcher.py`` runs the real one on the real machine. The model keeps its
+protocol and its lifetimes: it serves one connection, ends all tasks when that ends, and its tasks end with
+it. It starts the real ``TaskLoop`` in a simulated process.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from agent.common.shell import network, threads
+from agent.rainstorm.messages.launcher import (
+    PACKET_BYTES_MAX,
+    SpawnTask,
+    TaskEnded,
+    ToLauncher,
+    decode_request,
+    encode,
+)
 from agent.rainstorm.task.shell.loop import TaskLoop
 from tests.simulation.machine.children import SimChild
 from tests.simulation.machine.host import Machine
 from tests.simulation.machine.kernel import Backlog, StreamEnd
 from tests.simulation.machine.tls import SimTls
 
-PACKET_BYTES_MAX = 4096
-# Python and the imports of a task.
+# The time that Python and the imports of a task take.
 START_S_MIN, START_S_MAX = 0.15, 0.35
 PAUSE_STEP_S = 0.01
 KILLED = "killed by signal 9"
@@ -37,7 +43,7 @@ class JobIdentity:
 
 
 class TaskProcess:
-    """One task process, as whoever breaks it sees it."""
+    """One task process, with the ways to break it."""
 
     def __init__(self, machine: Machine, number: int) -> None:
         self.number = number
@@ -58,7 +64,7 @@ class TaskProcess:
         self.machine.scheduler.kill(self.process)
 
     def say(self, frame: bytes) -> None:
-        """Lets a frame come to the agent that the task itself would never send."""
+        """Sends the agent a frame that the task itself would never send."""
         if self.task is not None and self.is_alive:
             end: StreamEnd = self.task._control.sock.kernel  # type: ignore[attr-defined]  # a simulated one
             end.force(frame)
@@ -135,7 +141,7 @@ class Launcher:
             if not data:
                 self.kill()
                 return
-            self._obey(json.loads(data), files)
+            self._obey(decode_request(data), list(files))
 
     def _take_agent(self, listener: Backlog) -> None:
         self._listener = None
@@ -143,18 +149,19 @@ class Launcher:
         try:
             self._agent = listener.accept()
         except OSError:
-            self.kill()  # shut down before anybody came
+            self.kill()  # shut down before an agent connected
             return
         self._agent.on_change = self._note
         listener.drop()
 
-    def _obey(self, request: dict[str, Any], files: list[Any]) -> None:
-        if "spawn" in request:
-            self._spawn(int(request["spawn"]), request, *files)
-        elif request["kill"] in self._tasks:
-            self._tasks[request["kill"]].kill()
+    def _obey(self, request: ToLauncher, files: list[Any]) -> None:
+        if isinstance(request, SpawnTask):
+            self._spawn(request, *files)
+        elif request.number in self._tasks:
+            self._tasks[request.number].kill()
 
-    def _spawn(self, number: int, request: dict[str, Any], control: Any, log: Any) -> None:
+    def _spawn(self, request: SpawnTask, control: Any, log: Any) -> None:
+        number = request.number
         task = TaskProcess(self._machine, number)
         self._tasks[number] = self._owner.tasks[task.pid] = task
         process, sockets = task.process, task.process.seam.network
@@ -162,7 +169,7 @@ class Launcher:
         descriptor = sockets.take(control)
         sockets.take(log)  # its standard output
         start_s = self._machine.cluster.random.uniform(START_S_MIN, START_S_MAX)
-        process.start("main", self._main, task, start_s, descriptor, request["host"], request["hydfs"])
+        process.start("main", self._main, task, start_s, descriptor, request.host, request.hydfs)
 
     def _main(self, task: TaskProcess, *arguments: Any) -> None:
         try:
@@ -174,7 +181,7 @@ class Launcher:
         self._tasks.pop(number, None)
         if self._agent is None or self.process.dead:
             return
-        packet = json.dumps({"ended": number, "cause": task.cause}).encode()
+        packet = encode(TaskEnded(number, task.cause))
         try:
             self._agent.write(packet, [])
         except OSError:

@@ -2,9 +2,9 @@
 
 The engine's schedules must be able to let nodes believe different views for a while, to accuse a healthy
 node and to choose any leader; with real membership agents that would be left to chance (a few seeds have
-them, see ``whole``). A node that has no power, whose engine does not run, that is paused or cut off
-for longer than its detection time is down in the next version of the view; when it led, another one leads in
-the next term. A node that is cut off or *lagging* learns of it late and goes on as before for a while.
+them, see ``whole``). A node that has no power, whose engine does not run, or that is paused or cut off, for
+longer than its detection time, is down in the next version of the view. If it led, another one leads in
+the next term. A node that is cut off or *lagging* learns of it late and continues as before for a while.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Views:
     def __init__(self, cluster: Cluster, rng: random.Random) -> None:
         names = list(cluster.nodes)
         self.view = View(1, 1, names[0], {name: _entry(cluster.nodes[name], UP, 1, 1) for name in names})
-        # How often each machine was started.
+        # The number of starts of each machine.
         self._boots = dict.fromkeys(names, 1)
         self._was_on = dict.fromkeys(names, True)
-        # Nodes that neither see nor are seen by the others.
+        # Nodes that neither reach the others nor are reached by them.
         self.isolated: dict[str, bool] = {}
         self.accused_until: dict[str, float] = {}
-        # How late a node learns of what the others know.
+        # The delay with which a node learns what the others know.
         self.lag_s: dict[str, float] = {}
         self.agents = {
             name: MembershipAgent(cluster, node, self.view) for name, node in cluster.nodes.items()
@@ -49,7 +49,7 @@ class Views:
 
     @property
     def leader(self) -> str:
-        """Returns who leads in the newest view."""
+        """Returns the leader of the newest view."""
         return self.view.leader
 
     def stop(self) -> None:
@@ -102,7 +102,7 @@ class Views:
 
 
 class MembershipAgent:
-    """The membership agent of one node, for whoever follows its view."""
+    """The membership agent of one node, for followers of its view."""
 
     def __init__(self, cluster: Cluster, node: Node, view: View) -> None:
         self.view = view
@@ -120,7 +120,7 @@ class MembershipAgent:
         self._responder.listen(node.config.socket_path("membership"))
 
     def learn(self, view: View) -> None:
-        """Takes a newer view and answers who waits for it; a machine without power learns nothing."""
+        """Takes a newer view and answers the requests that wait for it; without power, learns nothing."""
         if not self._node.is_on:
             self.told = min(self.told, self.view.version)
             return

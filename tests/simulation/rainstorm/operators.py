@@ -1,6 +1,6 @@
-"""The people around a cluster: clients that submit, wait, cancel and vanish, and strangers that disturb.
+"""The users of a cluster: clients that submit, wait, cancel and vanish, and strangers that disturb.
 
-Each client is a process on a machine of its own with the real ``RainstormClient``. Every call is timed: one
+Each client is a process on a separate machine with the real ``RainstormClient``. Every call is timed: one
 that has no answer long after its deadline is a finding.
 """
 
@@ -28,13 +28,13 @@ AGAIN_S = 0.3
 SUBMISSIONS_MAX = 20
 WAIT_S = 20.0
 POLL_S = 1.0
-# A call asks all nodes in turn, again and again, until the leaderless time is over.
+# A call asks all nodes in turn, again and again, until there is a leader.
 CALL_S_MAX = LEADERLESS_S + 2 * TIMEOUT_S
-# Strangers stay until everything is over.
+# Strangers stay until the end of the run.
 STRANGER_S = 3600.0
-# Once all faults have ended, a client hears so soon of the end of a job that it waits for.
+# Once all faults have ended, a client must hear of the end of its job within this time.
 NEWS_S_MAX = 10.0
-# What a program with a node's certificate may ask, and must get an error for.
+# Requests from a program with a node's certificate that must be answered with an error.
 MALFORMED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("rainstorm.submit", {"job": [[[]]]}),
     ("rainstorm.submit", {"job": {"source": {"file": 1}, "stages": "x"}}),
@@ -59,16 +59,16 @@ class Operators:
         self._submissions = 0
         # Workloads whose submission was answered, with the job's id.
         self.accepted: dict[str, str] = {}
-        # Calls under way: what, since when, how long it may take.
+        # Calls in progress: what, since when, and the longest time that they may take.
         self._calls: dict[int, tuple[str, float, float]] = {}
-        # What clients have to complain of.
+        # The problems that clients have found.
         self.complaints: list[str] = []
-        # Since when no fault has been in force.
+        # The instant since which no fault has been in force.
         self.calm_since = float("inf")
         self.start()
 
     def start(self) -> None:
-        """Starts an operator who submits what was not accepted yet and waits for the results."""
+        """Starts an operator that submits the jobs not yet accepted and waits for the results."""
         self._count += 1
         process = self._current = self._world.cluster.client(f"operator-{self._count}")
         for workload in self._workloads:
@@ -76,7 +76,7 @@ class Operators:
         process.start("look", self._look, process)
 
     def abort(self) -> None:
-        """Ends the operator's process in the middle of whatever it does; another one takes over."""
+        """Kills the operator's process in the middle of a call; another one takes over."""
         if self._current is not None:
             if self._calls:
                 self._world.watch.hit("client aborted in a call")
@@ -97,7 +97,7 @@ class Operators:
         self._ask("kill", lambda client: client.kill_task(node=name), CALL_S_MAX)
 
     def disturb(self, name: str, amount: float) -> None:
-        """Lets a stranger connect to the agent of a node and to its tasks, and a neighbour ask nonsense."""
+        """Lets a stranger connect to a node's agent and tasks, and lets a neighbour send invalid requests."""
         node = self._world.cluster.nodes[name]
         ports = [port for host, port in self._world.cluster.wires.listeners if host == node.address]
         process = self._stranger()
@@ -114,7 +114,7 @@ class Operators:
 
     @property
     def is_idle(self) -> bool:
-        """Tells whether no call is under way."""
+        """Tells whether no call is in progress."""
         return not self._calls
 
     # -- threads of clients ---------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class Operators:
             try:
                 self._timed(what, lambda: call(self._world.operator(process)), limit_s)
             except RainStormError:
-                return  # an answer, whatever it says
+                return  # any answer will do
 
         process.start(what, run)
 
@@ -157,7 +157,7 @@ class Operators:
                 return
 
     def _check_news(self, job: str, asked_at: float) -> None:
-        # Whom a client has asked before may have lost power, and will never answer.
+        # A node that a client has asked before may have lost power, and will never answer.
         ended_at = max(self._world.watch.jobs[job].ended_at, asked_at)
         delay_s = threads.monotonic() - ended_at
         if asked_at > self.calm_since and delay_s > NEWS_S_MAX:

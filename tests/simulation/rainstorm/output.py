@@ -1,4 +1,4 @@
-"""What a reader of a job's output may see, while the job runs and at its end (R1, R2, R4)."""
+"""Checks the output that a reader of a job sees, while the job runs and at its end (R1, R2, R4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.simulation.rainstorm.jobs import Workload, whole_records
 
 
 def check_seen(workload: Workload, job: str, data: bytes) -> None:
-    """Fails when a reader sees what the job's result does not have: too much, twice, or in another order."""
+    """Fails if a reader sees records that are not in the result, or too often, or in another order."""
     found = whole_records(workload.raw, data)
     if workload.kind == "epoch":
         limits = dict(_split(record) for record in workload.expected)
@@ -24,7 +24,7 @@ def check_seen(workload: Workload, job: str, data: bytes) -> None:
 
 
 def check_whole(workload: Workload, job: str, data: bytes) -> None:
-    """Fails when the whole output of a finished job is not what the reference program makes."""
+    """Fails if the output of a finished job differs from that of the reference program."""
     found = whole_records(workload.raw, data)
     if workload.kind == "epoch":
         found = _last_values(found)

@@ -1,7 +1,7 @@
-"""What must not be so in the engine's shells.
+"""Checks of the engine's shells.
 
-While faults strike, no loop stands still, none spins, and no task is deaf to its agent; at rest, nothing is
-held, waited for or left over.
+During faults, no loop stalls or spins, and every task hears its agent. At rest, nothing is held, waited for
+or left over.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from tests.simulation.machine.polling import Poll
 from tests.simulation.rainstorm.launcher import TaskProcess
 from tests.simulation.rainstorm.world import World
 
-# A core's loop may carry out effects for so long; a watchdog would end the agent at some point.
+# How long a core's loop may carry out effects; with a longer stall a watchdog would end the agent.
 STANDSTILL_S = 2.0
 # A task that waits for its neighbours takes a command at once; a thread may be stalled for STALL_S_MAX.
 DEAF_S = 0.3
-# Connections that one process may open within a look: more is a loop without a pause.
+# The connections that one process may open between two looks: more means a loop without a pause.
 DIALS_MAX = 25
-# An agent stops of these, and starts again, when its disk refuses something.
+# The errors that stop an agent, which is then restarted, when its disk refuses a call.
 DISK_ERRORS = ("DiskFull(", "DiskFailed(", "Corrupt(", "OSError(", "PortInUse(")
 
 
 class Liveness:
-    """Looks again and again whether the loops of the cores take their events, and whether any loop spins."""
+    """Checks repeatedly whether the loops of the cores take their events, and whether any loop spins."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        # Of each loop that has events: how far it was, and since when it has not gone on.
+        # For each loop with events: its progress, and the instant since which it has made none.
         self._seen: dict[CoreRunner, tuple[int, float]] = {}
         self._dials: dict[str, int] = {}
-        # Tasks that wait for sockets although a command is there, and since when.
+        # Tasks that wait for sockets although a command has arrived, and since when.
         self._deaf: dict[TaskProcess, float] = {}
 
     def look(self) -> None:
-        """Fails when a loop has had events for too long without taking one, or asks without a pause."""
+        """Fails if a loop has had events for too long without taking one, or retries without a pause."""
         self._look_at_dials()
         self._look_at_tasks()
         now, seen = self._world.scheduler.now, self._seen
@@ -77,7 +77,7 @@ class Liveness:
 
 
 def _ignores_its_agent(task: TaskProcess) -> bool:
-    """Tells whether a task waits for some of its sockets while its agent's has something to read."""
+    """Tells whether a task waits for sockets although a command from its agent can be read."""
     if task.task is None or not any(isinstance(t.waiting_for, Poll) for t in task.process.threads):
         return False
     end: StreamEnd = task.task._control.sock.kernel  # type: ignore[attr-defined]  # a simulated one
@@ -85,7 +85,7 @@ def _ignores_its_agent(task: TaskProcess) -> bool:
 
 
 def findings(world: World, disks_hurt: set[str]) -> list[str]:
-    """Returns what is wrong in a world at rest."""
+    """Returns the problems of a world at rest."""
     found = [
         f"crash: {agent}: {problem}"
         for agent, problem in world.cluster.crashes
@@ -102,7 +102,7 @@ def findings(world: World, disks_hurt: set[str]) -> list[str]:
 
 
 def left_over(name: str, service: Service) -> list[str]:
-    """Returns what an engine at rest still has in hand, and which of its threads have ended."""
+    """Returns the work that an engine at rest still has, and which of its threads have ended."""
     dispatcher, host = service._dispatcher, service._host
     supervisor = host.supervisor
     workers: dict[str, Worker[Any]] = {

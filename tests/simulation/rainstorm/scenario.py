@@ -1,4 +1,4 @@
-"""One run of the engine: jobs under the faults of a schedule, then healing, convergence and all checks."""
+"""One run of the engine: jobs under a schedule of faults, then healing, convergence and all checks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tests.simulation.rainstorm.operators import Operators
 from tests.simulation.rainstorm.world import World, observed, small_limits
 
 SIZES = (3, 3, 3, 4, 5)
-# Jobs of a seed last for one to two seconds; most faults should meet them.
+# The jobs of a seed last one to two seconds; most faults should hit them.
 FAULTS_S = 2.0
 POLL_S = 0.1
 HEALED_S = 150.0
 RECORDS_MAX = 160
-# A report is sent again for ten seconds, and a listener that was out of descriptors rests for one.
+# A report is repeated for ten seconds, and a listener that was out of descriptors pauses for one.
 SETTLE_S = 14.0
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run was like."""
+    """The measurements of one run."""
 
     trace: str
     simulated_s: float
@@ -51,7 +51,7 @@ def calm(seed: int | str, jobs: Sequence[str]) -> Schedule:
 
 
 def run(schedule: Schedule, *, end_to_end_only: bool = False) -> Result:
-    """Runs a schedule; raises AssertionError when a check fails."""
+    """Runs a schedule; raises AssertionError if a check fails."""
     rng = random.Random(f"{schedule.seed}:limits")
     with small_limits(rng):
         world = World(schedule, end_to_end_only=end_to_end_only)
@@ -130,7 +130,7 @@ class _Run:
         return [f"{len(operators.accepted)} of {len(self._workloads)} accepted", *jobs]
 
     def _rest(self, operators: Operators, faults: EngineFaults) -> None:
-        """Checks that nothing is left of what happened (R10 and the rules of shells)."""
+        """Checks that nothing is left over (R10 and the rules of shells)."""
         world = self._world
         world.cluster.wait_until(lambda: operators.is_idle, HEALED_S)
         assert not operators.complaints, f"clients complain: {operators.complaints}"

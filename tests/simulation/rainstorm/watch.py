@@ -1,8 +1,8 @@
-"""What must always hold of the stream engine, checked while it happens (R1-R10 of the reliability study).
+"""The invariants of the stream engine, checked while it runs (R1-R10 of the reliability study).
 
-``Watch`` sees every append at the instant at which it takes effect, whoever made it. From the index and the
-job logs it knows what was submitted and what is committed; nothing else may reach a destination file, in
-another order or twice.
+``Watch`` sees every append, from any node, at the instant at which it takes effect. From the index and the
+job logs it knows which jobs were submitted and which output is committed. Nothing else may reach a
+destination file, and nothing twice or in another order.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOG_PREFIX, LOG_SUFFIX = log_file("\n").split("\n")
 
 
 class WatchedJob:
-    """What the log of one job says so far, and what of it has been published."""
+    """The state of one job according to its log so far, and its published output."""
 
     def __init__(self, job: str, workload: Workload, sink: str) -> None:
         self.job = job
@@ -44,7 +44,7 @@ class WatchedJob:
         self.epoch = 0
         self.outcome = ""
         self.error: Any = None
-        # In the index: whoever leads must bring it to its end.
+        # Whether it is in the index: if so, any leader must complete it.
         self.is_submitted = False
         self.in_index_as_ended = False
         self.ended_at = 0.0
@@ -52,7 +52,7 @@ class WatchedJob:
         self.committed: dict[tuple[int, str], bytes] = {}
         self.published: dict[tuple[int, str], bytes] = {}
         self.seen = b""
-        # What a leader that takes over would know.
+        # The state that a leader would find when it takes over.
         self.state = JobState()
 
 
@@ -62,7 +62,7 @@ class Watch:
     def __init__(self, store: Store, *, end_to_end_only: bool = False) -> None:
         self.hits: Counter[str] = Counter()
         self.jobs: dict[str, WatchedJob] = {}
-        # Jobs that somebody asked to cancel.
+        # Jobs for which a cancellation was requested.
         self.cancelled: dict[str, bool] = {}
         self._workloads: dict[str, Workload] = {}
         self._store = store
@@ -80,11 +80,11 @@ class Watch:
         self._workloads[str(workload.raw["name"])] = workload
 
     def hit(self, what: str) -> None:
-        """Counts that a situation was reached."""
+        """Counts that a moment was reached."""
         self.hits[what] += 1
 
     def over(self) -> bool:
-        """Tells whether the index says of all submitted jobs that they have ended."""
+        """Tells whether all submitted jobs have ended according to the index."""
         return all(job.in_index_as_ended for job in self.jobs.values() if job.is_submitted)
 
     def restored(self, file: str, offset: int) -> None:
@@ -112,7 +112,7 @@ class Watch:
             made = found.published.get((epoch, task), b"")
             assert made == committed, f"R4: {job} calls {(epoch, task)} published: {made!r} of {committed!r}"
 
-    # -- what the store tells -------------------------------------------------------------------------
+    # -- the appends and deletions that the store reports ---------------------------------------------
 
     def _lost(self, name: str) -> None:
         if _job_of(name) in self.jobs:
@@ -228,7 +228,7 @@ class Watch:
         self.poll()
         for job in self.jobs.values():
             if not job.is_submitted:
-                continue  # its leader fell before it was in the index: it never began
+                continue  # its leader was lost before it was in the index: it never began
             if job.outcome == "cancelled" and job.job in self.cancelled:
                 continue
             assert job.outcome == "finished", f"R9: {job.job} is {job.outcome or 'not over'}: {job.error}"

@@ -1,8 +1,8 @@
 """The whole system on simulated machines: real membership, stores and engines, and a client that reads.
 
-Nothing is a model but the launchers. A seed costs twenty times one with models, so there are few of them;
-what they check is what a user sees: the input is put, the job runs, every reader sees a prefix of the right
-result, and it is whole at the end.
+Only the launchers are models. A seed costs twenty times as much as one with models, so there are few. They
+check what a user sees: the input is put, the job runs, every reader sees a prefix of the right result, and
+the result is complete at the end.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from tests.simulation.rainstorm.world import small_identities
 FAULTS_S = 3.0
 FINISHED_S = 240.0
 SIZES = (3, 3, 4)
-# Disks are the store's own business, and it has its own schedules for them.
+# Without faults of disks: the store has its own schedules for them.
 COMMON = ("kill", "power", "pause", "restart", "cut", "cut_one_way", "isolate", "slow_wires", "jump")
 # A seed takes 80,000.
 STEPS_MAX = 1_000_000
 AGAIN_S = 0.3
 READ_S = 0.5
-# How long a follower waits for news: its request ends, with a margin, before anybody looks at the slots.
+# How long a follower waits for news: its request has ended, with a margin, when the slots are looked at.
 WATCH_S = 2.0
 POLL_S = WATCH_S + MARGIN_S
-# Between two looks each loop turns that turns all the time.
+# Each loop that turns all the time turns at least once between two looks.
 LOOKS_APART_S = 1.0
 RECORDS = 120
 
@@ -58,7 +58,7 @@ def schedule_of(seed: int | str) -> Schedule:
 
 
 def run(schedule: Schedule) -> str:
-    """Runs a schedule and returns the hash of its trace; raises AssertionError when a check fails."""
+    """Runs a schedule and returns the hash of its trace; raises AssertionError if a check fails."""
     with ExitStack() as stack:
         stack.enter_context(small_identities())
         stack.enter_context(mock.patch.object(follower, "WATCH_S", WATCH_S))
@@ -115,7 +115,7 @@ class _Whole(Cluster):
 
 
 class _Reader:
-    """Someone who puts the input, submits the job, and reads its output again and again."""
+    """A client that puts the input, submits the job, and reads its output again and again."""
 
     def __init__(self, cluster: Cluster, workload: Workload) -> None:
         self.findings: list[str] = []
@@ -126,7 +126,7 @@ class _Reader:
         self._turn = 0
 
     def run(self) -> None:
-        """Does all of it; what is wrong is in ``findings``."""
+        """Does all of it; problems go to ``findings``."""
         client = Client(auth.client_context(OPERATOR))
         try:
             self._put(client)
@@ -138,7 +138,7 @@ class _Reader:
             self.is_done = True
 
     def _hydfs(self, client: Client) -> HydfsClient:
-        """Returns the store of the next node: whoever does not answer is not asked again at once."""
+        """Returns the store of the next node, so that a silent node is not asked again at once."""
         self._turn += 1
         node = list(self._cluster.nodes.values())[self._turn % len(self._cluster.nodes)]
         return HydfsClient(client, Address(node.address, node.config.me.hydfs_port, node.name))
@@ -155,7 +155,7 @@ class _Reader:
                 self._hydfs(client).put("input", io.BytesIO(self._workload.data), timeout_s=30.0)
                 return
             except AlreadyExists:
-                return  # an earlier try came through
+                return  # an earlier attempt succeeded
             except RainStormError:
                 threads.sleep(AGAIN_S)
 

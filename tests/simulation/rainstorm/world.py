@@ -1,7 +1,7 @@
-"""The stream engine on simulated machines: real agents, tasks and clients among models of what they need.
+"""The stream engine on simulated machines: real agents, tasks and clients, with models of everything else.
 
-The engine's limits are made small (splits, reads, epochs, bases), so that a job of a few hundred records goes
-through everything that a large one meets.
+The engine's limits are made small (splits, reads, epochs, bases), so that a job of a few hundred records
+meets every situation of a large one.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ from tests.simulation.rainstorm.launcher import Launchers, TaskProcess
 from tests.simulation.rainstorm.membership import SERVICE, Views
 from tests.simulation.rainstorm.watch import Watch
 
-# A seed takes 25,000; far more means that somebody goes round in circles.
+# A seed takes 25,000 steps; far more means that a loop spins.
 STEPS_MAX = 600_000
-# A thread that gets no processor, in one seed of three.
+# In one seed of three, threads sometimes get no processor.
 STALL_S_MAX = 0.05
 RECOVERING = ("logging", "deploying")
-# The long poll of a follower holds a slot of its client for so long at most.
+# The long poll of a follower holds a slot of its client for at most this long.
 POLL_S = WATCH_S + MARGIN_S
 
 
@@ -82,7 +82,7 @@ class World:
         self.watch = Watch(self.store, end_to_end_only=end_to_end_only)
         self.views = Views(self.cluster, random.Random(f"{seed}:views"))
         self.launchers: dict[str, Launchers] = {}
-        # Task processes that were stopped for good.
+        # Task processes that were paused for good.
         self.hung: list[TaskProcess] = []
         for name, node in self.cluster.nodes.items():
             paths = [node.config.socket_path(path) for path in ("hydfs", "task/hydfs")]
@@ -93,10 +93,10 @@ class World:
         """Ends everything."""
         self.cluster.close()
 
-    # -- looking inside -------------------------------------------------------------------------------
+    # -- inspecting the agents ------------------------------------------------------------------------
 
     def service(self, name: str) -> Service | None:
-        """Returns the engine of a node, when it runs."""
+        """Returns the engine of a node, if it is running."""
         agent = self.cluster.nodes[name].agents.get(SERVICE)
         if agent is None or not agent.is_running or not agent.is_ready:
             return None
@@ -128,14 +128,14 @@ class World:
         for name in self.names:
             service = self.service(name)
             if service is not None:
-                # Not by ``running()``: whoever looks from outside of all threads cannot take its lock.
+                # Not with ``running()``: code outside of simulated threads cannot take its lock.
                 running = {key: process.pid for key, process in service._host.supervisor._tasks.items()}
                 known = self.launchers[name].tasks
                 found += [(key, known[pid]) for key, pid in running.items() if pid and known[pid].is_alive]
         return found
 
     def processes(self) -> list[TaskProcess]:
-        """Returns all living task processes, spares among them."""
+        """Returns all living task processes, including spares."""
         return [task for name in self.names for task in self.launchers[name].alive()]
 
     def kill_task(self, key: Key, task: TaskProcess) -> None:
@@ -150,7 +150,7 @@ class World:
         task.kill()
 
     def note_crash(self, name: str) -> None:
-        """Notes what a crash of the node called ``name`` now hits."""
+        """Notes the moment that a crash of the node called ``name`` hits now."""
         for machine in self.machines():
             if name in machine.state.placement.values():
                 if machine.phase == "deploying":
@@ -189,7 +189,7 @@ def small_limits(rng: random.Random) -> Iterator[None]:
         file_bytes = rng.choice([200, 2000, 1 << 26])
         small(host_shell, "SegmentWriter", partial(writers.SegmentWriter, file_bytes=file_bytes))
         small(writers, "pieces", partial(storage.pieces, size_max=rng.choice([64, 1 << 20])))
-        # Short patience makes outcomes unknown that the real one would wait for.
+        # A short time limit makes outcomes unknown that the real one would wait for.
         small(joblog, "APPEND_TIMEOUT_S", rng.choice([0.3, 2.0, 30.0]))
         small(writers, "SEGMENT_TIMEOUT_S", rng.choice([0.3, 20.0]))
         small(writers, "PUBLISH_TIMEOUT_S", rng.choice([0.3, 20.0]))
@@ -206,7 +206,7 @@ def small_limits(rng: random.Random) -> Iterator[None]:
 
 @contextmanager
 def observed(watch: Watch) -> Iterator[None]:
-    """Lets ``watch`` see what cores are told and do, and has them check their invariants after each event."""
+    """Shows ``watch`` the events and effects of cores, and checks their invariants after each event."""
     handle_host, handle_leader = HostCore.handle, LeaderCore.handle
 
     def host(self: HostCore, now: float, event: Any) -> list[Any]:
@@ -247,7 +247,7 @@ def observed(watch: Watch) -> Iterator[None]:
 
 @contextmanager
 def small_identities() -> Iterator[None]:
-    """Gives the tasks of each generation a name for a certificate: real keys are slow and never the same."""
+    """Gives the tasks of each generation a name as their certificate: real keys are slow and random."""
     numbers = itertools.count(1)
     made = (lambda job: f"{job}/{next(numbers)}".encode(),)
     with mock.patch.object(Dispatcher.__init__, "__defaults__", made):

@@ -1,1 +1,1 @@
-"""The replicated register as it is, on simulated machines: voters, proposers, and a history to check."""
+"""The unchanged replicated register on simulated machines: voters, proposers, and a history to check."""

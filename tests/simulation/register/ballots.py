@@ -1,10 +1,10 @@
-"""What the voters of a register have answered, and the rules that bind them, checked as they act.
+"""The answers of a register's voters, checked against the rules of voters as they are given.
 
 A broken rule shows in the history of the clients only when chance brings the right messages together, so the
 rules of Paxos are checked themselves: G6 a voter promises nothing twice and accepts nothing below its
-promise; G7 a ballot has one value; G8 what a voter has answered outlives its process and its machine; G9 a
-voter whose disk was emptied begins with all that was chosen before; G10 a majority holds what a read returns
-without a round.
+promise; G7 a ballot has one value; G8 a voter's answers survive its process and a power failure; G9 a
+voter whose disk was emptied begins with everything that was chosen before; G10 a majority holds the value
+that a read returns without a round.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Ballots:
         # The highest ballots that each voter has answered for.
         self._promised: dict[str, Ballot] = {}
         self._accepted: dict[str, Ballot] = {}
-        # Who has ever held the value of a ballot, and which value that was.
+        # The voters that have ever held the value of a ballot, and that value.
         self._holders: dict[Ballot, dict[str, None]] = {}
         self._values: dict[Ballot, Any] = {}
-        # Voters whose memory was taken, and the newest ballot that was chosen by then.
+        # Voters that lost their memory, and the newest ballot that was chosen by then.
         self._emptied: dict[str, Ballot] = {}
 
     def empty(self, voter: str, *, had_memory: bool) -> None:
@@ -67,7 +67,7 @@ class Ballots:
         self._holders.setdefault(slot.accepted, {})[self._me()] = None
 
     def _answered(self, request: Any, answer: Answer, promised: Ballot) -> None:
-        """``promised`` is what the voter had answered for before the request came."""
+        """``promised`` is the ballot that the voter had promised before the request came."""
         name = self._me()
         if not answer.voted or not isinstance(request, Prepare | Accept):
             return

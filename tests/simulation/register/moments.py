@@ -1,4 +1,4 @@
-"""What happens inside voters and proposers, counted: a batch of schedules must reach each moment."""
+"""Counts moments inside voters and proposers: a batch of schedules must reach each of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TORN = "torn register log"
 
 @contextmanager
 def counted(hits: Counter[str], proposals: dict[Proposal, None]) -> Iterator[None]:
-    """Counts the moments that only the code itself knows of; ``proposals`` are those under way."""
+    """Counts the moments that only the code itself sees; ``proposals`` are those in progress."""
     start, retry = Proposal.start, Proposal.retry
     open_log = FramedLog.open
     settle, decide, vote, begin = Registers._settled, Registers._decide, Voter._vote, Voter._begin

@@ -1,1 +1,1 @@
-"""Schedules that once failed, as the shrinker printed them: they are replayed with every test run."""
+"""Schedules that once failed, as the shrinker printed them; every test run replays them."""

@@ -1,4 +1,4 @@
-"""What schedules found in membership and the view, each with what was wrong."""
+"""The bugs that schedules found in membership and the view, each with its cause."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from tests.simulation.machine.wires import Quality
 FOUND_FAULTS_S = 10.0
 FOUND: dict[str, Schedule] = {
     # The digest of a table was the XOR of CRCs: equal differences of two records cancelled each other out, so
-    # that nobody ever told vm2 that both others had refuted.
+    # vm2 never learned that both others had refuted.
     "two suspects with equal differences": Schedule(
         seed=60, size=3, variant="swim 3 0", steps=(Step(1.0, "deafen", ("vm2",), 2.0),)
     ),
-    # vm5 was evicted for hearing nobody, which left four nodes up, where one reporter is enough: vm5 itself.
+    # vm5 was evicted because it heard no one. That left four nodes up, where one reporter is enough: vm5.
     "an evicted node evicts others": Schedule(
         seed=69,
         size=5,
         variant="swim 3 0",
         steps=(Step(5.0, "deafen", ("vm5",), 4.0), Step(9.0, "filter", ("vm5",), 2.0)),
     ),
-    # A datagram sealed in the name of vm3 came from another address: it was dropped, but its boot was
-    # remembered, and so vm2 dropped everything that vm3 said from then on.
+    # A datagram sealed with vm3's name came from another address: it was dropped, but its boot was
+    # remembered, so vm2 dropped everything that vm3 sent from then on.
     "an impostor locks a node out": Schedule(
         seed=11, size=3, variant="swim 3 0", steps=(Step(4.0, "visit", ("vm2",), 0.3, 0.9),)
     ),
@@ -29,8 +29,8 @@ FOUND: dict[str, Schedule] = {
     "a follower across a restart": Schedule(
         seed=32, size=3, variant="swim 3 0", steps=(Step(7.5, "power_all", (), 2.0),)
     ),
-    # A sync failed, so that a page of the voter's log was in memory alone; the agent began anew, read it, and
-    # appended behind it. The next loss of power left a hole with good records behind: a voter lost for good.
+    # A sync failed, so a page of the voter's log was only in memory; the agent restarted, read it, and
+    # appended behind it. The next loss of power left a hole before good records: a voter lost for good.
     "a log that was read from memory alone": Schedule(
         seed=64,
         size=5,
@@ -49,8 +49,8 @@ FOUND: dict[str, Schedule] = {
             Step(at_s=6.697, kind="power", nodes=("vm1",), duration_s=0.05, amount=0.486),
         ),
     ),
-    # vm2 refuted vm6 while vm1 heard no datagrams. Then vm1 accused vm2 too, which had refuted that already
-    # and said nothing: vm6 and vm1, two reporters, evicted it.
+    # vm2 refuted vm6 while vm1 heard no datagrams. Then vm1 accused vm2 too, which had already refuted that
+    # and did not answer: vm6 and vm1, two reporters, evicted it.
     "a refutation that the second accuser missed": Schedule(
         seed=137,
         size=7,

@@ -1,1 +1,1 @@
-"""The store agents as they are, on simulated machines: schedules, what clients saw, and the checks."""
+"""The unchanged store agents on simulated machines: schedules, the history of clients, and the checks."""

@@ -1,7 +1,7 @@
-"""Clients of the stores: they append, read, put, delete, stall, give up, and are killed.
+"""Clients of the stores: they append, read, put, delete, stall, abort, and are killed.
 
-What a client does is drawn before the run, so that a client that was killed goes on with the next action in
-a new process, as whoever typed the commands would.
+The actions of a client are drawn before the run. A client that was killed continues with the next action in
+a new process, like a user who types the next command.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from agent.hydfs.client import HydfsClient
 from agent.hydfs.messages import file as messages
 from agent.wire import auth
 from agent.wire.client import Address, Client
+from agent.wire.messages import Ping
 from tests.simulation.machine.cluster import OPERATOR, Cluster
 from tests.simulation.store.history import History, Seen
 
@@ -30,11 +31,13 @@ RETRY_S = 0.1
 FILE_BYTES_MAX = 3 * BLOCK_BYTES - 100
 # Longer than an agent waits for a client that stalls (``limits.IDLE_S``).
 STALL_S_MAX = 8.0
+# So many actions follow when the faults are over, to show that everything works again.
+LAST_ACTIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something to do: which, after how long a pause, with which file and chance of its own."""
+    """One action: its kind, the pause before it, its file, and its own random number."""
 
     kind: str
     pause_s: float
@@ -47,14 +50,14 @@ class Interrupted(Exception):
 
 
 class StoreClient:
-    """One client; ``run`` does one action after the other in the process that it is started in."""
+    """One client; ``run`` does one action after the other in its current process."""
 
     def __init__(self, cluster: Cluster, history: History, name: str, actions: list[Action]) -> None:
         self.cluster = cluster
         self.history = history
         self.name = name
         self.is_done = False
-        # Counts what the actions met, by name.
+        # Counts the moments that the actions hit, by name.
         self.hit: Callable[[str], None] = lambda moment: None
         self._actions = actions
         self._next = 0
@@ -67,7 +70,7 @@ class StoreClient:
         self.process.start("client", self.run)
 
     def kill(self) -> None:
-        """Ends the client's process as kill -9 does; a new one goes on with the next action."""
+        """Ends the client's process as kill -9 does; a new one continues with the next action."""
         if self.is_done:
             return
         self.hit("client killed")
@@ -76,7 +79,7 @@ class StoreClient:
         self.process.start("client", self.run)
 
     def run(self) -> None:
-        """Does what is left to do."""
+        """Does the remaining actions."""
         self._client = Client(auth.client_context(OPERATOR))
         while self._next < len(self._actions):
             action = self._actions[self._next]
@@ -86,13 +89,21 @@ class StoreClient:
         self.is_done = True
         self.hit("client done")
 
-    def check_connections(self) -> None:
-        """Uses connections that have rested: in a healthy cluster each request is answered at once."""
-        for name in self.cluster.nodes:
-            if name not in self.cluster.lost:
-                node = self.cluster.nodes[name]
-                target = Address(node.address, node.config.me.hydfs_port, name)
+    def come_to_an_end(self) -> None:
+        """Drops most of the remaining actions: only the damage of the faults matters now."""
+        del self._actions[self._next + LAST_ACTIONS :]
+
+    def check_connections(self, *, of_agents: bool) -> None:
+        """Uses idle connections: in a healthy cluster each request is answered at once.
+
+        With ``of_agents`` each agent has to use its own connections to the others for the answer.
+        """
+        for node in self.cluster.living():
+            target = Address(node.address, node.config.me.hydfs_port, node.name)
+            if of_agents:
                 HydfsClient(self._connected(), target).stat(LOG, timeout_s=ATTEMPT_S)
+            else:
+                self._connected().ask(target, Ping(), timeout_s=ATTEMPT_S)
 
     def close(self) -> None:
         """Closes the client's connections."""
@@ -139,7 +150,7 @@ class StoreClient:
         try:
             self.hydfs(action.chance).create(LOG, timeout_s=ATTEMPT_S)
         except RainStormError:
-            threads.sleep(RETRY_S)  # another client makes it, or will
+            threads.sleep(RETRY_S)  # another client makes it, or will make it
 
     def _read_log(self, action: Action) -> None:
         began = threads.monotonic()
@@ -197,7 +208,7 @@ class StoreClient:
             return  # it was aborted, or the agent is gone
 
     def _cut_put(self, action: Action) -> None:
-        """Puts a file and loses all connections in the middle."""
+        """Puts a file and loses all connections half-way."""
         content = self._content(action)
         self.history.put_begins(action.name, content, threads.monotonic())
         client = self._connected()
@@ -228,7 +239,7 @@ class StoreClient:
         try:
             self.hydfs(action.chance).delete(action.name, timeout_s=5.0)
         except NotFound:
-            # Or the answer to a first try was lost: what else that one may strike is unknown.
+            # Or the answer to a first attempt was lost: that attempt may still delete a later put.
             self.history.seen.append(Seen(action.name, None, began, threads.monotonic()))
             return
         except RainStormError:
@@ -237,7 +248,7 @@ class StoreClient:
         self.history.delete_ends(action.name, began, threads.monotonic())
 
     def _look(self, action: Action) -> None:
-        """Asks for what operators look at."""
+        """Makes the requests of operators."""
         hydfs = self.hydfs(action.chance)
         try:
             hydfs.list("", timeout_s=ATTEMPT_S)
@@ -252,7 +263,7 @@ class StoreClient:
 
 
 class _Source(io.BytesIO):
-    """What is put: it may stall, or be interrupted, before any piece."""
+    """The bytes of a put: it may stall, or be interrupted, before any piece."""
 
     def __init__(self, content: bytes, chance: random.Random) -> None:
         super().__init__(content)
@@ -276,7 +287,7 @@ def _try_to_put(hydfs: HydfsClient, action: Action, content: bytes) -> None:
 
 
 def planned(seed: int | str, name: str, kinds: dict[str, int], count: int, pause_s: float) -> list[Action]:
-    """Returns what a client does: ``count`` actions of these kinds, by their weights."""
+    """Returns ``count`` actions of a client, of these kinds, by their weights."""
     rng = random.Random(f"{seed}:{name}")
     chosen = rng.choices(list(kinds), list(kinds.values()), k=count)
     return [

@@ -1,7 +1,7 @@
-"""H1 at the moment of the answer: an append that is acknowledged is durable on as many disks as it says.
+"""H1 at the moment of the answer: an acknowledged append is durable on as many disks as the answer says.
 
-Looks at the medium itself, not at what an agent believes: the bytes of a record are unique, and must be in a
-file that a loss of power would leave, in the journal or in the block.
+It looks at the medium itself, not at the beliefs of an agent: the bytes of a record are unique, and must be
+in the journal or the block's file, where a power failure would leave them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FOLDER = f"{DATA_FOLDER}/hydfs"
 
 
 class Copies:
-    """Looks for the copies of what is acknowledged; ``problems`` tells of those that are missing."""
+    """Looks for the copies of acknowledged appends; ``problems`` names the missing ones."""
 
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self.problems: list[str] = []
-        # Nodes that lost what they had answered for: their disk was replaced, or a bit of it flipped.
+        # Nodes that lost acknowledged bytes: their disk was replaced, or a bit of it flipped.
         self.bereft: dict[str, None] = {}
         self._nodes = nodes
         self._requests: dict[Any, AppendRequested] = {}

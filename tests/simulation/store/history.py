@@ -1,12 +1,12 @@
-"""What the clients of a store did and saw, and what must hold of it.
+"""The operations of a store's clients and their results, and the rules that these must satisfy.
 
-A log file, to which clients append self-describing lines: H1 nothing acknowledged is lost; H2 nothing twice;
-H3 nothing that nobody wrote; H4 of any two reads one is a prefix of the other; H5 the answered offset is the
-line's place; H6 a client's lines are in its order, it reads its own, and its reads never go back; H7 what was
-acknowledged before another append began stands before it.
+A log file, to which clients append self-describing lines: H1 no acknowledged line is lost; H2 no line is
+there twice; H3 every line was written; H4 of any two reads one is a prefix of the other; H5 the answered
+offset is the line's place; H6 a client's lines are in its order, it reads its own, and its reads never go
+back; H7 a line that was acknowledged before another append began stands before it.
 
-Whole files, which clients put, read and delete under a few names: H8 a read returns the whole bytes of one
-put, of a put that had begun and was not deleted; H9 what was stored and not deleted is found.
+Whole files, which clients put, read and delete under a few names: H8 a read returns all bytes of one put that
+had begun and was not deleted; H9 a file that was stored and not deleted is found.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Version:
-    """One put of a name: when it was asked for, when it was acknowledged, when its deletion was."""
+    """One put of a name: when it was requested, when it was acknowledged, when its deletion was."""
 
     name: str
     content: bytes
     began_at: float
     acked_at: float = math.inf
-    # When the first deletion began that may have been of this one.
+    # The start of the first deletion that may have deleted this one.
     delete_began_at: float = math.inf
     # When it was certainly gone.
     deleted_at: float = math.inf
@@ -42,7 +42,7 @@ class Seen:
 
 @dataclass
 class History:
-    """What the clients saw."""
+    """The results that the clients saw."""
 
     acked: list[tuple[float, str, int, int]] = field(default_factory=list)
     invoked: dict[tuple[str, int], bytes] = field(default_factory=dict)
@@ -50,11 +50,11 @@ class History:
     reads: list[tuple[float, float, str, bytes]] = field(default_factory=list)
     versions: list[Version] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
-    # Names with a deletion under way, or one whose outcome is unknown: it may strike much later.
+    # Names with a deletion in progress, or with an unknown outcome: it may take effect much later.
     deletions: dict[str, int] = field(default_factory=dict)
 
     def put_begins(self, name: str, content: bytes, now: float) -> Version:
-        """Notes that a put was asked for."""
+        """Notes that a put was requested."""
         version = Version(name, content, now)
         if self.deletions.get(name):
             version.delete_began_at = now
@@ -62,13 +62,13 @@ class History:
         return version
 
     def delete_begins(self, name: str, now: float) -> None:
-        """Notes that a deletion was asked for."""
+        """Notes that a deletion was requested."""
         self.deletions[name] = self.deletions.get(name, 0) + 1
         for version in self.of(name):
             version.delete_began_at = min(version.delete_began_at, now)
 
     def delete_ends(self, name: str, began_at: float, now: float) -> None:
-        """Notes that a deletion was acknowledged: what was stored before it began is gone."""
+        """Notes that a deletion was acknowledged: everything stored before it began is gone."""
         self.deletions[name] -= 1
         for version in self.of(name):
             if version.acked_at < began_at:
@@ -80,13 +80,13 @@ class History:
 
 
 def check_log(history: History, final: bytes) -> list[str]:
-    """Returns what is wrong with the lines of the log, of which ``final`` is the last read."""
+    """Returns the violations in the lines of the log; ``final`` is the last read."""
     found = []
     lines = final.splitlines(keepends=True)
     known = {line: key for key, line in history.invoked.items()}
     unknown = [line for line in lines if line not in known]
     if unknown:
-        return [f"H3: nobody wrote {unknown[0]!r}"]
+        return [f"H3: {unknown[0]!r} was never written"]
     places: dict[bytes, list[int]] = {}
     for line, end in zip(lines, itertools.accumulate(map(len, lines)), strict=True):
         places.setdefault(line, []).append(end - len(line))
@@ -110,7 +110,7 @@ def _check_reads(history: History, final: bytes, places: dict[bytes, list[int]])
     last: dict[str, int] = {}
     for began, ended, reader, data in history.reads:
         if not final.startswith(data):
-            return [f"H4: a read at {ended:.3f} is no prefix of the file"]
+            return [f"H4: a read at {ended:.3f} is not a prefix of the file"]
         if len(data) < last.get(reader, 0):
             return [f"H6: {reader} read less than before"]
         last[reader] = len(data)
@@ -138,7 +138,7 @@ def _check_real_time(history: History, places: dict[bytes, list[int]]) -> list[s
 
 
 def check_files(history: History) -> list[str]:
-    """Returns what is wrong with the reads of whole files."""
+    """Returns the violations in the reads of whole files."""
     found = []
     for seen in history.seen:
         versions = history.of(seen.name)
@@ -151,7 +151,7 @@ def check_files(history: History) -> list[str]:
             continue
         matching = [version for version in versions if version.content == seen.content]
         if not matching:
-            found.append(f"H8: {seen.name} has bytes that nobody put: {seen.content[:60]!r}")
+            found.append(f"H8: {seen.name} has bytes that were never put: {seen.content[:60]!r}")
         elif matching[0].began_at > seen.ended_at:
             found.append(f"H8: {seen.name} was read before it was put")
         elif matching[0].deleted_at < seen.began_at:

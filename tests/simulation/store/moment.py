@@ -1,4 +1,4 @@
-"""A run of the stores whose faults and appends a moment makes itself."""
+"""A run of the stores in which a moment makes the faults and appends itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.simulation.store.world import StoreRun, small_sizes
 
 APPENDED_S = 30.0
 SETTLED_S = 30.0
-# Long enough to give up a silent coordinator and have its block sealed.
+# Long enough to stop waiting for a silent coordinator and have its block sealed.
 ATTEMPT_S = 4.0
 
 
@@ -32,14 +32,14 @@ class Moment(StoreRun):
         self._processes: dict[str, Process] = {}
         self.cluster.start()
         self.authority.begin(self.cluster)
-        # While disks are new, promises are doubtful.
+        # As long as disks are new, promises are doubtful.
         self.cluster.wait_until(self._all_settled, SETTLED_S)
 
     def _all_settled(self) -> bool:
         return not any(service._new_disk.pending for service in self.services().values())
 
     def append(self, writer: str, sequence: int, through: str, size: int = 20) -> None:
-        """Begins to append a line, again until it is acknowledged."""
+        """Begins to append a line, and repeats the append until it is acknowledged."""
         line = f"{writer}:{sequence}:".encode().ljust(size - 1, b".") + b"\n"
         self.history.invoked[writer, sequence] = line
         self.history.invoked_at[line] = self.cluster.scheduler.now
@@ -64,7 +64,7 @@ class Moment(StoreRun):
         self.cluster.wait_until(lambda: len(acked) == len(invoked), APPENDED_S)
 
     def ask(self, through: str, question: Callable[[HydfsClient], Any]) -> Any:
-        """Asks an agent something."""
+        """Sends a request to an agent."""
 
         def body() -> Any:
             client = Client(auth.client_context(OPERATOR))
@@ -86,7 +86,7 @@ class Moment(StoreRun):
         return [node for node in self.cluster.nodes.values() if node not in nodes]
 
     def isolate(self, node: Node) -> None:
-        """Lets nothing through between a node and the others."""
+        """Cuts a node off from the others."""
         for other in self.others([node]):
             self.cluster.wires.cut(node.address, other.address)
 

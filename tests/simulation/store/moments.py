@@ -1,6 +1,6 @@
-"""Moments of the stores that chance alone meets too rarely; each is played with a few seeds.
+"""Moments of the stores that chance alone hits too rarely; each is played with a few seeds.
 
-A moment returns a run that has ended, with its checks made.
+A moment returns a run that has ended, after its checks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from unittest import mock
 from agent.common.errors import RainStormError
 from agent.common.shell import threads
 from agent.hydfs.client import HydfsClient
+from agent.hydfs.core import placement
 from agent.hydfs.core.events import BlockOpened
-from agent.hydfs.core.ring import block_token, ring_of
 from agent.hydfs.messages import file as messages
 from agent.hydfs.messages.block import Seal
 from agent.hydfs.messages.file import FileStat
@@ -36,10 +36,10 @@ ALWAYS = 1 << 30
 
 
 def refused_promise(seed: int | str) -> None:
-    """Has a replica whose journal has no room asked to seal a block while its coordinator cannot hear of it.
+    """Asks a replica whose journal has no room to seal a block while the block's coordinator is cut off.
 
-    The replica restarts, all hear each other again, and the coordinator goes on with the block. If the
-    promise counted that was never written, the file table would have sealed the block by then.
+    The replica restarts, all nodes are connected again, and the coordinator continues with the block. If the
+    promise that was never written counted, the file table would have sealed the block by then.
     """
     with moment_of(seed) as moment:
         cluster = moment.cluster
@@ -68,13 +68,13 @@ def _seal(target: Address, request: Seal) -> None:
     try:
         client.ask(target, request, timeout_s=4.0)
     except Exception:
-        return  # it cannot be sealed: that is what the moment is about
+        return  # it cannot be sealed, as the moment expects
     finally:
         client.close()
 
 
 def refused_record(seed: int | str) -> None:
-    """Has the disk of a replica refuse one record, and sends another behind it."""
+    """Makes the disk of a replica refuse one record, and sends another one behind it."""
     with moment_of(seed) as moment:
         for sequence in range(1, 5):
             for writer in ("c1", "c2"):  # both know the open block from here on
@@ -91,9 +91,9 @@ def refused_record(seed: int | str) -> None:
 
 
 def failed_flush(seed: int | str) -> None:
-    """Has a flush of a replica's journal fail, and cuts its power once its agent has begun anew and gone on.
+    """Makes a flush of a replica's journal fail; cuts its power once its agent has restarted and continued.
 
-    The kernel shows the agent what it never wrote, and does not fail the next flush.
+    The kernel shows the agent bytes that it never wrote to disk, and does not fail the next flush.
     """
     with moment_of(seed) as moment:
         cluster = moment.cluster
@@ -117,9 +117,9 @@ def failed_flush(seed: int | str) -> None:
 
 
 def late_coordinator(seed: int | str) -> None:
-    """Stops a node that has just opened a block, and has a replica seal the block, empty, behind its back.
+    """Pauses a node that has just opened a block, and makes a replica seal the block, empty, in that time.
 
-    When it goes on it has an append to do; the replicas that it writes to have dropped their copies.
+    When the node continues it has an append to make; the replicas that it writes to have dropped the block.
     """
     opened: list[BlockOpened] = []
     with moment_of(seed) as moment:
@@ -134,7 +134,7 @@ def late_coordinator(seed: int | str) -> None:
             post(self, event)
 
         file_id = moment.ask("vm1", lambda hydfs: hydfs.stat(LOG)).file_id
-        first = ring_of(tuple(cluster.nodes)).walk(block_token(file_id, 0))[0]
+        first = placement.order(file_id, 0, list(cluster.nodes))[0]
         with mock.patch.object(Replicas, "post", post_and_stop):
             moment.append("c1", 0, first)
             cluster.wait_until(lambda: opened, 10.0)
@@ -151,7 +151,7 @@ def late_coordinator(seed: int | str) -> None:
 def new_disk_speaks(seed: int | str) -> None:
     """Replaces the disk of the only replica that can be asked to seal a block.
 
-    Of seven nodes five vote, so that in most seeds there is a majority without the three replicas.
+    Five of the seven nodes vote, so in most seeds there is a majority without the three replicas.
     """
     with moment_of(seed, size=7) as moment:
         cluster = moment.cluster
@@ -172,9 +172,9 @@ def new_disk_speaks(seed: int | str) -> None:
 
 
 def lost_promise(seed: int | str) -> None:
-    """Stops a node between the promises that it got and the seal; a replica that promised loses its power.
+    """Pauses a node after it got promises and before the seal; a replica that promised loses power.
 
-    The old coordinator writes to that replica again. A promise that was durable still holds.
+    Then the old coordinator writes to that replica again. A promise that was durable still holds.
     """
     stopped: list[Node] = []
     with moment_of(seed, "quorum") as moment:
@@ -206,7 +206,7 @@ def lost_promise(seed: int | str) -> None:
 
 
 def lost_after_the_answer(seed: int | str) -> None:
-    """Loses two nodes for good after an answer that one replica of the block did not take part in."""
+    """Loses two nodes for good after an answer in which one replica of the block had no part."""
     with moment_of(seed) as moment:
         cluster = moment.cluster
         moment.append("c1", 0, "vm1")
@@ -220,7 +220,7 @@ def lost_after_the_answer(seed: int | str) -> None:
 
 
 def lost_answer(seed: int | str) -> None:
-    """Switches a coordinator off once both other replicas have a record; its client appends again."""
+    """Switches a coordinator off once both other replicas have a record; its client repeats the append."""
     written: list[str] = []
     with moment_of(seed) as moment:
         cluster, ask = moment.cluster, Replicas._ask
@@ -244,9 +244,9 @@ def lost_answer(seed: int | str) -> None:
 
 
 def lost_put_answers(seed: int | str) -> None:
-    """Breaks the connections of a client once its put is begun, and once more when it is committed.
+    """Breaks the connections of a client when its put has begun, and again when it has been committed.
 
-    The agent has done what was asked and cannot say so; the client asks again.
+    Each time the agent has carried out the request but cannot answer; the client repeats it.
     """
     losses: list[str] = []
     with moment_of(seed) as moment:

@@ -1,9 +1,10 @@
-"""What must hold of the stores once all faults have ended: history, copies, and nothing left behind."""
+"""The checks of the stores after all faults have ended: history, copies, and nothing left behind."""
 
 from __future__ import annotations
 
 import io
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.common.errors import NotFound, RainStormError
@@ -20,18 +21,18 @@ from tests.simulation.store.history import Seen, check_files, check_log
 if TYPE_CHECKING:
     from tests.simulation.store.world import StoreRun
 
-# Voters that lost their memory wait 20 s before they learn; then every block is copied.
+# Voters that lost their memory wait 20 s before they learn; after that every block is copied.
 REPAIRED_S = 150.0
-# Puts and blocks whose sender is gone are given up (``IDLE_S``) by the pass after that.
-ABANDONED_S = 16.0
+# The first pass (every ``PASS_INTERVAL_S``) after ``IDLE_S`` aborts puts and blocks whose sender is gone.
+ABANDONED_S = 26.0
 TRIES = 3
 REPLICAS = 3
-# An agent stops of these, and starts again, when its disk refuses something.
+# The errors that stop an agent, which is then restarted, when its disk refuses a call.
 DISK_ERRORS = ("DiskFull(", "DiskFailed(", "Corrupt(", "OSError(", "PortInUse(")
 
 
 def check(run: StoreRun) -> list[str]:
-    """Returns what is wrong, the most telling things first."""
+    """Returns the problems, the most telling ones first."""
     cluster = run.cluster
     found = run.copies.problems or _crashes(run)
     if found:
@@ -43,8 +44,8 @@ def check(run: StoreRun) -> list[str]:
         return found
     found = cluster.findings()
     found += [line for name, service in run.services().items() for line in left_over(name, service)]
-    for client in run.clients:
-        cluster.call(client.process, client.check_connections)
+    for number, client in enumerate(run.clients):
+        cluster.call(client.process, partial(client.check_connections, of_agents=number == 0))
         cluster.call(client.process, client.close)
     run.authority.is_over = True
     return found or _crashes(run) or cluster.shut_down()
@@ -60,7 +61,7 @@ def _crashes(run: StoreRun) -> list[str]:
 
 
 def left_over(name: str, service: Service) -> list[str]:
-    """Returns what a store agent at rest still has in hand."""
+    """Returns the work that a store agent at rest still has."""
     replicas, puts = service._replicas, service._puts
     assert replicas is not None
     assert puts is not None
@@ -82,7 +83,7 @@ def left_over(name: str, service: Service) -> list[str]:
 
 
 class Operator:
-    """Looks at the stores from outside, in a process of its own."""
+    """Looks at the stores from outside, in a separate process."""
 
     def __init__(self, run: StoreRun) -> None:
         self.run = run
@@ -120,7 +121,7 @@ class Operator:
         try:
             found = self._hydfs(name).health()
         except RainStormError as error:
-            return [f"{name} does not tell its health: {error}"]
+            return [f"{name} does not report its health: {error}"]
         if found.checked and not found.under_replicated and not found.waiting:
             return []
         return [f"H10: after {REPAIRED_S:g} s {name} still has to repair: {found}"]
@@ -154,7 +155,7 @@ class Operator:
         return found or self._strange_blocks({stat.file_id for stat in stats.values()})
 
     def _check_copies(self, stat: FileStat, content: bytes) -> list[str]:
-        """Compares the copies of every block with what was read."""
+        """Compares the copies of every block with the bytes that were read."""
         found = []
         living = [node.name for node in self.run.cluster.living()]
         for block in stat.blocks:
@@ -171,7 +172,7 @@ class Operator:
         return found
 
     def _strange_blocks(self, known: set[str]) -> list[str]:
-        """H11: what was deleted or given up leaves no blocks behind."""
+        """H11: deleted files and aborted puts leave no blocks behind."""
         found = []
         for name, service in self.run.services().items():
             strange = [key for key in service._store.index if key[0] not in known]

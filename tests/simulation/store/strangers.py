@@ -1,4 +1,4 @@
-"""Whoever connects to a store agent without speaking its language, or at all."""
+"""Strangers that connect to a store agent and send invalid bytes, or nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELLO = {"type": "hello", "version": framing.PROTOCOL_VERSION}
 
 
 class Stranger:
-    """One connection of a kind that the step's amount chooses; it lasts as long as the step."""
+    """One connection, whose kind depends on the step's amount; it lasts as long as the step."""
 
     def __init__(self, cluster: Cluster, node: Node, step: Step) -> None:
         self._kind = KINDS[int(step.amount * len(KINDS))]
@@ -46,7 +46,7 @@ class Stranger:
                 sock.close()
 
     def _silent(self, sock: network.Socket) -> None:
-        """Says nothing."""
+        """Sends nothing."""
 
     def _garbage(self, sock: network.Socket) -> None:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n" * 20)

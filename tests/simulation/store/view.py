@@ -1,9 +1,8 @@
-"""A model of membership: who is up, as each store agent hears of it.
+"""A model of membership: the nodes that are up, as each store agent learns of them.
 
-The real agents of membership cost ten times the work of the stores. What matters to a store is in here: the
-view follows the machines some time after what happened to them, a node that is cut off hears nothing, a
-restarted agent begins with the configured nodes, and gossip tells whose store is down on a machine that
-lives.
+The real membership agents cost ten times as much as the stores. The model has the parts that matter to a
+store: the view follows the machines with a delay, a node that is cut off hears nothing, a restarted agent
+begins with the configured nodes, and gossip tells on which live machines the store is down.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tests.simulation.machine.host import Agent, Node
 
 SERVICE = "hydfs"
 LOOK_S = 0.2
-# About what a crash of a machine takes until the view says so.
+# About the time until a machine's crash is in the view.
 DETECTED_S = 0.8
 
 
@@ -33,7 +32,7 @@ class ToldView(HeldView):
         self._authority = authority
 
     def storeless(self, nodes: Sequence[str]) -> list[str]:
-        """Returns those of ``nodes`` whose store gossip says is down."""
+        """Returns those of ``nodes`` whose store is down according to gossip."""
         return [node for node in nodes if node in self._authority.storeless]
 
 
@@ -49,7 +48,7 @@ class Authority:
         self._told: dict[Agent, int] = {}
 
     def build(self, config: NodeConfig, on_crash: Callable[[BaseException], None]) -> Service:
-        """Returns a store agent that this authority tells of views."""
+        """Returns a store agent that gets its views from this authority."""
         return Service(config, on_crash, ToldView([peer.name for peer in config.peers], self))
 
     def begin(self, cluster: Cluster) -> None:
@@ -80,7 +79,7 @@ class Authority:
         cluster.scheduler.after(LOOK_S, self._look)
 
     def _is_reached(self, node: Node) -> bool:
-        """Tells whether a machine runs and hears a majority, and is heard by it."""
+        """Tells whether a machine is running and has a connection to a majority in both directions."""
         cluster = self._cluster
         assert cluster is not None
         if not node.is_on or any(process.paused for process in node.processes):

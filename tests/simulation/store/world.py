@@ -1,8 +1,8 @@
 """One run of the stores: a cluster, its clients, a schedule of faults, and the checks.
 
 Sizes and intervals of the shells are made small, so that a few seconds of virtual time and some hundred
-bytes meet what production meets in hours: blocks of half a kilobyte, several pieces for each, journals of a
-few records. Their meaning is that of production.
+bytes meet the situations of hours of production: blocks of half a kilobyte, several pieces for each, journals
+of a few records. Their meaning stays the same.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ from tests.simulation.store.strangers import Stranger
 from tests.simulation.store.view import SERVICE, Authority
 
 FAULTS_S = 4.0
-# Several times what the longest runs take.
+# Several times the number of steps of the longest runs.
 STEPS_MAX = 400_000
-# Every client has ended so long after the faults.
+# How long after the faults every client must have ended.
 ANSWERED_S = 90.0
 IDLE_S = 5.0
-PASS_INTERVAL_S = 10.0
+PASS_INTERVAL_S = 20.0
+# More voters make each request to the file table more expensive, and the schedules of the store no richer;
+# the schedules of the register have five.
+VOTERS = 3
 WRITERS, WRITER_KINDS = 2, {"append": 8, "read_log": 2}
 PUTTERS, PUTTER_KINDS = (
     2,
@@ -47,9 +50,9 @@ PUTTERS, PUTTER_KINDS = (
 ACTIONS = 10
 PAUSE_S = 0.25
 EXTRA: dict[str, int | str] = {"kill_client": 0, "stranger": 1, "rot": 1, "new_disk": 1, "lose_node": 1}
-# What takes a copy away for good: more than one at a time is more than three copies promise to bear.
+# The faults that remove a copy for good: three copies tolerate only one of them at a time.
 LOSSES = ("rot", "new_disk", "lose_node")
-# The variant with real agents of membership instead of the model of ``view``; it takes several times as long.
+# The variant with real membership agents instead of the model of ``view``; it takes several times as long.
 WHOLE = "whole"
 # A long poll for the view holds its connection for up to this long.
 POLL_S = 12.0
@@ -94,10 +97,10 @@ def small_sizes() -> Iterator[None]:
 
 
 class StoreRun:
-    """A run under way."""
+    """A run in progress."""
 
     def __init__(self, schedule: Schedule, *, ack: str = "", with_clients: bool = True) -> None:
-        """``ack`` is drawn when it is not given."""
+        """``ack`` is drawn if it is not given."""
         self.schedule = schedule
         self.history = History()
         self.hits: Counter[str] = Counter()
@@ -114,7 +117,7 @@ class StoreRun:
             schedule.seed,
             schedule.size,
             self._factories(),
-            settings={"hydfs": knobs},
+            settings={"hydfs": knobs, "voters": tuple(schedule.names()[:VOTERS])},
             quality=schedule.quality,
             steps_max=STEPS_MAX,
         )
@@ -162,11 +165,13 @@ class StoreRun:
         cluster.scheduler.run_for(FAULTS_S)
         cluster.check(self.copies.problems)
         self.faults.end()
+        for client in self.clients:
+            client.come_to_an_end()
         cluster.wait_until(lambda: self.hits[DONE] == len(self.clients), ANSWERED_S)
         self.finish()
 
     def finish(self) -> None:
-        """Checks what must hold once everything has come to rest."""
+        """Makes the checks of a cluster at rest."""
         self.cluster.check(rest.check(self))
 
     # -- faults of the store --------------------------------------------------------------------------
@@ -179,7 +184,7 @@ class StoreRun:
         stranger.start()
 
     def _rot(self, step: Step) -> None:
-        """Flips a bit of a sealed block while the machine is off: agents trust what they checked once."""
+        """Flips a bit of a sealed block while the machine is off: agents check a block only once."""
         node = self.cluster.nodes[step.nodes[0]]
         service = node.agents[SERVICE].service
         if not node.is_on or not isinstance(service, Service):
@@ -208,7 +213,7 @@ class StoreRun:
             self.cluster.lose(node)
 
     def services(self) -> dict[str, Service]:
-        """Returns the agents that run."""
+        """Returns the running agents."""
         return {
             name: agent.service
             for name, node in self.cluster.nodes.items()

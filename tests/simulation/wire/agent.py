@@ -1,7 +1,8 @@
-"""A small agent whose only purpose is its server, with a handler of each sort.
+"""A small agent whose only purpose is its server, with a handler of each kind.
 
-A handler that echoes, one that waits in a bounded number of slots, one that sends a part of a file, one that
-hands over an open file, one that takes much and returns much, one that refuses, and one with a defect.
+There is a handler that echoes, one that waits in a bounded number of slots, one that sends a part of a file,
+one that hands over an open file, one that takes and returns large payloads, one that refuses, and one with a
+defect.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from agent.wire.server import Server
 
 WIRE: Final = "wire"
 FILE = "/srv/file"
-# More than a connection holds, so that its reader matters.
+# More than a connection can buffer, so that a slow reader matters.
 FILE_BYTES = 150_000
 WAITING_MAX = 3
 STOP_TIMEOUT_S = 3.0

@@ -1,7 +1,7 @@
 """Processes that make requests to an agent, several at a time over one client, and check the answers.
 
-W1 a call ends by its deadline, whatever the peer does; W2 an answer belongs to its question, payload, file
-and all; W5 a client that is closed ends its calls at once.
+W1 a call ends by its deadline, whatever the peer does; W2 an answer, with its payload and file, belongs to
+its question; W5 a client that is closed ends its calls at once.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 TIMEOUTS_S = (0.05, 0.3, 1.0, 3.0, 6.0)
 THINK_S_MAX = 0.2
-# What a call may take beyond its deadline: a few steps, with threads that are suspended for a moment.
+# How long a call may take beyond its deadline: a few steps, with threads that are suspended for a moment.
 SLACK_S = 0.1
-# A closed client wakes what waits for its sockets; what is connecting ends within its own limit.
+# A closed client wakes the threads that wait for its sockets; connecting ends within its own limit.
 CLOSED_S = CONNECT_TIMEOUT_S + 0.1
 SMALL, BIG = 100, 100_000
 PARTS = 6
@@ -53,8 +53,13 @@ class Caller:
         """Tells whether no call is in progress."""
         return self.process.dead or not self.process.threads
 
+    @property
+    def places(self) -> int:
+        """Returns how many calls the clients believe to be in progress."""
+        return 0 if self.process.dead else self._tls.busy + self._local.busy
+
     def stop(self) -> None:
-        """Begins no more calls."""
+        """Stops beginning calls."""
         self._stopping = True
 
     def kill(self) -> None:
@@ -62,13 +67,13 @@ class Caller:
         self._cluster.scheduler.kill(self.process)
 
     def restart(self) -> None:
-        """Begins again in a new process, unless it runs."""
+        """Starts again in a new process, unless it is running."""
         if self.process.dead and self.machine.is_on:
             self._stopping = False
             self.process = self._begin()
 
     def close_client(self) -> None:
-        """Closes the client in the middle of its calls, and goes on with another one."""
+        """Closes the client in the middle of its calls, and continues with another one."""
         self.process.start("close", self._close)
 
     def _begin(self) -> Process:
@@ -96,11 +101,11 @@ class Caller:
             threads.sleep(chance.random() * THINK_S_MAX)
 
     def finish(self, name: str, timeout_s: float) -> str:
-        """Makes one more call, in a thread of its own, and returns what came of it."""
+        """Makes one more call, in a separate thread, and returns its outcome."""
         return self.call(name, timeout_s, 0)
 
     def call(self, name: str, timeout_s: float, draw: int) -> str:
-        """Makes one call of a sort and size that ``draw`` says."""
+        """Makes one call, whose kind and size depend on ``draw``."""
         self._number += 1
         number, began = self._number, threads.monotonic()
         client, target = self._tls, self._target(name)

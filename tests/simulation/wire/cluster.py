@@ -11,7 +11,7 @@ from tests.simulation.machine.wires import Quality
 from tests.simulation.wire.agent import CONTENT, FILE, WIRE, WireAgent
 from tests.simulation.wire.callers import Caller
 
-# Far above what any schedule needs: somebody goes round in circles.
+# Far above the need of any schedule: a run with more steps has a spinning loop.
 STEPS_MAX = 600_000
 STALL_S_MAX = 0.02
 VIOLATIONS_MAX = 10
@@ -28,7 +28,7 @@ class WireCluster(Cluster):
         self.hits: Counter[str] = Counter()
         # The processes of hostile peers.
         self.strangers: list[Process] = []
-        # What suspended threads may add to each call.
+        # The time that suspended threads may add to each call.
         self.stalled_s = 10 * STALL_S_MAX if stalls else 0.0
         super().__init__(
             seed,
@@ -44,7 +44,7 @@ class WireCluster(Cluster):
         self.callers += [Caller(self, self.machine(f"caller{n}"), names, 4) for n in range(REMOTE_CALLERS)]
 
     def set_up(self, machine: Machine) -> None:
-        """Puts the file on a disk beside the certificates."""
+        """Puts the file on a disk, in addition to the certificates."""
         super().set_up(machine)
         machine.install(FILE, CONTENT.decode())
 
@@ -54,7 +54,7 @@ class WireCluster(Cluster):
             self.violations.append(violation)
 
     def run_for(self, seconds: float) -> None:
-        """Runs for a time; fails at violations."""
+        """Runs for a time; fails if there are violations."""
         self.scheduler.run_for(seconds)
         self.check(self.violations)
 

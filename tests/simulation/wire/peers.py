@@ -1,4 +1,4 @@
-"""Peers that stall, break off, flood and lie; each visit is a thread of a process that dies in the end."""
+"""Peers that stall, break off, flood and lie; each visit is a thread of a process that finally dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONNECT_S = 1.0
 DRIP_S = 0.05
 FLOOD = 24
 HELLO = framing.encode(Frame({"type": "hello", "version": framing.PROTOCOL_VERSION}))
-# What a server says in a conversation with one request.
+# The frames of a server in a conversation with one request.
 ANSWERS = framing.encode(Frame({"ok": True, "version": framing.PROTOCOL_VERSION})) + framing.encode(
     Frame({"ok": True, "number": 1}, b"x" * 40)
 )
@@ -27,7 +27,7 @@ ANSWERS = framing.encode(Frame({"ok": True, "version": framing.PROTOCOL_VERSION}
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """The agent that is visited, by its address or by its path, and for how long."""
+    """The target of a visit, by its address or its path, and the length of the visit."""
 
     address: str
     port: int
@@ -39,13 +39,13 @@ Visit = Callable[[Door, random.Random], None]
 
 
 def run(visit: Visit, door: Door) -> None:
-    """Pays one visit; the visitor gives up at the first error."""
+    """Makes one visit, which ends at the first error."""
     with contextlib.suppress(OSError, RainStormError):
         visit(door, threads.random_source())
 
 
 def connect(door: Door, *, greet: bool = True) -> Any:
-    """Returns a connection to the agent, greeted if need be."""
+    """Returns a connection to the agent, after the greeting if requested."""
     sock: Any
     if door.path:
         sock = network.dial_unix(door.path, CONNECT_S)
@@ -84,7 +84,7 @@ def request(number: int, times: int, size: int) -> bytes:
 
 
 def never_read(door: Door, chance: random.Random) -> None:
-    """Asks for much and reads nothing."""
+    """Asks for large answers and reads nothing."""
     with connect(door) as sock:
         for number in range(3):
             sock.sendall(request(number, 10, 50_000))
@@ -92,7 +92,7 @@ def never_read(door: Door, chance: random.Random) -> None:
 
 
 def drip(door: Door, chance: random.Random) -> None:
-    """Sends a request byte by byte, and breaks off somewhere."""
+    """Sends a request byte by byte, and breaks off at some byte."""
     data = request(1, 1, 20)
     with connect(door) as sock:
         for index in range(chance.randrange(len(data))):
@@ -101,7 +101,7 @@ def drip(door: Door, chance: random.Random) -> None:
 
 
 def break_off(door: Door, chance: random.Random) -> None:
-    """Closes the connection at any byte of what it sends, or keeps it open without another word."""
+    """Stops at any byte of its request, and closes the connection or keeps it open silently."""
     data = HELLO + request(1, 1, 200)
     for _ in range(6):
         with connect(door, greet=False) as sock:
@@ -117,14 +117,14 @@ def say_nothing(door: Door, chance: random.Random) -> None:
 
 
 def say_nothing_at_all(door: Door, chance: random.Random) -> None:
-    """Does not even begin the handshake."""
+    """Connects and does not even begin the handshake."""
     if not door.path:
         with contextlib.closing(network.dial_tcp(door.address, door.port, CONNECT_S)):
             threads.sleep(door.seconds)
 
 
 def lie(door: Door, chance: random.Random) -> None:
-    """Sends what is no frame, claims sizes that nobody has, and answers instead of asking."""
+    """Sends bytes that are not a frame, announces impossible sizes, or answers instead of asking."""
     broken = (
         chance.randbytes(50),
         struct.pack(">II", (1 << 32) - 1, (1 << 32) - 1),

@@ -1,8 +1,8 @@
 """The wire under a schedule of faults: slow, silent, broken and hostile peers, kills, stops, partitions.
 
-While it runs the callers check W1, W2 and W5. After the faults: W3 nothing is held: no slot, no lock, no
-connection of a peer that is gone, no request in progress, no open file; W4 a server that is stopped ends in
-time and leaves nothing; W6 no agent crashes and no thread dies; W7 the next call of every caller is
+During the run the callers check W1, W2 and W5. After the faults: W3 nothing is held (no place, no lock, no
+connection of a vanished peer, no request in progress, no open file); W4 a server that is stopped ends in
+time and leaves nothing behind; W6 no agent crashes and no thread dies; W7 the next call of every caller is
 answered, although its idle connections may be dead.
 """
 
@@ -24,10 +24,10 @@ from tests.simulation.wire.callers import Caller
 from tests.simulation.wire.cluster import WireCluster
 
 FAULTS_S = 2.0
-# The longest time-out of a call, and what the peers of a stopped agent need to see it.
+# The longest time-out of a call, and the time that the peers of a stopped agent need to notice.
 ENDED_S = 12.0
 LAST_CALL_S = 3.0
-# After so long a peer that is silent for good is known to be gone.
+# The time after which a peer that is silent for good is known to be gone.
 SILENT_S = 70.0
 STOPPED_S = 3.5
 STALLS = (0.0, 0.0, 0.002)
@@ -50,14 +50,14 @@ MOMENTS = (
     *("client closed", "caller killed", "caller without power", "agent stopped under load", "visitors"),
     *("connection refused: too many", "crowded"),
 )
-# More calls at once than a client makes, and fewer connections than the flood opens in some schedules.
+# More calls at once than a client makes, and fewer connections than some floods open.
 CROWD = 40
 CONNECTIONS = (server.CONNECTIONS_MAX, server.CONNECTIONS_MAX, 30)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run was like."""
+    """The measurements of one run."""
 
     trace: str
     hits: Mapping[str, int]
@@ -72,7 +72,7 @@ def schedule_of(seed: int | str, only: Sequence[str] = ()) -> Schedule:
 
 
 class WireFaults(Faults):
-    """The faults of the wire; ``cut`` and its like strike a remote caller as well as a node."""
+    """The faults of the wire; ``cut`` and similar kinds hit a remote caller as well as a node."""
 
     def __init__(self, cluster: WireCluster, steps: Sequence[Step]) -> None:
         self.members = cluster
@@ -96,7 +96,7 @@ class WireFaults(Faults):
         node = self._node(step)
         for caller in self.members.callers:
             if caller.machine is node:
-                caller.is_paused = True  # for good: a call that waits meanwhile may end late
+                caller.is_paused = True  # for good: a call that waits during it may end late
         super()._pause(step)
 
     def _power(self, step: Step) -> None:
@@ -108,12 +108,12 @@ class WireFaults(Faults):
             caller.restart()
 
     def _visit(self, step: Step) -> None:
-        """Has hostile peers come over TLS."""
+        """Lets hostile peers connect over TLS."""
         node = self._node(step)
         self._let_in(step, peers.Door(node.address, node.config.me.hydfs_port, "", step.duration_s))
 
     def _visit_locally(self, step: Step) -> None:
-        """Has hostile processes of the same machine come over the Unix socket."""
+        """Lets hostile processes of the same machine connect over the Unix socket."""
         node = self._node(step)
         path = node.config.socket_path(WIRE)
         self._let_in(step, peers.Door(node.address, 0, path, step.duration_s), node)
@@ -142,7 +142,7 @@ class WireFaults(Faults):
             self.members.hits["client closed"] += 1
 
     def _caller_power(self, step: Step) -> None:
-        """Cuts the power of a remote caller: its connections stand, and nobody is at the other end."""
+        """Cuts the power of a remote caller: its connections stay open without a peer."""
         caller = self.members.callers[-1]
         machine = caller.machine
         if not machine.is_on:
@@ -157,7 +157,7 @@ class WireFaults(Faults):
         self._restart_callers()
 
     def _crowd(self, step: Step) -> None:
-        """Has one process make more calls at once than a client makes."""
+        """Makes more calls at once from one process than a client makes."""
         caller, (name,) = self._caller(step), step.nodes
         if caller.process.dead or caller.process.paused:
             return
@@ -166,7 +166,7 @@ class WireFaults(Faults):
         self.members.hits["crowded"] += 1
 
     def _filter_caller(self, step: Step) -> None:
-        """Stops what is sent to a remote caller, or what it sends."""
+        """Blocks the traffic to a remote caller, or the traffic from it."""
         caller, node = self.members.callers[-1], self._node(step)
         here, there = caller.machine.address, node.address
         self._cut_pairs(step, [(there, here)] if step.amount < 0.5 else [(here, there)])
@@ -187,7 +187,7 @@ def run(schedule: Schedule) -> Result:
         faults = WireFaults(cluster, schedule.steps)
         cluster.run_for(FAULTS_S)
         faults.end()
-        _wait(cluster, lambda: not _stopping(cluster), "W4: agents that are asked to stop do")
+        _wait(cluster, lambda: not _stopping(cluster), "W4: all agents stop when asked to")
         for node in cluster.nodes.values():
             node.start_all()
         for caller in cluster.callers:
@@ -220,7 +220,7 @@ def _stopping(cluster: WireCluster) -> bool:
 
 
 def last_calls(cluster: WireCluster) -> None:
-    """W7: every caller that lives is answered at once, whatever became of its connections."""
+    """W7: every live caller is answered at once, whatever happened to its connections."""
     for caller in cluster.callers:
         if caller.process.dead:
             continue
@@ -232,10 +232,15 @@ def last_calls(cluster: WireCluster) -> None:
 
 def check_rest(cluster: WireCluster) -> None:
     """W3 and W6: nothing is held, and nothing has crashed."""
+    found = [
+        f"W3: {caller.machine.name} keeps {caller.places} places"
+        for caller in cluster.callers
+        if caller.places
+    ]
     for caller in cluster.callers:
         cluster.scheduler.kill(caller.process)
     cluster.scheduler.run_for(SILENT_S)
-    found = [f"W3: {finding}" for finding in cluster.findings()]
+    found += [f"W3: {finding}" for finding in cluster.findings()]
     for name, node in cluster.nodes.items():
         server = cluster.agent(name).server
         if server._connections or server.in_progress:
@@ -248,7 +253,7 @@ def check_rest(cluster: WireCluster) -> None:
 
 
 def check_stop(cluster: WireCluster) -> None:
-    """W4: agents stop in time and leave nothing, although somebody has idle connections to them."""
+    """W4: agents stop in time and leave nothing behind, although they have idle connections."""
     idle = Caller(cluster, cluster.machine("idler"), list(cluster.nodes), 0)
     for name in cluster.nodes:
         cluster.call(idle.process, idle.finish, name, LAST_CALL_S)

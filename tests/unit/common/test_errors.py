@@ -41,6 +41,6 @@ def test_an_error_is_the_same_behind_the_wire() -> None:
 
 
 def test_an_unknown_code_becomes_internal() -> None:
-    """A newer peer's errors are still errors."""
+    """An error code of a newer peer still arrives as an error."""
     assert type(Failure("FROM_THE_FUTURE", "?").error()) is Internal
     assert type(Failure().error()) is Internal

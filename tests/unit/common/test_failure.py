@@ -1,4 +1,4 @@
-"""Errors as messages: what survives the wire, what a newer or hostile peer may send."""
+"""Errors as messages: they survive the wire, and a newer or hostile peer's errors are handled."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_zeros_text_and_chance_hold_no_records(seed: int) -> None:
 
 
 def test_a_search_that_would_take_too_long_counts_as_damage() -> None:
-    """Somebody wrote a payload of nothing but beginnings of long records."""
+    """A payload may consist only of beginnings of long records."""
     planted = struct.pack(">II", 4900, 1) + b"\x93a"
     data = b"bad" + planted * 2000
     assert behind(PLAIN, data, 0) is None

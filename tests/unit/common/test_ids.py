@@ -20,13 +20,13 @@ def test_good_names_pass(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD_PARTS + BAD_BYTES)
 def test_bad_names_are_refused(name: str) -> None:
-    """Nothing that could leave a folder, hide in a terminal or be written in two ways."""
+    """A name must not leave a folder, hide in a terminal or have two spellings."""
     with pytest.raises(NameInvalid) as refused:
         check_file_name(name)
     assert refused.value.hint
 
 
-def test_tokens_are_fixed_for_ever() -> None:
+def test_tokens_never_change() -> None:
     """Placement must be the same in every process and release; these values are MurmurHash3's."""
     assert token("hello") == 613153351
     assert ring_id("vm1") == "43a11aaa"

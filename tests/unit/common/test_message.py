@@ -40,7 +40,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Ask(Request[Done]):
-    """A request with a field of each sort."""
+    """A request with a field of each kind."""
 
     kind: ClassVar[str] = "test.ask"
     reply: ClassVar[type[Any]] = Done
@@ -118,7 +118,7 @@ def test_what_is_no_map_is_refused(fields: Any) -> None:
 
 
 def test_deep_nesting_is_refused() -> None:
-    """A value that is nested beyond all reason ends in the same error."""
+    """A value that is nested too deeply ends in the same error."""
     deep: Any = 1
     for _ in range(100_000):
         deep = [deep]
@@ -153,7 +153,7 @@ for _ in range(20):
 
 
 def test_threads_may_use_a_class_for_the_first_time_at_once() -> None:
-    """msgspec alone ends the process (SIGSEGV) when one thread uses what another has half compiled."""
+    """Without our lock, msgspec crashes (SIGSEGV) when one thread uses a class that another is compiling."""
     done = subprocess.run(
         [sys.executable, "-c", FIRST_USE],
         cwd=REPOSITORY,
@@ -175,7 +175,7 @@ class Start(Message):
 
 @dataclass(frozen=True, slots=True)
 class Stop(Message):
-    """The other one."""
+    """The other message."""
 
     kind: ClassVar[str] = "stop"
 

@@ -1,7 +1,7 @@
 """The rules of the replicated register, one by one.
 
-That nothing acknowledged is lost or doubled under loss, crashes and restarts is shown by
-``tests/simulation/test_register.py``, with the real voters and proposers.
+``tests/simulation/test_register.py`` shows, with the real voters and proposers, that nothing acknowledged is
+lost or doubled under loss, crashes and restarts.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_a_voter_accepts_nothing_below_its_promise() -> None:
 
 
 def first_phase(accepted: dict[str, tuple[int, str]]) -> tuple[Proposal, list[Any]]:
-    """Returns a proposal that appends to what it finds, and what follows from the promises of some voters."""
+    """Returns a proposal that appends to the value it finds, and its effects after some promises."""
     proposal = Proposal("r", lambda value: f"{value}+", VOTERS, "me", random.Random(1), counter=9)
     effects: list[Any] = []
     for ask in proposal.start():
@@ -114,7 +114,7 @@ def test_a_proposal_needs_a_majority_in_each_phase() -> None:
     assert first_phase({"v1": (1, "a"), "v2": (1, "a")})[1] == []
     proposal, asks = first_phase({"v1": (1, "a"), "v2": (1, "a"), "v3": (1, "a")})
     late = AnswerReceived("v4", asks[0].attempt - 1, Answer(True, (10, "me"), (1, "x"), "a"))
-    assert proposal.handle(late) == [], "a promise is no acceptance"
+    assert proposal.handle(late) == [], "a promise is not an acceptance"
     accepted = Answer(True, (10, "me"), (10, "me"), "a+")
     outcomes = [proposal.handle(AnswerReceived(ask.voter, ask.attempt, accepted)) for ask in asks[:3]]
     assert outcomes == [[], [], [Finished("a+")]]

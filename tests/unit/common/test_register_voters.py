@@ -1,7 +1,7 @@
-"""Voters of a register replaced one at a time while proposers who know only the first ones change it.
+"""A register's voters are replaced one at a time while proposers that know only the first ones change it.
 
-Messages arrive in any order, some never. The value is a list to which every change appends its own mark, so
-two changes that did not know of each other show as two lists of which neither is the beginning of the other.
+Messages arrive in any order, some never. The value is a list to which every change appends its own mark. So
+two changes that did not know of each other show up as two lists, neither of which is a prefix of the other.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def finished(voters: tuple[str, ...]) -> Any:
 
 @dataclass
 class World:
-    """Voters, and changes under way whose messages are delivered in any order."""
+    """Voters, and changes in progress whose messages are delivered in any order."""
 
     rng: random.Random
     slots: dict[str, Slot] = field(default_factory=lambda: dict.fromkeys(NAMES, Slot()))
@@ -163,7 +163,7 @@ def test_replacing_voters_loses_no_change() -> None:
         check(world)
         replaced += done
         changes += len(world.values)
-    assert replaced >= 100, "replacements must take place for this to say anything"
+    assert replaced >= 100, "without any replacement this run would prove nothing"
     assert changes >= 3000
 
 

@@ -1,4 +1,4 @@
-"""Which voter without a memory may vote at once, which has to learn, which waits."""
+"""The verdicts about a voter without a memory: it may vote at once, has to learn, or waits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def of(*names: str, founders: Mapping[str, str] | None = None) -> dict[str, Stan
     ("others", "patient", "verdict"),
     [
         (of("b", "c", "d", "e"), True, Verdict.VOTE),  # all are blank: the cluster is founded
-        (of("b", "c", "d"), True, Verdict.WAIT),  # one may come yet
+        (of("b", "c", "d"), True, Verdict.WAIT),  # one may still answer
         (of("b", "c"), False, Verdict.VOTE),  # a majority is blank, and the others stay away
         (of("b"), False, Verdict.WAIT),  # those who remember may be the majority
         ({}, False, Verdict.WAIT),

@@ -1,4 +1,4 @@
-"""Stand-ins for what surrounds one shell of the store: other agents, the registers, requests."""
+"""Stand-ins for the surroundings of a shell of the store: other agents, the registers, requests."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Respond = Callable[[str, Any, Any], Any]
 
 
 def call(payload: bytes = b"", *, peer: str = "operator", timeout_s: float = 10.0, view: int = 0) -> Call:
-    """Returns what a handler learns of a request beside its message."""
+    """Returns what a handler learns about a request besides its message."""
     return Call(peer, Deadline(clock.monotonic(), timeout_s), payload, view)
 
 
 class FakePeers:
-    """Other agents that answer as ``respond`` says: with a message, or with an error that it raises."""
+    """Other agents, whose answers come from ``respond``: a message, or an error that it raises."""
 
     def __init__(self, me: str = "n1", names: tuple[str, ...] = ("n1", "n2", "n3")) -> None:
         self.me = me
@@ -46,7 +46,7 @@ class FakePeers:
         return not self.full
 
     def tell(self, node: str, request: Any, *, timeout_s: float = 2.0) -> None:
-        """Notes what was told."""
+        """Notes the message."""
         self.told.append((node, request))
 
     def suspect(self, node: str, cause: str = "") -> None:
@@ -54,11 +54,11 @@ class FakePeers:
         self.suspected.append(node)
 
     def suspects(self) -> list[str]:
-        """Returns all that were suspected."""
+        """Returns the suspected nodes."""
         return list(self.suspected)
 
     def requests(self, kind: type[Any]) -> list[tuple[str, Any]]:
-        """Returns the requests of one type, with whom they were sent to."""
+        """Returns the requests of one type, with their receivers."""
         return [(node, request) for node, request in self.asked if isinstance(request, kind)]
 
 

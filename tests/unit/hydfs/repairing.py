@@ -22,7 +22,7 @@ KEY: BlockKey = ("id1", 0)
 
 
 class Setting:
-    """Repair of n1 among fakes; the test takes the thread's steps. It stands in for replicas and sealer."""
+    """Repair of n1 among fakes; the test runs its thread's steps. It stands in for replicas and sealer."""
 
     def __init__(self, store: Store, *, new_disk: bool = False) -> None:
         self.store = store
@@ -97,12 +97,12 @@ class Setting:
         return found
 
     def look(self, *names: str) -> None:
-        """Has names checked, as the thread would do."""
+        """Checks names, as the thread would do."""
         local: dict[str, list[BlockMeta]] = self.repair._local()
         self.repair._repair_all({name: local.get(name, []) for name in names or ("f",)})
 
     def compare(self) -> None:
-        """Has everything compared, as the thread would do."""
+        """Compares everything, as the thread would do."""
         self.repair._compare_all()
         self.repair._settle_new_disk()
 

@@ -1,4 +1,4 @@
-"""Store agents of a small cluster inside the test's own process: real sockets, real disks, a view at hand."""
+"""Store agents of a small cluster in the test's own process: real sockets, real disks, a settable view."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Stores:
         self.crashes: list[BaseException] = []
         self.services: dict[str, Service] = {}
         self.views = {name: SettableView(self.names) for name in self.names}
-        # The path of a Unix socket may have 107 bytes at most.
+        # The path of a Unix socket may have at most 107 bytes.
         self._sockets = Path(tempfile.mkdtemp(prefix="rs-"))
         self._settings = {"block_size_bytes": 64 * 1024, "reserve_bytes": 0, "ack_timeout_s": 3.0, **settings}
         authority = Authority(folder / "keys")
@@ -68,7 +68,7 @@ class Stores:
             self.services.pop(name).stop()
 
     def up(self, *names: str) -> None:
-        """Makes these nodes the ones that are up in a newer view of everybody."""
+        """Gives all agents a newer view in which exactly these nodes are up."""
         for view in self.views.values():
             known = view.current()
             nodes = {

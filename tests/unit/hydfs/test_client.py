@@ -1,4 +1,4 @@
-"""The store's client: what it asks for, and what it makes of answers that are lost or malformed."""
+"""The store's client: its requests, and how it treats lost or malformed answers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ HEALTH = StoreHealth(1, True, 0, 0, 1, 6)
 
 
 class Agent:
-    """Stands in for the wire: answers requests as a table says, by their class."""
+    """Stands in for the wire: answers requests from a table, by their class."""
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -108,7 +108,7 @@ def test_simple_requests_return_what_the_agent_says() -> None:
     assert store.delete_prefix("a") == 2
     assert agent.asked == [
         Create("f"),
-        Stat("f"),
+        Stat("f", paged=True),
         ListFiles("f", paged=True),
         ListStored("n1", paged=True),
         Health(),
@@ -136,6 +136,53 @@ def test_a_get_writes_all_of_the_file_or_says_that_it_changed() -> None:
     assert sink.getvalue() == b"abcdef"
     with pytest.raises(NotFound, match="changed while it was read"):
         client(Stat=Described(STAT), Read=reader(b""))[0].get("f", io.BytesIO())
+
+
+def blocks(*numbers: int) -> FileStat:
+    """The file with some of its blocks."""
+    return FileStat("f", "id1", 30, tuple(BlockStat(n, 6 * n, 6, ("n1",), "sealed") for n in numbers))
+
+
+def test_the_blocks_of_a_file_are_asked_for_page_by_page() -> None:
+    """The length is that of the last page: the file has grown meanwhile."""
+    pages = {None: Described(blocks(0, 1), more=True), 1: Described(blocks(2, 3), more=True)}
+    last = FileStat("f", "id1", 32, (BlockStat(4, 24, 8, ("n1",), "open"),))
+    store, agent = client(Stat=lambda asked: pages.get(asked.after, Described(last)))
+    stat = store.stat("f")
+    assert ([block.number for block in stat.blocks], stat.length) == ([0, 1, 2, 3, 4], 32)
+    assert agent.asked == [Stat("f", paged=True), *(Stat("f", "id1", after, True) for after in (1, 3))]
+
+
+def test_an_open_block_that_was_empty_may_be_gone_from_the_last_page() -> None:
+    pages = {None: Described(blocks(0, 1), more=True)}
+    store, _ = client(Stat=lambda asked: pages.get(asked.after, Described(blocks())))
+    assert [block.number for block in store.stat("f").blocks] == [0, 1]
+
+
+@pytest.mark.parametrize("second", [Described(blocks(1)), Described(blocks(), more=True)])
+def test_blocks_that_do_not_go_on_are_refused(second: Described) -> None:
+    store, _ = client(Stat=lambda asked: second if asked.after else Described(blocks(0, 1), more=True))
+    with pytest.raises(InvalidMessage, match="goes from 1"):
+        store.stat("f")
+
+
+def test_a_listing_completes_a_file_with_many_blocks() -> None:
+    rest = {None: Described(blocks(0), more=True), 0: Described(blocks(1))}
+    cut = Listed((STAT, blocks()), more_blocks=True)
+    store, agent = client(ListFiles=cut, Stat=lambda asked: rest[asked.after])
+    assert store.list() == [STAT, blocks(0, 1)]
+    agent.answers["Stat"] = NotFound("deleted")
+    assert store.list() == [STAT]
+
+
+def test_a_put_of_many_blocks_returns_all_of_them() -> None:
+    store, _ = client(
+        BeginPut=PutBegun("id1", 4),
+        PutPiece=Done(),
+        CommitPut=Described(blocks(0, 1), more=True),
+        Stat=lambda asked: Described(blocks(2)),
+    )
+    assert len(store.put("f", io.BytesIO(b"abcdef")).blocks) == 3
 
 
 def test_a_listing_is_asked_for_page_by_page() -> None:
@@ -177,7 +224,7 @@ def test_a_put_is_sent_in_pieces_and_committed() -> None:
     begin = agent.asked[0]
     assert isinstance(begin, BeginPut)
     assert len(begin.key) == 32
-    assert agent.asked[1:] == [PutPiece("id1", 0), PutPiece("id1", 4), CommitPut("id1", 6, "f")]
+    assert agent.asked[1:] == [PutPiece("id1", 0), PutPiece("id1", 4), CommitPut("id1", 6, "f", paged=True)]
 
 
 @pytest.mark.parametrize("losses", [1, 2, 3])

@@ -1,6 +1,6 @@
 """The store's protocol played from texts: appends, sealing a block and rolling to the next one, take-overs.
 
-Every node is a ``NodeCore``. Nothing happens by itself: the text says which messages arrive, which disk
+Every node is a ``NodeCore``. Nothing happens by itself: the text decides which messages arrive, which disk
 flushes, and when the file table answers.
 """
 
@@ -65,7 +65,7 @@ class Store:
         self.now = 0.0
         self.value = filetable.create("f", "id", "all")(None)
         self.nodes = {name: self._node(name) for name in "abcde"}
-        # What is on its way: to each node, and to each node's disk.
+        # The messages on their way to each node, and the writes on their way to each node's disk.
         self.messages: dict[str, list[Event]] = {name: [] for name in self.nodes}
         self.disks: dict[str, list[Event]] = {name: [] for name in self.nodes}
         self.seals: list[SealBlock] = []
@@ -77,7 +77,7 @@ class Store:
         return NodeCore(name, [], block_size_bytes=100, ack_timeout_s=ACK_TIMEOUT_S)
 
     def carry_out(self, command: Command) -> Iterable[str]:
-        """Carries a command out and returns what came of it."""
+        """Carries out a command and returns the result."""
         do: Callable[[Command], Iterable[str]] = getattr(self, f"do_{command.name}")
         found = list(do(command))
         for node in self.nodes.values():
@@ -85,12 +85,12 @@ class Store:
         return found
 
     def do_file(self, command: Command) -> Iterable[str]:
-        """Makes the file anew with another kind of acknowledgement."""
+        """Makes the file again, with another kind of acknowledgement."""
         self.value = filetable.create("f", "id", command.words[0])(None)
         return self.do_table(command)
 
     def do_open(self, command: Command) -> Iterable[str]:
-        """Has a node open the next block with itself as the coordinator."""
+        """Lets a node open the next block, with itself as the coordinator."""
         (name,) = command.words
         session = f"{name}/{self._entry().next_number}"
         self.value = filetable.open_next("f", "id", command.list_of("on"), 1, session)(self.value)
@@ -142,7 +142,7 @@ class Store:
         return []
 
     def do_flush(self, command: Command) -> Iterable[str]:
-        """Lets a node's disk finish what it was given; ``code=`` makes it refuse."""
+        """Lets a node's disk finish its writes; ``code=`` makes it refuse them."""
         (name,) = command.words
         code = command.options.get("code", "")
         written, self.disks[name] = self.disks[name], []
@@ -165,7 +165,7 @@ class Store:
         return self._feed(command.words[0], Tick())
 
     def do_crash(self, command: Command) -> Iterable[str]:
-        """Takes a node down; what it had in memory is gone."""
+        """Crashes a node, which loses its memory."""
         (name,) = command.words
         self.down.add(name)
         self.nodes[name] = self._node(name)
@@ -190,7 +190,7 @@ class Store:
         return lines
 
     def do_takeover(self, command: Command) -> Iterable[str]:
-        """Has the open block sealed without its coordinator, by promises of its replicas."""
+        """Seals the open block without its coordinator, by promises of its replicas."""
         block, entry = self._entry().open_block, self._entry()
         assert block is not None
         key = ("id", block.number)

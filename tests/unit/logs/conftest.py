@@ -1,4 +1,4 @@
-"""The agent's parts that the tests of this folder share."""
+"""The parts of the agent that the tests of this folder share."""
 
 from __future__ import annotations
 

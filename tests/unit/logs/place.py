@@ -22,7 +22,7 @@ LINES = b"".join(
     b"2026-11-20T10:%02d:00Z line %04d %s\n" % (n % 60, n, b"error" if n % 7 == 0 else b"fine")
     for n in range(600)
 )
-# With back references in this number grep tries every way to cut a line.
+# With this many back references grep tries every way to cut a line.
 CATASTROPHE = rb"^(.*)(.*)(.*)\3\2\1.\2..\3..\1$"
 LETTERS = "".join(random.Random(1).choices("abcdefghij", k=2000)).encode() + b"\n"
 

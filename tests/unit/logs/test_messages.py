@@ -1,4 +1,4 @@
-"""The vocabulary of the logs agent: the forms of earlier releases, and what is refused."""
+"""The vocabulary of the logs agent: the forms of earlier releases, and refused values."""
 
 from __future__ import annotations
 

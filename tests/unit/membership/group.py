@@ -35,7 +35,7 @@ class Group:
         self.client = Client(auth.client_context(self.tls("operator")))
 
     def tls(self, name: str) -> TlsConfig:
-        """Returns the certificate of a node or of the operator, issued when there is none."""
+        """Returns the certificate of a node or of the operator; issues it if there is none."""
         folder = self.folder / "pki"
         if not (folder / f"{name}.pem").exists():
             self._authority.issue(name, folder)
@@ -63,12 +63,12 @@ class Group:
         wait_until(self.is_formed, FORM_TIMEOUT_S, "the group forms")
 
     def is_formed(self) -> bool:
-        """Tells whether all running agents know one view, in which exactly they are up."""
+        """Tells whether all running agents know the same view, in which exactly these agents are up."""
         views = [service.view for service in self.services.values()]
         return all(view == views[0] and view.up_names() == sorted(self.services) for view in views)
 
     def stop(self, *names: str) -> None:
-        """Ends agents, all of them and the client when none is named."""
+        """Ends the named agents, or all of them and the client if none is named."""
         for name in names or list(self.services):
             self.services.pop(name).stop()
         if not names:

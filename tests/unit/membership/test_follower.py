@@ -1,4 +1,4 @@
-"""Following the view of the node's membership agent: newer ones only, whatever happens to that agent."""
+"""Following the view of the node's membership agent: only newer views, whatever happens to that agent."""
 
 from __future__ import annotations
 
@@ -144,9 +144,9 @@ def test_subscriber_that_was_busy_gets_the_newest_view_later(agent: Agent, follo
     follower.subscribe(lambda found: others.append(found.version))
     follower.start()
     agent.held.set(view(1))
-    wait_until(lambda: others == [1], 5.0, "the other subscriber is told")
+    wait_until(lambda: others == [1], 5.0, "the other subscriber gets it")
     agent.held.set(view(2))
-    wait_until(lambda: others == [1, 2], 5.0, "the other subscriber is told once of each")
+    wait_until(lambda: others == [1, 2], 5.0, "the other subscriber gets each of them once")
     busy[0] = False
     wait_until(lambda: heard == [2], 5.0, "nobody stays behind")
 
@@ -154,7 +154,7 @@ def test_subscriber_that_was_busy_gets_the_newest_view_later(agent: Agent, follo
 def test_end_does_not_wait_for_the_poll(agent: Agent) -> None:
     follower = ViewFollower("hydfs", agent.path, ["vm1"])
     follower.start()
-    wait_until(lambda: agent.polls, 5.0, "a poll is under way")
+    wait_until(lambda: agent.polls, 5.0, "a poll is in progress")
     follower.stop(5.0)
     assert not follower._thread.is_alive()
 

@@ -25,7 +25,7 @@ STATES: dict[str, State] = {state.label: state for state in State}
 
 
 def described(view: View) -> str:
-    """Returns a view in one line; a node that is up stands with its boot."""
+    """Returns a view in one line; nodes that are up are shown with their boot."""
     up = " ".join(f"{name}:{view.nodes[name].boot}" for name in view.up_names())
     down = " ".join(sorted(name for name in view.nodes if not view.is_up(name)))
     leader = view.leader or "nobody"
@@ -68,7 +68,7 @@ class Node:
         self.silent: tuple[str, ...] = ()
 
     def carry_out(self, command: Command) -> Iterable[str]:
-        """Carries out one command and tells the effects."""
+        """Carries out one command and returns the effects."""
         match command.name:
             case "start":
                 return self.do(events.Started())

@@ -1,4 +1,4 @@
-"""Whole membership agents on loopback: they form a group, refuse what harms it, and end in good order."""
+"""Whole membership agents on loopback: they form a group, refuse harmful requests, and end properly."""
 
 from __future__ import annotations
 
@@ -62,19 +62,29 @@ def alone(tmp_path: Path) -> Iterator[Group]:
 
 def test_group_forms_and_tells_of_itself(group: Group) -> None:
     client = group.ask("n1")
-    found = client.members(probe=True)
-    assert [(each.name, each.state, each.tcp) for each in found.members] == [
-        (name, "alive", True) for name in NAMES
-    ]
+    everybody = [(name, "alive", True) for name in NAMES]
+    wait_until(
+        lambda: (
+            [(each.name, each.state, each.tcp) for each in client.members(probe=True).members] == everybody
+        ),
+        10.0,
+        "all are found to be alive",
+    )
+    found = client.members()
     assert found.majority
     assert found.datagrams.sent > 0
     assert found.view == client.view() == client.watch(found.view.version - 1, 30.0)
+    # The last view is known a moment before its event.
+    wait_until(lambda: "n3" in _views_told(client)[-1].up, 5.0, "the view of all is told")
     told = client.events(0, 0.0)
     assert {event.name for event in told.events if isinstance(event, MemberChanged)} >= {"n2", "n3"}
-    assert any(isinstance(event, ViewChanged) and "n3" in event.up for event in told.events)
     assert client.why("n2").history[0].what == "join"
     client.hint("n2")
     assert group.services["n1"].status() == f"3 live, view {found.view.version}, majority yes"
+
+
+def _views_told(client: MembershipClient) -> list[ViewChanged]:
+    return [event for event in client.events(0, 0.0).events if isinstance(event, ViewChanged)]
 
 
 def test_orders_change_the_group_as_it_runs(group: Group) -> None:
@@ -240,7 +250,7 @@ def test_worker_that_dies_ends_the_agent(alone: Group, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(service, "_use_register", broken)
     service._execute(events.ReadView())
-    wait_until(lambda: alone.crashes, 5.0, "the crash is told")
+    wait_until(lambda: alone.crashes, 5.0, "the crash is reported")
     assert isinstance(alone.crashes[0], ZeroDivisionError)
     service._execute(events.ReadView())  # refused: there is no worker any more
 
@@ -251,8 +261,9 @@ def test_effects_that_tell_others(alone: Group, monkeypatch: pytest.MonkeyPatch)
     service._execute(events.AnnounceConflict("n9", "10.0.0.9", "n1"))
     service._execute(events.AnnounceSettings(Settings(4, DetectorKind.HEARTBEAT, False)))
     told = service.event_log.since(before, 0.0).decoded()
-    assert [event.kind for event in told] == ["conflict", "settings"]
-    service._execute(events.StopAgent(DuplicateIdentity("another one was first")))
+    # The event of the first view may come this late.
+    assert [event.kind for event in told if event.kind != "view"] == ["conflict", "settings"]
+    service._execute(events.StopAgent(DuplicateIdentity("another node was first")))
     assert isinstance(alone.crashes[0], DuplicateIdentity)
 
     def full(names: object) -> None:
@@ -261,7 +272,7 @@ def test_effects_that_tell_others(alone: Group, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(service._voters, "save", full)
     view = View(service.view.version + 1, 1, "n1", service.view.nodes, ("n1",))
     service._execute(events.AnnounceView(view))
-    assert service.view == view, "the file is a hint for the next start only"
+    assert service.view == view, "the file is only a hint for the next start"
 
 
 def test_later_boot_is_adopted_durably(alone: Group) -> None:

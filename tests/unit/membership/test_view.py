@@ -30,7 +30,7 @@ def entry(**changes: Any) -> dict[str, Any]:
 def test_view_and_its_plain_form_are_the_same() -> None:
     view = View.from_fields(plain())
     assert view == View(7, 2, "vm1", {"vm1": NodeEntry(UP, A, 1), "vm2": NodeEntry(DOWN, B, 7)})
-    assert view.as_fields() == plain(), "without voters it is what earlier releases wrote"
+    assert view.as_fields() == plain(), "without voters it has the form of earlier releases"
     replacing = plain(voters=["vm1"], voters_before=["vm2"])
     assert View.from_fields(replacing).as_fields() == replacing
 
@@ -68,14 +68,14 @@ BAD: dict[str, Any] = {
     "true for a version": plain(version=True),
     "NaN for a version": plain(version=float("nan")),
     "leader that is down": plain(leader="vm2"),
-    "leader that nobody knows": plain(leader="vm9"),
+    "leader that is not in the view": plain(leader="vm9"),
     "nodes in a list": plain(nodes=["vm1"]),
     "too many nodes": plain(
         leader="", nodes={f"vm{n}": {"state": "up", "node_id": B} for n in range(NODES_MAX + 1)}
     ),
     "node without a life": plain(nodes={"vm1": {"state": "up"}}),
     "unknown state": entry(state="resting"),
-    "node id that is no uuid": entry(node_id="vm1:1"),
+    "node id without a uuid": entry(node_id="vm1:1"),
     "node id without a boot": entry(node_id="a" * 32),
     "node id with a line feed": entry(node_id=A + "\n"),
     "node id with a huge boot": entry(node_id="a" * 32 + ":" + "9" * 40),
@@ -85,7 +85,7 @@ BAD: dict[str, Any] = {
     "name of many bytes": plain(leader="", nodes={"ü" * 40: {"state": "up", "node_id": B}}),
     "name that is a number": plain(leader="", nodes={1: {"state": "up", "node_id": B}}),
     "voter twice": plain(voters=["vm1", "vm1"]),
-    "voters replaced by nobody": plain(voters_before=["vm1"]),
+    "voters_before without voters": plain(voters_before=["vm1"]),
     "nameless voter": plain(voters=[""]),
     "voters that are text": plain(voters="vm1"),
 }

@@ -1,6 +1,6 @@
 """Runs a whole job on its task cores alone, in one thread and in any order that a random source chooses.
 
-It plays the leader in the shortest form: one epoch in flight, committed when every task has handed over its
+It plays the leader in its simplest form: one epoch in flight, committed when every task has handed over its
 snapshot. A failure takes all tasks back to the last commit: some in place, some as fresh cores that load the
 committed segments.
 """
@@ -43,7 +43,7 @@ def job_file(*stages: dict[str, Any], **source: Any) -> dict[str, Any]:
 
 
 def header_of(spec: job.JobSpec, data: bytes, cuts: Sequence[int] = ()) -> SourceHeader:
-    """Returns what the submission finds out about a source, with splits cut at ``cuts`` and dealt out."""
+    """Returns the header of a source, with splits cut at ``cuts`` and assigned to tasks."""
     start = len(BOM) if data.startswith(BOM) else 0
     columns = [plan.LINE]
     if spec.source.format == "csv":
@@ -91,7 +91,7 @@ class Chain:
         self.wanted: list[str] = []
 
     def run(self, *, failures: int = 0, read_bytes: Sequence[int] = (1, 20, 600, 5000)) -> bytes:
-        """Returns the committed output of a run with about that many failures."""
+        """Returns the committed output of a run with about ``failures`` failures."""
         self.restart(fresh=())
         for _ in range(STEPS_MAX):
             if all(self.done.values()):
@@ -116,7 +116,7 @@ class Chain:
             self.do(task, core.start())
 
     def step(self, read_bytes: Sequence[int]) -> None:
-        """Does one thing that could happen now."""
+        """Makes one possible step."""
         choices: list[Any] = [key for key, queue in self.queues.items() if queue and self.open(*key)]
         requests = {task: core.next_read(self.random.choice(read_bytes)) for task, core in self.cores.items()}
         choices += [task for task, request in requests.items() if request is not None]

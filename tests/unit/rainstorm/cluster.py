@@ -1,6 +1,6 @@
-"""A leader core and the host cores of its nodes, a test in the place of threads, links and processes.
+"""A leader core and the host cores of its nodes; the test replaces threads, links and processes.
 
-Nothing moves by itself: ``settle`` delivers what is under way until nothing is left; a test may cut nodes,
+Nothing moves by itself: ``settle`` delivers messages until none is left; a test may cut off nodes,
 hold back log appends, drop messages, or feed any event by hand.
 """
 
@@ -85,7 +85,7 @@ def view(version: int, term: int, leader: str, **nodes: str) -> ViewChanged:
 
 
 class FakeTask:
-    """What a task process would say: it prepares at once and hands over every epoch that is triggered."""
+    """A task process: it prepares at once and hands over every epoch that is triggered."""
 
     def __init__(self, effect: AssignTask) -> None:
         self.generation = effect.generation
@@ -96,7 +96,7 @@ class FakeTask:
 
 
 class Cluster:
-    """The cores, the logs, the sink, and what is under way."""
+    """The cores, the logs, the sink, and the messages in flight."""
 
     def __init__(self, nodes: Sequence[str] = ("n1", "n2", "n3")) -> None:
         self.now = 10.0
@@ -158,12 +158,12 @@ class Cluster:
                 self.done.append(effect)
 
     def folded(self, job: str, term: int) -> JobState:
-        """Returns what a job's log says, fenced for a term."""
+        """Returns the state in a job's log, fenced for a term."""
         self.log[job] += encode(JOB_LOG, [TermRecord(term, "n1")])
         return self.state(job)
 
     def release_log(self) -> None:
-        """Makes the appends that wait durable and confirms them."""
+        """Makes the waiting appends durable and confirms them."""
         while self.held_appends:
             effect = self.held_appends.pop(0)
             records = [replace(record, at=self.now + WALL) for record in effect.records]
@@ -171,7 +171,7 @@ class Cluster:
             self.tell_leader(LogAppended(effect.job, effect.token, self.now + WALL))
 
     def restart_leader(self, *, lose_appends: bool = False, **changed: str) -> None:
-        """A new leader core takes over from the logs; appends under way are lost or durable, unconfirmed."""
+        """A new leader core takes over from the logs; pending appends are lost or durable, unconfirmed."""
         for effect in [] if lose_appends else self.held_appends:
             records = [replace(record, at=self.now + WALL) for record in effect.records]
             self.log[effect.job] += encode(JOB_LOG, records)
@@ -181,14 +181,14 @@ class Cluster:
         self.lead(**changed)
 
     def pass_time(self, seconds: float) -> None:
-        """Lets time pass, and the leader look at what is due."""
+        """Lets time pass, and lets the leader run its timers."""
         self.now += seconds
         self.tell_leader(Tick())
 
     # -- the nodes -----------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Delivers everything under way until nothing is left."""
+        """Delivers all messages until none is left."""
         for _ in range(10_000):
             if not self.told:
                 return
@@ -196,7 +196,7 @@ class Cluster:
         raise AssertionError("it never settles")
 
     def deliver(self, command: Tell) -> None:
-        """Brings a command to its node, if the node hears."""
+        """Delivers a command to its node, if the node can be reached."""
         if command.node not in self.silent:
             # The shell adds the certificate of the generation.
             told = command.message
@@ -234,7 +234,7 @@ class Cluster:
                 self.tell_leader(ReportReceived(node, REPORTS.decode(REPORTS.encode(report))))
 
     def release_publications(self, node: str | None = None) -> None:
-        """Appends output that waits to the sink, as HyDFS would: a sequence that is not newer is answered as
+        """Appends waiting output to the sink, as HyDFS would: a sequence that is not newer is answered as
         done.
         """
         for held in list(self.held_publications):
@@ -279,10 +279,10 @@ class Cluster:
         output = b"" if source else f"{task}@{epoch}g{generation}\n".encode()
         return self.tell_host(node, TaskSnapshot(job, task, said, b"" if source else b"s", output))
 
-    # -- what tests ask ------------------------------------------------------------------------------------
+    # -- queries of tests ------------------------------------------------------------------------------------
 
     def state(self, job: str = JOB) -> JobState:
-        """Returns what the log of a job says now."""
+        """Returns the current state in the log of a job."""
         return fold(job, decode(JOB_LOG, self.log[job]))
 
     def records(self, kind: type[R], job: str = JOB) -> list[R]:
@@ -300,12 +300,12 @@ class Cluster:
         self.tell_host(node, TaskGone(job, task, process.generation, "killed by signal 9", None))
 
     def lose(self, node: str) -> None:
-        """A node's agent does not answer any more."""
+        """A node's agent no longer answers."""
         self.silent.add(node)
         self.tell_leader(AgentUnreachable(node))
 
     def finish(self, job: str = JOB) -> None:
-        """All tasks read out: they ask for their last epoch, and time passes until the job is over."""
+        """All tasks finish reading: they ask for their last epoch, and time passes until the job ends."""
         machine = self.leader.jobs[job]
         for task in machine.plan.tasks():
             self.finished_tasks.add(task)
@@ -317,7 +317,7 @@ class Cluster:
         raise AssertionError(f"{job} does not end; it is {machine.phase}")
 
     def expected_output(self, job: str = JOB) -> list[tuple[int, str]]:
-        """Returns what must be in the sink: every sink task's output of every committed epoch, once."""
+        """Returns the expected sink: every sink task's output of every committed epoch, once."""
         commits = [record.epoch for record in self.records(CommitRecord, job)]
         return sorted((epoch, task) for epoch in commits for task in ("1.0", "1.1"))
 

@@ -1,4 +1,4 @@
-"""What all unit tests of the engine share."""
+"""The fixtures that all unit tests of the engine share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.unit.rainstorm.cluster import Cluster
 
 @pytest.fixture(autouse=True)
 def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Inputs of a few bytes must take several reads, or nothing can happen between them.
+    # Inputs of a few bytes must take several reads, so that events can come between them.
     monkeypatch.setattr(splitreader, "READ_BYTES_MIN", 1)
 
 

@@ -59,7 +59,7 @@ def into_phase(cluster: Cluster, phase: str) -> None:
 
 
 def go_on(cluster: Cluster) -> None:
-    """Confirms what was held back and lets the job finish."""
+    """Confirms the delayed appends and lets the job finish."""
     cluster.hold_log = cluster.hold_publications = False
     cluster.release_log()
     cluster.settle()
@@ -70,5 +70,5 @@ def go_on(cluster: Cluster) -> None:
 
 
 def triggers(cluster: Cluster) -> list[int]:
-    """Returns the epochs of the triggers that are under way."""
+    """Returns the epochs of the triggers in flight."""
     return [tell.message.epoch for tell in cluster.told if isinstance(tell.message, Trigger)]

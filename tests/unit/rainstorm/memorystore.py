@@ -1,7 +1,8 @@
 """A HyDFS in memory, with the rules that the engine relies on: idempotent and conditional appends.
 
-A test may have calls fail: ``fail(call, error)`` makes the next calls of that name end so, before or after
-they take effect.
+A test may make calls fail: ``fail(call, error)`` makes the next calls of that name raise the error, before
+or after they take effect. The engine repeats a request that may yet succeed; once ``gives_up`` is set it does
+not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import deque
 from typing import Any, cast
 
 from agent.common.errors import AlreadyExists, Conflict, NotFound, RainStormError
+from agent.common.shell import threads
 from agent.hydfs.client import AppendResult, BlockStat, FileStat, HydfsClient, LocalBlock
 from agent.rainstorm.io.storage import Storage
 
@@ -18,7 +20,7 @@ BLOCK_BYTES = 64
 
 
 class MemoryFile:
-    """The bytes of a file and what each writer has appended last."""
+    """The bytes of a file, and the last append of each writer."""
 
     def __init__(self, number: int) -> None:
         self.file_id = f"file-{number}"
@@ -33,16 +35,21 @@ class MemoryStore:
         self.files: dict[str, MemoryFile] = {}
         self.calls: list[tuple[str, str]] = []
         self.replicas: tuple[str, ...] = ("n1",)
+        self.gives_up = threads.event()
         self._created = 0
         self._failures: dict[str, deque[tuple[RainStormError, bool]]] = {}
 
     def storage(self, stopping: Any = None) -> Storage:
         """Returns the engine's view of this store."""
-        return Storage(cast("HydfsClient", self), stopping)
+        return Storage(cast("HydfsClient", self), stopping or self.gives_up)
 
     def fail(self, call: str, error: RainStormError, times: int = 1, *, after: bool = False) -> None:
-        """Has the next calls of a name fail, with ``after`` once they have taken effect."""
+        """Makes the next calls of a name fail; with ``after``, only once they have taken effect."""
         self._failures.setdefault(call, deque()).extend([(error, after)] * times)
+
+    def work_again(self, call: str) -> None:
+        """Takes back the failures that are still to come."""
+        self._failures.pop(call, None)
 
     def put_bytes(self, name: str, data: bytes) -> None:
         """Makes a file with these bytes."""

@@ -1,4 +1,4 @@
-"""Small helpers of the engine's unit tests: batches from and to rows, Python's csv module as the judge."""
+"""Small helpers of the engine's unit tests: batches from and to rows; Python's csv module as reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 Row = tuple[bytes, ...]
 
-# The bytes that CSV gives a meaning to, and some that it does not.
+# The bytes that have a meaning in CSV, and some that do not.
 MARK = b"\xef\xbb\xbf"
 CSV_PIECES = (b"a", b"7", b",", b'"', b'""', b"\n", b"\r\n", b"\r", b" ", b"\xff", b"\xc3\xa9", MARK)
 
@@ -43,7 +43,7 @@ def csv_rows(data: bytes, width: int | None = None) -> list[Row]:
 
 
 def quoted(field: bytes) -> bytes:
-    """Returns a field in quotes, as RFC 4180 has it."""
+    """Returns a field in quotes, as in RFC 4180."""
     return b'"' + field.replace(b'"', b'""') + b'"'
 
 

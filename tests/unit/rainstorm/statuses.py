@@ -11,5 +11,5 @@ from agent.rainstorm.messages.status import JobStatus
 
 
 def job_status(**changed: Any) -> JobStatus:
-    """Returns the status of a job of which nothing is known but what is given."""
+    """Returns the status of a job with the given fields; all others are unknown."""
     return replace(unreadable("j-1", 1.0, Failure(), "n1", 1), **{"error": None, **changed})

@@ -1,4 +1,4 @@
-"""A job played from texts: how an epoch is committed and published, what failures and a new leader change.
+"""A job played from texts: the commit and publication of an epoch, failures, and a new leader.
 
 There are one leader core and the host cores of three nodes. The tasks 0.0 and 0.1 read, 1.0 and 1.1 write to
 the sink. Commands of the leader wait until the text delivers them. Appends to the job log and to the sink
@@ -26,7 +26,7 @@ TASKS = ("0.0", "0.1", "1.0", "1.1")
 
 
 class Told(Cluster):
-    """A cluster that notes as lines what its cores ask for."""
+    """A cluster that notes the effects of its cores as lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -69,7 +69,7 @@ class Job:
         self.read = 0
 
     def carry_out(self, command: Command) -> Iterable[str]:
-        """Carries a command out and returns what came of it."""
+        """Carries out a command and returns the result."""
         do: Callable[[Command], Iterable[str] | None] = getattr(self, f"do_{command.name}")
         self.cluster.lines = []
         found = do(command)
@@ -80,7 +80,7 @@ class Job:
         self.cluster.submit()
 
     def do_deliver(self, command: Command) -> None:
-        """Brings a node the commands that wait for it, or all nodes theirs, again and again."""
+        """Delivers the waiting commands to a node, or to all nodes until none is left."""
         if not command.words:
             self.cluster.settle()
             return
@@ -99,7 +99,7 @@ class Job:
         self._hold(command, True)
 
     def do_release(self, command: Command) -> None:
-        """Carries out what was held back."""
+        """Carries out the delayed appends."""
         self._hold(command, False)
         self.cluster.release_log()
         if not self.cluster.hold_publications:
@@ -110,15 +110,15 @@ class Job:
         self.cluster.kill_task(command.words[0])
 
     def do_lose(self, command: Command) -> None:
-        """Lets a node answer no more."""
+        """Makes a node stop answering."""
         self.cluster.lose(command.words[0])
 
     def do_new_leader(self, command: Command) -> None:
-        """Replaces the leader; appends under way are lost or, unconfirmed, in the log."""
+        """Replaces the leader; appends in progress are lost, or in the log but unconfirmed."""
         self.cluster.restart_leader(lose_appends="lose" in command.words)
 
     def do_late(self, command: Command) -> None:
-        """Lets a task hand over an epoch once more, as a task of an earlier generation would."""
+        """Lets a task hand over an epoch again, as a task of an earlier generation would."""
         task, options = command.words[0], command.options
         node = self.cluster.home(task)
         self.cluster.hand_over(node, task, int(options["epoch"]), generation=int(options["generation"]))
@@ -130,7 +130,7 @@ class Job:
             self.cluster.want_epoch(task, done=True)
 
     def do_log(self, command: Command) -> Iterable[str]:
-        """Shows what the job log has got since it was shown last."""
+        """Shows the new records in the job log since the last time."""
         found = list(records.decode(records.JOB_LOG, self.cluster.log[JOB]))
         fresh, self.read = found[self.read :], len(found)
         return [_record(record) for record in fresh]

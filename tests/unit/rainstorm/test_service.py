@@ -1,4 +1,4 @@
-"""The rainstorm agent as its clients and the other nodes meet it, over its real server."""
+"""The rainstorm agent as clients and other nodes see it, over its real server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def view(version: int = 1, leader: str = "n1") -> View:
 
 
 class Other:
-    """The client of a service: what it passes on to other nodes."""
+    """The client of a service, which notes the requests passed on to other nodes."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Any]] = []
@@ -115,7 +115,7 @@ def test_a_client_runs_a_job_from_submission_to_cancellation(node: Node) -> None
 
 
 def test_what_only_the_leader_knows_is_passed_on(node: Node) -> None:
-    """Once: the node that is asked in another's place answers or refuses."""
+    """It is passed on only once: the node that gets it answers or refuses."""
     node.lead("n2")
     node.other.answer = NotFound("no such job")
     with pytest.raises(NotFound):
@@ -127,15 +127,15 @@ def test_what_only_the_leader_knows_is_passed_on(node: Node) -> None:
 
 
 def test_a_cluster_without_a_leader_says_so(node: Node) -> None:
-    """The client waits for one, for a while."""
+    """The client waits for one for a while."""
     with pytest.raises(NotLeader, match="no leader at the moment"):
         node.client.jobs()
 
 
 def test_only_nodes_command_and_report(node: Node) -> None:
-    """Operators and local processes have other names."""
+    """Operators and local processes have names that are not nodes."""
     for request in (CommandRequest.of(Ping(1)), ReportRequest.of(Published("j-1", 1, "1.0")), KillLocal()):
-        with pytest.raises(Forbidden, match="'local' is no node"):
+        with pytest.raises(Forbidden, match="'local' is not a node"):
             node.wire.ask(node.path, cast("Any", request))
 
 
@@ -145,7 +145,7 @@ def call(peer: str = "n2") -> Call:
 
 
 def test_nodes_command_report_and_kill(node: Node) -> None:
-    """What they send reaches the host and the leader."""
+    """Their messages reach the host and the leader."""
     node.lead()
     service = node.service
     service._command(CommandRequest.of(Ping(7)), call())
@@ -176,8 +176,10 @@ def test_nodes_command_report_and_kill(node: Node) -> None:
         ({}, ("n2", KillLocal("1.0", 12))),
     ],
 )
-def test_the_first_task_that_fits_is_killed(node: Node, request_: dict[str, Any], found: Any) -> None:
-    """On its own node; a task that has no process yet does not fit."""
+def test_the_first_task_that_fits_is_killed(
+    node: Node, request_: dict[str, Any], found: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only tasks on its own node fit, and a task without a process does not fit."""
     node.lead()
     task = TaskStatus("j-1", "1.0", 1, "identity", "n2", 12, "running")
     tasks = (
@@ -185,7 +187,7 @@ def test_the_first_task_that_fits_is_killed(node: Node, request_: dict[str, Any]
         task,
         replace(task, task="1.1", node="n3", pid=13),
     )
-    node.service._dispatcher.jobs = lambda: [job_status(tasks=tasks)]  # type: ignore[method-assign]
+    monkeypatch.setattr(node.service._dispatcher, "jobs", lambda: [job_status(tasks=tasks)])
 
     class Answer:
         message = Killed(KilledTask("j-1", "1.0", 12))
@@ -213,10 +215,10 @@ def test_the_first_task_that_fits_is_killed(node: Node, request_: dict[str, Any]
     ],
 )
 def test_a_request_that_is_no_message_is_refused_and_counted(
-    node: Node, kind: str, fields: dict[str, Any]
+    node: Node, kind: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever sends it; nothing of it reaches a core."""
-    node.service._require_node = lambda call: None  # type: ignore[method-assign]
+    """This holds for any sender; nothing of the request reaches a core."""
+    monkeypatch.setattr(node.service, "_require_node", lambda call: None)
     node.lead()
     with pytest.raises(InvalidMessage):
         untyped.send(node.wire, node.path, kind, fields)
@@ -224,7 +226,7 @@ def test_a_request_that_is_no_message_is_refused_and_counted(
 
 
 def test_a_view_as_the_leader_sees_it() -> None:
-    """Lives and who is up."""
+    """It has the nodes' lives and which nodes are up."""
     found = view_changed(replace(view(), leader="n2"))
     assert (found.version, found.term, found.leader) == (1, 1, "n2")
     assert found.nodes["n1"] == NodeLife(f"{0:032x}:1", True)

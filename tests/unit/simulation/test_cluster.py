@@ -1,4 +1,4 @@
-"""The simulated cluster: agents that start, crash and stop, machines without power, the checks at rest."""
+"""The simulated cluster: agents start, crash and stop; machines lose power; a cluster at rest is checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from agent.common import config as configuration
 from agent.common.config import NodeConfig
-from agent.common.shell import disk, threads
+from agent.common.shell import disk, network, threads
 from agent.wire import auth
 from agent.wire.client import Address, Client
 from agent.wire.messages import Ping
@@ -115,6 +115,42 @@ def test_repeated_warning_is_a_finding(cluster: Cluster) -> None:
         cluster.nodes["vm1"].agents["echo"].process.start("loop", complain)
         found = cluster.findings()
         assert any("it_fails_again" in line for line in found)
+
+
+def dialled(cluster: Cluster, count: int) -> None:
+    """Opens connections to vm1; the machine of the caller loses its power before it has said a word."""
+    caller = cluster.machine("caller")
+
+    def dial() -> None:
+        address = cluster.nodes["vm1"].address
+        for _ in range(count):
+            network.dial_tcp(address, PORT, 3.0)
+
+    cluster.call(caller.process("dialler"), dial)
+    caller.power_off()
+
+
+def test_connections_from_the_time_of_the_faults_may_end_in_the_calm(cluster: Cluster) -> None:
+    """The server waits some seconds for a caller's first word; then each connection is dropped once."""
+    with cluster:
+        dialled(cluster, 6)
+        cluster.settle(1.0)
+        found = cluster.findings()
+        dropped = {kind: count for kind, count in cluster.log.problems.items() if kind[0] == "vm1/echo"}
+        assert list(dropped.values()) == [6]
+        cluster.check(found)
+
+
+def test_an_old_thread_that_repeats_itself_is_a_finding_even_when_it_ends(cluster: Cluster) -> None:
+    with cluster:
+
+        def complain() -> None:
+            for _ in range(5):
+                threads.sleep(1.0)
+                logging.getLogger("agent.echo").warning("it_fails_again reason=%s", "none")
+
+        cluster.nodes["vm1"].agents["echo"].process.start("loop", complain)
+        assert any("it_fails_again" in line for line in cluster.findings())
 
 
 def test_open_file_after_the_end_is_a_finding(cluster: Cluster) -> None:

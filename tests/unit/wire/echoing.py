@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import pytest
 
 from agent.common.config import TlsConfig
 from agent.common.errors import (
@@ -20,11 +23,12 @@ from agent.wire.connection import FileSlice
 from agent.wire.endpoint import Answer, Call, by_kind, endpoint
 from agent.wire.server import Server
 
-GATE = threading.Event()
+# What the handlers wait for: a gate that a test opens, and the end of a test.
+GATE, HANG = threading.Event(), threading.Event()
 
 
 def tls_of(folder: Path, name: str, authority: str = "ca") -> TlsConfig:
-    """Returns a certificate of a node, issued by an authority of its own."""
+    """Returns a certificate of a node, issued by a new authority."""
     issuer = Authority(folder / authority)
     issuer.create("test")
     issuer.issue(name, folder / authority)
@@ -45,7 +49,7 @@ class Echoed:
 
 @dataclass(frozen=True, slots=True)
 class Echo(Request[Echoed]):
-    """Asks for its payload again, or for something odd."""
+    """Asks for its own payload, or for unusual behaviour."""
 
     kind: ClassVar[str] = "echo"
     reply: ClassVar[type[Any]] = Echoed
@@ -56,7 +60,7 @@ class Echo(Request[Echoed]):
 
 @dataclass(frozen=True, slots=True)
 class Unknown(Request[Done]):
-    """Is answered by no server."""
+    """A request that no server answers."""
 
     kind: ClassVar[str] = "unknown-kind"
     reply: ClassVar[type[Any]] = Done
@@ -73,7 +77,7 @@ def _echo(request: Echo, call: Call) -> Answer[Echoed]:
             descriptor = os.open(request.path, os.O_RDONLY)
             return Answer(Echoed(call.peer), FileSlice(descriptor, 2, 1_000_000))
         case "hang":
-            threading.Event().wait(2)
+            HANG.wait(20)
         case "gate":
             GATE.wait(5)
         case "large":
@@ -103,3 +107,14 @@ class Place:
         self.server.listen_unix(self.unix)
         self.address = Address("127.0.0.1", self.port, "vm1")
         self.client = Client(auth.client_context(tls_of(folder, "vm2")))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A running server."""
+    found = Place(tmp_path)
+    HANG.clear()
+    yield found
+    HANG.set()
+    found.client.close()
+    found.server.stop()

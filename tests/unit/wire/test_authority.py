@@ -1,4 +1,4 @@
-"""The certificate authority: what it signs, what it never gives away, what is kept when it runs again."""
+"""The certificate authority: it signs certificates, protects keys, and keeps existing files."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class AskNumber(Request[Number]):
     reply: ClassVar[type[Any]] = Number
 
 
-# What a stub does with a connection after the handshake.
+# The behaviour of a stub on a connection after the handshake.
 Behave = Callable[[Connection], None]
 
 
@@ -57,7 +57,7 @@ def _later() -> Deadline:
 
 
 def answer(*headers: dict[str, Any], payload: bytes = b"") -> Behave:
-    """Answers as many requests as there are headers, and the last header for ever."""
+    """Answers each request with the next header, and all further ones with the last header."""
 
     def behave(connection: Connection) -> None:
         left = list(headers)
@@ -185,7 +185,14 @@ def test_a_target_without_a_listener_is_unreachable(client: Client, tmp_path: Pa
 
 def test_a_peer_that_never_answers_costs_the_time_limit(stub: Stub, client: Client) -> None:
     gate = threading.Event()
-    stub.behave = lambda connection: bool(gate.wait(5.0))  # type: ignore[assignment]
+
+    def once(connection: Connection) -> None:
+        connection.receive(None)
+        connection.send({"ok": True, "value": 1}, b"", _later())
+        gate.wait(5.0)
+
+    stub.behave = once
+    client.ask(stub.path, AskNumber())  # a handshake that is late would be another error
     with pytest.raises(DeadlineExceeded):
         client.ask(stub.path, AskNumber(), timeout_s=0.1)
     gate.set()
@@ -279,6 +286,36 @@ def test_too_many_requests_to_one_target_are_refused(stub: Stub, monkeypatch: py
     first.join(5.0)
     assert client.ask(stub.path, AskNumber()).message == Number(1)
     client.close()
+
+
+def test_a_request_that_waits_for_a_place_ends_when_the_client_is_closed(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pooling, "CONNECTIONS_MAX", 1)
+    client = Client(None)
+    ended: list[str] = []
+
+    def say_nothing(connection: Connection) -> None:
+        while True:
+            connection.receive(None)
+
+    stub.behave = say_nothing
+
+    def ask() -> None:
+        try:
+            client.ask(stub.path, AskNumber(), timeout_s=20.0)
+        except (ConnectionLost, Unreachable) as error:
+            ended.append(error.code)
+
+    threads = [threading.Thread(target=ask, name=f"asks-{number}") for number in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: any(pool.waiting for pool in client._pools.values()), 5.0, "one of them waits")
+    client.close()
+    for thread in threads:
+        thread.join(5.0)
+    assert len(ended) == 2
+    assert (client.busy, any(pool.waiting for pool in client._pools.values())) == (0, False)
 
 
 def test_a_closed_client_makes_no_request(stub: Stub, client: Client) -> None:

@@ -170,7 +170,7 @@ def test_each_step_has_what_is_left_of_the_deadline(ends: Ends) -> None:
 
 def test_a_peer_that_sends_nothing_or_half_a_frame_costs_the_time_limit(ends: Ends) -> None:
     with pytest.raises(DeadlineExceeded, match="vm2 did not answer in time"):
-        ends.near.receive(_soon(0.02))
+        ends.near.receive(_soon(0.2))
     ends.far.sendall(encode(Frame({"n": 1}, b"payload"))[:-3])
     with pytest.raises(DeadlineExceeded):
         ends.near.receive(_soon(0.05))
@@ -180,7 +180,7 @@ def test_a_peer_that_sends_nothing_or_half_a_frame_costs_the_time_limit(ends: En
 
 def test_a_peer_that_takes_nothing_costs_the_time_limit(ends: Ends) -> None:
     with pytest.raises(DeadlineExceeded, match="did not take a request in time"):
-        ends.near.send({}, bytes(4_000_000), _soon(0.05))
+        ends.near.send({}, bytes(4_000_000), _soon(0.2))
 
 
 @pytest.mark.parametrize("sent", [0, 1, 8, 12])
@@ -210,7 +210,7 @@ def test_closing_wakes_a_thread_that_receives(ends: Ends) -> None:
 
 
 class _GivenUp(socket.socket):
-    """A socket whose peer the kernel has given up: keep-alive found nobody there."""
+    """A socket whose connection the kernel has dropped, because keep-alive got no answer."""
 
     def recv_into(self, *_: object) -> int:
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))

@@ -85,7 +85,7 @@ def test_a_typed_request_is_answered(place: Place) -> None:
     ],
 )
 def test_an_invalid_request_never_reaches_its_handler(place: Place, fields: dict[str, Any]) -> None:
-    """It is refused by name and counted; the connection goes on."""
+    """It is refused by name and counted; the connection stays open."""
     connection = _connected(place)
     connection.send({**fields, "type": Double.kind}, b"", _deadline())
     assert connection.receive(_deadline()).header["error"]["code"] == "INVALID_MESSAGE"
@@ -97,7 +97,7 @@ def test_an_invalid_request_never_reaches_its_handler(place: Place, fields: dict
 
 @pytest.mark.parametrize("timeout", ["soon", float("nan"), -1.0, None, [1], 1e300])
 def test_an_invalid_envelope_is_refused(place: Place, timeout: Any) -> None:
-    """How long the caller waits is a number of seconds, whoever asks."""
+    """The caller's time limit must be a number of seconds."""
     connection = _connected(place)
     connection.send({"type": Double.kind, "value": 1, "timeout_s": timeout}, b"", _deadline())
     assert connection.receive(_deadline()).header["error"]["code"] == "INVALID_MESSAGE"
@@ -119,7 +119,7 @@ def _deadline() -> Deadline:
 
 
 def test_a_request_that_would_wait_too_long_gets_less_time(place: Place) -> None:
-    """What a request holds of an agent is bounded, whatever its caller asks for."""
+    """A request can hold an agent's resources only for a bounded time, whatever its caller asks for."""
     place.client.ask(place.path, Double(1), timeout_s=1e6)
     ((_, call),) = place.calls
     assert 0.0 < call.deadline.remaining(clock.monotonic()) <= REQUEST_TIMEOUT_S_MAX

@@ -1,4 +1,4 @@
-"""The handshake and the envelope between neighbouring releases, and what is refused."""
+"""The handshake and the envelope between neighbouring releases, and the values that are refused."""
 
 from __future__ import annotations
 

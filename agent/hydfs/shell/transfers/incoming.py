@@ -14,7 +14,7 @@ from agent.hydfs.shell.blockfile import Part
 from agent.hydfs.shell.store import Store
 from agent.wire.endpoint import Call
 
-# Each is an open file. A node that puts or repairs sends a handful of blocks at a time.
+# Each transfer is an open file. A node that puts or repairs sends a handful of blocks at a time.
 PARTS_MAX = 64
 IDLE_S_MAX = 60.0
 
@@ -26,12 +26,12 @@ class Transfers:
         self.store = store
         self.post = post
         self._parts: dict[tuple[str, BlockKey], tuple[Part, float]] = {}
-        # Places taken by parts, whether they wait for their next piece or are being written.
+        # The number of parts, both those that wait for their next piece and those being written.
         self._taken = 0
         self._lock = threads.lock()
 
     def take(self, piece: StorePiece, call: Call) -> Done:
-        """Takes one piece; with the last one the block is here, durably."""
+        """Takes one piece; the last one makes the block durable here."""
         key = (piece.file_id, piece.number)
         end = piece.offset + len(call.payload)
         if not call.payload or end > piece.length or piece.last != (end == piece.length):
@@ -80,7 +80,7 @@ class Transfers:
             return part is not None and part.length == end
 
     def _claim(self, slot: tuple[str, BlockKey], piece: StorePiece) -> Part:
-        """Returns the part that the piece continues, or a new one; no other thread has it until then."""
+        """Returns the part that the piece continues, or a new one, for the calling thread alone."""
         with self._lock:
             part, _ = self._parts.pop(slot, (None, 0.0))
         if piece.offset and part is not None and part.length == piece.offset:

@@ -21,11 +21,11 @@ from agent.wire.codec.framing import Buffer
 
 BLOCK_TIMEOUT_S = 20.0
 TRIES_MAX = 4
-# Every block is sent to all of its replicas at once; a cluster that keeps more copies than this of a block
+# Every block is sent to all of its replicas at once; a cluster that keeps more copies of a block than this
 # sends to some of them one after the other.
 SENDERS_PER_BLOCK = 3
 
-Placement = Callable[[str, int, list[str]], list[str]]
+Choose = Callable[[str, int, list[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Block:
 class Outgoing:
     """Stores up to ``blocks_max`` blocks at once on other nodes.
 
-    ``placement(file_id, number, avoid)`` tells on which.
+    ``choose(file_id, number, avoid)`` tells on which.
     """
 
-    def __init__(self, placement: Placement, peers: Peers, views: ViewSource, blocks_max: int) -> None:
-        self._placement = placement
+    def __init__(self, choose: Choose, peers: Peers, views: ViewSource, blocks_max: int) -> None:
+        self._choose = choose
         self._peers = peers
         self._views = views
         senders = SENDERS_PER_BLOCK * blocks_max
@@ -58,15 +58,15 @@ class Outgoing:
         self._senders.stop(drain=False, timeout_s=timeout_s)
 
     def place(self, block: Block) -> BlockEntry:
-        """Returns the entry of a block that is durable on all of its replicas, wherever there are some.
+        """Stores a block durably on all replicas of some set of nodes, and returns its entry.
 
         Raises:
-            RainStormError: the last failure of ``TRIES_MAX`` sets of nodes, or of all nodes.
+            RainStormError: ``TRIES_MAX`` sets of nodes, or all nodes, failed; this is the last failure.
         """
         avoid: list[str] = []
         error: RainStormError = Unavailable("the cluster view names no node that is up", hint="fab status")
         for _ in range(TRIES_MAX):
-            replicas = self._placement(block.file_id, block.number, avoid)
+            replicas = self._choose(block.file_id, block.number, avoid)
             failures = self._store(block, replicas)
             if replicas and not failures:
                 view = self._views.current().version

@@ -1,1 +1,1 @@
-"""Where requests wait: for the core, or for another request about the same file."""
+"""Places where requests wait: for the core, or for another request about the same file."""

@@ -21,7 +21,7 @@ class _Lock:
 
 
 class FileLocks:
-    """Locks by file id; never more of them than threads that use them."""
+    """Locks by file id; there are never more locks than threads that use them."""
 
     def __init__(self) -> None:
         self._locks: dict[str, _Lock] = {}

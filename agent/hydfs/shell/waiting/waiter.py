@@ -29,7 +29,7 @@ Asked = AppendRequested | TailRequested | WriteReceived | PromiseRequested
 
 
 class Waiter:
-    """One request's place to wait."""
+    """The place where one request waits for its answer."""
 
     def __init__(self) -> None:
         self._answer: threads.Future[Answer] = threads.future()
@@ -45,7 +45,7 @@ class Waiter:
 
 
 class Waiters:
-    """The waiting requests. Each blocks a thread of a connection, so those bound their number."""
+    """The waiting requests. Each blocks a connection's thread, so the number of connections bounds them."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, Waiter] = {}
@@ -53,7 +53,7 @@ class Waiters:
         self._closed = False
 
     def ask(self, event: Asked, post: Callable[[Event], None], deadline: Deadline, what: str) -> Answer:
-        """Brings in an event whose token is a ``Waiter`` and returns the answer.
+        """Posts an event whose token is a ``Waiter`` and returns the answer.
 
         Raises:
             DeadlineExceeded: there is no answer in time; the core forgets the request.

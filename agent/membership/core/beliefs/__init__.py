@@ -1,1 +1,1 @@
-"""What one node believes of all members, why, and what of it is passed on. No input or output."""
+"""One node's beliefs about all members, the reasons for them, and gossip. No input or output."""

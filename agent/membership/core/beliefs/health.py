@@ -6,15 +6,15 @@ raises it. A timer that fires late raises it as well, which neither SWIM nor Lif
 that was not scheduled cannot tell a dead peer from its own pause. The probe interval and the time-outs are
 multiplied by score + 1.
 
-A second number describes the network: the share of answered probes that were answered in their second stage
-only, because the direct ping or its answer was lost or late. Where that share is high, refutations get lost
+A second number describes the network: the share of answered probes that were answered only in their second
+stage, because the direct ping or its answer was lost or late. If that share is high, refutations get lost
 as well, so a suspect is given longer. Members that are dead do not count: they answer by neither route.
 """
 
 from __future__ import annotations
 
 SCORE_MAX = 7
-# A timer this late means that the machine is overloaded or was suspended: what happened meanwhile says
+# A timer this late means that the machine is overloaded or was suspended: silence during that time says
 # nothing about peers.
 STALL_S = 1.0
 # The number of answers over which the share of indirect ones is averaged.
@@ -51,9 +51,9 @@ class LocalHealth:
     def probe_failed(self, helpers: int, nacks: int) -> None:
         """Raises the score by the number of helpers (by one if there were none), unless one of them answered.
 
-        Lifeguard adds every missing negative acknowledgement. But one that arrived shows that this node can
-        be reached, and when several machines die at once, the silent helpers are among the dead: a node that
-        raised its score for them would declare the deaths late.
+        Lifeguard adds every missing negative acknowledgement. But a single one that arrives shows that this
+        node can be reached. When several machines die at once, the silent helpers are among the dead, and a
+        node that raised its score for them would declare the deaths late.
         """
         if nacks == 0:
             self._change(max(1, helpers))

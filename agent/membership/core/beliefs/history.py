@@ -1,7 +1,7 @@
-"""The history of the members, as this node saw it: a bounded list that answers "why is it called dead".
+"""The history of the members, as this node saw it: a bounded list that answers "why is it called dead?".
 
-Every accusation is kept with its accuser, this node's own among them, next to the changes of state that
-followed. The oldest entries go first.
+Every accusation, including this node's own, is kept with its accuser, next to the changes of state that
+followed. The oldest entries are dropped first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class History:
         self._entries: deque[Entry] = deque(maxlen=HISTORY_MAX)
 
     def add(self, now: float, what: str, member: Member, by: str) -> None:
-        """Adds an entry; the oldest one goes when there is no more room."""
+        """Adds an entry; the oldest one is dropped when there is no more room."""
         self._entries.append(Entry(now, member.name, what, by, member.boot, member.incarnation))
 
     def about(self, name: str) -> list[Entry]:

@@ -1,7 +1,7 @@
-"""What this node believes of each member, and the rules by which beliefs change, whatever detects failures.
+"""This node's beliefs about each member, and the rules by which they change, whichever detector is active.
 
 SWIM's suspicion with incarnation numbers (SWIM section 4.2) and Lifeguard's confirmations, with these
-differences, each against a known complaint:
+differences, each of which answers a known complaint:
 
 - a death heard from others is believed only after this node itself has suspected the member for a probe
   interval: one node that hears nobody cannot make the others declare each other dead;
@@ -12,7 +12,7 @@ differences, each against a known complaint:
 - every accuser is kept as a *reporter*: a node that found the member silent by itself. A death is evidence
   for an eviction from the view only with enough reporters (``view``).
 
-Without suspicion, an accusation is a death at once, and a death that is heard of is believed.
+Without suspicion, an accusation is a death at once, and a reported death is believed.
 
 The monitor acts on five fields: it probes the members ``to_probe`` and some of the ``reported_suspects``,
 drops what is in progress about the ``newly_dead``, gossips at once when there is ``urgent`` news, and answers
@@ -105,7 +105,7 @@ class Roster:
         return {name: self.reporters(name) for name in self.table.dead_names()}
 
     def record(self, member: Member) -> Update:
-        """Returns a record as it is passed on: with this node as the accuser if it is one."""
+        """Returns a record as it is passed on: this node is the accuser if it accuses the member."""
         reporters = self.reporters(member.name)
         if member.state in (State.SUSPECT, State.DEAD) and reporters:
             return Update(member, self.me.name if self.me.name in reporters else reporters[0])
@@ -121,7 +121,7 @@ class Roster:
         """Raises AssertionError when the state breaks a rule."""
         assert self.table.get(self.me.name) == self.me, "this node's own record is stale"
         assert self.me.state is (State.LEFT if self.leaving else State.ALIVE), (
-            "this node holds itself for something else"
+            "this node's own record has the wrong state"
         )
         assert len(self.suspicions) == self.table.suspect_count, "suspicions and suspects disagree"
         for name, suspicion in self.suspicions.items():
@@ -134,7 +134,7 @@ class Roster:
         self._alive_at[name] = max(at, self._alive_at.get(name, at))
 
     def merge(self, now: float, update: Update) -> None:
-        """Merges a record from another node, as far as it is credible."""
+        """Merges a record from another node if it is credible."""
         member = update.member
         if member.name == self.me.name:
             self._merge_about_me(now, member, update.accuser)
@@ -161,7 +161,7 @@ class Roster:
             self._merge_report(now, current, update.accuser)
 
     def _is_second(self, now: float, member: Member) -> bool:
-        """Tells whether another live node has the disk of ``member`` already; then ``member`` is refused."""
+        """Tells whether another live node already has the disk of ``member``; then ``member`` is refused."""
         holder = next((m for m in self.table if m.uuid == member.uuid and m.name != member.name), None)
         if holder is None or holder.state not in LIVE or member.state not in LIVE:
             return False
@@ -205,7 +205,7 @@ class Roster:
                 # This disk is new or was restored: the cluster remembers a later boot of this name.
                 self.adopt_boot(member.boot + 1)
             return
-        # Even an accusation that was refuted already tells which node could not reach this one.
+        # Even an accusation that was already refuted tells which node could not reach this one.
         if member.state in (State.SUSPECT, State.DEAD) and member.incarnation + 1 >= self.me.incarnation:
             self._selftest.accused(now, accuser)
         if member.precedence > self.me.precedence:
@@ -214,7 +214,7 @@ class Roster:
             if not self._selftest.is_needed(now, len(self.table) - 1, dead=member.state is State.DEAD):
                 self.refute()
         elif member.state in (State.SUSPECT, State.DEAD):
-            # Otherwise the accuser would go on to its verdict, and be a reporter of this node.
+            # Otherwise the accuser would reach its verdict, and become a reporter of this node.
             self.gossip.add(Update(self.me))
             self.missed_refutation = True
 

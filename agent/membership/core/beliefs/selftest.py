@@ -1,4 +1,4 @@
-"""Whether this node may refute at once, or must first show that it can be reached.
+"""Decides whether this node may refute at once, or must first show that it can be reached.
 
 A suspected node that hears of the suspicion refutes it (SWIM section 4.2). So a node that receives only one
 datagram in five stays a member indefinitely: it hears of some accusation, refutes it, and is accused again
@@ -30,12 +30,12 @@ QUESTIONS = 6
 ANSWERS = 5
 # Many others tell a failed node that it is dead, and each test is another chance to pass by luck.
 AGAIN_S = 1.0
-# Sequence numbers of its own, so that an answer is not mistaken for one to a probe.
+# Separate sequence numbers, so that an answer is not mistaken for an answer to a probe.
 FIRST_SEQUENCE = 1 << 40
 
 
 class SelfTest:
-    """The accusations that one node has heard, and its test when they are about this node only."""
+    """The accusations that one node has heard, and its test if all of them are about this node."""
 
     def __init__(self, config: MembershipConfig, rng: random.Random) -> None:
         self._config = config
@@ -89,7 +89,7 @@ class SelfTest:
         names += [name for name in live if name not in names]
         names = names[:QUESTIONS]
         if not names:
-            return []  # all accusations are old; the next one shows how things stand
+            return []  # all accusations are old; wait for the next one
         asked = [(names[index % len(names)], self._sequence + index) for index in range(QUESTIONS)]
         self._sequence += QUESTIONS
         self._unanswered = {sequence for _, sequence in asked}

@@ -1,4 +1,4 @@
-"""How long a suspect may take to refute (Lifeguard, arXiv 1707.00788, section IV.B).
+"""The time that a suspect has to refute (Lifeguard, arXiv 1707.00788, section IV.B).
 
 A suspicion starts with a long time-out, because the fault may be with the accuser, and each independent
 confirmation shortens it: ``T(C) = max(Smin, Smax - (Smax - Smin) * ln(C + 1) / ln(k + 1))``, where
@@ -17,7 +17,7 @@ from agent.common.config import MembershipConfig
 from agent.membership.member import Member
 
 CONFIRMATIONS_MAX = 3
-# Every event asks for every deadline. A group has few sizes and four numbers of confirmations.
+# Every event asks for every deadline. A group has few sizes and four numbers of confirmations to cache.
 TIMEOUTS_KEPT = 256
 
 
@@ -42,7 +42,7 @@ def timeout_s(shortest: float, longest: float, wanted: int, confirmations: int) 
 
 @dataclass(slots=True)
 class Suspicion:
-    """One running suspicion; the first of its ``accusers``, in the order heard, is no confirmation."""
+    """One running suspicion; the first of its ``accusers``, in the order heard, is not a confirmation."""
 
     member: Member
     started_at: float

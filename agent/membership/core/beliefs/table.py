@@ -27,8 +27,7 @@ DRAWS_PER_NAME = 8
 class Table:
     """The records of all nodes ever heard of.
 
-    Nothing that is done for every datagram iterates over all records: counts and the names of the dead are
-    kept.
+    No work for a single datagram iterates over all records: the table keeps counts and the names of the dead.
     """
 
     def __init__(self) -> None:
@@ -86,7 +85,7 @@ class Table:
                 chosen[name] = None
                 if len(chosen) == count:
                     return list(chosen)
-        # Few qualify: list them all, so that none is missed by bad luck.
+        # Few qualify: list them all, so that chance does not miss one.
         able = [name for name in self._names if name not in chosen and wanted(self._members[name])]
         return [*chosen, *rng.sample(able, min(len(able), count - len(chosen)))]
 

@@ -35,7 +35,7 @@ class Detector(Protocol):
         """Postpones all verdicts: this process did not run when it should have."""
 
     def run_timers(self, now: float) -> None:
-        """Does what is due."""
+        """Runs the timers that are due."""
 
     def next_deadline(self) -> float | None:
         """Returns when the next timer is due."""

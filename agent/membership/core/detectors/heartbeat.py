@@ -169,7 +169,7 @@ class Heartbeat:
 
 
 def _fitting(names: Iterable[str], room_bytes: int) -> tuple[list[str], int]:
-    """Returns the first of the names, as many as have room, and the room that is left."""
+    """Returns the first names, as many as have room, and the room that is left."""
     chosen = []
     for name in names:
         if beat_bytes(name) > room_bytes:

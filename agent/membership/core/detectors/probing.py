@@ -36,7 +36,7 @@ class Probe:
 
 @dataclass(slots=True)
 class Relay:
-    """A ping on behalf of another member, which is told of the answer, or that there is none in time."""
+    """A ping on behalf of another member, which then learns of the answer, or that none came in time."""
 
     requester: str
     their_sequence: int
@@ -59,7 +59,7 @@ class RoundRobin:
         self._order: list[str] = []
 
     def next(self, names: Callable[[], Sequence[str]], allowed: Callable[[str], bool]) -> str | None:
-        """Returns the next name that is ``allowed``; a new name waits for the next pass at most.
+        """Returns the next name that is ``allowed``; a new name waits at most until the next pass.
 
         ``names`` returns all names when a pass begins.
         """

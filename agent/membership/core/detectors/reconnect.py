@@ -46,7 +46,7 @@ class Reconnector:
         self._next_at = 0.0
         # The state of the table (``changes``) for which ``_next_at`` was computed.
         self._seen = -1
-        # When a dead member that was contacted counts as silent; dead members only.
+        # When a contacted member counts as silent; only dead members have an entry.
         self._silent_at: dict[str, float] = {}
 
     def start(self, now: float) -> None:
@@ -79,7 +79,7 @@ class Reconnector:
         self._silent_at = {name: max(at, now + 2 * grace_s) for name, at in self._silent_at.items()}
 
     def update_timer(self, now: float) -> bool:
-        """Runs the timer only while a member is lost: it made every fourth event of a group at rest.
+        """Runs the timer only while a member is lost: it used to cause a quarter of the events at rest.
 
         Returns:
             Whether the next deadline may have changed.
@@ -94,7 +94,7 @@ class Reconnector:
         return True
 
     def run_timers(self, now: float) -> None:
-        """Does what is due."""
+        """Contacts the lost member whose turn it is, and counts those that stayed silent."""
         for name in [name for name, at in self._silent_at.items() if at <= now]:
             contacted_at = self._silent_at.pop(name) - self._config.probe_duration_s
             member = self._roster.table.get(name)

@@ -64,7 +64,7 @@ class Swim:
                 probe = self._probes[datagram.sequence]
                 probe.nacks += 1
                 if probe.nacks == probe.helpers:
-                    probe.ends_at = now  # no helper reaches it: there is nothing left to wait for
+                    probe.ends_at = now  # no helper reaches it: there is no answer left to wait for
             case Kind.INDIRECT_PING:
                 self._relay(now, sender, datagram)
             case _:

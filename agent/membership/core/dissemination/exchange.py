@@ -1,7 +1,7 @@
 """Anti-entropy: two nodes compare their member tables and swap the records of the parts that differ.
 
-Every datagram carries the digest of its sender's table (five bytes over UDP find a difference within a second
-and need no connection). What follows goes over an authenticated connection, which loses nothing and has room.
+Every datagram carries the digest of its sender's table: five bytes over UDP find a difference within a second
+and need no connection. The rest goes over an authenticated connection, which loses nothing and has room.
 The asker sends its digest. If the other table has another digest, the answer holds a digest for each of
 ``TABLE_PARTS`` parts of that table. The records of the parts that differ are then swapped with one request.
 So two tables of 10,000 records that differ in one record cost 300 bytes and 150 records.
@@ -47,7 +47,7 @@ def digests(members: Iterable[Member]) -> bytes:
 def differing(mine: bytes, theirs: bytes) -> list[int]:
     """Returns the parts in which two tables differ.
 
-    Both are of the length that ``digests`` gives: the messages see to that.
+    Both have the length of a result of ``digests``: the messages check that.
     """
     pairs = zip(DIGESTS.unpack(mine), DIGESTS.unpack(theirs), strict=True)
     return [index for index, (ours, other) in enumerate(pairs) if ours != other]

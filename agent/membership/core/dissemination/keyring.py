@@ -54,7 +54,7 @@ class KeyRing:
         return self.keys[0]
 
     def fingerprints(self) -> list[str]:
-        """Returns the fingerprints of all keys, that of the primary first."""
+        """Returns the fingerprints of all keys, the primary's first."""
         return [fingerprint(key) for key in self.keys]
 
     def install(self, key: bytes) -> KeyRing:

@@ -16,7 +16,7 @@ from agent.membership.member import Member, State
 
 
 class Outbox:
-    """Adds datagrams to the effects of the roster, whose beliefs it only reads."""
+    """Adds datagrams to the effects of the roster, and only reads the roster's beliefs."""
 
     def __init__(self, roster: Roster, contacts: Mapping[str, Contact]) -> None:
         self.view_version = 0

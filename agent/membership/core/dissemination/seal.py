@@ -33,15 +33,15 @@ TAG_BYTES = 16
 TAIL = struct.Struct(f">Q{SESSION_BYTES}sQ{FINGERPRINT_BYTES}s")
 NONCE = struct.Struct(">IQ")
 WINDOW = 64
-# More than the nodes of any cluster: a bound on what a holder of the key can make a receiver store.
+# More than any cluster has nodes: it limits how much a holder of the key can make a receiver store.
 SENDERS_MAX = 4096
 
 
 class EarlierBoot(ProtocolError):
-    """A datagram of an earlier boot than the known one: a replay, or the disk is new or was restored."""
+    """A datagram from a boot before the known one: a replay, or the disk is new or was restored."""
 
     def __init__(self, sender: str, boot: int) -> None:
-        super().__init__(f"datagram of an earlier boot of {sender} than {boot}")
+        super().__init__(f"datagram of {sender} from a boot before {boot}")
         self.sender = sender
         self.boot = boot
 

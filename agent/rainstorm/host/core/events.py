@@ -1,4 +1,4 @@
-"""What happens to the part of a node's agent in all jobs (events), and what it has done (effects)."""
+"""The events of a node's part in all jobs (past tense), and the effects that it asks for (imperative)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TaskPrepared:
 
 @dataclass(frozen=True, slots=True)
 class TaskSnapshot:
-    """A task hands over an epoch: what it says of it, its state and its output."""
+    """A task hands over an epoch: its description, its state and its output."""
 
     job: str
     task: str
@@ -53,7 +53,7 @@ class TaskWantsEpoch:
 
 @dataclass(frozen=True, slots=True)
 class TaskGone:
-    """A task's process ended, or the task met an error that it cannot go on from."""
+    """A task's process ended, or the task met an error after which it cannot continue."""
 
     job: str
     task: str
@@ -93,7 +93,7 @@ class PublicationRefused:
 
 @dataclass(frozen=True, slots=True)
 class AssignTask:
-    """Effect: have a process run a task from a committed epoch, in place where it may be kept."""
+    """Effect: have a process run a task from a committed epoch, in place if the process may be kept."""
 
     job: str
     task: str
@@ -121,7 +121,7 @@ class KillTask:
 
 @dataclass(frozen=True, slots=True)
 class AppendSegments:
-    """Effect: append all parts to the node's segment file of the job in one go."""
+    """Effect: append all parts to the node's segment file of the job with one append."""
 
     job: str
     generation: int

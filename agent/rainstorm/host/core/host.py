@@ -34,14 +34,14 @@ from agent.rainstorm.host.core.events import (
 from agent.rainstorm.job.segment import Reference
 from agent.rainstorm.messages import commands, control, reports
 
-# The leader has one epoch in flight; a task that hands over this many that others have not is at fault.
+# The leader has one epoch in flight; a task that hands over this many before the others is at fault.
 EPOCHS_OPEN_MAX = 8
 TOO_MANY_EPOCHS = f"the task handed over more than {EPOCHS_OPEN_MAX} epochs that others have not"
 
 
 @dataclass(slots=True)
 class _Job:
-    """What this node has of one job."""
+    """This node's part in one job."""
 
     generation: int
     tasks: list[str]
@@ -49,7 +49,7 @@ class _Job:
     prepared: dict[str, TaskPrepared] = field(default_factory=dict)
     open: dict[int, dict[str, TaskSnapshot]] = field(default_factory=dict)
     output: dict[tuple[int, str], bytes] = field(default_factory=dict)
-    #: What tasks have asked for since the last trigger: repetitions are not passed on.
+    #: The requests of tasks since the last trigger: repetitions are not passed on.
     wanted: dict[tuple[str, bool], None] = field(default_factory=dict)
 
 
@@ -89,7 +89,7 @@ class HostCore:
                 assert_never(event)
 
     def next_deadline(self) -> float | None:
-        """Returns None: everything that can be late is watched by the leader."""
+        """Returns None: the leader watches everything that can be late."""
         return None
 
     def check_invariants(self) -> None:
@@ -149,7 +149,7 @@ class HostCore:
         fresh = _Job(generation, wanted)
         effects: list[Effect] = []
         if before is not None:
-            # Committed epochs may still have to be published from here; the others never happened.
+            # This node may still have to publish committed epochs; the others never happened.
             committed = max((start.epoch for start in command.tasks.values()), default=0)
             fresh.output = {key: kept for key, kept in before.output.items() if key[0] <= committed}
             effects += [KillTask(job, task) for task in before.tasks if task not in wanted]
@@ -195,7 +195,7 @@ class HostCore:
             return [Report(failed)]
         gathered = job.open.setdefault(epoch, {})
         if event.task in gathered:
-            return []  # what it handed over first may be durable already
+            return []  # what it handed over first may already be durable
         gathered[event.task] = event
         if len(gathered) < len(job.tasks):
             return []
@@ -235,7 +235,7 @@ class HostCore:
 
 
 def _assignment(command: commands.Deploy, task: str, in_place: bool) -> control.Assign:
-    """Returns what the process of a task is told of a deployment."""
+    """Returns the part of a deployment that a task's process needs."""
     start = command.tasks[task]
     return control.Assign(
         job=command.job,
@@ -258,7 +258,7 @@ def _assignment(command: commands.Deploy, task: str, in_place: bool) -> control.
 def _task_epoch(
     said: control.Snapshot, state: Sequence[Reference], sink: Sequence[Reference]
 ) -> reports.TaskEpoch:
-    """Returns what the leader is told of a snapshot that is durable."""
+    """Returns the report to the leader about a durable snapshot."""
     return reports.TaskEpoch(
         base=said.base,
         positions=said.positions,

@@ -49,7 +49,7 @@ class TaskHost:
         self._reports = reports
         self._core = HostCore(config.name)
         self._runner = CoreRunner("host-core", self._core, self._execute, on_crash=on_crash)
-        # A new boot writes a new file: late appends of an earlier one cannot mix with it.
+        # A new boot writes a new file: late appends of an earlier boot cannot mix with it.
         writer = f"{config.name}-{threads.unique_id()[:8]}"
         self._segments = SegmentWriter(storage, writer, self._runner.post)
         self._publisher = Publisher(storage, self._runner.post)
@@ -87,7 +87,7 @@ class TaskHost:
         self._publisher.stop(timeout_s)
 
     def command(self, command: Command) -> None:
-        """Takes a command of the leader."""
+        """Takes a command from the leader."""
         self._runner.post(CommandReceived(command))
 
     def _execute(self, effect: Effect) -> None:

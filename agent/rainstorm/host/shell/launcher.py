@@ -1,8 +1,8 @@
 """The task launcher: a small process that starts the tasks of a node, reports when they end, and kills them.
 
-User code must not run as the user who owns the keys, and the rainstorm agent has no privilege by which it
-could change its user. So the tasks are children of this process, which on real machines is a systemd service
-of its own user in its own slice. It reads no configuration and holds no secret::
+User code must not run as the user who owns the keys, and the rainstorm agent has no privilege to change its
+user. So the tasks are children of this process, which on real machines is a systemd service with its own user
+and slice. It reads no configuration and holds no secret::
 
     rainstorm-tasks.socket    ListenSequentialPacket=/run/rainstorm/tasks.sock
                               SocketUser=rainstorm  SocketMode=0600
@@ -13,25 +13,24 @@ of its own user in its own slice. It reads no configuration and holds no secret:
                                         --listen-fd 3 --agent-user rainstorm
 
 systemd starts it when the agent connects; user code can neither reach nor replace the socket. In a local
-cluster the agent starts it itself, and all is the same but the user (``rainstorm.task_launcher`` in the
-node's configuration: ``unit`` or ``child``). It serves one connection, of the agent's user only
-(SO_PEERCRED, which PrivateUsers would hide), and its life is that of the connection: when the agent is gone,
-it kills all tasks and ends, and systemd clears whatever is left in its control group. When it dies itself,
-the kernel kills the tasks (PR_SET_PDEATHSIG in ``task.py``).
+cluster the agent starts it itself, and only the user differs (``rainstorm.task_launcher`` in the node's
+configuration: ``unit`` or ``child``). It serves one connection, only from the agent's user (SO_PEERCRED,
+which PrivateUsers would hide), and lives as long as that connection: when the agent is gone, it kills all
+tasks and ends, and systemd clears whatever is left in its control group. When the launcher itself dies, the
+kernel kills the tasks (PR_SET_PDEATHSIG in ``task.py``).
 
-Each packet is one JSON object. The agent sends ``{"spawn": number, "host", "hydfs", "memory"}`` with two open
-files, the task's control socket and its log, and ``{"kill": number}``. The launcher sends ``{"ended": number,
-"cause": text}``. A task reports its own process id, in its first message to the agent.
+``agent/rainstorm/messages/launcher.py`` has their messages. A packet that is none ends the connection, and so
+the launcher. A task reports its own process id, in its first message to the agent.
 
 A task gets its control socket as standard input, the log as standard output and error, and no other open
-file. Only the standard library is imported here: the process costs 12 MB, and 6 of them are its own.
+file. Nothing but the standard library and those messages is imported here: the process costs 12 MB, and 6 of
+them are its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import array
-import json
 import os
 import pwd
 import resource
@@ -40,20 +39,26 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Mapping
-from typing import Any
+
+from agent.rainstorm.messages.launcher import (
+    FILES_A_SPAWN,
+    PACKET_BYTES_MAX,
+    KillTask,
+    SpawnTask,
+    TaskEnded,
+    decode_request,
+    encode,
+)
 
 EX_NOUSER = 67
-PACKET_BYTES_MAX = 4096
-FILES_A_PACKET = 2
 PEER_CREDENTIALS = struct.Struct("iII")
-# A task has a connection to each of its neighbours, a few blocks mapped, and what its functions open.
+# A task has a connection to each of its neighbours, a few mapped blocks, and its functions' own files.
 OPEN_FILES_MAX = 4096
-# Out of memory, the kernel takes a task before any agent; the largest first, so never the launcher.
+# When memory runs out, the kernel kills a task before any agent; the largest first, so never the launcher.
 OOM_SCORE_ADJ = 500
-# Arrow's own threads gain nothing where every task has its own process.
+# Arrow's own threads gain nothing, because every task has its own process.
 TASK_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-# User code must not get what systemd passes to a service: a task must not report the service's state.
+# User code must not get the variables of a systemd service: a task must not report the service's state.
 DROPPED_ENVIRONMENT = frozenset(
     "CREDENTIALS_DIRECTORY INVOCATION_ID JOURNAL_STREAM LISTEN_FDNAMES LISTEN_FDS LISTEN_PID"
     " MEMORY_PRESSURE_WATCH MEMORY_PRESSURE_WRITE NOTIFY_SOCKET SYSTEMD_EXEC_PID WATCHDOG_PID"
@@ -64,7 +69,7 @@ DROPPED_ENVIRONMENT = frozenset(
 def python() -> str:
     """Returns the path of this Python, without links in its folder.
 
-    ``/opt/rainstorm/current`` may come to mean another release while this process lives.
+    ``/opt/rainstorm/current`` may point to another release later in the life of this process.
     """
     folder, name = os.path.split(sys.executable)
     return os.path.join(os.path.realpath(folder), name)
@@ -77,7 +82,7 @@ class Launcher:
         self._agent = agent
         self._poll = select.poll()
         self._poll.register(agent, select.POLLIN)
-        # Task number to process id and process descriptor; and back.
+        # Maps the task number to process id and process descriptor, and back.
         self._tasks: dict[int, tuple[int, int]] = {}
         self._numbers: dict[int, int] = {}
         kept = {name: value for name, value in os.environ.items() if name not in DROPPED_ENVIRONMENT}
@@ -100,8 +105,8 @@ class Launcher:
                 self._reap(number)
 
     def _handle_request(self) -> bool:
-        """Carries out one request; returns False when the agent has gone."""
-        room = socket.CMSG_SPACE(FILES_A_PACKET * array.array("i").itemsize)
+        """Carries out one request; returns False when the agent has gone, or has sent something else."""
+        room = socket.CMSG_SPACE(FILES_A_SPAWN * array.array("i").itemsize)
         # Without the flag every task would keep them open under a second number.
         data, ancillary, _, _ = self._agent.recvmsg(PACKET_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
         files = array.array("i")
@@ -111,20 +116,24 @@ class Launcher:
         try:
             if not data:
                 return False
-            request = json.loads(data)
-            if "spawn" in request:
-                self._spawn(request, *files)
-            else:
-                self._kill(request["kill"])
+            match decode_request(data):
+                case SpawnTask() as request if len(files) == FILES_A_SPAWN:
+                    self._spawn(request, *files)
+                case SpawnTask():
+                    raise ValueError(f"a task needs {FILES_A_SPAWN} files, not {len(files)}")
+                case KillTask(number):
+                    self._kill(number)
             return True
+        except ValueError as error:
+            log_event("agent_sent_invalid_message", str(error))
+            return False
         finally:
             for descriptor in files:
                 os.close(descriptor)
 
-    def _spawn(self, request: Mapping[str, Any], control: int, log: int) -> None:
-        number = int(request["spawn"])
-        command = [python(), "-m", "agent.rainstorm.task.shell.task", "--host", str(request["host"])]
-        command += ["--hydfs", str(request["hydfs"]), "--memory", str(int(request["memory"]))]
+    def _spawn(self, request: SpawnTask, control: int, log: int) -> None:
+        command = [python(), "-m", "agent.rainstorm.task.shell.task", "--host", request.host]
+        command += ["--hydfs", request.hydfs, "--memory", str(request.memory_bytes)]
         wiring = [(os.POSIX_SPAWN_DUP2, control, 0), (os.POSIX_SPAWN_DUP2, log, 1)]
         wiring += [(os.POSIX_SPAWN_DUP2, log, 2)]
         try:
@@ -138,21 +147,21 @@ class Launcher:
                 setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE],
             )
         except OSError as error:
-            self._report_end(number, f"cannot be started: {error.strerror}")
+            self._report_end(request.number, f"cannot be started: {error.strerror}")
             return
         descriptor = os.pidfd_open(pid)
-        self._tasks[number] = (pid, descriptor)
-        self._numbers[descriptor] = number
+        self._tasks[request.number] = (pid, descriptor)
+        self._numbers[descriptor] = request.number
         self._poll.register(descriptor, select.POLLIN)
 
     def _kill(self, number: int) -> None:
-        """Kills a task with the processes that it started; nothing when it has ended already."""
+        """Kills a task with the processes that it started; does nothing when it has already ended."""
         if number in self._tasks:
-            # Its number cannot mean another group: nobody but us collects the process that leads it.
+            # Its number cannot mean another group: only this process collects the group's leader.
             os.killpg(self._tasks[number][0], signal.SIGKILL)
 
     def _collect(self, number: int) -> None:
-        """Takes the exit status of a task that has ended, and ends what it left running."""
+        """Collects the exit status of a task that has ended, and kills the processes that it left running."""
         self._kill(number)
         status = self._reap(number)
         killed = status < 0
@@ -166,7 +175,7 @@ class Launcher:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def _report_end(self, number: int, cause: str) -> None:
-        self._agent.send(json.dumps({"ended": number, "cause": cause}).encode())
+        self._agent.send(encode(TaskEnded(number, cause)))
 
 
 def log_event(event: str, detail: str) -> None:
@@ -195,7 +204,7 @@ def limit_tasks() -> None:
     # A dump of a task's memory would hold its job's data and channel key.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as score:
-        if int(score.read()) < OOM_SCORE_ADJ:  # raising it needs no privilege, lowering it does
+        if int(score.read()) < OOM_SCORE_ADJ:  # raising it needs no privilege
             score.seek(0)
             score.write(str(OOM_SCORE_ADJ))
 

@@ -2,36 +2,34 @@
 
 Whatever happens to the launcher, each requested task is reported as ended exactly once. Requests made while
 there is no launcher wait until there is one. The launcher runs as the user of the tasks, so a hostile task
-might send messages in its place: they are believed only as far as a task has ended.
+might send messages in its place: only reports that a task has ended are believed.
 
-One thread receives, another one sends. No lock is held during a send, so that a launcher that is slow to read
-delays nobody who asks for a task, ends one, or hears of an end.
+One thread receives, another one sends. No lock is held during a send, so a launcher that is slow to read
+delays neither requests to start or end tasks nor reports of their ends.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from agent.common.shell import clock, network, processes, threads
+from agent.rainstorm.messages.launcher import PACKET_BYTES_MAX, KillTask, SpawnTask, decode_ended, encode
 
 logger = logging.getLogger("agent.rainstorm.host.shell.launcherlink")
 
 RETRY_S = 0.2
 RETRY_S_MAX = 5.0
-# A connection that ends sooner was refused, or the launcher cannot run: the next try waits longer.
+# A connection that ends sooner was refused, or the launcher cannot run: the next attempt waits longer.
 LIFE_S_MIN = 1.0
 CONNECT_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 5.0
-# A killed process is gone at once, unless the kernel is stuck in the middle of a system call of it.
+# A killed process is gone at once, unless it is stuck in a system call.
 EXIT_TIMEOUT_S = 30.0
 LAUNCHER = "agent.rainstorm.host.shell.launcher"
-PACKET_BYTES_MAX = 4096
 CAUSE_CHARACTERS_MAX = 200
 LOST = "ended with the task launcher"
 
@@ -40,7 +38,7 @@ OnEnded = Callable[[int, str], None]
 
 @dataclass(slots=True)
 class _Start:
-    """A requested task; the files are this process's to close until they are handed to the sender."""
+    """A requested task; this process closes the files, until they are handed to the sender."""
 
     request: bytes
     files: list[int]
@@ -58,14 +56,14 @@ class LauncherLink:
         self._path = path
         self._own = own
         self._on_ended = on_ended
-        # Guards what follows; notified when there is something to send, and when a send has ended.
+        # Guards the fields below; notified when there is something to send, and when a send has ended.
         self._changed = threads.condition()
         self._sock: network.Socket | None = None
         self._sending = False
         self._child: processes.Child | None = None
         # Every requested task that has not been reported as ended.
         self._tasks: dict[int, _Start] = {}
-        # Those whose end was requested and is still to be sent: each of them is among the tasks.
+        # The tasks whose end was requested but not yet sent: each of them is in the table above.
         self._kills: dict[int, None] = {}
         self._stopping = threads.event()
         self._thread = threads.thread("task-launcher", self._run)
@@ -76,15 +74,14 @@ class LauncherLink:
         self._thread.start()
         self._sender.start()
 
-    def spawn(self, number: int, parameters: Mapping[str, Any], files: list[int]) -> None:
-        """Has a task started; ``files`` are its control socket and its log, which are closed afterwards."""
-        request = json.dumps({"spawn": number, **parameters}).encode()
+    def spawn(self, request: SpawnTask, files: list[int]) -> None:
+        """Requests a task's start; ``files`` are its control socket and log, which are closed afterwards."""
         with self._changed:
-            self._tasks[number] = _Start(request, files)
+            self._tasks[request.number] = _Start(encode(request), files)
             self._changed.notify_all()
 
     def kill(self, number: int) -> None:
-        """Ends a task and the processes that it started; nothing when it has ended already."""
+        """Ends a task and the processes that it started; does nothing when it has already ended."""
         with self._changed:
             task = self._tasks.get(number)
             if task is None:
@@ -98,7 +95,7 @@ class LauncherLink:
         self._on_ended(number, "was not started: no task launcher")
 
     def stop(self, timeout_s: float) -> None:
-        """Closes the connection, at which the launcher ends all tasks and itself."""
+        """Closes the connection, which makes the launcher end all tasks and itself."""
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
@@ -137,14 +134,14 @@ class LauncherLink:
         with self._changed:
             self._sock = None
             _shut_down(sock)
-            # A descriptor that is closed during a send might name another file by then.
+            # If a descriptor were closed during a send, its number might already name another file.
             self._changed.wait_for(lambda: not self._sending)
             self._kills.clear()
             lost = [number for number, task in self._tasks.items() if task.sent]
         sock.close()
         if not self._stopping.is_set():
             logger.warning("launcher_lost tasks=%d", len(lost))
-        # Spares have the highest numbers: once the first lost task is known, no lost spare can replace it.
+        # Spares have the highest numbers. They go first, so that no lost spare replaces a lost task.
         for number in sorted(lost, reverse=True):
             self._report(number, LOST)
 
@@ -153,13 +150,13 @@ class LauncherLink:
             packet = sock.recv(PACKET_BYTES_MAX)
             if not packet:
                 return False
-            message = json.loads(packet)
-            self._report(int(message["ended"]), str(message["cause"])[:CAUSE_CHARACTERS_MAX])
+            ended = decode_ended(packet)
         except OSError:
             return False
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             logger.error("launcher_sent_invalid_message error=%r", error)
             return False
+        self._report(ended.number, ended.cause[:CAUSE_CHARACTERS_MAX])
         return True
 
     def _report(self, number: int, cause: str) -> None:
@@ -202,7 +199,7 @@ class LauncherLink:
         if self._kills:
             number = next(iter(self._kills))
             del self._kills[number]
-            return json.dumps({"kill": number}).encode(), []
+            return encode(KillTask(number)), []
         for task in self._tasks.values():
             if not task.sent:
                 task.sent = True
@@ -217,7 +214,7 @@ class LauncherLink:
             self._start_child()
         sock = network.dial_unix(self._path, CONNECT_TIMEOUT_S, packets=True)
         try:
-            # A launcher that does not read for this long hangs; one that sends nothing for long is normal.
+            # A launcher that does not read for this long has stalled; sending nothing for long is normal.
             sock.settimeout(None)
             network.set_send_timeout(sock, SEND_TIMEOUT_S)
         except BaseException:
@@ -236,7 +233,7 @@ class LauncherLink:
             listener.close()
 
     def _end_child(self) -> None:
-        """Waits for a launcher of our own, which ends with its connection."""
+        """Waits for the launcher that this process started, which ends with its connection."""
         if self._child is None:
             return
         try:
@@ -250,5 +247,5 @@ class LauncherLink:
 
 def _shut_down(sock: network.Socket) -> None:
     """Ends a connection and wakes the threads that wait in it."""
-    with contextlib.suppress(OSError):  # it is broken already
+    with contextlib.suppress(OSError):  # it is already broken
         sock.shutdown(network.SHUT_RDWR)

@@ -1,10 +1,10 @@
-"""Task processes of one node: spares started ahead, assignment, messages, and noticing at once when one ends.
+"""Task processes of one node: spares started ahead, assignment, messages, and instant notice of an end.
 
-A process costs a quarter of a second to start because of its imports, so that some wait ready. A task keeps
+A process takes a quarter of a second to start because of its imports, so some wait ready. A task keeps
 its process from generation to generation; a process is never used for a second task. The kernel closes a
-process's socket when it ends, however it ends, so that its reader thread knows within a millisecond. The
-processes are children of the task launcher, not of this one (``launcher.py``); they run the users' code, so
-that a message is believed as far as it concerns the sender's own task.
+process's socket when it ends, however it ends, so its reader thread knows within a millisecond. The
+processes are children of the task launcher (``launcher.py``), not of this process. They run the users' code,
+so a message is believed only about the sender's own task.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from agent.common.shell.worker import Worker
 from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
 from agent.rainstorm.host.shell.tasklog import TaskLog
 from agent.rainstorm.messages import control
+from agent.rainstorm.messages.launcher import SpawnTask
 from agent.wire.codec.framing import Buffer, Frame
 from agent.wire.connection import Connection
 
@@ -31,14 +32,14 @@ logger = logging.getLogger("agent.rainstorm.host.shell.supervisor")
 
 HELLO_TIMEOUT_S = 30.0
 SEND_TIMEOUT_S = 10.0
-# A generation needs three commands and an epoch one; a task that has this many unread does not read.
+# A generation needs three commands and an epoch one; a task with this many unread has stopped reading.
 COMMANDS_MAX = 100
 REFILL_DELAY_S = 2.0
-# The launcher tells of an exit a millisecond after the task's socket does.
+# The launcher reports an exit a millisecond after the task's socket closes.
 EXIT_TIMEOUT_S = 10.0
 
 Key = tuple[str, str]
-# Gets the key and process id of a task, what it says, and the payload; InvalidMessage refuses it.
+# Gets the key and process id of a task, its message, and the payload; InvalidMessage refuses the message.
 OnMessage = Callable[[Key, int, control.TaskMessage, Buffer], None]
 OnExit = Callable[[Key, int, str], None]
 
@@ -48,7 +49,7 @@ class TaskProcess:
 
     def __init__(self, number: int, sock: network.Socket, owner: TaskSupervisor) -> None:
         self.number = number
-        # The kernel's, as the process says it; 0 until then.
+        # The process id, as the process reports it; 0 until then.
         self.pid = 0
         self.connection = Connection(sock, f"task process {number}")
         self.key: Key | None = None
@@ -56,8 +57,8 @@ class TaskProcess:
         self.ready = threads.event()
         self.ended = threads.event()
         self._owner = owner
-        # Commands wait here until the process has said hello. They have a thread of their own, so that a task
-        # that does not read delays nobody.
+        # Commands wait here until the process has said hello. A separate thread sends them, so that a task
+        # that does not read delays nothing else.
         self._commands: Worker[control.Command] = Worker(
             f"task-{number}-commands", self._deliver, COMMANDS_MAX, on_error=lambda error: True
         )
@@ -81,8 +82,8 @@ class TaskProcess:
         """Notes that the launcher has reported the end of the process."""
         self._cause = cause
         self.exited.set()
-        # Its last messages can still be read. A child of it that kept a copy of the socket can not use it.
-        # Should the process be alive after all, it sees that its agent has closed the connection.
+        # Its last messages can still be read. A child that kept a copy of the socket cannot use it any more.
+        # If the process is alive after all, it sees that its agent has closed the connection.
         with contextlib.suppress(OSError):
             self.connection.sock.shutdown(network.SHUT_RDWR)
 
@@ -155,10 +156,10 @@ class TaskSupervisor:
         on_exit: OnExit,
     ) -> None:
         self.on_message = on_message
-        # How many processes have sent something that is no message.
+        # The number of processes that have sent something that is not a message.
         self.refused = 0
         self._on_exit = on_exit
-        self._parameters = {"host": host, "hydfs": hydfs_socket, "memory": memory_bytes}
+        self._parameters = (host, hydfs_socket, memory_bytes)
         self._log = TaskLog(log_path)
         self._wanted = spares
         self._lock = threads.lock()
@@ -178,7 +179,7 @@ class TaskSupervisor:
         self._thread.start()
 
     def assign(self, key: Key, generation: int, in_place: bool, command: control.Assign) -> None:
-        """Has a process run a task: the one that has it when ``in_place``, otherwise a fresh one."""
+        """Assigns a task to a process: with ``in_place`` to the one that has it, otherwise to a fresh one."""
         failure = ""
         with self._lock:
             process = self._tasks.get(key)
@@ -222,7 +223,7 @@ class TaskSupervisor:
         """Returns the first task process that fits.
 
         Raises:
-            NotFound: none does.
+            NotFound: none fits.
         """
         with self._lock:
             for key, process in sorted(self._tasks.items()):
@@ -278,11 +279,11 @@ class TaskSupervisor:
             self._fill()
             self._refill.wait()
             self._refill.clear()
-            # New spares are for the next failure: they must not take the processor from a job that begins.
+            # New spares are for the next failure: they must not compete with a job that is starting.
             self._stopping.wait(REFILL_DELAY_S)
 
     def _fill(self) -> None:
-        # One at a time: a node that starts all its spares at once would starve its own agents.
+        # One at a time: a node that started all its spares at once would starve its own agents.
         while not self._stopping.is_set():
             with self._lock:
                 if len(self._spares) >= self._wanted:
@@ -310,7 +311,7 @@ class TaskSupervisor:
         process = TaskProcess(next(self._numbers), ours, self)
         self._all[process.number] = process
         process.thread.start()
-        self.link.spawn(process.number, self._parameters, [theirs.detach(), log])
+        self.link.spawn(SpawnTask(process.number, *self._parameters), [theirs.detach(), log])
         return process
 
     def _note_exit(self, number: int, cause: str) -> None:

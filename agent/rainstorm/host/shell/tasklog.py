@@ -36,13 +36,13 @@ class TaskLog:
         self._thread: threads.Thread | None = None
 
     def start(self) -> None:
-        """Opens pipe and file and starts to copy from the one to the other."""
+        """Opens the pipe and the file and starts to copy from one to the other."""
         self._file = self._open()
         self._pipe = processes.output_pipe()
         self._thread = threads.start("task-log", self._pump, self._pipe)
 
     def writer(self) -> int:
-        """Returns a descriptor to write to, the caller's to close; what comes after the end is discarded.
+        """Returns a descriptor to write to, which the caller closes; output after the end is discarded.
 
         Raises:
             Unavailable: the log was not started.
@@ -53,7 +53,7 @@ class TaskLog:
             return self._pipe.writer()
 
     def stop(self, timeout_s: float) -> None:
-        """Closes the own end; what the tasks wrote until they ended is in the file afterwards."""
+        """Closes this side's end; afterwards everything that the tasks wrote is in the file."""
         with self._lock:
             if self._pipe is not None:
                 self._pipe.end()
@@ -66,7 +66,7 @@ class TaskLog:
                 try:
                     self._write(data)
                 except OSError as error:
-                    # A full disk must not stop the tasks: their output is lost, this line is not.
+                    # A full disk must not stop the tasks: their output is lost, but this event is logged.
                     logger.warning("task_log_failed bytes=%d error=%s", len(data), error)
         finally:
             pipe.close()

@@ -1,8 +1,8 @@
 """The two threads of a node that write for its tasks: segments of epochs, and publications.
 
-Both take their work from a bounded queue in order. Segments of all tasks of a node and epoch leave in one
-append to the node's own file of the job. Publications come one at a time for each sink task, in epoch order:
-the leader sees to that.
+Both take their work from a bounded queue in order. The segments of all tasks of a node and epoch leave in one
+append to the node's own file of the job. The leader sends publications one at a time for each sink task, in
+epoch order.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from agent.rainstorm.job.segment import PUBLISH_TIMEOUT_S, SEGMENT_FILE_BYTES, R
 logger = logging.getLogger("agent.rainstorm.host.shell.writers")
 
 # A job has one epoch in progress, and one publication for each of its sink tasks on this node: this is enough
-# for fifteen jobs of the largest size. What finds no room is dropped; the leader asks for it again.
+# for fifteen jobs of the largest size. Work that finds no room is dropped; the leader asks for it again.
 QUEUE_MAX = 1000
 SEGMENT_TIMEOUT_S = 20.0
 # An epoch's output is cut into at most this many appends (4 GiB at 1 MiB each).
 PIECES_PER_EPOCH_MAX = 4096
-# Jobs whose open file is remembered.
+# The number of jobs whose open file is remembered.
 JOBS_MAX = 100
 
 
 @dataclass(slots=True)
 class _OpenFile:
-    """The file that a job's segments go to now."""
+    """The file that a job's segments currently go to."""
 
     name: str
     size: int = 0
@@ -61,7 +61,7 @@ class SegmentWriter:
         self._file_bytes = file_bytes
         self._open: dict[str, _OpenFile] = {}
         self._files = 0
-        # An error in the work for one job must not end the work for all others: it is logged and counted.
+        # An error in one job's work must not end the work for all others: it is logged and counted.
         self._worker = Worker("segment-writer", self._append, QUEUE_MAX, on_error=lambda error: True)
         self.start = self._worker.start
 
@@ -78,7 +78,7 @@ class SegmentWriter:
         try:
             file, offset = self._write(wanted.job, b"".join(wanted.parts))
         except Exception as error:
-            # Where the file ends is no longer known, so the next epoch goes to a new one.
+            # The end of the file is no longer known, so the next epoch goes to a new file.
             self._open.pop(wanted.job, None)
             if not isinstance(error, RainStormError):
                 raise
@@ -110,7 +110,7 @@ class SegmentWriter:
         fresh = _OpenFile(segment_file(job, self._writer, self._files))
         self._storage.create_if_missing(fresh.name)
         if len(self._open) >= JOBS_MAX and job not in self._open:
-            del self._open[next(iter(self._open))]  # the oldest; should it go on, it gets a new file
+            del self._open[next(iter(self._open))]  # the oldest; if it continues, it gets a new file
         self._open[job] = fresh
         return fresh
 
@@ -143,8 +143,8 @@ class Publisher:
                 self._storage.append(wanted.sink, piece, writer, sequence, timeout_s=PUBLISH_TIMEOUT_S)
         except RainStormError as error:
             logger.warning("publication_failed job=%s epoch=%d error=%s", wanted.job, wanted.epoch, error)
-            # The leader asks again, here or elsewhere, and what is in the file already is not added twice.
-            # That would not help where the destination or the output no longer exists.
+            # The leader asks again, here or elsewhere, and output that is in the file is not added twice.
+            # Asking again would not help if the destination or the output no longer exists.
             if not error.retryable:
                 failure = Failure.of(error)
                 self._post(PublicationRefused(wanted.job, wanted.epoch, wanted.task, failure))

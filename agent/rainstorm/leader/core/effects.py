@@ -1,4 +1,4 @@
-"""What the life of a job asks the leader's shell to do."""
+"""The effects that a job asks the leader's shell to carry out."""
 
 from __future__ import annotations
 

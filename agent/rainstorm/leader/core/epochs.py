@@ -1,4 +1,4 @@
-"""The epoch in flight, as the leader sees it: who has acknowledged it and what they handed over.
+"""The epoch in flight, as the leader sees it: which tasks have acknowledged it, and what they handed over.
 
 One epoch is in flight at a time. It starts with a trigger to all agents of the job, is complete when every
 task has acknowledged it, and ends when its commit record is in the job log (Flink's two-phase commit with
@@ -15,7 +15,7 @@ from agent.rainstorm.job.plan import Split
 from agent.rainstorm.messages.joblog import CommitRecord
 from agent.rainstorm.messages.reports import TaskEpoch
 
-# An epoch that takes this long plus ten intervals means that a task hangs.
+# An epoch that takes this long plus ten intervals means that a task has stalled.
 EPOCH_TIMEOUT_S = 5.0
 
 
@@ -62,11 +62,11 @@ class Epoch:
 
 
 def wrong_position(splits: Mapping[int, Split], data_end: int, task: str, found: TaskEpoch) -> str:
-    """Returns which position a task must not commit, or ''; the user's code runs in the task's process."""
+    """Returns the problem of positions that a task must not commit, or ''; a task runs user code."""
     for index, position in found.positions.items():
         split = splits.get(index)
         if split is None or task != f"0.{split.task}":
-            return f"split {index} is not its own"
+            return f"split {index} belongs to another task"
         if not split.start <= position <= data_end:
             return f"position {position} lies outside split {index}"
     return ""

@@ -1,6 +1,6 @@
-"""The state of a job: what the records of its log add up to.
+"""The state of a job, which is computed from the records of its log.
 
-The leader appends records conditionally (each at the offset where it believes the log ends), so that a leader
+The leader appends records conditionally (each at the offset where it believes the log ends), so a leader
 that has been replaced fails at its next append. A commit record is the commit point of an epoch: once it is
 in the log the epoch happened, before that it never did. Bulk data (state, sink output) lies in the agents'
 own logs; records hold references to it.
@@ -28,9 +28,9 @@ from agent.rainstorm.messages.joblog import (
 )
 from agent.rainstorm.messages.status import CommitStatus, RecoveryStatus
 
-# What people can look back at; older history is in the log itself.
+# The history that is shown to people; older history is in the log itself.
 HISTORY_MAX = 500
-# How much the last epoch counts in a task's rate: a step in the load shows within a second.
+# The weight of the last epoch in a task's rate: a step in the load shows within a second.
 RATE_WEIGHT = 0.3
 
 NO_HEADER = SourceHeader((), 0, 0, (), 1, "")
@@ -38,7 +38,7 @@ NO_HEADER = SourceHeader((), 0, 0, (), 1, "")
 
 @dataclass(slots=True)
 class JobState:
-    """What the job log says."""
+    """The state that the job log describes."""
 
     job: str = ""
     spec: dict[str, Any] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class JobState:
     finished_at: float = 0.0
 
     def apply(self, record: JobLogRecord) -> None:
-        """Folds the next record in."""
+        """Applies the next record."""
         match record:
             case JobRecord():
                 self.job, self.spec, self.header = record.job, record.spec, record.header
@@ -146,7 +146,7 @@ class JobState:
 def fold(job: str, records: Iterable[JobLogRecord]) -> JobState:
     """Returns the state of a job from the records of its whole log.
 
-    Each record is checked against the ones before it, so that a leader can run whatever this returns.
+    Each record is checked against the ones before it, so a leader can run any state that this returns.
 
     Raises:
         Corrupt: the records are not those of this job, or contradict each other.
@@ -178,11 +178,11 @@ def _shape(record: JobRecord) -> tuple[tuple[str, ...], dict[int, None]]:
 
 
 def _problem(state: JobState, record: JobLogRecord, tasks: tuple[str, ...], splits: dict[int, None]) -> str:
-    """Returns what is wrong with a record after the first, or ''."""
+    """Returns the problem of a record after the first, or ''."""
     named: list[str] = []
     match record:
         case JobRecord():
-            return "the job is there already"
+            return "the job is already there"
         case TermRecord(term=term):
             return f"term {term} after term {state.term}" if term < state.term else ""
         case GenerationRecord(generation=generation, placement=placement):

@@ -1,10 +1,10 @@
 """The life of one job at the leader: generations, epochs, publication, recovery (a core).
 
 A job runs in **generations**. A generation is a placement of all tasks plus the committed epoch from which
-they start; any failure ends it and begins the next one: the record of the new generation goes into the job
-log, the agents put their tasks back to the last committed epoch in place and start lost ones afresh, and when
-all are prepared they start together. Frames, reports and commands carry job, term and generation, so that
-whatever belongs to an older one is ignored wherever it turns up.
+they start. Any failure ends it and begins the next one: the record of the new generation goes into the job
+log, the agents reset their tasks to the last committed epoch in place and start lost ones on new processes,
+and when all are prepared they start together. Frames, reports and commands carry job, term and generation, so
+that those of an older generation are ignored wherever they arrive.
 
 Phases: ``logging`` (a record that the next step depends on is being appended) → ``deploying`` → ``running`` →
 ``publishing`` → ``ended``; ``waiting`` when there is no usable node.
@@ -33,9 +33,9 @@ from agent.rainstorm.messages.joblog import CommitRecord, GenerationRecord, JobL
 DEPLOY_TIMEOUT_S = 20.0
 # After this many recoveries in a row without a commit the job itself is at fault.
 FRUITLESS_RECOVERIES_MAX = 5
-# How often a job that waits for something checks whether it has waited too long.
+# How often a waiting job checks whether it has waited too long.
 TICK_S = 0.5
-# What is kept of the cause of a recovery; it is for people.
+# The length to which the cause of a recovery is cut; it is for people.
 CAUSE_CHARS_MAX = 1000
 
 Outcome = Literal["finished", "failed", "cancelled"]
@@ -76,13 +76,13 @@ class JobMachine:
     # -- events ---------------------------------------------------------------------------------------
 
     def begin(self, now: float, cause: str) -> list[Effect]:
-        """Starts the job, or takes it over from the log: a new generation from the last committed epoch."""
+        """Starts the job or takes it over from the log: a new generation from the last committed epoch."""
         if self.state.outcome:
             self.phase = "ended"
             return [JobEnded(self.state.job)]
         if self.last_epoch_committed():
             return self._end(now, "finished", None)
-        # The leader before may have triggered one epoch more than the log knows of.
+        # The previous leader may have triggered one more epoch than the log knows of.
         self.state.epoch_max += 1 if self.state.generation else 0
         return self._new_generation(now, cause)
 
@@ -153,7 +153,7 @@ class JobMachine:
         return self._fail(now, f"task {report.task} on {report.node}: {report.cause}", error)
 
     def node_lost(self, now: float, node: str) -> list[Effect]:
-        """A node is not usable any more; its tasks and publications go elsewhere."""
+        """A node is no longer usable; its tasks and publications go elsewhere."""
         effects: list[Effect] = []
         if self.phase in ("deploying", "running") and node in self._nodes_in_use():
             self._fresh.update(task for task, home in self.state.placement.items() if home == node)
@@ -162,7 +162,7 @@ class JobMachine:
         return effects if self.phase == "ended" else effects + self._publish(now)
 
     def appended(self, now: float, token: int, at: float) -> list[Effect]:
-        """Records are in the log, stamped with wall-clock time ``at``: the step that waited goes on."""
+        """Records are in the log, stamped with wall-clock time ``at``: the waiting step continues."""
         if token != self._token:
             return []
         what, records = self._pending
@@ -177,10 +177,10 @@ class JobMachine:
             return self._end_when_published(now)
         if what == "generation":
             return self._deploy(now)
-        return self._committed(now) if self._epoch is not None else []  # None: its generation ended meanwhile
+        return self._committed(now) if self._epoch is not None else []  # None: its generation has ended
 
     def record_refused(self, now: float, token: int, error: RainStormError) -> list[Effect]:
-        """Records could not be read again, so nothing of them was written: the job cannot go on."""
+        """Records could not be read back, so none of them was written: the job cannot continue."""
         if token != self._token:
             return []
         self._pending = ("", ())
@@ -190,7 +190,7 @@ class JobMachine:
     def cancel(self, now: float) -> list[Effect]:
         """Ends the job on request.
 
-        What is committed stays and is published; a second request does not wait for that.
+        Committed output stays and is published; a second request does not wait for that.
         """
         if self.phase == "ended" or self._pending[0] == "outcome":
             return []
@@ -199,7 +199,7 @@ class JobMachine:
         return self._end(now, "cancelled", None)
 
     def tick(self, now: float) -> list[Effect]:
-        """Does what is due."""
+        """Runs the timers that are due."""
         self._ticked_at = now
         match self.phase:
             case "waiting" if self.nodes:
@@ -221,7 +221,7 @@ class JobMachine:
         if self.phase == "running":
             if self._epoch is not None and not self._epoch.committing:
                 return self._epoch.triggered_at + self._epoch_timeout_s()
-            if self._epoch is not None:  # the store may take its time: nothing can be done meanwhile
+            if self._epoch is not None:  # the store may be slow: nothing can be done meanwhile
                 return self._ticked_at + TICK_S
             if not self._publication.backlog():
                 return self._last_trigger_at + self.spec.epoch_interval_ms / 1000
@@ -372,7 +372,7 @@ class JobMachine:
 
     def _ended(self) -> list[Effect]:
         self.phase = "ended"
-        # The last generation may not have been deployed: then the tasks are where the one before put them.
+        # The last generation may not have been deployed: then the tasks are where the previous one put them.
         homes = dict.fromkeys([*self.state.placement.values(), *self._previous.values()])
         nodes = [node for node in homes if node in self.nodes]
         return [*(Tell(node, self._stop()) for node in nodes), JobEnded(self.state.job)]
@@ -381,8 +381,8 @@ class JobMachine:
 
     def _log(self, now: float, what: str, records: Sequence[JobLogRecord]) -> list[Effect]:
         # A later step replaces an earlier one that still waits: a failure overtakes a commit. The commit may
-        # be in the log all the same, so the records stay pending to be applied when the append of the later
-        # step is confirmed.
+        # still be in the log, so the records stay pending, and are applied when the append of the later step
+        # is confirmed.
         self._token += 1
         self._pending = (what, [*self._pending[1], *records])
         if what != "commit":
@@ -394,7 +394,7 @@ class JobMachine:
         self._phase_at = now
 
     def _address(self) -> tuple[str, int, int]:
-        """Returns job, term and generation, with which the commands to hosts begin."""
+        """Returns job, term and generation, the first fields of the commands to hosts."""
         return self.state.job, self.term, self.state.generation
 
     def _stop(self) -> commands.Stop:

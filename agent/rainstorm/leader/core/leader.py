@@ -1,8 +1,8 @@
-"""All jobs of the cluster, as the node sees them that leads in the current term (a core).
+"""All jobs of the cluster, as seen by the node that leads in the current term (a core).
 
 The agreed view names the leader; the term in it is the fencing token. A node that finds itself leader takes
 over: the shell appends a term record to the index and to the log of every unfinished job (from then on the
-former leader's appends fail), reads them to their ends and hands the folded states in with ``TookOver``.
+former leader's appends fail), reads them to their ends and passes the resulting states in ``TookOver``.
 Every job then begins a new generation from its last committed epoch. A conditional append that is refused
 means that another node has taken over: this node steps down at once.
 """
@@ -23,15 +23,15 @@ from agent.rainstorm.messages import commands, reports
 
 # A node that did not answer gets no tasks for this long, or until it sends a report.
 EXCLUDE_S = 3.0
-# Ended jobs that are kept with all their detail; the index has a summary of every one.
+# Ended jobs that are kept with all details; the index has a summary of every job.
 ENDED_KEPT_MAX = 50
-# A killed agent refuses connections at once: asking often finds it long before its silence would.
+# A killed agent refuses connections at once: frequent pings find it long before its silence would.
 PING_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class NodeLife:
-    """Whether a node is up, and in which life: a node that comes back with a new boot has another id."""
+    """Whether a node is up, and its current life: a node that comes back with a new boot has another id."""
 
     node_id: str
     up: bool
@@ -39,7 +39,7 @@ class NodeLife:
 
 @dataclass(frozen=True, slots=True)
 class ViewChanged:
-    """The agreed view has a new version: who leads in which term, and which nodes there are."""
+    """The agreed view has a new version, with the leader, its term, and the nodes."""
 
     version: int = 0
     term: int = 0
@@ -79,7 +79,7 @@ class CancelRequested:
 
 @dataclass(frozen=True, slots=True)
 class ReportReceived:
-    """An agent reports something of a job."""
+    """An agent reports something about a job."""
 
     node: str
     report: reports.Report
@@ -103,14 +103,14 @@ class LogAppended:
 
 @dataclass(frozen=True, slots=True)
 class LogRejected:
-    """A conditional append was refused: this node does not lead any more."""
+    """A conditional append was refused: this node no longer leads."""
 
     job: str
 
 
 @dataclass(frozen=True, slots=True)
 class RecordsRefused:
-    """Records could not have been read again; nothing of them was appended."""
+    """Records could not have been read back, so none of them was appended."""
 
     job: str
     token: int
@@ -126,7 +126,7 @@ class StatusWanted:
 
 @dataclass(frozen=True, slots=True)
 class ReplyStatus:
-    """Effect: give the jobs to the caller; they must be read before the next event is handled."""
+    """Effect: give the jobs to the caller, who must read them before the next event is handled."""
 
     token: int
     leading: bool
@@ -182,7 +182,7 @@ class LeaderCore:
             case TookOver(term=term, states=states):
                 return self._took_over(now, term, states)
             case JobSubmitted(state=state):
-                known = state.job in self.jobs  # a take-over meanwhile may have found it in the log
+                known = state.job in self.jobs  # a take-over may already have found it in the log
                 return self._add(now, state, "submitted") if self.leading and not known else []
             case CancelRequested(job=job):
                 return list(self.jobs[job].cancel(now)) if job in self.jobs else []
@@ -309,8 +309,8 @@ class LeaderCore:
     def _is_stray(self, node: str, report: reports.Report, machine: JobMachine | None) -> bool:
         """Tells whether a report comes from tasks that should not run.
 
-        A deployment that the network held back may reach a node after everything that was sent later: after
-        the node was told what to keep, even after the end of the job. Nobody else would stop its tasks.
+        A deployment that the network delayed may reach a node after everything that was sent later: after the
+        command that names the jobs to keep, even after the end of the job. Nobody else would stop its tasks.
         """
         if isinstance(report, reports.Published | reports.PublicationRefused):
             return False  # any node may publish
@@ -332,7 +332,7 @@ class LeaderCore:
         return effects
 
     def _readmit(self, now: float, nodes: Sequence[str]) -> list[Effect]:
-        # What they were told to stop meanwhile did not reach them.
+        # Commands to stop tasks did not reach them in that time.
         up = [node for node in nodes if self.view.is_up(node)]
         return [*(self._keep(node) for node in up), *self._renew_nodes(now)]
 
@@ -362,7 +362,7 @@ class LeaderCore:
 
     def _start_over(self) -> list[Effect]:
         # Either another node leads in a later term: then the take-over is refused. Or HyDFS was unreachable
-        # for so long that only the logs can tell what is in them.
+        # for so long that only reading the logs shows what is in them.
         effects = self._step_down()
         if effects and self.view.leader == self.name:
             self.taking_over = True

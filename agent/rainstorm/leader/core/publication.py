@@ -1,8 +1,8 @@
-"""Which committed output is on its way to the destination file (a core).
+"""Tracks the committed output on its way to the destination file (a core).
 
-One epoch of a sink task is published at a time. The next one starts when the one before is in the file,
-whichever node put it there: the store takes an older sequence of the same writer for a repetition and drops
-it. Output that was not confirmed in time, or was given to a node that is lost, is given out again. That
+One epoch of a sink task is published at a time. The next one starts when the previous one is in the file,
+whichever node put it there: the store would take a late, older sequence of the same writer for a repetition
+and drop it. Output that was not confirmed in time, or was assigned to a lost node, is assigned again. That
 changes nothing if it had been appended.
 """
 
@@ -22,7 +22,7 @@ Entry = tuple[int, str, tuple[Reference, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which node is to publish which output."""
+    """The assignment of one output to the node that publishes it."""
 
     node: str
     epoch: int
@@ -31,7 +31,7 @@ class Order:
 
 
 class Publication:
-    """The unpublished output of one job; ``state`` is the job's, kept in step."""
+    """The unpublished output of one job; it is kept in step with ``state``, the state of the job."""
 
     def __init__(self, state: JobState) -> None:
         self._state = state
@@ -41,16 +41,16 @@ class Publication:
 
     @property
     def done(self) -> bool:
-        """Tells whether everything that is committed is in the destination."""
+        """Tells whether all committed output is in the destination."""
         return not self._state.unpublished
 
     def backlog(self) -> bool:
-        """Tells whether so much waits that nothing more should be produced."""
+        """Tells whether so much output waits that no more should be produced."""
         pieces = (reference for _, _, references in self._state.unpublished for reference in references)
         return sum(length for _, _, length in pieces) > UNPUBLISHED_BYTES_MAX
 
     def next(self, now: float, nodes: Sequence[str]) -> list[Order]:
-        """Returns which node is to publish what, for every sink task of which nothing is in progress."""
+        """Returns the next assignment of every sink task that has none in progress."""
         given: list[Order] = []
         busy = {task for _, task in self._given}
         for epoch, task, references in self._state.unpublished:
@@ -81,18 +81,18 @@ class Publication:
         return (epoch, task) in self._given
 
     def lose(self, node: str) -> None:
-        """Forgets what a lost node was told."""
+        """Forgets the assignments of a lost node."""
         self._given = {key: told for key, told in self._given.items() if told[0] != node}
 
     def expire(self, now: float) -> None:
-        """Forgets what was not confirmed in time."""
+        """Forgets the assignments that were not confirmed in time."""
         self._given = {key: told for key, told in self._given.items() if now - told[1] <= PUBLISH_TIMEOUT_S}
 
     def log(self, epoch: int) -> None:
-        """Notes that the job log calls everything up to ``epoch`` published."""
+        """Notes that the job log records everything up to ``epoch`` as published."""
         self._logged = max(self._logged, epoch)
         self._confirmed = [entry for entry in self._confirmed if entry[0] > self._logged]
 
     def confirmed_only(self) -> list[Entry]:
-        """Returns what is published but not logged as such: the next leader would publish it again."""
+        """Returns the output that is published but not logged so: the next leader would publish it again."""
         return list(self._confirmed)

@@ -1,8 +1,8 @@
-"""Which segment files of a job are still needed (a core).
+"""Finds the segment files of a job that are no longer needed (a core).
 
 Agents write the state and output of epochs to numbered files of their own, and start a new file when the
 current one has become large. A file is deleted when it holds no committed state and no unpublished output and
-its writer has started a later one. So what a job keeps in HyDFS is bounded by its state, not by its run time.
+its writer has started a later one. So the space of a job in HyDFS depends on its state, not on its run time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from agent.rainstorm.job.segment import Reference
 from agent.rainstorm.leader.core.joblog import JobState
 
-# The output of one task and epoch: epoch, task, where it lies.
+# The output of one task and epoch: epoch, task, and its place.
 Output = tuple[int, str, tuple[Reference, ...]]
 
 
@@ -26,9 +26,9 @@ class SegmentFiles:
         """Returns the files that are no longer needed, each once.
 
         Args:
-            state: what is committed.
+            state: the committed state.
             written: the files that the last epoch was written to.
-            confirmed: output that is published, but not yet according to the log.
+            confirmed: output that is published, but not yet recorded so in the log.
         """
         needed = dict.fromkeys(file for references in state.segments.values() for file, _, _ in references)
         for _, _, references in (*state.unpublished, *confirmed):

@@ -1,4 +1,4 @@
-"""What people and programs see of a job, from the leader's state (a core)."""
+"""The status of a job for people and programs, from the leader's state (a core)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def describe(machine: JobMachine, now_wall: float, leader: str) -> JobStatus:
 
 
 def unreadable(job: str, submitted_at: float, error: Failure, leader: str, term: int) -> JobStatus:
-    """Returns the status of a job whose log cannot be read: nothing is known of it but why."""
+    """Returns the status of a job whose log cannot be read: only the reason is known."""
     return JobStatus(
         job=job,
         name=job,
@@ -82,14 +82,14 @@ def unreadable(job: str, submitted_at: float, error: Failure, leader: str, term:
 
 
 def shortened(status: JobStatus, commits_max: int, recoveries_max: int) -> JobStatus:
-    """Returns a status with the newest commits and recoveries only."""
+    """Returns a status with only the newest commits and recoveries."""
     commits = status.commits[-commits_max:] if commits_max else ()
     recoveries = status.recoveries[-recoveries_max:] if recoveries_max else ()
     return replace(status, commits=commits, recoveries=recoveries)
 
 
 def _rate(commits: Sequence[CommitStatus], now_wall: float) -> float:
-    """Returns the records committed per second lately."""
+    """Returns the recent number of records committed per second."""
     recent = [commit for commit in commits if now_wall - commit.at <= RATE_WINDOW_S]
     if len(recent) < 2 or recent[-1].at <= recent[0].at:
         return 0.0
@@ -97,7 +97,7 @@ def _rate(commits: Sequence[CommitStatus], now_wall: float) -> float:
 
 
 def tasks(machine: JobMachine) -> tuple[TaskStatus, ...]:
-    """Returns where each task of a running job runs."""
+    """Returns the tasks of a running job, with the node of each."""
     listed = []
     for task, node in machine.state.placement.items():
         endpoint = machine.endpoints.get(task)

@@ -1,14 +1,14 @@
-"""What a leader does with HyDFS: the index of jobs, the job logs, fencing when it takes over.
+"""A leader's use of HyDFS: the index of jobs, the job logs, fencing when it takes over.
 
-``.rainstorm/index`` lists what was submitted and how it ended; ``.rainstorm/<job>/log`` is the log of one
+``.rainstorm/index`` lists the submitted jobs and how they ended; ``.rainstorm/<job>/log`` is the log of one
 job. A leader writes both only by conditional appends at the place where it believes them to end. Taking over
 means appending a term record to each of them. After that every append of the former leader meets a longer
-file and is refused, so reading up to the own term record reads everything that the former leader will ever
-have written.
+file and is refused. So whoever reads up to its own term record has read everything that the former leader
+will ever have written.
 
 A record that cannot be used never stops a leader. A job whose log holds one is set aside: it is listed as
-unreadable, with the reason, and its files stay as they are for a release that can read them. A record of the
-index is passed over: if it said that a job has ended, the job's own log says so too.
+unreadable, with the reason, and its files stay as they are for a release that can read them. Such a record of
+the index is skipped: if it said that a job has ended, the job's own log says so too.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ logger = logging.getLogger("agent.rainstorm.leader.shell.joblog")
 FOLDER = ".rainstorm/"
 INDEX_FILE = f"{FOLDER}index"
 APPEND_TIMEOUT_S = 30.0
-# A store that cannot serve now is often back at once; one that stays away is asked less and less often.
+# A store that cannot serve now is often back at once; if it stays away, it is asked less and less often.
 TAKE_OVER_RETRY_S, TAKE_OVER_RETRY_S_MAX = 0.1, 5.0
-# A leader that must take over again in the same term so soon will probably have to once more.
+# A leader that must take over again in the same term within this time will probably have to do so once more.
 TAKE_OVER_AGAIN_S = 10.0
-# How many ended jobs are listed: a status takes about half a kilobyte of the four megabytes of an answer. The
-# index file keeps all of them.
+# The number of ended jobs that are listed: a status takes about half a kilobyte, and an answer may have four
+# megabytes. The index file keeps all of them.
 ENDED_MAX = 1000
 
 
@@ -63,13 +63,13 @@ def log_file(job: str) -> str:
 
 
 class JobLogs:
-    """The logs as one leader of one term writes them; used by the log thread and by submissions."""
+    """The logs that one leader writes in one term; used by the log thread and by submissions."""
 
     def __init__(self, storage: Storage, name: str, term: int) -> None:
         self._storage = storage
         self._name = name
         self._term = term
-        # A second take-over in the same term must not look like a repetition of the first.
+        # A second take-over in the same term must not look like a repeated request of the first.
         self._writer = f"leader-{name}-{term}-{threads.unique_id()[:8]}"
         self._lock = threads.lock()
         # The length of each log, and the sequence number of the last append to it.
@@ -82,7 +82,7 @@ class JobLogs:
 
         Raises:
             Fenced: a leader of a later term was here.
-            RainStormError: HyDFS cannot serve now; it may be tried again.
+            RainStormError: HyDFS cannot serve now; the caller may try again.
         """
         self._storage.create_if_missing(INDEX_FILE)
         submitted: dict[str, float] = {}
@@ -108,7 +108,7 @@ class JobLogs:
         """Creates the empty log of a new job.
 
         Raises:
-            RainStormError: it does not exist, or nobody knows.
+            RainStormError: it does not exist, or that is unknown.
         """
         self._storage.client.create(log_file(job))
         self._files[log_file(job)] = (0, 0)
@@ -127,9 +127,9 @@ class JobLogs:
         """Appends records where this leader believes the file to end.
 
         Raises:
-            InvalidMessage: the records could not be read again, or are too large; nothing was appended.
+            InvalidMessage: the records could not be read back, or are too large; nothing was appended.
             Conflict: another leader has written.
-            RainStormError: the outcome is unknown, and so is where the file ends: only a take-over can tell.
+            RainStormError: the outcome and the end of the file are unknown; only a take-over can find them.
         """
         data = records.encode(vocabulary, entries)
         with self._lock:
@@ -141,13 +141,13 @@ class JobLogs:
                     file, data, self._writer, sequence + 1, if_offset=length, timeout_s=APPEND_TIMEOUT_S
                 )
             except UsageError as error:
-                # The store refuses it as it is, and would do so again: the log has not changed.
+                # The store refuses this append, and would refuse it again: the log has not changed.
                 self._files[file] = (length, sequence)
                 raise InvalidMessage(f"{file}: {error.message}", hint=error.hint) from None
             self._files[file] = (length + len(data), sequence + 1)
 
     def close_job(self, job: str, summary: JobStatus) -> None:
-        """Notes in the index how a job ended and deletes what is no longer needed."""
+        """Notes in the index how a job ended and deletes the files that are no longer needed."""
         self.append(INDEX, INDEX_FILE, [records.EndedRecord(job, summary)])
         self._note_ended(job, summary)
         with self._lock:
@@ -158,7 +158,7 @@ class JobLogs:
             logger.warning("segments_not_deleted job=%s error=%s", job, error)
 
     def _jobs_with_logs(self) -> list[str]:
-        """Returns the jobs whose logs are in HyDFS: what the index would say of them, their logs say too."""
+        """Returns the jobs whose logs are in HyDFS: the logs say all that the index says about them."""
         names = [found.name for found in self._storage.client.list(FOLDER)]
         end = "/log"
         return [name[len(FOLDER) : -len(end)] for name in names if name.endswith(end)]
@@ -197,7 +197,7 @@ class JobLogs:
                     file, mark, self._writer, 1, if_offset=length, timeout_s=APPEND_TIMEOUT_S
                 )
             except Conflict:
-                continue  # the former leader was faster once more: read what it wrote
+                continue  # the former leader has appended meanwhile: read that too
             self._files[file] = (length + len(mark), 1)
             return data + mark
 
@@ -216,11 +216,11 @@ def _readable(data: bytes) -> Iterator[records.IndexRecord]:
 
 
 def _newest_term(data: bytes) -> int:
-    """Returns the newest term in a log; a record that cannot be read is left to whoever reads them all."""
+    """Returns the newest term in a log; an unreadable record is left to the reader of all records."""
     newest = 0
     with contextlib.suppress(Corrupt):
         for body in records.bodies(data):
-            if TermRecord.kind.encode() in bytes(body):  # few have it, so few are decoded twice
+            if TermRecord.kind.encode() in bytes(body):  # few records have it, so few are decoded twice
                 with contextlib.suppress(InvalidMessage):
                     newest = max(newest, records.decode_body(TERMS, body).term)
     return newest
@@ -234,7 +234,7 @@ class LogWriter:
         self._name = name
         self._post = post
         self._stopping = threads.event()
-        # When and in which term the last take-over succeeded, and how long the next one in that term waits.
+        # The time and term of the last successful take-over, and how long the next one in that term waits.
         self._took_over = (0, 0.0)
         self._pause_s = 0.0
         self.logs: JobLogs | None = None
@@ -249,7 +249,7 @@ class LogWriter:
                 states = logs.take_over()
             except Fenced as error:
                 logger.warning("take_over_refused term=%d error=%s", term, error)
-                return  # the view will say so too
+                return  # the view will soon name the later leader
             except RainStormError as error:
                 logger.warning("take_over_retry term=%d error=%s", term, error)
                 self._stopping.wait(delay_s)
@@ -262,7 +262,7 @@ class LogWriter:
             return
 
     def _pause_before(self, term: int) -> None:
-        """Waits when the same term was taken over only just now, longer each time."""
+        """Waits if the same term was taken over only a moment ago, longer each time."""
         last_term, at = self._took_over
         again = term == last_term and clock.monotonic() - at < TAKE_OVER_AGAIN_S
         longer_s = min(max(2 * self._pause_s, TAKE_OVER_RETRY_S), TAKE_OVER_RETRY_S_MAX)
@@ -285,12 +285,12 @@ class LogWriter:
             logger.warning("leadership_lost job=%s error=%s", effect.job, error)
             self._post(LogRejected(effect.job))
         except RainStormError as error:
-            # Whether the records are in the log is unknown; only a take-over, which reads the log, can tell.
+            # The records may or may not be in the log; only a take-over, which reads the log, finds out.
             logger.error("log_unavailable job=%s error=%s", effect.job, error)
             self._post(LogRejected(effect.job))
         else:
             self._post(LogAppended(effect.job, effect.token, now))
 
     def stop(self) -> None:
-        """Cuts a take-over short."""
+        """Interrupts a take-over."""
         self._stopping.set()

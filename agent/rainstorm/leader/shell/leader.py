@@ -58,9 +58,10 @@ logger = logging.getLogger("agent.rainstorm.leader.shell.leader")
 
 STATUS_TIMEOUT_S = 5.0
 CANCEL_TIMEOUT_S = 30.0
-# What the index keeps of an ended job's history.
+# The length of an ended job's history in the index.
 SUMMARY_COMMITS_MAX = SUMMARY_RECOVERIES_MAX = 100
-# What a list of all jobs has of the history of one: it must fit into one answer. A job by itself has all.
+# The length of each job's history in a list of all jobs, which must fit into one answer. The status of a
+# single job has the whole history.
 LISTED_COMMITS_MAX = LISTED_RECOVERIES_MAX = 20
 # Each job has at most one append, one deletion and its end waiting for the log thread: enough for 300 jobs.
 LOG_QUEUE_MAX = 1000
@@ -88,7 +89,7 @@ class Dispatcher:
         self._runner = CoreRunner("leader-core", self._core, self._execute, on_crash=on_crash)
         self._log_writer = LogWriter(storage, config.name, self._runner.post)
         self._on_crash = on_crash
-        # An exception there is a defect. Without its logs a leader must not go on as if nothing had happened.
+        # An exception there is a defect. Without its logs a leader must not continue as if nothing was wrong.
         self._log_thread: Worker[Callable[[], None]] = Worker(
             "job-log", lambda work: work(), LOG_QUEUE_MAX, on_error=self._log_failed
         )
@@ -161,14 +162,14 @@ class Dispatcher:
             self._runner.post(LogRejected(job))
             raise
         except RainStormError:
-            self._runner.post(LogRejected(job))  # whether it began is for the take-over to find out
+            self._runner.post(LogRejected(job))  # a take-over will show whether it began
             raise
         logger.info("job_submitted job=%s name=%s", job, state.spec.get("name", "job"))
         self._runner.post(JobSubmitted(state))
         return job
 
     def jobs(self) -> list[JobStatus]:
-        """Returns the status of all jobs, the newest first, with the end of their histories.
+        """Returns the status of all jobs, the newest first, each with the end of its history.
 
         Raises:
             NotLeader: this node does not lead.
@@ -193,7 +194,7 @@ class Dispatcher:
         return fitting[0]
 
     def wait(self, wanted: str, timeout_s: float) -> JobStatus:
-        """Returns the status of a job as soon as it has ended, or after ``timeout_s`` as it is."""
+        """Returns the status of a job once it has ended, or its current status after ``timeout_s``."""
         found = self.job(wanted)
         if found.has_ended:
             return found
@@ -209,7 +210,7 @@ class Dispatcher:
         return self.wait(job, CANCEL_TIMEOUT_S)
 
     def _remove_sink(self, state: JobState) -> None:
-        with contextlib.suppress(RainStormError):  # the error that led here is the one to tell
+        with contextlib.suppress(RainStormError):  # the error that led here is the one to report
             self._storage.client.delete(state.sink)
 
     def _not_leader(self) -> NotLeader:
@@ -250,7 +251,7 @@ class Dispatcher:
                 self._log_thread.displace(lambda: self._log_writer.take_over(term))
             case StepDown():
                 logger.info("stepped_down term=%d", self._core.term)
-                self._log_thread.clear()  # what waits there belongs to a term that has ended
+                self._log_thread.clear()  # the waiting work belongs to a term that has ended
                 with self._changed:
                     self._changed.notify_all()
             case ReplyStatus():
@@ -258,7 +259,7 @@ class Dispatcher:
             case JobEnded(job=job):
                 self._end(job)
             case DeleteFiles(names=names):
-                # What finds no room stays until the job ends.
+                # A deletion that finds no room waits until the job ends.
                 self._log_thread.try_submit(lambda: self._delete(names))
             case _:
                 assert_never(effect)
@@ -300,7 +301,7 @@ class Dispatcher:
             try:
                 logs.close_job(job, summary)
             except InvalidMessage as error:
-                # The index can do without a history that is too long for one append; the job's log has it.
+                # A history that is too long for one append is left out of the index; the job's log has it.
                 logger.warning("summary_shortened job=%s error=%s", job, error)
                 logs.close_job(job, status.shortened(summary, 0, 0))
         except RainStormError as error:
@@ -313,11 +314,11 @@ class Dispatcher:
             try:
                 self._storage.client.delete(name)
             except RainStormError as error:
-                # What is left goes with the job's other segments when the job ends.
+                # Files that are left are deleted with the job's other segments when the job ends.
                 logger.info("segments_not_deleted name=%s error=%s", name, error)
 
     def _with_identity(self, command: Command) -> Command:
-        """Adds to a deployment the certificate that the tasks of this generation share."""
+        """Adds the certificate that the tasks of this generation share to a deployment."""
         if not isinstance(command, Deploy):
             return command
         key = (command.job, command.generation)
@@ -330,7 +331,7 @@ class Dispatcher:
         try:
             link = self._link(node)
         except ConfigError as error:
-            # A node that joins while this one's configuration is older, or whoever speaks in its name.
+            # A node that joined after this one was configured, or an impostor that uses its name.
             logger.warning("command_not_sent node=%s error=%s", node, error)
             self._runner.post(AgentUnreachable(node))
             return

@@ -1,5 +1,5 @@
-"""From a job file to a job that the leader can run: everything that can be refused is refused here, before
-anything changes.
+"""Turns a job file into a job that the leader can run. Everything that can be rejected is rejected here,
+before anything changes.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _columns(storage: Storage, spec: JobSpec, source: FileStat) -> tuple[list[st
     if spec.source.format == "lines":
         return [LINE], start
     while head[start:].startswith((b"\n", b"\r\n")):
-        start = head.index(b"\n", start) + 1  # blank lines are no records, so the header comes after them
+        start = head.index(b"\n", start) + 1  # blank lines are not records, so the header comes after them
     end = first_end(head, start, quoted=True)
     if end < 0:
         if len(head) < source.length:
@@ -105,7 +105,7 @@ def _columns(storage: Storage, spec: JobSpec, source: FileStat) -> tuple[list[st
     try:
         first = next(csv.reader(text), [])
     except csv.Error as error:
-        raise JobInvalid(f"the first record of {source.name!r} is no CSV: {error}") from None
+        raise JobInvalid(f"the first record of {source.name!r} is not CSV: {error}") from None
     if len(first) > COLUMNS_MAX:
         raise JobInvalid(f"{source.name!r} has {len(first)} columns; the limit is {COLUMNS_MAX}")
     if spec.source.header:

@@ -1,9 +1,9 @@
 """Barrier alignment of one task (Carbone et al. 2015, "Lightweight Asynchronous Snapshots", section 4.2).
 
-A barrier on a channel says that everything of the epoch has come in on it. Until all channels have delivered
-the barrier the task must not take from those that have, or tuples of the next epoch would slip into this
-one's snapshot. A channel that has ended still delivers barriers. Without exactly-once nothing is held back:
-barriers are counted only.
+A barrier on a channel says that all tuples of the epoch have come in on it. Until all channels have delivered
+the barrier, the task must not take from those that have; otherwise tuples of the next epoch would get into
+this one's snapshot. A channel that has ended still delivers barriers. Without exactly-once nothing is held
+back: barriers are only counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agent.common.errors import ProtocolError
 
 
 class Alignment:
-    """Which channels are held back, and which have ended."""
+    """The channels that are held back, and those that have ended."""
 
     def __init__(self, channels: Sequence[str], *, exactly_once: bool) -> None:
         self._channels = tuple(channels)
@@ -37,7 +37,7 @@ class Alignment:
         """Records a barrier; returns the epoch that all channels have now reached, if it is a new one.
 
         Raises:
-            ProtocolError: barriers of a channel must count upwards.
+            ProtocolError: the barriers of a channel do not count upwards.
         """
         if epoch <= self._delivered.get(channel, self._epoch):
             raise ProtocolError(f"barrier {epoch} on channel {channel} after {self._delivered.get(channel)}")

@@ -2,9 +2,9 @@
 
 A source task is driven by the bytes of its splits, any other by the frames of its input channels. When an
 epoch ends (a source is triggered, another task has aligned) the chain is flushed, the state of the epoch
-closed, the barrier sent downstream and a ``Snapshot`` handed out: everything that must be durable before the
+closed, the barrier sent downstream and a ``Snapshot`` handed over: everything that must be durable before the
 epoch may be committed. After a failure ``reset`` takes the task back to the last committed epoch in place:
-operators keep their committed state, nothing is loaded from anywhere.
+operators keep their committed state, and nothing is loaded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from agent.rainstorm.task import batches, operators
 from agent.rainstorm.task.core.alignment import Alignment
 from agent.rainstorm.task.sources.splitreader import ReadRequest, SplitReader
 
-# A source takes at most this much into one epoch, which bounds what an epoch can put into memory anywhere.
+# A source takes at most this much into one epoch, which bounds the memory that an epoch needs anywhere.
 EPOCH_BYTES_MAX = 16 * 1024 * 1024
-# A full state is written instead of a delta when the deltas since the last one are twice its size.
+# A full state is written instead of a delta when the deltas since the last full one are twice its size.
 BASE_FACTOR = 2
 BASE_KEYS_MIN = 4096
 
@@ -41,7 +41,7 @@ class BatchReceived:
 
 @dataclass(frozen=True, slots=True)
 class BarrierReceived:
-    """A channel has delivered everything of an epoch."""
+    """A channel has delivered all tuples of an epoch."""
 
     channel: str
     epoch: int
@@ -64,7 +64,7 @@ class SourceRead:
 
 @dataclass(frozen=True, slots=True)
 class EpochTriggered:
-    """The leader asks for the end of ``epoch`` and tells what is committed."""
+    """The leader asks for the end of ``epoch`` and names the last committed one."""
 
     epoch: int
     committed: int
@@ -99,10 +99,10 @@ class RequestEpoch:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a task hands over at the end of an epoch.
+    """The result of an epoch, which a task hands over at its end.
 
-    ``changes`` are the keys changed (all keys when ``base``), ``output`` the sink's lines, ``positions`` the
-    first unprocessed byte of each split, ``done`` tells that the task has ended and will never send a tuple
+    ``changes`` are the changed keys (all keys when ``base``), ``output`` the sink's lines, ``positions`` the
+    first unprocessed byte of each split. ``done`` means that the task has ended and will never send a tuple
     again.
     """
 
@@ -122,7 +122,7 @@ Event = BatchReceived | BarrierReceived | EndReceived | SourceRead | EpochTrigge
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Where a task starts after a reset; ``inside`` is the quote parity of splits not yet started."""
+    """The start of a task after a reset; ``inside`` is the quote parity of splits not yet started."""
 
     epoch: int
     done: bool = False
@@ -141,7 +141,7 @@ class TaskCore:
         self._vertex = vertex
         self._operators = [operators.build(step) for step in vertex.operators]
         self._stateful = [operator for operator in self._operators if operator.state is not None]
-        assert len(self._stateful) <= 1, "an aggregation starts a vertex, so a chain has one state at most"
+        assert len(self._stateful) <= 1, "an aggregation starts a vertex, so a chain has at most one state"
         self.inputs = _tasks_of(plan, vertex_of(task) - 1)
         self.outputs = _tasks_of(plan, vertex_of(task) + 1)
         self._alignment = Alignment(self.inputs, exactly_once=spec.exactly_once)
@@ -174,7 +174,7 @@ class TaskCore:
             operator.state.load(values)
 
     def reset(self, restore: Restore) -> None:
-        """Goes back to the end of a committed epoch; whatever came after it never happened."""
+        """Goes back to the end of a committed epoch; everything after it never happened."""
         self._epoch = restore.epoch
         self._epoch_bytes = 0
         self._output = []
@@ -189,17 +189,17 @@ class TaskCore:
             self._reader.seek(restore.positions, restore.inside)
 
     def blocked(self, channel: str) -> bool:
-        """Tells whether the shell must leave a channel's bytes where they are for now."""
+        """Tells whether the shell must not read from a channel for now."""
         return self._alignment.blocked(channel)
 
     def next_read(self, size: int) -> ReadRequest | None:
-        """Returns which source bytes are wanted next, if any may be taken into this epoch."""
+        """Returns the source bytes wanted next, if any may be taken into this epoch."""
         if self._reader is None or self._epoch_bytes >= EPOCH_BYTES_MAX:
             return None
         return self._reader.next_read(size)
 
     def start(self) -> list[Effect]:
-        """Returns what a freshly reset task does first: a source that has nothing left to read ends."""
+        """Returns the first effects after a reset: a source that has nothing left to read ends."""
         return self._end_if_read_out()
 
     def handle(self, event: Event) -> list[Effect]:

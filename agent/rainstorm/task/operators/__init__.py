@@ -1,4 +1,4 @@
-"""What happens to tuples: one operator a file, pure functions on record batches and keyed state."""
+"""The operators, one per file: pure functions on record batches and keyed state."""
 
 from __future__ import annotations
 

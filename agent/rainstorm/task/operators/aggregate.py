@@ -1,11 +1,11 @@
 """Aggregate by key: a running count or sum for every key, exactly once.
 
-Input rows are (key, partial): a combiner upstream has already added up what it saw of a key in the epoch, so
+Input rows are (key, partial): a combiner upstream has already added up the values of a key in the epoch, so
 one row may stand for many tuples. ``emit`` says when results leave: ``final`` once at the end of the input,
 ``epoch`` the changed keys at the end of every epoch, ``tuple`` the new value for every single tuple (then
-partials are single tuples and values run 1, 2, 3, … without a gap).
+partials are single tuples and counts run 1, 2, 3, … without a gap).
 
-Sums are exact: integers stay integers, other numbers are ``decimal.Decimal``, so that the order of additions,
+Sums are exact: integers stay integers, and other numbers are ``decimal.Decimal``. So the order of additions,
 which differs from run to run, cannot change the result.
 """
 
@@ -22,15 +22,15 @@ from agent.rainstorm.task.operators.base import Operator
 from agent.rainstorm.task.state.keyed import KeyedState
 
 Number = int | Decimal
-# Decimal's usual 28 digits would round, and then the order of additions shows.
+# Decimal's default of 28 digits would round, and then the order of additions would change the sum.
 EXACT = Context(prec=1000)
 
 
 def number(text: bytes) -> Number:
-    """Returns the exact number that ``text`` says; an empty field counts as zero.
+    """Returns the exact number in ``text``; an empty field counts as zero.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: it is not a number.
     """
     bare = text.strip()
     if not bare:
@@ -38,7 +38,7 @@ def number(text: bytes) -> Number:
     try:
         return int(bare)
     except ValueError:
-        pass  # not an integer; Decimal decides
+        pass  # not an integer; try Decimal
     try:
         value = Decimal(bare.decode("utf-8"))
     except (ArithmeticError, UnicodeDecodeError):
@@ -49,7 +49,7 @@ def number(text: bytes) -> Number:
 
 
 def text_of(value: Number) -> bytes:
-    """Returns how a number is written: plain digits without an exponent."""
+    """Returns a number in plain digits, without an exponent."""
     return (str(value) if isinstance(value, int) else f"{value:f}").encode()
 
 
@@ -70,7 +70,7 @@ class AggregateByKey(Operator):
         self._names = [str(options.get("key", LINE)), str(options.get("function", "count"))]
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Adds the partials; returns results only when every tuple's is asked for."""
+        """Adds the partials; returns results only if the job asks for every tuple's."""
         assert self.state is not None
         state = self.state
         results: list[bytes] = []

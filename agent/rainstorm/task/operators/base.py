@@ -2,7 +2,7 @@
 
 The task calls ``process`` for every batch, ``end_epoch`` when the epoch's barrier has come in on all inputs
 (before the state is closed), and ``end_input`` once when all inputs have ended. Operators that keep state
-keep it in ``state`` only: it is what epochs, rollbacks and checkpoints know of. Anything else that an
+keep it only in ``state``, because epochs, rollbacks and checkpoints cover nothing else. Anything else that an
 operator holds must be empty after ``end_epoch``.
 """
 
@@ -27,16 +27,16 @@ class Operator:
         self.columns = tuple(columns)
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Returns what comes out for one batch."""
+        """Returns the output for one batch."""
         return [batch]
 
     def end_epoch(self) -> list[pa.RecordBatch]:
-        """Returns what has to leave before the epoch ends."""
+        """Returns the output that must leave before the epoch ends."""
         return []
 
     def end_input(self) -> list[pa.RecordBatch]:
-        """Returns what has to leave when no more input will come."""
+        """Returns the output that must leave when no more input will come."""
         return []
 
     def reset(self) -> None:
-        """Forgets what belongs to the running epoch, beside ``state``."""
+        """Forgets everything of the current epoch that is not in ``state``."""

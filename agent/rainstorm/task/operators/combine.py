@@ -1,8 +1,8 @@
 """Combine and project: the last step before tuples are hashed to an aggregation.
 
-``Combine`` adds up each key within the epoch and sends one row a key when the epoch ends (a combiner in the
-sense of MapReduce 4.3, cut at epochs so that it has nothing to persist). ``Project`` sends every tuple as
-(key, 1) or (key, value), for jobs that ask for each tuple's result.
+``Combine`` adds up each key within the epoch and sends one row for each key when the epoch ends (a combiner
+in the sense of MapReduce 4.3, cut at epochs so that it has nothing to persist). ``Project`` sends every tuple
+as (key, 1) or (key, value), for jobs that ask for each tuple's result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent.rainstorm.task.batches import bare, column_of
 from agent.rainstorm.task.operators.aggregate import Number, add, number, text_of
 from agent.rainstorm.task.operators.base import Operator
 
-# About 10 MB of Python objects: beyond it a combiner sends what it has.
+# About 10 MB of Python objects: with more keys than this, a combiner sends its rows early.
 KEYS_MAX = 100_000
 
 
@@ -66,11 +66,11 @@ class Combine(_ByKey):
         return [pa.RecordBatch.from_arrays([keys, values], names=["key", "partial"])]
 
     def end_input(self) -> list[pa.RecordBatch]:
-        """Returns what is left."""
+        """Returns the remaining rows."""
         return self.end_epoch()
 
     def reset(self) -> None:
-        """Forgets the partial results of the running epoch."""
+        """Forgets the partial results of the current epoch."""
         self._partial = {}
 
 
@@ -78,7 +78,7 @@ class Project(_ByKey):
     """Turns every tuple into a row (key, 1) or (key, value)."""
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Returns one row a tuple."""
+        """Returns one row for each tuple."""
         keys = column_of(batch, self._key)
         if self._key == LINE:
             keys = pa.array(self._keys(keys.to_pylist()), pa.binary())

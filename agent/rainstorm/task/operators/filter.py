@@ -17,7 +17,7 @@ LINE_END = re.compile("[\\r\\n]")
 
 
 class Filter(Operator):
-    """Options: ``column`` (the whole line when missing, the whole record of CSV when ``*``), one of
+    """Options: ``column`` (the whole line if missing, the whole CSV record if ``*``), one of
     ``equals``, ``contains``, ``matches``; ``invert``.
 
     ``matches`` is a regular expression of Python's ``re`` searched anywhere in the value.
@@ -40,7 +40,7 @@ class Filter(Operator):
         options = self.options
         if "equals" in options:
             wanted = options["equals"].encode()
-            if self._column == LINE:  # a line carries its line end along
+            if self._column == LINE:  # a line includes its line end
                 ends = [b"\r\n"] if wanted.endswith(b"\r") else [b"\n", b"\r\n"]
                 return pc.is_in(values, pa.array([wanted + end for end in ends], pa.binary()))
             return pc.equal(values, pa.scalar(wanted, pa.binary()))

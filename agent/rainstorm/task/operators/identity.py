@@ -1,4 +1,4 @@
-"""Identity: every tuple goes on as it came; used to test rates and delivery."""
+"""Identity: passes every tuple on unchanged; used to test rates and delivery."""
 
 from __future__ import annotations
 

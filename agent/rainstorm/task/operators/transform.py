@@ -12,6 +12,6 @@ class Transform(Operator):
     """Option: ``select``, a list of columns."""
 
     def process(self, batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Returns the tuples with the selected columns only."""
+        """Returns the tuples with only the selected columns."""
         names = list(self.options["select"])
         return [pa.RecordBatch.from_arrays([column_of(batch, name) for name in names], names=names)]

@@ -1,8 +1,8 @@
 """Connections of upstream tasks that have not yet said which task they are.
 
-A task never waits for one of them: handshake and hello are read as far as they have come in. One that takes
-too long is closed, and so is the oldest when there are too many, so that a peer that stalls costs nothing but
-its own connection.
+A task never waits for one of them: handshake and hello are read as far as they have come in. A connection
+that takes too long is closed, and so is the oldest when there are too many. So a stalled peer costs only its
+own connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agent.rainstorm.task.shell.channel import Channel
 from agent.rainstorm.task.shell.identity import Identity
 
 HELLO_TIMEOUT_S = 5.0
-# Every task of the stage before connects once in each generation.
+# Every task of the previous stage connects once in each generation.
 ARRIVALS_MAX = TASKS_PER_STAGE_MAX
 # A hello is a task's name and a number.
 HELLO_BYTES_MAX = 1024
@@ -26,23 +26,23 @@ OnHello = Callable[[Channel, Hello], None]
 
 
 class Arrivals:
-    """Accepts connections and reads their hellos, each as soon as the selector says that it can be read."""
+    """Accepts connections and reads each hello as soon as the selector says that there are bytes."""
 
     def __init__(self, listener: network.Socket, selector: network.Selector, on_hello: OnHello) -> None:
         self._listener = listener
         self._selector = selector
-        # Gets each connection with its hello, and closes it or keeps it.
+        # Is given each connection with its hello, and closes it or keeps it.
         self._on_hello = on_hello
         # When each connection is closed if its hello has not come in; the oldest is first.
         self._deadlines: dict[Channel, float] = {}
         listener.setblocking(False)
 
     def accept(self, identity: Identity | None) -> None:
-        """Takes the next connection; without an ``identity`` nobody is expected, and it is closed."""
+        """Takes the next connection; without an ``identity`` no one is expected, so it is closed."""
         try:
             plain, _ = self._listener.accept()
         except OSError:
-            return  # the peer has gone already
+            return  # the peer has already gone
         if identity is None:
             plain.close()
             return

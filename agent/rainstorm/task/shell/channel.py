@@ -1,4 +1,4 @@
-"""Channels from task to task: one TLS connection each, made anew for every generation.
+"""Channels from task to task: one TLS connection each, newly made for every generation.
 
 Sockets do not block: a task waits for all its channels and its agent at once, and a full channel never keeps
 it from hearing its agent.
@@ -48,11 +48,11 @@ class Channel:
         self.frame_bytes_max = HEADER_BYTES_MAX + PAYLOAD_BYTES_MAX
 
     def read(self) -> Frame | None:
-        """Returns the next frame that has come in whole, or None when more bytes are needed.
+        """Returns the next complete frame, or None when more bytes are needed.
 
         Raises:
             ConnectionLost: the peer is gone.
-            ProtocolError: what came in is no frame.
+            ProtocolError: the bytes are not a frame.
         """
         while True:
             while self._filled < len(self._buffer):
@@ -72,7 +72,7 @@ class Channel:
             return frame
 
     def write_some(self, data: memoryview) -> int:
-        """Sends what the channel takes now and returns how much that was.
+        """Sends as much as the channel takes now and returns the number of bytes.
 
         Raises:
             ConnectionLost: the peer is gone.
@@ -140,7 +140,7 @@ def decode_batch(data: Any) -> pa.RecordBatch:
     """Returns the batch that ``encode_batch`` wrote.
 
     Raises:
-        ProtocolError: the bytes are no Arrow stream.
+        ProtocolError: the bytes are not an Arrow stream.
     """
     try:
         return pa.ipc.open_stream(pa.py_buffer(data)).read_next_batch()

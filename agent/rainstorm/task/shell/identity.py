@@ -1,4 +1,4 @@
-"""The certificate by which the tasks of one generation of a job know each other.
+"""The certificate by which the tasks of one generation of a job recognise each other.
 
 The leader makes it for one generation and hands it to that generation's tasks only. Both ends of a channel
 show it, and it is the only one that either end accepts. So tasks hold no key of the cluster, and a task of an

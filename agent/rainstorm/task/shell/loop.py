@@ -1,9 +1,9 @@
 """The main loop of a task: turns bytes into the events of its core and the core's effects into bytes.
 
 One thread, one selector: the socket to the agent, the listener for upstream tasks, and the input channels
-that the core does not hold back. A process is started ahead of its use, with everything imported (a *spare*),
-gets a task assigned by its agent, and is reset in place for every further generation. It ends when its agent
-closes the connection. ``task.py`` is the process around it.
+that the core does not hold back. A process is started ahead of its use, with everything imported (a *spare*).
+Its agent assigns it a task, and resets it in place for every further generation. It ends when its agent
+closes the connection. ``task.py`` is the process around this loop.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from agent.wire.connection import Connection, Payload
 logger = logging.getLogger("agent.rainstorm.task.shell.loop")
 
 AGENT_TIMEOUT_S = 30.0
-# Then the agent and the other channels get their turn.
+# The bytes of one turn; then the agent and the other channels get theirs.
 FRAMES_IN_A_ROW_MAX = 64
 
 
 class GenerationOver(Exception):
-    """The agent has a newer assignment: whatever the task is doing is void."""
+    """The agent has a newer assignment: the current work of the task is void."""
 
 
 class AgentGone(Exception):
@@ -121,9 +121,9 @@ class TaskLoop:
         try:
             self._step()
         except GenerationOver:
-            pass  # the next step obeys the new assignment
+            pass  # the next step follows the new assignment
         except ConnectionLost as error:
-            # A neighbour is gone. Its agent tells the leader; this task waits for the reset.
+            # A neighbour is gone. The neighbour's agent tells the leader; this task waits for the reset.
             logger.warning("channel_lost task=%s error=%s", self._task, error)
             self._halt()
         except RainStormError as error:
@@ -207,7 +207,7 @@ class TaskLoop:
             self._core = core
         if self._core.is_source and self._source is None:
             self._source = SourceFile(self._storage, spec, layout, self._task, header)
-        self._arrivals.close()  # whoever connected belongs to an older generation
+        self._arrivals.close()  # earlier connections belong to an older generation
         self._identity = self._make_identity(command.identity)
         self._assigned = command
         quotes: dict[int, int] = {}
@@ -231,7 +231,7 @@ class TaskLoop:
             Restore(command.epoch, assigned.done, assigned.positions, command.inside, *assigned.counts)
         )
         if self._source is not None:
-            self._source.restart_rate()
+            self._source.restart()
         self._running = True
         for peer in self._inputs:
             self._watch(peer)
@@ -315,6 +315,8 @@ class TaskLoop:
         if request is None:
             return
         data = self._source.read(request)
+        if data is None:
+            return
         before = self._core.records
         effects = self._core.handle(SourceRead(request, data))
         self._source.count(self._core.records - before, len(data))

@@ -1,8 +1,8 @@
 """Cuts the splits of one source task into runs of whole records (a core: it asks for bytes and is given
 them).
 
-The position of a split is always the first byte of a record that has not been processed, outside quotes; it
-is all that a checkpoint has to remember. A record that begins before the end of its split belongs to it, so
+The position of a split is always the first byte of a record that has not been processed, outside quotes. A
+checkpoint has to remember nothing else. A record that begins before the end of its split belongs to it, so
 the last read may go beyond the end.
 """
 
@@ -17,7 +17,7 @@ from agent.rainstorm.job.plan import Split
 
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 READ_BYTES_MIN = 512
-# The last record of a split ends behind it; most records end within this.
+# The last record of a split may end beyond it; most records end within this many bytes.
 OVERRUN_BYTES = 16 * 1024
 
 
@@ -69,7 +69,7 @@ class SplitReader:
         split = self._current()
         if split is None:
             return None
-        # To find the first record of a split one must see the byte before it.
+        # The byte before a split shows whether a record begins at the split's first byte.
         offset = self._position.get(split.index, split.start - 1)
         size = max(min(size, split.end - offset + OVERRUN_BYTES), READ_BYTES_MIN, self._grown)
         return ReadRequest(split.index, offset, min(size, self._data_end - offset))
@@ -106,7 +106,7 @@ class SplitReader:
             if found > 0:
                 return found
         if at_end:
-            return len(data)  # the last record of the file has no line end
+            return len(data)  # the last record of the file may lack its line end
         rest = bytes(data[begin:]) if begin else data
         return begin + last_end(rest, quoted=self._quoted)
 

@@ -1,9 +1,9 @@
 """The keyed state of one task: what is committed, and what each uncommitted epoch changed.
 
-Values are written in place; every epoch keeps an undo log of the values that it was the first to change. So a
-commit drops one undo log, a rollback replays the undo logs newest first, both in time proportional to the
-keys touched and without any input or output, and the delta to persist is the undo log's keys with their
-present values.
+Values are written in place; every epoch keeps an undo log of the values that it was the first to change. A
+commit drops one undo log, and a rollback replays the undo logs newest first. Both take time proportional to
+the keys touched, without any input or output. The delta to persist is the undo log's keys with their current
+values.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class KeyedState:
         return len(self._values)
 
     def items(self) -> Iterable[tuple[bytes, Value]]:
-        """Returns all keys and values as they stand."""
+        """Returns all keys and their current values."""
         return self._values.items()
 
     def get(self, key: bytes) -> Value | None:
-        """Returns the value of ``key`` as it stands."""
+        """Returns the current value of ``key``."""
         return self._values.get(key)
 
     def set(self, key: bytes, value: Value) -> None:
@@ -49,7 +49,7 @@ class KeyedState:
         self._values[key] = value
 
     def changed(self) -> Iterator[tuple[bytes, Value]]:
-        """Returns the keys that the open epoch changed, with their present values."""
+        """Returns the keys that the open epoch changed, with their current values."""
         return ((key, self._values[key]) for key in self._open)
 
     def close_epoch(self, epoch: int) -> list[tuple[bytes, Value]]:
@@ -73,7 +73,7 @@ class KeyedState:
         self._undo.clear()
 
     def load(self, values: Mapping[bytes, Value]) -> None:
-        """Adds committed values, newer ones over older ones."""
+        """Adds committed values; newer ones replace older ones."""
         self._values.update(values)
 
     def _apply_undo(self, undo: Mapping[bytes, Value]) -> None:
@@ -111,4 +111,4 @@ def decode_changes(data: Buffer) -> dict[bytes, Value]:
 
 
 def _fits(value: Value) -> bool:
-    return isinstance(value, int) and value.bit_length() < 64  # msgpack knows no longer integers
+    return isinstance(value, int) and value.bit_length() < 64  # msgpack has no longer integers

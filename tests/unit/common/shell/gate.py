@@ -8,7 +8,7 @@ PATIENCE_S = 10.0
 
 
 class Gate:
-    """A handler that waits until it is opened, and what came through."""
+    """A handler that waits until it is opened, and the items that it handled."""
 
     def __init__(self) -> None:
         self.handled: list[object] = []

@@ -227,7 +227,7 @@ def test_no_room_takes_a_part_and_then_nothing(machine: MachineDisk) -> None:
         refuses(errno.ENOSPC, lambda: disk.ftruncate(descriptor, 30 * 4096))
         disk.pwrite(descriptor, b"over what is there", 0)
         disk.unlink("/file")
-        assert disk.free_bytes("/") == 0, "it is open still"
+        assert disk.free_bytes("/") == 0, "it is still open"
     assert disk.free_bytes("/") == 20 * 4096
 
 

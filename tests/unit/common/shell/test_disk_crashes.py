@@ -1,4 +1,4 @@
-"""The durable helpers keep their promises for a power cut at every call; without one of their steps, not."""
+"""The durable helpers survive a power cut at every call; without one of their steps they do not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.common.shell import disk, seam
 from tests.simulation.machine.disk import Fault, MachineDisk
 from tests.simulation.machine.powercut import power_cuts
 
-# So many lucks for each cut find every planted mistake: the rarest one shows in a third of them.
+# This many kinds of luck for each cut find every planted mistake: the rarest one shows in a third of them.
 LUCKS = 60
 OLD, NEW = b"old " * 300, b"new " * 2500
 PATH = "/data/file"
@@ -141,7 +141,7 @@ def test_a_removed_mark_does_not_come_back(seed: int) -> None:
 
 
 def test_after_a_failed_sync_of_the_folder_nobody_knows(seed: int) -> None:
-    """Both contents are possible, so that an error which says "the old file stays" would be wrong."""
+    """Both contents are possible, so an error that says "the old file stays" would be wrong."""
     for number, kept in enumerate((OLD, NEW)):
         machine = MachineDisk(random.Random(seed))
         with seam.use(seam.Seam(disk=machine.process("p"))):
@@ -170,7 +170,7 @@ def test_a_second_sync_after_a_failed_one_proves_nothing(seed: int) -> None:
 
 
 def test_a_cut_may_tear_a_write_anywhere(seed: int) -> None:
-    """The simulated disk is as unkind as a real one: parts, zeros, holes, and everything or nothing."""
+    """Like a real disk, the simulated one leaves parts, zeros, holes, everything or nothing."""
     data = bytes(range(1, 256)) * 20
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""A file behind stderr stays bounded; anything else is left alone. Lines are logfmt."""
+"""If stderr is a file, its size stays bounded; anything else is left alone. Lines are logfmt."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_pipe_is_left_alone() -> None:
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root logger, as it was before afterwards."""
+    """The root logger, which is restored afterwards."""
     found = logging.getLogger()
     handlers, level = list(found.handlers), found.level
     yield found

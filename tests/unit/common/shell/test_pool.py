@@ -1,4 +1,4 @@
-"""Pools: every call is made, refused or cancelled, and a hung one holds up nobody."""
+"""Pools: every call is made, refused or cancelled, and a stalled one delays no other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE_S = 10.0
 
 
 def test_runs_calls_side_by_side(run: Run) -> None:
-    """As many calls as there are threads are under way at once; the outcome of each is its future's."""
+    """Each thread runs a call at the same time; the outcome of a call is in its future."""
 
     def body() -> None:
         pool = Pool("test", 3, 10)
@@ -40,8 +40,8 @@ def test_runs_calls_side_by_side(run: Run) -> None:
     run(body)
 
 
-def test_hung_call_holds_up_nobody(run: Run) -> None:
-    """One thread that hangs leaves the others to the calls that come after it."""
+def test_a_hung_call_delays_no_other(run: Run) -> None:
+    """While one thread stalls, the others take the calls that come after it."""
 
     def body() -> None:
         pool, gate = Pool("test", 2, 10), Gate()
@@ -56,7 +56,7 @@ def test_hung_call_holds_up_nobody(run: Run) -> None:
 
 
 def test_adds_a_thread_when_the_idle_one_is_spoken_for() -> None:
-    """Two calls that need each other, right behind each other, while one thread is idle."""
+    """Two calls that need each other are made in quick succession, while one thread is idle."""
 
     def body() -> None:
         pool, met = Pool("test", 2, 10), [threads.event(), threads.event()]
@@ -97,7 +97,7 @@ def test_stop_cancels_what_waits(run: Run) -> None:
 
 
 def test_cancelled_call_is_not_made(run: Run) -> None:
-    """Whoever cancels the future of a call in time prevents it."""
+    """Cancelling the future of a call in time prevents the call."""
 
     def body() -> None:
         pool, gate = Pool("test", 1, 2), Gate()
@@ -112,7 +112,7 @@ def test_cancelled_call_is_not_made(run: Run) -> None:
 
 
 def test_run_logs_and_counts(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """A call for its effect that fails is not lost without a word, and the thread goes on."""
+    """A failed call without a future is logged and counted, and the thread continues."""
 
     def body() -> None:
         pool = Pool("test", 1, 5)
@@ -126,7 +126,7 @@ def test_run_logs_and_counts(run: Run, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_a_thread_is_needed() -> None:
-    """A pool without threads is a mistake."""
+    """A pool without threads is refused."""
     with pytest.raises(ValueError, match="thread"):
         Pool("test", 0, 1)
 

@@ -1,4 +1,4 @@
-"""The seam for other processes: children and the pipe that takes what they print."""
+"""The seam for other processes: children, and the pipe that takes their output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.common.shell import processes, seam
 
 
 def test_a_child_gets_the_named_descriptors_and_reports_its_exit_status() -> None:
-    """Only what is named in ``keep`` is inherited, under the same number."""
+    """Only the descriptors in ``keep`` are inherited, under the same numbers."""
     reader, writer = os.pipe()
     other = os.dup(writer)
     script = (
@@ -33,7 +33,7 @@ def test_a_child_gets_the_named_descriptors_and_reports_its_exit_status() -> Non
 
 
 def test_a_child_that_does_not_end_is_killed() -> None:
-    """Waiting ends with an error; then the caller decides."""
+    """Waiting ends with an error, and then the caller kills the child."""
     child = processes.start(["sleep", "600"])
     assert child.pid > 0
     assert child.poll() is None
@@ -45,7 +45,7 @@ def test_a_child_that_does_not_end_is_killed() -> None:
 
 
 def test_an_output_pipe_ends_with_its_last_writer() -> None:
-    """The own writer can be closed while processes still write; later writers write into nothing."""
+    """The parent's writer can be closed while processes still write; later writers' output is discarded."""
     pipe = processes.output_pipe()
     descriptor = pipe.writer()
     assert os.fstat(descriptor).st_mode & 0o777 == 0o622
@@ -63,13 +63,13 @@ def test_an_output_pipe_ends_with_its_last_writer() -> None:
 
 
 def test_a_program_that_does_not_exist_is_an_error() -> None:
-    """The caller learns it at once."""
+    """The caller gets the error at once."""
     with pytest.raises(OSError, match="no-such-program"):
         processes.start(["/no-such-program"])
 
 
 def test_own_pid_is_that_of_this_process() -> None:
-    """The real platform answers what the operating system does."""
+    """The real platform returns the operating system's id."""
     shown = subprocess.run(["sh", "-c", "echo $PPID"], capture_output=True, check=True).stdout
     assert processes.own_pid() == int(shown)
 
@@ -83,7 +83,7 @@ class _Pretended(processes.RealProcesses):
 
 
 def test_an_installed_platform_serves_instead() -> None:
-    """A simulator's processes take the place of the real ones."""
+    """A simulator's processes replace the real ones."""
     with seam.use(seam.Seam(processes=_Pretended())):
         assert processes.own_pid() == 17
         with pytest.raises(OSError, match="nothing can be started"):

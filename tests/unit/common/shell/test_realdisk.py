@@ -1,4 +1,4 @@
-"""The real disk: each method is the call of its name, and descriptors are not inherited."""
+"""The real disk: each method is the system call of that name, and descriptors are not inherited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only the real sockets can show: options of the kernel, and TLS of the standard library."""
+"""Tests that need real sockets: options of the kernel, and TLS of the standard library."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 def test_silent_peer_is_asked_and_given_up_within_a_minute() -> None:
-    """What the kernel is told (only a machine without power shows the rest)."""
+    """The options that the kernel gets (only a machine without power could show their effect)."""
     one, other = socket.socketpair(socket.AF_UNIX)
     with one, other, socket.socket(socket.AF_INET) as tcp:
         NETWORK.keep_alive(one)
@@ -106,7 +106,7 @@ def note(number: int, *, kind: int = realnetwork.IP_RECVERR) -> tuple[int, int, 
 
 
 def test_only_a_refused_datagram_is_a_refusal() -> None:
-    """A path that is too narrow or cut is not the death of the process behind it."""
+    """A path that is cut or has too small an MTU does not mean that the process is dead."""
     others = [
         ([note(number)], (f"10.0.0.{place}", 1))
         for place, number in enumerate((errno.EMSGSIZE, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO))

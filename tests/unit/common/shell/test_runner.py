@@ -37,7 +37,7 @@ class Echo:
 
 
 class Bench:
-    """A runner and what came out of it."""
+    """A runner and its output."""
 
     def __init__(self) -> None:
         self.effects: list[Any] = []
@@ -75,7 +75,7 @@ def test_a_deadline_brings_a_tick(bench: Bench) -> None:
 
 
 def test_a_full_inbox_refuses(bench: Bench) -> None:
-    """The queue is bounded; the poster is told."""
+    """The queue is bounded, and a full one is reported to the poster."""
     bench.gate.clear()
     refused = []
     for number in range(10):
@@ -87,7 +87,7 @@ def test_a_full_inbox_refuses(bench: Bench) -> None:
 
 
 def test_a_crash_of_the_core_is_reported(bench: Bench) -> None:
-    """A defect ends the thread and reaches whoever owns the service."""
+    """A defect ends the thread and reaches the owner of the service."""
     bench.runner.post("crash")
     wait_until(lambda: bench.crashes, 5, "the crash is reported")
     assert isinstance(bench.crashes[0], ValueError)

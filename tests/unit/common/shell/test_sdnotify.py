@@ -18,7 +18,7 @@ from agent.hydfs.shell.node import Engine
 
 
 class Manager:
-    """The receiving end: what systemd is to a service."""
+    """The receiving end, in the role of systemd."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -86,7 +86,7 @@ def test_a_stalled_core_stops_the_keep_alive_messages_until_it_goes_on(manager: 
     watchdog.start()
     try:
         lives, stalled = ["WATCHDOG=1", "STATUS=3 live, view 7"], ["STATUS=stalled: gate-core"]
-        assert manager.messages(5.0) == lives
+        assert manager.messages_other_than(stalled) == lives  # a busy machine may hold it up first
         core.open.clear()
         runner.post("anything")
         assert core.entered.wait(5.0)

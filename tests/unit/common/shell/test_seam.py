@@ -1,4 +1,4 @@
-"""The seam: what is installed serves, and the one before comes back."""
+"""The seam: the installed platform serves, and the previous one is restored."""
 
 from __future__ import annotations
 

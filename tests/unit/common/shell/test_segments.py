@@ -155,7 +155,7 @@ def test_without_room_for_a_new_segment_the_old_one_goes_on(machine: MachineDisk
     ],
 )
 def test_a_roll_that_fails_half_way_ends_the_use_of_both_segments(machine: MachineDisk, fault: Fault) -> None:
-    """The next start may read the new one alone: what the old one took from here on would be lost."""
+    """The next start may read only the new one: records that the old one took from here on would be lost."""
     segments, _ = opened("/logs", newest_only=True)
     segments.append([body(1)], sync=False)
     machine.faults = [fault]
@@ -181,7 +181,7 @@ def test_segments_that_cannot_be_listed_or_removed_are_a_failure(machine: Machin
 
 
 class Program:
-    """Appends with and without syncs, rolls, drops; knows what must come back."""
+    """Appends with and without syncs, rolls, drops; it knows which records must come back."""
 
     def __init__(self, *, newest_only: bool) -> None:
         self.newest_only = newest_only

@@ -11,7 +11,7 @@ import pytest
 from agent.common.shell import threads
 from tests.simulation.machine.both import Run
 
-# Long enough for a thread on a busy machine; only a failing test waits so long.
+# Long enough for a thread on a busy machine; only a failing test waits this long.
 PATIENCE_S = 10.0
 SHORT_S = 0.02
 
@@ -32,7 +32,7 @@ def test_lock_excludes(run: Run) -> None:
         other.join(PATIENCE_S)
         assert seen == [True]
         assert lock.locked()
-        lock.release()  # whoever took it
+        lock.release()  # any thread may release it
         with pytest.raises(RuntimeError):
             lock.release()
         with pytest.raises(ValueError, match="timeout"):
@@ -44,7 +44,7 @@ def test_lock_excludes(run: Run) -> None:
 
 
 def test_condition_wakes_who_waits(run: Run) -> None:
-    """``notify`` wakes one, ``notify_all`` all; each has the lock again when it goes on."""
+    """``notify`` wakes one, ``notify_all`` all; each has the lock again when it continues."""
 
     def body() -> None:
         changed = threads.condition()
@@ -59,7 +59,7 @@ def test_condition_wakes_who_waits(run: Run) -> None:
 
         everyone = [threads.start(f"waiter-{number}", wait) for number in range(3)]
         with changed:
-            # The notification of a waiter that comes may wake one that waits already: count afterwards.
+            # The notification for a new waiter may wake one that was already waiting: count afterwards.
             assert changed.wait_for(lambda: len(waiting) == 3, PATIENCE_S)
             changed.notify_all()
         for thread in everyone:
@@ -102,7 +102,7 @@ def test_condition_notifies_no_more_than_asked(run: Run) -> None:
 
 
 def test_condition_needs_its_lock(run: Run) -> None:
-    """Without the lock nobody waits or notifies; it is re-entrant, and a wait gives it up wholly."""
+    """Waiting and notifying need the lock; it is re-entrant, and a wait releases it completely."""
 
     def body() -> None:
         changed = threads.condition()
@@ -140,7 +140,7 @@ def test_two_conditions_share_a_lock(run: Run) -> None:
 
 
 def test_event(run: Run) -> None:
-    """Who waits goes on when the event is set, and the next one at once."""
+    """A waiting thread continues when the event is set, and later ones do not wait."""
 
     def body() -> None:
         event = threads.event()
@@ -161,7 +161,7 @@ def test_event(run: Run) -> None:
 
 
 def test_semaphore(run: Run) -> None:
-    """No more than so many slots are out, and no more come back."""
+    """No more slots are taken than there are, and no more come back than were taken."""
 
     def body() -> None:
         slots = threads.semaphore(2)
@@ -186,7 +186,7 @@ def test_semaphore(run: Run) -> None:
 
 
 def test_queue(run: Run) -> None:
-    """Items come in order; a full queue and an empty one make wait, up to a time-out."""
+    """Items come in order; a full or empty queue makes its caller wait, up to a time-out."""
 
     def body() -> None:
         queue = threads.queue(2)
@@ -338,7 +338,7 @@ def test_without_a_hook_the_exception_goes_on(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_clocks(run: Run) -> None:
-    """A sleep takes the time it says, on the monotonic clock and on the wall's."""
+    """A sleep takes its time on the monotonic clock and on the wall clock."""
 
     def body() -> None:
         began, wall = threads.monotonic(), threads.wall()

@@ -16,7 +16,7 @@ SHORT_S = 0.02
 
 
 def test_items_are_handled_in_order(run: Run) -> None:
-    """What was submitted before the start waits for it; the end waits for all of it."""
+    """Items that were submitted before the start wait for it; the end waits for all of them."""
 
     def body() -> None:
         handled: list[int] = []
@@ -38,7 +38,7 @@ def test_items_are_handled_in_order(run: Run) -> None:
 
 
 def test_full_queue(run: Run) -> None:
-    """A full queue makes wait, refuses, or gives way from its old end, as the caller wants it."""
+    """A full queue makes the caller wait, refuses, or drops its oldest item, as the caller chooses."""
 
     def body() -> None:
         gate, dropped = Gate(), list[int]()
@@ -69,7 +69,7 @@ def test_full_queue(run: Run) -> None:
 
 
 def test_stop_without_drain_drops_with_notice(run: Run) -> None:
-    """What is under way ends, what waits is dropped, who waits for room is told, nothing more is taken."""
+    """The item in progress ends, waiting ones are dropped, submitters are told, and nothing more is taken."""
 
     def body() -> None:
         gate, dropped, refused = Gate(), list[int](), list[bool]()
@@ -104,7 +104,7 @@ def test_stop_without_drain_drops_with_notice(run: Run) -> None:
 
 
 def test_drain_that_takes_too_long(run: Run) -> None:
-    """What still waits when the time of an orderly end has passed is dropped with notice."""
+    """Items that still wait after the time limit of an orderly end are dropped with notice."""
 
     def body() -> None:
         gate, dropped = Gate(), list[int]()
@@ -121,8 +121,8 @@ def test_drain_that_takes_too_long(run: Run) -> None:
     run(body)
 
 
-def test_who_waits_for_room_is_told_at_once(run: Run) -> None:
-    """An orderly end that takes its time lets nobody wait for room that there will not be."""
+def test_a_waiter_for_room_is_informed_at_once(run: Run) -> None:
+    """During a long orderly end, no submitter waits for room that there will never be."""
 
     def body() -> None:
         gate, refused = Gate(), threads.event()
@@ -184,7 +184,7 @@ def test_stop_from_the_own_thread(run: Run) -> None:
 
 
 def test_own_thread_never_waits_for_room(run: Run) -> None:
-    """A handler that submits to its own full queue is refused at once: nobody else would make room."""
+    """A handler that submits to its own full queue is refused at once: no other thread would make room."""
 
     def body() -> None:
         outcome: list[str] = []
@@ -211,7 +211,7 @@ def test_own_thread_never_waits_for_room(run: Run) -> None:
 
 
 def test_error_ends_the_worker_and_is_reported(run: Run) -> None:
-    """Without ``on_error`` the thread dies with a report, and nobody waits for what was left."""
+    """Without ``on_error`` the thread dies with a report, and the remaining items are dropped."""
 
     def body() -> None:
         told, dropped = list[str](), list[int]()
@@ -223,7 +223,7 @@ def test_error_ends_the_worker_and_is_reported(run: Run) -> None:
             worker.start()
             limit_at = threads.monotonic() + PATIENCE_S
             while len(dropped) < 1 or not told:
-                assert threads.monotonic() < limit_at, "what was left is not dropped, or the death not told"
+                assert threads.monotonic() < limit_at, "items are not dropped, or the death not reported"
                 threads.sleep(0.001)
             assert not worker.is_alive
             assert not worker.try_submit(3)
@@ -267,7 +267,7 @@ def test_on_error_decides(run: Run, go_on: bool) -> None:
 
 
 def test_batches(run: Run) -> None:
-    """A batch takes what waits, up to so many items and so much size; a large item still goes alone."""
+    """A batch takes the waiting items, up to a number and a size; a large item still goes alone."""
 
     def body() -> None:
         batches: list[list[int]] = []
@@ -284,7 +284,7 @@ def test_batches(run: Run) -> None:
 
 
 def test_clear(run: Run) -> None:
-    """What waits can be dropped at once, and the worker goes on."""
+    """Waiting items can be dropped at once, and the worker continues."""
 
     def body() -> None:
         gate, dropped = Gate(), list[int]()
@@ -304,7 +304,7 @@ def test_clear(run: Run) -> None:
 
 
 def test_room_is_needed(run: Run) -> None:
-    """A worker without room is a mistake."""
+    """A worker without room is refused."""
 
     def body() -> None:
         with pytest.raises(ValueError, match="room"):

@@ -1,4 +1,4 @@
-"""The gate of a rolling upgrade: what one node's repair says is still owed."""
+"""The gate of a rolling upgrade: one node's report of the work that repair still has to do."""
 
 from __future__ import annotations
 

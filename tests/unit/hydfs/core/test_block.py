@@ -1,4 +1,4 @@
-"""Journal entries: what is written is what is read, and what each one does."""
+"""Journal entries: they are read as they were written, and each changes a copy as it should."""
 
 from __future__ import annotations
 

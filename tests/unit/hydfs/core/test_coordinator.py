@@ -1,4 +1,4 @@
-"""One order, enough copies, once each."""
+"""The coordinator: one order of records, enough copies of each, and no record twice."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_quorum_is_enough_when_asked_for() -> None:
 def test_a_repeated_append_gets_the_first_answer() -> None:
     core = coordinator(writers={"v": (5, 900, 8)})
     core.append(0.0, request(0))
-    assert core.append(0.0, request(0)) == []  # joins the one under way
+    assert core.append(0.0, request(0)) == []  # joins the append in progress
     assert [effect.duplicate for effect in acks(core, 10)] == [False, True]
     assert core.append(0.0, request(0)) == [AnswerAppend(("w", 0), 1000, 10, 3, True)]
     assert core.append(0.0, request(5, writer="v")) == [AnswerAppend(("v", 5), 900, 8, 3, True)]
@@ -129,7 +129,7 @@ def test_the_window_and_the_queue_are_bounded() -> None:
 
 
 def test_a_late_sequence_is_refused_while_a_later_one_is_in_flight() -> None:
-    """Appended behind the later one, it would make that one's retry look new."""
+    """If it were appended behind the later one, a retry of the later one would look new."""
     core = coordinator()
     core.append(0.0, request(5))
     (refused,) = core.append(0.0, request(4))
@@ -202,7 +202,7 @@ def test_appends_wait_while_the_block_is_sealed_and_move_afterwards() -> None:
     assert moved.code == MOVED
 
 
-def test_a_seal_that_failed_is_told_to_all_clients() -> None:
+def test_a_seal_that_failed_is_reported_to_all_clients() -> None:
     core = coordinator()
     core.append(0.0, request(0))
     core.lose("c")

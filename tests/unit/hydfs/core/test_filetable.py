@@ -1,4 +1,4 @@
-"""What may happen to a file's register."""
+"""The changes that a file's register allows, and those that it refuses."""
 
 from __future__ import annotations
 
@@ -116,9 +116,31 @@ def test_a_put_is_invisible_until_published_and_can_be_given_up() -> None:
     published = filetable.publish("f", "p1", blocks)(reserved)
     assert made(published).sealed_length == 5
     assert filetable.publish("f", "p1", blocks)(published) == published
+    again = filetable.create("f", "p1", "all", state="creating", owner="a")
+    assert again(reserved) == reserved
+    for ended in (published, filetable.abandon("f", "p1")(reserved)):
+        with pytest.raises(Conflict, match="has ended already"):
+            again(ended)
     taken = filetable.create("f", "p2", "all", state="creating", instead_of="p1")(reserved)
     with pytest.raises(Conflict):
         filetable.publish("f", "p1", blocks)(taken)
+
+
+def test_a_file_is_described_as_its_put_left_it_whatever_was_appended() -> None:
+    blocks = [BlockEntry(number, ("a", "b", "c"), 1, "sealed", 5, 7, "") for number in range(2)]
+    value = filetable.publish("f", "p1", blocks)(filetable.create("f", "p1", "all", state="creating")(None))
+    for change in (
+        filetable.open_next("f", "p1", ["a", "b"], 1, "s"),
+        filetable.seal("f", "p1", 2, 5, 1, ["a"], {}),
+    ):
+        value = change(value)
+        found = filetable.as_put("f", value, "p1", 10)
+        assert found is not None
+        assert found.blocks == tuple(blocks)
+    for file_id, length in (("p2", 10), ("p1", 7), ("p1", 20)):
+        assert filetable.as_put("f", value, file_id, length) is None
+    assert filetable.as_put("f", filetable.remove("f", "p1")(value), "p1", 10) is None
+    assert filetable.as_put("f", None, "p1", 0) is None
 
 
 def test_replicas_change_only_on_sealed_blocks_and_never_to_none() -> None:

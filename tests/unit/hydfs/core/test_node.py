@@ -1,4 +1,4 @@
-"""The node's core: what passes between its own coordinator and replica, and to whom events go."""
+"""The node's core: messages between its own coordinator and replica, and the routing of events."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_seal_that_was_asked_for_or_timed_out_or_failed() -> None:
     assert core.next_deadline() == 1.0
     (seal,) = feed(core, Tick(), now=1.0)
     assert isinstance(seal, SealBlock)
-    assert feed(core, SealRequested(KEY)) == []  # it is being sealed already
+    assert feed(core, SealRequested(KEY)) == []  # it is already being sealed
     (refused,) = feed(core, SealFailed(KEY, "NO_MAJORITY", "no voter answers"))
     assert refused == Refuse("t", "NO_MAJORITY", "no voter answers")
     asked = node()
@@ -121,7 +121,7 @@ def test_promises_of_a_copy() -> None:
 def test_a_caller_that_left_is_forgotten_by_coordinator_and_replica() -> None:
     core = node()
     feed(core, append("t"), CallerLeft(KEY, "t"), RecordWritten(KEY, 3))
-    assert feed(core, WriteAnswered("b", KEY, 3)) == []  # the append took place; nobody waits for the answer
+    assert feed(core, WriteAnswered("b", KEY, 3)) == []  # the append took place; no one waits for it
     other = node(opened=False)
     record = Record(0, 3, chain(b"abc", 0), "w", 0, 1)
     feed(other, WriteReceived("r", KEY, "f", "s", record, b"abc"), CallerLeft(KEY, "r"))

@@ -1,4 +1,4 @@
-"""What failed is tried again less and less often."""
+"""A name that fails is retried less and less often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who copies what, and what may be dropped."""
+"""Which node copies which block, and which copies may be dropped."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_an_open_block_is_sealed_by_its_restarted_coordinator_or_the_first_survi
 
 
 def test_an_open_block_is_thin_only_while_a_new_one_gets_more_copies() -> None:
-    """Else it is sealed, and the next one is as thin, without an end."""
+    """Otherwise it would be sealed, and the next one would be just as thin, again and again."""
     thin = block(4, "ab", "open")
     assert repair.is_thin(thin, [4], ["a", "b", "c"], [], 3)
     assert not repair.is_thin(thin, [4], ["a", "b", "c"], ["c"], 3)
@@ -81,7 +81,7 @@ def test_an_open_block_is_thin_only_while_a_new_one_gets_more_copies() -> None:
 
 
 def test_copies_that_the_table_may_still_name_are_kept() -> None:
-    """A block that the table does not know yet, one that is here as it should be, one of another file."""
+    """A block that is not in the table yet, one that belongs here, and one of another file."""
     entry = file(block(0, "abc"))
     assert repair.local_actions(entry, [meta(0), meta(9)], UP, "a", 3, []) == []
     assert repair.local_actions(entry, [meta(0, file_id="id0"), meta(0)], UP, "a", 3, []) == []
@@ -94,7 +94,7 @@ def test_a_lost_holder_is_forgotten_only_when_there_are_enough_others() -> None:
 
 
 def test_a_lost_holder_stays_named_while_its_copy_may_be_needed() -> None:
-    """There are too few nodes for all copies: the lost one may come back with one."""
+    """There are too few nodes for all copies, and the lost node may come back with its copy."""
     (push,) = repair.pushes(file(block(0, "ax")), ["a", "b"], "a", 3)
     assert (push.targets, push.drop) == (("b",), ())
 

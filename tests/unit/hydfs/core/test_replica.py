@@ -1,4 +1,4 @@
-"""What a replica takes and what its promise means."""
+"""The records that a replica takes, and the meaning of its promise."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_sealed_block_takes_nothing() -> None:
 
 
 def test_a_dropped_copy_answers_everybody_who_waits() -> None:
-    """Records that are being written, records that came early, and nodes that seal."""
+    """The senders of records being written and of early records, and the nodes that are sealing."""
     replica = Replica()
     replica.write(write(b"abc", 0, token="written"))
     replica.write(write(b"xyz", 9, chain(b"abc", 0), token="early"))

@@ -1,4 +1,4 @@
-"""How a gateway finds its way."""
+"""How a gateway finds the right node."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_an_unreachable_coordinator_is_sealed_by_the_next_replica_that_answers()
     assert step == AskSeal("b", 3)
     assert route.failed(step, entry(), "UNREACHABLE", "", ()) == AskSeal("c", 3)
     assert isinstance(route.failed(AskSeal("c", 3), entry(), "UNREACHABLE", "", ()), ReadFile)
-    assert route.found(entry()) == AskCoordinator("a", 3)  # nobody answered: begin again
+    assert route.found(entry()) == AskCoordinator("a", 3)  # no node answered: begin again
     assert route.sealed() == ReadFile()
 
 

@@ -1,4 +1,4 @@
-"""Sealing for a coordinator that is gone."""
+"""Sealing a block whose coordinator is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What store agents say to each other: neighbouring releases understand each other, the rest is refused."""
+"""The messages between store agents: neighbouring releases understand each other, the rest is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients say to a store agent: neighbouring releases understand each other, the rest is refused."""
+"""The messages of a store's clients: neighbouring releases understand each other, the rest is refused."""
 
 from __future__ import annotations
 

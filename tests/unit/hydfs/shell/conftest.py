@@ -1,4 +1,4 @@
-"""What tests of the store's shells share."""
+"""The fixtures of the tests of the store's shells."""
 
 from __future__ import annotations
 

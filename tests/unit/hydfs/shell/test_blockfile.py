@@ -1,4 +1,4 @@
-"""The files of blocks: what is written, cut, replaced and removed, and how many are open."""
+"""The files of blocks: writing, cutting, replacing and removing them, and the number of open ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_was_synced_survives_with_its_name(machine: MachineDisk) -> None:
     machine.crash("nothing")
     with seam.use(seam.Seam(disk=machine.process("q"))):
         assert content(BlockFiles(FOLDER), FIRST) == b"synced"
-        # The name of the other is there, its bytes are not.
+        # The other file's name is there, but its bytes are not.
         assert content(BlockFiles(FOLDER), SECOND) == b""
 
 
@@ -88,7 +88,7 @@ def test_so_many_files_are_open_and_no_more(machine: MachineDisk, monkeypatch: p
     files = BlockFiles(FOLDER)
     for key in (FIRST, SECOND, FIRST, THIRD):
         files.write(key, b"x", 0)
-    assert process_of(machine).open_paths() == ["/blocks/id1.0", "/blocks/id2.0"], "the one used last stays"
+    assert process_of(machine).open_paths() == ["/blocks/id1.0", "/blocks/id2.0"], "the last used one stays"
     files.write(SECOND, b"y", 1)
     assert content(files, SECOND) == b"xy"
     files.close()
@@ -100,7 +100,7 @@ def test_files_are_replaced_moved_and_removed(machine: MachineDisk) -> None:
     disk.write_durably(FOLDER / "part", b"new")
     files.replace(FIRST, FOLDER / "part")
     files.write(FIRST, b"N", 0)
-    assert content(files, FIRST) == b"New", "the descriptor of the old file is not used any more"
+    assert content(files, FIRST) == b"New", "the descriptor of the old file is no longer used"
     files.move_away(FIRST, Path("/quarantine"))
     files.move_away(FIRST, Path("/quarantine"))
     assert disk.listdir("/quarantine") == ["id1.0"]
@@ -136,7 +136,7 @@ def test_a_file_that_is_gone_has_no_checksum(machine: MachineDisk) -> None:
 
 
 class Shelf:
-    """What a part sees of the store: room, and where it goes."""
+    """The part of the store that an incoming block uses: room, and a place to go."""
 
     def __init__(self, room: int = 1 << 30) -> None:
         self.root = FOLDER

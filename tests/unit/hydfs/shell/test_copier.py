@@ -1,4 +1,4 @@
-"""Copies of whole blocks: from a holder that can give them, piece by piece, checked at the end."""
+"""Copies of whole blocks: from a holder that can provide them, piece by piece, checked at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gateway knows about files, and how it reaches the node that knows more."""
+"""A gateway's knowledge about files, and how it reaches the node that knows more."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Setting:
         self.opened = filetable.open_next("f", "id1", NODES, 1, "s")(value)
         self.registers = FakeRegisters(f=self.opened)
         surroundings: tuple[Any, ...] = (self.peers, self.registers, SettableView(NODES))
-        self.table = FileTable(*surroundings, ack_timeout_s=0.5)
+        self.table = FileTable(*surroundings, ack_timeout_s=10.0)
 
     def seal(self, length: int = 10) -> None:
         change = filetable.seal("f", "id1", 0, length, 7, NODES, {})
@@ -132,7 +132,7 @@ def test_an_answer_that_the_file_moved_is_followed(setting: Setting) -> None:
 
 
 def test_a_file_that_was_deleted_and_made_again_is_found(setting: Setting) -> None:
-    """What the gateway remembered is out of date: the coordinator does not know the old id."""
+    """The gateway's cached entry is out of date: the coordinator does not know the old id."""
     setting.table.entry("f", soon())
     setting.registers.values["f"] = filetable.create("f", "id2", "all")(
         filetable.remove("f", "id1")(filetable.seal("f", "id1", 0, 0, 0, [], {})(self_opened(setting)))

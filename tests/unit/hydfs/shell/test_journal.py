@@ -106,7 +106,7 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path: Path, acks: int) -> No
 
 
 def expected_numbers(data: bytes) -> list[int]:
-    """Returns the numbers of the writer's records, each checked for being whole."""
+    """Returns the numbers of the writer's records, after checking that each is complete."""
     found, offset = [], 0
     while offset < len(data):
         number = int(data[offset : offset + 8])
@@ -129,7 +129,7 @@ def test_a_torn_tail_is_cut_and_the_open_copies_are_doubtful(tmp_path: Path) -> 
     assert contents(store) == b"onetwo"
     assert store.index[KEY].doubtful
     store.stop()
-    store = opened(tmp_path)  # the doubt itself is durable
+    store = opened(tmp_path)  # the doubtful state itself is durable
     assert store.index[KEY].doubtful
     store.stop()
 
@@ -141,7 +141,7 @@ def no_room(*_: object) -> None:
 def test_a_doubt_for_which_there_is_no_room_is_not_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The torn tail was cut off, and the disk was too full for the journal to say so: it does not start."""
+    """The torn tail was cut off, but the disk is too full to record that, so the store does not start."""
     store = opened(tmp_path)
     append(store, b"one")
     store.stop()
@@ -260,16 +260,16 @@ def test_nothing_is_written_behind_a_refused_record(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr(store, "free_bytes", lambda: 2)
         assert submit(b"def", 3) == "DISK_FULL"
-        assert submit(b"gh", 6) == "DISK_FULL"  # a smaller one that was under way: there is room for it alone
+        assert submit(b"gh", 6) == "DISK_FULL"  # a smaller one in progress, for which there is room
     assert submit(b"ijk", 8) == "DISK_FULL"
     assert store.index[KEY].length == 3
     store.write(DroppedEntry(KEY))
-    append(store, b"abc")  # a new copy begins anew
+    append(store, b"abc")  # a new copy starts from nothing
     store.stop()
 
 
 def test_an_entry_that_is_not_valid_is_set_aside_and_does_not_end_the_store(tmp_path: Path) -> None:
-    """It may have been a promise: open copies take no more records. It may have told of a file: none goes."""
+    """The entry may have been a promise, so open copies take no more records; no file is removed either."""
     store = opened(tmp_path)
     append(store, b"one")
     store.stop()
@@ -288,7 +288,7 @@ def test_an_entry_that_is_not_valid_is_set_aside_and_does_not_end_the_store(tmp_
     assert (quarantine / "id9.0").read_bytes() == b"bytes of a block"
     store.stop()
     store = opened(tmp_path)
-    assert store.refused_entries == 0, "the journal was begun anew without it"
+    assert store.refused_entries == 0, "the new journal does not have it"
     assert store.index[KEY].state == "promised"
     store.stop()
 

@@ -1,4 +1,4 @@
-"""The mark of a store folder that was found empty: it survives what it must, and goes when all is settled."""
+"""The mark of a store folder that was found empty: it survives restarts, and goes when all is settled."""
 
 from __future__ import annotations
 

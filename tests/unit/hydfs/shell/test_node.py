@@ -13,7 +13,7 @@ from tests.support import wait_until
 
 
 class Script:
-    """A core that answers events as a table says, and has a deadline when the test sets one."""
+    """A core that answers events from a table, and has a deadline when the test sets one."""
 
     def __init__(self, **effects: Sequence[str]) -> None:
         self.effects = effects

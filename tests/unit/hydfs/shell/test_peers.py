@@ -117,6 +117,7 @@ def test_a_closed_one_takes_no_work_and_drops_what_waits(peers: Peers) -> None:
     closing = threading.Thread(target=peers.close)
     closing.start()
     wait_until(lambda: not peers.later("n2", work), 5.0, "it takes no more")
+    wait_until(lambda: not peers._lanes["n2"].waiting, 5.0, "what waited is dropped")
     release.set()
     closing.join(5.0)
     assert done == []

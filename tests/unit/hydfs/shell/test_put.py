@@ -1,9 +1,9 @@
-"""Puts: what a client sends becomes visible atomically or not at all, and no slot is ever lost."""
+"""Puts: a client's bytes become visible atomically or not at all, and no slot is ever lost."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,71 +22,15 @@ from agent.common.errors import (
 )
 from agent.common.message import Done
 from agent.hydfs.core import filetable
-from agent.hydfs.core.filetable import FileEntry
 from agent.hydfs.messages.block import AskPut, DropFile, PutLife, StorePiece
-from agent.hydfs.messages.file import AbortPut, BeginPut, CommitPut, PutPiece
+from agent.hydfs.messages.file import AbortPut, CommitPut
 from agent.hydfs.shell import put as module
-from agent.hydfs.shell.put import BUFFERED_BLOCKS, PIECE_BYTES, PUTS_MAX, Puts
+from agent.hydfs.shell.put import BUFFERED_BLOCKS, PIECE_BYTES, PUTS_MAX
 from tests.support import wait_until
-from tests.unit.hydfs.fakes import FakePeers, FakeRegisters, call
-from tests.unit.hydfs.stores import SettableView
+from tests.unit.hydfs import putting
+from tests.unit.hydfs.putting import BLOCK, NODES, Gateway, all_slots_free, in_thread
 
-BLOCK = 100
-NODES = ["n1", "n2", "n3"]
-
-
-class Gateway:
-    """The puts of one agent, its surroundings, and requests by their short names."""
-
-    def __init__(self) -> None:
-        self.peers = FakePeers()
-        self.registers = FakeRegisters()
-        self.views = SettableView(NODES)
-        surroundings: tuple[Any, ...] = (self, self.peers, self.registers, self.views)
-        self.puts = Puts(*surroundings, block_size_bytes=BLOCK, ack="all")
-        self._handlers = {each.request: each.handle for each in self.puts.endpoints()}
-
-    def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
-        return [node for node in NODES if node not in avoid] or NODES
-
-    def ask(self, request: Any, payload: bytes = b"", timeout_s: float = 10.0) -> Any:
-        return self._handlers[type(request)](request, call(payload, timeout_s=timeout_s))
-
-    def begin(self, name: str = "f") -> str:
-        return str(self.ask(BeginPut(name)).file_id)
-
-    def piece(self, file_id: str, offset: int, data: bytes, timeout_s: float = 10.0) -> None:
-        self.ask(PutPiece(file_id, offset), data, timeout_s)
-
-    def entry(self, name: str = "f") -> FileEntry:
-        found = filetable.from_value(self.registers.values[name])
-        assert found is not None
-        return found
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    made = Gateway()
-    yield made
-    made.puts.close()
-
-
-def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except RainStormError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, errors
-
-
-def all_slots_free(gateway: Gateway) -> None:
-    wait_until(lambda: gateway.puts.free_slots == BUFFERED_BLOCKS, 5.0, "all slots are free")
+gateway = putting.gateway
 
 
 def test_a_put_becomes_visible_with_its_commit(gateway: Gateway) -> None:
@@ -109,122 +53,19 @@ def test_a_put_becomes_visible_with_its_commit(gateway: Gateway) -> None:
     all_slots_free(gateway)
 
 
-def test_a_begin_whose_answer_was_lost_finds_the_put_again(gateway: Gateway) -> None:
-    begun = gateway.ask(BeginPut("f", "key"))
-    gateway.piece(begun.file_id, 0, b"abc")
-    assert gateway.ask(BeginPut("f", "key")) == begun
-    assert len(gateway.puts._puts) == 1
-    assert gateway.ask(BeginPut("g", "key")).file_id != begun.file_id, "a key is good for one name"
-    assert gateway.ask(CommitPut(begun.file_id, 3, "f")).stat.length == 3
-    with pytest.raises(Conflict, match="has ended already"):
-        gateway.ask(BeginPut("f", "key"))  # a first request that was late
-    assert gateway.entry().state == "live"
-    assert len(gateway.puts._puts) == 1
-
-
-def test_two_begins_of_one_put_reserve_once(gateway: Gateway) -> None:
-    """The second one comes while the first one still asks the voters."""
-    asked, go_on = threading.Event(), threading.Event()
-    times: list[float] = []
-
-    def slow(*args: Any, **options: Any) -> Any:
-        times.append(options["timeout_s"])
-        asked.set()
-        assert go_on.wait(10.0)
-        raise NoMajority("no voter answers")
-
-    gateway.registers.change = slow  # type: ignore[method-assign]
-    first, errors = in_thread(lambda: gateway.ask(BeginPut("f", "key")))
-    assert asked.wait(5.0)
-    second, more = in_thread(lambda: gateway.ask(BeginPut("f", "key")))
-    wait_until(lambda: next(iter(gateway.puts._puts.values())).requests == 2, 5.0, "both are there")
-    go_on.set()
-    first.join(5.0)
-    second.join(5.0)
-    assert [type(error) for error in errors + more] == [NoMajority, NoMajority]
-    assert len(times) == 1
-    assert not gateway.puts._puts
-
-
-def test_a_put_that_is_aborted_while_its_name_is_reserved_leaves_nothing(gateway: Gateway) -> None:
-    change = gateway.registers.change
-
-    def abort_first(*args: Any, **options: Any) -> Any:
-        gateway.registers.change = change  # type: ignore[method-assign]
-        gateway.ask(AbortPut(filetable.put_id("f", "key")))
-        return change(*args, **options)
-
-    gateway.registers.change = abort_first  # type: ignore[method-assign]
-    with pytest.raises(NotFound, match="was aborted"):
-        gateway.ask(BeginPut("f", "key"))
-    assert gateway.entry().state == "deleted"
-    assert not gateway.puts._puts
-
-
-@pytest.mark.parametrize("appended", [0, 5])
-def test_a_commit_whose_answer_was_lost_has_the_same_answer_again(gateway: Gateway, appended: int) -> None:
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"x" * 100)
-    gateway.piece(file_id, 100, b"x" * 40)
-    found = gateway.ask(CommitPut(file_id, 140, "f"))
-    if appended:
-        change = filetable.open_next("f", file_id, NODES, 1, "session")
-        gateway.registers.values["f"] = change(gateway.registers.values["f"])
-    assert gateway.ask(CommitPut(file_id, 140, "f")) == found
-    for wrong in (CommitPut(file_id, 140), CommitPut(file_id, 100 + 7, "f"), CommitPut(file_id, 140, "g")):
-        with pytest.raises(NotFound):
-            gateway.ask(wrong)
-    gateway.registers.values["f"] = filetable.create("f", "other", "all")(None)
-    with pytest.raises(NotFound):
-        gateway.ask(CommitPut(file_id, 140, "f"))
-
-
-def test_two_commits_of_one_put_have_the_same_answer(gateway: Gateway) -> None:
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"x")
-    found: list[Any] = []
-    with gateway.puts._puts[file_id].lock:
-        threads = [in_thread(lambda: found.append(gateway.ask(CommitPut(file_id, 1, "f")))) for _ in range(2)]
-        wait_until(lambda: gateway.puts._puts[file_id].requests == 2, 5.0, "both wait")
-    for thread, _ in threads:
-        thread.join(5.0)
-    assert len(found) == 2
-    assert found[0] == found[1]
-
-
-def test_an_abort_does_not_remove_a_file_that_its_put_has_made(gateway: Gateway) -> None:
-    """The answer of the voters to the commit was lost; others may have appended since."""
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"abc")
-    change = gateway.registers.change
-
-    def lose_answer(*args: Any, **options: Any) -> Any:
-        change(*args, **options)
-        raise NoMajority("no voter answers")
-
-    gateway.registers.change = lose_answer  # type: ignore[method-assign]
-    with pytest.raises(NoMajority):
-        gateway.ask(CommitPut(file_id, 3, "f"))
-    gateway.registers.change = change  # type: ignore[method-assign]
-    gateway.ask(AbortPut(file_id))
-    assert gateway.entry().state == "live"
-    assert gateway.peers.told == []
-    assert not gateway.puts.is_alive(file_id)
-
-
 def test_an_empty_file_can_be_put(gateway: Gateway) -> None:
     assert gateway.ask(CommitPut(gateway.begin(), 0)).stat.length == 0
 
 
 def test_an_abort_while_a_piece_waits_for_a_slot_loses_no_slot(gateway: Gateway) -> None:
-    """The piece is refused; before, it took a slot that nobody gave back."""
+    """The piece is refused; an earlier version let it take a slot that was never given back."""
     for turn in range(3):
         holders = [gateway.begin(f"slow{turn}.{number}") for number in range(BUFFERED_BLOCKS)]
         for file_id in holders:
             gateway.piece(file_id, 0, b"x")
         assert gateway.puts.free_slots == 0
         late = gateway.begin(f"late{turn}")
-        thread, errors = in_thread(lambda late=late: gateway.piece(late, 0, b"x"))  # type: ignore[misc]
+        thread, errors = in_thread(partial(gateway.piece, late, 0, b"x"))
         gateway.ask(AbortPut(late))
         for file_id in holders:
             gateway.ask(AbortPut(file_id))
@@ -298,16 +139,6 @@ def test_pieces_come_in_order_and_one_that_is_sent_twice_counts_once(gateway: Ga
     assert gateway.ask(CommitPut(file_id, 3)).stat.length == 3
 
 
-def test_a_commit_that_may_be_repeated_keeps_the_put(gateway: Gateway) -> None:
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"abc")
-    gateway.registers.error = NoMajority("no voter answers")
-    with pytest.raises(NoMajority):
-        gateway.ask(CommitPut(file_id, 3))
-    gateway.registers.error = None
-    assert gateway.ask(CommitPut(file_id, 3)).stat.length == 3
-
-
 def test_a_put_that_was_taken_over_cannot_be_committed(gateway: Gateway) -> None:
     file_id = gateway.begin()
     gateway.registers.values["f"] = filetable.remove("f", file_id)(gateway.registers.values["f"])
@@ -360,7 +191,7 @@ def test_a_reservation_that_fails_leaves_no_put(gateway: Gateway) -> None:
     ("answer", "replaced"), [(PutLife(True), False), (PutLife(False), True), (Unreachable("n2"), False)]
 )
 def test_an_abandoned_reservation_is_replaced(gateway: Gateway, answer: Any, replaced: bool) -> None:
-    """Its gateway says whether it still works on the put; one that cannot be asked may."""
+    """Its gateway tells whether it still works on the put; if it does not answer, it may still do."""
 
     def respond(node: str, request: Any, payload: Any) -> Any:
         assert (node, request) == ("n2", AskPut("old"))

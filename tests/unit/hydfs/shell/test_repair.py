@@ -1,4 +1,4 @@
-"""Repair: what it compares, what it does about it, and how often it tries again."""
+"""Repair: its comparisons, its actions, and its retries."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_what_is_due_is_looked_at_next(setting: Setting) -> None:
 
 
 def test_a_defect_in_one_file_does_not_end_repair(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread goes on; the file is tried again later."""
+    """The thread continues, and the file is retried later."""
     setting.file("f")
     setting.file("g")
     setting.registers.values["f"] = "a text"
@@ -160,7 +160,7 @@ def test_an_unsealed_copy_of_a_sealed_block_is_certified(setting: Setting) -> No
     setting.file()
     setting.look()
     assert setting.store.index[KEY].state == "sealed"
-    assert "f" in setting.repair._names, "it is looked at once more"
+    assert "f" in setting.repair._names, "it is checked again"
 
 
 def test_a_block_whose_coordinator_lost_it_is_sealed(setting: Setting) -> None:
@@ -189,6 +189,27 @@ def test_the_reservation_of_an_abandoned_put_is_removed(setting: Setting) -> Non
     assert sorted(meta.name for meta in setting.store.index.values()) == ["alive", "other"]
 
 
+def test_a_put_that_was_committed_after_all_is_no_orphan(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gateway was taken for dead, and commits between the look at the file table and the change."""
+    created = filetable.create("f", "id1", "all", state="creating", owner="n9")(None)
+    setting.registers.values["f"] = created
+    setting.keep()
+    blocks = [filetable.BlockEntry(0, ("n1", "n2", "n3"), 1, "sealed", len(DATA), CRC, "")]
+    read = setting.registers.read
+
+    def read_and_commit(name: str, **options: Any) -> Any:
+        found = read(name, **options)
+        setting.registers.values["f"] = filetable.publish("f", "id1", blocks)(setting.registers.values["f"])
+        return found
+
+    monkeypatch.setattr(setting.registers, "read", read_and_commit)
+    setting.look()
+    assert setting.entry("f").state == "live"
+    assert KEY in setting.store.index
+
+
 def test_a_file_that_was_deleted_meanwhile_is_not_postponed(setting: Setting) -> None:
     setting.file()
 
@@ -215,7 +236,7 @@ def test_a_file_that_cannot_be_looked_up_is_postponed(setting: Setting) -> None:
 
 
 def test_names_that_cannot_be_listed_are_listed_later(setting: Setting) -> None:
-    """Less and less often; until then not everything is checked."""
+    """Listing is retried less and less often; until it succeeds, not everything is checked."""
     setting.registers.error = NoMajority("no voter answers")
     setting.repair._pass_at = clock.monotonic() + 60.0
     setting.compare()
@@ -242,7 +263,7 @@ def test_a_new_disk_settles_when_every_open_block_that_belongs_here_is_sealed(st
     setting.file(replicas="213", is_open=True)
     setting.compare()
     assert setting.taken_over == [("f", 0)]
-    assert setting.disk.pending, "that the block is sealed was not seen yet"
+    assert setting.disk.pending, "it is not known yet that the block is sealed"
     assert not setting.health().checked
     setting.look()
     setting.compare()
@@ -264,7 +285,7 @@ def test_a_new_disk_does_not_settle_while_a_file_cannot_be_looked_at(store: Stor
 
 
 def test_a_new_disk_does_not_settle_before_all_files_were_listed(store: Store) -> None:
-    """Without a majority of the voters nobody knows what belongs here."""
+    """Without a majority of the voters it is unknown which blocks belong here."""
     setting = Setting(store, new_disk=True)
     setting.file(replicas="123", is_open=True)
     setting.registers.error = NoMajority("too few voters answer")

@@ -1,4 +1,4 @@
-"""What store agents do for each other, in front of a real store."""
+"""The requests between store agents, with a real store."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class QueueingPeers(FakePeers):
         return not self.full
 
     def run(self) -> None:
-        """Does what is queued."""
+        """Runs the queued work."""
         work, self.queued = self.queued, []
         for each in work:
             each()
@@ -166,11 +166,11 @@ def test_without_a_node_that_is_up_no_block_is_opened(node: Node) -> None:
 
 
 def test_blocks_are_placed_on_stores_that_are_up(node: Node) -> None:
-    assert sorted(node.replicas.placement("id1", 0, [])) == NODES
+    assert sorted(node.replicas.choose("id1", 0, [])) == NODES
     node.peers.suspected = ["n2"]
-    assert node.replicas.placement("id1", 0, [])[-1] == "n2"
+    assert node.replicas.choose("id1", 0, [])[-1] == "n2"
     node.views.down = {"n2"}
-    assert sorted(node.replicas.placement("id1", 0, [])) == ["n1", "n3"]
+    assert sorted(node.replicas.choose("id1", 0, [])) == ["n1", "n3"]
 
 
 def test_a_block_with_too_few_copies_is_reported(node: Node) -> None:
@@ -219,7 +219,7 @@ def test_a_full_queue_to_a_replica_counts_as_its_failure(node: Node) -> None:
     assert node.entry().blocks == ()
 
 
-def test_a_seal_that_finds_no_room_is_told_to_the_clients(
+def test_a_seal_that_finds_no_room_is_reported_to_the_clients(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*work: Any) -> None:
@@ -231,7 +231,7 @@ def test_a_seal_that_finds_no_room_is_told_to_the_clients(
         node.ask(append(), b"abc")
 
 
-def test_a_seal_that_fails_unexpectedly_is_told_to_the_clients(
+def test_a_seal_that_fails_unexpectedly_is_reported_to_the_clients(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(effect: Any) -> None:

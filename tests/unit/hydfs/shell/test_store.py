@@ -45,7 +45,7 @@ FIRST, SECOND, THIRD = ("id1", 0), ("id2", 0), ("id3", 4)
 
 @dataclass
 class Acknowledged:
-    """What the store has said that it keeps: bytes by block, sealed blocks, dropped ones."""
+    """Everything that the store has acknowledged: bytes by block, sealed blocks, dropped ones."""
 
     data: dict[BlockKey, bytes] = field(default_factory=dict)
     sealed: set[BlockKey] = field(default_factory=set)
@@ -122,7 +122,7 @@ def contents(store: Store, key: BlockKey) -> bytes:
 
 
 def violation(known: Acknowledged) -> str | None:
-    """Returns what the store that is on the disk does not keep."""
+    """Returns an acknowledgement that the store on the disk does not keep."""
     store = opened()
     try:
         for key, data in known.data.items():
@@ -174,12 +174,14 @@ def test_what_was_acknowledged_survives_every_power_cut(seed: int) -> None:
     assert list(violations(seed, lucks=4)) == []
 
 
+@pytest.mark.slow
 def test_a_file_whose_name_was_not_synced_is_caught(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes of a large append are in the block's file alone: its name must be durable, too."""
+    """The bytes of a large append are only in the block's file, so its name must be durable too."""
     monkeypatch.setattr(BlockFiles, "_sync_names", lambda files: None)
     assert any(violations(seed, lucks=8))
 
 
+@pytest.mark.slow
 def test_a_large_append_that_is_not_synced_is_caught(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BlockFiles, "sync", lambda files, keys: None)
     assert any(violations(seed, lucks=8))
@@ -221,7 +223,7 @@ def test_a_failed_sync_ends_the_store_and_answers_no_append(machine: MachineDisk
     store.submit(record(FIRST, b"", b"abc"), b"abc", codes.append)
     wait_until(lambda: bool(crashes), 10.0, "the store ends")
     assert isinstance(crashes[0], DiskFailed)
-    assert codes == [], "the record may be on the disk or not: nothing is said about it"
+    assert codes == [], "the record may or may not be on the disk: no answer is sent"
     store.stop()
     store.submit(record(FIRST, b"", b"abc"), b"abc", codes.append)
     assert codes == [Unavailable.code]
@@ -243,7 +245,7 @@ def test_a_large_append_on_a_failing_disk_ends_the_store(machine: MachineDisk, c
 
 
 def test_an_append_whose_bytes_find_no_room_is_refused(machine: MachineDisk) -> None:
-    """Others may take the room between the look at what is free and the write."""
+    """Other processes may take the room between the check and the write."""
     writer = Writer()
     machine.faults = [Fault("pwrite", "*/blocks/*", error=errno.ENOSPC)]
     assert writer.append(FIRST, b"abc") == DiskFull.code
@@ -256,7 +258,7 @@ def test_a_journal_without_room_refuses_its_entries(machine: MachineDisk) -> Non
     assert writer.append(FIRST, b"abc") == DiskFull.code
     with pytest.raises(DiskFull, match="no room for the journal"):
         writer.store.write(PromiseEntry(SECOND, "f"))
-    assert not writer.store.index, "what was refused must not be told to other nodes"
+    assert not writer.store.index, "a refused append must not be sent to other nodes"
     writer.store.write(PromiseEntry(SECOND, "f"))
     writer.store.stop()
 
@@ -283,7 +285,7 @@ def test_an_entry_that_is_not_written_in_time_is_reported(machine: MachineDisk) 
     store.stop()
 
 
-def test_whoever_writes_after_the_end_is_told_so(machine: MachineDisk) -> None:
+def test_a_write_after_the_end_is_refused(machine: MachineDisk) -> None:
     store = opened()
     store.stop()
     with pytest.raises(Unavailable):

@@ -34,7 +34,7 @@ class Setting:
         self.events: list[Event] = []
         self.thin: list[str] = []
         surroundings: tuple[Any, ...] = (store, self.peers, self.registers, self.events.append)
-        self.sealer = Sealer(*surroundings, replicas=3, ack_timeout_s=0.05)
+        self.sealer = Sealer(*surroundings, replicas=3, ack_timeout_s=60.0)
         self.sealer.on_missing_copies = self.thin.append
 
     def entry(self) -> FileEntry:
@@ -139,11 +139,12 @@ def test_a_take_over_that_no_replica_answers_fails(setting: Setting) -> None:
         setting.sealer.take_over("f", setting.entry(), block)
 
 
-def test_full_queues_count_as_failed_replicas_and_silence_ends_with_the_time_out(setting: Setting) -> None:
+def test_full_queues_count_as_failed_replicas_and_silence_ends_with_the_time_out(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     block = setting.entry().open_block
     assert block is not None
     setting.peers.full = True
-    setting.sealer._ack_timeout = 60.0
     errors: list[Exception] = []
 
     def take_over() -> None:
@@ -157,6 +158,6 @@ def test_full_queues_count_as_failed_replicas_and_silence_ends_with_the_time_out
     thread.join(5.0)
     assert len(errors) == 1
     setting.sealer._ack_timeout = 0.05
-    setting.peers.later = lambda node, work: True  # type: ignore[method-assign]  # nobody ever answers
+    monkeypatch.setattr(setting.peers, "later", lambda node, work: True)  # nobody ever answers
     with pytest.raises(Unavailable):
         setting.sealer.take_over("f", setting.entry(), block)

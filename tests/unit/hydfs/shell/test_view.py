@@ -1,4 +1,4 @@
-"""Where the store learns the view from, and what gossip says of stores."""
+"""The store's source of the view, and the state of stores according to gossip."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def view() -> Iterator[MembershipView]:
 
 @dataclass(frozen=True, slots=True)
 class Gossip:
-    """What a membership agent says of one node; the fields that the store reads."""
+    """A membership agent's report about one node, with the fields that the store reads."""
 
     name: str
     state: str = "alive"
@@ -32,7 +32,7 @@ class Gossip:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a membership agent says of all nodes."""
+    """A membership agent's report about all nodes."""
 
     members: tuple[Gossip, ...]
 
@@ -46,7 +46,7 @@ def test_at_first_every_configured_node_is_up(view: MembershipView) -> None:
 def test_a_store_is_down_when_its_own_node_says_so(
     view: MembershipView, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What gossip says of a node that does not live counts for nothing: that is the view's business."""
+    """Gossip about a dead node does not count: the view decides about nodes."""
     found = Answer(
         (
             Gossip("n1", services={"hydfs": "up", "logs": "down"}),

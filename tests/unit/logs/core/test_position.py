@@ -1,4 +1,4 @@
-"""Positions: which file continues one, and what is a whole line."""
+"""Positions: which file continues one, and where a whole line ends."""
 
 from __future__ import annotations
 
@@ -29,14 +29,24 @@ def test_the_same_file_grown_continues_and_a_shorter_or_other_one_does_not() -> 
     assert position.continues_in(_seen(DATA + b"more"))
     assert not position.continues_in(_seen(DATA[:-1]))
     assert not position.continues_in(_seen(b"x" + DATA))
-    assert position.continues_in(Seen("a.log", 0, 1, 7, 0, None)), "nothing has changed since the last scan"
 
 
 def test_a_file_whose_beginning_was_not_read_begins_like_nothing() -> None:
     position = START.advanced(DATA)
-    assert not position.begins_like(Seen("a.log", 0, 1, 7, 0, None))
-    assert not position.begins_like(_seen(DATA[:10]))
-    assert START.begins_like(_seen(b"")), "of an empty beginning every file is a copy"
+    assert not position.begins_like(None)
+    assert not position.begins_like(DATA[:10])
+    assert START.begins_like(b""), "every file would be a copy of an empty beginning"
+
+
+def test_a_position_knows_as_much_of_the_beginning_as_its_copies_have() -> None:
+    position = START.found_in(_seen(DATA, inode=8))
+    assert (position.inode, position.offset, position.head_bytes) == (8, 0, HEAD_BYTES)
+    shorter = position.shortened_to(_seen(DATA[:50]))
+    assert shorter.head_bytes == 50
+    assert shorter.begins_like(DATA[:50])
+    assert shorter.found_in(_seen(DATA, inode=8)) == position
+    assert position.shortened_to(_seen(DATA[:31])) == position, "so little tells no file from another"
+    assert position.shortened_to(_seen(DATA)) == position
 
 
 def test_a_position_is_the_same_again_from_its_fields() -> None:

@@ -1,4 +1,4 @@
-"""Times of lines, and where in a file a time begins."""
+"""The times of lines, and the place in a file where a time begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collected logs as something to search: names, order, files that expire meanwhile."""
+"""Searching collected logs: names, order, files that expire meanwhile."""
 
 from __future__ import annotations
 

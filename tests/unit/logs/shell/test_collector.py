@@ -1,4 +1,4 @@
-"""The threads of the collection: what they send, and what they do while something does not work."""
+"""The threads of the collection: the records that they send, and their behaviour during failures."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_spool_that_cannot_be_opened_is_tried_again(away: Any, tmp_path: Path)
 
 
 class Store:
-    """A HyDFS in memory, as far as the collection uses it; ``fails`` is what each call raises."""
+    """A HyDFS in memory, with the calls that the collection uses; each call raises ``fails`` if it is set."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytearray] = {}
@@ -132,7 +132,7 @@ class Store:
         self.deleted.append(name)
 
     def content(self, log: str = "a.log") -> bytes:
-        """Returns what was collected of a log."""
+        """Returns the collected bytes of a log."""
         names = sorted(name for name in self.files if name.startswith(f".logs/vm1/{log}/"))
         return b"".join(bytes(self.files[name]) for name in names)
 
@@ -286,6 +286,25 @@ def test_a_spool_that_cannot_be_written_is_named_and_tried_again(
     wait_until(lambda: error.code in found.status().trouble, 10.0, "the trouble is named")
     failing.clear()
     bench.wait_for(_lines(0, 50))
+
+
+def test_a_record_that_cannot_be_stored_keeps_its_place(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of its log may come before it: not the rest of the file, and not the files that are newer."""
+    store = Spool.store
+    failing = [DiskFull("no room")]
+
+    def fails_once(self: Spool, record: Any) -> None:
+        if failing:
+            raise failing.pop()
+        store(self, record)
+
+    monkeypatch.setattr(Spool, "store", fails_once)
+    (bench.logs / "a.log.1").write_bytes(_lines(0, 50))
+    (bench.logs / "a.log").write_bytes(_lines(50, 60))
+    bench.start()
+    bench.wait_for(_lines(0, 60))
 
 
 def test_old_and_superfluous_files_are_deleted_but_not_the_newest(

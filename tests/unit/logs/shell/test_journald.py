@@ -1,4 +1,4 @@
-"""The system journal through a ``journalctl`` of the test's own: allowed units, cursors, lines, failures."""
+"""The system journal, through the test's own ``journalctl``: allowed units, cursors, lines, failures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from agent.common.errors import Forbidden, NotFound
 from agent.logs.shell import journald
 
-# Understands what the module asks: --field, --unit, --lines, --since, --cursor and --after-cursor.
+# Understands the options that the module uses: --field, --unit, --lines, --since, --cursor, --after-cursor.
 PROGRAM = """#!{python}
 import json, sys
 entries = [json.loads(line) for line in open({path!r})]
@@ -202,7 +202,7 @@ def test_messages_of_any_form_become_one_line_each(machine: Machine) -> None:
     ],
 )
 def test_what_is_no_entry_is_a_value_error(machine: Machine, line: str) -> None:
-    """The threads that read the journal outlive it."""
+    """The threads that read the journal survive it."""
     machine.program.write_text(f"#!/bin/sh\necho '{line}'\n")
     with pytest.raises(ValueError):  # noqa: PT011
         journald.read(UNITS, "", 10, 10_000)

@@ -1,4 +1,4 @@
-"""What is kept of the collected logs: by age, by size, and always the newest file of each log."""
+"""The collected logs that are kept: by age, by size, and always the newest file of each log."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Store:
         del self.files[name]
 
     def kept(self) -> builtins.list[str]:
-        """Returns the names that are left of the node's files."""
+        """Returns the names of the node's remaining files."""
         return sorted(name.removeprefix(".logs/vm1/") for name in self.files if name.startswith(".logs/vm1/"))
 
 

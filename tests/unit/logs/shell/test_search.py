@@ -1,4 +1,4 @@
-"""Searches with real greps: order, ranges of time, limits, and what cannot be started or read."""
+"""Searches with real greps: order, ranges of time, limits, and logs that cannot be searched or read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The requests of searches: what is refused, lost answers, ends, and their number."""
+"""The requests of searches: refusals, lost answers, ends, and their number."""
 
 from __future__ import annotations
 

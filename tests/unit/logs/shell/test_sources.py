@@ -1,4 +1,4 @@
-"""Which files are logs: rotation by name, what is passed over, what the configuration lets be read."""
+"""Which files are logs: rotation by name, files that are skipped, and files that the configuration allows."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_only_what_the_configuration_allows_is_read_of_the_system(tmp_path: Path
 
 
 def test_a_file_whose_name_belongs_to_another_one_by_now_is_not_read(tmp_path: Path) -> None:
-    """It was rotated since the folder was read; its lines would count for the wrong file."""
+    """It was rotated after the folder was read, so its lines would count for the wrong file."""
     (tmp_path / "a.log").write_text("old\n")
     (file,) = sources.in_folder(tmp_path)
     with sources.opened(file) as descriptor:
@@ -76,3 +76,14 @@ def test_a_file_whose_name_belongs_to_another_one_by_now_is_not_read(tmp_path: P
     (tmp_path / "a.log").write_text("new\n")
     with pytest.raises(OSError, match="another file now"), sources.opened(file):
         pass
+
+
+def test_a_compressed_file_whose_name_belongs_to_another_one_by_now_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.log.1.gz"
+    path.write_bytes(gzip.compress(b"old\n"))
+    (file,) = sources.in_folder(tmp_path)
+    assert sources.unpacked_part(file, 0, 10) == b"old\n"
+    path.rename(tmp_path / "a.log.2.gz")
+    path.write_bytes(gzip.compress(b"new\n"))
+    with pytest.raises(OSError, match="another file now"):
+        sources.unpacked_part(file, 0, 10)

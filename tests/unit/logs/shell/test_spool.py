@@ -1,4 +1,4 @@
-"""The spool: what was stored is there after a crash, torn tails are not, old segments go."""
+"""The spool: stored records survive a crash, torn tails do not, and old segments are deleted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_records_survive_and_acknowledged_ones_do_not_come_back(tmp_path: Path) 
     spool.close()
     again, applied = _reopened(tmp_path)
     assert again.identity == identity
-    # Positions come from all records, what is to be sent from those that have not arrived.
+    # Positions come from all records, the records to send from those that have not arrived.
     assert [each.position.offset for each in applied] == [20, 40, 60, 80, 100]
     assert _drain(again) == [_record(number).data for number in range(2, 6)]
     again.close()
@@ -128,7 +128,7 @@ def test_the_segments_of_earlier_releases_are_read(tmp_path: Path) -> None:
 
 
 def test_damage_before_good_entries_is_reported_and_nothing_is_cut(tmp_path: Path) -> None:
-    """Until now everything behind a flipped bit was cut off, records that were never sent among it."""
+    """Earlier releases cut off everything behind a flipped bit, including records that were never sent."""
     spool, _ = _reopened(tmp_path)
     for number in range(1, 6):
         spool.store(_record(number))
@@ -183,8 +183,8 @@ def test_a_spool_that_failed_is_opened_again_and_says_what_it_has(machine: Machi
 
 
 @pytest.mark.parametrize("luck", range(6))
-def test_a_record_whose_sync_failed_is_written_anew_before_its_position_counts(seed: int, luck: int) -> None:
-    """The next process may read it from memory, and its snapshot says that the lines behind it come next."""
+def test_a_record_whose_sync_failed_is_rewritten_before_its_position_counts(seed: int, luck: int) -> None:
+    """The next process may read it from memory, and then its snapshot continues behind the record."""
     machine = MachineDisk(random.Random(f"{seed}/{luck}"))
     with seam.use(seam.Seam(disk=machine.process("first"))):
         spool, _ = _reopened(FOLDER)
@@ -235,13 +235,13 @@ def test_what_was_stored_survives_every_power_cut(seed: int, monkeypatch: pytest
         spool, applied = _reopened(FOLDER)
         left = [int(data[5:11]) for data in _drain(spool)]
         spool.close()
-        # Acknowledgements may be lost, records may not, and none comes back out of its order.
+        # Acknowledgements may be lost, but records may not, and they come back in order.
         assert left == list(range(left[0], left[-1] + 1) if left else []), str(moment)
         assert not left or left[0] <= sent + 1, str(moment)
         assert (left[-1] if left else sent) >= stored, str(moment)
         assert len(applied) >= len(left), str(moment)
         identities.add(disk.read_text(FOLDER / "identity"))
-    assert len(identities) > 5, "each made its own"
+    assert len(identities) > 5, "each life made its own"
 
 
 @pytest.mark.parametrize("body", [b"\x91\xc1", msgpack.packb([1, 2, 3]), msgpack.packb([])])
@@ -261,7 +261,7 @@ def test_a_record_that_is_none_is_refused_by_name_and_the_others_are_sent(
 
 
 def test_a_state_that_cannot_be_used_is_named_and_nothing_is_removed(tmp_path: Path) -> None:
-    """To begin anew could lose lines: the numbers of the writers would be used again."""
+    """A new state could lose lines, because it would use the numbers of the writers again."""
     spool, _ = _reopened(tmp_path)
     spool.store(_record(1))
     spool._segments.roll([spooling.SNAPSHOT + msgpack.packb({"next": -1})])

@@ -79,7 +79,7 @@ def test_a_newer_view_that_is_heard_of_is_read_and_only_once_at_a_time() -> None
     assert register(bench.hear("n2", view_version=9)) == [events.ReadView()]
     assert register(bench.hear("n3", view_version=10)) == []
     announced = [e for e in bench.do(events.ViewLearned(VIEW)) if isinstance(e, events.AnnounceView)]
-    assert announced == [], "an old view wakes nobody"
+    assert announced == [], "an old view wakes no one"
 
 
 def test_the_register_is_read_again_without_a_reason() -> None:
@@ -95,7 +95,7 @@ def test_when_the_voters_are_believed_dead_there_is_no_majority_and_nothing_is_p
     for name in ("n3", "n4", "n5"):
         bench.core.monitor.roster.put(bench.now, member(name, State.DEAD), "n1")
     bench.do(Tick())
-    assert not bench.core.majority, "the register was not asked, and still: most voters are gone"
+    assert not bench.core.majority, "most voters are gone, although the register was not asked"
     effects = bench.run(30.0)
     assert not any(isinstance(effect, events.ChangeView) for effect in effects)
 
@@ -110,11 +110,11 @@ def test_after_a_failure_the_others_may_refute_before_anything_is_proposed() -> 
     assert register(bench.run(5.0)) == [events.ReadView()], "nothing is proposed before a read works"
     regained_at = bench.now
     effects = bench.do(events.ViewLearned(VIEW))
-    assert register(effects) == [], "a version that the register does not know is not asked for in a loop"
+    assert register(effects) == [], "a version that the register does not have is not requested in a loop"
     asked = [
         e.target for e in effects if isinstance(e, events.SendDatagram) and e.datagram.kind is Kind.HELLO
     ]
-    assert asked == ["n5"], "who is believed dead is asked at once"
+    assert asked == ["n5"], "members believed dead are contacted at once"
     found = register(bench.run(3.0))
     assert isinstance(found[0], events.ChangeView)
     assert bench.now >= regained_at + SETTLE_S
@@ -132,7 +132,7 @@ def proposed(bench: Bench, view: View | None, duration_s: float = 20.0) -> list[
 
 @pytest.mark.parametrize(("dead", "proposes"), [("n4 n5", True), ("n3 n4 n5", False)])
 def test_only_a_node_that_sees_a_majority_of_the_voters_proposes(dead: str, proposes: bool) -> None:
-    """The other one reads the register and has witnesses, and is itself cut off all the same."""
+    """A node in a minority may read the register and have witnesses, but it is itself cut off."""
     bench = Bench()
     bench.form()
     for name in dead.split():
@@ -143,7 +143,7 @@ def test_only_a_node_that_sees_a_majority_of_the_voters_proposes(dead: str, prop
 
 
 def test_a_node_that_was_evicted_is_readmitted_by_others_only() -> None:
-    """Who cannot be heard would otherwise come back by itself, again and again."""
+    """Otherwise a node that the others cannot hear would readmit itself again and again."""
     bench = Bench()
     bench.form()
     dead = {name: member(name, State.DEAD if name == "n1" else State.ALIVE) for name in NAMES}

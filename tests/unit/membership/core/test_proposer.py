@@ -1,4 +1,4 @@
-"""When a node proposes: batches, turns, and not before it could hear refutations."""
+"""The time of a proposal: batches, turns, and a pause in which refutations can arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which services live: by their connection and by their word."""
+"""Services are alive as long as their connection is open and they renew it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the view becomes: joins, evictions, new lives, leaders and terms."""
+"""Changes of the view: joins, evictions, new lives, leaders and terms."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def test_one_reporter_evicts_no_node_in_a_cluster_of_five() -> None:
     found = views.propose(after, table(member("d", State.DEAD)), {"d": ("a",)})
     assert found is not None, "four nodes are too few to ask for two reporters"
     evicted = views.propose(after, table(member("d", State.DEAD)), {"d": ("c",)})
-    assert evicted is None, "c is down itself, perhaps because it hears nobody"
-    assert views.propose(five, table(member("c", State.LEFT)), {}) is not None, "who leaves needs no reporter"
+    assert evicted is None, "c is down itself, and may hear no one"
+    assert views.propose(five, table(member("c", State.LEFT)), {}) is not None, "a leave needs no reporter"
 
 
 def test_a_disk_that_is_up_under_another_name_does_not_join() -> None:
@@ -129,7 +129,7 @@ def test_impossible_replacements_are_refused() -> None:
     view = changed(None, *(member(name) for name in "abcd"))
     with pytest.raises(NotFound, match="not a voter"):
         views.replace_voter(view, "d", "a", "abc")
-    with pytest.raises(Conflict, match="a voter already"):
+    with pytest.raises(Conflict, match="already a voter"):
         views.replace_voter(view, "a", "b", "abc")
     with pytest.raises(Conflict, match="not up"):
         views.replace_voter(view, "a", "z", "abc")

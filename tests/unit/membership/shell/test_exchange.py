@@ -1,4 +1,4 @@
-"""The exchange of tables over a real connection, and what a failure of it costs."""
+"""The exchange of tables over a real connection, and the effect of a failure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def member(name: str) -> Member:
 
 
 class Side:
-    """One node's table, and what the other one sent of its own."""
+    """One node's table, and the records that the other one sent."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.folder = folder
@@ -109,5 +109,5 @@ def test_defect_in_the_thread_ends_the_agent(sides: tuple[Side, Side]) -> None:
 
     one.exchange._make_client = broken
     one.exchange.ask("n2")
-    wait_until(lambda: one.crashes, 5.0, "the crash is told")
+    wait_until(lambda: one.crashes, 5.0, "the crash is reported")
     one.exchange.ask("n2")  # refused: the thread is gone

@@ -1,4 +1,4 @@
-"""What a membership agent answers, asked without a network: questions, orders, and who may give them."""
+"""A membership agent's answers, without a network: questions, orders, and the right to give orders."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_probe_of_an_agent_that_stops_knows_nothing(desk: Desk) -> None:
         desk.requests._pool.run(gate.wait, timeout_s=5.0)
     found = desk.ask(GetMembers(probe=True))
     gate.set()
-    assert [each.tcp for each in found.members] == [True, None, None], "there is no room to try anybody"
+    assert [each.tcp for each in found.members] == [True, None, None], "there is no room for a probe"
 
 
 def test_services_of_a_dead_member_are_down(desk: Desk) -> None:
@@ -168,7 +168,7 @@ def test_services_of_a_dead_member_are_down(desk: Desk) -> None:
     }
 
 
-def test_view_is_told_at_once_when_it_is_newer(desk: Desk) -> None:
+def test_a_view_is_answered_at_once_when_it_is_newer(desk: Desk) -> None:
     assert desk.ask(GetView()).view == VIEW
     assert desk.ask(WatchView(2, 60.0)).view == VIEW
     assert desk.ask(WatchView(3, 0.0)).view == VIEW
@@ -193,7 +193,7 @@ def test_watch_ends_with_the_agent_and_with_a_newer_view(desk: Desk) -> None:
     assert [view.version for view in found] == [4, 4]
 
 
-def test_events_are_told_from_any_number(desk: Desk) -> None:
+def test_events_are_reported_from_any_number(desk: Desk) -> None:
     for version in (1, 2):
         desk.event_log.add(ViewChanged(version, 1, "n1", NAMES))
     found = desk.ask(GetEvents(1))
@@ -310,13 +310,13 @@ def test_order_that_finds_no_room_is_refused(desk: Desk) -> None:
 
 def test_order_without_effect_times_out(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.membership.shell.requests.ORDER_TIMEOUT_S", 0.05)
-    desk.submit = lambda event: None  # type: ignore[method-assign]
+    monkeypatch.setattr(desk, "submit", lambda event: None)
     with pytest.raises(DeadlineExceeded, match="leaving"):
         desk.ask(Leave())
 
 
-def test_order_does_not_hold_up_the_end_of_the_agent(desk: Desk) -> None:
-    desk.submit = lambda event: None  # type: ignore[method-assign]
+def test_order_does_not_hold_up_the_end_of_the_agent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "submit", lambda event: None)
     desk.stopping.set()
     with pytest.raises(Unavailable, match="being stopped"):
         desk.ask(Leave())

@@ -73,7 +73,7 @@ def test_the_configured_gossip_key_is_the_ring_until_another_one_is_stored(tmp_p
     assert stored.stat().st_mode & 0o777 == 0o600
     assert store.load() == ring
     store.save(KeyRing((b"\xcd" * 32,)))
-    assert store.load().keys == (b"\xcd" * 32,), "the configured key counts for nothing any more"
+    assert store.load().keys == (b"\xcd" * 32,), "the configured key no longer counts"
 
 
 def test_a_key_file_that_holds_something_else_is_refused(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_voters_are_kept_until_they_change(tmp_path: Path) -> None:
     store.save(["n1", "n2"])
     assert not path.exists(), "the same names are not written again"
     store.save(("n1", "n3"))
-    assert json.loads(path.read_text()) == ["n1", "n3"], "a list of names, as releases before wrote it"
+    assert json.loads(path.read_text()) == ["n1", "n3"], "a list of names, as earlier releases wrote it"
     assert VoterStore(path).load(NAMES) == ("n1", "n3")
 
 

@@ -1,4 +1,4 @@
-"""The datagram socket: whatever is not a datagram of a member is dropped and counted, and hurts nobody."""
+"""The datagram socket: anything but a datagram of a member is dropped and counted, and does no harm."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from agent.membership.core.dissemination.seal import Opener, Sealer
 from agent.membership.core.events import Contact
 from agent.membership.datagrams import Datagram, Kind
 from agent.membership.shell.transport import Transport
+from tests.properties import examples
 from tests.support import wait_until
 
 KEY, OTHER = bytes(range(32)), bytes(32)
@@ -123,7 +124,7 @@ def test_datagram_of_an_earlier_boot_is_dropped_and_reported(place: Place) -> No
     assert place.stale == [("n2", 5)]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=1500), sealed=st.booleans())
 def test_arbitrary_bytes_do_not_get_through_nor_end_the_receiver(
     place: Place, data: bytes, sealed: bool
@@ -144,7 +145,7 @@ def test_share_of_datagrams_is_discarded_by_a_seeded_choice(place: Place) -> Non
             wait_until(
                 lambda seen=seen: place.transport.discarded + len(place.received) == seen + 1,  # type: ignore[misc]
                 5.0,
-                "it was looked at",
+                "it was processed",
             )
         kept.append([datagram.sequence for _, _, datagram in place.received[before:]])
     assert kept[0] == kept[1]
@@ -180,7 +181,7 @@ class Haunted(socket.socket):
             raise OSError(code, errno.errorcode[code])
 
 
-# What Linux makes of the codes of ICMP's "destination unreachable", and of a few other answers.
+# The errors that Linux reports for the codes of ICMP's "destination unreachable" and a few other answers.
 NETWORK_ERRORS = [
     errno.ENETUNREACH,
     errno.EHOSTUNREACH,
@@ -215,7 +216,7 @@ def test_a_socket_that_is_gone_ends_the_agent() -> None:
     Haunted.takes_over(place.transport, [errno.EBADF])
     place.transport.start()
     try:
-        wait_until(lambda: place.crashes, 5.0, "the crash is told")
+        wait_until(lambda: place.crashes, 5.0, "the crash is reported")
     finally:
         place.close()
 
@@ -236,13 +237,13 @@ def test_an_address_in_use_is_refused_by_name(place: Place) -> None:
     other.stop(1.0)
 
 
-def test_a_port_where_nobody_listens_is_told(place: Place) -> None:
+def test_a_port_where_nobody_listens_is_reported(place: Place) -> None:
     gone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     gone.bind(("127.0.0.1", 0))
     address = gone.getsockname()
     gone.close()
     place.transport.send(Contact(*address), Datagram(Kind.PING, 9, "n2"))
-    wait_until(lambda: place.refused, 5.0, "the refusal is told")
+    wait_until(lambda: place.refused, 5.0, "the refusal is reported")
     assert place.refused == [address]
 
 

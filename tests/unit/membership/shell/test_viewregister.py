@@ -1,4 +1,4 @@
-"""The register of the view: what the voters decide, who they are, and how one of them is replaced."""
+"""The register of the view: the voters' decisions, the voters' names, and the replacement of a voter."""
 
 from __future__ import annotations
 

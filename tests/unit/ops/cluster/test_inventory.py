@@ -104,6 +104,7 @@ def test_the_choice_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         inventory.find(str(tmp_path / "absent"))
 
 
+@pytest.mark.slow
 def test_ansible_reads_the_same_file(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "c", tmp_path / "inventory")
     layout.prepare(5)

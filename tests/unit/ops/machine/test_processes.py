@@ -94,7 +94,7 @@ def test_a_recycled_process_id_is_not_signalled(folder: Path) -> None:
 def test_what_ignores_sigterm_is_killed_and_counted(folder: Path) -> None:
     _start(folder, STUBBORN, says="deaf")
     _start(folder, "import time; time.sleep(600)", "vm2")
-    ended, killed = processes.terminate_all(lambda: processes.marked(folder), lambda each: True, 0.5)
+    ended, killed = processes.terminate_all(lambda: processes.marked(folder), lambda each: True, 2.0)
     assert (ended, killed) == (1, 1)
     assert processes.marked(folder) == []
 

@@ -1,4 +1,4 @@
-"""``fab list`` over a listing of many pages, and what it says of files whose entry is damaged."""
+"""``fab list`` over a listing of many pages, and its message about files with a damaged entry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.hydfs.messages.file import BlockStat, FileStat, Listed, ListFiles
 from agent.wire.client import Answered
 from ops.tasks import hydfs
 
-FILES, PAGE = 20_000, 700
+FILES, PAGE = 2_000, 70
 
 
 class Table:

@@ -1,4 +1,4 @@
-"""HyDFS as the engine uses it: whole reads, appends until they are certain, lines kept together."""
+"""The engine's access to HyDFS: complete reads, appends until they are certain, lines kept together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.rainstorm.memorystore import MemoryStore
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
-    """A store with one file; tries follow each other at once."""
+    """A store with one file; attempts follow each other at once."""
     monkeypatch.setattr(module, "RETRY_S", 0.0005)
     made = MemoryStore()
     made.put_bytes("f", bytes(range(200)))
@@ -25,7 +25,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
 
 
 def test_a_read_is_whole(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In pieces, and again after an error that may pass."""
+    """It reads in pieces, and retries after an error that may pass."""
     monkeypatch.setattr(module, "READ_BYTES_MAX", 64)
     store.fail("read", Unavailable("no copy"), 3)
     found = store.storage().read_exactly("f", 10, 150)
@@ -34,7 +34,7 @@ def test_a_read_is_whole(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_file_that_is_too_short_is_an_error(store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the time allowed has passed: a replica may be behind."""
+    """The error comes after the time limit, because a replica may be behind."""
     monkeypatch.setattr(module, "READ_TIMEOUT_S", 0.01)
     with pytest.raises(Unavailable, match="ends at byte 200, not 210"):
         store.storage().read_exactly("f", 190, 20)
@@ -76,14 +76,14 @@ def test_a_conflict_is_certain(store: MemoryStore) -> None:
 
 
 def test_time_runs_out_with_the_last_error(store: MemoryStore) -> None:
-    """It tells why it did not work."""
+    """That error tells the reason."""
     store.fail("append", Unavailable("no copy"), 10_000)
     with pytest.raises((Unavailable, DeadlineExceeded)):
         store.storage().append("f", b"x", "w", 1, timeout_s=0.02)
 
 
 def test_an_agent_that_stops_does_not_wait(store: MemoryStore) -> None:
-    """Its retries end with the error at hand."""
+    """Its retries end with the last error."""
     stopping = threads.event()
     stopping.set()
     store.fail("read", Unavailable("no copy"))
@@ -97,7 +97,7 @@ def test_an_agent_that_stops_does_not_wait(store: MemoryStore) -> None:
     st.lists(st.sampled_from([b"a", b"bb", b'"', b"\n", b","]), max_size=60).map(b"".join), st.integers(1, 9)
 )
 def test_pieces_are_the_whole_in_order(data: bytes, size: int) -> None:
-    """Each within the size, each cut behind a record where there is one."""
+    """Each is within the size, and cut after a record if possible."""
     found: list[Any] = list(pieces(data, size))
     assert b"".join(found) == data
     assert all(0 < len(piece) <= size for piece in found)

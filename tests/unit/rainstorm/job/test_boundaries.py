@@ -1,4 +1,4 @@
-"""Where records end in raw bytes, with and without quotes."""
+"""The ends of records in raw bytes, with and without quotes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_record_ends_are_line_feeds_outside_quotes(data: bytes, draws: st.DataOb
 
 
 def test_a_line_feed_inside_quotes_ends_no_record() -> None:
-    """Whether the first byte lies inside quotes decides about all that follow."""
+    """The quote parity at the first byte decides for all later ones."""
     data = b'a,"b\nc"\nd\n'
     assert first_end(data, 0, quoted=True) == 8
     assert first_end(data, 0, quoted=True, inside=True) == 5

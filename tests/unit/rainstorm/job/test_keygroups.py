@@ -1,4 +1,4 @@
-"""Keys and their tasks: evenly dealt out, and the same in every process."""
+"""Keys and their tasks: evenly distributed, and the same in every process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent.rainstorm.job import keygroups
 
 @given(st.integers(1, 64), st.lists(st.binary(max_size=8), max_size=50))
 def test_every_key_has_one_task(tasks: int, keys: list[bytes]) -> None:
-    """Key groups are dealt out evenly in one run each, and equal keys always meet."""
+    """Each task gets one run of key groups of nearly equal size, and equal keys always meet."""
     table = keygroups.table(tasks)
     sizes = [int((table == task).sum()) for task in range(tasks)]
     assert sum(sizes) == keygroups.KEY_GROUPS

@@ -1,4 +1,4 @@
-"""Which node each task runs on, where a source is cut, and which task reads which part."""
+"""The nodes of tasks, the splits of a source, and the task that reads each split."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.rainstorm.job import placement
 from agent.rainstorm.job.placement import Extent
+from tests.properties import examples
 
 NODES = ["n1", "n2", "n3", "n4"]
 
@@ -26,12 +27,12 @@ def extents(draw: st.DrawFn) -> list[Extent]:
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(extents(), st.integers(1, 6), st.sampled_from([1, 5, 20]), st.data())
 def test_splits_cover_the_source_once(
     parts: list[Extent], tasks: int, smallest: int, draws: st.DataObject
 ) -> None:
-    """For any blocks: the splits adjoin, in order, from the first byte to the last; each has one task; no
+    """For any blocks, the splits adjoin in order from the first byte to the last, each has one task, and no
     task gets much more than its share.
     """
     nodes = draws.draw(st.lists(st.sampled_from([*NODES, ""]), min_size=tasks, max_size=tasks))
@@ -54,7 +55,7 @@ def test_splits_cover_the_source_once(
 
 
 def test_splits_go_next_to_their_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as all tasks get about the same, every split is read from the disk of the same machine."""
+    """As long as all tasks get about the same, every split is read from a disk of the task's own machine."""
     monkeypatch.setattr(placement, "SPLIT_BYTES_MIN", 1)
     parts = [Extent(100 * n, 100 * n + 100, (NODES[n % 2], NODES[2 + n % 2])) for n in range(4)]
     made = placement.splits(parts, ["n1", "n2"])
@@ -77,7 +78,7 @@ PLACEMENTS = st.dictionaries(st.sampled_from([f"0.{n}" for n in range(9)]), st.s
 
 @given(st.integers(1, 9), st.permutations(NODES), st.integers(1, 4), PLACEMENTS)
 def test_tasks_stay_where_they_can(count: int, order: list[str], usable: int, keep: dict[str, str]) -> None:
-    """A task whose node is usable stays; the others go where the fewest are, first of the nodes on a tie."""
+    """A task whose node is usable stays; the others go to the least loaded nodes, the first on a tie."""
     tasks = [f"0.{n}" for n in range(count)]
     nodes = order[:usable]
     placed = placement.place(tasks, nodes, keep)

@@ -1,4 +1,4 @@
-"""Plans: what shares a task, how tuples get on, which columns are read, where tasks go."""
+"""Plans: the operators that share a task, the ways of tuples, the columns that are read."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_stages_are_chained(stages: list[dict[str, Any]], expected: list[tuple[s
     ],
 )
 def test_only_needed_columns_are_parsed(stages: list[dict[str, Any]], needed: tuple[str, ...] | None) -> None:
-    """What no operator of the first chain looks at and nothing writes is not even converted."""
+    """Columns that no operator of the first chain uses and nothing writes are not even converted."""
     assert plan.needed_columns(planned(*stages).vertices[0]) == needed
 
 
@@ -105,7 +105,7 @@ def test_only_needed_columns_are_parsed(stages: list[dict[str, Any]], needed: tu
     ],
 )
 def test_a_column_that_does_not_arrive_is_refused(stages: list[dict[str, Any]], says: str) -> None:
-    """A column must be in the file and still be there after what comes before; the hint says which are."""
+    """A column must be in the file and must survive the earlier stages; the hint names the columns."""
     with pytest.raises(JobInvalid) as caught:
         planned(*stages)
     assert says in caught.value.message
@@ -113,7 +113,7 @@ def test_a_column_that_does_not_arrive_is_refused(stages: list[dict[str, Any]], 
 
 
 def test_lines_are_gone_after_an_aggregation() -> None:
-    """A filter on whole lines has nothing to look at behind an aggregation of lines."""
+    """After an aggregation of lines there are no lines for a filter."""
     with pytest.raises(JobInvalid, match=r"stages\[1\]: after an aggregation"):
         planned({"operator": "aggregate-by-key"}, {"operator": "filter", "equals": "x"}, format="lines")
     before = planned({"operator": "filter", "equals": "x"}, {"operator": "aggregate-by-key"}, format="lines")
@@ -121,12 +121,12 @@ def test_lines_are_gone_after_an_aggregation() -> None:
 
 
 def test_the_splits_are_those_of_the_header() -> None:
-    """What the submission found out is the same for all tasks and generations."""
+    """The facts that the submission found are the same for all tasks and generations."""
     assert planned(IDENTITY).splits == (plan.Split(0, 6, 50, 0), plan.Split(1, 50, 100, 0))
 
 
 @pytest.mark.parametrize("split", [(1, 50, 100, 1), (1, 60, 50, 0), (1, 50, 101, 0)])
 def test_a_split_that_does_not_fit_the_job_is_refused(split: tuple[int, int, int, int]) -> None:
-    """One without a source task would never be read, and nobody would notice."""
+    """A split without a source task would never be read, and no one would notice."""
     with pytest.raises(JobInvalid, match="split 1 of the source"):
         plan.make(parse(job_file(IDENTITY, format="csv")), replace(HEADER, splits=((0, 6, 50, 0), split)))

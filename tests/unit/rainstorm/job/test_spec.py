@@ -87,7 +87,7 @@ def test_the_sample_jobs_are_good(path: Path) -> None:
 
 
 def test_a_header_is_expected_unless_columns_are_named() -> None:
-    """CSV has a header by default; with columns of its own the job may say that there is one to skip."""
+    """CSV has a header by default; a job that names the columns may say that there is a header to skip."""
     source = changed(CSV, "source.header", DROP)
     assert parse(source).source.header is True
     named = changed(source, "source.columns", ["a", "b"])
@@ -187,7 +187,7 @@ MISTAKES: list[tuple[dict[str, Any], str, Any, list[str]]] = [
     ids=[f"{path}={str(value)[:20]!r}" for _, path, value, _ in MISTAKES],
 )
 def test_a_mistake_is_named(raw: dict[str, Any], path: str, value: Any, says: list[str]) -> None:
-    """The message has the place, what was found and, for a wrong word, the nearest right one."""
+    """The message has the place, the value found and, for a wrong word, the nearest right one."""
     parse(raw)
     said = refused(changed(raw, path, value))
     assert [part for part in says if part not in said] == [], said
@@ -195,7 +195,7 @@ def test_a_mistake_is_named(raw: dict[str, Any], path: str, value: Any, says: li
 
 @pytest.mark.parametrize("raw", [None, [], "job", 7, {}, {1: 2}])
 def test_what_is_no_job_at_all(raw: Any) -> None:
-    """Whatever YAML can hold is answered, not crashed on."""
+    """Any YAML value gets an error, not a crash."""
     assert "top level" in refused(raw)
 
 

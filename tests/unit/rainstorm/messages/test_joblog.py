@@ -1,4 +1,4 @@
-"""The records of job logs: how they lie in a file, and that what cannot be read is never written."""
+"""The records of job logs: their format in a file; records that cannot be read are never written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RECORDS: list[Any] = [
 
 
 def test_records_are_read_as_they_were_written() -> None:
-    """One behind the other, each with its length."""
+    """They follow each other, each with its length."""
     data = encode(JOB_LOG, RECORDS)
     assert list(decode(JOB_LOG, data)) == RECORDS
     assert [len(body) for body in bodies(data)] == [
@@ -52,7 +52,7 @@ def test_records_are_read_as_they_were_written() -> None:
 
 
 def test_the_fields_of_every_commit_have_short_names_on_disk() -> None:
-    """As earlier releases wrote them, and they are read again."""
+    """Earlier releases wrote them so, and they are read again."""
     (body,) = bodies(encode(JOB_LOG, [COMMIT]))
     fields = msgpack.unpackb(body, strict_map_key=False)
     assert (fields["t"], fields["e"], fields["g"]) == ("commit", 3, 2)
@@ -69,7 +69,7 @@ def test_a_log_that_ends_inside_a_record_is_damaged(cut: int) -> None:
 
 
 def test_a_record_that_could_not_be_read_again_is_not_written() -> None:
-    """Nor are those beside it: a leader that takes over must read all of them."""
+    """Nor are the other records of its append: a leader that takes over must be able to read all of them."""
     records: list[Any] = [TermRecord(4), GenerationRecord(-1, {}, "", 0)]
     with pytest.raises(InvalidMessage):
         encode(JOB_LOG, records)
@@ -87,7 +87,7 @@ def test_a_record_that_could_not_be_read_again_is_not_written() -> None:
     ],
 )
 def test_bytes_that_hold_something_else_are_refused(body: bytes) -> None:
-    """With the name of the log in the error."""
+    """The error names the log."""
     with pytest.raises(InvalidMessage, match="job log"):
         decode_body(JOB_LOG, body)
 
@@ -99,7 +99,7 @@ def test_a_record_of_another_release_is_read() -> None:
 
 
 def test_the_index_knows_other_records_than_a_log() -> None:
-    """A record of the one is no record of the other."""
+    """A record of one vocabulary is not a record of the other."""
     (body,) = bodies(encode(INDEX, [SubmittedRecord("j-1", 5.0)]))
     assert decode_body(INDEX, body) == SubmittedRecord("j-1", 5.0)
     with pytest.raises(InvalidMessage):

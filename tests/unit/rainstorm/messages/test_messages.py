@@ -1,4 +1,4 @@
-"""Neighbouring releases understand each other: each vocabulary reads what the release before wrote."""
+"""Neighbouring releases understand each other: each vocabulary reads the previous release's messages."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ STATUS = {
     "leader": "n1",
     "term": 1,
 }
-# What releases before this one wrote, word for word: a change here breaks a rolling upgrade.
+# Messages of earlier releases, word for word: a change here breaks a rolling upgrade.
 BEFORE: list[tuple[message.Vocabulary[Any], dict[str, Any]]] = [
     (
         COMMANDS,
@@ -229,7 +229,7 @@ def packed(value: Any) -> Any:
 def test_the_wire_is_that_of_the_release_before(
     vocabulary: message.Vocabulary[Any], fields: dict[str, Any]
 ) -> None:
-    """What it sends is read whole, and it gets every field that it expects."""
+    """Its messages are read completely, and it gets every field that it expects."""
     sent = vocabulary.encode(vocabulary.decode(packed(fields)))
     assert packed(sent) == packed(fields)
     newer = {**fields, "of a later release": [1]}
@@ -250,7 +250,7 @@ def test_the_log_is_that_of_the_release_before(
 
 
 def test_a_hello_between_tasks_is_that_of_the_release_before() -> None:
-    """Its sender has a name that Python reserves."""
+    """The field of the sender has a name that Python reserves."""
     fields = {"from": "0.0", "generation": 2}
     assert channel.Hello.decode(fields).encode() == fields
     for bad in ({"generation": 2}, {"sender": "0.0", "generation": 2}, {"from": "x", "generation": 2}):
@@ -273,7 +273,7 @@ def test_a_hello_between_tasks_is_that_of_the_release_before() -> None:
 def test_fields_that_may_be_missing_have_defaults(
     kind: message.Vocabulary[Any], fields: dict[str, Any], missing: type[Any]
 ) -> None:
-    """A field that a later release added is not there in what this one reads."""
+    """A message of an earlier release lacks the fields that were added later."""
     assert isinstance(kind.decode(fields), missing)
 
 
@@ -290,7 +290,7 @@ def test_requests_carry_commands_and_reports() -> None:
 
 
 def test_requests_of_clients_are_those_of_the_release_before() -> None:
-    """Their kinds, and what they may leave out."""
+    """Their kinds, and the fields that they may leave out."""
     kinds = {
         each.kind
         for each in (client.Submit, client.Jobs, client.Job, client.Wait, client.Cancel, client.Kill)
@@ -301,7 +301,7 @@ def test_requests_of_clients_are_those_of_the_release_before() -> None:
 
 
 def test_a_torn_log_is_noticed_wherever_it_is_cut() -> None:
-    """Cut between records it is a shorter log; cut anywhere else it is corrupt, never something else."""
+    """If it is cut between records it is a shorter log; cut anywhere else it is corrupt."""
     records: list[Any] = [joblog.TermRecord(number, "n1") for number in range(3)]
     data = joblog.encode(JOB_LOG, records)
     size = len(data) // 3

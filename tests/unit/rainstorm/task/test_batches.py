@@ -1,4 +1,4 @@
-"""Bytes to batches and back: what comes out is what Python's csv module, or a line splitter, finds."""
+"""Bytes to batches and back, with the same result as Python's csv module, or a line splitter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent.rainstorm.job.plan import LINE
 from agent.rainstorm.task.batches import CsvParser, csv_line, from_lines, take_rows, to_output
+from tests.properties import examples
 from tests.unit.rainstorm.rows import CSV_PIECES, batch, csv_rows, csv_texts, rows_of
 
 AB = ("a", "b")
@@ -58,21 +59,21 @@ def test_lines_that_pass_a_filter_are_written_whole(lines: list[bytes], data: st
 @example(b"\xef\xbb\xbf1,2\n")
 @example(b'"open,1\n')
 def test_any_bytes_parse_as_the_csv_module_has_them(data: bytes) -> None:
-    """Short rows are filled up, long rows cut, blank lines are no records, bytes stay what they are."""
+    """Short rows are filled up, long rows cut, blank lines are not records, and bytes do not change."""
     assert rows_of(CsvParser(AB, None).parse(data)) == csv_rows(data, 2)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(csv_texts(width=3))
 def test_regular_csv_parses_as_the_csv_module_has_it(data: bytes) -> None:
     """Rows of the right width, with everything that quotes may hold."""
     assert rows_of(CsvParser(("a", "b", "c"), None).parse(data)) == csv_rows(data, 3)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(csv_texts(), st.sampled_from([("c",), ("b", "a"), ("a", "b", "c")]))
 def test_only_the_needed_columns_come_in_the_order_asked(data: bytes, needed: tuple[str, ...]) -> None:
-    """Regular and irregular runs give the same columns, so nobody downstream can tell."""
+    """Regular and irregular runs give the same columns, so there is no difference downstream."""
     found = CsvParser(("a", "b", "c"), needed).parse(data or b"\n")
     places = ["abc".index(name) for name in needed]
     assert found.schema == pa.schema([(name, pa.binary()) for name in needed])
@@ -80,7 +81,7 @@ def test_only_the_needed_columns_come_in_the_order_asked(data: bytes, needed: tu
 
 
 def test_a_parser_forgets_the_run_before() -> None:
-    """A parser is used for one run after the other; odd rows of one never turn up in the next."""
+    """A parser is used for one run after the other; odd rows of one never appear in the next."""
     parser = CsvParser(AB, None)
     assert rows_of(parser.parse(b"1\n2,3,4\n")) == [(b"1", b""), (b"2", b"3")]
     assert rows_of(parser.parse(b"5,6\n")) == [(b"5", b"6")]
@@ -96,7 +97,7 @@ def test_a_huge_field_of_an_odd_row_is_no_error() -> None:
 FIELD = st.lists(st.sampled_from(CSV_PIECES), max_size=5).map(b"".join)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.lists(FIELD, min_size=2, max_size=2), max_size=8))
 def test_columns_written_are_read_back_unchanged(rows: list[list[bytes]]) -> None:
     """to_output quotes enough for Python's csv module, and our own parser, to find the same fields."""
@@ -116,13 +117,13 @@ def test_quotes_are_as_few_as_the_csv_module_writes(fields: list[bytes]) -> None
 
 
 def test_a_lone_empty_field_is_not_a_blank_line() -> None:
-    """A blank line is no record, so a record of one empty field is written as two quotes."""
+    """A blank line is not a record, so a record of one empty field is written as two quotes."""
     assert to_output(batch(["a"], [b""], [b"x"])) == b'""\nx\n'
 
 
 @pytest.mark.parametrize("names", [["line"], ["line", "n"]])
 def test_a_csv_column_called_line_is_a_column(names: list[str]) -> None:
-    """Only the column that format lines makes is written raw."""
+    """Only the column of format lines is written raw."""
     rows = [[b"U2"] * len(names), [b"a,b"] * len(names)]
     assert csv_rows(to_output(batch(names, *rows))) == [tuple(row) for row in rows]
     assert LINE not in names

@@ -40,7 +40,7 @@ def test_a_frame_comes_back_as_it_was_sent(header: dict[str, Any], payload: byte
 
 @given(st.binary(max_size=200))
 def test_garbage_is_a_protocol_error(data: bytes) -> None:
-    """Whatever comes in, the only way out is the value or a ProtocolError."""
+    """Any bytes give a value or a ProtocolError, and nothing else."""
     with contextlib.suppress(ProtocolError):
         decode(data)
 
@@ -58,18 +58,18 @@ def test_a_cut_or_longer_frame_is_refused(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("sizes", OVERSIZE)
 def test_an_oversize_frame_is_refused_by_its_prefix(sizes: tuple[int, int]) -> None:
-    """Eight bytes are enough to know: nothing of that size is allocated."""
+    """Its first eight bytes show the size, so nothing of that size is allocated."""
     with pytest.raises(FrameTooLarge):
         decode_prefix(PREFIX.pack(*sizes))
 
 
 def test_an_oversize_payload_is_refused_at_the_sender() -> None:
-    """The sender hears of it before a byte leaves."""
+    """The sender gets the error before a byte is sent."""
     with pytest.raises(FrameTooLarge):
         encode_header({}, PAYLOAD_BYTES_MAX + 1)
 
 
 def test_a_header_that_is_no_map_is_refused() -> None:
-    """A list is valid msgpack but no header."""
+    """A list is valid msgpack but not a header."""
     with pytest.raises(ProtocolError, match="not a map"):
         decode(PREFIX.pack(1, 0) + b"\x90")

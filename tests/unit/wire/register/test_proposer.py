@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.common.errors import AlreadyExists, DeadlineExceeded, InvalidMessage, NoMajority, Overloaded
-from agent.common.register import Accept, Check, Keys, Read
+from agent.common.register import Accept, Check, Keys, Prepare, Read
 from agent.common.register import Answer as RegisterAnswer
 from agent.common.shell import network
 from agent.common.shell.pool import Pool
@@ -134,7 +134,7 @@ def test_a_refusal_comes_back_and_without_a_majority_it_says_so(voters: Voters) 
 def test_a_value_that_is_known_is_not_sent_again_and_a_newer_one_is(
     voters: Voters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One question after the other: otherwise a question is not sent any more once a majority has answered.
+    # One request after the other: otherwise the last one is no longer sent once a majority has answered.
     monkeypatch.setattr(Pool, "run", lambda self, work, *arguments: work(*arguments))
     client = Client(None)
     writer, reader = (Registers(name, "view", client, voters.targets) for name in ("p", "q"))
@@ -214,6 +214,59 @@ def test_an_operation_without_a_free_place_for_its_requests_has_no_majority(
     registers.close()
 
 
+def test_the_voter_of_this_node_is_asked_without_the_network(voters: Voters) -> None:
+    for server in voters.servers[:2]:
+        server.stop()
+    registers = Registers("v0", "view", voters.client, voters.targets)
+    with pytest.raises(NoMajority):
+        registers.change("r", lambda _: 0, timeout_s=1.0)
+    registers.ask_own(voters.voters[0].endpoints())
+    assert registers.change("r", lambda _: ["x"]) == ["x"], "v0 and v2 are a majority"
+    assert registers.read("r") == ["x"]
+    assert registers.keys() == ["r"]
+    registers.close()
+
+
+def test_nobody_shares_a_value_with_the_voter_of_this_node(voters: Voters) -> None:
+    registers = Registers("v0", "view", voters.client, voters.targets)
+    registers.ask_own(voters.voters[0].endpoints())
+    chosen = registers.change("r", lambda _: {"names": ("a",)})
+    chosen["names"] = ()
+    registers.change("r", lambda value: {"names": [*value["names"], "b"]})
+    store = voters.voters[0]._opened()
+    wait_until(lambda: store.slot("r").value == {"names": ["a", "b"]}, 5.0, "v0 has the newest value")
+    registers.close()
+
+
+def test_the_voter_of_this_node_holds_up_no_other_when_it_hangs(
+    voters: Voters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposing, "PROPOSER_THREADS", 2)
+    gate = threading.Event()
+    hanging = {
+        f"view.{kind.kind}": endpoint(kind, lambda request, call: gate.wait(30.0)) for kind in (Prepare, Read)
+    }
+    registers = Registers("v0", "view", voters.client, voters.targets)
+    registers.ask_own(hanging)
+    for _ in range(proposing.OWN_THREADS + 3):
+        registers.change("r", lambda value: (value or 0) + 1, timeout_s=5.0)
+    assert registers.read("r", timeout_s=5.0) == proposing.OWN_THREADS + 3
+    gate.set()
+    registers.close()
+
+
+def test_a_defect_of_the_voter_of_this_node_is_an_answer(voters: Voters) -> None:
+    def fail(request: Any, call: Any) -> None:
+        raise ZeroDivisionError
+
+    registers = Registers("v0", "view", voters.client, voters.targets)
+    registers.ask_own({"view.read": endpoint(Read, fail)})
+    voters.servers[1].stop()
+    with pytest.raises(NoMajority, match="only 1 of the 3 voters answer"):
+        registers.read("r", timeout_s=5.0)
+    registers.close()
+
+
 def test_names_are_those_of_a_majority(voters: Voters) -> None:
     for name in ("b", "a"):
         voters.registers.change(name, lambda _: 1)
@@ -229,7 +282,7 @@ def test_names_are_those_of_a_majority(voters: Voters) -> None:
 def test_names_come_page_by_page_and_none_is_passed_over(
     voters: Voters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Voters know different names: a page ends where the first of them has not told all."""
+    """Voters know different names: a page ends where some voter has not listed all of its names yet."""
     monkeypatch.setattr(proposing, "KEYS_MAX", 2)
     names = [f"{number:02d}" for number in range(11)]
     for number, name in enumerate(names):
@@ -249,7 +302,7 @@ def test_an_operation_of_registers_that_are_closed_ends(voters: Voters) -> None:
 
 
 def test_silent_voters_cost_the_time_limit(tmp_path: Path) -> None:
-    """They accept connections and say nothing."""
+    """They accept connections and send nothing."""
     listeners = [network.listen_unix(str(tmp_path / f"v{n}.sock"), 0o600) for n in range(3)]
     client = Client(None)
     registers = Registers("p", "view", client, {f"v{n}": str(tmp_path / f"v{n}.sock") for n in range(3)})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.common.errors import Corrupt, DiskFailed, DiskFull, Overloaded, RecordTooLarge
+from agent.common.errors import Corrupt, DiskFailed, DiskFull, Overloaded, RecordTooLarge, Unavailable
 from agent.common.register import Accept, Prepare, Read, Slot
 from agent.common.shell import seam
 from agent.wire.codec import register_log
@@ -102,7 +102,7 @@ def test_a_full_disk_refuses_a_vote_and_the_next_one_has_a_whole_log(machine: Ma
     store = RegisterStore(path)
     with pytest.raises(DiskFull):
         store.apply(Accept("file/1", (1, "p"), "x" * 10_000))
-    assert store.slot("file/1") == Slot(), "what is not durable is not remembered either"
+    assert store.slot("file/1") == Slot(), "a change that is not durable is not remembered either"
     assert store.apply(Prepare("file/1", (2, "p"))).voted
     machine.crash("everything")
     with seam.use(seam.Seam(disk=machine.process("q"))):
@@ -112,7 +112,7 @@ def test_a_full_disk_refuses_a_vote_and_the_next_one_has_a_whole_log(machine: Ma
 
 
 def test_promises_without_a_value_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that prepares names without end must not fill the memory and the disk of a voter."""
+    """A peer that keeps preparing new names must not fill the memory and the disk of a voter."""
     monkeypatch.setattr(register_store, "VALUELESS_MAX", 3)
     path = tmp_path / "registers.log"
     fill(path, 5)
@@ -130,7 +130,7 @@ def test_promises_without_a_value_are_bounded(tmp_path: Path, monkeypatch: pytes
         store.close()
     store = RegisterStore(path)
     assert store.apply(Accept("junk0", (3, "p"), "x")).voted
-    assert store.apply(Prepare("junk3", (1, "p"))).voted, "one has got a value"
+    assert store.apply(Prepare("junk3", (1, "p"))).voted, "one has a value now"
     assert store.apply(Accept("new", (1, "p"), "x")).voted
     with pytest.raises(Overloaded):
         store.apply(Accept("new2", (1, "p"), None))
@@ -149,7 +149,7 @@ def test_a_failed_flush_is_a_failure_and_never_an_answer(machine: MachineDisk) -
 
 
 def test_what_a_failed_sync_left_in_memory_is_durable_before_the_next_vote(machine: MachineDisk) -> None:
-    """The page cache still shows it to the next process, and no later sync of that file writes it."""
+    """The page cache still shows the change to the next process, but no later sync of that file writes it."""
     path = Path("/registers.log")
     shown = 0
     for ballot in range(1, 21):
@@ -188,6 +188,15 @@ def test_a_log_that_cannot_be_rewritten_for_want_of_room_goes_on(
     reopened.close()
 
 
+def test_a_store_that_was_closed_refuses_to_vote(tmp_path: Path) -> None:
+    """A request that waited for a slow disk comes too late; a closed log is no fault of the disk."""
+    store = RegisterStore(tmp_path / "registers.log")
+    store.close()
+    with pytest.raises(Unavailable, match="stopping"):
+        store.apply(Prepare("r", (1, "p")))
+    assert store.slot("r") == Slot()
+
+
 def test_a_value_that_outgrew_the_log_is_refused_and_nothing_changes(tmp_path: Path) -> None:
     store = RegisterStore(tmp_path / "registers.log")
     store.apply(Prepare("file", (1, "p")))
@@ -201,7 +210,7 @@ def test_a_value_that_outgrew_the_log_is_refused_and_nothing_changes(tmp_path: P
 
 
 def test_a_good_record_far_behind_a_bad_one_is_found(tmp_path: Path) -> None:
-    """Only the next 64 KiB were searched once, and a value may be longer: the log was cut off."""
+    """Earlier, only the next 64 KiB were searched, and a longer value hid it: the log was cut off."""
     path = tmp_path / "registers.log"
     write_log(path, {"long": Slot((1, "p"), (1, "p"), "x" * 200_000), "file": Slot((7, "p"))})
     data = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Five real voters on Unix sockets: found a cluster, lose a disk, and vote only after they have learnt."""
+"""Five real voters on Unix sockets: they found a cluster, lose a disk, and vote only after learning."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_voter_that_lost_its_disk_cannot_undo_a_decision(cluster: Cluster) -> 
     cluster.stop("a", "b", "c")
     shutil.rmtree(cluster.folder / "a")
     cluster.start("a", "d", "e")
-    # a, d and e are a majority of which none knows the decision: a must not vote.
+    # a, d and e are a majority without anyone who knows the decision: a must not vote.
     with pytest.raises(NoMajority):
         cluster.proposer.read("r", timeout_s=3.0)
     cluster.start("b")
@@ -117,8 +117,8 @@ def test_votes_that_were_forgotten_are_waited_for(cluster: Cluster) -> None:
     cluster.stop("a")
     shutil.rmtree(cluster.folder / "a")
     cluster.start("a", forgotten_votes_s=3600.0)
-    assert cluster.proposer.change("r", lambda value: value + 1) == 2, "the other four go on"
-    for _ in range(3):  # as long as another one takes to learn three times, which began later
+    assert cluster.proposer.change("r", lambda value: value + 1) == 2, "the other four continue"
+    for _ in range(3):  # the time that another voter, which began later, needs to learn three times
         cluster.stop("b")
         shutil.rmtree(cluster.folder / "b")
         cluster.start("b", forgotten_votes_s=0.0)
@@ -141,7 +141,7 @@ def test_a_majority_founds_a_cluster_and_who_comes_late_learns() -> None:
 
 
 def test_a_restart_amid_the_founding_leaves_a_founder() -> None:
-    """Two of five voters remember, and c is the third: to learn from a majority it could never vote again."""
+    """Two of five voters remember, and c is the third: if c had to learn from a majority, it never could."""
     with tempfile.TemporaryDirectory(prefix="rs-") as folder:
         cluster = Cluster(Path(folder))
         cluster.start("c", asks=False)
@@ -257,7 +257,7 @@ def test_a_request_with_wrong_fields_changes_nothing(tmp_path: Path, fields: dic
 
 
 def test_a_bad_value_on_disk_costs_its_register_alone_until_a_good_one_comes(tmp_path: Path) -> None:
-    """An earlier release may have written it: the agent starts, and the other voters repair it."""
+    """An earlier release may have written the value: the agent starts, and the other voters repair it."""
     alone = Alone(tmp_path, {"bad": Slot((3, "p"), (3, "p"), 5), "good": Slot((3, "p"), (3, "p"), "x")})
     with contextlib.closing(alone):
         assert alone.ask("read", key="good").value == "x"
@@ -275,7 +275,7 @@ def test_a_bad_value_on_disk_costs_its_register_alone_until_a_good_one_comes(tmp
 
 
 def test_a_failed_disk_ends_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A voter whose disk failed must not vote on; whoever runs it is told."""
+    """A voter whose disk failed must not continue to vote; the agent is told."""
 
     def fail(descriptor: int) -> None:
         raise OSError(errno.EIO, "input/output error")
@@ -290,7 +290,7 @@ def test_a_failed_disk_ends_the_agent(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_record_of_founders_that_is_not_one_keeps_the_agent_from_starting(tmp_path: Path) -> None:
     write_log(tmp_path / "registers.log", {})
-    for text in ("[]", "{", '{"a": 5}', '"a"'):
+    for text in ("[]", "{", '{"a": 5}', '"a"', "[" * 100_000):
         (tmp_path / "founders.json").write_text(text)
         with pytest.raises(Corrupt, match="founders"):
             Alone(tmp_path)
@@ -303,7 +303,7 @@ def store_of(voter: Voter) -> RegisterStore:
 
 @pytest.mark.slow
 def test_a_power_cut_while_a_disk_becomes_a_voter_never_makes_it_a_new_one_again(seed: int) -> None:
-    """Once it has answered a vote it votes at its next start; before, it is still the founder that it was."""
+    """Once it has answered a vote, it votes again after a restart; before that, it is still a founder."""
     folder, client, crashes = Path("/data/hydfs"), Client(None), list[BaseException]()
 
     def made() -> Voter:

@@ -22,7 +22,7 @@ KEY: BlockKey = ("id1", 0)
 
 @pytest.fixture
 def sealed() -> list[BlockSealed]:
-    """Returns what the core was told."""
+    """Returns the events of the core."""
     return []
 
 
@@ -61,7 +61,7 @@ def test_a_block_is_here_with_its_last_piece(
 def test_a_piece_that_is_sent_twice_is_taken_once(
     transfers: Transfers, store: Store, sealed: list[BlockSealed]
 ) -> None:
-    """The answer to the first was lost: the sender cannot know that it was taken."""
+    """The answer to the first piece was lost, so the sender cannot know that it was taken."""
     take(transfers, piece(0, 4))
     take(transfers, piece(0, 4))
     take(transfers, piece(4, 8))
@@ -155,7 +155,7 @@ def test_a_part_that_cannot_be_written_frees_the_place(
 
 
 def test_what_another_thread_kept_meanwhile_wins(transfers: Transfers, tmp_path: Path) -> None:
-    """Two connections bring pieces of one sender: it has started again."""
+    """Pieces of one sender arrive on two connections, because it has started again."""
     first, _ = piece(0, 4)
     slot = (first.sender, KEY)
     part = transfers._claim(slot, first)

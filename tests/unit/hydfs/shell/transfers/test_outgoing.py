@@ -1,4 +1,4 @@
-"""Outgoing blocks: on all replicas before they count, elsewhere when one fails, and never for ever."""
+"""Outgoing blocks: they count once all replicas have them, go elsewhere when one fails, and always end."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ BLOCK = Block("f", "id1", 2, (b"abcd", b"ef"), 6, 7)
 
 
 class Setting:
-    """What surrounds the blocks that go out."""
+    """The surroundings of outgoing blocks."""
 
     def __init__(self) -> None:
         self.peers = FakePeers()
         self.avoided: list[list[str]] = []
         self.places = NODES
-        surroundings: tuple[Any, ...] = (self.placement, self.peers, SettableView(NODES), 1)
+        surroundings: tuple[Any, ...] = (self.choose, self.peers, SettableView(NODES), 1)
         self.outgoing = Outgoing(*surroundings)
 
-    def placement(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
+    def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
         self.avoided.append(list(avoid))
         return [node for node in self.places if node not in avoid] or self.places
 

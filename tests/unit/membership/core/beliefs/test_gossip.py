@@ -1,4 +1,4 @@
-"""The gossip queue: how often, how much, in which order."""
+"""The gossip queue: how often, how much and in which order updates are sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local health: what raises and lowers the score."""
+"""Local health: the events that raise and lower the score."""
 
 from __future__ import annotations
 

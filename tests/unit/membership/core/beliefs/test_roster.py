@@ -1,4 +1,4 @@
-"""Reporters, clones, services: what the monitor believes beyond alive and dead."""
+"""Reporters, clones, services: the monitor's beliefs besides alive and dead."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_each_accuser_is_a_reporter_once_and_a_refutation_clears_them() -> None:
 def test_death_heard_from_others_is_checked_before_it_is_reported() -> None:
     bench = Bench()
     bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", State.SUSPECT), "n2")])
-    # The probe that this led to is answered in time by nobody, but the death comes before it ends.
+    # The probe that follows gets no answer, but the death is reported before it ends.
     bench.now += 0.2
     bench.monitor.roster.put(bench.now, member("n3", State.DEAD), "n2")
     effects = bench.do(Tick())
@@ -112,7 +112,7 @@ def test_table_is_bounded_whatever_others_invent(monkeypatch: pytest.MonkeyPatch
     bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n3", incarnation=4))])
     known = bench.monitor.table.get("n3")
     assert known is not None
-    assert known.incarnation == 4, "what is known already is still updated"
+    assert known.incarnation == 4, "known records are still updated"
 
 
 def test_leaving_and_joining_again_is_the_same_life_with_a_higher_incarnation() -> None:
@@ -124,7 +124,7 @@ def test_leaving_and_joining_again_is_the_same_life_with_a_higher_incarnation() 
     assert bench.monitor.me == member("n1", incarnation=1)
     assert {e.target for e in of(events.SendDatagram, effects)} == {"n2", "n3", "n4", "n5"}
     assert bench.monitor.next_deadline() is not None
-    assert bench.do(events.JoinRequested()) == [], "it is a member already"
+    assert bench.do(events.JoinRequested()) == [], "it is already a member"
 
 
 def clone(name: str = "n6") -> Member:
@@ -180,4 +180,4 @@ def test_death_heard_right_after_the_suspicion_is_not_believed_yet() -> None:
     bench = Bench()
     bench.hear("n2", Kind.GOSSIP, updates=[Update(member("n4", State.SUSPECT), "n2")])
     bench.hear("n3", Kind.GOSSIP, updates=[Update(member("n4", State.DEAD), "n3")])
-    assert bench.state("n4") is State.SUSPECT, "this node has not looked for itself yet"
+    assert bench.state("n4") is State.SUSPECT, "this node has not probed it itself yet"

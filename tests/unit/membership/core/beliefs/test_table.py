@@ -79,8 +79,8 @@ def test_live_members_are_the_alive_and_the_suspect() -> None:
 
 
 def test_equal_changes_of_two_records_do_not_cancel_out_in_the_digest() -> None:
-    # Found by the swarm: one node suspected two others, both had refuted; a CRC called the tables equal, and
-    # nobody ever told it.
+    # Found by swarm testing: one node suspected two others, and both had refuted. With a CRC the tables had
+    # equal digests, so the node never learned of the refutations.
     behind, ahead = Table(), Table()
     for name in ("n1", "n3"):
         behind.put(Member(name, "0" * 32, 1, 0, State.SUSPECT, "10.0.0.1", 7100))

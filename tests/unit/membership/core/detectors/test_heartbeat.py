@@ -51,9 +51,9 @@ class Bench:
         return self.hear(sender, Datagram(Kind.HEARTBEAT, digest=self.monitor.table.digest, beats=beats))
 
     def run(self, duration_s: float, *moving: str) -> list[events.Effect]:
-        """Runs the timers; the counters of ``moving`` move every 100 ms, told by the first of them."""
+        """Runs the timers; the counters of ``moving`` move every 100 ms, all sent by the first of them."""
         found = list[events.Effect]()
-        # In small steps: a timer that is 50 ms late puts off all verdicts.
+        # In small steps: a timer that is 50 ms late postpones all verdicts.
         for step in range(1, round(duration_s / 0.025) + 1):
             self.now += 0.025
             if moving and step % 4 == 0:
@@ -109,7 +109,7 @@ def test_suspect_whose_counter_moves_again_is_not_declared_dead() -> None:
     bench.run(bench.config.heartbeat_fail_s + 0.3, "n2", "n3", "n4")
     assert bench.state("n5") is State.SUSPECT
     bench.run(20.0, "n2", "n3", "n4", "n5")
-    assert bench.state("n5") is State.SUSPECT, "its refutation is not here yet"
+    assert bench.state("n5") is State.SUSPECT, "its refutation has not arrived yet"
     refuted = replace(member("n5", 5), incarnation=1)
     bench.hear("n5", Datagram(Kind.GOSSIP, updates=(Update(refuted),)))
     assert bench.state("n5") is State.ALIVE
@@ -132,7 +132,7 @@ def test_node_that_hears_nobody_lowers_its_own_health_first() -> None:
     assert bench.monitor.health.score >= 2
     assert [bench.state(name) for name in NAMES] == [State.ALIVE] * 5
     bench.run(20.0)
-    assert bench.state("n2") is not State.ALIVE, "in the end it says what it sees"
+    assert bench.state("n2") is not State.ALIVE, "finally it accuses them"
 
 
 def test_a_stalled_process_passes_no_verdict() -> None:

@@ -50,7 +50,7 @@ class Bench:
         return self.do(events.DatagramReceived(sender, boot, datagram))
 
     def run(self, duration_s: float, *, silent: Sequence[str] = ()) -> list[events.Effect]:
-        """Runs the timers; all but the silent answer pings and, as helpers, say that nothing came."""
+        """Runs the timers; all nodes but the silent ones answer pings and, as helpers, send nacks."""
         end = self.now + duration_s
         found: list[events.Effect] = []
         while (due := self.monitor.next_deadline()) is not None and due <= end:

@@ -1,4 +1,4 @@
-"""What two nodes swap when their tables differ."""
+"""The records that two nodes swap when their tables differ."""
 
 from __future__ import annotations
 

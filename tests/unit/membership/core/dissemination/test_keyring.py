@@ -1,4 +1,4 @@
-"""The key ring: install, use, remove, and what is refused."""
+"""The key ring: install, use, remove, and the refused changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_a_rotation() -> None:
     ring = ring.use(fingerprint(B))
     assert ring.keys == (B, A)
     assert ring.remove(fingerprint(A)).keys == (B,)
-    assert ring.remove("ffffffff") == ring, "what is not there is removed"
+    assert ring.remove("ffffffff") == ring, "removing a missing key succeeds"
 
 
 def test_changes_that_are_refused() -> None:

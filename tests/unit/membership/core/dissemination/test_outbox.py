@@ -1,4 +1,4 @@
-"""What the detector sends: filled up with gossip, and with what its receiver must hear."""
+"""The detector's datagrams: filled up with gossip, and with the suspicion that the receiver must hear."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sent(bench: Bench) -> list[tuple[str, Contact, Datagram]]:
     return [(each.target, each.contact, each.datagram) for each in found]
 
 
-def test_a_suspect_is_told_of_its_suspicion_with_the_ping_itself() -> None:
+def test_a_suspect_learns_of_its_suspicion_with_the_ping_itself() -> None:
     bench = Bench()
     bench.monitor.roster.put(bench.now, member("n3", State.SUSPECT), "n2")
     out = outbox(bench)
@@ -30,7 +30,7 @@ def test_a_suspect_is_told_of_its_suspicion_with_the_ping_itself() -> None:
     out.send("n4", Kind.PING, 8, "n4")
     about = [[update.member.name for update in datagram.updates] for _, _, datagram in sent(bench)]
     assert about[0][0] == "n3"
-    assert about[1][0] == "n3", "the helper is told of whom it pings"
+    assert about[1][0] == "n3", "the helper learns about the member that it pings"
     assert [datagram.sequence for _, _, datagram in sent(bench)] == [7, 7, 8]
 
 

@@ -1,4 +1,4 @@
-"""Sealed datagrams: what is accepted, and everything that is not."""
+"""Sealed datagrams: which are accepted, and which are refused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_an_earlier_boot_is_refused_and_a_forged_later_one_does_not_lock_the_sen
     with pytest.raises(ProtocolError):
         opener.open(sealer(boot=9, key=bytes(32)).seal(b"forged"))
     opener.open(new.seal(b"b"))
-    with pytest.raises(ProtocolError, match="earlier boot"):
+    with pytest.raises(ProtocolError, match="from a boot before"):
         opener.open(late)
     with pytest.raises(ProtocolError, match="two sessions"):
         opener.open(sealer(boot=2, session=b"u" * 16).seal(b"c"))
@@ -126,4 +126,4 @@ def test_what_a_holder_of_the_key_can_make_a_receiver_store_is_bounded(
         opener.open(sealer(name=f"n{number}").seal(b"x"))
     with pytest.raises(ProtocolError, match="too many senders"):
         opener.open(sealer(name="n3").seal(b"x"))
-    assert opener.open(sealer(name="n1", boot=2).seal(b"again")).data == b"again", "a known one may restart"
+    assert opener.open(sealer(name="n1", boot=2).seal(b"again")).data == b"again", "a known node may restart"

@@ -1,4 +1,4 @@
-"""One node's part in all jobs: what it does for the leader, and what it ignores."""
+"""One node's part in all jobs: the commands that it carries out, and those that it ignores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JOB = "j-1"
 
 
 class Node:
-    """A host core with short ways to speak to it."""
+    """A host core with short ways to feed it events."""
 
     def __init__(self) -> None:
         self.core = HostCore("n1")
@@ -45,7 +45,7 @@ class Node:
         return effects
 
     def command(self, command: commands.Command) -> list[Any]:
-        """Feeds a command of the leader."""
+        """Feeds a command from the leader."""
         return self.event(CommandReceived(command))
 
     def deploy(
@@ -89,13 +89,13 @@ def node() -> Node:
 
 
 def told(effects: list[Any]) -> list[Any]:
-    """Returns the reports to the leader; there is nothing else."""
+    """Returns the reports to the leader; there must be no other effects."""
     assert all(isinstance(effect, Report) for effect in effects)
     return [effect.report for effect in effects]
 
 
 def test_a_first_deployment_starts_all_tasks_afresh() -> None:
-    """Whatever the leader believes: what this node does not know it cannot keep in place."""
+    """Whatever the leader believes, a node cannot keep a task in place that it does not know."""
     effects = Node().deploy("0.0", "1.0", in_place=True)
     assert [(type(one), one.task, one.in_place) for one in effects] == [
         (AssignTask, "0.0", False),
@@ -145,7 +145,7 @@ def test_an_old_leader_commands_nothing(node: Node, command: commands.Command) -
 
 
 def test_the_leader_hears_when_all_tasks_are_prepared(node: Node) -> None:
-    """One report for the node, with where each task listens and the quotes that were counted."""
+    """One report for the node, with the address of each task and the counted quotes."""
     assert node.prepared("0.0") == []
     assert node.prepared("0.0") == []
     (report,) = told(node.prepared("1.0"))
@@ -163,7 +163,7 @@ def test_commands_reach_all_tasks_of_this_generation_only(node: Node) -> None:
 
 
 def test_a_second_start_is_ignored(node: Node) -> None:
-    """A repeated start must not throw back tasks that are under way; a new generation starts again."""
+    """A repeated start must not throw back running tasks; a new generation starts again."""
     assert len(node.start()) == 2
     assert node.start() == []
     node.deploy("0.0", generation=2)
@@ -171,7 +171,7 @@ def test_a_second_start_is_ignored(node: Node) -> None:
 
 
 def test_an_epoch_leaves_in_one_append_and_is_acknowledged_when_durable(node: Node) -> None:
-    """State and output of all tasks go together; only durable ones are acknowledged, with their places."""
+    """State and output of all tasks go into one append, and are acknowledged with their places."""
     assert node.snapshot("1.0", 5, state=b"st", output=b"out") == []
     (append,) = node.snapshot("0.0", 5)
     assert append == AppendSegments(JOB, 1, 5, [b"", b"", b"st", b"out"])
@@ -186,7 +186,7 @@ def test_an_epoch_leaves_in_one_append_and_is_acknowledged_when_durable(node: No
 
 
 def test_an_epoch_without_bytes_is_acknowledged_at_once(node: Node) -> None:
-    """Nothing to make durable, nothing to wait for."""
+    """There is nothing to make durable, and so nothing to wait for."""
     node.snapshot("0.0", 5)
     (report,) = told(node.snapshot("1.0", 5))
     assert report.tasks["1.0"] == reports.TaskEpoch(False, {}, False, 2, 3)
@@ -222,7 +222,7 @@ def test_words_about_unknown_jobs_are_ignored() -> None:
 
 
 def test_the_leader_hears_of_ended_tasks_and_wishes(node: Node) -> None:
-    """With the generation, so that the leader can tell old ones."""
+    """The reports carry the generation, so that the leader can recognise old ones."""
     failure = Failure("JOB_FAILED", "why")
     (report,) = told(node.event(TaskGone(JOB, "0.0", 1, "killed by signal 9", failure)))
     assert report == reports.TaskFailed(JOB, 1, "0.0", "killed by signal 9", failure, "n1")
@@ -241,23 +241,23 @@ def test_a_wish_is_passed_on_once_in_an_epoch(node: Node) -> None:
 
 
 def test_a_task_that_hands_over_epochs_that_nobody_asked_for_has_failed(node: Node) -> None:
-    """What others have not handed over stays in memory: its number is bounded."""
+    """Epochs that other tasks have not handed over stay in memory, so their number is bounded."""
     for epoch in range(EPOCHS_OPEN_MAX):
         assert node.snapshot("0.0", epoch) == []
     (report,) = told(node.snapshot("0.0", EPOCHS_OPEN_MAX))
     assert (report.task, report.cause) == ("0.0", TOO_MANY_EPOCHS)
-    assert node.snapshot("1.0", 1) != [], "an epoch that is open already still counts"
+    assert node.snapshot("1.0", 1) != [], "an epoch that is already open still counts"
 
 
 def test_an_epoch_handed_over_twice_counts_once(node: Node) -> None:
-    """What the task said first may be durable already."""
+    """The first hand-over may already be durable."""
     node.snapshot("0.0", 5)
     assert node.snapshot("1.0", 5, state=b"first") == [AppendSegments(JOB, 1, 5, [b"", b"", b"first", b""])]
     assert node.snapshot("1.0", 5, state=b"second") == []
 
 
 def test_output_that_can_never_be_published_is_reported(node: Node) -> None:
-    """The leader ends the job; it is told even when the job has left this node."""
+    """The leader ends the job; it gets the report even after the job has left this node."""
     failure = Failure("NOT_FOUND", "no such file")
     refused = reports.PublicationRefused(JOB, 5, "1.0", failure, node="n1")
     assert told(node.event(PublicationRefused(JOB, 5, "1.0", failure))) == [refused]

@@ -1,9 +1,8 @@
-"""A task launcher in a thread. It starts no processes: a test plays them at the ends of their sockets."""
+"""A task launcher in a thread. It starts no processes: the test plays them at the ends of their sockets."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 from agent.common.deadline import Deadline
 from agent.common.shell import clock
 from agent.rainstorm.messages.control import FIRST_OF_TASK, FROM_TASK, Hello, TaskMessage
+from agent.rainstorm.messages.launcher import SpawnTask, TaskEnded, decode_request, encode
 from agent.wire.codec.framing import Frame
 from agent.wire.connection import Connection
 from tests.support import wait_until
@@ -21,9 +21,8 @@ from tests.support import wait_until
 class FakeTask:
     """The process's end of a control socket."""
 
-    def __init__(self, number: int, parameters: dict[str, Any], sock: socket.socket) -> None:
-        self.number = number
-        self.parameters = parameters
+    def __init__(self, request: SpawnTask, sock: socket.socket) -> None:
+        self.request = request
         self.sock = sock
         self.connection = Connection(sock, "agent")
 
@@ -36,7 +35,7 @@ class FakeTask:
         self.send_header(FROM_TASK.encode(message), payload)
 
     def send_header(self, header: dict[str, Any], payload: bytes = b"") -> None:
-        """Sends whatever a process might send."""
+        """Sends any fields that a process might send."""
         self.connection.send(header, payload, Deadline(clock.monotonic(), 5.0))
 
     def receive(self) -> Frame:
@@ -61,8 +60,8 @@ class FakeLauncher:
         self._thread.start()
 
     def task(self, number: int) -> FakeTask:
-        """Returns a task once it was asked for."""
-        wait_until(lambda: number in self.tasks, 5, f"task {number} is asked for")
+        """Returns a task once it was requested."""
+        wait_until(lambda: number in self.tasks, 5, f"task {number} is requested")
         return self.tasks[number]
 
     def say(self, message: bytes) -> None:
@@ -73,7 +72,7 @@ class FakeLauncher:
 
     def end(self, number: int, cause: str = "exited with status 0") -> None:
         """Reports that a task has ended."""
-        self.say(json.dumps({"ended": number, "cause": cause}).encode())
+        self.say(encode(TaskEnded(number, cause)))
 
     def drop(self) -> None:
         """Closes the agent's connection."""
@@ -110,15 +109,14 @@ class FakeLauncher:
         data, files, _, _ = socket.recv_fds(agent, 4096, 2)
         if not data:
             return False
-        request = json.loads(data)
-        if "spawn" in request:
+        request = decode_request(data)
+        number = request.number
+        if isinstance(request, SpawnTask):
             os.close(files[1])
-            number = request.pop("spawn")
-            self.tasks[number] = FakeTask(number, request, socket.socket(fileno=files[0]))
+            self.tasks[number] = FakeTask(request, socket.socket(fileno=files[0]))
             return True
-        number = request["kill"]
         self.killed.append(number)
         if self.answers:
             self.tasks[number].connection.close()
-            agent.send(json.dumps({"ended": number, "cause": "killed by signal 9"}).encode())
+            agent.send(encode(TaskEnded(number, "killed by signal 9")))
         return True

@@ -1,4 +1,4 @@
-"""The node's side of all jobs: commands reach processes, what tasks say reaches the leader."""
+"""The node's side of all jobs: commands reach processes, and messages of tasks reach the leader."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JOB, KEY = "j-1", ("j-1", "1.0")
 
 
 class Recorder:
-    """A supervisor and a link to the leader that note what they are asked for."""
+    """A supervisor and a link to the leader that note their calls."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -48,7 +48,7 @@ class Recorder:
 
 
 class Node:
-    """A host whose processes and leader a test plays."""
+    """A host; the test plays its processes and its leader."""
 
     def __init__(self, folder: Path) -> None:
         self.seen = Recorder()
@@ -98,7 +98,7 @@ def test_commands_reach_the_processes(node: Node) -> None:
 
 
 def test_what_a_task_says_reaches_the_leader(node: Node) -> None:
-    """Readiness, wishes, errors and ends."""
+    """Readiness, requests for an epoch, errors and ends."""
     node.say(KEY, 7, control.Prepared(1, "h", 9, {0: 1}), b"")
     endpoint = reports.Endpoint("h", 9, 7, "n1")
     assert node.report() == reports.Prepared(JOB, 1, {"1.0": endpoint}, {0: 1}, "n1")

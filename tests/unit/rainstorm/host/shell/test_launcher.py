@@ -1,11 +1,10 @@
-"""The task launcher in this process: it starts tasks, reports their ends, and kills what they leave."""
+"""The task launcher in this process: it starts tasks, reports their ends, and kills their children."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
 import io
-import json
 import os
 import resource
 import select
@@ -21,10 +20,11 @@ import pytest
 
 from agent.rainstorm.host.shell import launcher as module
 from agent.rainstorm.host.shell.launcher import Launcher, limit_tasks, main, python, wait_for_agent
+from agent.rainstorm.messages.launcher import KillTask, SpawnTask, TaskEnded, decode_ended, encode
 from tests.support import wait_until
 
-# Stands in for a task: it says that it lives, starts a child, and does what the test writes to its control
-# socket.
+# Stands in for a task: it says that it is alive, starts a child, and runs the text that the test writes to
+# its control socket.
 TASK = """
 import os, socket, subprocess, sys
 control = socket.socket(fileno=os.dup(0))
@@ -48,16 +48,16 @@ class Agent:
         """Asks for a task and returns the other end of its control socket."""
         ours, theirs = socket.socketpair()
         log = os.open(os.devnull, os.O_WRONLY)
-        request = {"spawn": number, "host": "h", "hydfs": "s", "memory": 1}
-        socket.send_fds(self.sock, [json.dumps(request).encode()], [theirs.fileno(), log])
+        request = encode(SpawnTask(number, "h", "s", 1))
+        socket.send_fds(self.sock, [request], [theirs.fileno(), log])
         theirs.close()
         os.close(log)
         ours.settimeout(20.0)
         return ours
 
-    def ended(self) -> dict[str, Any]:
+    def ended(self) -> TaskEnded:
         """Returns the next report."""
-        return dict(json.loads(self.sock.recv(4096)))
+        return decode_ended(self.sock.recv(4096))
 
     def close(self) -> None:
         """Ends the launcher as its agent does."""
@@ -89,7 +89,7 @@ def test_a_task_that_ends_is_reported_and_what_it_left_is_killed(agent: Agent) -
         pid, child, arguments = control.recv(1000).decode().split(" ", 2)
         assert arguments == "['--host', '--hydfs', '--memory', '1', 'h', 's']"
         control.send(b"sys.exit(3)")
-        assert agent.ended() == {"ended": 1, "cause": "exited with status 3"}
+        assert agent.ended() == TaskEnded(1, "exited with status 3")
     assert not psutil.pid_exists(int(pid))
     wait_until(lambda: _gone(int(child)), 10, "its child is killed")
 
@@ -98,14 +98,14 @@ def test_a_task_is_killed_on_request(agent: Agent) -> None:
     """With the processes that it started; a second request changes nothing."""
     with agent.spawn(1) as control:
         _, child, _ = control.recv(1000).decode().split(" ", 2)
-        agent.sock.send(json.dumps({"kill": 1}).encode())
-        assert agent.ended() == {"ended": 1, "cause": "killed by signal 9"}
-        agent.sock.send(json.dumps({"kill": 1}).encode())
+        agent.sock.send(encode(KillTask(1)))
+        assert agent.ended() == TaskEnded(1, "killed by signal 9")
+        agent.sock.send(encode(KillTask(1)))
     wait_until(lambda: _gone(int(child)), 10, "its child is killed")
 
 
 def test_all_tasks_end_with_their_agent(agent: Agent) -> None:
-    """However many there are."""
+    """The number of tasks does not matter."""
     controls = [agent.spawn(number) for number in (1, 2)]
     pids = [int(control.recv(1000).split(b" ")[0]) for control in controls]
     agent.sock.shutdown(socket.SHUT_RDWR)
@@ -116,7 +116,7 @@ def test_all_tasks_end_with_their_agent(agent: Agent) -> None:
 
 
 def test_a_task_has_its_own_files_and_nothing_of_the_service(agent: Agent) -> None:
-    """Its own are standard input, output and error; the program above copies its control socket.
+    """It has standard input, output and error; the program above copies its control socket.
 
     This process may have been started with open files that all of its children get.
     """
@@ -137,11 +137,11 @@ def test_a_task_that_cannot_be_started_is_reported(agent: Agent, monkeypatch: py
     """The launcher lives on."""
     monkeypatch.setattr(module, "python", lambda: "/no/python")
     with agent.spawn(1):
-        assert agent.ended() == {"ended": 1, "cause": "cannot be started: No such file or directory"}
+        assert agent.ended() == TaskEnded(1, "cannot be started: No such file or directory")
 
 
 def test_an_agent_that_breaks_off_is_noticed(agent: Agent, capfd: pytest.CaptureFixture[str]) -> None:
-    """Its report cannot be sent any more."""
+    """Its report can no longer be sent."""
     with agent.spawn(1) as control:
         control.recv(1000)
         control.send(b"import time; os.kill(os.getppid(), 0)")
@@ -153,6 +153,22 @@ def test_an_agent_that_breaks_off_is_noticed(agent: Agent, capfd: pytest.Capture
         agent.thread.join(10.0)
     assert not agent.thread.is_alive()
     assert "task launcher: agent_lost" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "packet", [b"nonsense", b"{}", b'{"kill": -1}', b'{"spawn": 1}', encode(SpawnTask(1, "h", "s", 1))]
+)
+def test_a_packet_that_is_no_request_ends_the_launcher(
+    agent: Agent, capfd: pytest.CaptureFixture[str], packet: bytes
+) -> None:
+    """With its tasks: the agent connects again, and asks for new ones. The last one comes without files."""
+    with agent.spawn(2) as control:
+        pid = int(control.recv(1000).split(b" ")[0])
+        agent.sock.send(packet)
+        agent.thread.join(10.0)
+        assert not agent.thread.is_alive()
+        assert not psutil.pid_exists(pid)
+    assert "task launcher: agent_sent_invalid_message" in capfd.readouterr().err
 
 
 def _open_files() -> list[int]:
@@ -168,7 +184,7 @@ def _gone(pid: int) -> bool:
 
 
 def test_only_the_agents_user_is_served(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Others are named and turned away."""
+    """Other users are named in the log and turned away."""
     path = str(tmp_path / "l")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
@@ -210,7 +226,7 @@ def test_the_limits_of_tasks_are_set_before_the_first_one(monkeypatch: pytest.Mo
 
 
 def test_the_program_serves_one_agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its exit status tells an unknown user apart."""
+    """Its exit status distinguishes an unknown user."""
     monkeypatch.setattr(module, "limit_tasks", lambda: None)
     monkeypatch.setattr(sys, "argv", ["launcher", "--listen-fd", "9", "--agent-user", "no-such-user"])
     assert main() == module.EX_NOUSER

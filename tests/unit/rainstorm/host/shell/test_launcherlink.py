@@ -14,6 +14,7 @@ import pytest
 from agent.common.shell import network, processes
 from agent.rainstorm.host.shell import launcherlink
 from agent.rainstorm.host.shell.launcherlink import LOST, LauncherLink
+from agent.rainstorm.messages.launcher import SpawnTask
 from tests.support import wait_until
 from tests.unit.rainstorm.host.shell.fakelauncher import FakeLauncher
 
@@ -29,7 +30,7 @@ class Agent:
         """Asks for a task."""
         ours, theirs = socket.socketpair()
         ours.close()
-        self.link.spawn(number, {"host": "h"}, [theirs.detach(), os.open(os.devnull, os.O_RDONLY)])
+        self.link.spawn(SpawnTask(number, "h", "s", 1), [theirs.detach(), os.open(os.devnull, os.O_RDONLY)])
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_task_that_ends_is_reported_with_its_cause(launcher: FakeLauncher, age
     agent.link.start()
     agent.spawn(1)
     agent.spawn(2)
-    assert launcher.task(2).parameters == {"host": "h"}
+    assert launcher.task(2).request == SpawnTask(2, "h", "s", 1)
     agent.link.kill(1)
     wait_until(lambda: agent.ended == [(1, "killed by signal 9")], 5, "the kill is reported")
     agent.link.kill(1)
@@ -117,7 +118,7 @@ def test_a_launcher_that_does_not_read_delays_nobody(
 def test_a_connection_that_is_lost_during_a_send_is_closed_after_it(
     monkeypatch: pytest.MonkeyPatch, launcher: FakeLauncher, agent: Agent
 ) -> None:
-    """Otherwise the descriptor might name another file when the send begins."""
+    """Otherwise the descriptor might already name another file when the send begins."""
     stuck, go_on, open_then = threading.Event(), threading.Event(), list[bool]()
     send = network.send_descriptors
 
@@ -142,11 +143,23 @@ def test_a_connection_that_is_lost_during_a_send_is_closed_after_it(
     assert open_then == [True]
 
 
-@pytest.mark.parametrize("packet", [b"nonsense", b"[1]", b'{"ended": "x", "cause": ""}', b"{}", b"\xff"])
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"nonsense",
+        b"[1]",
+        b'{"ended": "x", "cause": ""}',
+        b"{}",
+        b"\xff",
+        b'{"ended": Infinity, "cause": "x"}',
+        b'{"ended": 1, "cause": "\\ud800"}',
+        b"[" * 4096,
+    ],
+)
 def test_a_packet_that_is_no_message_ends_the_connection(
     launcher: FakeLauncher, agent: Agent, packet: bytes
 ) -> None:
-    """A hostile task may send in the launcher's place."""
+    """A hostile task may send messages in place of the launcher."""
     agent.link.start()
     agent.spawn(1)
     launcher.task(1)

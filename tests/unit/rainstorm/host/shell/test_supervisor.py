@@ -16,6 +16,7 @@ from agent.rainstorm.host.shell.launcherlink import LOST
 from agent.rainstorm.host.shell.supervisor import Key, TaskSupervisor
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.messages.control import Assign, EpochWanted, Snapshot, TaskMessage, Trigger
+from agent.rainstorm.messages.launcher import SpawnTask
 from tests.support import wait_until
 from tests.unit.rainstorm.host.shell.fakelauncher import FakeLauncher
 
@@ -67,7 +68,7 @@ def test_a_task_gets_a_process_and_its_messages_arrive(node: Node) -> None:
     node.supervisor.tell(KEY, Trigger(1, 3, 2))
     node.supervisor.tell(("j-1", "9.9"), Trigger(1, 3, 2))
     task = node.launcher.task(1)
-    assert task.parameters == {"host": "127.0.0.1", "hydfs": "hydfs.sock", "memory": 1 << 20}
+    assert task.request == SpawnTask(1, "127.0.0.1", "hydfs.sock", 1 << 20)
     task.hello(77)
     assert task.receive().header["in_place"] is False
     assert task.receive().header == {"type": "trigger", "generation": 1, "epoch": 3, "committed": 2}
@@ -79,7 +80,7 @@ def test_a_task_gets_a_process_and_its_messages_arrive(node: Node) -> None:
 
 
 def test_a_process_is_kept_in_place_and_replaced_otherwise(node: Node) -> None:
-    """The end of a process that was replaced is nobody's failure."""
+    """The end of a process that was replaced is not a failure of its task."""
     node.supervisor.assign(KEY, 1, False, ASSIGN)
     first = node.launcher.task(1)
     first.hello(1)
@@ -96,7 +97,7 @@ def test_a_process_is_kept_in_place_and_replaced_otherwise(node: Node) -> None:
 
 
 def test_a_process_that_ends_is_reported_once(node: Node) -> None:
-    """With the generation that it was assigned for; a task that was killed on purpose is not reported."""
+    """The report has the generation of its assignment; a task that was killed on purpose is not reported."""
     node.supervisor.assign(KEY, 4, False, ASSIGN)
     node.launcher.task(1).hello(1)
     wait_until(lambda: node.supervisor.running() == {KEY: 1}, 5, "it has said hello")
@@ -126,7 +127,7 @@ def test_a_process_that_ends_is_reported_once(node: Node) -> None:
     ],
 )
 def test_an_invalid_message_ends_the_process_and_names_it(node: Node, header: dict[str, Any]) -> None:
-    """Nothing of it reaches the core; the cause of the end says what was wrong."""
+    """Nothing of it reaches the core; the cause of the end names the problem."""
     node.supervisor.assign(KEY, 1, False, ASSIGN)
     task = node.launcher.task(1)
     task.hello(1)
@@ -167,7 +168,7 @@ def test_a_process_that_does_not_read_its_commands_is_killed(
 def test_a_launcher_that_never_reports_the_end_delays_it_only(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After some time the process counts as ended all the same."""
+    """After some time the process still counts as ended."""
     monkeypatch.setattr(module, "EXIT_TIMEOUT_S", 0.05)
     node.launcher.answers = False
     node.supervisor.assign(KEY, 1, False, ASSIGN)
@@ -193,7 +194,7 @@ def test_without_descriptors_a_task_fails_instead_of_the_agent(
 
 
 def test_spares_are_started_ahead_used_and_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other; one that fails is not the end of the others."""
+    """Spares start one after the other; one that fails does not stop the others."""
     monkeypatch.setattr(module, "REFILL_DELAY_S", 0.001)
     node = Node(tmp_path, spares=2)
     try:
@@ -216,7 +217,7 @@ def test_spares_are_started_ahead_used_and_replaced(tmp_path: Path, monkeypatch:
 def test_a_spare_that_cannot_be_started_is_tried_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that starts them lives on."""
+    """The thread that starts them continues."""
     monkeypatch.setattr(module, "REFILL_DELAY_S", 0.001)
     pair, failures = network.pair, [OSError(24, "Too many open files")]
 
@@ -228,7 +229,7 @@ def test_a_spare_that_cannot_be_started_is_tried_again_later(
     monkeypatch.setattr(network, "pair", sometimes)
     node = Node(tmp_path, spares=1)
     try:
-        wait_until(lambda: not failures, 5, "the first try fails")
+        wait_until(lambda: not failures, 5, "the first attempt fails")
         node.supervisor._refill.set()
         node.launcher.task(1).hello(1)
     finally:

@@ -1,4 +1,4 @@
-"""The epoch in flight: complete when every task has answered, then one record says it all."""
+"""The epoch in flight: it is complete when every task has answered, and then one record commits it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TASKS = ["0.0", "0.1", "1.0"]
 
 
 def ack(**changed: Any) -> TaskEpoch:
-    """Returns what a task hands over."""
+    """Returns an acknowledgement with what a task hands over."""
     return replace(TaskEpoch(False, {}, False, 0, 0), **changed)
 
 
@@ -31,7 +31,7 @@ def test_an_epoch_is_complete_when_all_tasks_have_answered() -> None:
 
 
 def test_the_commit_record_has_what_the_tasks_handed_over() -> None:
-    """Positions together, state as base or delta, output by sink, who is done, counts."""
+    """It has all positions, state as base or delta, output by sink, the ended tasks, and counts."""
     epoch = Epoch(7, 2, 0.0, TASKS)
     epoch.acknowledge({"0.0": ack(positions={0: 10, 2: 30}, done=True, records=4, bytes=40)})
     epoch.acknowledge({"0.1": ack(positions={1: 20}, state=(("f", 0, 3),), base=True)})
@@ -51,7 +51,7 @@ def test_the_commit_record_has_what_the_tasks_handed_over() -> None:
 
 
 def test_a_task_commits_positions_of_its_own_splits_only() -> None:
-    """The user's code runs in the task's process, so its word on where the job has got to is checked."""
+    """User code runs in the task's process, so the positions that it reports are checked."""
     splits = {0: Split(0, 4, 6, 0), 1: Split(1, 6, 12, 1)}
 
     def problem(task: str, **positions: int) -> str:
@@ -59,7 +59,7 @@ def test_a_task_commits_positions_of_its_own_splits_only() -> None:
         return wrong_position(splits, 12, task, found)
 
     assert problem("0.0", s0=4) == problem("0.0", s0=12) == problem("0.1", s1=7) == problem("1.0") == ""
-    assert problem("0.0", s1=7) == problem("1.0", s1=7) == "split 1 is not its own"
-    assert problem("0.0", s2=7) == "split 2 is not its own"
+    assert problem("0.0", s1=7) == problem("1.0", s1=7) == "split 1 belongs to another task"
+    assert problem("0.0", s2=7) == "split 2 belongs to another task"
     assert problem("0.0", s0=3) == "position 3 lies outside split 0"
     assert problem("0.1", s1=13) == "position 13 lies outside split 1"

@@ -1,4 +1,4 @@
-"""The state of a job: what its records add up to, and which records contradict each other."""
+"""The state of a job from its records, and records that contradict each other."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_whole_log_is_folded() -> None:
         (0, replace(job_record(new_job()), job="j-other"), "does not begin with the job"),
         (0, replace(job_record(new_job()), spec={"stages": []}), "holds a job that cannot be run"),
         (0, replace(job_record(new_job()), header=SourceHeader(("x",), 0, 0, (), 1, "")), "cannot be run"),
-        (1, job_record(new_job()), "record 1, job: the job is there already"),
+        (1, job_record(new_job()), "record 1, job: the job is already there"),
         (2, TermRecord(0), "term 0 after term 1"),
         (2, GenerationRecord(0, PLACED, "", 0), "generation 0 after generation 0"),
         (2, GenerationRecord(1, {**PLACED, "7.7": "n1"}, "", 0), "a task is not placed"),
@@ -127,7 +127,7 @@ def test_segments_of_a_task_are_a_base_and_its_deltas() -> None:
 
 
 def test_positions_and_counts_are_updated_one_by_one() -> None:
-    """A split or task that a commit does not mention stays where it was; who is done is said anew."""
+    """A split or task that a commit omits keeps its position; each commit lists all ended tasks."""
     state = folded(
         commit(
             1, positions={0: 10, 1: 50}, counts={"0.0": (1, 10), "0.1": (2, 20), "1.0": (9, 9)}, done=("0.1",)
@@ -175,7 +175,7 @@ def test_a_generation_says_where_tasks_are() -> None:
 
 
 def test_recoveries_are_timed_until_the_next_commit() -> None:
-    """The first generation is no recovery; one that is overtaken by another lasts as long as that one."""
+    """The first generation is not a recovery; one that another overtakes lasts as long as the other."""
     state = folded(generation(1), commit(1), generation(2), generation(3), commit(5, 3), generation(4))
     assert [found.generation for found in state.recoveries] == [2, 3, 4]
     assert [found.seconds for found in state.recoveries] == [85.0, 75.0, None]
@@ -184,7 +184,7 @@ def test_recoveries_are_timed_until_the_next_commit() -> None:
 
 
 def test_an_old_commit_does_not_end_a_new_recovery() -> None:
-    """A commit of the generation before, in the log just before the new one's record, counts for itself."""
+    """A commit of the previous generation, just before the new one's record, counts only for its own."""
     state = folded(generation(1), generation(2), commit(1, 1))
     assert state.recoveries[0].seconds is None
 
@@ -200,7 +200,7 @@ def test_history_is_bounded() -> None:
 
 
 def test_rates_follow_what_each_task_took_in() -> None:
-    """The first rate is what was measured, a step shows at once and settles within some epochs."""
+    """The first rate is the measured one; a step shows at once and settles within some epochs."""
     state = folded(commit(1, counts={"0.0": (100, 0)}))
     assert state.rates == {}
     state.apply(commit(2, counts={"0.0": (150, 0)}))

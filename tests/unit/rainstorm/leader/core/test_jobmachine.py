@@ -57,7 +57,7 @@ def test_no_task_starts_before_all_are_prepared(cluster: Cluster) -> None:
 @pytest.mark.parametrize("task", ["0.0", "0.1", "1.0", "1.1"])
 @pytest.mark.parametrize("phase", ["deploying", "running", "in flight", "committing", "publishing"])
 def test_a_killed_task_costs_nothing_but_time(cluster: Cluster, task: str, phase: str) -> None:
-    """Whatever the phase, the job goes on from the last commit and the output is exact."""
+    """Whatever the phase, the job continues from the last commit and the output is exact."""
     into_phase(cluster, phase)
     before = cluster.state().generation
     if phase == "deploying":
@@ -129,7 +129,7 @@ def test_a_commit_under_way_when_the_last_node_goes() -> None:
 
 
 def test_output_of_an_overtaken_commit_is_published_first(cluster: Cluster) -> None:
-    """The destination takes a sink's epochs in order only: one that is late would count as a repetition."""
+    """The destination takes a sink's epochs only in order: a late one would count as a repetition."""
     into_phase(cluster, "committing")
     cluster.kill_task("1.0")
     cluster.hold_log = False
@@ -144,7 +144,7 @@ def test_output_of_an_overtaken_commit_is_published_first(cluster: Cluster) -> N
 
 
 def test_a_new_leader_publishes_the_old_epochs_first(cluster: Cluster) -> None:
-    """The same after a take-over: what is not known to be published goes before the first new epoch."""
+    """The same holds after a take-over: output not known to be published goes before the first new epoch."""
     running(cluster)
     cluster.hold_publications = True
     cluster.pass_time(0.125)
@@ -188,7 +188,7 @@ def test_a_late_publication_is_tried_again_in_order(cluster: Cluster) -> None:
     for _ in range(3):
         cluster.pass_time(0.125)
         cluster.settle()
-    cluster.held_publications.clear()  # the appends failed: nobody answers
+    cluster.held_publications.clear()  # the appends failed, so there is no answer
     cluster.pass_time(PUBLISH_TIMEOUT_S + 0.1)
     again = [tell.message for tell in cluster.told if isinstance(tell.message, Publish)]
     assert [message.epoch for message in again if message.task == "1.0"] == [3]
@@ -240,7 +240,7 @@ def test_a_new_leader_goes_on_from_the_log(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_a_leader_dies_with_a_commit_under_way(cluster: Cluster, lost: bool) -> None:
-    """The log alone says whether the epoch happened; both ways the output is exact."""
+    """Only the log says whether the epoch happened; in both cases the output is exact."""
     into_phase(cluster, "committing")
     cluster.hold_log = False
     cluster.restart_leader(lose_appends=lost)
@@ -265,7 +265,7 @@ def test_a_leader_dies_while_the_last_output_is_published(cluster: Cluster) -> N
 
 
 def test_an_epoch_that_is_being_committed_takes_no_further_acknowledgement(cluster: Cluster) -> None:
-    """It would be committed a second time, with what a task said later."""
+    """Otherwise it would be committed a second time, with a task's later message."""
     into_phase(cluster, "committing")
     machine = cluster.leader.jobs[JOB]
     acks = dict.fromkeys(machine.plan.tasks(), TaskEpoch(False, {}, True, 9, 9))

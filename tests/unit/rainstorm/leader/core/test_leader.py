@@ -1,4 +1,4 @@
-"""Who leads, which nodes may be used, and what people see: the leader core around the jobs."""
+"""The leader core around the jobs: leadership, usable nodes, and the status that people see."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def leading() -> LeaderCore:
 
 
 def keeps(effects: Any) -> dict[str, Keep]:
-    """Returns by node the commands that say what a node may keep."""
+    """Returns by node the commands with the jobs that it may keep."""
     found = [effect for effect in effects if isinstance(effect, Tell)]
     return {effect.node: effect.message for effect in found if isinstance(effect.message, Keep)}
 
 
 def test_a_node_leads_only_when_the_logs_are_fenced() -> None:
-    """From the view to the end of the take-over it acts on nothing; then it says what may stay."""
+    """From the view to the end of the take-over it does nothing; then it tells each node what to keep."""
     core = LeaderCore("n1")
     assert core.handle(0.0, view(1, 4, "n1", n1="up", n2="down")) == [TakeOver(4)]
     assert not core.leading
@@ -60,13 +60,13 @@ def test_a_node_leads_only_when_the_logs_are_fenced() -> None:
 
 @pytest.mark.parametrize("term", [3, 5])
 def test_a_take_over_of_another_term_is_ignored(term: int) -> None:
-    """Logs fenced for a term that is over, or was never seen, do not make a leader."""
+    """Logs fenced for a term that has ended, or was never seen, do not make a leader."""
     core = LeaderCore("n1")
     core.handle(0.0, view(1, 4, "n1", n1="up"))
     assert core.handle(0.0, TookOver(term, [new_job()])) == []
     assert not core.leading
     core.handle(0.0, TookOver(4, []))
-    assert core.handle(0.0, TookOver(4, [new_job()])) == [], "a second one does not start jobs anew"
+    assert core.handle(0.0, TookOver(4, [new_job()])) == [], "a second one does not restart jobs"
     assert core.jobs == {}
 
 
@@ -94,7 +94,7 @@ def test_an_older_view_changes_nothing() -> None:
 
 
 def test_a_zombie_leader_appends_nothing_more() -> None:
-    """A refused append while the view names another leader: it stays down and forgets its jobs."""
+    """After a refused append while the view names another leader, it stays down and forgets its jobs."""
     core = leading()
     core.handle(0.0, JobSubmitted(new_job()))
     core.handle(0.0, view(2, 2, "n2", n1="up"))
@@ -110,7 +110,7 @@ def test_a_zombie_leader_appends_nothing_more() -> None:
 
 
 def test_an_unreachable_node_is_left_out_for_a_while() -> None:
-    """Until its time is over, or until it says something itself."""
+    """It is used again after a time limit, or when it sends a report."""
     core = leading()
     core.handle(0.0, AgentUnreachable("n2"))
     assert sorted(core.usable(JOB)) == ["n1", "n3"]
@@ -119,7 +119,7 @@ def test_an_unreachable_node_is_left_out_for_a_while() -> None:
     assert sorted(core.usable(JOB)) == ["n1", "n3"]
     effects = core.handle(EXCLUDE_S, Tick())
     assert sorted(core.usable(JOB)) == ["n1", "n2", "n3"]
-    assert list(keeps(effects)) == ["n2"], "what it was told to stop meanwhile did not reach it"
+    assert list(keeps(effects)) == ["n2"], "commands to stop tasks did not reach it meanwhile"
     core.handle(5.0, AgentUnreachable("n3"))
     effects = core.handle(5.1, ReportReceived("n3", Published("j-gone", 1, "1.0")))
     assert sorted(core.usable(JOB)) == ["n1", "n2", "n3"]
@@ -145,7 +145,7 @@ def test_a_node_that_comes_up_hears_what_it_may_keep() -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_node_whose_tasks_should_not_run_hears_what_it_may_keep(known: bool) -> None:
-    """A deployment that the network held back reaches it after everything else, even after the job's end."""
+    """A deployment that the network delayed reaches it after everything else, even after the job's end."""
     cluster = Cluster()
     cluster.lead()
     cluster.submit()
@@ -158,7 +158,7 @@ def test_a_node_whose_tasks_should_not_run_hears_what_it_may_keep(known: bool) -
 
 
 def test_a_node_down_in_the_view_gets_no_tasks() -> None:
-    """And loses those that it has."""
+    """It also loses those that it has."""
     cluster = Cluster()
     cluster.lead()
     cluster.submit()
@@ -205,7 +205,7 @@ def test_a_job_that_ended_in_its_log_is_only_closed() -> None:
 
 
 def test_status_is_answered_by_everybody() -> None:
-    """With who asked, and whether the answer means anything."""
+    """The answer has the token of the caller, and says whether this node leads."""
     core = LeaderCore("n1")
     (reply,) = core.handle(0.0, StatusWanted(7))
     assert isinstance(reply, ReplyStatus)

@@ -24,7 +24,7 @@ def _given(found: Publication, now: float, nodes: list[str] = NODES) -> list[tup
 
 
 def test_one_epoch_of_a_sink_task_is_under_way_at_a_time(state: JobState) -> None:
-    """The second epoch of a task is given out only when the first is in the file."""
+    """The second epoch of a task is assigned only when the first is in the file."""
     found = Publication(state)
     assert _given(found, 0.0) == [("vm1", 1, "1.0"), ("vm2", 1, "1.1")]
     assert _given(found, 0.0) == []
@@ -45,7 +45,7 @@ def test_published_means_all_sink_tasks(state: JobState) -> None:
 
 
 def test_what_a_lost_node_had_goes_to_another(state: JobState) -> None:
-    """Also when it is the home of the sink task."""
+    """This holds even if the node is the home of the sink task."""
     found = Publication(state)
     found.next(0.0, NODES)
     found.lose("vm2")
@@ -53,7 +53,7 @@ def test_what_a_lost_node_had_goes_to_another(state: JobState) -> None:
 
 
 def test_what_is_late_is_given_out_again(state: JobState) -> None:
-    """The store knows a repetition when it sees one."""
+    """The store recognises a repetition."""
     found = Publication(state)
     found.next(0.0, NODES)
     found.expire(PUBLISH_TIMEOUT_S)

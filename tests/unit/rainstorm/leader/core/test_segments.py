@@ -1,4 +1,4 @@
-"""Segment files: a long job keeps what it needs and no more."""
+"""Segment files: a long job keeps only the files that it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people and programs see of a job."""
+"""The status of a job for people and programs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_what_people_see_of_a_job() -> None:
 
 
 def test_a_rate_needs_two_commits_within_the_last_seconds() -> None:
-    """One that is older says nothing of now."""
+    """An older commit says nothing about the current rate."""
     cluster = Cluster()
     cluster.lead()
     cluster.submit()
@@ -94,8 +94,8 @@ def test_a_job_that_waits_for_a_node_says_so() -> None:
     assert described(cluster).state == "waiting"
 
 
-def test_of_a_job_that_cannot_be_read_the_reason_is_told() -> None:
-    """Nothing else is known of it."""
+def test_the_reason_why_a_job_cannot_be_read_is_reported() -> None:
+    """Nothing else is known about the job."""
     failure = Failure.of(Corrupt("the log is damaged"))
     found = status.unreadable(JOB, 5.0, failure, "n2", 3)
     assert (found.state, found.error, found.submitted_at, found.leader, found.term) == (
@@ -108,7 +108,7 @@ def test_of_a_job_that_cannot_be_read_the_reason_is_told() -> None:
 
 
 def test_a_status_is_shortened_to_its_newest_history() -> None:
-    """What is left out is in the job's log."""
+    """The rest of the history is in the job's log."""
     commits = tuple(CommitStatus(number, 1, number, float(number)) for number in range(1, 9))
     recoveries = tuple(RecoveryStatus(number, "why", float(number)) for number in range(2, 7))
     found = status.shortened(job_status(commits=commits, recoveries=recoveries), 3, 2)

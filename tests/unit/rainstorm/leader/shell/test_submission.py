@@ -1,4 +1,4 @@
-"""From a job file to a job that the leader can run: what is refused is refused before anything changes."""
+"""From a job file to a job that the leader can run: a mistake is refused before anything changes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def prepared(data: bytes, **source: Any) -> JobState:
 def test_the_columns_and_the_begin_of_the_data_are_found(
     data: bytes, source: dict[str, Any], columns: tuple[str, ...], start: int
 ) -> None:
-    """Behind byte-order marks, blank lines and a header."""
+    """They come after byte-order marks, blank lines and a header."""
     state = prepared(data, **source)
     assert (state.header.columns, state.header.data_start, state.header.data_end) == (
         columns,
@@ -118,7 +118,7 @@ def test_a_first_record_that_csv_cannot_read_is_named() -> None:
     store.put_bytes("in", b"a-long-field,b\n")
     before = csv.field_size_limit(5)
     try:
-        with pytest.raises(JobInvalid, match="is no CSV"):
+        with pytest.raises(JobInvalid, match="is not CSV"):
             prepare(store.storage(), job_file(IDENTITY, format="csv"), "j-7", 1000, ["n1"], 5.0)
     finally:
         csv.field_size_limit(before)

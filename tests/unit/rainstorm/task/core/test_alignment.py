@@ -20,7 +20,7 @@ def aligned(*, exactly_once: bool = True) -> Alignment:
 
 
 def test_a_channel_that_is_ahead_waits() -> None:
-    """From its barrier on until the last channel has delivered its own."""
+    """It waits from its own barrier until the last channel has delivered its barrier."""
     made = aligned()
     assert not made.blocked("a")
     assert made.barrier("a", 6) is None
@@ -99,7 +99,7 @@ def test_a_reset_forgets_the_generation_before() -> None:
 
 
 def test_without_exactly_once_nothing_waits() -> None:
-    """Barriers are counted only: a fast channel may be several epochs ahead."""
+    """Barriers are only counted: a fast channel may be several epochs ahead."""
     made = aligned(exactly_once=False)
     assert made.barrier("a", 6) is None
     assert made.barrier("a", 7) is None

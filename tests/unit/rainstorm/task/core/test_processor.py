@@ -30,6 +30,7 @@ from agent.rainstorm.task.core.processor import (
     SourceRead,
     TaskCore,
 )
+from tests.properties import examples
 from tests.unit.rainstorm.chain import Chain, header_of, job_file
 from tests.unit.rainstorm.rows import batch, rows_of
 
@@ -62,7 +63,7 @@ def read(core: TaskCore, data: bytes, size: int) -> list[Any]:
 
 
 def partials(*rows: tuple[bytes, bytes]) -> pa.RecordBatch:
-    """Returns what a combiner sends."""
+    """Returns rows as a combiner sends them."""
     return batch(["key", "partial"], *rows)
 
 
@@ -79,7 +80,7 @@ def snapshot(effects: list[Any]) -> Snapshot:
 
 
 def test_an_epoch_ends_when_all_channels_have_delivered_it() -> None:
-    """The snapshot has what came before the barriers, and the channel that is ahead is held back."""
+    """The snapshot has the tuples before the barriers, and the channel that is ahead is held back."""
     core = counter()
     core.handle(BatchReceived("0.0", partials((b"a", b"2"))))
     assert core.handle(BarrierReceived("0.0", 4)) == []
@@ -109,7 +110,7 @@ def test_results_leave_with_the_epoch_in_which_the_input_ended() -> None:
 
 @pytest.mark.parametrize("committed", [True, False])
 def test_results_are_written_again_only_if_they_were_lost(committed: bool) -> None:
-    """After a reset to a commit that has the results the task is done; else it writes them anew."""
+    """After a reset to a commit that has the results the task is done; otherwise it writes them again."""
     core = counter()
     core.handle(BatchReceived("0.0", partials((b"a", b"2"))))
     for channel in ("0.0", "0.1"):
@@ -147,7 +148,7 @@ def test_a_reset_undoes_whatever_came_after_the_commit() -> None:
 
 
 def test_a_fresh_task_goes_on_from_loaded_state() -> None:
-    """Committed segments, oldest first, then the reset: the same state as the task that is gone had."""
+    """Committed segments, oldest first, and a reset give the same state as in the lost task."""
     core = counter(emit="tuple")
     core.load({b"a": 1, b"b": 7})
     core.load({b"a": 5})
@@ -159,7 +160,7 @@ def test_a_fresh_task_goes_on_from_loaded_state() -> None:
 
 
 def test_a_full_state_replaces_deltas_that_outgrew_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the segments of a task stay within a few times the size of its state."""
+    """So the segments of a task stay within a few times the size of its state."""
     monkeypatch.setattr(processor, "BASE_KEYS_MIN", 4)
     core = counter(upstream=1)
     bases = []
@@ -198,7 +199,7 @@ def test_a_source_with_nothing_left_ends_at_once() -> None:
 
 
 def test_a_source_stops_when_its_epoch_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It asks for the end of the epoch and takes nothing more until that has come."""
+    """It asks for the end of the epoch and takes nothing more until the epoch has ended."""
     monkeypatch.setattr(processor, "EPOCH_BYTES_MAX", 1000)
     data = b"x" * 599 + b"\n"
     data = data * 4
@@ -246,12 +247,12 @@ def test_equal_keys_meet_in_one_task() -> None:
 
 
 def test_a_bad_value_fails_the_job_and_names_the_task() -> None:
-    """What is wrong with the data is wrong after every recovery as well."""
+    """Bad data is still bad after every recovery."""
     with pytest.raises(JobFailed, match=r"task 1\.0, operator AggregateByKey: b'x' is not a number"):
         counter().handle(BatchReceived("0.0", partials((b"a", b"x"))))
 
 
-FAULTS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FAULTS = settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @FAULTS
@@ -284,7 +285,7 @@ def test_counts_are_exact_under_any_schedule(seed: int, tasks: int, counters: in
 @FAULTS
 @given(st.integers(0, 1 << 30), st.integers(1, 3), st.integers(1, 3))
 def test_identical_lines_are_different_tuples(seed: int, tasks: int, sinks: int) -> None:
-    """As many lines come out as went in, with failures and a rebalance in between."""
+    """The number of output lines equals that of input lines, with failures and a rebalance in between."""
     chance = random.Random(seed)
     lines = chance.randrange(200)
     chain = Chain(
@@ -316,7 +317,7 @@ def test_running_totals_of_epochs_grow_to_the_final_ones(seed: int) -> None:
 
 
 def test_ends_go_downstream_once_per_generation() -> None:
-    """Every downstream task hears of the end, and after a reset again, for its channels are new."""
+    """Every downstream task gets the end, and gets it again after a reset, because its channels are new."""
     core = source(b"a\n", next_tasks=2)
     first = read(core, b"a\n", 600)
     assert kinds(first).count("SendEnd") == 1

@@ -1,4 +1,4 @@
-"""Aggregation: numbers, exact sums, and when values leave."""
+"""Aggregation: numbers, exact sums, and the time at which values leave."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_numbers(text: bytes, value: int | Decimal) -> None:
 
 @pytest.mark.parametrize("text", [b"x", b"1,5", b"nan", b"inf", b"-Infinity", b"0x10", b"\xff", b"1 2"])
 def test_what_is_no_number_is_refused(text: bytes) -> None:
-    """A sum over something that is no finite number would be wrong, so it is an error."""
+    """A sum with a value that is not a finite number would be wrong, so it is an error."""
     with pytest.raises(ValueError, match="number"):
         number(text)
 

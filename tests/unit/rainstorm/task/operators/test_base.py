@@ -18,7 +18,7 @@ def test_every_step_of_a_plan_can_be_built() -> None:
 
 
 def test_an_operator_holds_nothing_back_by_itself() -> None:
-    """What it takes it passes on, and at the end of an epoch or of the input nothing is left."""
+    """It passes on everything that it takes, and nothing is left at the end of an epoch or of the input."""
     rows = batch(KV, [b"a", b"1"])
     operator = Operator({}, KV)
     assert operator.process(rows) == [rows]

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ops.demo import reference
+from tests.properties import examples
 from tests.unit.rainstorm.chain import Chain, job_file
 from tests.unit.rainstorm.rows import csv_texts
 
@@ -26,7 +27,7 @@ def check(raw: dict[str, Any], data: bytes, cuts: list[int], seed: int) -> None:
 
 CUTS = st.lists(st.integers(1, 120), max_size=5)
 SEEDS = st.integers(0, 1 << 30)
-CHAINS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CHAINS = settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 CSV_STAGES = [
     [{"operator": "identity", "tasks": 2}],
@@ -72,7 +73,7 @@ LINES = st.lists(
 def test_line_jobs_give_what_the_reference_gives(
     stages: list[dict[str, Any]], lines: list[bytes], last: bytes, cuts: list[int], seed: int
 ) -> None:
-    """Any chain on any lines, identical ones included."""
+    """Any chain on any lines, including identical ones."""
     check(job_file(*stages), b"".join(lines) + last, cuts, seed)
 
 

@@ -1,4 +1,4 @@
-"""What is sent to the aggregation of a key: partial results, or every tuple."""
+"""The rows that are sent to the aggregation of a key: partial results, or every tuple."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ KV = ("k", "v")
 
 
 def test_a_combiner_sends_one_row_a_key_and_epoch() -> None:
-    """Partial results are held until the epoch ends, and nothing is held over it."""
+    """Partial results are held until the epoch ends, but never longer."""
     operator = Combine({"key": "k"}, KV)
     assert operator.process(batch(KV, [b"a", b""], [b"b", b""], [b"a", b""])) == []
     assert rows_of(*operator.end_epoch()) == [(b"a", b"2"), (b"b", b"1")]
     assert operator.end_epoch() == operator.end_input() == []
     operator.process(batch(KV, [b"a", b""]))
     operator.reset()
-    assert operator.end_epoch() == [], "a reset forgets what was not sent"
+    assert operator.end_epoch() == [], "a reset forgets unsent rows"
 
 
 def test_a_combiner_holds_a_bounded_number_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With too many keys it sends what it has in the middle of an epoch, and loses nothing."""
+    """With too many keys it sends its rows in the middle of an epoch, and loses nothing."""
     monkeypatch.setattr(combine, "KEYS_MAX", 2)
     operator = Combine({"key": "k", "function": "sum", "value": "v"}, KV)
     found = operator.process(batch(KV, [b"a", b"1.5"], [b"b", b"2"]))
@@ -42,7 +42,7 @@ def test_line_keys_are_without_line_end() -> None:
 
 
 def test_project_sends_every_tuple() -> None:
-    """One row a tuple: (key, 1) to count, (key, value) to sum."""
+    """One row per tuple: (key, 1) to count, (key, value) to sum."""
     rows = batch(KV, [b"a", b"5"], [b"a", b""])
     assert rows_of(*Project({"key": "k"}, KV).process(rows)) == [(b"a", b"1")] * 2
     summed = Project({"key": "v", "function": "sum", "value": "k"}, KV).process(batch(KV, [b"5", b"a"]))

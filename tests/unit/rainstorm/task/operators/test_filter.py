@@ -69,7 +69,7 @@ def test_filter_by_the_whole_record() -> None:
     ],
 )
 def test_a_regular_expression_is_about_characters(pattern: str, value: str) -> None:
-    """A pattern that the job file may hold works on text, not on UTF-8 bytes."""
+    """A pattern works on text, not on UTF-8 bytes."""
     assert kept({"matches": pattern}, value.encode(), b"\xff\xff") == [value.encode()]
 
 
@@ -82,7 +82,7 @@ def test_filters_on_lines_do_not_see_the_line_end(options: dict[str, Any]) -> No
 
 
 def test_line_ends_are_part_of_no_line() -> None:
-    """Looking for a line end finds one inside a line only."""
+    """A search for a line end finds one only inside a line."""
     assert kept_lines({"contains": "\n"}, b"a\nb\r\n") == b""
     assert kept_lines({"contains": "\r"}, b"a\r\nb\rc\n") == b"b\rc\n"
     assert kept_lines({"equals": ""}, b"\n\r\na\n") == b"\n\r\n"
@@ -90,6 +90,6 @@ def test_line_ends_are_part_of_no_line() -> None:
 
 
 def test_filter_on_a_csv_column_called_line() -> None:
-    """A CSV column ``line`` is compared as it is."""
+    """A CSV column ``line`` is compared like any other."""
     found = Filter({"column": "line", "equals": "U2"}, ("line",)).process(batch(["line"], [b"U2"], [b"U3"]))
     assert rows_of(*found) == [(b"U2",)]

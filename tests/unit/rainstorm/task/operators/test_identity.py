@@ -1,4 +1,4 @@
-"""Identity: every tuple goes on as it came."""
+"""Identity: every tuple passes unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transform: the columns that are named, in the order named."""
+"""Transform: the named columns, in the order named."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Receiver:
 
     @property
     def port(self) -> int:
-        """Returns where it listens."""
+        """Returns its port."""
         return int(self.listener.getsockname()[1])
 
     def serve_until(self, predicate: Callable[[], object], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Connections that have not said which task they are: refused, bounded, and waited for by nobody."""
+"""Connections that have not said which task they are: refused, bounded, and never waited for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_another_generation_cannot_connect(receiver: Receiver) -> None:
-    """Its certificate is another one; without an assignment nobody is expected."""
+    """It has another certificate; without an assignment no connection is expected."""
     thread, made = receiver.connect(OTHER)
     receiver.serve_until(lambda: not thread.is_alive(), "the handshake fails")
     assert made == []
@@ -35,7 +35,7 @@ def test_another_generation_cannot_connect(receiver: Receiver) -> None:
 
 
 def test_a_hello_that_is_no_message_is_refused(receiver: Receiver) -> None:
-    """The connection is closed, and nobody is told."""
+    """The connection is closed silently."""
 
     def run() -> None:
         with socket.create_connection(("127.0.0.1", receiver.port)) as plain:
@@ -55,7 +55,7 @@ def test_a_hello_that_is_no_message_is_refused(receiver: Receiver) -> None:
 def test_connections_that_say_nothing_are_bounded_in_number_and_time(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest goes first."""
+    """The oldest is closed first."""
     monkeypatch.setattr(module, "ARRIVALS_MAX", 2)
     silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(3)]
     receiver.serve_until(lambda: _closed(silent[0]), "the oldest connection is closed")

@@ -35,7 +35,7 @@ def pair(receiver: Receiver) -> tuple[Channel, Channel]:
 
 
 def test_frames_arrive_whole(receiver: Receiver) -> None:
-    """However they are cut on the way; a channel without bytes says so."""
+    """They do, however they are cut on the way; a channel without bytes reports that."""
     sender, taken = pair(receiver)
     assert receiver.welcomed[0][1] == Hello("0.0", 1)
     taken.accepted_from("0.0")
@@ -83,7 +83,7 @@ def test_a_full_channel_takes_nothing_and_a_closed_one_is_lost(receiver: Receive
 
 
 def test_a_hello_that_is_too_large_is_not_read(receiver: Receiver) -> None:
-    """Before a task has said who it is, nothing is allocated for it."""
+    """Before a connection has said which task it is, nothing is allocated for it."""
     with socket.create_connection(("127.0.0.1", receiver.port)) as plain:
         thread = threading.Thread(target=_send_large, args=(plain,), daemon=True)
         thread.start()
@@ -115,7 +115,7 @@ def test_the_largest_frame_is_a_parameter(receiver: Receiver, size: int) -> None
 
 
 def test_a_task_that_does_not_listen_is_lost() -> None:
-    """The error names the task and where it should be."""
+    """The error names the task and its address."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     with pytest.raises(ConnectionLost, match=rf"task 1\.0 at 127\.0\.0\.1:{port}"):
@@ -123,7 +123,7 @@ def test_a_task_that_does_not_listen_is_lost() -> None:
 
 
 def test_a_batch_survives_the_channel() -> None:
-    """Bytes that are no batch are refused."""
+    """Bytes that are not a batch are refused."""
     batch = pa.RecordBatch.from_pydict({"a": pa.array([b"x", b"y"], pa.binary())})
     assert decode_batch(encode_batch(batch)).equals(batch)
     with pytest.raises(ProtocolError, match="not an Arrow batch"):

@@ -12,7 +12,7 @@ from agent.wire.authority import ephemeral_identity
 
 
 def test_both_ends_ask_for_the_certificate_of_the_generation() -> None:
-    """TLS 1.3 on both sides, and nobody else's certificate."""
+    """TLS 1.3 on both sides, and no other certificate is accepted."""
     made = JobIdentity(ephemeral_identity("j-1"))
     for context in (made.server, made.client):
         assert isinstance(context, ssl.SSLContext)

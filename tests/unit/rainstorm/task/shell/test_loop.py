@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.common.deadline import Deadline
-from agent.common.errors import ConnectionLost
+from agent.common.errors import ConnectionLost, Unavailable
 from agent.common.shell import clock
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.messages import control
@@ -116,7 +116,7 @@ def snapshot(process: Process) -> tuple[control.Snapshot, bytes, bytes]:
 
 
 def test_two_tasks_run_a_job_to_its_end(source: Process, sink: Process) -> None:
-    """Prepared, started, read out; the last epoch hands over everything."""
+    """They are prepared, started, and read to the end; the last epoch hands over everything."""
     prepared = source.assign("0.0")
     assert prepared == control.Prepared(1, "127.0.0.1", source.port, {0: 0}, "0.0")
     assert sink.assign("1.0") == control.Prepared(1, "127.0.0.1", sink.port, {}, "1.0")
@@ -132,8 +132,28 @@ def test_two_tasks_run_a_job_to_its_end(source: Process, sink: Process) -> None:
     assert (counted.epoch, counted.done) == (1, True)
 
 
+def test_a_task_that_waits_for_the_store_ends_epochs_meanwhile(
+    store: MemoryStore, source: Process, sink: Process
+) -> None:
+    """Nothing was read in them; otherwise the leader would take the task for stalled and end its process."""
+    store.gives_up.set()
+    for process, task in ((source, "0.0"), (sink, "1.0")):
+        process.assign(task, survey=False)
+    store.fail("read", Unavailable("no replica answers"), times=1000)
+    start(source, sink)
+    for epoch in (1, 2):
+        source.tell(control.Trigger(1, epoch, epoch - 1))
+        said, _, _ = snapshot(source)
+        assert (said.epoch, said.done, said.records, said.positions) == (epoch, False, 0, {0: 4})
+        assert snapshot(sink)[0].epoch == epoch
+    store.work_again("read")
+    assert source.hear() == control.EpochWanted(1, True, "0.0")
+    source.tell(control.Trigger(1, 3, 2))
+    assert snapshot(source)[0].records == 100
+
+
 def run_to_the_end(source: Process, sink: Process, epoch: int, generation: int) -> bytes:
-    """Lets both tasks read out, ends an epoch, and returns the state of the task that counts."""
+    """Lets both tasks read to the end, ends an epoch, and returns the state of the task that counts."""
     start(source, sink, generation)
     for process in (source, sink):
         assert isinstance(process.hear(), control.EpochWanted)
@@ -145,7 +165,7 @@ def run_to_the_end(source: Process, sink: Process, epoch: int, generation: int) 
 
 
 def test_a_task_goes_back_in_place(source: Process, sink: Process) -> None:
-    """The second run comes to the same counts; commands of the first one are ignored."""
+    """The second run gets the same counts; commands of the first one are ignored."""
     source.assign("0.0")
     sink.assign("1.0")
     run_to_the_end(source, sink, 1, 1)
@@ -183,7 +203,7 @@ def test_a_fresh_task_loads_its_segments(store: MemoryStore, source: Process, si
 
 
 def test_whoever_connects_and_stalls_delays_nobody(source: Process, sink: Process) -> None:
-    """Neither the handshake nor the hello of a connection is waited for."""
+    """The task waits neither for the handshake nor for the hello of a connection."""
     sink.assign("1.0")
     with socket.create_connection(("127.0.0.1", sink.port)) as silent:
         begun = clock.monotonic()
@@ -195,7 +215,7 @@ def test_whoever_connects_and_stalls_delays_nobody(source: Process, sink: Proces
 
 
 def test_a_segment_that_cannot_be_read_is_an_error_of_the_task(store: MemoryStore, sink: Process) -> None:
-    """The process lives on and can be assigned anew."""
+    """The process survives and can be assigned again."""
     store.put_bytes("segments", b"\xc1 is no msgpack")
     failed = sink.assign("1.0", segments=(("segments", 0, 8),))
     assert isinstance(failed, control.Failed)
@@ -214,7 +234,7 @@ def test_a_segment_that_cannot_be_read_is_an_error_of_the_task(store: MemoryStor
 def test_an_assignment_that_cannot_be_carried_out_is_reported(
     sink: Process, changed: dict[str, Any], code: str
 ) -> None:
-    """With the generation that it belongs to."""
+    """The report carries its generation."""
     failed = sink.assign("1.0", 7, **changed)
     assert isinstance(failed, control.Failed)
     assert (failed.error.code, failed.generation, failed.task) == (code, 7, "1.0")
@@ -243,7 +263,7 @@ def test_a_neighbour_that_cannot_be_reached_is_left_to_its_agent(source: Process
 def test_a_new_assignment_frees_a_task_that_waits_for_room(
     store: MemoryStore, source: Process, sink: Process
 ) -> None:
-    """Its neighbour does not read: the agent is listened to all the same."""
+    """Although its neighbour does not read, the task still listens to its agent."""
     big = b"k,v\n" + b"".join(b"key-%d,%s\n" % (number, b"x" * 200) for number in range(40_000))
     store.put_bytes("big", big)
     spec = job_file(
@@ -272,7 +292,7 @@ def test_a_new_assignment_frees_a_task_that_waits_for_room(
 def test_a_frame_that_is_no_message_ends_the_generation(
     source: Process, sink: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is reported with its code; the process lives on."""
+    """It is reported with its code; the process survives."""
     source.assign("0.0")
     sink.assign("1.0")
     monkeypatch.setattr(module, "encode_batch", lambda batch: memoryview(b"no batch"))
@@ -293,7 +313,7 @@ def test_a_command_that_is_no_message_ends_the_process(store: MemoryStore) -> No
 
 @pytest.mark.parametrize("hello", [Hello("0.0", 1), Hello("0.0", 3), Hello("0.1", 2)], ids=str)
 def test_whoever_is_no_input_of_this_generation_is_not_listened_to(sink: Process, hello: Hello) -> None:
-    """It may be a task of a run that was taken back, with the certificate of this one."""
+    """It may be a task of a run that was rolled back, with the certificate of this one."""
     sink.assign("1.0", 2)
     sender = connect("127.0.0.1", "127.0.0.1", sink.port, "1.0", hello, JobIdentity(PEM))
     try:

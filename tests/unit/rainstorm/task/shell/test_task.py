@@ -1,4 +1,4 @@
-"""The process of a task: its limits, its control socket, and its end with that of its agent."""
+"""The process of a task: its limits, its control socket, and that it ends with its agent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.wire.connection import Connection
 
 
 def test_the_process_limits_itself_and_ends_with_its_agent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its memory, its life without a launcher, and its loop."""
+    """It limits its memory, does not outlive its launcher, and runs its loop."""
     limits: list[Any] = []
     ours, theirs = socket.socketpair()
     monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))

@@ -19,6 +19,7 @@ from agent.rainstorm.task.batches import CsvParser, from_lines, to_output
 from agent.rainstorm.task.shell.source import SourceFile
 from agent.rainstorm.task.sources import splitreader
 from agent.rainstorm.task.sources.splitreader import SplitReader
+from tests.properties import examples
 from tests.unit.rainstorm.chain import job_file
 from tests.unit.rainstorm.rows import Row, csv_rows, csv_texts, rows_of
 
@@ -78,7 +79,7 @@ def records(data: bytes, csv: bool) -> list[Row] | list[bytes]:
     return parts[:-1] if not parts[-1] else parts
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     csv_texts(), st.integers(0, 5), CUTS, SEEDS, st.booleans(), st.sampled_from([[1], [1, 2, 7], [30, 400]])
 )
@@ -86,9 +87,9 @@ def test_every_record_is_read_once_and_in_order(
     data: bytes, start: int, cuts: list[int], seed: int, csv: bool, sizes: list[int]
 ) -> None:
     """For any text, cuts and read sizes the runs of a split are whole records in order, and the splits
-    together are the whole file; a stop anywhere and a new start from the positions changes nothing.
+    together are the whole file; stopping anywhere and restarting from the positions changes nothing.
     """
-    data = b"x" * start + data  # what stands before the data, such as a header
+    data = b"x" * start + data  # bytes before the data, such as a header
     source = random.Random(seed)
     splits = splits_of(data, start, cuts)
     inside = parities(data, start, splits)
@@ -108,10 +109,10 @@ def test_every_record_is_read_once_and_in_order(
     assert [record for _, piece in resumed + rest for record in records(piece, csv)] == whole
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(csv_texts(), CUTS, st.booleans())
 def test_each_record_belongs_to_the_split_of_its_first_byte(data: bytes, cuts: list[int], csv: bool) -> None:
-    """So no two tasks read the same record, however the splits are dealt out among them."""
+    """So no two tasks read the same record, however the splits are assigned to them."""
     splits = splits_of(data, 0, cuts)
     inside = parities(data, 0, splits)
     begin = 0
@@ -121,7 +122,7 @@ def test_each_record_belongs_to_the_split_of_its_first_byte(data: bytes, cuts: l
         assert data[begin : begin + len(taken)] == taken
         assert not taken or split.start <= begin < split.end
         begin += len(taken)
-        # The next record, if any, begins at or behind the split's end.
+        # The next record, if any, begins at or after the split's end.
         assert begin >= split.end or begin == len(data)
     assert begin == len(data)
 
@@ -163,17 +164,17 @@ class SmallFile(SourceFile):
 
     data = b""
 
-    def _read(self, offset: int, size: int) -> bytearray:
+    def _read(self, offset: int, size: int, timeout_s: float) -> bytearray:
         assert 0 <= offset < offset + size <= len(self.data)
         return bytearray(self.data[offset : offset + size])
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(csv_texts(), st.integers(0, 4), CUTS, st.integers(1, 4))
 def test_the_survey_tells_which_splits_begin_inside_quotes(
     data: bytes, start: int, cuts: list[int], tasks: int
 ) -> None:
-    """What the tasks count and the leader sums up is the parity of the quotes before a split."""
+    """The tasks count, and the leader's sum gives the parity of the quotes before each split."""
     data = b"h" * start + data
     splits = [Split(s.index, s.start, s.end, s.index % tasks) for s in splits_of(data, start, cuts)]
     layout = Plan((), tuple(splits), ("a",), start, len(data))
@@ -188,10 +189,10 @@ def test_the_survey_tells_which_splits_begin_inside_quotes(
     assert quote_parities(layout.splits, counted) == parities(data, start, splits)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(csv_texts(width=2), CUTS, SEEDS)
 def test_runs_parse_like_the_whole_file(data: bytes, cuts: list[int], seed: int) -> None:
-    """Parsing run by run gives the rows of the whole file, for lines their bytes."""
+    """Parsing run by run gives the rows of the whole file, or the bytes of its lines."""
     splits = splits_of(data, 0, cuts)
     inside = parities(data, 0, splits)
     parser = CsvParser(("a", "b"), None)

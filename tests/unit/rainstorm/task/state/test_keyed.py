@@ -1,4 +1,4 @@
-"""Keyed state with epochs against the most naive model: a full copy at the end of every epoch."""
+"""Keyed state with epochs against the simplest model: a full copy at the end of every epoch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.rainstorm.task.operators.aggregate import text_of
 from agent.rainstorm.task.state.keyed import KeyedState, decode_changes, encode_changes
+from tests.properties import examples
 
 KEYS = st.sampled_from([b"a", b"b", b"c", b"d", b""])
 
@@ -52,7 +53,7 @@ class StateMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def roll_back(self, data: st.DataObject) -> None:
-        # The commit may be news to the task: then the epoch is one that the task knows as closed only.
+        # The task may not know of the commit yet: then it only knows that the epoch is closed.
         self.committed = data.draw(st.sampled_from(sorted(self.copies)))
         self.state.roll_back(self.committed)
         self.model = dict(self.copies[self.committed])
@@ -80,11 +81,11 @@ class StateMachine(RuleBasedStateMachine):
 
 
 TestKeyedState = StateMachine.TestCase
-TestKeyedState.settings = settings(max_examples=40, stateful_step_count=25)
+TestKeyedState.settings = settings(max_examples=examples(40), stateful_step_count=25)
 
 
 def test_a_key_that_is_new_is_gone_after_a_rollback() -> None:
-    """Undoing the first change of a key removes it, so that ``final`` does not write keys never counted."""
+    """Undoing the first change of a key removes it, so ``final`` writes no key that was never counted."""
     state = KeyedState()
     state.set(b"old", 1)
     state.close_epoch(1)
@@ -96,7 +97,7 @@ def test_a_key_that_is_new_is_gone_after_a_rollback() -> None:
 
 
 def test_a_key_that_changed_twice_has_its_value_of_before_the_first_change_again() -> None:
-    """The second change in an epoch must not replace what the first one kept."""
+    """The second change in an epoch must not replace the old value that the first one kept."""
     state = KeyedState()
     state.set(b"k", 1)
     state.close_epoch(1)
@@ -108,7 +109,7 @@ def test_a_key_that_changed_twice_has_its_value_of_before_the_first_change_again
 
 
 def test_epochs_are_undone_from_the_newest_to_the_oldest() -> None:
-    """Each of them changed the same key: the value of the committed epoch is the one that comes back."""
+    """Each of them changed the same key, and the value of the committed epoch comes back."""
     state = KeyedState()
     for epoch in range(1, 5):
         state.set(b"k", 10 * epoch)

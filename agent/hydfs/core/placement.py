@@ -1,4 +1,4 @@
-"""Consistent hashing with virtual nodes: which machines a block goes to.
+"""The placement of blocks: which nodes a new block goes to, by consistent hashing with virtual nodes.
 
 Theory: Karger et al. 1997; virtual nodes as in Dynamo (2007) section 4.2. Each node owns ``VIRTUAL_NODES``
 tokens, the MurmurHash3 of ``name#i``; a block goes to the owners of the first tokens at or after the hash of
@@ -16,7 +16,7 @@ from agent.common import ids
 
 # With 64 tokens a node the fullest of ten nodes holds about a quarter more than the mean.
 VIRTUAL_NODES = 64
-# Sets of nodes come and go with the view; each repair of a file and each new block asks for its ring.
+# The cached sets of nodes: they change with the view, and each repair and each new block needs the ring.
 RINGS_KEPT = 32
 
 
@@ -37,7 +37,7 @@ class Ring:
         self._owners = [owner for _, owner in pairs]
 
     def walk(self, token: int) -> list[str]:
-        """Returns every node once, in the order in which the ring meets them from ``token`` on."""
+        """Returns every node once, in the order of the ring from ``token`` on."""
         found: dict[str, None] = {}
         start = bisect.bisect_left(self._tokens, token)
         for step in range(len(self._owners)):
@@ -46,20 +46,31 @@ class Ring:
                 break
         return list(found)
 
-    def successors(
-        self, token: int, count: int, avoid: Collection[str] = (), gone: Collection[str] = ()
-    ) -> list[str]:
-        """Returns up to ``count`` nodes for a block, those in ``avoid`` only when the others are too few.
-
-        Nodes in ``gone`` are never chosen: a block on a store that is known to be down would be sealed at its
-        first append, and so would every block after it.
-        """
-        order = [node for node in self.walk(token) if node not in gone]
-        preferred = [node for node in order if node not in avoid]
-        return (preferred + [node for node in order if node in avoid])[:count]
-
 
 @functools.lru_cache(maxsize=RINGS_KEPT)
-def ring_of(nodes: tuple[str, ...]) -> Ring:
+def _ring_of(nodes: tuple[str, ...]) -> Ring:
     """Returns the ring of these nodes, made once: ten nodes are 640 hashes, sorted."""
     return Ring(nodes)
+
+
+def order(file_id: str, number: int, nodes: Sequence[str]) -> list[str]:
+    """Returns ``nodes`` in the order in which the ring proposes them for a block."""
+    return _ring_of(tuple(nodes)).walk(block_token(file_id, number))
+
+
+def choose(
+    file_id: str,
+    number: int,
+    nodes: Sequence[str],
+    count: int,
+    avoid: Collection[str] = (),
+    gone: Collection[str] = (),
+) -> list[str]:
+    """Returns up to ``count`` nodes for a block; nodes in ``avoid`` only when the others are too few.
+
+    Nodes in ``gone`` are never chosen: a block on a store that is known to be down would be sealed at its
+    first append, and so would every block after it.
+    """
+    usable = [node for node in order(file_id, number, nodes) if node not in gone]
+    preferred = [node for node in usable if node not in avoid]
+    return (preferred + [node for node in usable if node in avoid])[:count]
