@@ -1,9 +1,10 @@
 """A pytest plugin that delays threads at random where they meet, so that races show themselves.
 
-A busy machine may hold up any thread for some milliseconds at any moment. Here that happens all the time:
-before a lock is taken and after it is given back, around each notification, put, result and event, at the
-start of a thread, and after ``wait_until``, when what a test has seen may be over. ``make shake`` prints the
-seed of the delays; ``SHAKE_SEED=N`` repeats them, but not the schedule, which is the operating system's.
+A busy machine may delay any thread for some milliseconds at any moment. Here that happens all the time:
+before a lock is taken and after it is released, around each notification, put, result and event, at the
+start of a thread, and after ``wait_until``, when the state that a test saw may be over. ``make shake``
+prints the seed of the delays; ``SHAKE_SEED=N`` repeats them, but not the schedule, which is the operating
+system's.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from tests import support
 
 CHANCE = 0.08
 DELAY_S_MAX = 0.02
-# What the delays of one test take at most, so that it still meets its time limits.
+# The most time that the delays of one test may take, so that it still meets its time limits.
 DELAYS_S_MAX = 5.0
 SWITCH_INTERVAL_S = 1e-5  # 500 times as often as otherwise
-# Workers inherit it.
+# The workers of pytest-xdist inherit it.
 SEED = os.environ.setdefault("SHAKE_SEED", str(random.SystemRandom().randrange(1 << 32)))
 
 
@@ -50,7 +51,7 @@ _delay = Delays()
 
 
 class SlowLock:
-    """A lock that is taken late, and whose holder goes on late after giving it back."""
+    """A lock that is taken late, and whose holder continues late after releasing it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -79,7 +80,7 @@ class SlowThreads(threads.RealThreads):
 
 
 def _slow(place: Any, name: str) -> None:
-    """Puts delays around a function or a method that our primitives inherit."""
+    """Adds delays around a function, or around a method that our primitives inherit."""
     done: Callable[..., Any] = getattr(place, name)
 
     def slowly(*arguments: Any, **options: Any) -> Any:

@@ -86,7 +86,7 @@ class Answered(msgspec.Struct, Generic[R], frozen=True):
 
 
 class _Place:
-    """What a request holds of a pool: a place among the requests to the target, and its connection."""
+    """The part of a pool that a request holds: a place among the requests to the target, and a connection."""
 
     __slots__ = ("connection", "pool")
 
@@ -237,7 +237,7 @@ class Client:
             )
 
     def _forget_unused(self) -> Sequence[Connection]:
-        """Forgets the target that was used least lately of those without a request; returns what is idle."""
+        """Forgets the least recently used target without a request; returns its idle connections."""
         for target, pool in self._pools.items():
             if pool.is_unused:
                 del self._pools[target]

@@ -1,4 +1,4 @@
-"""The walls of the code: imports point down only, and cores do no input or output.
+"""The rules of layering: imports point down only, and cores do no input or output.
 
 The path tells a core from a shell. A module under ``agent/`` is a **shell**, which may do input and output,
 if it lies in a room called ``shell`` or ``io``, if it is a door of its subsystem (``client``, ``service``,
@@ -69,11 +69,11 @@ class Import:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """What the rules ask of one module, without its syntax tree: those of all modules are large."""
+    """The facts about a module that the rules need; syntax trees of all modules would take much memory."""
 
     name: str
     imports: tuple[Import, ...]
-    # What a core must not do; empty for other modules.
+    # The things that the module does although a core must not; empty for other modules.
     random_uses: tuple[str, ...]
     calls: tuple[str, ...]
 
@@ -265,7 +265,7 @@ def find_cycle(modules: Sequence[Module]) -> list[str]:
     graph = {
         module.name: {entry.module for entry in module.imports if not entry.typing_only}
         & names
-        # A package's own front may gather what lies inside it.
+        # A package's ``__init__`` may import the modules inside the package.
         - {module.name}
         for module in modules
     }
@@ -300,7 +300,7 @@ def find_circles(modules: Sequence[Module]) -> list[str]:
 
 @functools.cache
 def all_modules() -> tuple[Module, ...]:
-    """Returns every module of the project that the rules speak of, parsed once."""
+    """Returns every module of the project to which the rules apply, parsed once."""
     paths: dict[str, Path] = {}
     for package in ("agent", "ops", "experiments", "examples"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):

@@ -68,7 +68,7 @@ def test_tasks_see_no_keys_and_say_nothing_to_systemd(deployment: Deployment) ->
         assert "NOTIFY_SOCKET" not in deployment.root("vm1", f"tr '\\0' ' ' < /proc/{process}/environ")
 
 
-def test_a_hung_agent_is_started_anew(deployment: Deployment) -> None:
+def test_a_hung_agent_is_restarted(deployment: Deployment) -> None:
     """Its process is alive and its ports are open: only the missing keep-alive message shows the stall."""
     before = deployment.property("vm3", "hydfs", "MainPID")
     deployment.root("vm3", f"kill -STOP {before}")

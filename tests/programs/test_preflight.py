@@ -73,7 +73,7 @@ def test_what_the_inventory_lacks_is_said_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_name_that_is_there_twice_is_no_second_vm(tmp_path: Path) -> None:
+def test_a_name_that_appears_twice_is_no_second_vm(tmp_path: Path) -> None:
     (tmp_path / "vms").write_text("all:\n  hosts:\n    vm1: {ansible_host: 127.0.9.1}\n    vm1: {}\n")
     status, said = run("ansible-inventory", "-i", str(tmp_path / "vms"), "--list")
     assert status != 0

@@ -18,7 +18,7 @@ def rows(heading: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("heading", ["| term | meaning |", "| not | but |"])
-def test_the_words_are_sorted_and_stand_there_once(heading: str) -> None:
+def test_the_words_are_sorted_and_appear_once(heading: str) -> None:
     words = [word.casefold() for word, _ in rows(heading)]
     assert words == sorted(set(words))
 

@@ -1,4 +1,4 @@
-"""No module of the project breaks a wall of ``tests/gates/layering.py``, and that sees whoever does."""
+"""No module of the project breaks a rule of ``tests/gates/layering.py``, and the gate finds violations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOM_MODULES_MAX = 15
 
 
 def test_every_import_points_down() -> None:
-    """No module of the project breaks a wall."""
+    """No module of the project breaks a rule."""
     modules = all_modules()
     assert {"agent", "ops"} <= {module.name for module in modules}
     problems = [line for module in modules for line in violations(module)]

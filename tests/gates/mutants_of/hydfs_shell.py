@@ -157,7 +157,7 @@ MUTANTS: tuple[Mutant, ...] = (
         REPLICA_SHELL,
         '            self.post(SealFailed(effect.key, "INTERNAL", f"sealing failed: {error!r}"))\n',
         "",
-        (f"{OF_REPLICA_SHELL}::test_a_seal_that_fails_unexpectedly_is_told_to_the_clients",),
+        (f"{OF_REPLICA_SHELL}::test_a_seal_that_fails_unexpectedly_is_reported_to_the_clients",),
     ),
     Mutant(
         "a copy is certified only when its bytes match the file table",
@@ -220,7 +220,7 @@ MUTANTS: tuple[Mutant, ...] = (
         SHELL_TABLE,
         "    shown = blocks[: BLOCKS_PAGE if room is None else room] if paged else blocks",
         "    shown = blocks",
-        (f"{OF_PAGES}::test_a_file_of_fifty_thousand_blocks_is_told_page_by_page",),
+        (f"{OF_PAGES}::test_a_file_of_fifty_thousand_blocks_is_described_page_by_page",),
     ),
     Mutant(
         "all pages of blocks are of one file",

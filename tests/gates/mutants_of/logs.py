@@ -46,7 +46,7 @@ MUTANTS: tuple[Mutant, ...] = (
         COLLECTOR,
         "if target.day != self._day or target.size + size > self._target_bytes_max:",
         "if target.day != self._day:",
-        (f"{OF_COLLECTOR}::test_targets_are_bounded_and_begin_anew_each_day",),
+        (f"{OF_COLLECTOR}::test_targets_are_bounded_and_start_over_each_day",),
     ),
     Mutant(
         "a number of a file is never used twice",

@@ -272,7 +272,7 @@ MUTANTS: tuple[Mutant, ...] = (
         MONITOR,
         "                    self._out.send(name, Kind.STALE_BOOT, boot)\n",
         "                    pass\n",
-        (f"{OF_MONITOR}::test_an_earlier_boot_of_a_name_is_told_so_now_and_then",),
+        (f"{OF_MONITOR}::test_an_earlier_boot_of_a_name_is_informed_now_and_then",),
     ),
     Mutant(
         "a view in which a voter votes twice is refused",

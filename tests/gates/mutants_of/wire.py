@@ -19,6 +19,7 @@ AUTHORITY = "agent/wire/authority.py"
 OF_FRAMING = "tests/unit/wire/codec/test_framing.py"
 OF_AUTH = "tests/unit/wire/test_auth.py"
 OF_SERVER = "tests/unit/wire/test_server.py"
+OF_REFUSALS = "tests/unit/wire/test_server_refusals.py"
 OF_CLIENT = "tests/unit/wire/test_client.py"
 OF_CONNECTION = "tests/unit/wire/test_connection.py"
 OF_ENDPOINT = "tests/unit/wire/test_endpoint.py"
@@ -90,28 +91,28 @@ MUTANTS: tuple[Mutant, ...] = (
         CLIENT,
         "server_hostname=target.node",
         'server_hostname="vm1"',
-        (f"{OF_SERVER}::test_a_node_with_another_name_is_refused",),
+        (f"{OF_REFUSALS}::test_a_node_with_another_name_is_refused",),
     ),
     Mutant(
         "connections to a server are bounded",
         SERVER,
         "if len(self._connections) >= CONNECTIONS_MAX:",
         "if False:",
-        (f"{OF_SERVER}::test_one_connection_too_many_is_refused",),
+        (f"{OF_REFUSALS}::test_one_connection_too_many_is_refused",),
     ),
     Mutant(
         "a handshake has a deadline",
         SERVER,
         "header = connection.receive(deadline).header",
         "header = connection.receive(None).header",
-        (f"{OF_SERVER}::test_a_caller_that_does_not_finish_its_handshake_is_dropped",),
+        (f"{OF_REFUSALS}::test_a_caller_that_does_not_finish_its_handshake_is_dropped",),
     ),
     Mutant(
         "another version of the protocol is refused",
         SERVER,
         "if hello.type != Hello.kind or hello.version != PROTOCOL_VERSION:",
         "if hello.type != Hello.kind:",
-        (f"{OF_SERVER}::test_another_protocol_version_is_refused_by_name",),
+        (f"{OF_REFUSALS}::test_another_protocol_version_is_refused_by_name",),
     ),
     Mutant(
         "the time-out of a request is bounded",
@@ -146,7 +147,7 @@ MUTANTS: tuple[Mutant, ...] = (
         SERVER,
         "            with self._lock:\n                del self._connections[key]\n",
         "            pass\n",
-        (f"{OF_SERVER}::test_an_acceptor_whose_thread_cannot_be_started_goes_on",),
+        (f"{OF_REFUSALS}::test_an_acceptor_whose_thread_cannot_be_started_goes_on",),
     ),
     Mutant(
         "a request does not wait for its answer beyond its deadline",

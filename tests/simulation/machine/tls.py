@@ -1,6 +1,6 @@
 """TLS without cryptography: certificates are names, records are bytes with a header.
 
-It has everything about TLS that shells can get wrong: the handshake that waits for the peer, the name and the
+It has every part of TLS that shells can get wrong: the handshake that waits for the peer, the name and the
 authority that are checked, records that a selector cannot see once they are read, calls that a TLS socket
 does not have, the client that learns only from its first read that the server refuses it.
 """
@@ -204,7 +204,7 @@ class TlsSocket(StreamSocket):
             self.kernel.force(record[sent:])
 
     def _read_record(self) -> tuple[int, bytes] | None:
-        # A record comes in one packet or two, and a packet holds nothing of another record: whatever the
+        # A record arrives in one packet or two, and a packet holds nothing of another record: whatever the
         # kernel hands out belongs to this one, unless the peer speaks no TLS.
         record = self._record
         while True:

@@ -36,7 +36,7 @@ AMBUSH_S = 1.5
 AMBUSH_STEP_S = 0.004
 LAG_S_MAX = 2.0
 # By then the command to start has been obeyed or answered.
-START_S = 0.01
+START_S = 0.005
 
 # The kinds of fault, and the number of nodes that their steps name.
 EXTRA: dict[str, int | str] = {

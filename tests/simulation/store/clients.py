@@ -90,7 +90,7 @@ class StoreClient:
         self.hit("client done")
 
     def come_to_an_end(self) -> None:
-        """Drops most of the remaining actions: what matters now is what the faults have left behind."""
+        """Drops most of the remaining actions: only the damage of the faults matters now."""
         del self._actions[self._next + LAST_ACTIONS :]
 
     def check_connections(self, *, of_agents: bool) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Voters that lost their memory wait 20 s before they learn; after that every block is copied.
 REPAIRED_S = 150.0
-# Puts and blocks whose sender is gone are aborted (``IDLE_S``) by the pass after that (``PASS_INTERVAL_S``).
+# The first pass (every ``PASS_INTERVAL_S``) after ``IDLE_S`` aborts puts and blocks whose sender is gone.
 ABANDONED_S = 26.0
 TRIES = 3
 REPLICAS = 3

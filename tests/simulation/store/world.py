@@ -39,8 +39,8 @@ STEPS_MAX = 400_000
 ANSWERED_S = 90.0
 IDLE_S = 5.0
 PASS_INTERVAL_S = 20.0
-# More of them make each question to the file table dearer, and no schedule of the store richer: the
-# schedules of the register have five.
+# More voters make each request to the file table more expensive, and the schedules of the store no richer;
+# the schedules of the register have five.
 VOTERS = 3
 WRITERS, WRITER_KINDS = 2, {"append": 8, "read_log": 2}
 PUTTERS, PUTTER_KINDS = (

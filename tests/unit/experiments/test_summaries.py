@@ -13,8 +13,9 @@ import pytest
 from agent.common.errors import ConfigError, UsageError
 from experiments import _harness as harness
 from experiments import detection_time, false_positives, isolation, membership_bandwidth, replication_time
-from experiments._cluster import VARIANTS, Seen, false_deaths, settings_of, variant_named
+from experiments._cluster import Seen, false_deaths
 from experiments._harness import Experiment, Recorder, Row
+from experiments._variants import VARIANTS, settings_of, variant_named
 from tests.support import REPOSITORY
 
 
@@ -158,7 +159,7 @@ def loss_rows() -> list[Row]:
     ]
 
 
-def test_false_deaths_are_told_as_a_sum_and_a_rate() -> None:
+def test_false_deaths_are_reported_as_a_sum_and_a_rate() -> None:
     quiet, lossy = false_positives.summarize(loss_rows())
     assert quiet["false_deaths"] == quiet["false_deaths_per_10_min"] == 0
     assert (lossy["false_deaths"], lossy["false_deaths_p50"], lossy["minutes"]) == (6, 3, 1.0)

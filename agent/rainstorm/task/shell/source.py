@@ -10,7 +10,7 @@ slow store delays an epoch, but the leader does not take the task for stalled: t
 hide the cause. If the store does not deliver for ``PATIENCE_S``, the task fails with the store's own error.
 
 The survey, like the load of the state, happens before the task reports that it is prepared. It may wait
-longer at once: until then the task is told nothing else. It still gives up before the leader does
+longer in one piece: until then the task receives nothing else. It still gives up before the leader does
 (``DEPLOY_TIMEOUT_S``).
 """
 
@@ -34,7 +34,7 @@ logger = logging.getLogger("agent.rainstorm.task.shell.source")
 # another one first at the next attempt.
 ATTEMPT_S = 2.0
 RETRY_S = 0.1
-# As long as a read waits that is not part of the loop.
+# The same time that a read outside the loop may take.
 PATIENCE_S = READ_TIMEOUT_S
 RATE_SLICE_S = 0.02
 SURVEY_BYTES = 4 * 1024 * 1024
@@ -59,14 +59,14 @@ class SourceFile:
         self._file_id = header.file_id
         self._record_bytes = RECORD_BYTES
         self._next_at = 0.0
-        # Since when the store has not delivered, and when it is asked again.
+        # The time since which the store has not delivered, and the time of the next attempt.
         self._failing_since: float | None = None
         self._retry_at = 0.0
         self._block: LocalBlock | None = None
         self._elsewhere = -ELSEWHERE_BYTES
 
     def restart(self) -> None:
-        """Begins a generation: the delay of a recovery is not made up for, and ``PATIENCE_S`` begins anew."""
+        """Begins a generation: a recovery's delay is not made up for, and ``PATIENCE_S`` starts again."""
         self._next_at = clock.monotonic()
         self._failing_since = None
 

@@ -154,7 +154,7 @@ def test_a_log_goes_on_after_it_refused_records(machine: MachineDisk) -> None:
         assert contents("/log") == [body(1), body(7), body(3)]
 
 
-def test_a_log_for_which_there_is_no_room_anew_goes_on(machine: MachineDisk) -> None:
+def test_a_log_that_has_no_room_to_be_rewritten_goes_on(machine: MachineDisk) -> None:
     log, _, _ = opened("/log")
     log.append([b"1" * 15_000])
     with pytest.raises(DiskFull):

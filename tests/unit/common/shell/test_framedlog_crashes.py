@@ -147,7 +147,7 @@ def test_what_was_read_after_a_kill_survives_a_later_power_cut(
 
 @pytest.mark.parametrize("room", [None, 0], ids=["room", "full"])
 @pytest.mark.parametrize("luck", range(12))
-def test_what_a_failed_sync_left_in_memory_is_written_anew(seed: int, luck: int, room: int | None) -> None:
+def test_data_that_a_failed_sync_left_in_memory_is_rewritten(seed: int, luck: int, room: int | None) -> None:
     """The kernel may show the bytes and the next sync succeed: a power cut would then leave a hole."""
     machine = MachineDisk(random.Random(f"{seed}/{luck}"))
     with seam.use(seam.Seam(disk=machine.process("first"))):

@@ -35,7 +35,7 @@ def many(count: int) -> Alone:
 
 @pytest.mark.slow
 def test_twenty_thousand_files_are_listed_and_deleted_page_by_page() -> None:
-    """Before there were pages, they did not fit the header of one frame."""
+    """So many did not fit the header of one frame before there were pages."""
     alone, encoded = many(20_000), list[int]()
     alone.registers.page = KEYS_MAX
     client = client_of(alone, encoded)
@@ -102,8 +102,8 @@ def large_file(blocks: int, file_id: str = "id1") -> Any:
 
 
 @pytest.mark.slow
-def test_a_file_of_fifty_thousand_blocks_is_told_page_by_page() -> None:
-    """In one answer they were more than the header of a frame may have."""
+def test_a_file_of_fifty_thousand_blocks_is_described_page_by_page() -> None:
+    """In one answer they would exceed the size of a frame's header."""
     alone, encoded = Alone(a=sealed_file("id0"), f=large_file(50_000), g=sealed_file("id2")), list[int]()
     client = client_of(alone, encoded)
     stat = client.stat("f", timeout_s=PATIENCE_S)

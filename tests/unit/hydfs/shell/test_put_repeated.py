@@ -1,4 +1,4 @@
-"""Requests of a put that come again because their answer was lost, or while the first one is under way."""
+"""Requests of a put that arrive again because their answer was lost, or while the first is in progress."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_begin_whose_answer_was_lost_finds_the_put_again(gateway: Gateway) -> 
 
 
 def test_two_begins_of_one_put_reserve_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one comes while the first one still asks the voters."""
+    """The second one arrives while the first one still asks the voters."""
     asked, go_on = threading.Event(), threading.Event()
     times: list[float] = []
 
