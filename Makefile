@@ -19,7 +19,7 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --strip-e
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --annotation-style=line
 LINTED := agent ops tests examples $(wildcard experiments) $(wildcard fabfile.py)
 
-.PHONY: help demo test test-lab check check-static check-tests simulate simulate-power coverage mutants lock clean
+.PHONY: help demo test test-lab check check-static check-tests shake simulate simulate-power coverage mutants lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -45,6 +45,10 @@ check-static:
 
 check-tests:
 	@$(BIN)/python -m pytest -q -n 3 --hypothesis-profile=quick tests/unit tests/simulation -m "not integration and not slow and (not simulation or simulation_quick)"
+
+# The simulator has threads of its own, which this cannot delay.
+shake: $(STAMP) ## run the unit tests with threads delayed at random; SHAKE_SEED=N repeats the delays
+	@exec $(BIN)/python -m pytest -p tests.shake -n 2 tests/unit --ignore tests/unit/simulation
 
 simulate: $(STAMP) ## run SEEDS=100 fault schedules in the deterministic simulator
 	@exec $(BIN)/python -m tests.simulation.run --seeds $(SEEDS)

@@ -26,7 +26,7 @@ def append(files: HydfsClient, name: str, count: int) -> None:
     for sequence in range(1, count + 1):
         line = f"record {sequence} of {writer[:8]}\n".encode()
         result = files.append(name, line, writer=writer, sequence=sequence)
-        # After a lost answer the same call is made again: the store recognises (writer, sequence).
+        # After a lost answer, repeat the same call: the store recognises (writer, sequence).
         again = files.append(name, line, writer=writer, sequence=sequence)
         print(f"offset {result.offset}: {result.copies} copies are durable; repeated: {again.duplicate=}")
     length = files.stat(name).length

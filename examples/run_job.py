@@ -20,7 +20,7 @@ ROWS = b"service,level\n" + b"api,error\napi,info\nweb,error\nweb,error\n" * 250
 
 
 def job(source: str, sink: str) -> dict[str, Any]:
-    """Returns what a job file says: count the errors of each service."""
+    """Returns the content of a job file: count the errors of each service."""
     errors = {"operator": "filter", "column": "level", "equals": "error"}
     count = {"operator": "aggregate-by-key", "key": "service", "function": "count"}
     read, written = {"file": source, "format": "csv", "header": True}, {"file": sink}
@@ -28,7 +28,7 @@ def job(source: str, sink: str) -> dict[str, Any]:
 
 
 def run(connections: Connections) -> None:
-    """Runs the job on files of its own, and deletes them afterwards."""
+    """Runs the job on its own files, and deletes them afterwards."""
     folder = f"examples/{uuid.uuid4().hex[:8]}"
     files, engine = connections.hydfs(), connections.rainstorm()
     files.put(f"{folder}/input.csv", io.BytesIO(ROWS))

@@ -20,7 +20,7 @@ CONTENT = "".join(f"line {number}\n" for number in range(1000)).encode()
 
 
 def store(files: HydfsClient, name: str) -> None:
-    """Runs through a file's life."""
+    """Stores the file, reads it, and deletes it."""
     # The file becomes visible when all of it is stored, or not at all.
     stat = files.put(name, io.BytesIO(CONTENT))
     print(f"stored {name}: {stat.length} bytes")

@@ -19,11 +19,11 @@ from ops.cluster.inventory import find
 from ops.output.errors import describe
 
 PIECE_BYTES = 1024 * 1024
-PAUSE_S = 0.2  # a file that does not grow costs one small request for each pause
+PAUSE_S = 0.2  # while the file does not grow, each pause costs one small request
 
 
 def lines(files: HydfsClient, name: str) -> Iterator[bytes]:
-    """Yields each line of a file as soon as it is whole."""
+    """Yields each line of a file as soon as it is complete."""
     file_id = files.stat(name).file_id
     pause, offset, rest = threading.Event(), 0, b""
     while True:

@@ -22,7 +22,7 @@ WAIT_S = 10.0
 
 
 def views(membership: MembershipClient) -> Iterator[View]:
-    """Yields the view as it is now, and every newer one that is seen."""
+    """Yields the current view, and then every newer one that it sees."""
     view = membership.view()
     while True:
         yield view

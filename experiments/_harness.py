@@ -1,5 +1,5 @@
-"""What all experiments share: the options, the folder of results, and the order: CSV, then summary and
-figure.
+"""The frame of all experiments: the options, the folder of results, and the order of a run (CSV, then summary
+and figure).
 
 A run writes one line per sample to ``data.csv`` as soon as it is measured, and ``meta.json`` beside it: the
 code, the options, the machine and its load. Summary and figure are made from the file, never from memory, so

@@ -1,5 +1,5 @@
-"""The repair of one file after a node has died, as repeated looks at the view and at the file show it: when
-the node was down in the view, when the first lost copy was replaced and when the last one was.
+"""The repair of one file after a node has died, observed by polling the view and the file: when the node was
+down in the view, when the first lost copy was replaced, and when the last one was.
 
 A copy counts when the file table names its holder and the holder is up in the view and is not the victim. The
 store writes a new holder into the file table only after the copy is complete on its disk.
@@ -27,7 +27,7 @@ class Moved:
 
 
 class Repair:
-    """Follows one file from the moment in which a node is killed; instants are those of the looks."""
+    """Follows one file from the moment at which a node is killed; instants are those of the polls."""
 
     def __init__(self, before: FileStat, victim: str) -> None:
         self._before = {block.number: frozenset(block.replicas) for block in before.blocks}
@@ -45,12 +45,12 @@ class Repair:
         return None not in (self.dead_at, self.first_copy_at, self.restored_at)
 
     def saw_view(self, at: float, up: frozenset[str]) -> None:
-        """Takes in which nodes the view has up."""
+        """Notes which nodes are up in the view."""
         if self.dead_at is None and self._victim not in up:
             self.dead_at = at
 
     def saw_file(self, at: float, stat: FileStat, up: frozenset[str]) -> None:
-        """Takes in where the file table says that the blocks are."""
+        """Notes the holders of the blocks according to the file table."""
         if self._looked_at is not None:
             self.longest_gap_s = max(self.longest_gap_s, at - self._looked_at)
         self._looked_at = at
@@ -75,7 +75,7 @@ def thin(stat: FileStat, alive: frozenset[str]) -> list[int]:
 
 
 def moved(before: FileStat, after: FileStat) -> Moved:
-    """Returns what was copied to nodes that did not hold it before."""
+    """Returns the blocks that were copied to nodes that did not hold them before."""
     held = {block.number: frozenset(block.replicas) for block in before.blocks}
     new = [(block, len(frozenset(block.replicas) - held[block.number])) for block in after.blocks]
     return Moved(
@@ -86,7 +86,7 @@ def moved(before: FileStat, after: FileStat) -> Moved:
 
 
 def check_copies(stat: FileStat, kept: Mapping[str, Sequence[StoredBlock]]) -> None:
-    """Compares the file table with what the stores themselves say that they keep, by node.
+    """Compares the file table with the blocks that the stores themselves report, by node.
 
     Raises:
         Corrupt: a store that the file table names lacks a block, or has another length of it.
@@ -103,5 +103,5 @@ def check_copies(stat: FileStat, kept: Mapping[str, Sequence[StoredBlock]]) -> N
 
 
 def look_at(name: str) -> str:
-    """Returns what to do about a file whose data is wrong."""
+    """Returns the hint about a file whose data is wrong."""
     return f"on a cluster named by --inventory the file is still there: fab ls {name}"

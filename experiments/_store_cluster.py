@@ -1,7 +1,7 @@
-"""A cluster with all agents of its nodes whose stores are measured: one made for the experiment on this
+"""The cluster whose stores are measured, with all agents of its nodes: one made for the experiment on this
 machine, or the one that an inventory names.
 
-The experiment talks to one node, the gateway, which is never made to fail. On a named cluster nodes fail and
+The experiment talks to one node, the gateway, which it never makes fail. On a named cluster nodes fail and
 come back as with ``fab fault.crash`` and ``fab fault.start``, whether it is local, a lab or real VMs.
 """
 
@@ -29,7 +29,7 @@ from ops.faults.injector import injecting
 from ops.local.cluster import LocalCluster
 from ops.local.layout import Layout
 
-# A request that takes longer is counted as a failed look: the measurement must not hang on one of them.
+# A request that takes longer counts as a failed poll, so that it cannot stall the measurement.
 LOOK_TIMEOUT_S = 2.0
 # The agents start within seconds, and a store checks its copies at least every half minute.
 SETTLED_TIMEOUT_S = 120.0
@@ -39,10 +39,10 @@ SETTINGS = {"logs": {"collect": False}}
 
 
 class Machines(Protocol):
-    """Who can make a node fail."""
+    """The means to make a node fail."""
 
     def crash(self, node: str, /) -> object:
-        """Kills all that a node runs."""
+        """Kills all processes of a node."""
 
     def start(self, node: str, /) -> object:
         """Starts a node that was killed."""
@@ -50,7 +50,7 @@ class Machines(Protocol):
 
 @contextlib.contextmanager
 def own_cluster(nodes: int) -> Iterator[StoreCluster]:
-    """Yields a local cluster in a temporary folder, of which nothing is left afterwards."""
+    """Yields a local cluster in a temporary folder; nothing of it is left afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="rs-exp-"))
     address = _cluster.own_address(ADDRESS_SLOT)
     layout = Layout(folder / "cluster", folder / "inventory", address, SETTINGS)
@@ -79,7 +79,7 @@ def named_cluster(path: str) -> Iterator[StoreCluster]:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """A node that is being killed: when the command began, and how long it takes."""
+    """A node that is being killed: the start of the command, and its duration."""
 
     began: float
     seconds: Future[float]
@@ -108,7 +108,7 @@ class StoreCluster:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; the cluster goes on."""
+        """Closes the connections; the cluster keeps running."""
         self._connections.close()
 
     @property
@@ -122,21 +122,21 @@ class StoreCluster:
         return self._inventory.names()
 
     def store(self, node: str = "") -> HydfsClient:
-        """Returns a client of the store agent of a node, of the gateway when none is named."""
+        """Returns a client of the store agent of a node, or of the gateway if none is named."""
         return self._connections.hydfs(node or self.gateway)
 
     def up(self) -> frozenset[str]:
-        """Returns the nodes that are up in the view as the gateway knows it."""
+        """Returns the nodes that are up in the gateway's view."""
         membership = self._connections.membership(self.gateway, timeout_s=LOOK_TIMEOUT_S)
         return frozenset(membership.view().up_names())
 
     def stat(self, name: str) -> FileStat:
-        """Returns the file as the file table has it."""
+        """Returns the file's entry in the file table."""
         return self.store().stat(name, timeout_s=LOOK_TIMEOUT_S)
 
     @contextlib.contextmanager
     def file(self, name: str, source: BinaryIO) -> Iterator[FileStat]:
-        """Stores a file, yields what the file table says of it and deletes it at the end, unless its data
+        """Stores a file, yields its entry in the file table, and deletes it at the end, unless its data
         turned out to be wrong.
         """
         stat = self.store().put(name, source)
@@ -145,14 +145,14 @@ class StoreCluster:
         except Corrupt:
             raise  # the file is the evidence
         except BaseException:
-            with contextlib.suppress(RainStormError):  # the first failure is the one to tell
+            with contextlib.suppress(RainStormError):  # the first failure is the one to report
                 self.store().delete(name)
             raise
         self.store().delete(name)
 
     @contextlib.contextmanager
     def crashed(self, node: str) -> Iterator[Crash]:
-        """Kills all that a node runs while the caller looks on; at the end starts the node again."""
+        """Kills all processes of a node while the caller watches; starts the node again at the end."""
         with ThreadPoolExecutor(1, thread_name_prefix="crash") as pool:
             crash = Crash(clock.monotonic(), pool.submit(_timed, self._machines.crash, node))
             try:
@@ -166,7 +166,7 @@ class StoreCluster:
         """Returns how long it took until ``fab verify`` would succeed.
 
         Raises:
-            DeadlineExceeded: it does not within ``SETTLED_TIMEOUT_S``.
+            DeadlineExceeded: it would still fail after ``SETTLED_TIMEOUT_S``.
         """
         began = clock.monotonic()
         found = wait_until_settled(self._connections, SETTLED_TIMEOUT_S)

@@ -21,18 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 try:
     from agent.common.shell import clock
     from experiments import _harness as harness
-    from experiments._cluster import (
-        VARIANTS,
-        MembershipCluster,
-        Seen,
-        Variant,
-        add_cluster_options,
-        false_deaths,
-        pause,
-        settings_of,
-        variant_named,
-    )
+    from experiments._cluster import MembershipCluster, Seen, false_deaths, pause
     from experiments._harness import Experiment, Recorder, Row
+    from experiments._variants import VARIANTS, Variant, add_cluster_options, settings_of, variant_named
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 

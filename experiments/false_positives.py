@@ -27,19 +27,9 @@ try:
     import psutil
 
     from experiments import _harness as harness
-    from experiments._cluster import (
-        VARIANTS,
-        MembershipCluster,
-        Seen,
-        Variant,
-        add_cluster_options,
-        cancel,
-        false_deaths,
-        pause,
-        settings_of,
-        variant_named,
-    )
+    from experiments._cluster import MembershipCluster, Seen, cancel, false_deaths, pause
     from experiments._harness import Experiment, Recorder, Row
+    from experiments._variants import VARIANTS, Variant, add_cluster_options, settings_of, variant_named
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 

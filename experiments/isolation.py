@@ -26,17 +26,9 @@ try:
     from agent.common.shell import clock
     from experiments import _faults as faults
     from experiments import _harness as harness
-    from experiments._cluster import (
-        VARIANTS,
-        MembershipCluster,
-        Seen,
-        add_cluster_options,
-        false_deaths,
-        pause,
-        settings_of,
-        variant_named,
-    )
+    from experiments._cluster import MembershipCluster, Seen, false_deaths, pause
     from experiments._harness import Experiment, Recorder, Row
+    from experiments._variants import VARIANTS, add_cluster_options, settings_of, variant_named
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 

@@ -25,16 +25,9 @@ try:
     from agent.common.errors import DeadlineExceeded, Unavailable
     from agent.common.shell import clock
     from experiments import _harness as harness
-    from experiments._cluster import (
-        VARIANTS,
-        MembershipCluster,
-        Variant,
-        add_cluster_options,
-        pause,
-        settings_of,
-        variant_named,
-    )
+    from experiments._cluster import MembershipCluster, pause
     from experiments._harness import Experiment, Recorder, Row
+    from experiments._variants import VARIANTS, Variant, add_cluster_options, settings_of, variant_named
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 

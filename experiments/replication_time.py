@@ -1,15 +1,16 @@
-"""How long until a file has three copies of every block again after a node that held some of them died?
+"""How long does it take until every block of a file has three copies again after one of its nodes has died?
 
-For each run a file is put into HyDFS and one node that holds blocks of it is killed with all that it runs
-(``fab fault.crash``). From then on the experiment looks at the view and at the file every 50 ms through
-another node. Measured is the time from the start of the kill command until the view has the node down, until
-the first lost copy is made again, and until every block of the file has three copies on living nodes.
+For each run a file is put into HyDFS, and all processes of one node that holds blocks of it are killed
+(``fab fault.crash``). From then on the experiment polls the view and the file every 50 ms through
+another node. It measures the time from the start of the kill command until the node is down in the view,
+until the first lost copy has been replaced, and until every block of the file has three copies on living
+nodes.
 
-Afterwards the stores are asked whether they keep what the file table says, and the file is read back through
-every node that got a new copy and compared with what was put. Then the node is started again, and the next
-run begins when ``fab verify`` would succeed. Runs of all sizes are interleaved in random order.
+Afterwards it compares the blocks that the stores keep with the file table, reads the file back through
+every node that got a new copy, and compares it with the original. Then the node is started again, and the
+next run begins when ``fab verify`` would succeed. Runs of all sizes are interleaved in random order.
 
-Without ``--inventory`` the experiment starts a local cluster of its own and removes it at the end.
+Without ``--inventory`` the experiment starts its own local cluster and removes it at the end.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ try:
     from experiments._repair import COPIES, Repair, check_copies, look_at, moved, thin
     from experiments._store_cluster import Crash, StoreCluster, named_cluster, own_cluster
 except ModuleNotFoundError as error:
-    raise SystemExit(f"{error}: run me with .venv/bin/python (make check installs it)") from None
+    raise SystemExit(f"{error}: run this with .venv/bin/python (make check installs it)") from None
 
 NODES = 5
 MEGABYTES = (1, 10, 20, 100)
-# Three copies of it have to fit on the disk, and its repair into REPAIR_S_MAX.
+# Three copies must fit on the disk, and the repair must take less than REPAIR_S_MAX.
 MEGABYTES_MAX = 2000
 MEGABYTE = 1_000_000
 LOOK_INTERVAL_S = 0.05
@@ -58,7 +59,7 @@ READ_TIMEOUT_S = 30.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what only this experiment knows."""
+    """Adds the options of this experiment."""
     parser.add_argument("--nodes", type=int, default=NODES, help="size of the experiment's own cluster")
     parser.add_argument(
         "--megabytes", type=int, nargs="+", default=MEGABYTES, metavar="MB", help="sizes of the files"
@@ -73,7 +74,7 @@ def measure(options: argparse.Namespace, recorder: Recorder) -> None:
     _check(options)
     rng = random.Random(options.seed)
     schedule = [(megabytes, run) for run in range(options.runs) for megabytes in options.megabytes]
-    # Whole rounds stay together: an interrupted experiment has every size about equally often.
+    # Whole rounds stay together, so that an interrupted experiment has every size about equally often.
     schedule = sorted(schedule, key=lambda entry: (entry[1], rng.random()))
     with contextlib.ExitStack() as stack:
         if options.inventory:
@@ -206,7 +207,7 @@ def _check_data(cluster: StoreCluster, before: FileStat, after: FileStat, wanted
     for node in sorted(new):  # a node that holds a block reads its own copy
         read = functools.partial(_read, cluster.store(node), after)
         if checksum(read, after.length) != wanted:
-            raise Corrupt(f"{after.name!r} read through {node} is not what was put", hint=look_at(after.name))
+            raise Corrupt(f"{after.name!r} read through {node} has other bytes", hint=look_at(after.name))
 
 
 def _read(store: HydfsClient, stat: FileStat, offset: int, length: int) -> Buffer:
@@ -214,7 +215,7 @@ def _read(store: HydfsClient, stat: FileStat, offset: int, length: int) -> Buffe
 
 
 def checksum(read: Callable[[int, int], Buffer], length: int) -> str:
-    """Returns the checksum of what ``read`` returns for a file of this length."""
+    """Returns the checksum of the bytes that ``read`` returns for a file of this length."""
     digest = hashlib.sha256()
     for offset in range(0, length, READ_PIECE_BYTES):
         digest.update(read(offset, min(READ_PIECE_BYTES, length - offset)))

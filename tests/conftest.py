@@ -1,7 +1,7 @@
 """Fixtures and plugins of the whole suite: the leak check, the seed, the settings of hypothesis.
 
-Every source of chance in a test draws from the ``seed`` fixture. The seed is chosen afresh for each run,
-printed in the header and beside each failure, and set again by ``RAINSTORM_SEED=NUMBER``.
+Every random source in a test is seeded by the ``seed`` fixture. Each run chooses a new seed and prints it in
+the header and beside each failure; ``RAINSTORM_SEED=NUMBER`` sets it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ pytest_plugins = ["tests.leaks"]
 
 _SEED = pytest.StashKey[int]()
 
-# Machines under load make single examples slow: the time limit is the test's, not the example's.
+# Load on the machine makes single examples slow: there is a time limit for the test, not for an example.
 hypothesis.settings.register_profile("rainstorm", deadline=None, print_blob=True)
 # `make check` looks at fewer examples of each property (--hypothesis-profile=quick), `make test` at all.
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("rainstorm"), max_examples=20)
@@ -45,7 +45,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Says which tests share a worker process, and in which order they are run."""
+    """Chooses the tests that share a worker process, and the order of the run."""
     from tests.scheduling import ByRoom
 
     return ByRoom(config, log)
@@ -75,5 +75,5 @@ def pytest_runtest_makereport(
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """The seed of this run, for a ``random.Random`` of the test's own."""
+    """The seed of this run, for the test's own ``random.Random``."""
     return request.config.stash[_SEED]

@@ -5,8 +5,8 @@ this run, known by a token in their environment), sockets that listen, open file
 for temporary files (``tmp_path`` is pytest's own and is left alone). Pipes and other descriptors may grow
 by ``OTHER_FDS_MAX``, because libraries open some of their own at first use.
 
-A fixture of a wider scope than one test may keep what it made during its setup until it is finalised, and all
-processes of a local cluster that it adopts. What ends by itself gets the setting ``leak_grace_s`` to do so.
+A fixture of a wider scope than one test may keep the resources of its setup until it is finalised, and all
+processes of a local cluster that it adopts. Resources get ``leak_grace_s`` seconds to end by themselves.
 Leaked processes are killed after the report, so that one red test does not spoil the machine, and each test
 is measured from its own start, so that only the culprit is red.
 """
@@ -33,14 +33,14 @@ import pytest
 from ops.machine.processes import marked
 
 KILL_TIMEOUT_S = 2.0
-# A library's lazily made eventfd, epoll or wake-up pipe: two for each of two libraries at most.
+# A library's lazily made eventfd, epoll or wake-up pipe: at most two for each of two libraries.
 OTHER_FDS_MAX = 4
 RUN_TOKEN_VARIABLE = "RAINSTORM_TEST_RUN"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What exists at one moment: each resource's identity mapped to words for it."""
+    """The resources at one moment: the identity of each, mapped to its description."""
 
     threads: dict[object, str]
     processes: dict[object, str]
@@ -62,16 +62,16 @@ class Snapshot:
 
 
 class LeakCheck:
-    """Compares what exists before and after each test."""
+    """Compares the resources before and after each test."""
 
     def __init__(self, grace_s: float) -> None:
         self.grace_s = grace_s
         self.token = uuid.uuid4().hex
         self.folder = Path(tempfile.mkdtemp(prefix="rs-tests-"))
         self.before: Snapshot | None = None
-        # What there was after the last test, which is what there is before the next one.
+        # The resources after the last test, which are those before the next one.
         self.last: Snapshot | None = None
-        # What fixtures of a wider scope made, and what of it must be gone because they were finalised.
+        # The resources of fixtures of a wider scope, and those that must be gone since theirs was finalised.
         self.owned: dict[int, set[tuple[str, object]]] = {}
         self.released: set[tuple[str, object]] = set()
         # The fixtures of a wider scope that are being set up, and the clusters of those that exist.
@@ -82,9 +82,9 @@ class LeakCheck:
         self._environment: dict[str, str | None] = {}
 
     def start(self) -> None:
-        """Marks the processes of this run and gives it a folder for temporary files of its own."""
+        """Marks the processes of this run and gives it its own folder for temporary files."""
         outer = os.environ.get(RUN_TOKEN_VARIABLE)
-        # tmp_path stays where pytest puts it by default, so that it outlives the run for a look at a failure.
+        # tmp_path stays at pytest's default place, so that it survives the run for a look at a failure.
         self._set("PYTEST_DEBUG_TEMPROOT", os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()))
         self._set("TMPDIR", str(self.folder))
         self._set(RUN_TOKEN_VARIABLE, f"{outer}:{self.token}" if outer else self.token)
@@ -105,7 +105,7 @@ class LeakCheck:
         os.environ[name] = value
 
     def snapshot(self) -> Snapshot:
-        """Returns what exists now."""
+        """Returns the current resources."""
         listeners, files, others = _descriptors()
         return Snapshot(
             threads={thread: f"{thread.name!r} (daemon={thread.daemon})" for thread in threading.enumerate()},
@@ -128,7 +128,7 @@ class LeakCheck:
             return []
         found = {process.pid: process for process in psutil.Process().children(recursive=True)}
         for pid in sorted(listed - self.strangers - found.keys()):
-            # Not ours to read, or gone meanwhile: not a process of this run.
+            # We may not read it, or it has ended meanwhile: it is not a process of this run.
             with contextlib.suppress(OSError, psutil.NoSuchProcess):
                 if self.token.encode() in Path(f"/proc/{pid}/environ").read_bytes():
                     found[pid] = psutil.Process(pid)
@@ -136,7 +136,7 @@ class LeakCheck:
         return list(found.values())
 
     def leaks(self, before: Snapshot) -> list[str]:
-        """Returns a line for each resource that is there now and was not before; waits for stragglers."""
+        """Returns a line for each new resource, after waiting for stragglers."""
         end = time.monotonic() + self.grace_s
         pause = threading.Event()
         collected = False
@@ -147,7 +147,7 @@ class LeakCheck:
                 self.last = None if lines else after
                 return lines
             if not collected:
-                # What only a reference cycle keeps open is not a leak of the test's own.
+                # A resource that only a reference cycle keeps open is not a leak of the test.
                 gc.collect()
                 collected = True
             pause.wait(0.01)
@@ -166,19 +166,19 @@ class LeakCheck:
         return lines
 
     def own(self, fixture: object, before: Snapshot, after: Snapshot) -> None:
-        """Lets a fixture of a wider scope keep what it made during its setup."""
+        """Lets a fixture of a wider scope keep the resources of its setup."""
         pairs = zip(before.kinds(), after.kinds(), strict=True)
         made = {(kind, key) for (kind, old, _), (_, new, _) in pairs for key in new if key not in old}
         self.owned.setdefault(id(fixture), set()).update(made)
 
     def release(self, fixture: object) -> None:
-        """From here on what the fixture made must be gone."""
+        """From here on, the resources of the fixture must be gone."""
         self.released |= self.owned.pop(id(fixture), set())
         if folder := self.adopted.pop(id(fixture), None):
             self.released |= _processes_of(folder)
 
     def _kept(self) -> set[tuple[str, object]]:
-        """Returns what fixtures of a wider scope may keep now."""
+        """Returns the resources that fixtures of a wider scope may keep now."""
         return set().union(*self.owned.values(), *map(_processes_of, self.adopted.values()))
 
     def kill_new_processes(self, before: Snapshot) -> None:
@@ -201,7 +201,7 @@ def _describe(process: psutil.Process) -> str:
         command = " ".join(process.cmdline()) or process.name()
         return f"pid {process.pid} ({process.status()}): {command[:200]}"
     except psutil.NoSuchProcess:
-        return ""  # it ended between being listed and being looked at
+        return ""  # it ended after it was listed
 
 
 def _descriptors() -> tuple[dict[object, str], dict[object, str], dict[object, str]]:
@@ -250,7 +250,7 @@ _CHECK = pytest.StashKey[LeakCheck]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the plugin's setting."""
-    parser.addini("leak_grace_s", "seconds in which what a test made may still end by itself", default="2.0")
+    parser.addini("leak_grace_s", "seconds in which a test's resources may still end", default="2.0")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -266,7 +266,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
-    """Remembers what exists before the test's first fixture."""
+    """Remembers the resources before the test's first fixture."""
     check = item.config.stash[_CHECK]
     check.before, check.last = check.last or check.snapshot(), None
     yield
@@ -276,7 +276,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Notes what fixtures of a wider scope make."""
+    """Notes the resources that fixtures of a wider scope make."""
     if fixturedef.scope == "function":
         return (yield)
     check = request.config.stash[_CHECK]
@@ -301,13 +301,13 @@ def adopt(request: pytest.FixtureRequest, folder: Path) -> None:
 
 
 def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
-    """Takes back what a fixture of a wider scope was allowed to keep."""
+    """Ends the permission of a fixture of a wider scope to keep its resources."""
     request.config.stash[_CHECK].release(fixturedef)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    """Fails the test when something it made is still there."""
+    """Fails the test if any of its resources is left."""
     yield
     check = item.config.stash[_CHECK]
     before, check.before = check.before, None

@@ -1,7 +1,7 @@
-"""Scenarios: protocols played step by step from a text that a person can read.
+"""Scenarios: protocols played step by step from a readable text.
 
 The form is that of etcd-raft's ``testdata`` (cockroachdb/datadriven). A step is a command, a line of dashes
-and what came of it; steps are separated by an empty line, and what follows ``#`` is a comment::
+and the result; steps are separated by an empty line, and ``#`` begins a comment::
 
     # The coordinator sends the record to all replicas.
     append a writer=w sequence=1 data=abc
@@ -9,9 +9,9 @@ and what came of it; steps are separated by an empty line, and what follows ``#`
     a -> b: write 0-3
     a: persist 0-3
 
-A test gives the text and a function that carries out one command and returns the lines that came of it. With
-``RAINSTORM_REWRITE=1`` in the environment the text is written anew with what came of each command: look at
-the difference before it is committed.
+A test gives the text and a function that carries out one command and returns the lines of its result. With
+``RAINSTORM_REWRITE=1`` in the environment the text is rewritten with the result of each command: read the
+diff before you commit it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def play(path: Path, carry_out: Carry) -> None:
     """Plays the scenario in ``path``.
 
     Raises:
-        AssertionError: something else came of a command than the text says.
+        AssertionError: the result of a command differs from the text.
     """
     __tracebackhide__ = True
     lines = path.read_text("utf-8").splitlines()
@@ -79,4 +79,4 @@ def parse(text: str) -> Command:
 
 
 def _difference(wanted: list[str], found: list[str]) -> str:
-    return "\n".join(["the text says:", *wanted, "what came of it:", *found])
+    return "\n".join(["the text says:", *wanted, "the result:", *found])

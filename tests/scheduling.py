@@ -1,4 +1,4 @@
-"""Which tests share a worker process of a parallel run, and which are run first.
+"""The tests that share a worker process of a parallel run, and those that are run first.
 
 pytest-xdist's own groups (``--dist loadgroup``) mark a test by a suffix of its node id, which pytest 9 does
 not let it change: every test would then go anywhere.
@@ -13,9 +13,9 @@ from pathlib import Path
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# A module that makes something for all of its tests, such as a cluster, is run by one worker.
+# If a module makes something for all of its tests, such as a cluster, one worker runs the module.
 SHARES = re.compile(r"""fixture\(\s*scope=["']module["']""")
-# What lasts longest, beginning with the longest, so that it does not begin when all else is done.
+# The longest units, the longest first, so that none of them begins when everything else is done.
 LONGEST = (
     "tests/programs/test_ansible_lint.py",
     "tests/integration/test_local_cluster.py",
@@ -32,7 +32,7 @@ PROGRAMS, SIMULATIONS, UNITS = range(len(LONGEST), len(LONGEST) + 3)
 
 
 class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives each worker a file, or a single test where tests are long and share nothing.
+    """Gives each worker a file, or a single test if tests are long and share nothing.
 
     Tests of real agents and programs come first: they wait often and may last half a minute, so simulations
     and unit tests, which are short, fill the gaps at the end.
@@ -48,7 +48,7 @@ class ByRoom(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def unit_of(nodeid: str) -> str:
-    """Returns what one worker runs as a whole: a file or a single test."""
+    """Returns the unit that one worker runs as a whole: a file or a single test."""
     file = _file(nodeid)
     if file.startswith("tests/lab/"):
         return "tests/lab"  # one lab for all

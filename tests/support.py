@@ -1,6 +1,6 @@
-"""What every test may use: waiting for a condition, the real input data, the options of the tasks of ``fab``.
+"""Helpers for every test: waiting for a condition, the real input data, the options of the tasks of ``fab``.
 
-Tests never sleep: they wait for a condition with a time limit, and the error names what did not happen.
+Tests never sleep: they wait for a condition with a time limit, and the error names the condition.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 POLL_INTERVAL_S = 0.01
-# For what real processes do at their own time: long enough on a machine that has much else to do. A wait ends
-# when its condition holds, so that only a failure lasts so long.
+# The time limit for real processes: long enough on a busy machine. A wait ends when its condition holds, so
+# only a failure takes this long.
 PATIENCE_S = 60.0
 
 
@@ -31,7 +31,7 @@ def wait_until(predicate: Callable[[], object], timeout_s: float, what: str) -> 
         what: the condition in words, for the error.
 
     Raises:
-        AssertionError: the time is over and the condition still does not hold.
+        AssertionError: the condition does not hold in time.
     """
     __tracebackhide__ = True
     pause = threading.Event()
@@ -43,7 +43,7 @@ def wait_until(predicate: Callable[[], object], timeout_s: float, what: str) -> 
 
 
 def shared_data(*parts: str) -> Path:
-    """Returns the path of a file of real input data; skips the test where that data is absent."""
+    """Returns the path of a file of real input data; skips the test if that data is absent."""
     path = SHARED_DATA.joinpath(*parts)
     if not path.exists():
         pytest.skip(f"real input data is not here: {path}")
@@ -51,7 +51,7 @@ def shared_data(*parts: str) -> Path:
 
 
 def options_of(task: Any) -> list[Any]:
-    """Returns the options of a task of ``fab``; Invoke takes the help out of a task when it is asked."""
+    """Returns the options of a task of ``fab``; Invoke removes the help from a task when it is read."""
     asked = copy.copy(task)
     asked.help = dict(task.help)
     found: list[Any] = asked.get_arguments()

@@ -22,7 +22,7 @@ def send(
     """Sends a request as ``Client.ask`` does, without checking it, and returns the header of the answer.
 
     Raises:
-        RainStormError: what the peer answered with.
+        RainStormError: the error that the peer answered with.
     """
     deadline = Deadline(clock.monotonic(), timeout_s)
     frame = client._send(target, {**fields, "type": kind}, payload, deadline)

@@ -32,6 +32,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, assert_never
 
+import msgspec
+
 from agent.common.errors import NoMajority, RainStormError
 from agent.common.message import Counter, Name, OptionalName, Request
 
@@ -42,8 +44,7 @@ ZERO: Ballot = (0, "")
 BACKOFF_S = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """The durable state of one register at one voter."""
 
     promised: Ballot = ZERO
@@ -154,8 +155,7 @@ def majority(voters: Sequence[str]) -> int:
     return len(voters) // 2 + 1
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerReceived:
+class AnswerReceived(msgspec.Struct, frozen=True):
     """Event: a voter answered request number ``attempt``."""
 
     voter: str
@@ -163,16 +163,14 @@ class AnswerReceived:
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class VoterFailed:
+class VoterFailed(msgspec.Struct, frozen=True):
     """Event: a voter could not be reached or gave no answer to request number ``attempt``."""
 
     voter: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """Effect: send ``request`` to ``voter`` and report back with the same ``attempt`` number."""
 
     voter: str

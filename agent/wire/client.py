@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+import msgspec
+
 from agent.common import message
 from agent.common.deadline import Deadline
 from agent.common.errors import (
@@ -75,8 +77,7 @@ def dial_from(source: str) -> Dial:
     return dial
 
 
-@dataclass(frozen=True, slots=True)
-class Answered(Generic[R]):
+class Answered(msgspec.Struct, Generic[R], frozen=True):
     """A reply, checked against its type; a caller that asked for an open file closes ``descriptor``."""
 
     message: R
@@ -85,7 +86,7 @@ class Answered(Generic[R]):
 
 
 class _Place:
-    """What a request holds of a pool: a place among the requests to the target, and its connection."""
+    """The part of a pool that a request holds: a place among the requests to the target, and a connection."""
 
     __slots__ = ("connection", "pool")
 
@@ -236,7 +237,7 @@ class Client:
             )
 
     def _forget_unused(self) -> Sequence[Connection]:
-        """Forgets the target that was used least lately of those without a request; returns what is idle."""
+        """Forgets the least recently used target without a request; returns its idle connections."""
         for target, pool in self._pools.items():
             if pool.is_unused:
                 del self._pools[target]

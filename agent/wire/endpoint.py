@@ -1,10 +1,15 @@
-"""How a typed request is answered: the handler, what it learns about the call, and the answer."""
+"""How a typed request is answered: the handler, what it learns about the call, and the answer.
+
+What each request makes is a Struct of msgspec, which costs a fifth of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from agent.common import message
 from agent.common.deadline import Deadline
@@ -13,8 +18,7 @@ from agent.wire.codec.framing import Buffer
 from agent.wire.connection import Payload
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What a handler learns about a request besides its message.
 
     ``peer`` is the authenticated name of the caller, ``local`` on a Unix socket; ``view`` the version of the
@@ -28,8 +32,7 @@ class Call:
     connection: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer(Generic[R]):
+class Answer(msgspec.Struct, Generic[R], frozen=True):
     """A reply with a payload; ``descriptor`` hands an open file to a caller on the Unix socket."""
 
     message: R

@@ -81,7 +81,7 @@ class Server:
         self._accepted = 0
         self._lock = threads.lock()
         # The connections whose requests are being answered. Each thread adds and discards its own alone, so
-        # that an answer costs no lock; who waits for the last one is told once the server stops.
+        # that an answer costs no lock; once the server stops, the thread that waits for the last one is told.
         self._answering: set[int] = set()
         self._answered = threads.condition()
         self._stopping = threads.event()

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from ops.tasks import agents, cluster, faults, hydfs, jobs, lab, local, logs, membership
+from ops.tasks import agents, cluster, faults, hydfs, jobs, keys, lab, local, logs, membership
 
 namespace = Collection(
     local=Collection(local.up, local.down),
     lab=Collection(lab.up, lab.down, lab.status, lab.shell),
-    keys=Collection(membership.rotate_keys, membership.list_keys),
+    keys=Collection(keys.rotate_keys, keys.list_keys),
     fault=Collection(
         faults.crash,
         faults.start,

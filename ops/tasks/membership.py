@@ -1,10 +1,9 @@
-"""Query the members of the running cluster, and change how it detects failures, its voters and its keys."""
+"""Query the members of the running cluster, and change how it detects failures and its voters."""
 
 from __future__ import annotations
 
 import dataclasses
 import json as jsonlib
-import secrets
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +11,7 @@ from invoke.context import Context
 
 from agent.common.errors import RainStormError, UsageError
 from agent.membership.client import MembershipClient, MembersReply, SettingsReport
-from ops.cluster import inventory, keyrotation
+from ops.cluster import inventory
 from ops.cluster.connections import Connections, connected
 from ops.cluster.status import SERVICES
 from ops.output import render
@@ -284,43 +283,6 @@ def drop(
                 print(f"{name} drops {share:g} % of its incoming datagrams")
     if json:
         render.print_json(nodes=names, percent=share)
-
-
-@command(help={**JSON, "dry_run": "check that all nodes answer, and show the key to replace"}, name="rotate")
-def rotate_keys(context: Context, dry_run: bool = False, json: bool = False, inventory: str = "") -> None:
-    """keys: replace the gossip key on all nodes without losing a datagram"""
-    with connected(_find(inventory)) as connections:
-        clients = {name: connections.membership(name) for name in connections.inventory.names()}
-        if dry_run:
-            old = ", ".join(keyrotation.fingerprints(clients))
-            render.say_dry(f"replace key {old} on {len(clients)} nodes", json=json)
-            return
-        key = secrets.token_hex(32)
-        done = keyrotation.rotate(clients, key)
-        path = connections.inventory.gossip_key_path
-    if path.exists():  # nodes that are added later are configured with this key
-        from agent.wire.authority import write_private
-
-        write_private(path, f"{key}\n".encode())
-    if json:
-        render.print_json(fingerprint=done.fingerprint, removed=list(done.removed), nodes=list(done.nodes))
-    else:
-        print(f"key {done.fingerprint} in use on {len(done.nodes)} nodes; removed: {', '.join(done.removed)}")
-
-
-@command(help=JSON, name="list")
-def list_keys(context: Context, json: bool = False, inventory: str = "") -> None:
-    """keys: list the fingerprints of each node's gossip keys, the current one first"""
-    with connected(_find(inventory)) as connections:
-        clients = {name: connections.membership(name) for name in connections.inventory.names()}
-        rings = keyrotation.rings_of(clients)
-    rows: list[dict[str, Any]] = [
-        {"name": name, "in_use": None, "others": None}
-        if isinstance(ring, RainStormError)
-        else {"name": name, "in_use": ring[0], "others": ring[1:]}
-        for name, ring in rings.items()
-    ]
-    _print_rows(("name", "in_use", "others"), rows, json, "keys")
 
 
 def _client(connections: Connections, vm: str) -> MembershipClient:

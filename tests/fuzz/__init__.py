@@ -1,1 +1,1 @@
-"""Hostile input: whatever is sent, it is refused with a code or it is valid; nothing else may happen."""
+"""Hostile input: any input is refused with a code, or is valid; nothing else may happen."""

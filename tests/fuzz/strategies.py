@@ -1,7 +1,7 @@
-"""Random messages for hypothesis, built from what msgspec knows of a message class.
+"""Random messages for hypothesis, built from msgspec's description of a message class.
 
-``valid(cls)`` draws fields that must be let through, ``hostile(cls)`` the same with one to three of them
-spoilt: a wrong type, a number out of range, NaN, deep nesting, odd keys, a field missing or too many.
+``valid(cls)`` draws fields that must be accepted, ``hostile(cls)`` the same with one to three of them
+spoilt: a wrong type, a number out of range, NaN, deep nesting, odd keys, a missing or an extra field.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agent.common.errors import InvalidMessage
 # Longer lists and texts find nothing more and cost time; the bounds themselves have unit tests.
 SIZE_MAX = 4
 INT_MIN, INT_MAX = -(1 << 63), (1 << 64) - 1
-# Deeper values are a test of their own: hypothesis itself could not print them.
+# Deeper values have a separate test, because hypothesis itself could not print them.
 DEEP_LEVELS = 100
 
 
@@ -39,21 +39,21 @@ def message_classes(module: ModuleType) -> list[type[Any]]:
 
 
 def valid(cls: type[Any]) -> st.SearchStrategy[Any]:
-    """Returns fields of a message that ``decode`` must let through."""
+    """Returns fields of a message that ``decode`` must accept."""
     info = inspect.type_info(cls)
     assert isinstance(info, inspect.DataclassType | inspect.StructType)
     return _fields(info)
 
 
 def hostile(cls: type[Any]) -> st.SearchStrategy[Any]:
-    """Returns fields of a message of which some are spoilt; they may happen to be valid all the same."""
+    """Returns fields of a message, some of them spoilt; they may still happen to be valid."""
     return st.one_of(
         st.builds(_spoil, valid(cls), st.lists(spoilers(), min_size=1, max_size=3), st.randoms()), junk()
     )
 
 
 def junk() -> st.SearchStrategy[Any]:
-    """Returns values that no field should take, as msgpack could bring them."""
+    """Returns values that no field should accept, but that msgpack could deliver."""
     plain = st.one_of(
         st.none(),
         st.booleans(),
@@ -83,15 +83,15 @@ def junk() -> st.SearchStrategy[Any]:
 
 
 def spoilers() -> st.SearchStrategy[tuple[str, Any]]:
-    """Returns what to do to a field: replace it, drop it, or add one beside it."""
+    """Returns changes of a field: replace it, drop it, or add another one."""
     return st.tuples(st.sampled_from(["replace", "replace", "drop", "add"]), junk())
 
 
 def check(cls: type[Any], fields: Any) -> Any:
-    """Decodes hostile fields and returns the message, or None when it was refused as it should be.
+    """Decodes hostile fields and returns the message, or None when it was refused properly.
 
-    A message that is let through must survive its own encoding: then it holds nothing that ``encode`` or a
-    peer would choke on.
+    A message that is accepted must survive its own encoding: then it holds nothing that ``encode`` or a
+    peer could not handle.
     """
     try:
         found = message.decode(cls, fields)
@@ -144,7 +144,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _longest(low: int | None, high: int | None) -> int:
-    """Returns the greatest length to draw, of values that are at least ``low`` and at most ``high`` long."""
+    """Returns the greatest length to draw for values whose length is from ``low`` to ``high``."""
     longest = (low or 0) + SIZE_MAX
     return longest if high is None else min(high, longest)
 

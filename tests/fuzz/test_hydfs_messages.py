@@ -39,14 +39,14 @@ from tests.unit.hydfs.stores import Stores
 CLASSES = [*message_classes(file), *message_classes(block)]
 CLASSES += [Moved, FoundLength, Reservation, FileEntry]
 REQUESTS = [cls for cls in CLASSES if issubclass(cls, message.Request)]
-# An error that is a defect of ours, or that the agent does not answer with.
+# Errors that are defects of ours, or that the agent never answers with.
 DEFECTS = {"INTERNAL", "FRAME_TOO_LARGE", ""}
 
 
 @given(st.data())
 @settings(max_examples=150)
 def test_hostile_messages_are_refused_or_valid(data: st.DataObject) -> None:
-    """Nothing but InvalidMessage comes out of hostile fields, whatever the class."""
+    """Hostile fields of any class give InvalidMessage or a message, and nothing else."""
     cls = data.draw(st.sampled_from(CLASSES))
     check(cls, data.draw(hostile(cls)))
 
@@ -54,7 +54,7 @@ def test_hostile_messages_are_refused_or_valid(data: st.DataObject) -> None:
 @given(st.one_of(hostile(FileEntry), valid(FileEntry)))
 @settings(max_examples=100)
 def test_a_hostile_file_entry_is_refused_before_the_vote_or_can_be_used(value: Any) -> None:
-    """What a voter lets through can be read, changed and listed."""
+    """An entry that a voter accepts can be read, changed and listed."""
     try:
         filetable.check("f", value)
     except InvalidMessage:
@@ -76,14 +76,14 @@ ENTRIES = [
 @given(st.sampled_from(ENTRIES), st.data())
 @settings(max_examples=150)
 def test_a_hostile_journal_entry_is_refused_or_can_be_written_again(entry: Any, data: st.DataObject) -> None:
-    """The checksum of an entry says that it was written so, not that it was written by a sane release."""
+    """The checksum proves that an entry was written so, not that a correct release wrote it."""
     values = msgpack.unpackb(pack_entry(entry))
     place = data.draw(st.integers(0, len(values)))
     values[place : place + 1] = [data.draw(junk())]
     try:
         packed = msgpack.packb(values)
     except (ValueError, OverflowError, TypeError):
-        return  # no msgpack could bring it
+        return  # msgpack cannot deliver it
     for found in (packed, packed[: data.draw(st.integers(0, len(packed)))]):
         try:
             again = unpack_entry(found)
@@ -94,7 +94,7 @@ def test_a_hostile_journal_entry_is_refused_or_can_be_written_again(entry: Any, 
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stores, Connection]]:
-    """Returns a store agent and a connection to it on which another agent of the cluster speaks."""
+    """Returns a store agent, and a connection to it from another agent of the cluster."""
     with Stores(tmp_path_factory.mktemp("store"), 1) as stores:
         stores.start()
         context = auth.client_context(stores.config("n1").tls)
@@ -116,7 +116,7 @@ def ask(connection: Connection, header: dict[str, Any], payload: bytes = b"") ->
 
 
 def durable(stores: Stores) -> Any:
-    """Returns what the agent keeps: its copies, its puts and the values of its registers."""
+    """Returns the state of the agent: its copies, its puts and the values of its registers."""
     service = stores.services["n1"]
     assert service._voter is not None
     assert service._voter._store is not None
@@ -130,12 +130,12 @@ def durable(stores: Stores) -> Any:
 def test_an_agent_answers_hostile_requests_with_a_code(
     agent: tuple[Stores, Connection], caplog: pytest.LogCaptureFixture, data: st.DataObject
 ) -> None:
-    """No traceback, no agent down; what is refused as invalid is counted and changes nothing."""
+    """There is no traceback and no crash; a request refused as invalid is counted and changes nothing."""
     stores, connection = agent
     cls = data.draw(st.sampled_from(REQUESTS))
     fields = data.draw(st.one_of(hostile(cls), valid(cls)))
     if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
-        return  # no request at all: the wire's own tests
+        return  # not a request at all: the tests of the wire cover it
     header = {**fields, "type": cls.kind, "timeout_s": 0.3}
     try:
         msgpack.packb(header)

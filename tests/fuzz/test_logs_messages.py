@@ -30,7 +30,7 @@ from agent.wire.server import Server
 from tests.fuzz.strategies import check, hostile, junk, message_classes
 
 REQUESTS = (StartSearch, TakePiece, EndSearch, ListLogs, Follow)
-# What the agent answers a request with that it does not carry out.
+# The errors with which the agent refuses a request.
 REFUSED = {"INVALID_MESSAGE", "USAGE", "NOT_FOUND", "FORBIDDEN", "OVERLOADED", "UNREACHABLE"}
 
 
@@ -106,7 +106,7 @@ def test_hostile_requests_are_answered_with_a_code(place: Place, caplog: pytest.
         header = {**(fields if isinstance(fields, dict) else {"fields": fields}), "type": cls.kind}
         limit = Deadline(clock.monotonic(), 30.0)
         try:
-            # A follower that may wait is asked not to.
+            # A request of a follower must not wait.
             connection.send({**header, "timeout_s": 1.0}, b"", limit)
         except (InvalidMessage, FrameTooLarge):
             return

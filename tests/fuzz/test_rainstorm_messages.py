@@ -58,7 +58,7 @@ FIXTURES = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 @given(st.data())
 @settings(max_examples=150)
 def test_hostile_messages_are_refused_or_valid(data: st.DataObject) -> None:
-    """Nothing but InvalidMessage comes out of hostile fields, whatever the class."""
+    """Hostile fields of any class give InvalidMessage or a message, and nothing else."""
     cls = data.draw(st.sampled_from(CLASSES))
     check(cls, data.draw(hostile(cls)))
 
@@ -66,7 +66,7 @@ def test_hostile_messages_are_refused_or_valid(data: st.DataObject) -> None:
 @given(st.data())
 @settings(max_examples=100)
 def test_hostile_kinds_are_refused_or_valid(data: st.DataObject) -> None:
-    """The field that says what it is may be anything as well."""
+    """The field with the kind may have any value too."""
     vocabulary = data.draw(st.sampled_from(VOCABULARIES))
     cls = data.draw(st.sampled_from(list(vocabulary.classes.values())))
     fields = data.draw(hostile(cls))
@@ -82,7 +82,7 @@ def test_hostile_kinds_are_refused_or_valid(data: st.DataObject) -> None:
 @given(junk())
 @settings(max_examples=50)
 def test_a_hello_on_a_channel_is_refused_or_valid(fields: Any) -> None:
-    """Its sender has a name that is no name of a field."""
+    """The field of its sender has a name that Python reserves."""
     for hello in ({"from": fields, "generation": 1}, {"from": "0.0", "generation": fields}):
         try:
             found = channel.Hello.decode(hello)
@@ -94,9 +94,9 @@ def test_a_hello_on_a_channel_is_refused_or_valid(fields: Any) -> None:
 @given(st.binary(max_size=60), junk())
 @settings(max_examples=100)
 def test_bytes_of_a_log_or_a_segment_are_refused_by_name(data: bytes, value: Any) -> None:
-    """Whatever a disk or a task brings."""
+    """This holds for any bytes from a disk or a task."""
     bodies = [data]
-    with contextlib.suppress(ValueError, OverflowError, TypeError):  # no msgpack could bring it
+    with contextlib.suppress(ValueError, OverflowError, TypeError):  # msgpack cannot deliver it
         bodies.append(msgpack.packb(value))
     for body in bodies:
         for vocabulary in VOCABULARIES[-2:]:
@@ -136,7 +136,7 @@ def test_a_log_that_is_let_through_can_be_led(data: st.DataObject) -> None:
 @given(st.data())
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 def test_no_report_that_is_let_through_stops_a_leader(data: st.DataObject) -> None:
-    """However little sense it makes, and whatever phase the job is in."""
+    """This holds for senseless reports, and in any phase of the job."""
     cluster = Cluster()
     cluster.lead()
     cluster.submit()
@@ -157,7 +157,7 @@ def test_no_report_that_is_let_through_stops_a_leader(data: st.DataObject) -> No
 @given(st.data())
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 def test_no_message_that_is_let_through_stops_a_host(data: st.DataObject) -> None:
-    """Neither a command nor what a task says."""
+    """Neither a command nor a message of a task does."""
     core = HostCore("n1")
     for cls in data.draw(st.lists(st.sampled_from(list(COMMANDS.classes.values())), max_size=4)):
         fields = {**data.draw(valid(cls)), "term": 1}
@@ -175,7 +175,7 @@ def test_no_message_that_is_let_through_stops_a_host(data: st.DataObject) -> Non
 @given(st.one_of(hostile(header.SourceHeader), valid(header.SourceHeader)))
 @settings(max_examples=80)
 def test_a_header_that_is_let_through_makes_a_plan_or_is_refused(fields: Any) -> None:
-    """A split that no task reads would be lost in silence."""
+    """A split that no task reads would be lost silently."""
     found = check(header.SourceHeader, fields)
     if found is not None:
         try:
@@ -187,7 +187,7 @@ def test_a_header_that_is_let_through_makes_a_plan_or_is_refused(fields: Any) ->
 @given(st.one_of(junk(), st.dictionaries(st.sampled_from(["source", "stages", "sink", "name"]), junk())))
 @settings(max_examples=100)
 def test_a_hostile_job_file_is_refused_by_place(raw: Any) -> None:
-    """Nothing but JobInvalid comes out of it."""
+    """It gives JobInvalid or a job, and nothing else."""
     with pytest.raises(JobInvalid):
         parse(raw)
 
@@ -209,7 +209,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 @given(data=st.data())
 @settings(max_examples=80, suppress_health_check=FIXTURES)
 def test_a_service_answers_every_request_with_a_code(agent: Agent, data: st.DataObject) -> None:
-    """Nothing is written, and it lives on."""
+    """Nothing is written, and the service survives."""
     cls = data.draw(st.sampled_from(REQUESTS))
     fields = data.draw(hostile(cls))
     if cls in (CommandRequest, ReportRequest):
@@ -238,7 +238,7 @@ def ask(wire: Client, target: str, kind: str, fields: dict[Any, Any]) -> str:
     except RainStormError as error:
         return error.code
     except (ValueError, TypeError, OverflowError):
-        return ""  # no client could pack it
+        return ""  # a client cannot pack it
     return ""
 
 
@@ -247,7 +247,7 @@ def ask(wire: Client, target: str, kind: str, fields: dict[Any, Any]) -> str:
 def test_a_task_that_sends_anything_harms_itself_only(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """It is ended and named, or what it says is valid; its supervisor lives on."""
+    """It is ended and named, or its message is valid; its supervisor survives."""
     cls = data.draw(st.sampled_from(list(FROM_TASK.classes.values())))
     fields = _map(data.draw(hostile(cls)))
     fields["t"] = cls.kind
@@ -260,8 +260,8 @@ def test_a_task_that_sends_anything_harms_itself_only(
         try:
             task.send_header(fields)
         except (ValueError, TypeError, OverflowError):
-            return  # no task could pack it
-        with contextlib.suppress(RainStormError):  # it may have been ended already
+            return  # a task cannot pack it
+        with contextlib.suppress(RainStormError):  # it may already have been ended
             task.send(control.EpochWanted(1, False))
         task.connection.close()
         node.launcher.end(1)

@@ -1,4 +1,4 @@
-"""The strategies of the fuzz tests: what they call valid is valid, and what they spoil gets refused."""
+"""The strategies of the fuzz tests: valid fields are accepted, and spoilt ones are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A message with a field of each sort that messages use."""
+    """A message with a field of each kind that messages use."""
 
     name: Name
     wait_s: Duration
@@ -38,27 +38,27 @@ class Whole:
 
 @given(valid(Whole))
 def test_valid_fields_pass(fields: dict[str, Any]) -> None:
-    """What is drawn as valid is let through."""
+    """Fields that are drawn as valid are accepted."""
     message.decode(Whole, fields)
 
 
 @given(hostile(Whole))
 @settings(max_examples=300)
 def test_hostile_fields_are_refused_or_valid(fields: Any) -> None:
-    """Nothing but InvalidMessage comes out of hostile fields."""
+    """Hostile fields give InvalidMessage or a message, and nothing else."""
     check(Whole, fields)
 
 
 @given(junk())
 @settings(max_examples=300)
 def test_junk_is_refused(value: Any) -> None:
-    """A required field makes every value refused that is not made for it."""
+    """A required field refuses every value of another type."""
     assert check(Part, value) is None
 
 
 @given(st.data())
 @settings(max_examples=20)
 def test_hostile_fields_are_mostly_refused(data: st.DataObject) -> None:
-    """The spoiling works: of many drawn together some are refused."""
+    """Spoiling works: of many messages drawn together, some are refused."""
     drawn = [data.draw(hostile(Whole)) for _ in range(12)]
     assert any(check(Whole, fields) is None for fields in drawn)

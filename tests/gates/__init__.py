@@ -1,1 +1,1 @@
-"""Gates that ``make`` opens or shuts: the coverage of each room, and mutants that tests must kill."""
+"""The gates of ``make``: the coverage of each room, and mutants that tests must kill."""

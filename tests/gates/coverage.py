@@ -1,9 +1,9 @@
 """The branch coverage of each room of ``agent`` (``python -m tests.gates.coverage REPORT.json``).
 
 Reads a JSON report of coverage.py and adds up the modules of each folder. A room of cores needs 95 % of its
-lines and branches, a room of shells 85 %; ``FLOORS`` names the rooms that are not there yet, each with the
-floor that it must not fall below. Prints a table; returns 1 when a room is below its floor, or well above a
-floor in the table, which is then to be raised.
+lines and branches, a room of shells 85 %; ``FLOORS`` names the rooms that do not reach that yet, each with a
+floor below which it must not fall. Prints a table; returns 1 when a room is below its floor, or well above a
+floor in the table, which must then be raised.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.gates import layering
+
 CORE_PERCENT_MIN = 95.0
 SHELL_PERCENT_MIN = 85.0
-# A floor in the table that is so much too low is raised, so that what was reached is not lost again.
+# A floor that is this much too low must be raised, so that the coverage is not lost again.
 SLACK_PERCENT = 3.0
-# Rooms that do not reach their minimum yet: what they must keep, in percent.
+# Rooms that do not reach their minimum yet: the coverage that they must keep, in percent.
 FLOORS: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The lines and branches of one folder, and how many of them the tests ran."""
+    """The number of lines and branches of one folder, and of those that the tests ran."""
 
     name: str
     shell: bool
@@ -43,18 +45,18 @@ class Room:
 
     @property
     def floor(self) -> float:
-        """Returns what the room must reach, in percent."""
+        """Returns the coverage that the room must reach, in percent."""
         minimum = SHELL_PERCENT_MIN if self.shell else CORE_PERCENT_MIN
         return min(minimum, FLOORS.get(self.label, minimum))
 
     @property
     def label(self) -> str:
-        """Returns the name of the room, with its kind where a folder holds both kinds."""
+        """Returns the name of the room, with its kind if the folder holds both kinds."""
         return f"{self.name} ({'shell' if self.shell else 'core'})"
 
     @property
     def problem(self) -> str:
-        """Returns what is wrong with the room, or ''."""
+        """Returns the problem of the room, or ''."""
         if self.percent < self.floor:
             return f"below {self.floor:g} %"
         floor = FLOORS.get(self.label)
@@ -65,9 +67,7 @@ class Room:
 
 def is_shell(path: str) -> bool:
     """Tells whether the module at ``path`` is a shell, as the layering test does."""
-    from tests.unit.test_layering import is_shell as shell
-
-    return shell(path.removesuffix(".py").replace("/", "."))
+    return layering.is_shell(path.removesuffix(".py").replace("/", "."))
 
 
 def rooms(files: Mapping[str, Any]) -> list[Room]:

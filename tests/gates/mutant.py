@@ -1,4 +1,4 @@
-"""A mutant: one line of the code is changed, and tests must fail."""
+"""A mutant: a change of one line of the code, which must make tests fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class UnfitMutantError(Exception):
-    """The mutant does not fit the code: its text is not there exactly once, or the change is not Python."""
+    """The mutant does not fit the code: its text does not occur exactly once, or the result is not Python."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class Mutant:
     """One change: in ``path``, ``old`` becomes ``new``; ``tests`` must notice, because of ``rule``.
 
     A mutant whose tests fail is killed. One whose tests do not end is killed only if ``hangs`` says that
-    this is how they notice: a slow machine would otherwise kill mutants as well.
+    they notice it in this way: otherwise a slow machine would kill mutants too.
     """
 
     rule: str
@@ -29,7 +29,7 @@ class Mutant:
         """Returns the text of the file with the change.
 
         Raises:
-            UnfitMutantError: ``old`` does not occur exactly once, or what comes out is not Python.
+            UnfitMutantError: ``old`` does not occur exactly once, or the result is not Python.
         """
         count = text.count(self.old)
         if count != 1:

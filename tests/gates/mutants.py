@@ -1,12 +1,12 @@
 """Mutants: one line of the code is changed, and a test must fail (``python -m tests.gates.mutants``).
 
-Each mutant breaks a rule that safety rests on. It is made in a copy of the checkout, where the tests that
+Each mutant breaks a rule that safety depends on. It is made in a copy of the checkout, where the tests that
 guard the rule are run: they must fail. A mutant that survives means that no test guards the line. All tests
-are run on the unchanged copy first, where they must pass, because a test that always fails kills every
-mutant. The text of a mutant must occur exactly once in its file: code that moves takes its mutants along.
+are first run on the unchanged copy, where they must pass, because a test that always fails kills every
+mutant. The text of a mutant must occur exactly once in its file: when code moves, its mutants must move too.
 
-A mutant names the quickest tests that notice it, and its tests run in processes that have all libraries
-already (``testserver``). Two mutants are judged at a time, each in a copy of its own.
+A mutant names the quickest tests that notice it, and its tests run in processes that already have all
+libraries (``testserver``). Two mutants are judged at a time, each in a separate copy.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from tests.gates.mutant import Mutant, UnfitMutantError
 from tests.gates.sandbox import Sandbox
 from tests.support import REPOSITORY
 
-# The tests of a mutant take seconds at most; the rest is for a machine that is busy.
+# The tests of a mutant take seconds at most; the rest is for a busy machine.
 LIMIT_S = 120.0
-# Tests that are stated to hang need not be waited for that long: unchanged, they take less than a second.
+# Tests that are stated to hang need a shorter wait: without the mutant they take less than a second.
 HANG_S = 20.0
 JOBS = 2
-# A line of progress for so many mutants.
+# The number of mutants between two lines of progress.
 PROGRESS_EVERY = 20
 TEXT_MAX = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a mutant: ``killed``, ``survived`` or what is wrong with it."""
+    """The result for a mutant: ``killed``, ``survived`` or the problem with it."""
 
     mutant: Mutant
     outcome: str
@@ -55,7 +55,7 @@ class Verdict:
 
 @contextlib.contextmanager
 def sandboxes(checkout: Path, count: int) -> Iterator[queue.SimpleQueue[Sandbox]]:
-    """Makes sandboxes; whoever takes one from the queue puts it back."""
+    """Makes sandboxes; a user of one takes it from the queue and puts it back."""
     with contextlib.ExitStack() as stack:
         idle: queue.SimpleQueue[Sandbox] = queue.SimpleQueue()
         for _ in range(count):
@@ -91,7 +91,7 @@ def judge(mutant: Mutant, sandbox: Sandbox, limit_s: float = LIMIT_S) -> Verdict
 
 
 def control(tests: Sequence[str], sandbox: Sandbox, limit_s: float = LIMIT_S) -> str:
-    """Runs tests of one file on the unchanged copy; returns what is wrong with them, or ''."""
+    """Runs tests of one file on the unchanged copy; returns their problem, or ''."""
     run = sandbox.run(tests, limit_s)
     if run.outcome != "passed":
         return f"{run.failed or ' '.join(tests)} without any mutant: {run.outcome}"
@@ -107,7 +107,7 @@ def _rooms(test: str) -> list[str]:
 
 
 def control_all(mutants: Sequence[Mutant], idle: queue.SimpleQueue[Sandbox], jobs: int) -> list[str]:
-    """Runs the tests of all mutants on the unchanged copies; returns what is wrong with them."""
+    """Runs the tests of all mutants on the unchanged copies; returns their problems."""
     files: dict[str, dict[str, None]] = {}
     for test in (test for mutant in mutants for test in mutant.tests):
         files.setdefault(test.partition("::")[0], {})[test] = None

@@ -27,7 +27,7 @@ STOP_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class TestRun:
-    """What came of a run of tests; the module ``testserver`` describes the fields."""
+    """The result of a run of tests; the module ``testserver`` describes the fields."""
 
     __test__ = False
 
@@ -53,7 +53,7 @@ class Sandbox:
         environment = {**os.environ, "PYTHONPATH": str(self.root), "TMPDIR": self._folder.name}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self._server = subprocess.Popen(
-            # Without -P the folder of the script would hide libraries that are named like a gate.
+            # Without -P the folder of the script would hide libraries that have the name of a gate.
             [sys.executable, "-P", str(SERVER)],
             cwd=self.root,
             env=environment,
@@ -82,7 +82,7 @@ class Sandbox:
         self._folder.cleanup()
 
     def run(self, tests: Sequence[str], limit_s: float) -> TestRun:
-        """Runs tests in the copy as it is now, until the first one fails or the limit is over."""
+        """Runs tests in the copy as it is now, until the first one fails or the time limit is reached."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         line = ""
@@ -97,7 +97,7 @@ class Sandbox:
 
     @contextlib.contextmanager
     def mutated(self, mutant: Mutant) -> Iterator[None]:
-        """Makes a mutant in the copy, and unmakes it at the end of the ``with`` block.
+        """Makes a mutant in the copy, and removes it at the end of the ``with`` block.
 
         Raises:
             UnfitMutantError: the mutant does not fit the code.
@@ -115,7 +115,7 @@ class Sandbox:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes a module; its bytecode is known by a time in seconds and a size, which may be the same."""
+    """Writes a module; Python checks bytecode by a time in seconds and a size, which may both be the same."""
     for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
         compiled.unlink()
     path.write_text(text, "utf-8")

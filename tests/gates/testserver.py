@@ -1,4 +1,4 @@
-"""Runs tests in processes that have all libraries already (a script, run by ``Sandbox``).
+"""Runs tests in processes that already have all libraries (a script, run by ``Sandbox``).
 
 The server imports pytest and the libraries of the project once. For each request it forks a child, and the
 child imports the project and runs the tests: most tests of one module take less time than these imports.
@@ -6,7 +6,7 @@ The server itself imports nothing of the project, so a child always runs the fil
 
 A request is a line of JSON on stdin with ``tests`` and ``limit_s``. The answer is a line of JSON on stdout:
 
-    outcome: 'passed', 'failed', 'hung' if the tests did not end within the limit, or what went wrong
+    outcome: 'passed', 'failed', 'hung' if the tests did not end within the limit, or the problem
     failed:  the first test that failed, or ''
     passed:  the tests that passed
     seconds: how long it took
@@ -39,9 +39,9 @@ LIBRARIES = (
     "rich.table",
     "yaml",
 )
-# Plugins that pytest would find by itself. The others cost time, and these tests do not need them.
+# The plugins to load. Those that pytest would find by itself cost time, and these tests do not need them.
 PLUGINS = ("pytest_timeout", "_hypothesis_pytestplugin")
-# One seed for all runs: whether a mutant is killed must not be a matter of chance.
+# One seed for all runs, so that chance does not decide whether a mutant is killed.
 SEED = "1"
 OUTCOMES = {pytest.ExitCode.OK: "passed", pytest.ExitCode.TESTS_FAILED: "failed"}
 EXIT_TIMEOUT_S = 10.0
@@ -77,7 +77,7 @@ def run_here(tests: list[str], answer: Connection) -> None:
     try:
         code = pytest.ExitCode(pytest.main([*options, *tests], plugins=[record]))
         outcome = OUTCOMES.get(code, f"pytest ended with {code.name}")
-    except BaseException as error:  # what a test that failed left behind may spoil the end of pytest
+    except BaseException as error:  # the leftovers of a failed test may break the end of pytest
         outcome = "failed" if record.failed else f"pytest raised {error!r}"
     answer.send((outcome, record.failed, record.passed))
     kill_children(psutil.Process())
@@ -85,7 +85,7 @@ def run_here(tests: list[str], answer: Connection) -> None:
 
 
 def kill_children(process: psutil.Process) -> None:
-    """Kills what a process has started, and what that has started."""
+    """Kills all descendants of a process."""
     with contextlib.suppress(psutil.Error):
         for child in process.children(recursive=True):
             with contextlib.suppress(psutil.Error):

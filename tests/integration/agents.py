@@ -1,6 +1,6 @@
-"""Real agents of a small cluster as processes, with addresses, keys and folders of their own.
+"""Real agents of a small cluster as processes, with their own addresses, keys and folders.
 
-The folder is short, because the path of a Unix socket may have 107 bytes at most.
+The folder's path is short, because the path of a Unix socket may have at most 107 bytes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Agents:
         process.wait(PATIENCE_S)
 
     def stop(self) -> None:
-        """Ends what still runs and removes the folder."""
+        """Ends the agents that still run and removes the folder."""
         for process in self.processes.values():
             process.send_signal(signal.SIGCONT)
             process.terminate()

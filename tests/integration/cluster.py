@@ -1,4 +1,4 @@
-"""A local cluster of a test's own: its folder, its addresses, and ``fab`` as a user runs it."""
+"""A test's own local cluster: its folder, its addresses, and ``fab`` as a user runs it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAB_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a command did."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -35,7 +35,7 @@ class Ended:
 
 
 class Sandbox:
-    """A folder with a local cluster of its own."""
+    """A folder with its own local cluster."""
 
     def __init__(self, folder: Path, **overrides: Any) -> None:
         """``overrides`` go into the nodes' configuration when the test itself starts the cluster."""
@@ -46,7 +46,7 @@ class Sandbox:
             **{key: value for key, value in os.environ.items() if key != INVENTORY_VARIABLE},
             FOLDER_VARIABLE: str(self.folder),
             ADDRESS_VARIABLE: self.cluster.layout.first_address,
-            "RAINSTORM_LAB": "none",  # an operator's lab that is up must never be what a test talks to
+            "RAINSTORM_LAB": "none",  # a test must never talk to an operator's lab
         }
 
     def inventory(self) -> Inventory:
@@ -104,7 +104,7 @@ def check_refused(ended: Ended, code: str, status: int, *words: str) -> None:
         assert word in ended.err, ended
 
 
-# Tests that run no job need no task at hand.
+# Tests that run no job need no spare task.
 NO_SPARES = {"rainstorm": {"spare_tasks": 0}}
 
 

@@ -1,4 +1,4 @@
-"""A local cluster that runs jobs, and the jobs that tests give it."""
+"""A local cluster that runs jobs, and the jobs of tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 class Engine:
-    """A running cluster and what tests do with it."""
+    """A running cluster, with the operations of tests."""
 
     def __init__(self, sandbox: Sandbox, connections: Connections, folder: Path) -> None:
         self.sandbox = sandbox
@@ -45,7 +45,7 @@ class Engine:
         return name
 
     def names(self) -> list[str]:
-        """Returns the names of all files but the collected logs, which grow by themselves."""
+        """Returns the names of all files except collected logs, which grow by themselves."""
         return [stat.name for stat in self.files.list("") if not stat.name.startswith(".logs/")]
 
     def local(self, name: str) -> Path:
@@ -59,13 +59,13 @@ class Engine:
         return sink.getvalue()
 
     def finish(self, job: str) -> JobStatus:
-        """Waits for the end of a job, which must be a good one."""
+        """Waits for the end of a job, which must succeed."""
         ended = self.jobs.wait(job, JOB_TIMEOUT_S)
         assert ended.state == "finished", (ended.state, ended.error, ended.recoveries)
         return ended
 
     def wait_for_epochs(self, job: str, count: int) -> JobStatus:
-        """Waits until so many epochs of a job are committed and all its tasks run."""
+        """Waits until ``count`` epochs of a job are committed and all its tasks run."""
         found: list[JobStatus] = []
 
         def enough() -> bool:
@@ -83,7 +83,7 @@ class Engine:
         return victim
 
     def prefer(self, *avoid: str) -> None:
-        """Talks to a node from now on that will not be harmed."""
+        """Talks from now on to a node that will not be harmed."""
         names = [name for name in self.connections.inventory.names() if name not in avoid]
         self.connections.prefer(names[-1])
 

@@ -1,4 +1,4 @@
-"""Real store agents (and, when asked, membership agents) of a small cluster as processes on loopback."""
+"""Real store agents (and optionally membership agents) of a small cluster as processes on loopback."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HydfsCluster(Agents):
     def start(self, *names: str) -> None:
         """Starts the agents and returns when they are ready."""
         if self._with_membership:
-            # A store that finds no membership agent tries again only after a moment.
+            # A store that finds no membership agent retries only after a moment.
             chosen = names or tuple(self.names)
             for name in chosen:
                 self._start_membership(name)
@@ -47,7 +47,7 @@ class HydfsCluster(Agents):
         super().kill(name)
 
     def stop(self) -> None:
-        """Ends what still runs."""
+        """Ends the agents that still run."""
         for process in self.membership.values():
             process.kill()
             process.wait(PATIENCE_S)
@@ -60,7 +60,7 @@ class HydfsCluster(Agents):
         return HydfsClient(self.client, target)
 
     def check_copies(self, stat: FileStat, data: bytes) -> None:
-        """Checks that every replica that the table names has the block's very bytes on its disk."""
+        """Checks that every replica in the table has exactly the block's bytes on its disk."""
         for block in stat.blocks:
             wanted = data[block.offset : block.offset + block.length]
             for node in block.replicas:

@@ -189,7 +189,7 @@ def marked(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_a_missing_library_is_told_with_the_way_out() -> None:
+def test_a_missing_library_is_reported_with_a_remedy() -> None:
     done = subprocess.run(
         [sys.executable, "-S", "-I", "experiments/detection_time.py"],
         cwd=REPOSITORY,

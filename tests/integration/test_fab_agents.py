@@ -1,4 +1,4 @@
-"""Single agents of a running cluster: killed, started, restarted; what ``verify`` says meanwhile."""
+"""Single agents of a running cluster: killed, started, restarted; and the reports of ``verify`` meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ["vm1", "vm2", "vm3"]
 
 @pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A cluster for all tests, each of which starts again what it kills."""
+    """A cluster for all tests; each test restarts the agents that it kills."""
     with shared(request, tmp_path_factory.mktemp("agents"), len(NAMES), **NO_SPARES) as place:
         yield place
 
@@ -65,7 +65,7 @@ def test_agents_are_killed_started_and_restarted(running: Sandbox) -> None:
 
 
 def test_appends_go_on_with_a_store_less_than_copies_are_wanted(running: Sandbox) -> None:
-    """A store that is down on a machine that lives is in no new block, instead of sealing each in turn."""
+    """New blocks avoid a store that is down on a live machine; otherwise each would be sealed in turn."""
     # A store whose disk is still new seals open blocks that it should have, which would be counted here.
     assert running.fab("verify", "--wait", "60").status == 0
     with connected(running.inventory()) as connections:

@@ -1,4 +1,4 @@
-"""An operator who has nothing but SSH: agents through channels, real sshd, every way in which it refuses."""
+"""An operator who has only SSH: agents through channels, with a real sshd, and every kind of refusal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(not SSHD.exists(), reason="needs openssh-server: apt-get install openssh-server"),
 ]
-# The addresses are the cluster's own, so any port does on which no agent listens.
+# The addresses are the cluster's own, so any port without an agent will do.
 SSH_PORT = 2222
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 

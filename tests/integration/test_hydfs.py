@@ -1,4 +1,4 @@
-"""The store on five real nodes: what is acknowledged stays, once and in order, whatever is killed."""
+"""The store on five real nodes: acknowledged appends stay, once and in order, whatever is killed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Writer:
                 if not error.retryable:
                     raise
                 last = error
-        raise AssertionError(f"append {sequence} of {self.ident} fails for ever: {last!r}")
+        raise AssertionError(f"append {sequence} of {self.ident} keeps failing: {last!r}")
 
 
 def check_history(client: HydfsClient, writers: list[Writer]) -> None:
@@ -172,7 +172,7 @@ def test_all_nodes_killed_at_once_keep_everything(cluster: HydfsCluster) -> None
 def test_a_store_with_a_new_disk_does_not_say_that_nothing_was_written(cluster: HydfsCluster) -> None:
     client = cluster.hydfs("vm1")
     marks = [cluster.data_dir(name) / "hydfs" / "new" for name in cluster.names]
-    # A store whose disk is still new seals an open block that it should have: there would be nothing to lose.
+    # A store whose disk is still new seals open blocks that it should have: there would be nothing to lose.
     wait_until(lambda: not any(mark.exists() for mark in marks), PATIENCE_S, "no disk is new any more")
     client.create("log")
     client.append("log", b"acknowledged", writer="w", sequence=0)
@@ -180,7 +180,7 @@ def test_a_store_with_a_new_disk_does_not_say_that_nothing_was_written(cluster: 
     lost, *others = client.stat("log").blocks[-1].replicas
     for name in (lost, *others):
         cluster.kill(name)
-    # The voter keeps its memory here, so that the three that are up next have a majority.
+    # The voter keeps its memory here, so that the three voters that are up next have a majority.
     for part in ("blocks", "journal"):
         shutil.rmtree(cluster.data_dir(lost) / "hydfs" / part)
     cluster.start(lost)

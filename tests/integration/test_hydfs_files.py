@@ -1,4 +1,4 @@
-"""The store on five real nodes that live: files are created, appended to, read and deleted, and refused."""
+"""The store on five healthy nodes: files are created, appended to, read and deleted; mistakes are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def five() -> Iterator[HydfsCluster]:
-    """A cluster that the tests share, because none of them harms it; each has file names of its own."""
+    """A cluster that the tests share, because none of them harms it; each uses its own file names."""
     with HydfsCluster(5, membership=True) as found:
         found.start()
         yield found

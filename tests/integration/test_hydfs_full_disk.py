@@ -1,4 +1,4 @@
-"""The store when disks are full: appends go on elsewhere; a full cluster says so and loses nothing."""
+"""The store on full disks: appends continue elsewhere; a full cluster reports that and loses nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A running local cluster and ``fab`` on it, as a user meets them: every day, and with bad input."""
+"""A running local cluster and ``fab``, as a user sees them: in daily use, and with bad input."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ NODES = 3
 
 @pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A cluster that tests share which leave it as it was."""
+    """A cluster that is shared by tests that do not change it."""
     with shared(request, tmp_path_factory.mktemp("shared"), NODES, **NO_SPARES) as place:
         yield place
 
 
 def names(running: Sandbox) -> list[str]:
-    """Returns the names of all files but the collected logs, which come by themselves."""
+    """Returns the names of all files except collected logs, which appear by themselves."""
     with connected(running.inventory()) as connections:
         return [stat.name for stat in connections.hydfs().list("") if not stat.name.startswith(".logs/")]
 

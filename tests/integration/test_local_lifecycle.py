@@ -1,4 +1,4 @@
-"""The local cluster goes up and down, as a user meets it: with old data, in the way of others, half dead."""
+"""The local cluster goes up and down, as a user sees it: with old data, taken ports, half-dead nodes."""
 
 from __future__ import annotations
 

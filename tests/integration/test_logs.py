@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 NODES = ("vm1", "vm2", "vm3")
 SETTINGS = {"logs": {"collect_interval_s": 0.1, "collect_delay_s": 0.1}, "rainstorm": {"spare_tasks": 0}}
-# With back references in this number grep tries every way to cut a line.
+# With this many back references grep tries every way to cut a line.
 CATASTROPHE = r"^(.*)(.*)(.*)\3\2\1.\2..\3..\1$"
 
 
@@ -69,7 +69,7 @@ def search(
 
 
 def own_grep(path: Path, options: Sequence[str], pattern: str) -> bytes:
-    """Returns what grep itself prints of one file, under its name."""
+    """Returns grep's own output for one file, under its name."""
     command = ["grep", "-a", "-H", f"--label={path.name}", *options, "-e", pattern, "-"]
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     environment = {**os.environ, "LC_ALL": "C"}
@@ -77,7 +77,7 @@ def own_grep(path: Path, options: Sequence[str], pattern: str) -> bytes:
 
 
 def awkward(rng: random.Random, lines: int) -> bytes:
-    """Returns lines with every byte there is, very long ones, empty ones, and no line end at the end."""
+    """Returns lines with every possible byte, very long ones, empty ones, and no line end at the end."""
     words = [
         b"error",
         b"Error",
@@ -281,7 +281,7 @@ def test_following_and_collecting_lose_and_repeat_nothing(
                 writer.write(rng.randrange(1, 400))
                 if rng.random() < 0.4:
                     writer.rotate()
-                pause.wait(rng.random() * 0.3)  # the agent dies at any moment of its work
+                pause.wait(rng.random() * 0.3)  # the agent may die at any moment of its work
         wait_until(
             lambda: len(collected(connections, "vm2", "app.log")) >= len(writer.written),
             PATIENCE_S,
@@ -292,7 +292,7 @@ def test_following_and_collecting_lose_and_repeat_nothing(
         done.set()
         writer.write(1)
         reader.join(PATIENCE_S)
-        agent.kill()  # it is this test's, not the cluster's
+        agent.kill()  # this test started it, not the cluster
     kept = collected(connections, "vm2", "app.log")
     for what, lines in (("collected", kept), ("followed", followed)):
         wanted = Counter(writer.written[:-1])

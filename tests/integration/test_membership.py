@@ -55,7 +55,7 @@ def test_a_killed_node_leaves_the_view_and_comes_back_as_a_new_life(cluster: Age
     cluster.kill("n4")
     wait_for_up(cluster, rest, rest)
     after = member(cluster, "n2").view()
-    assert (after.leader, after.term) == (before.leader, before.term), "the leader lives on"
+    assert (after.leader, after.term) == (before.leader, before.term), "the leader survives"
     wanted = {"n1": "alive", "n2": "alive", "n3": "alive", "n4": "dead", "n5": "alive"}
     wait_until(lambda: states(cluster, "n5") == wanted, PATIENCE_S, "n5 believes n4 alone to be dead")
     cluster.start("n4")
@@ -91,7 +91,7 @@ def test_a_hint_a_paused_node_and_a_node_that_leaves(cluster: Agents) -> None:
         MembershipClient(local, str(cluster.data_dir("n4") / "run" / "membership.sock")).leave()
     finally:
         local.close()
-    # Leaving needs no detection: it is told.
+    # Leaving needs no detection: the node announces it.
     wait_for_up(cluster, ["n1", "n2", "n3", "n5"], ["n1", "n2", "n3", "n5"])
     assert states(cluster, "n1")["n4"] == "left"
 

@@ -1,4 +1,4 @@
-"""Five real membership agents and what operators and the other agents do with them while they run."""
+"""Five running membership agents, and the requests of operators and of other agents to them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 NAMES = ["n1", "n2", "n3", "n4", "n5"]
 WITHOUT_N4 = ["n1", "n2", "n3", "n5"]
-# What a crashed service is known within on a quiet machine; others may be testing on this one.
+# The time within which all nodes know of a crashed service; this machine may be running other tests.
 SERVICE_CRASH_KNOWN_S = 0.3
 # 35.2 MB of it are code and libraries. The rest grows with the connections: 38.7 MB with 11 threads, 39.6 MB
 # with 22.
@@ -178,7 +178,7 @@ def test_the_detector_is_switched_everywhere_and_a_killed_node_is_still_found(al
         alone.start("n4")
         wait_until(lambda: all(up(alone, name) == NAMES for name in NAMES), PATIENCE_S, "n4 is back")
         assert member(alone, "n4").members().settings == wanted, "it learnt the setting when it joined"
-    assert member(alone, "n2").view().version == began + 2, "nobody else came or went"
+    assert member(alone, "n2").view().version == began + 2, "no other node came or went"
 
 
 def test_datagrams_are_thrown_away_on_demand_and_nobody_dies_of_it(cluster: Agents) -> None:
@@ -251,19 +251,19 @@ def test_a_voter_is_replaced_while_the_cluster_runs(alone: Agents) -> None:
         member(alone, "n5").replace_voter("n1", "n2")
     found = member(alone, "n5").replace_voter("n1", "n4")
     assert found.voters == ("n4", "n2", "n3")
-    assert member(alone, "n5").members().voters == (("n4", "n2", "n3"),), "who asks again hears of it"
+    assert member(alone, "n5").members().voters == (("n4", "n2", "n3"),), "n5 knows them at once"
     wait_until(
         lambda: all(member(alone, name).members().voters == (("n4", "n2", "n3"),) for name in NAMES),
         PATIENCE_S,
         "all know the new voters",
     )
-    # Of the first voters one is left now: those would have no majority.
+    # Only one of the first voters is left now: they would have no majority.
     alone.kill("n1")
     alone.kill("n2")
     rest = ["n3", "n4", "n5"]
     wait_until(lambda: all(up(alone, name) == rest for name in rest), PATIENCE_S, "both are out of the view")
     alone.kill("n5")
-    alone.start("n5", "n1")  # n5 finds the voters without n1 and n2, by what it stored
+    alone.start("n5", "n1")  # n5 finds the voters without n1 and n2, from its stored names
     rest = ["n1", "n3", "n4", "n5"]
     wait_until(lambda: all(up(alone, name) == rest for name in rest), PATIENCE_S, "two are back")
 
@@ -281,7 +281,7 @@ def test_why_tells_who_accused_whom_and_events_can_be_followed(alone: Agents) ->
         kinds.extend(event.kind for event in events if event.name == "n5")
         return "dead" in kinds
 
-    wait_until(follow, PATIENCE_S, "the death of n5 is told")
+    wait_until(follow, PATIENCE_S, "the death of n5 is reported")
     assert kinds[:2] == ["suspect", "dead"]
     wait_until(lambda: up(alone, "n1") == NAMES[:4], PATIENCE_S, "n5 is out of the view")
     # Another node may have had two reporters before this one has heard of both.
@@ -302,7 +302,7 @@ def test_why_tells_who_accused_whom_and_events_can_be_followed(alone: Agents) ->
 def test_garbage_is_dropped_and_counted(cluster: Agents) -> None:
     rng = random.Random(7)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-        for _ in range(20):  # in small bursts: what overflows the socket's buffer never reaches the agent
+        for _ in range(20):  # small bursts: the agent never gets datagrams that overflow the socket's buffer
             counted = dropped(cluster, "n1") + 8
             for size in [0, 1, 2, 40, 80, 200, 1400, 9000]:
                 stranger.sendto(rng.randbytes(size), (cluster.addresses["n1"], cluster.port))

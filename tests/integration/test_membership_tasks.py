@@ -1,4 +1,4 @@
-"""What ``fab`` says of the membership of a running cluster, and the switches it offers."""
+"""The reports of ``fab`` about the membership of a running cluster, and its switches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exactly once on real processes: tasks, machines and leaders die in the middle, the result stays right."""
+"""Exactly once on real processes: tasks, machines and leaders die half-way, and the result is still right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support import PATIENCE_S, shared_data, wait_until
 
 pytestmark = pytest.mark.integration
 
-# How the outcomes of the traffic-sign jobs are known: counted with Python's csv module (README of the data).
+# The expected results of the traffic-sign jobs, counted with Python's csv module (README of the data).
 GOLDEN = {
     "Regulatory": 1063,
     "Streetname": 1053,
@@ -36,7 +36,7 @@ GOLDEN = {
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    """Five nodes of the test's own."""
+    """The test's own five nodes."""
     place = Sandbox(tmp_path)
     place.cluster.up(NODES)
     try:
@@ -50,7 +50,7 @@ FILTER = {"operator": "filter", "column": "Sign_Post", "equals": "Punched Telesp
 
 
 class Reader:
-    """A program that polls the destination while the job runs: what it has read must never vanish (R2)."""
+    """A program that polls the destination while the job runs: records that it has read must stay (R2)."""
 
     def __init__(self, files: Callable[[], HydfsClient], name: str) -> None:
         self._files = files
@@ -63,9 +63,9 @@ class Reader:
         try:
             self._files().get(self._name, sink)
         except RainStormError:
-            return  # a node on the way was just killed; the next poll tells
+            return  # a node in between was just killed; the next poll will succeed
         data = sink.getvalue()
-        assert data.startswith(self.seen), "the destination file lost or changed what was read from it"
+        assert data.startswith(self.seen), "the destination file lost or changed records that were read"
         self.seen = data
 
 
@@ -122,7 +122,7 @@ def test_task_node_and_leader_die_and_every_running_count_is_right(engine: Engin
 
 
 def test_a_machine_that_was_only_paused_writes_nothing_when_it_comes_back(engine: Engine) -> None:
-    """A zombie's tasks, with output of their own at hand, are fenced by the generation."""
+    """The generation fences a zombie's tasks, which have output of their own."""
     lines = [f"line {number}\n".encode() for number in range(8000)]
     source = engine.store(b"".join(lines))
     engine.prefer("vm1")

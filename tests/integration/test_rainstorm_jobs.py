@@ -1,4 +1,4 @@
-"""Jobs on real processes that all live, but for a task: awkward inputs, refusals, errors, cancellation."""
+"""Jobs on healthy nodes, with one killed task: awkward inputs, refusals, errors, cancellation."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_awkward_files_are_read_as_pythons_csv_module_reads_them(engine: Engine,
 
 
 def test_bad_jobs_are_refused_before_anything_changes(engine: Engine) -> None:
-    """A missing source, an unknown column, a taken destination: one clear error each, no trace left."""
+    """A missing source, an unknown column, a taken destination: each gives one clear error and no trace."""
     source = engine.store(b"a,b\n1,2\n")
     engine.files.create("taken")
     good = spec_of(source, count_by("a"), format="csv")
@@ -114,7 +114,7 @@ def test_a_cancelled_job_ends_and_a_second_job_runs_beside_a_first(engine: Engin
 
 
 def test_a_job_whose_destination_is_deleted_fails_and_says_so(engine: Engine) -> None:
-    """There is nowhere to publish to, so the job ends instead of waiting for ever."""
+    """There is nowhere to publish to, so the job ends instead of waiting indefinitely."""
     source = engine.store(b"".join(b"%d\n" % number for number in range(3000)))
     job = engine.jobs.submit(spec_of(source, {"operator": "identity", "tasks": 2}, rate=500))
     engine.wait_for_epochs(job, 3)

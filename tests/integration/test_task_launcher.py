@@ -1,6 +1,6 @@
-"""Tasks under a user of their own: what they can reach, and who ends when.
+"""Tasks under a separate user: what they can reach, and when each process ends.
 
-``Machine`` is what systemd is on a real machine: it holds the listening socket and starts launchers.
+``Machine`` has the role of systemd on a real machine: it holds the listening socket and starts launchers.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ if "agent.rainstorm.task.shell.task" in sys.orig_argv:
 
 @functools.cache
 def python_for(user: str) -> tuple[str, str]:
-    """Returns a Python that ``user`` can run, and where it finds our packages."""
+    """Returns a Python that ``user`` can run, and the place of our packages."""
     packages = next(path for path in sys.path if path.endswith("site-packages"))
     for candidate in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
@@ -97,7 +97,7 @@ def python_for(user: str) -> tuple[str, str]:
 
 
 def assignment(generation: int) -> Assign:
-    """Returns an assignment that the task refuses: the processes matter here, not what they do."""
+    """Returns an assignment that the task refuses: only the processes matter here, not their work."""
     header = SourceHeader(("a",), 0, 0, (), 1, "id")
     return Assign(*KEY, generation, {}, header, False, b"", 0, False, (), False, {}, (0, 0))
 
@@ -134,7 +134,7 @@ class Machine:
         self._listener.listen(4)
 
     def launch(self, agent_user: str = "root") -> subprocess.Popen[bytes]:
-        """Starts a launcher as the task user; nothing when the agent does it itself."""
+        """Starts a launcher as the task user; does nothing when the agent starts it itself."""
         assert self._listener is not None
         python, packages = python_for(TASK_USER)
         (self.folder / "code").mkdir(exist_ok=True)
@@ -164,23 +164,23 @@ class Machine:
         return launcher
 
     def found(self, task: psutil.Process | None = None) -> list[dict[str, Any]]:
-        """Returns what the user code of each task, or of one, found out."""
+        """Returns the findings of the user code of each task, or of one."""
         log = self.folder / "tasks.log"
         lines = log.read_text("utf-8").splitlines() if log.exists() else []
         found = [json.loads(line.partition("found ")[2]) for line in lines if "found " in line]
         return [each for each in found if task is None or each["pid"] == task.pid]
 
     def children(self, task: psutil.Process) -> list[int]:
-        """Returns the child processes of a task's user code that live; the agent's launcher runs none."""
+        """Returns the living child processes of a task's user code; the agent's launcher runs none."""
         return [found["child"] for found in self.found(task) if psutil.pid_exists(found["child"])]
 
     def task(self, generation: int) -> psutil.Process:
-        """Has a process run the task and returns it."""
+        """Assigns the task to a process and returns the process."""
         self.supervisor.assign(KEY, generation, False, assignment(generation))
         wait_until(lambda: self.supervisor.running().get(KEY), PATIENCE_S, "the task has a process")
         task = psutil.Process(self.supervisor.running()[KEY])
         if not self.own_launcher:
-            wait_until(lambda: self.found(task), PATIENCE_S, "what its user code found is in the log")
+            wait_until(lambda: self.found(task), PATIENCE_S, "the findings of its user code are in the log")
         return task
 
     def close(self) -> None:
@@ -214,7 +214,7 @@ def _gone(process: psutil.Process) -> bool:
 
 
 def test_tasks_end_on_request_and_with_their_launcher_and_start_again(machine: Machine) -> None:
-    """One that is stuck too; each end of an assigned task is reported once, with its cause."""
+    """Even a stuck task ends; each end of an assigned task is reported once, with its cause."""
     if not machine.own_launcher:
         machine.listen()
         machine.launch()
@@ -249,7 +249,7 @@ def test_tasks_end_on_request_and_with_their_launcher_and_start_again(machine: M
 
 @pytest.mark.parametrize("machine", ["unit"], indirect=True)
 def test_user_code_has_no_rights_of_the_agent(machine: Machine) -> None:
-    """Another user, no key, no socket but the store's for tasks, nothing of systemd's, limits."""
+    """It has another user, no key, no socket but the store's for tasks, no systemd variables, and limits."""
     user = pwd.getpwnam(TASK_USER)
     machine.listen()
     (machine.folder / "key.pem").touch(0o600)
@@ -294,7 +294,7 @@ def test_the_launcher_serves_its_agents_user_only(machine: Machine) -> None:
 
 
 def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) -> None:
-    """It sends nonsense and open files on its socket, and speaks in the launcher's place."""
+    """It sends invalid messages and open files on its socket, and imitates the launcher."""
     path = tempfile.mkdtemp(prefix="rs-")
     exits: list[str] = []
     supervisor = TaskSupervisor(
@@ -322,7 +322,7 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
                 control = Connection(task, "agent")
                 before = len(os.listdir("/proc/self/fd"))
                 control.sock.sendall(encode_header({"t": "hello", "pid": 17}, 0))
-                wait_until(lambda: supervisor.running() == {KEY: 17}, PATIENCE_S, "the hello is heard")
+                wait_until(lambda: supervisor.running() == {KEY: 17}, PATIENCE_S, "the hello is received")
                 for _ in range(50):
                     socket.send_fds(
                         task, [encode_header({"t": "epoch-wanted", "generation": 1, "done": False}, 0)], [0]
@@ -335,7 +335,7 @@ def test_a_hostile_task_harms_neither_its_agent_nor_other_tasks(tmp_path: Path) 
                 first.send(b"nonsense")
                 assert first.recv(100) == b""
                 control.close()
-            wait_until(lambda: exits, PATIENCE_S, "the task that was ended for what it sent is reported")
+            wait_until(lambda: exits, PATIENCE_S, "the end of the task with the invalid message is reported")
             assert exits[0].startswith("sent an invalid message")
             assert supervisor.refused == 1
             supervisor.stop(5.0)

@@ -29,7 +29,7 @@ def lab() -> Iterator[LabSandbox]:
 
 @pytest.fixture
 def healed(lab: LabSandbox) -> Iterator[LabSandbox]:
-    """The lab, which is whole again after the test."""
+    """The lab, which is healed after the test."""
     yield lab
     ended = lab.fab("fault.heal")
     assert ended.status == 0, ended.err

@@ -1,4 +1,4 @@
-"""A cluster that the playbooks make of a lab's VMs."""
+"""A cluster that the playbooks deploy on a lab's VMs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integration.cluster import Ended
 from tests.lab.sandbox import LabSandbox
 
 PLAYBOOK = str(Path(sys.executable).parent / "ansible-playbook")
-# Ten VMs, one after the other, on a machine with other things to do.
+# For ten VMs, one after the other, on a busy machine.
 PLAY_TIMEOUT_S = 1500
 
 
@@ -40,7 +40,7 @@ class Deployment:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def done(self, playbook: str, *options: str) -> dict[str, int]:
-        """Runs a playbook, which must succeed, and returns how much it changed on each VM."""
+        """Runs a playbook, which must succeed, and returns the number of changes on each VM."""
         ended = self.play(playbook, *options)
         assert ended.status == 0, ended.out[-4000:] + ended.err
         return {name: int(n) for name, n in re.findall(r"^(vm\d+) .*?changed=(\d+)", ended.out, re.MULTILINE)}
@@ -50,7 +50,7 @@ class Deployment:
         return self.lab.fab(*arguments, "--inventory", self.inventory)
 
     def root(self, vm: str, command: str) -> str:
-        """Returns what a command says that runs as root on a VM."""
+        """Returns the output of a command that runs as root on a VM."""
         ended = self.lab.ssh(vm, f"sudo sh -c {shlex.quote(command)}", timeout_s=90)
         assert ended.status == 0, ended
         return ended.out.strip()

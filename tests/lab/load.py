@@ -1,4 +1,4 @@
-"""Load on a cluster that is being upgraded: numbered records and exactly-once jobs, each of them checked."""
+"""Load on a cluster that is being upgraded: numbered records and exactly-once jobs, all of them checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ END_TIMEOUT_S = 240.0
 
 
 class Load:
-    """Work in a thread of its own between ``with`` and its end; what went wrong is raised at the end."""
+    """Work in a separate thread during a ``with`` block; its error is raised at the end."""
 
     def __init__(self, inventory: Path) -> None:
         self._inventory = load(inventory)
@@ -59,7 +59,7 @@ class Load:
 
 
 class AppendLoad(Load):
-    """Appends numbered records to one file, each until it is acknowledged, by whichever node answers."""
+    """Appends numbered records to one file, each until any node acknowledges it."""
 
     def __init__(self, inventory: Path, name: str) -> None:
         super().__init__(inventory)
@@ -92,7 +92,7 @@ class AppendLoad(Load):
         return True
 
     def lost_and_duplicate(self, connections: Connections) -> tuple[int, int]:
-        """Returns how many records are missing in the file and how many are there too often."""
+        """Returns the number of missing records in the file, and of those that are there too often."""
         sink = io.BytesIO()
         connections.hydfs().get(self.name, sink)
         found = Counter(sink.getvalue().decode().splitlines())
@@ -121,9 +121,9 @@ class JobLoad(Load):
 
 
 def finished(connections: Connections, job: str, timeout_s: float) -> JobStatus:
-    """Waits for the end of a job, which must be a good one, and returns its status.
+    """Waits for the end of a job, which must succeed, and returns its status.
 
-    On a busy machine two leaders may be further apart than one request of a client waits.
+    On a busy machine the time between two leaders may be longer than one request of a client waits.
     """
     end = time.monotonic() + timeout_s
     found: JobStatus | None = None

@@ -1,4 +1,4 @@
-"""A lab of a test's own: ``fab`` and SSH as an operator uses them, and a look for what is left of it."""
+"""A test's own lab: ``fab`` and SSH as an operator uses them, and a search for its remains."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LabSandbox:
         other = (INVENTORY_VARIABLE, FOLDER_VARIABLE, ADDRESS_VARIABLE)
         self.environment = {key: value for key, value in os.environ.items() if key not in other}
         self.environment[LAB_VARIABLE] = name
-        # No local cluster of an operator's is meant by a task without --inventory.
+        # A task without --inventory must not find an operator's local cluster.
         self.environment[FOLDER_VARIABLE] = f"/nonexistent/{name}"
 
     def fab(self, *arguments: str) -> Ended:
@@ -85,7 +85,7 @@ class LabSandbox:
         return self.ssh(vm, f"ping -q -c 3 -i 0.05 -W 0.5 {other}").status == 0
 
     def traces(self) -> list[str]:
-        """Returns whatever of this lab is on this machine."""
+        """Returns everything that this lab has left on this machine."""
         name = self.lab.name
         found = [str(path) for path in (self.lab.folder, self.lab.inventory_path) if path.exists()]
         found += [str(path) for path in Path("/run").glob(f"rainstorm-lab-{name}.lock")]

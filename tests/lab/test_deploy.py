@@ -1,4 +1,4 @@
-"""A cluster on real VMs from bare to bare: deploy, again, change, break, roll back, collect, reset."""
+"""A cluster on real VMs from bare to bare: deploy, deploy again, change, break, roll back, collect, reset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 VMS = ("vm1", "vm2", "vm3")
 AGENTS = ("membership", "hydfs", "rainstorm", "logs")
-# The watchdog waits 20 s, systemd then ends the process and starts it anew.
+# The watchdog waits 20 s; then systemd ends the process and restarts it.
 WATCHDOG_S = 60.0
 
 
@@ -68,8 +68,8 @@ def test_tasks_see_no_keys_and_say_nothing_to_systemd(deployment: Deployment) ->
         assert "NOTIFY_SOCKET" not in deployment.root("vm1", f"tr '\\0' ' ' < /proc/{process}/environ")
 
 
-def test_a_hung_agent_is_started_anew(deployment: Deployment) -> None:
-    """Its process lives and its ports are open: only the word of life that stays away tells."""
+def test_a_hung_agent_is_restarted(deployment: Deployment) -> None:
+    """Its process is alive and its ports are open: only the missing keep-alive message shows the stall."""
     before = deployment.property("vm3", "hydfs", "MainPID")
     deployment.root("vm3", f"kill -STOP {before}")
     gone = (before, "0")
@@ -93,7 +93,7 @@ def test_sigkill_of_every_store_loses_nothing(deployment: Deployment, tmp_path: 
 
 
 def test_a_changed_setting_restarts_one_vm_at_a_time(deployment: Deployment) -> None:
-    """And a wrong one is refused by the agent's own check before anything is changed."""
+    """The agent's own check refuses a wrong setting before anything is changed."""
     wrong = deployment.play("deploy.yml", "-e", '{"hydfs_settings": {"ack_timeout": 2.0}}')
     assert wrong.status != 0
     assert "did you mean" in wrong.out

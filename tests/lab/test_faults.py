@@ -1,4 +1,4 @@
-"""Faults in the lab do what they say, outlive what they must, and are healed without a trace."""
+"""Faults in the lab have the right effect, survive restarts, and are healed without a trace."""
 
 from __future__ import annotations
 

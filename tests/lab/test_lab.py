@@ -12,7 +12,7 @@ from tests.support import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
 
-# What the agents' units ask of systemd, and a program that tries to break out of the memory limit.
+# The systemd options of the agents' units; the programs that run under them try to exceed the limits.
 HARDENED = """sudo systemd-run --wait --pipe --quiet -p MemoryMax=64M -p TasksMax=20 -p DynamicUser=yes
 -p PrivateDevices=yes -p PrivateTmp=yes -p ProtectSystem=strict -p ProtectKernelModules=yes
 -p ProtectControlGroups=yes -p ProtectProc=invisible -p RestrictNamespaces=yes -p CapabilityBoundingSet=

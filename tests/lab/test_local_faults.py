@@ -1,4 +1,4 @@
-"""The local cluster, too, can be partitioned, by root: its nodes have addresses of their own."""
+"""Root can partition the local cluster too, because each of its nodes has its own address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_partition_of_the_local_cluster_stops_the_minority(tmp_path: Path) -> 
     try:
         assert sandbox.fab("fault.partition", "--vms", "3").status == 0
         wait_until(lambda: not sandbox.cluster.members("vm3").majority, 20, "vm3 knows that it is alone")
-        wait_until(lambda: _state(sandbox, "vm1", "vm3") == "down", 20, "the others have given vm3 up")
+        wait_until(lambda: _state(sandbox, "vm1", "vm3") == "down", 20, "the others have evicted vm3")
         assert sandbox.cluster.members("vm1").majority
         assert sandbox.fab("status").status == 0  # the operator is on both sides
         assert sandbox.fab("fault.heal").status == 0

@@ -1,7 +1,7 @@
-"""One cluster's life on real VMs, step by step: deployed, broken, upgraded, taken back, reset, gone.
+"""One cluster's life on real VMs, step by step: deployed, broken, upgraded, rolled back, reset, gone.
 
 The steps share one lab and follow each other; after a failed step the rest is skipped.
-``RAINSTORM_TEST_VMS=10`` chooses the number of VMs, ``-s`` shows what was measured.
+``RAINSTORM_TEST_VMS=10`` chooses the number of VMs, ``-s`` shows the measurements.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNCHANGED = dict.fromkeys(NAMES, 0)
 ROWS = 200_000
 INPUT = "input/city-signs.csv"
 DEBIAN_12 = wheelhouse.Target("3.11", os.uname().machine, "2.36")
-# How long a job lasts that is to be broken on its way.
+# The length of a job that is disturbed while it runs.
 JOB_S = 20
 # Jobs under a rolling upgrade: long enough that several VMs are restarted under each.
 UPGRADE_JOB_S = 6 * VMS
@@ -46,7 +46,7 @@ RECORD = b"one\n"
 
 
 class Story:
-    """The lab, its cluster, and what one step leaves for the next."""
+    """The lab, its cluster, and the state that one step leaves for the next."""
 
     def __init__(self, folder: Path, failed_before: int) -> None:
         self.failed_before = failed_before
@@ -68,12 +68,12 @@ class Story:
         return connected(load(self.inventory))
 
     def say(self, message: str) -> None:
-        """Prints what was measured, with the load of the machine, which explains much of it."""
+        """Prints a measurement, with the load of the machine, which explains much of it."""
         now, busy = time.monotonic(), os.getloadavg()[0]
         print(f"\n  [{now - self._begun:6.1f} s, load {busy:.0f}] {message}", flush=True)
 
     def measured(self, what: str, playbook: str, *options: str) -> dict[str, int]:
-        """Runs a playbook, which must succeed, and returns how much it changed on each VM."""
+        """Runs a playbook, which must succeed, and returns the number of changes on each VM."""
         begun = time.monotonic()
         changed = self.cluster.done(playbook, *options)
         self.say(f"{what}: {time.monotonic() - begun:.1f} s, changed {sum(changed.values())}")
@@ -95,7 +95,7 @@ class Story:
         return samples.input_file(self.folder, ROWS, samples.SEED)
 
     def job(self, seconds: float) -> dict[str, Any]:
-        """Returns a job on the input that lasts so long, with enough tasks for every VM to have one."""
+        """Returns a job on the input that lasts ``seconds``, with enough tasks for every VM to have one."""
         job = samples.load_job(samples.SAMPLE_JOB)
         job["source"].update(file=INPUT, rate=int(ROWS / seconds))
         job["sink"]["file"] = "results/{job}.csv"
@@ -106,7 +106,7 @@ class Story:
 
 @pytest.fixture(scope="module")
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """The lab, up and bare; gone at the end, whatever happened."""
+    """The lab, up and bare; it is removed at the end, whatever happens."""
     if reason := why_not():
         pytest.skip(reason)
     story = Story(tmp_path_factory.mktemp("whole"), request.session.testsfailed)
@@ -124,7 +124,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def story(whole: Story, request: pytest.FixtureRequest) -> Story:
-    """The lab as the steps before left it."""
+    """The lab as the previous steps left it."""
     if request.session.testsfailed > whole.failed_before:
         pytest.skip("an earlier step failed")
     return whole
@@ -183,11 +183,11 @@ def test_a_power_failure_is_seen_and_survived(story: Story) -> None:
 
 
 def test_a_partition_stops_the_minority_and_heals(story: Story) -> None:
-    """The side with a majority of the voters goes on; the other refuses rather than to go its own way."""
+    """The side with a majority of the voters continues; the other side refuses instead of deciding alone."""
     away, majority = NAMES[:2], NAMES[2:]
     assert story.cluster.fab("fault.partition", "--vms", ",".join(away)).status == 0
     with story.connected() as connections:
-        wait_until(lambda: _wrote(connections, majority[0], "partition/majority"), 60, "the majority goes on")
+        wait_until(lambda: _wrote(connections, majority[0], "partition/majority"), 60, "the majority works")
         assert not _wrote(connections, away[0], "partition/minority")
     assert story.cluster.fab("fault.heal").status == 0
     begun = time.monotonic()

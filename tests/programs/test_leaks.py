@@ -117,10 +117,10 @@ def test_third():
 
 
 def run_pytest(folder: Path, files: dict[str, str], **environment: str) -> dict[str, str]:
-    """Runs test files of their own under the suite's plugins.
+    """Runs separate test files under the suite's plugins.
 
     Returns:
-        For each test (``file.test``) what the report says about its failure or error, '' when it passed.
+        For each test (``file.test``) the report about its failure or error, '' if it passed.
     """
     for name, source in files.items():
         (folder / f"{name}.py").write_text(source)
@@ -170,7 +170,7 @@ def test_only_the_culprit_is_red(kind: str, leak_results: dict[str, str]) -> Non
 
 
 def test_clean_tests_stay_green(tmp_path: Path) -> None:
-    """Tests that tidy up pass, also with a server shared by a whole module."""
+    """Tests that tidy up pass, even with a server shared by a whole module."""
     assert run_pytest(tmp_path, {"test_clean": CLEAN}) == {
         "test_clean.test_first": "",
         "test_clean.test_second": "",
@@ -179,7 +179,7 @@ def test_clean_tests_stay_green(tmp_path: Path) -> None:
 
 
 def test_an_adopted_cluster_starts_processes_until_it_is_finalised(tmp_path: Path) -> None:
-    """What its fixture then leaves is found: here the first of two processes, started by different tests."""
+    """Anything that its fixture then leaves is found: here the first of two processes of different tests."""
     results = run_pytest(tmp_path, {"test_cluster": CLUSTER, "test_other": "def test_next():\n    pass\n"})
     found = results.pop("test_cluster.test_second")
     assert len(set(re.findall(r"pid \d+ \(\w+\): sleep 30", found))) == 1, found

@@ -1,4 +1,4 @@
-"""What stands in the way of a deploy is named, all at once and in plain words, before any VM is changed."""
+"""All obstacles to a deploy are named at once, in plain words, before any VM is changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRETS = REPOSITORY / ".rainstorm" / CLUSTER
 
 
 def run(program: str, *arguments: str) -> tuple[int, str]:
-    """Returns the exit status of one of Ansible's programs, and what it said, in one line."""
+    """Returns the exit status of one of Ansible's programs, and its output in one line."""
     done = subprocess.run(
         [str(BIN / program), *arguments],
         cwd=REPOSITORY,
@@ -73,7 +73,7 @@ def test_what_the_inventory_lacks_is_said_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_name_that_is_there_twice_is_no_second_vm(tmp_path: Path) -> None:
+def test_a_name_that_appears_twice_is_no_second_vm(tmp_path: Path) -> None:
     (tmp_path / "vms").write_text("all:\n  hosts:\n    vm1: {ansible_host: 127.0.9.1}\n    vm1: {}\n")
     status, said = run("ansible-inventory", "-i", str(tmp_path / "vms"), "--list")
     assert status != 0

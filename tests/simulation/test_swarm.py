@@ -13,7 +13,7 @@ from tests.simulation.machine.wires import Quality
 from tests.simulation.membership import run as membership
 from tests.simulation.planted import membership as membership_bugs
 from tests.simulation.power import bug_named, hunt
-from tests.simulation.schedules.membership import FOUND
+from tests.simulation.schedules.membership import FOUND, FOUND_FAULTS_S
 from tests.simulation.seeds import each, seed_ranges
 from tests.simulation.shrink import Shrinker
 from tests.support import REPOSITORY
@@ -39,7 +39,7 @@ def test_membership_under_any_schedule(seeds: range) -> None:
     ],
 )
 def test_what_was_found_once(name: str) -> None:
-    membership.run(FOUND[name])
+    membership.run(FOUND[name], faults_s=FOUND_FAULTS_S)
 
 
 @pytest.mark.simulation_quick

@@ -1,4 +1,4 @@
-"""The generator of city traffic signs: same seed same bytes, and every trap it promises is in them."""
+"""The generator of city traffic signs: equal seeds give equal bytes, with every promised trap."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def data() -> bytes:
 
 
 def test_same_seed_same_bytes(data: bytes) -> None:
-    """The bytes of a seed are the same on every machine and for ever; another seed gives others."""
+    """The bytes of a seed are the same on every machine and in every release; another seed gives others."""
     assert hashlib.sha256(data).hexdigest() == GOLDEN_SHA256
     assert not data.startswith(make(100, 8))
 
 
 def test_smaller_file_begins_the_larger(data: bytes) -> None:
-    """Row n does not depend on how many rows are asked for."""
+    """Row n does not depend on the number of rows."""
     assert data.startswith(make(8_193, 7))
 
 
 def test_every_row_has_thirteen_fields(data: bytes) -> None:
-    """Python's csv module reads back the rows that were asked for and writes the same bytes."""
+    """Python's csv module reads back the requested rows and writes the same bytes."""
     rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline="")))
     assert rows[0] == list(citysigns.COLUMNS)
     assert len(rows) == ROWS + 1
@@ -50,7 +50,7 @@ def test_every_row_has_thirteen_fields(data: bytes) -> None:
 
 
 def test_about_one_line_in_a_hundred_is_a_duplicate(data: bytes) -> None:
-    """A duplicate repeats a whole line, its OBJECTID included; without duplicates ids are unique."""
+    """A duplicate repeats a whole line, including its OBJECTID; without duplicates ids are unique."""
     rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline="")))[1:]
     lines = Counter(map(tuple, rows))
     duplicates = ROWS - len(lines)
@@ -85,7 +85,7 @@ def test_pieces_are_bounded_and_end_with_a_row() -> None:
 
 @pytest.mark.slow
 def test_command_writes_the_file(tmp_path: Path) -> None:
-    """``python -m ops.demo.citysigns`` writes what ``generate`` yields; zero rows are the header alone."""
+    """``python -m ops.demo.citysigns`` writes the output of ``generate``; zero rows give only the header."""
     target = tmp_path / "signs.csv"
     assert citysigns.main(["--rows", "50", "--seed", "7", "--out", str(target)]) == 0
     assert target.read_bytes() == make(50, 7)

@@ -20,7 +20,7 @@ Call = Callable[[Any], object]
 
 
 class NoWire:
-    """A wire that nothing may be sent through."""
+    """A wire that must not be used."""
 
     def ask(self, target: str, request: Any, payload: Any = b"", **options: Any) -> Any:
         """Fails."""

@@ -1,4 +1,4 @@
-"""What the documents tell to type exists: commands with their flags, playbooks, targets, links."""
+"""Everything that the documents tell a reader to type exists: commands, flags, playbooks, targets, links."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ops.output.errors import CAUSES
 from ops.tasks import namespace
 from tests.support import REPOSITORY, options_of
 
-# Not the changelog: its older entries may name what has been removed since.
+# Not the changelog: its older entries may name things that have been removed since.
 DOCUMENTS = sorted(
     [
         *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
@@ -31,7 +31,7 @@ FLAG = re.compile(r"(?<![\w-])--([a-z][\w-]*)")
 PLAYBOOK = re.compile(r"\bansible-playbook ((?:(?!ansible-playbook)[^#;\n])*)")
 VARIABLE = re.compile(r"-e \"?([a-z_]+)=")
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
-# Files that tools write; git does not have them.
+# Files that tools write and that are not in git.
 INVENTORIES = {"inventory/vms", "inventory/lab", "inventory/local"}
 FAB_FLAGS = {option.name for option in program.core_args()} | {"print-completion-script"}
 
@@ -45,7 +45,7 @@ def code(text: str) -> Iterator[str]:
 
 
 def expanded(word: str) -> list[str]:
-    """Returns the words that a shell makes of ``a{b,c}d``."""
+    """Returns the words that a shell makes from ``a{b,c}d``."""
     found = re.fullmatch(r"(.*)\{(.*)\}(.*)", word)
     return [f"{found[1]}{choice}{found[3]}" for choice in found[2].split(",")] if found else [word]
 
@@ -65,7 +65,7 @@ def variables() -> set[str]:
 
 
 def problems(text: str) -> Iterator[str]:
-    """Yields what a text tells to type and does not exist."""
+    """Yields everything that a text tells a reader to type and that does not exist."""
     known, read = flags(), variables()
     for line in code(text):
         bare = re.sub(r"'[^']*'|\"(?! ?[a-z_]+=)[^\"]*\"", "''", line)
@@ -97,7 +97,7 @@ def test_what_a_document_says_to_type_exists(document: Path) -> None:
     text = document.read_text("utf-8")
     assert list(problems(text)) == []
     links = [link for link in LINK.findall(FENCED.sub("", text)) if not (document.parent / link).exists()]
-    assert links == [], "links to files that are not there"
+    assert links == [], "links to missing files"
 
 
 @pytest.mark.parametrize(
@@ -162,13 +162,13 @@ def test_the_map_of_the_documents_names_each_one() -> None:
 
 
 def codes(root: type[errors.RainStormError]) -> set[str]:
-    """Returns the codes of an error and of all below it; an experiment's own are not an operator's."""
+    """Returns the codes of an error and its subclasses, without those that only experiments raise."""
     children = [each for each in root.__subclasses__() if each.__module__.startswith(("agent.", "ops."))]
     return {root.code}.union(*(codes(child) for child in children))
 
 
 def _is_part(file: Path) -> bool:
-    """Tells whether a playbook is only for others to import."""
+    """Tells whether a playbook exists only to be imported by others."""
     found = re.compile(rf"import_playbook: (?:playbooks/)?{re.escape(file.name)}")
     imported = any(found.search(other.read_text("utf-8")) for other in file.parent.glob("*.yml"))
     return imported and yaml.safe_load(file.read_text("utf-8")) is not None and file.name != "deploy.yml"

@@ -10,7 +10,7 @@ GLOSSARY = (REPOSITORY / "docs" / "glossary.md").read_text("utf-8")
 
 
 def rows(heading: str) -> list[tuple[str, str]]:
-    """Returns the rows of the table below the head row ``heading``, up to the next empty line."""
+    """Returns the rows of the table below the header row ``heading``, up to the next empty line."""
     table = GLOSSARY.split(f"{heading}\n|---|---|\n", 1)[1].split("\n\n", 1)[0].splitlines()
     cells = [line.strip("|").split(" | ") for line in table]
     assert all(len(each) == 2 for each in cells), "a row has two cells"
@@ -18,7 +18,7 @@ def rows(heading: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("heading", ["| term | meaning |", "| not | but |"])
-def test_the_words_are_sorted_and_stand_there_once(heading: str) -> None:
+def test_the_words_are_sorted_and_appear_once(heading: str) -> None:
     words = [word.casefold() for word, _ in rows(heading)]
     assert words == sorted(set(words))
 

@@ -1,4 +1,4 @@
-"""The lock files install the same bytes everywhere: exact versions, hashes, no word of their origin."""
+"""The lock files install the same bytes everywhere: exact versions and hashes, without their origin."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_agents_run_what_was_tested() -> None:
 
 
 def test_every_dependency_is_locked_and_explained() -> None:
-    """What pyproject.toml asks for is locked, and docs/dependencies.md says why it is there."""
+    """Every requirement in pyproject.toml is locked, and docs/dependencies.md explains it."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
     extras = [name for group in project["optional-dependencies"].values() for name in group]
     groups = {"agent": project["dependencies"], "all": extras}

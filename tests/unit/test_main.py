@@ -1,4 +1,4 @@
-"""The entry point: exit statuses, messages for unusable configurations, and what ends an agent."""
+"""The entry point: exit statuses, messages about unusable configurations, and the ends of an agent."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_help_is_shown(capsys: pytest.CaptureFixture[str], flag: str) -> None:
 
 
 def test_a_membership_agent_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
-    """Each of these would cost every node from 0.2 to 1 MB."""
+    """Each of these modules would cost every node from 0.2 to 1 MB."""
     program = (
         "import sys, agent.membership.service; from agent.__main__ import main;"
         f"main(['membership', '--config={write(tmp_path)}', '--check-config']);"
@@ -114,7 +114,7 @@ def test_a_membership_agent_loads_nothing_that_it_does_not_need(tmp_path: Path) 
 
 
 class Notifier(sdnotify.Notifier):
-    """Keeps what it would send."""
+    """Keeps the messages that it would send."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Notifier(sdnotify.Notifier):
 
 
 class Service:
-    """A service that does what a test wants once it has started."""
+    """A service that runs a test's function once it has started."""
 
     def __init__(self, act: Callable[[Any], object], on_crash: Callable[[BaseException], None]) -> None:
         self.on_crash = on_crash
@@ -160,7 +160,7 @@ class Bench:
             return self.services[-1]
 
         self._monkeypatch.setattr(entry, "_build", build)
-        # An agent that nothing ends would keep this process.
+        # An agent that does not end would block this process.
         late = threading.Event()
 
         def end_it() -> None:
@@ -219,7 +219,7 @@ def test_a_signal_ends_the_agent_in_order(bench: Bench, capsys: pytest.CaptureFi
 
 
 def test_a_thread_that_dies_after_the_stop_was_asked_for_changes_nothing(bench: Bench) -> None:
-    """What it uses may be closed by then; it is logged all the same."""
+    """The things that it uses may be closed by then; the death is still logged."""
 
     def stop(service: Service) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

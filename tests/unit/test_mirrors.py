@@ -1,7 +1,7 @@
 """Every module of ``agent`` has its tests at the same place below ``tests/unit``: ``test_`` and its name.
 
-Whoever changes a module finds its tests without a search, and a module without tests is seen at once. A few
-modules hold words only, which others use and whose tests use them: each is named here with its reason.
+So the tests of a module are found without a search, and a module without tests is noticed at once. A few
+modules contain only definitions, which the tests of their users cover: each is listed here with its reason.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.support import REPOSITORY
 
 UNIT = REPOSITORY / "tests" / "unit"
 EVENTS = "events and effects of a core, without code: the tests of the core use them"
-FUZZED = "messages without code of their own: tests/fuzz tries every one of them with hostile fields"
+FUZZED = "messages without code: tests/fuzz tries every one of them with hostile fields"
 TYPES = "names of types and bounds: the messages that have them are fuzzed"
 EXEMPT = {
     "__main__.py": "tests/unit/test_main.py",

@@ -1,4 +1,4 @@
-"""The reference program gives what a careful person would count by hand, also on files full of traps."""
+"""The reference program gives the result of careful counting by hand, even on files full of traps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_csv_is_read_as_the_csv_module_reads_it(tmp_path: Path, data: bytes, exp
 
 
 def test_columns_without_header(tmp_path: Path) -> None:
-    """Without a header columns are c1 ... cn, or those the job names; a header line can be renamed."""
+    """Without a header, columns are c1 ... cn or those that the job names; a header can be renamed."""
     data = b"1,x\n2,x\n3,y\n"
     by_number = job({**COUNT_B, "key": "c2"}, header=False)
     assert run(tmp_path, data, by_number) == ["x,2", "y,1"]
@@ -155,7 +155,7 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
 
 
 def test_output_records_are_compared_whole(tmp_path: Path) -> None:
-    """What a csv writer wrote is read back as the same multiset, newlines inside quotes included."""
+    """The output of a csv writer is read back as the same multiset, including newlines inside quotes."""
     path = tmp_path / "input"
     path.write_bytes(b"".join(citysigns.generate(3_500, 11)))
     spec = job({"operator": "transform", "select": ["Notes", "Street", "Category"]})
@@ -171,7 +171,7 @@ def test_output_records_are_compared_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("torn", [b"x,1\ny,", b'x,1\n"y\n'])
 def test_torn_output_is_refused(torn: bytes) -> None:
-    """An output that ends inside a record is no output."""
+    """An output that ends inside a record is not valid."""
     with pytest.raises(ValueError, match="incomplete"):
         output_records(job(COUNT_B), torn)
 
@@ -189,7 +189,7 @@ def test_command(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> N
 
 
 def test_module_runs_from_the_command_line() -> None:
-    """The command explains itself."""
+    """The command has a help text."""
     command = [sys.executable, "-m", "ops.demo.reference", "--help"]
     assert b"job" in subprocess.run(command, check=True, capture_output=True, timeout=30).stdout
 
@@ -206,7 +206,7 @@ def test_module_runs_from_the_command_line() -> None:
     ],
 )
 def test_golden_counts_of_real_signs(rows: int, golden: str) -> None:
-    """The counts of a real inventory are those that were counted by other means."""
+    """The counts of a real inventory equal those from another program."""
     path = shared_data("traffic_signs", f"TrafficSigns_{rows}.csv")
     lines = expected_lines(job(*COUNT_BY_CATEGORY), path)
     assert sorted(lines) == sorted(",".join(pair.rsplit(" ", 1)) for pair in golden.split("|"))
@@ -214,7 +214,7 @@ def test_golden_counts_of_real_signs(rows: int, golden: str) -> None:
 
 @pytest.mark.parametrize(("rows", "word", "count"), [(1000, "No Outlet", 37), (5000, "Stop", 1136)])
 def test_golden_lines_of_real_signs(rows: int, word: str, count: int) -> None:
-    """Lines that contain a word are as many as grep finds."""
+    """The number of lines that contain a word equals the number that grep finds."""
     path = shared_data("traffic_signs", f"TrafficSigns_{rows}.csv")
     spec = job({"operator": "filter", "contains": word}, format="lines")
     assert expected_records(spec, path).total() == count

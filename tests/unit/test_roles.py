@@ -1,4 +1,4 @@
-"""Each Ansible role says in a README what it does, and names every variable that an operator may set."""
+"""Each Ansible role has a README that describes it and names every variable that an operator may set."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ The queue and the way it ends come from ``worker``. A stalled call delays no one
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from agent.common.shell import threads
 from agent.common.shell.worker import WorkQueue
@@ -15,8 +16,7 @@ from agent.common.shell.worker import WorkQueue
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(msgspec.Struct, frozen=True):
     """A call for a pool to run; without a future nobody waits for the outcome."""
 
     function: Callable[..., Any]

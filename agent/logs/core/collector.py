@@ -1,20 +1,20 @@
 """Decides which bytes of which log file go where in HyDFS, so that every line gets there exactly once.
 
-What the writer of a log writes from one empty file to the next is a *stream*. It gets a number when a scan
-first sees it, and is known again by how it begins, whatever file it is in by then: ``identity`` has the
-rule. What is read of it becomes *records*: whole lines, with the stream's number as writer and the offset
-behind them as sequence, bound for one HyDFS file. A record is stored durably before it is sent and before
+A *stream* is everything that is written to a log from one empty file to the next. It gets a number when a
+scan first sees it, and is recognised later by its beginning, in whatever file it then is: ``identity`` has
+the rule. The bytes read from it become *records*: whole lines for one HyDFS file, with the stream's number as
+writer and the offset behind the lines as sequence. A record is stored durably before it is sent and before
 the position moves; after a crash the same records are sent again, and HyDFS recognises them. A crash may
-take all else that the collector knows, because the next scan finds it out again. So no order of crashes and
-rotations loses or repeats a line that was still on the disk when it was to be read.
+take everything else that the collector knows, because the next scan finds it again. So no order of crashes
+and rotations loses or repeats a line that was still on the disk when it was to be read.
 
 A file may be truncated between the scan and a read. So each chunk comes with the beginning that its file
 had after the read, and is dropped if that is another stream's. A line that is longer than a record is
 stored in parts; the other files of its log wait for its end, so that nothing gets into the middle of a
 line.
 
-What a writer adds between the copy and the truncation of ``copytruncate`` is lost unless it is read before;
-copytruncate cannot do better.
+Lines that a writer adds between the copy and the truncation of ``copytruncate`` are lost unless they are
+read before the truncation; copytruncate cannot do better.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Collector:
         self._target_bytes_max = target_bytes_max
         self._record_bytes_max = record_bytes_max
         self._next_number = 1
-        # By number: every stream ever seen, the latest last. By key: the number of what is in that file now.
+        # By number: every stream ever seen, the latest last. By key: the stream that is in that file now.
         self._positions: dict[int, Position] = {}
         self._numbers: dict[Key, int] = {}
         self._targets: dict[str, Target] = {}
@@ -260,7 +260,7 @@ class Collector:
         return [effect for number in in_order for effect in self._next_read(number)]
 
     def _with_heads(self, files: tuple[Seen, ...]) -> list[Seen]:
-        """Adds the first bytes of the files that have not changed; leaves out those that are not known."""
+        """Adds the first bytes of unchanged files; leaves out files whose first bytes are unknown."""
         before = self._heads
         self._heads = {}
         found = []
@@ -272,7 +272,7 @@ class Collector:
         return found
 
     def _count_lost(self, before: dict[int, Seen]) -> None:
-        """Counts what vanished unread, until it is found again, perhaps in a copy."""
+        """Counts bytes that vanished unread as lost until they are found again, perhaps in a copy."""
         for number, seen in before.items():
             unread = seen.size - self._positions[number].offset
             if number not in self._seen and unread > 0:
@@ -319,7 +319,7 @@ class Collector:
         data = taken if taken.endswith(b"\n") or not ends else taken + b"\n"
         data = data if torn == position.number else b"\n" + data
         target = self._target(position.log, len(data))
-        # How the file begins is known from the scan, with regard to its copies.
+        # The position keeps the beginning that the scan found, which takes the file's copies into account.
         position = replace(position, offset=position.offset + len(taken))
         return [StoreRecord(Record(position, target, data))]
 

@@ -1,16 +1,16 @@
-"""Which file of a scan is which: the rule by which the collector neither repeats nor misses a file.
+"""Recognises the files of a scan, so that the collector neither repeats nor misses a file.
 
-A stream is what a writer writes from one empty file to the next. At any moment it can be in several files:
-in the one that is being written, in a copy, in a compressed copy. Names and inodes pass from one stream to
-another, and after a crash the collector may remember an inode that the stream has left. What stays is how
-the stream begins. So a position belongs to the stream that begins like it, and an inode only helps to
-choose:
+A stream is everything that is written to a log from one empty file to the next. At any moment it can be in
+several files: in the one that is being written, in a copy, in a compressed copy. Names and inodes pass from
+one stream to another, and after a crash the collector may remember an inode that the stream has left. Only
+the beginning of a stream never changes. So a position belongs to the stream that begins like it, and an
+inode only helps to choose:
 
 1. A plain file goes on from the position that has its inode, if the file begins like it and is no shorter.
    A file that was truncated, or that got the inode of another file, fails this.
-2. A rotated or compressed file that is left goes on from the position that it begins like, wherever that
-   was read before. The longest file comes first, and a plain one before a compressed one: while a file
-   exists, its copies are not read. A file that is shorter than what was read is a copy, and is not read.
+2. A rotated or compressed file that is left goes on from the position that it begins like, in whatever file
+   that was read before. The longest file comes first, and a plain one before a compressed one: while a file
+   exists, its copies are not read. A file that is shorter than the position is a copy, and is not read.
 3. A rotated or compressed file that is left is a copy, perhaps an unfinished one, if a file that it can be
    a copy of begins like it: the live file, or for a compressed file any plain one. It is not read.
 4. Any other file is new. So is every live file that rule 1 does not know.
@@ -18,8 +18,8 @@ choose:
 Some things cannot be known. A beginning of less than SHORT_HEAD_BYTES tells no file from another: only with
 the inode or, in a rotated file, with the same length does it count. Two files with the same first
 HEAD_BYTES count as one stream if their inodes do not tell them apart. A copy that was never finished is
-collected as a file of its own when its original is gone. What is written and truncated away before it was
-read is lost.
+collected as a file of its own when its original is gone. Lines that are written and truncated away before
+they were read are lost.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Scan:
         self._shorter: set[Key] = set()
 
     def recognised(self, next_number: int) -> list[tuple[Seen, Position]]:
-        """Applies the rules one after the other."""
+        """Applies the rules in order."""
         files = [each for each in self._files.values() if each.size]
         for seen in files:
             if not seen.packed:
@@ -84,7 +84,7 @@ class _Scan:
     def _find_by_inode(self, seen: Seen) -> None:
         fitting = [
             each
-            # Not by the device, whose number may change when the machine starts.
+            # The device is not compared: its number may change when the machine starts.
             for each in self._by_inode[seen.inode]
             if each.number not in self._taken
             and each.continues_in(seen)
@@ -109,7 +109,7 @@ class _Scan:
             self._shorter.add(seen.key)
 
     def _find_short(self, seen: Seen) -> bool:
-        """Finds a file whose beginning is too short to tell it apart by its inode, or by its length."""
+        """Finds, by its inode or its length, a file whose beginning is too short to tell it apart."""
         for each in self._by_log[seen.log]:
             same = each.key == seen.key or (each.offset == seen.size and not seen.live)
             if each.number not in self._taken and not each.tells_apart and same and each.continues_in(seen):
@@ -122,7 +122,7 @@ class _Scan:
         self._taken.add(position.number)
 
     def _originals(self, seen: Seen) -> list[Key]:
-        """Returns the files that a file can be a copy of."""
+        """Returns the files of which ``seen`` can be a copy."""
         if seen.live:
             return []
         return [

@@ -77,14 +77,14 @@ class Position:
         return seen.size >= self.offset and self.begins_like(seen.head)
 
     def found_in(self, seen: Seen) -> Position:
-        """Returns the position in the file that it was found in, with all that is known of its beginning."""
+        """Returns the position in the file where it was found, with all that is known of its beginning."""
         found = self if seen.key == self.key else replace(self, device=seen.device, inode=seen.inode)
         if seen.head is None or len(seen.head) <= self.head_bytes:
             return found
         return found._beginning_with(seen.head)
 
     def shortened_to(self, copy: Seen) -> Position:
-        """Returns the position with a beginning that its copy has, too, unless that were too short."""
+        """Returns the position with as much of its beginning as a copy has, unless that is too short."""
         if copy.head is None or not SHORT_HEAD_BYTES <= len(copy.head) < self.head_bytes:
             return self
         return self._beginning_with(copy.head)

@@ -212,7 +212,7 @@ class Collection:
                 logger.warning("log_lost bytes=%d", self._core.lost_bytes - lost)
         self._full = False
         for effect in effects:
-            # What follows a record that could not be stored must not be stored before it.
+            # Records that follow one that could not be stored must not be stored before it.
             if not self._full:
                 self._carry_out(effect)
         self._read_journal()
@@ -311,7 +311,7 @@ class Collection:
         return effects
 
     def _read(self, key: Key, offset: int, length: int) -> tuple[bytes, bytes]:
-        """Returns bytes of a file, and how it began after they were read."""
+        """Returns bytes of a file, and the first bytes that the file had after that read."""
         file = self._paths[key]
         try:
             if file.packed:

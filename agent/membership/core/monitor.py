@@ -1,8 +1,8 @@
 """One node's monitor of all others: beliefs (``roster``), the active detector, and the exchange of tables.
 
 Whichever detector is active, the monitor makes tables converge and partitions heal: tables with different
-digests are compared over TCP (``exchange``), so no update is lost for good, and dead members and unknown
-contacts are contacted periodically (``reconnect``).
+digests are compared over TCP (``comparison``, ``exchange``), so no update is lost for good, and dead members
+and unknown contacts are contacted periodically (``reconnect``).
 
 A timer that fires late postpones all verdicts (``health``): a process that was not scheduled cannot tell a
 dead peer from its own pause.
@@ -10,7 +10,6 @@ dead peer from its own pause.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
@@ -27,11 +26,11 @@ from agent.membership.core.detectors.detector import Detector
 from agent.membership.core.detectors.heartbeat import Heartbeat
 from agent.membership.core.detectors.reconnect import Reconnector
 from agent.membership.core.detectors.swim import Swim
+from agent.membership.core.dissemination.comparison import Comparisons
 from agent.membership.core.dissemination.outbox import Outbox
 from agent.membership.core.events import (
     AnnounceMember,
     AnnounceSettings,
-    CompareTables,
     Contact,
     ContactRefused,
     DatagramReceived,
@@ -48,18 +47,12 @@ from agent.membership.core.events import (
     TableReceived,
 )
 from agent.membership.datagrams import Kind
-from agent.membership.member import LIVE, Member, State
+from agent.membership.member import Member, State
 from agent.membership.settings import DetectorKind, Settings
 
 if TYPE_CHECKING:
     import random
 
-# Tables that differ are compared at most this often: if datagrams get lost, some tables always differ, and
-# gossip usually removes the difference first. A node that has just joined knows that it lacks most records.
-COMPARE_S_MIN = 3.0
-COMPARE_AFTER_HELLO_S_MIN = 1.0
-# Tables are usually compared because digests differ. This often, they are also compared with a random member.
-COMPARE_INTERVAL_S = 30.0
 REFUSAL_INTERVAL_S = 0.5
 # Number of nodes that probe a suspect, with up to a dozen datagrams each. Three confirmations are enough.
 SUSPECT_PROBED_BY = 32
@@ -111,11 +104,10 @@ class Monitor:
             DetectorKind.HEARTBEAT: Heartbeat(*parts),
         }
         self._timed: tuple[Roster | Detector, ...] = (self.roster, *self._detectors.values())
+        self._comparisons = Comparisons(self.roster, rng)
         self._reconnector = Reconnector(self.roster, self._out, self._contacts, self.heard_at, config, rng)
         self._running = False
         self._gossip_at = 0.0
-        self._compared_at = -math.inf
-        self._compare_at = 0.0
         self._refusal_allowed_at = 0.0
         self.agreed_boot = 0
         self._due: float | None = None
@@ -244,7 +236,7 @@ class Monitor:
     def _find_deadline(self) -> float | None:
         if not self._running:
             return None
-        due = min(self._reconnector.next_deadline(), self._compare_at)
+        due = min(self._reconnector.next_deadline(), self._comparisons.next_at)
         for part in self._timed:
             other = part.next_deadline()
             if other is not None and other < due:
@@ -258,7 +250,7 @@ class Monitor:
     def _start(self, now: float) -> None:
         self._running = True
         self._detector.start(now)
-        self._compare_at = now + COMPARE_INTERVAL_S * self._rng.random()
+        self._comparisons.start(now)
         self._reconnector.start(now)
 
     def _leave(self, now: float) -> None:
@@ -323,8 +315,8 @@ class Monitor:
         if datagram.kind is Kind.HELLO:
             self._out.send_hello(name, Kind.HELLO_REPLY)
         elif datagram.kind is Kind.HELLO_REPLY or not len(self.roster.gossip):
-            interval_s = COMPARE_AFTER_HELLO_S_MIN if datagram.kind is Kind.HELLO_REPLY else COMPARE_S_MIN
-            self._compare_digest(now, name, datagram.digest, interval_s)
+            after_hello = datagram.kind is Kind.HELLO_REPLY
+            self._comparisons.heard(now, name, datagram.digest, after_hello=after_hello)
 
     def _refuse_impostor(self, now: float, name: str, contact: Contact) -> None:
         known = self.table.get(name)
@@ -341,13 +333,6 @@ class Monitor:
                 hint="a cloned machine? remove membership/identity.json in its data folder, then restart it",
             )
             self.roster.effects.append(StopAgent(error))
-
-    def _compare_digest(self, now: float, name: str, digest: int, interval_s: float) -> None:
-        if digest != self.table.digest and now >= self._compared_at + interval_s:
-            member = self.table.get(name)
-            # A member that is believed dead but sends datagrams learns of it by datagram.
-            if member is not None and member.state in LIVE:
-                self._compare(now, name)
 
     def _settle(self, now: float) -> None:
         """Carries out the consequences of changed beliefs."""
@@ -398,10 +383,7 @@ class Monitor:
         self.roster.expire(now)
         for detector in self._detectors.values():
             detector.run_timers(now)
-        if now >= self._compare_at:
-            self._compare_at = now + COMPARE_INTERVAL_S
-            for name in self.roster.sample_others(self._rng, 1):
-                self._compare(now, name)
+        self._comparisons.run_timers(now)
         self._reconnector.run_timers(now)
         if len(self.roster.gossip) and now >= self._gossip_at:
             self._gossip_at = now + self._config.gossip_interval_s
@@ -410,8 +392,3 @@ class Monitor:
     def _send_gossip(self) -> None:
         for name in self.roster.sample_others(self._rng, self._config.gossip_fanout):
             self._out.send(name, Kind.GOSSIP)
-
-    def _compare(self, now: float, name: str) -> None:
-        self._compared_at = now
-        self._compare_at = now + COMPARE_INTERVAL_S * self._rng.uniform(0.5, 1.5)
-        self.roster.effects.append(CompareTables(name))

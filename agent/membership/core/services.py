@@ -26,7 +26,7 @@ class LocalServices:
 
     def __init__(self) -> None:
         self._attached: dict[str, _Attached] = {}
-        # A bit for each service that is alive, as in a member's record; kept, for every datagram asks for it.
+        # A bit for each service that is alive, as in a member's record; kept, as every datagram needs it.
         self.mask = 0
         self._expires_at: float | None = None
 

@@ -32,21 +32,30 @@ class Storage:
         self._stopping = stopping or threads.event()
         self._random = threads.random_source()
 
-    def read_exactly(self, file: str, offset: int, length: int, *, file_id: str | None = None) -> bytearray:
+    def read_exactly(
+        self,
+        file: str,
+        offset: int,
+        length: int,
+        *,
+        file_id: str | None = None,
+        timeout_s: float = READ_TIMEOUT_S,
+    ) -> bytearray:
         """Returns exactly the bytes [offset, offset + length) of a file; with ``file_id``, only of the one
         with this id.
 
         Raises:
             Unavailable: the file is shorter.
-            RainStormError: HyDFS could not deliver in time.
+            RainStormError: HyDFS could not deliver within ``timeout_s``.
         """
         data = bytearray()
-        deadline = Deadline(clock.monotonic(), READ_TIMEOUT_S)
+        deadline = Deadline(clock.monotonic(), timeout_s)
         for attempt in itertools.count():
             try:
                 while len(data) < length:
                     size = min(READ_BYTES_MAX, length - len(data))
-                    piece = self.client.read(file, offset + len(data), size, file_id=file_id)
+                    left = min(10.0, deadline.require(clock.monotonic(), f"read of {file}"))
+                    piece = self.client.read(file, offset + len(data), size, file_id=file_id, timeout_s=left)
                     if not piece:
                         raise Unavailable(f"{file} ends at byte {offset + len(data)}, not {offset + length}")
                     if len(piece) == length and isinstance(piece, bytearray):

@@ -8,10 +8,10 @@ simulator's network carries the same bytes as the sockets do.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
+import msgspec
 
 from agent.common.errors import FrameTooLarge, InvalidMessage, ProtocolError
 
@@ -25,15 +25,14 @@ PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
 Buffer = bytes | bytearray | memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """One message: ``header`` holds plain values, ``payload`` raw bytes.
 
     On a Unix socket an open file may come with it; the receiver closes ``descriptor``.
     """
 
     header: dict[str, Any]
-    payload: Buffer = field(default=b"")
+    payload: Buffer = b""
     descriptor: int | None = None
 
 

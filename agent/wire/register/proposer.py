@@ -50,7 +50,7 @@ logger = logging.getLogger("agent.wire.register.proposer")
 # Voters answer in a millisecond or two; one that takes longer than this is counted as failed for this round.
 VOTER_TIMEOUT_S = 1.0
 PROPOSER_THREADS = 16
-# This node's voter writes one vote after the other; while a cluster is founded a question waits (HOLD_S).
+# This node's voter writes one vote at a time; while a cluster is founded, a request waits (HOLD_S).
 OWN_THREADS = 4
 # A hundred changes at once with five voters each; a request without room counts as an unreachable voter.
 ASKS_MAX = 512
@@ -125,7 +125,7 @@ class Registers:
         self._voters = voters
         self._pool = Pool(f"{prefix}-proposer", PROPOSER_THREADS, ASKS_MAX)
         self._own_pool = Pool(f"{prefix}-own-voter", OWN_THREADS, ASKS_MAX)
-        # What answers the requests to the voter of this node, by their kinds.
+        # The functions that answer the requests to the voter of this node, by kind of request.
         self._own: Mapping[str, Endpoint] = {}
         self._counters: dict[str, int] = {}
         # The last values read, with the ballots that chose them: a voter with the same one does not send it.
@@ -133,7 +133,7 @@ class Registers:
         self._rng = threads.random_source()
 
     def ask_own(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Has requests to the voter of this node answered by ``endpoints``; before the first operation."""
+        """Lets ``endpoints`` answer the requests to this node's voter; to be called before any operation."""
         self._own = endpoints
 
     def change(self, key: str, change: Change, *, timeout_s: float = 5.0) -> Any:
@@ -364,7 +364,7 @@ class Registers:
 
 
 def _carried(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns what arrives of a header: values that nobody shares, and nothing that no frame can hold."""
+    """Returns a header as it would arrive: values that nobody shares, all of which a frame can hold."""
     return decode_header(encode_header(fields, 0)[PREFIX.size :])
 
 

@@ -1,1 +1,1 @@
-"""The mutants of each subsystem: lines on which safety rests, each changed so that its rule is broken."""
+"""The mutants of each subsystem: lines that safety depends on, each changed so that it breaks its rule."""

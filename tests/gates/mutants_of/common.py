@@ -1,4 +1,4 @@
-"""Mutants of what all agents share: registers, framed logs, durable files, worker threads."""
+"""Mutants of the parts that all agents share: registers, framed logs, durable files, worker threads."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ OF_VOTERS = "tests/unit/common/test_register_voters.py"
 OF_MEMORY = "tests/unit/common/test_votermemory.py"
 OF_LOG_FORMAT = "tests/unit/common/test_framedlog.py"
 OF_LOG = "tests/unit/common/shell/test_framedlog.py"
+OF_LOG_CRASHES = "tests/unit/common/shell/test_framedlog_crashes.py"
 OF_SEGMENTS = "tests/unit/common/shell/test_segments.py"
 OF_WORKER = "tests/unit/common/shell/test_worker.py"
 OF_POOL = "tests/unit/common/shell/test_pool.py"
@@ -103,7 +104,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_MEMORY}::test_a_voter_without_memory",),
     ),
     Mutant(
-        "a cluster is founded by a majority at least",
+        "a cluster is founded by at least a majority",
         MEMORY,
         "(len(blank) >= majority(voters) and not patient)",
         "not patient",
@@ -131,7 +132,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_LOG_FORMAT}::test_a_search_that_would_take_too_long_counts_as_damage",),
     ),
     Mutant(
-        "what was appended to a log is synced before it counts",
+        "a record that was appended to a log is synced before it counts",
         LOG,
         "disk.fdatasync(self._descriptor)\n        except OSError as error:\n"
         '            raise self._broken("synced", error) from error',
@@ -150,21 +151,21 @@ MUTANTS: tuple[Mutant, ...] = (
         LOG,
         "                self._write_anew(crc)\n",
         "                disk.fsync(self._descriptor)\n",
-        (f"{OF_LOG}::test_what_a_failed_sync_left_in_memory_is_written_anew",),
+        (f"{OF_LOG_CRASHES}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
     ),
     Mutant(
         "a log that is opened on a full disk is written over itself",
         LOG,
         "                disk.pwrite_fully(self._descriptor, piece, offset)\n",
         "",
-        (f"{OF_LOG}::test_what_a_failed_sync_left_in_memory_is_written_anew",),
+        (f"{OF_LOG_CRASHES}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
     ),
     Mutant(
-        "what was written over itself is synced",
+        "a log that was written over itself is synced",
         LOG,
         "            disk.fsync(self._descriptor)\n",
         "",
-        (f"{OF_LOG}::test_what_a_failed_sync_left_in_memory_is_written_anew",),
+        (f"{OF_LOG_CRASHES}::test_data_that_a_failed_sync_left_in_memory_is_rewritten",),
     ),
     Mutant(
         "a log is rewritten as it was read",
@@ -181,7 +182,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_LOG}::test_a_log_that_cannot_be_opened_again_ends_its_use",),
     ),
     Mutant(
-        "a refused record is removed before the refusal is told",
+        "a refused record is removed before the refusal is reported",
         LOG,
         "        try:\n            disk.ftruncate(self._descriptor, self.size)\n",
         "        try:\n",
@@ -335,7 +336,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_THREADS}::test_no_thread_dies_silently",),
     ),
     Mutant(
-        "a death that nobody asked for is passed on",
+        "a death without a hook is passed on",
         THREADS,
         "            if self._deaths.hook is None:\n                raise\n",
         "",
@@ -363,7 +364,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SDNOTIFY}::test_a_full_inbox_that_moves_is_not_stalled",),
     ),
     Mutant(
-        "room is told to waiting submitters",
+        "waiting submitters are woken when there is room",
         WORKER,
         "            self._emptied.notify(len(items))\n",
         "",

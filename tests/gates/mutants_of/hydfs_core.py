@@ -85,7 +85,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_COORDINATOR}::test_a_refused_condition_waits_for_what_it_rests_on",),
     ),
     Mutant(
-        "a replica that does not answer in time has the block sealed",
+        "a replica that does not answer in time makes the coordinator seal the block",
         COORDINATOR,
         "if deadline is None or now < deadline:",
         "if True:",
@@ -155,7 +155,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_TABLE}::test_a_put_that_was_given_up_stays_deleted",),
     ),
     Mutant(
-        "a block keeps one holder at least",
+        "a block keeps at least one holder",
         TABLE,
         "        if not holders:\n",
         "        if False:\n",
@@ -211,7 +211,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_REPLICA}::test_a_promise_that_is_not_durable_yet_is_not_answered_by_a_record_that_is",),
     ),
     Mutant(
-        "a promise tells of every record that was taken",
+        "a promise covers every record that was taken",
         REPLICA,
         "if not copy.durable_promise or copy.durable < copy.received:",
         "if not copy.durable_promise:",

@@ -9,6 +9,8 @@ FILES = "agent/hydfs/shell/blockfile.py"
 NEW_DISK = "agent/hydfs/shell/newdisk.py"
 SEALER = "agent/hydfs/shell/takeover.py"
 REPLICA_SHELL = "agent/hydfs/shell/replica.py"
+GATEWAY = "agent/hydfs/shell/gateway.py"
+SHELL_TABLE = "agent/hydfs/shell/filetable.py"
 PUT = "agent/hydfs/shell/put.py"
 OUTGOING = "agent/hydfs/shell/transfers/outgoing.py"
 TRANSFERS = "agent/hydfs/shell/transfers/incoming.py"
@@ -25,12 +27,14 @@ OF_NEW_DISK = "tests/unit/hydfs/shell/test_newdisk.py"
 OF_SEALER = "tests/unit/hydfs/shell/test_takeover.py"
 OF_REPLICA_SHELL = "tests/unit/hydfs/shell/test_replica.py"
 OF_PUT = "tests/unit/hydfs/shell/test_put.py"
+OF_PUT_REPEATED = "tests/unit/hydfs/shell/test_put_repeated.py"
 OF_OUTGOING = "tests/unit/hydfs/shell/transfers/test_outgoing.py"
 OF_TRANSFERS = "tests/unit/hydfs/shell/transfers/test_incoming.py"
 OF_ENGINE = "tests/unit/hydfs/shell/test_node.py"
 OF_WAITERS = "tests/unit/hydfs/shell/waiting/test_waiter.py"
 OF_PEERS = "tests/unit/hydfs/shell/test_peers.py"
 OF_GATEWAY = "tests/unit/hydfs/shell/test_gateway.py"
+OF_PAGES = "tests/unit/hydfs/shell/test_gateway_pages.py"
 OF_SERVICE = "tests/unit/hydfs/test_service.py"
 OF_REPAIR = "tests/unit/hydfs/shell/test_repair.py"
 
@@ -128,7 +132,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_NEW_DISK}::test_a_mark_that_cannot_be_written_keeps_the_agent_from_starting",),
     ),
     Mutant(
-        "what a new disk promises about blocks that it does not know is doubtful",
+        "a new disk's promise about a block that it does not know is doubtful",
         REPLICA_SHELL,
         "doubtful = self._new_disk.pending and key not in self.store.index",
         "doubtful = False",
@@ -142,7 +146,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_REPLICA_SHELL}::test_a_caller_that_is_no_node_of_the_cluster_is_refused",),
     ),
     Mutant(
-        "copies of a file that lives are not dropped",
+        "copies of a live file are not dropped",
         REPLICA_SHELL,
         "if entry is not None and entry.file_id == request.file_id and entry.state != filetable.DELETED:",
         "if False:",
@@ -153,7 +157,7 @@ MUTANTS: tuple[Mutant, ...] = (
         REPLICA_SHELL,
         '            self.post(SealFailed(effect.key, "INTERNAL", f"sealing failed: {error!r}"))\n',
         "",
-        (f"{OF_REPLICA_SHELL}::test_a_seal_that_fails_unexpectedly_is_told_to_the_clients",),
+        (f"{OF_REPLICA_SHELL}::test_a_seal_that_fails_unexpectedly_is_reported_to_the_clients",),
     ),
     Mutant(
         "a copy is certified only when its bytes match the file table",
@@ -195,21 +199,35 @@ MUTANTS: tuple[Mutant, ...] = (
         PUT,
         "            if put.refused is not None:\n                raise put.refused\n",
         "",
-        (f"{OF_PUT}::test_two_begins_of_one_put_reserve_once",),
+        (f"{OF_PUT_REPEATED}::test_two_begins_of_one_put_reserve_once",),
     ),
     Mutant(
         "the abort of a put that is committed drops no blocks",
         PUT,
         "filetable.abandon(put.name, put.file_id)",
         "filetable.remove(put.name, put.file_id)",
-        (OF_PUT,),
+        (f"{OF_PUT_REPEATED}::test_an_abort_does_not_remove_a_file_that_its_put_has_made",),
     ),
     Mutant(
         "a commit that is repeated tells of the file as its put left it",
         PUT,
         "        entry = filetable.as_put(put.name, value, put.file_id, put.length)",
         "        entry = filetable.live(put.name, value)",
-        (f"{OF_PUT}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
+        (f"{OF_PUT_REPEATED}::test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it",),
+    ),
+    Mutant(
+        "the blocks of a file come in pages that fit a frame",
+        SHELL_TABLE,
+        "    shown = blocks[: BLOCKS_PAGE if room is None else room] if paged else blocks",
+        "    shown = blocks",
+        (f"{OF_PAGES}::test_a_file_of_fifty_thousand_blocks_is_described_page_by_page",),
+    ),
+    Mutant(
+        "all pages of blocks are of one file",
+        GATEWAY,
+        "        if request.file_id is not None and stat.file_id != request.file_id:",
+        "        if False:",
+        (f"{OF_PAGES}::test_a_page_of_blocks_is_of_the_very_file_that_was_asked_for",),
     ),
     Mutant(
         "a transfer that ended gives its place back",
@@ -240,7 +258,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_ENGINE}::test_a_defect_stops_it_and_is_reported",),
     ),
     Mutant(
-        "the core forgets a request whose time is over",
+        "the core forgets a request that has timed out",
         WAITERS,
         "            post(CallerLeft(event.key, waiter))\n",
         "",
@@ -261,7 +279,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_PEERS}::test_a_node_that_hangs_holds_up_its_own_queue_only_and_that_is_bounded",),
     ),
     Mutant(
-        "what an aborted put stored is dropped",
+        "the blocks of an aborted put are dropped",
         PUT,
         "            self._peers.tell(node, DropFile(put.file_id, put.name))",
         "            pass",
@@ -303,14 +321,14 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_REPAIR}::test_a_good_copy_that_the_table_does_not_know_is_announced_or_dropped",),
     ),
     Mutant(
-        "a new disk is settled when everything was looked through",
+        "a new disk is settled only when everything was checked",
         REPAIR,
         " or self._everything or self._missing:\n",
         " or self._missing:\n",
         (f"{OF_REPAIR}::test_a_new_disk_does_not_settle_before_all_files_were_listed",),
     ),
     Mutant(
-        "a new disk is settled when nothing is missing",
+        "a new disk is settled only when nothing is missing",
         REPAIR,
         " or self._everything or self._missing:\n",
         " or self._everything:\n",

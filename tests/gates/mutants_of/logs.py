@@ -46,7 +46,7 @@ MUTANTS: tuple[Mutant, ...] = (
         COLLECTOR,
         "if target.day != self._day or target.size + size > self._target_bytes_max:",
         "if target.day != self._day:",
-        (f"{OF_COLLECTOR}::test_targets_are_bounded_and_begin_anew_each_day",),
+        (f"{OF_COLLECTOR}::test_targets_are_bounded_and_start_over_each_day",),
     ),
     Mutant(
         "a number of a file is never used twice",
@@ -228,14 +228,14 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SPOOL}::test_a_record_that_is_none_is_refused_by_name_and_the_others_are_sent",),
     ),
     Mutant(
-        "what a grep never got is discarded",
+        "input that a grep never got is discarded",
         SEARCH,
         "        except BaseException:\n            entered.discard()\n            raise\n        finally:",
         "        except BaseException:\n            raise\n        finally:",
         (f"{OF_SEARCH}::test_a_grep_that_cannot_be_started_leaks_nothing",),
     ),
     Mutant(
-        "a grep cannot use more memory than it may",
+        "the memory of a grep is limited",
         SEARCH,
         "            resource.prlimit(self._process.pid, resource.RLIMIT_AS, (limit, limit))\n",
         "",

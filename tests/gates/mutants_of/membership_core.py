@@ -72,7 +72,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SWIM}::test_accusation_by_a_suspect_does_not_count",),
     ),
     Mutant(
-        "a death that others tell of is checked first",
+        "a death that others report is checked first",
         ROSTER,
         "mature = suspicion is not None and now - suspicion.started_at >= self._config.probe_duration_s",
         "mature = True",
@@ -128,7 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_VIEW_RULES}::test_one_reporter_evicts_no_node_in_a_cluster_of_five",),
     ),
     Mutant(
-        "a node that is down is no witness",
+        "a node that is down is not a witness",
         VIEW_RULES,
         "return sum(entry is None or entry.state != DOWN for entry in entries)",
         "return len(entries)",
@@ -156,7 +156,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_VIEW_RULES}::test_news_of_an_earlier_life_changes_nothing",),
     ),
     Mutant(
-        "a disk is up under one name only",
+        "a disk is up under only one name",
         VIEW_RULES,
         "if member.state is State.ALIVE and _is_taken(nodes, member):",
         "if False:",
@@ -268,11 +268,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_ROSTER}::test_node_that_is_known_in_a_later_boot_adopts_one_above_it",),
     ),
     Mutant(
-        "a node whose boot is stale is told so",
+        "a node with a stale boot is told that it is stale",
         MONITOR,
         "                    self._out.send(name, Kind.STALE_BOOT, boot)\n",
         "                    pass\n",
-        (f"{OF_MONITOR}::test_an_earlier_boot_of_a_name_is_told_so_now_and_then",),
+        (f"{OF_MONITOR}::test_an_earlier_boot_of_a_name_is_informed_now_and_then",),
     ),
     Mutant(
         "a view in which a voter votes twice is refused",

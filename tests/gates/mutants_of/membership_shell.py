@@ -16,7 +16,7 @@ OF_REQUESTS = "tests/unit/membership/shell/test_requests.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
-        "a datagram in the name of a node comes from its address",
+        "a datagram that names a node comes from that node's address",
         TRANSPORT,
         "if self._addresses.get(sender, address) == address:",
         "if True:",
@@ -37,7 +37,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_STORE}::test_a_crash_while_writing_leaves_the_earlier_identity",),
     ),
     Mutant(
-        "what is not a view is not voted on",
+        "a value that is not a view is not voted on",
         SERVICE,
         "            self._own_votes,\n            self._on_crash,\n            check=check,\n",
         "            self._own_votes,\n            self._on_crash,\n",
@@ -95,7 +95,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SERVICE}::test_ring_of_keys_is_stored_before_it_is_used",),
     ),
     Mutant(
-        "a node whose boot is known to be later is told so",
+        "a node whose known boot is later is told so",
         TRANSPORT,
         "                self._on_earlier_boot(error.sender, error.boot)\n",
         "                pass\n",

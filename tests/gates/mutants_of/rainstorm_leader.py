@@ -32,7 +32,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_EPOCHS}::test_an_epoch_is_complete_when_all_tasks_have_answered",),
     ),
     Mutant(
-        "a task commits positions of its own splits only",
+        "a task commits positions only of its own splits",
         EPOCHS,
         'if split is None or task != f"0.{split.task}":',
         "if split is None:",
@@ -102,7 +102,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_JOBMACHINE}::test_tasks_that_were_ready_in_the_generation_before_start_nothing",),
     ),
     Mutant(
-        "a job that makes no progress fails in the end",
+        "a job that makes no progress finally fails",
         MACHINE,
         "if self._fruitless > FRUITLESS_RECOVERIES_MAX:",
         "if False:",
@@ -116,7 +116,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_JOBMACHINE_ENDS}::test_a_job_that_is_over_cannot_be_cancelled",),
     ),
     Mutant(
-        "a new leader uses no epoch number that the one before may have used",
+        "a new leader uses no epoch number that its predecessor may have used",
         MACHINE,
         "self.state.epoch_max += 1 if self.state.generation else 0",
         "pass",
@@ -158,7 +158,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_LEADER}::test_an_older_view_changes_nothing",),
     ),
     Mutant(
-        "a leader whose append is refused leads no more",
+        "a leader whose append is refused stops leading",
         LEADER,
         "            case LogRejected():\n                return self._start_over()\n",
         "            case LogRejected():\n                return []\n",
@@ -221,7 +221,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_DISPATCHER}::test_an_exception_in_the_log_thread_ends_the_agent",),
     ),
     Mutant(
-        "what waits for the log when a leader steps down is dropped",
+        "work that waits for the log when a leader steps down is dropped",
         DISPATCHER,
         "                self._log_thread.clear()  # the waiting work belongs to a term that has ended\n",
         "",
@@ -237,7 +237,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_DISPATCHER}::test_a_node_that_does_not_lead_says_who_does",),
     ),
     Mutant(
-        "no output of a job that never began stays",
+        "the output file of a job that never began is removed",
         DISPATCHER,
         "        except (Conflict, Fenced):\n            self._remove_sink(state)",
         "        except (Conflict, Fenced):\n            pass",

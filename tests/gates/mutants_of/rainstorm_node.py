@@ -12,6 +12,7 @@ PROCESSOR = "agent/rainstorm/task/core/processor.py"
 READER = "agent/rainstorm/task/sources/splitreader.py"
 KEYED = "agent/rainstorm/task/state/keyed.py"
 LOOP = "agent/rainstorm/task/shell/loop.py"
+SOURCE = "agent/rainstorm/task/shell/source.py"
 BOUNDARIES = "agent/rainstorm/job/boundaries.py"
 STORAGE = "agent/rainstorm/io/storage.py"
 LINKS = "agent/rainstorm/io/links.py"
@@ -28,6 +29,7 @@ OF_BOUNDARIES = "tests/unit/rainstorm/job/test_boundaries.py"
 OF_READER = "tests/unit/rainstorm/task/sources/test_splitreader.py"
 OF_KEYED = "tests/unit/rainstorm/task/state/test_keyed.py"
 OF_LOOP = "tests/unit/rainstorm/task/shell/test_loop.py"
+OF_SOURCE = "tests/unit/rainstorm/task/shell/test_source.py"
 OF_STORAGE = "tests/unit/rainstorm/io/test_storage.py"
 OF_LINKS = "tests/unit/rainstorm/io/test_links.py"
 OF_LAUNCHER = "tests/unit/rainstorm/host/shell/test_launcher.py"
@@ -35,6 +37,20 @@ OF_TASK = "tests/unit/rainstorm/task/shell/test_task.py"
 OF_LAUNCHERLINK = "tests/unit/rainstorm/host/shell/test_launcherlink.py"
 
 MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "a task that waits for the store ends epochs meanwhile",
+        SOURCE,
+        "            if not error.retryable or now - self._failing_since >= PATIENCE_S:",
+        "            if True:",
+        (f"{OF_LOOP}::test_a_task_that_waits_for_the_store_ends_epochs_meanwhile",),
+    ),
+    Mutant(
+        "a read ends before an epoch counts as stuck",
+        SOURCE,
+        "ATTEMPT_S = 2.0",
+        "ATTEMPT_S = 15.0",
+        (f"{OF_SOURCE}::test_a_read_ends_before_an_epoch_counts_as_stuck",),
+    ),
     Mutant(
         "a connection is closed only once nothing is sent through it",
         LAUNCHERLINK,
@@ -72,7 +88,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_HOST}::test_an_epoch_leaves_in_one_append_and_is_acknowledged_when_durable",),
     ),
     Mutant(
-        "what a task hands over first counts",
+        "the first hand-over of a task counts",
         HOST,
         "        if event.task in gathered:\n",
         "        if False:\n",
@@ -142,7 +158,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_PROCESSOR}::test_a_source_stops_when_its_epoch_is_full",),
     ),
     Mutant(
-        "a task that goes back undoes what it changed since",
+        "a task that goes back undoes its later changes",
         PROCESSOR,
         "                operator.state.roll_back(restore.epoch)\n",
         "                pass\n",
@@ -206,21 +222,21 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_LINKS}::test_a_full_queue_makes_a_node_unreachable",),
     ),
     Mutant(
-        "the launcher serves the user of the agent only",
+        "the launcher serves only the user of the agent",
         LAUNCHER,
         "        if peer == uid:\n",
         "        if True:\n",
         (f"{OF_LAUNCHER}::test_only_the_agents_user_is_served",),
     ),
     Mutant(
-        "a task gets nothing that systemd passes to a service",
+        "a task gets no variables that systemd sets for a service",
         LAUNCHER,
         " if name not in DROPPED_ENVIRONMENT}",
         "}",
         (f"{OF_LAUNCHER}::test_a_task_has_its_own_files_and_nothing_of_the_service",),
     ),
     Mutant(
-        "what a task left running ends with it",
+        "processes that a task left running end with it",
         LAUNCHER,
         "        self._kill(number)\n        status",
         "        status",
@@ -248,7 +264,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_LAUNCHERLINK}::test_a_task_that_ends_is_reported_with_its_cause",),
     ),
     Mutant(
-        "a launcher that sends an invalid message is left",
+        "a launcher that sends an invalid message is disconnected",
         LAUNCHERLINK,
         '            logger.error("launcher_sent_invalid_message error=%r", error)\n'
         "            return False\n",

@@ -19,6 +19,7 @@ AUTHORITY = "agent/wire/authority.py"
 OF_FRAMING = "tests/unit/wire/codec/test_framing.py"
 OF_AUTH = "tests/unit/wire/test_auth.py"
 OF_SERVER = "tests/unit/wire/test_server.py"
+OF_REFUSALS = "tests/unit/wire/test_server_refusals.py"
 OF_CLIENT = "tests/unit/wire/test_client.py"
 OF_CONNECTION = "tests/unit/wire/test_connection.py"
 OF_ENDPOINT = "tests/unit/wire/test_endpoint.py"
@@ -44,7 +45,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (OF_STORE,),
     ),
     Mutant(
-        "a promise is stored for no name that is not allowed",
+        "no promise is stored for a name that is not allowed",
         VOTER,
         "if not isinstance(request, Read):",
         "if isinstance(request, Accept):",
@@ -90,28 +91,28 @@ MUTANTS: tuple[Mutant, ...] = (
         CLIENT,
         "server_hostname=target.node",
         'server_hostname="vm1"',
-        (f"{OF_SERVER}::test_a_node_with_another_name_is_refused",),
+        (f"{OF_REFUSALS}::test_a_node_with_another_name_is_refused",),
     ),
     Mutant(
         "connections to a server are bounded",
         SERVER,
         "if len(self._connections) >= CONNECTIONS_MAX:",
         "if False:",
-        (f"{OF_SERVER}::test_one_connection_too_many_is_refused",),
+        (f"{OF_REFUSALS}::test_one_connection_too_many_is_refused",),
     ),
     Mutant(
         "a handshake has a deadline",
         SERVER,
         "header = connection.receive(deadline).header",
         "header = connection.receive(None).header",
-        (f"{OF_SERVER}::test_a_caller_that_does_not_finish_its_handshake_is_dropped",),
+        (f"{OF_REFUSALS}::test_a_caller_that_does_not_finish_its_handshake_is_dropped",),
     ),
     Mutant(
         "another version of the protocol is refused",
         SERVER,
         "if hello.type != Hello.kind or hello.version != PROTOCOL_VERSION:",
         "if hello.type != Hello.kind:",
-        (f"{OF_SERVER}::test_another_protocol_version_is_refused_by_name",),
+        (f"{OF_REFUSALS}::test_another_protocol_version_is_refused_by_name",),
     ),
     Mutant(
         "the time-out of a request is bounded",
@@ -146,7 +147,7 @@ MUTANTS: tuple[Mutant, ...] = (
         SERVER,
         "            with self._lock:\n                del self._connections[key]\n",
         "            pass\n",
-        (f"{OF_SERVER}::test_an_acceptor_whose_thread_cannot_be_started_goes_on",),
+        (f"{OF_REFUSALS}::test_an_acceptor_whose_thread_cannot_be_started_goes_on",),
     ),
     Mutant(
         "a request does not wait for its answer beyond its deadline",
@@ -219,7 +220,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_CLIENT}::test_a_handshake_that_is_refused_or_malformed_leaves_no_connection",),
     ),
     Mutant(
-        "a peer that the kernel gave up is lost, so that the request is tried on a fresh connection",
+        "a peer that the kernel gave up on is lost, so that the request is retried on a fresh connection",
         CONNECTION,
         "return isinstance(error, TimeoutError) and error.errno is None",
         "return isinstance(error, TimeoutError)",
@@ -261,7 +262,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_VOTER}::test_a_failed_disk_ends_the_agent",),
     ),
     Mutant(
-        "votes that were forgotten are waited for",
+        "a voter waits until no forgotten vote counts",
         VOTER,
         "if self._stopping.wait(max(0.0, left_s)):",
         "if False:",
@@ -289,7 +290,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_PROPOSER}::test_names_are_those_of_a_majority",),
     ),
     Mutant(
-        "a page ends where the first voter has told all that it could",
+        "a page ends where the first voter has listed all that fits",
         PROPOSER,
         " if not ends or key <= min(ends)",
         "",
@@ -352,7 +353,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_AUTH}::test_the_name_of_a_peer_is_its_dns_name",),
     ),
     Mutant(
-        "a private key is readable by its owner only",
+        "a private key is readable only by its owner",
         AUTHORITY,
         "disk.write_durably(path, data, 0o600)",
         "disk.write_durably(path, data, 0o644)",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.common.shell import realnetwork
@@ -125,14 +125,14 @@ class StreamEnd(KernelObject):
     def is_writable(self) -> bool:
         return self.room() > 0 or bool(self._error or self._reset or self._no_writing or self._peer_is_gone())
 
-    def read(self, size: int) -> tuple[bytes, list[Any]]:
+    def read(self, size: int) -> tuple[bytes, Sequence[Any]]:
         """Returns received bytes and open files, or nothing at the end; it must be readable."""
         if not self._received:
             self._raise_error()
-            return b"", []
+            return b"", ()
         packet = self._received[0]
         data, files = packet.data[:size], packet.files
-        packet.files = []
+        packet.files = ()
         if self.packets or len(data) == len(packet.data):
             self._received.popleft()
             self._received_bytes -= len(packet.data)
@@ -144,7 +144,7 @@ class StreamEnd(KernelObject):
             peer.has_room()
         return data, files
 
-    def write(self, data: bytes, files: list[Any]) -> int:
+    def write(self, data: bytes, files: Sequence[Any]) -> int:
         """Sends as much as there is room for and returns the number of bytes; it must be writable."""
         self._raise_error()
         if self._no_writing or self._reset or self._peer_is_gone():

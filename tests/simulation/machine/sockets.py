@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.simulation.machine.kernel import Backlog, DatagramPort, KernelObject, StreamEnd, failure
@@ -142,7 +142,7 @@ class StreamSocket(SimSocket):
         view[: len(data)] = data
         return len(data)
 
-    def receive(self, size: int) -> tuple[bytes, list[Any]]:
+    def receive(self, size: int) -> tuple[bytes, Sequence[Any]]:
         """Returns bytes and the open files that came with them."""
         kernel = self.kernel
         self.enter(kernel.readers, kernel.is_readable, self._timeout)
@@ -153,9 +153,9 @@ class StreamSocket(SimSocket):
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Sends a part of the data and returns its length."""
-        return self.transmit(bytes(memoryview(data).cast("B")), [])
+        return self.transmit(bytes(memoryview(data).cast("B")), ())
 
-    def transmit(self, data: bytes, files: list[Any]) -> int:
+    def transmit(self, data: bytes, files: Sequence[Any]) -> int:
         """Sends a part of the data together with open files."""
         kernel = self.kernel
         timeout_s = self._timeout if self.send_timeout_s is None else self.send_timeout_s

@@ -1,6 +1,6 @@
 """TLS without cryptography: certificates are names, records are bytes with a header.
 
-It has everything about TLS that shells can get wrong: the handshake that waits for the peer, the name and the
+It has every part of TLS that shells can get wrong: the handshake that waits for the peer, the name and the
 authority that are checked, records that a selector cannot see once they are read, calls that a TLS socket
 does not have, the client that learns only from its first read that the server refuses it.
 """
@@ -11,7 +11,7 @@ import contextlib
 import json
 import ssl
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ HEAD = struct.Struct("!BI")
 DATA, HANDSHAKE, ALERT = 1, 2, 3
 # An OpenSSL record holds at most this much.
 RECORD_BYTES_MAX = 16 * 1024
+# More than any packet holds.
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class TlsSocket(StreamSocket):
         self._context: SimTls | None = None
         self._has_shown = False
         # The bytes of the record that is being read, and the rest of one that was read but not yet taken.
-        self._record = bytearray()
+        self._record = b""
         self._left = b""
 
     def getpeercert(self) -> dict[str, Any] | None:
@@ -171,7 +173,7 @@ class TlsSocket(StreamSocket):
         """Does not exist over TLS."""
         raise NotImplementedError("sendmsg not allowed on instances of TlsSocket")
 
-    def receive(self, size: int) -> tuple[bytes, list[Any]]:
+    def receive(self, size: int) -> tuple[bytes, Sequence[Any]]:
         """Does not exist over TLS, which cannot carry open files."""
         raise NotImplementedError("recvmsg not allowed on instances of TlsSocket")
 
@@ -197,27 +199,25 @@ class TlsSocket(StreamSocket):
     def _put(self, kind: int, data: bytes | memoryview) -> None:
         # The kernel takes a whole record: OpenSSL keeps the rest that has no room, and sends it first.
         record = b"".join((HEAD.pack(kind, len(data)), data))
-        sent = super().transmit(record, [])
+        sent = super().transmit(record, ())
         if sent < len(record):
             self.kernel.force(record[sent:])
 
     def _read_record(self) -> tuple[int, bytes] | None:
+        # A record arrives in one packet or two, and a packet holds nothing of another record: whatever the
+        # kernel hands out belongs to this one, unless the peer speaks no TLS.
         record = self._record
-        kind, wanted = 0, HEAD.size
-        if len(record) >= HEAD.size:
-            kind, size = HEAD.unpack_from(record)
-            wanted += size
-        while len(record) < wanted:
+        while True:
+            if len(record) >= HEAD.size:
+                kind, size = HEAD.unpack_from(record)
+                end = HEAD.size + size
+                if len(record) >= end:
+                    self._record = record[end:]
+                    return kind, record[HEAD.size : end]
             try:
-                part, _ = super().receive(wanted - len(record))
+                part, _ = super().receive(READ_BYTES)
             except BlockingIOError:
                 raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the record is not whole") from None
             if not part:
                 return None
-            record += part
-            if len(record) == HEAD.size:
-                kind, size = HEAD.unpack(record)
-                wanted += size
-        data = bytes(memoryview(record)[HEAD.size :])
-        record.clear()
-        return kind, data
+            self._record = record = record + part

@@ -12,7 +12,7 @@ import itertools
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Packet:
     arrives_at: float
     kind: str
     data: bytes = b""
-    files: list[Any] = field(default_factory=list)
+    files: Sequence[Any] = ()
 
 
 class Pipe:
@@ -63,12 +63,12 @@ class Pipe:
         # The number of bytes on their way.
         self.bytes = 0
 
-    def send(self, kind: str, data: bytes = b"", files: list[Any] | None = None) -> None:
+    def send(self, kind: str, data: bytes = b"", files: Sequence[Any] = ()) -> None:
         """Sends a packet."""
         wires, goal = self._wires, self._target.host
         if self._is_dead():
             return
-        packet = Packet(0.0, kind, data, files or [])
+        packet = Packet(0.0, kind, data, files)
         if self._source == goal and not self._packets:
             self._target.take(packet)
             return

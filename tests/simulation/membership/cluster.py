@@ -33,8 +33,8 @@ STOPPED_S = 2.0
 LOOK_S = 0.005
 # A poll of the follower, with its margin, has ended by then; a slot that is out for longer is lost.
 POLL_S = 12.5
-# Three looks, between which every loop of an agent makes progress.
-LOOKS_APART_S = 2.0
+# Three looks, between which every loop of an agent makes progress; the slowest runs once a second.
+LOOKS_APART_S = 1.0
 
 
 class Observed(Service):
@@ -65,6 +65,9 @@ class Observed(Service):
     def _execute(self, effect: events.Effect) -> None:
         cluster, history = self._cluster, self._cluster.history
         match effect:
+            case events.SendDatagram():  # most of all effects
+                super()._execute(effect)
+                return
             case events.AnnounceMember(member=member, before=before):
                 sighting = Sighting(cluster.scheduler.now, self.config.name, member, before)
                 history.saw(sighting, self.core.monitor.me.boot)

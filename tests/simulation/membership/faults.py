@@ -43,6 +43,7 @@ EXTRA: dict[str, int | str] = {
     "visit": 1,
     "kill_busy": 1,
     "pause_busy": 1,
+    "isolate_busy": 1,
     "pause_suspecting": 1,
 }
 # A fault touches the nodes that it names, except for these kinds, which touch all nodes.
@@ -56,8 +57,8 @@ CUT_OFF = (
 )
 # Beliefs and decisions that a fault caused may outlive it by this much.
 GRACE_S = 12.0
-# How long the faults of a schedule last.
-FAULTS_S = 10.0
+# How long the faults of a schedule last: a few times what it takes to suspect, evict and admit a node again.
+FAULTS_S = 5.0
 AMBUSH_S, AMBUSH_STEP_S = 3.0, 0.001
 LEFT_S = 0.2
 ABORT_S_MAX = 0.02
@@ -359,6 +360,10 @@ class MembershipFaults(Faults):
         """Pauses a machine while its agent uses the register."""
         self._ambush(step, self.cluster.scheduler.now + AMBUSH_S)
 
+    def _isolate_busy(self, step: Step) -> None:
+        """Cuts a machine off while its agent uses the register."""
+        self._ambush(step, self.cluster.scheduler.now + AMBUSH_S)
+
     def _pause_suspecting(self, step: Step) -> None:
         """Pauses a machine while its agent suspects a member."""
         self._ambush(step, self.cluster.scheduler.now + AMBUSH_S)
@@ -375,8 +380,11 @@ class MembershipFaults(Faults):
         if not (core.monitor.roster.suspicions if suspecting else core._busy):
             scheduler.after(AMBUSH_STEP_S, lambda: self._ambush(step, until))
             return
-        self.touch([name], step.duration_s)
-        if step.kind == "kill_busy":
+        self.touch([name], step.duration_s, cut_off=step.kind == "isolate_busy")
+        if step.kind == "isolate_busy":
+            self.hits["cut off with a register operation in flight"] += 1
+            self._isolate(step)
+        elif step.kind == "kill_busy":
             self.hits["crash with a register operation in flight"] += 1
             node.kill(MEMBERSHIP)
             self.later(step, lambda: self._start(node, MEMBERSHIP))

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-from tests.unit.test_layering import is_shell
+from tests.gates.layering import is_shell
 
 
 @dataclass(frozen=True, slots=True)

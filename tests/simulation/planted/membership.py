@@ -16,6 +16,7 @@ from agent.membership.core.beliefs.roster import Roster
 from agent.membership.core.beliefs.suspicion import Suspicion
 from agent.membership.core.beliefs.table import Table
 from agent.membership.core.detectors.reconnect import Reconnector
+from agent.membership.core.dissemination.comparison import Comparisons
 from agent.membership.core.monitor import Monitor
 from agent.membership.datagrams import Update
 from agent.membership.member import Member, State
@@ -194,7 +195,7 @@ BUGS: tuple[PlantedBug, ...] = (
         "tables are never compared",
         "different digests lead to an exchange",
         MEMBERSHIP,
-        ((Monitor, "_compare", _nothing),),
+        ((Comparisons, "_compare", _nothing),),
         ("deafen", "isolate"),
     ),
     PlantedBug(

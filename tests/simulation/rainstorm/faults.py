@@ -36,7 +36,7 @@ AMBUSH_S = 1.5
 AMBUSH_STEP_S = 0.004
 LAG_S_MAX = 2.0
 # By then the command to start has been obeyed or answered.
-START_S = 0.01
+START_S = 0.005
 
 # The kinds of fault, and the number of nodes that their steps name.
 EXTRA: dict[str, int | str] = {
@@ -311,7 +311,7 @@ class EngineFaults:
         self._store(step, StoreFaults(delay_mean_s=0.02 * how, slow=0.1 * step.amount, slow_s=8.0 * how))
 
     def _unsure_store(self, step: Step) -> None:
-        self._store(step, StoreFaults(lost_answer=0.6 * step.amount, refused=0.2 * _second(step)))
+        self._store(step, StoreFaults(lost_answer=0.2 + 0.6 * step.amount, refused=0.2 * _second(step)))
 
     def _full_store(self, step: Step) -> None:
         self._store(step, StoreFaults(full=step.amount))

@@ -58,7 +58,7 @@ def generate(rng: random.Random, kind: str, name: str, records: int) -> Workload
         "source": {
             "file": name,
             "format": "csv" if csv else "lines",
-            "rate": int(records / rng.uniform(1.0, 2.5)),
+            "rate": int(records / rng.uniform(0.7, 1.7)),
         },
         "stages": stages,
         # Each submission has its own sink, because an earlier submission may have succeeded.

@@ -141,7 +141,7 @@ class Launcher:
             if not data:
                 self.kill()
                 return
-            self._obey(decode_request(data), files)
+            self._obey(decode_request(data), list(files))
 
     def _take_agent(self, listener: Backlog) -> None:
         self._listener = None

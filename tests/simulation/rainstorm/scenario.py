@@ -16,8 +16,8 @@ from tests.simulation.rainstorm.operators import Operators
 from tests.simulation.rainstorm.world import World, observed, small_limits
 
 SIZES = (3, 3, 3, 4, 5)
-# The jobs of a seed last one to three seconds; most faults should hit them.
-FAULTS_S = 3.0
+# The jobs of a seed last one to two seconds; most faults should hit them.
+FAULTS_S = 2.0
 POLL_S = 0.1
 HEALED_S = 150.0
 RECORDS_MAX = 160

@@ -42,10 +42,10 @@ COMMON = ("kill", "power", "pause", "restart", "cut", "cut_one_way", "isolate", 
 STEPS_MAX = 1_000_000
 AGAIN_S = 0.3
 READ_S = 0.5
-# How long a follower waits for news: its request ends, with a margin, before anybody looks at the slots.
+# How long a follower waits for news: its request has ended, with a margin, when the slots are looked at.
 WATCH_S = 2.0
 POLL_S = WATCH_S + MARGIN_S
-# Between two looks each loop turns that turns all the time.
+# Each loop that turns all the time turns at least once between two looks.
 LOOKS_APART_S = 1.0
 RECORDS = 120
 

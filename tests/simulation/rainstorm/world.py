@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 from agent.common.config import RainstormConfig
+from agent.membership import attachment
 from agent.membership.client import MARGIN_S
 from agent.membership.follower import WATCH_S
 from agent.rainstorm.client import RainstormClient
@@ -196,6 +197,8 @@ def small_limits(rng: random.Random) -> Iterator[None]:
         small(publication, "PUBLISH_TIMEOUT_S", rng.choice([0.5, 10.0]))
         small(jobmachine, "EPOCH_TIMEOUT_S", rng.choice([0.5, 5.0]))
         small(jobmachine, "DEPLOY_TIMEOUT_S", rng.choice([2.0, 20.0]))
+        # The model of membership looks at processes themselves.
+        small(attachment, "RENEWAL_INTERVAL_S", 2.0)
         # Here a job may meet more faults in a row than any budget allows for.
         small(jobmachine, "FRUITLESS_RECOVERIES_MAX", 1_000_000)
         yield

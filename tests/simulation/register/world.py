@@ -29,6 +29,7 @@ from tests.simulation.machine.disk import Fault
 from tests.simulation.machine.faults import Faults
 from tests.simulation.machine.host import Agent, Node
 from tests.simulation.machine.schedule import Schedule, Step, draw
+from tests.simulation.machine.thread import SimThread
 from tests.simulation.register.ballots import Ballots
 from tests.simulation.register.history import Invocation, check
 from tests.simulation.register.moments import REFUSED_VOTE, TORN, counted
@@ -38,12 +39,16 @@ SERVICE = "voter"
 FAULTS_S = 4.0
 ANSWERED_S = 60.0
 OPERATION_TIMEOUT_S = 1.5
-# A busy client leaves no time between its operations, so that it meets the others.
-THINK_MEAN_S = (0.2, 0.004)
+# Clients work in bursts, in which they meet each other; pauses spread the bursts over the time of the faults.
+BURST_SHARE = 0.7
+THINK_MEAN_S, PAUSE_MEAN_S = 0.004, 0.7
 READ_SHARE = 0.4
 RETRY_SHARE = 0.5
-SUBMISSIONS_MAX = 80
-CLIENTS = 3
+SUBMISSIONS_MAX = 60
+# How many clients live in the agents of voters, as the proposers of a real cluster do, and on a machine of
+# their own.
+INNER, OUTER = 2, 1
+LOOK_S = 0.05
 # A proposal outlives a client's time limit by at most the delay of a partition.
 FORGOTTEN_VOTES_S = OPERATION_TIMEOUT_S + 6.0
 PATIENCE_S = 1.0
@@ -77,7 +82,7 @@ MOMENTS = (
 def schedule_of(seed: int | str, kinds: tuple[str, ...] = ()) -> Schedule:
     """Returns the schedule of a seed, of some kinds of fault when they are named."""
     found = draw(
-        f"register:{seed}", FAULTS_S * 0.9, kinds=kinds, extra=EXTRA, sizes=(3, 3, 5), once=("founding",)
+        f"register:{seed}", FAULTS_S * 0.9, kinds=kinds, extra=EXTRA, sizes=(3, 3, 3, 5), once=("founding",)
     )
     # A cluster is founded at the beginning.
     steps = [replace(step, at_s=0.0) if step.kind == "founding" else step for step in found.steps]
@@ -156,29 +161,50 @@ class RegisterRun:
             },
         )
         self._stopping = False
-        self._busy = CLIENTS
+        self._clients: list[SimThread] = []
+        # The last life of each agent that a client was started in.
+        self._inhabited: dict[str, Agent] = {}
 
     # -- clients --------------------------------------------------------------------------------------
 
-    def _client(self, name: str) -> None:
-        chance = random.Random(f"{self.schedule.seed}:{name}")
+    def _inhabit(self) -> None:
+        """Starts a client in each life of the agents that have one."""
+        if self._stopping:
+            return
+        for name in self.schedule.names()[:INNER]:
+            agent = self.cluster.nodes[name].agents[SERVICE]
+            if agent.is_ready and self._inhabited.get(name) is not agent:
+                self._inhabited[name] = agent
+                self._clients.append(agent.process.start("client", self._inner_client, agent))
+        self.cluster.scheduler.after(LOOK_S, self._inhabit)
+
+    def _inner_client(self, agent: Agent) -> None:
+        assert isinstance(agent.service, VoterAgent)
+        # Unlike the names of threads this one never comes again.
+        name = f"{agent.node.name}-{len(self._clients)}"
+        self._work(agent.service.registers, name, lambda: self._stopping or agent.is_asked_to_stop)
+
+    def _outer_client(self, name: str) -> None:
         client = Client(auth.client_context(OPERATOR))
         registers = Registers(name, PREFIX, client, _targets(self.cluster.nodes["vm1"].config))
-        think_mean_s = chance.choice(THINK_MEAN_S)
+        self._work(registers, name, lambda: self._stopping)
+        registers.close()
+        client.close()
+
+    def _work(self, registers: Registers, name: str, is_over: Callable[[], bool]) -> None:
+        chance = random.Random(f"{self.schedule.seed}:{name}")
         number = 0
-        while not self._stopping and len(self.history) < SUBMISSIONS_MAX:
-            threads.sleep(chance.expovariate(1.0) * think_mean_s)
+        while not is_over() and len(self.history) < SUBMISSIONS_MAX:
+            mean_s = THINK_MEAN_S if chance.random() < BURST_SHARE else PAUSE_MEAN_S
+            threads.sleep(chance.expovariate(1.0) * mean_s)
             if chance.random() < READ_SHARE:
                 self._invoke(registers, name, None)
                 continue
             number += 1
             found = self._invoke(registers, name, f"{name}/{number}")
-            while found.value is None and chance.random() < RETRY_SHARE and not self._stopping:
+            while found.value is None and chance.random() < RETRY_SHARE and not is_over():
                 self.hits["the same append again"] += 1
                 found = self._invoke(registers, name, found.name)
-        self._busy -= 1
-        registers.close()
-        client.close()
 
     def _invoke(self, registers: Registers, client: str, name: str | None) -> Invocation:
         found = Invocation(client, name, threads.monotonic())
@@ -206,8 +232,10 @@ class RegisterRun:
         cluster = self.cluster
         for node in cluster.nodes.values():
             node.start_all()
-        for number in range(1, CLIENTS + 1):
-            cluster.client(f"c{number}").start("client", self._client, f"c{number}")
+        for number in range(1, OUTER + 1):
+            name = f"c{number}"
+            self._clients.append(cluster.client(name).start("client", self._outer_client, name))
+        self._inhabit()
         cluster.scheduler.run_for(FAULTS_S)
         cluster.check(self.ballots.problems)
         for name in self.flipped:
@@ -215,7 +243,7 @@ class RegisterRun:
         self.faults.end()
         cluster.scheduler.run_for(1.0)
         self._stopping = True
-        cluster.wait_until(lambda: not self._busy, ANSWERED_S)
+        cluster.wait_until(lambda: not any(client.is_alive() for client in self._clients), ANSWERED_S)
         cluster.wait_until(self._all_vote, ANSWERED_S)
         reader = cluster.client("reader")
         cluster.call(reader, self._read_last)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.simulation.machine.schedule import Schedule, Step
 from tests.simulation.machine.wires import Quality
 
+# When the faults of these schedules end: they were found when the time of faults was longer.
+FOUND_FAULTS_S = 10.0
 FOUND: dict[str, Schedule] = {
     # The digest of a table was the XOR of CRCs: equal differences of two records cancelled each other out, so
     # vm2 never learned that both others had refuted.

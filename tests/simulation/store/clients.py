@@ -17,6 +17,7 @@ from agent.hydfs.client import HydfsClient
 from agent.hydfs.messages import file as messages
 from agent.wire import auth
 from agent.wire.client import Address, Client
+from agent.wire.messages import Ping
 from tests.simulation.machine.cluster import OPERATOR, Cluster
 from tests.simulation.store.history import History, Seen
 
@@ -30,6 +31,8 @@ RETRY_S = 0.1
 FILE_BYTES_MAX = 3 * BLOCK_BYTES - 100
 # Longer than an agent waits for a client that stalls (``limits.IDLE_S``).
 STALL_S_MAX = 8.0
+# So many actions follow when the faults are over, to show that everything works again.
+LAST_ACTIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,21 @@ class StoreClient:
         self.is_done = True
         self.hit("client done")
 
-    def check_connections(self) -> None:
-        """Uses idle connections: in a healthy cluster each request is answered at once."""
-        for name in self.cluster.nodes:
-            if name not in self.cluster.lost:
-                node = self.cluster.nodes[name]
-                target = Address(node.address, node.config.me.hydfs_port, name)
+    def come_to_an_end(self) -> None:
+        """Drops most of the remaining actions: only the damage of the faults matters now."""
+        del self._actions[self._next + LAST_ACTIONS :]
+
+    def check_connections(self, *, of_agents: bool) -> None:
+        """Uses idle connections: in a healthy cluster each request is answered at once.
+
+        With ``of_agents`` each agent has to use its own connections to the others for the answer.
+        """
+        for node in self.cluster.living():
+            target = Address(node.address, node.config.me.hydfs_port, node.name)
+            if of_agents:
                 HydfsClient(self._connected(), target).stat(LOG, timeout_s=ATTEMPT_S)
+            else:
+                self._connected().ask(target, Ping(), timeout_s=ATTEMPT_S)
 
     def close(self) -> None:
         """Closes the client's connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 from agent.common.errors import NotFound, RainStormError
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 # Voters that lost their memory wait 20 s before they learn; after that every block is copied.
 REPAIRED_S = 150.0
-# Puts and blocks whose sender is gone are aborted (``IDLE_S``) by the pass after that.
-ABANDONED_S = 16.0
+# The first pass (every ``PASS_INTERVAL_S``) after ``IDLE_S`` aborts puts and blocks whose sender is gone.
+ABANDONED_S = 26.0
 TRIES = 3
 REPLICAS = 3
 # The errors that stop an agent, which is then restarted, when its disk refuses a call.
@@ -43,8 +44,8 @@ def check(run: StoreRun) -> list[str]:
         return found
     found = cluster.findings()
     found += [line for name, service in run.services().items() for line in left_over(name, service)]
-    for client in run.clients:
-        cluster.call(client.process, client.check_connections)
+    for number, client in enumerate(run.clients):
+        cluster.call(client.process, partial(client.check_connections, of_agents=number == 0))
         cluster.call(client.process, client.close)
     run.authority.is_over = True
     return found or _crashes(run) or cluster.shut_down()

@@ -38,7 +38,10 @@ STEPS_MAX = 400_000
 # How long after the faults every client must have ended.
 ANSWERED_S = 90.0
 IDLE_S = 5.0
-PASS_INTERVAL_S = 10.0
+PASS_INTERVAL_S = 20.0
+# More voters make each request to the file table more expensive, and the schedules of the store no richer;
+# the schedules of the register have five.
+VOTERS = 3
 WRITERS, WRITER_KINDS = 2, {"append": 8, "read_log": 2}
 PUTTERS, PUTTER_KINDS = (
     2,
@@ -114,7 +117,7 @@ class StoreRun:
             schedule.seed,
             schedule.size,
             self._factories(),
-            settings={"hydfs": knobs},
+            settings={"hydfs": knobs, "voters": tuple(schedule.names()[:VOTERS])},
             quality=schedule.quality,
             steps_max=STEPS_MAX,
         )
@@ -162,6 +165,8 @@ class StoreRun:
         cluster.scheduler.run_for(FAULTS_S)
         cluster.check(self.copies.problems)
         self.faults.end()
+        for client in self.clients:
+            client.come_to_an_end()
         cluster.wait_until(lambda: self.hits[DONE] == len(self.clients), ANSWERED_S)
         self.finish()
 

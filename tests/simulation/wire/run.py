@@ -1,7 +1,7 @@
 """The wire under a schedule of faults: slow, silent, broken and hostile peers, kills, stops, partitions.
 
-During the run the callers check W1, W2 and W5. After the faults: W3 nothing is held: no place, no lock, no
-connection of a vanished peer, no request in progress, no open file; W4 a server that is stopped ends in
+During the run the callers check W1, W2 and W5. After the faults: W3 nothing is held (no place, no lock, no
+connection of a vanished peer, no request in progress, no open file); W4 a server that is stopped ends in
 time and leaves nothing behind; W6 no agent crashes and no thread dies; W7 the next call of every caller is
 answered, although its idle connections may be dead.
 """

@@ -26,7 +26,7 @@ def test_bad_names_are_refused(name: str) -> None:
     assert refused.value.hint
 
 
-def test_tokens_are_fixed_for_ever() -> None:
+def test_tokens_never_change() -> None:
     """Placement must be the same in every process and release; these values are MurmurHash3's."""
     assert token("hello") == 613153351
     assert ring_id("vm1") == "43a11aaa"

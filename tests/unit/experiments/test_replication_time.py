@@ -1,4 +1,4 @@
-"""When a file counts as repaired, what was moved, and how its content is compared."""
+"""When a file counts as repaired, the number of copied bytes, and the comparison of its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the experiments make of their samples: counts of deaths, medians, tables, figures."""
+"""The summaries that experiments make from their samples: counts of deaths, medians, tables, figures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 from agent.common.errors import ConfigError, UsageError
 from experiments import _harness as harness
 from experiments import detection_time, false_positives, isolation, membership_bandwidth, replication_time
-from experiments._cluster import VARIANTS, Seen, false_deaths, settings_of, variant_named
+from experiments._cluster import Seen, false_deaths
 from experiments._harness import Experiment, Recorder, Row
+from experiments._variants import VARIANTS, settings_of, variant_named
 from tests.support import REPOSITORY
 
 
 def see(*lines: str) -> list[Seen]:
-    """Returns what was seen, one ``observer kind name`` a line."""
+    """Returns observations, given as one ``observer kind name`` per line."""
     words = [line.split() for line in lines]
     return [Seen(float(at), observer, kind, name, "") for at, (observer, kind, name) in enumerate(words)]
 
@@ -37,7 +38,7 @@ def test_a_node_dies_again_only_after_everybody_held_it_for_alive() -> None:
 def test_deaths_of_guilty_nodes_are_true() -> None:
     seen = see("a dead x", "a dead y", "y dead b")
     assert false_deaths(seen, ["x"]) == (2, 2)
-    assert false_deaths(seen, ["x", "y"]) == (1, 1), "what a guilty node says of others counts"
+    assert false_deaths(seen, ["x", "y"]) == (1, 1), "a faulty node's beliefs about others count"
 
 
 def test_a_victim_is_out_when_the_last_healthy_view_lacks_it_and_each_return_counts() -> None:
@@ -107,7 +108,7 @@ def test_detection_counts_until_the_last_list() -> None:
         }
     ]
     (line,) = detection_time.summarize(detection_rows())
-    assert (line["p50_s"], line["p99_s"], line["false_deaths"]) == (None, None, 1), "never is no number"
+    assert (line["p50_s"], line["p99_s"], line["false_deaths"]) == (None, None, 1), "never is not a number"
 
 
 def write(folder: Path, rows: list[Row]) -> None:
@@ -158,7 +159,7 @@ def loss_rows() -> list[Row]:
     ]
 
 
-def test_false_deaths_are_told_as_a_sum_and_a_rate() -> None:
+def test_false_deaths_are_reported_as_a_sum_and_a_rate() -> None:
     quiet, lossy = false_positives.summarize(loss_rows())
     assert quiet["false_deaths"] == quiet["false_deaths_per_10_min"] == 0
     assert (lossy["false_deaths"], lossy["false_deaths_p50"], lossy["minutes"]) == (6, 3, 1.0)
@@ -192,7 +193,7 @@ def test_traffic_is_the_mean_of_a_run_and_its_busiest_node() -> None:
 
 
 def replication_rows() -> list[Row]:
-    """Returns the samples of two sizes; those of the larger one stand first."""
+    """Returns the samples of two sizes; those of the larger one come first."""
     columns = {
         "victim": "vm2",
         "nodes": 5,
@@ -238,7 +239,7 @@ def test_replication_shows_detection_and_repair_apart() -> None:
     }
 
 
-# In processes of their own: the library that draws keeps its font files open. Too slow for make check.
+# In separate processes, because the drawing library keeps its font files open. Too slow for make check.
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("experiment", "rows"),

@@ -1,4 +1,4 @@
-"""The gate of coverage: rooms are added up by kind, and one below its floor is named."""
+"""The gate of coverage: lines are added up by room and kind, and a room below its floor is named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.gates import coverage
 
 
 def summary(lines: int, covered: int) -> dict[str, Any]:
-    """Returns a file's entry of a report: so many lines, of which so many ran, and no branches."""
+    """Returns a file's entry of a report: the number of its lines, and of those that ran; no branches."""
     return {
         "summary": {
             "num_statements": lines,
@@ -54,7 +54,7 @@ def test_a_room_below_its_floor_fails(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_floors_are_raised_with_what_was_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A floor lets a room pass that is not there yet, but not one that could have a higher one."""
+    """A floor that is well below the measured coverage fails: it could be higher."""
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"files": FILES}), "utf-8")
     monkeypatch.setattr(coverage, "FLOORS", {"agent/hydfs/shell (shell)": 53.0})

@@ -1,4 +1,4 @@
-"""The gate of mutants: one that no test notices is found, and so is one that no longer fits the code."""
+"""The gate of mutants: it reports a mutant that no test notices, and one that no longer fits the code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LIMIT_S = 60.0
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkout with one module and one file of tests, in the place of the real one."""
+    """A small checkout with one module and one file of tests, instead of the real one."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("agent", "tests"):
         (folder / name).mkdir()
@@ -81,12 +81,12 @@ def test_a_mutant_is_judged(checkout: Path, sandbox: Sandbox, old: str, new: str
     assert verdict.outcome == outcome
     assert verdict.by == (TEST if outcome == "killed" else "")
     assert (checkout / "agent" / "code.py").read_text("utf-8") == CODE
-    assert control([TEST], sandbox, LIMIT_S) == "", "the mutant was not unmade"
+    assert control([TEST], sandbox, LIMIT_S) == "", "the mutant was not removed"
 
 
 @pytest.mark.slow
 def test_a_mutant_of_a_file_that_is_not_there_does_not_fit(sandbox: Sandbox) -> None:
-    """A module that moved takes its mutants along."""
+    """When a module moves, its mutants must move too."""
     moved = Mutant("a rule", "agent/moved.py", "old", "new", (TEST,))
     assert judge(moved, sandbox, LIMIT_S).outcome == "no file agent/moved.py"
 
@@ -136,19 +136,19 @@ def test_a_choice_without_any_mutant_is_an_error(checkout: Path) -> None:
 
 
 def test_each_mutant_fits_the_code() -> None:
-    """The text that a mutant changes stands once in its file, and the tests that it names exist."""
+    """The text that a mutant changes occurs once in its file, and the tests that it names exist."""
     assert [problem for mutant in mutant_list.MUTANTS for problem in problems(mutant)] == []
 
 
 def problems(mutant: Mutant) -> list[str]:
-    """Returns what does not fit in a mutant."""
+    """Returns the reasons why a mutant does not fit."""
     found = []
     try:
         mutant.change(_text(mutant.path))
     except UnfitMutantError as error:
         found.append(f"{mutant.rule}: {mutant.path}: {error}")
     for test in mutant.tests:
-        file, _, name = test.partition("::")
+        file, _, name = test.partition("[")[0].partition("::")
         wanted = f"def {name}(" if name else "def test_"
         if wanted not in _text(file):
             found.append(f"{mutant.rule}: there is no {test}")

@@ -31,7 +31,7 @@ def files() -> ModuleType:
 
 
 class Run:
-    """Runs the module like Ansible does."""
+    """Runs the module as Ansible does."""
 
     def __init__(self, code: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
         self._code = code

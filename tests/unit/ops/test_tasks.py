@@ -1,4 +1,4 @@
-"""What all tasks of ``fab`` have in common."""
+"""Properties that all tasks of ``fab`` share."""
 
 from __future__ import annotations
 

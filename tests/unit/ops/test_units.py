@@ -28,7 +28,7 @@ VALUES = {
 
 
 def render(path: Path, **values: Any) -> str:
-    """Returns what Ansible would write; the templates of the units use only plain Jinja."""
+    """Returns the text that Ansible would write; the templates of the units use only plain Jinja."""
     environment = jinja2.Environment(
         trim_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )

@@ -47,6 +47,10 @@ class MemoryStore:
         """Makes the next calls of a name fail; with ``after``, only once they have taken effect."""
         self._failures.setdefault(call, deque()).extend([(error, after)] * times)
 
+    def work_again(self, call: str) -> None:
+        """Takes back the failures that are still to come."""
+        self._failures.pop(call, None)
+
     def put_bytes(self, name: str, data: bytes) -> None:
         """Makes a file with these bytes."""
         self.create(name)

@@ -1,4 +1,4 @@
-"""Processes that simulated processes start, and what they print."""
+"""Processes that simulated processes start, and their output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def starter(cluster: Cluster, program: Callable[[SimChild, Sequence[str], list[A
 
 
 def test_a_program_gets_its_command_and_what_it_inherits(cluster: Cluster) -> None:
-    """Its end is known by its exit status, once, and killing it then does nothing."""
+    """Its exit status is reported once, and killing it afterwards does nothing."""
     started: list[tuple[SimChild, Sequence[str], list[Any]]] = []
 
     def start() -> tuple[int | None, int, int | None]:
@@ -52,7 +52,7 @@ def test_a_program_gets_its_command_and_what_it_inherits(cluster: Cluster) -> No
 
 
 def test_killing_a_child_is_left_to_its_program(cluster: Cluster) -> None:
-    """It also ends what the program stands for."""
+    """The program also ends whatever it has started."""
 
     def begin(child: SimChild, command: Sequence[str], inherited: list[Any]) -> None:
         child.on_kill = lambda: child.exited(-9)
@@ -73,7 +73,7 @@ def test_nobody_has_said_what_a_command_starts(cluster: Cluster) -> None:
 
 
 def test_output_ends_with_its_last_writer(cluster: Cluster) -> None:
-    """A reader waits until then; what is opened later is discarded."""
+    """A reader waits until then; the output of later writers is discarded."""
 
     def use() -> tuple[bool, bytes]:
         pipe = processes.output_pipe()
@@ -96,7 +96,7 @@ def test_output_ends_with_its_last_writer(cluster: Cluster) -> None:
 
 
 def test_each_process_has_an_id_of_its_own(cluster: Cluster) -> None:
-    """As the kernel numbers them."""
+    """Ids are unique, like the kernel's."""
     with cluster:
         pids = [cluster.call(cluster.client(name, on="vm1"), processes.own_pid) for name in ("a", "b")]
         assert len(dict.fromkeys(pids)) == 2

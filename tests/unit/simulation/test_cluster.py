@@ -1,4 +1,4 @@
-"""The simulated cluster: agents that start, crash and stop, machines without power, the checks at rest."""
+"""The simulated cluster: agents start, crash and stop; machines lose power; a cluster at rest is checked."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def first_life(acknowledged: dict[BlockKey, int]) -> None:
 
 
 def lost(acknowledged: dict[BlockKey, int]) -> list[str]:
-    """Returns what the store on this disk does not keep of what was acknowledged."""
+    """Returns the acknowledged records that the store on this disk has lost."""
     store = opened()
     found = []
     for key, length in acknowledged.items():
@@ -89,7 +89,7 @@ def lost(acknowledged: dict[BlockKey, int]) -> list[str]:
 
 
 def run(seed: int) -> tuple[list[str], int]:
-    """Cuts the power at a moment of the seed and returns what was lost, and the schedule's fingerprint."""
+    """Cuts the power at a moment that the seed chooses; returns the losses and the schedule's fingerprint."""
     machine = Machine(seed)
     acknowledged: dict[BlockKey, int] = {}
     with machine.scheduler as scheduler:

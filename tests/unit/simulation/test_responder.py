@@ -25,7 +25,7 @@ def cluster(seed: int) -> Cluster:
 
 
 def model(cluster: Cluster, **handlers: Any) -> Responder:
-    """Returns a responder of the machine; ``read`` and ``delete`` say what it does."""
+    """Returns a responder of the machine, which handles requests with ``read`` and ``delete``."""
     kinds = {"read": Read.kind, "delete": Delete.kind}
     made = Responder(
         cluster.wires,
@@ -37,7 +37,7 @@ def model(cluster: Cluster, **handlers: Any) -> Responder:
 
 
 def ask(name: str, *arguments: Any) -> Any:
-    """Makes a call with a client of its own."""
+    """Makes a call with a separate client."""
     client = Client(None)
     try:
         return getattr(HydfsClient(client, PATH), name)(*arguments, timeout_s=2.0)
@@ -72,7 +72,7 @@ def test_a_model_answers_with_messages_and_bytes(cluster: Cluster) -> None:
 def test_a_model_refuses_hangs_up_or_says_nothing(
     cluster: Cluster, handler: Any, error: type[RainStormError]
 ) -> None:
-    """Clients see what they would see of a real server."""
+    """To clients it looks like a real server."""
     with cluster:
         model(cluster, delete=handler)
         with pytest.raises(error):
@@ -80,7 +80,7 @@ def test_a_model_refuses_hangs_up_or_says_nothing(
 
 
 def test_a_request_that_no_model_knows_is_refused(cluster: Cluster) -> None:
-    """Otherwise a test would wait for nothing."""
+    """Otherwise a test would wait for an answer that never comes."""
     with cluster:
         model(cluster)
         with pytest.raises(ProtocolError, match="does not know"):
@@ -88,7 +88,7 @@ def test_a_request_that_no_model_knows_is_refused(cluster: Cluster) -> None:
 
 
 def test_a_model_that_goes_away_ends_its_connections(cluster: Cluster) -> None:
-    """Later callers are refused, and whoever left is known to have left."""
+    """Later callers are refused, and the model knows which callers have left."""
     asked_for: list[Asked] = []
     with cluster:
         responder = model(cluster, delete=asked_for.append)
@@ -97,6 +97,6 @@ def test_a_model_that_goes_away_ends_its_connections(cluster: Cluster) -> None:
         with pytest.raises(ConnectionLost):
             cluster.call(process, ask, "delete", "a")
         assert not asked_for[0].is_alive
-        asked_for[0].answer({})  # nobody hears it
+        asked_for[0].answer({})  # the caller has gone
         with pytest.raises(RainStormError):
             cluster.call(process, ask, "delete", "a")

@@ -1,4 +1,4 @@
-"""The deterministic scheduler: same seed same run, killing, pausing, deadlocks, and the checks at rest."""
+"""The deterministic scheduler: equal seeds, equal runs; killing, pausing, deadlocks, the checks at rest."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_same_seed_same_schedule(seed: int) -> None:
 
 
 def test_seeds_reach_every_order() -> None:
-    """Whoever is ready may be next: each of the six orders comes first under some seed."""
+    """Any ready thread may be next: each of the six orders occurs under some seed."""
     first = {"".join(dict.fromkeys(race(seed)[0])) for seed in range(60)}
     assert len(first) == 6
 
 
 def test_race_is_found() -> None:
-    """A counter that is read and written under two holds of a lock loses counts under some seeds."""
+    """A counter that is read and written in two separate critical sections loses counts under some seeds."""
 
     def total(seed: int) -> int:
         count = [0]
@@ -67,7 +67,7 @@ def test_race_is_found() -> None:
 
 
 def test_deadlock_names_who_waits_for_what() -> None:
-    """Two threads that take two locks in opposite order: the report names threads, locks and lines."""
+    """Two threads take two locks in opposite order; the report names threads, locks and lines."""
 
     def take(first: threads.Lock, second: threads.Lock) -> None:
         with first:
@@ -114,7 +114,7 @@ def test_time_jumps_and_timers_keep_order() -> None:
 
 
 def test_timer_of_an_earlier_wait_is_void(seed: int) -> None:
-    """Who was woken in time is not disturbed by that time-out later."""
+    """A thread that was woken in time is not disturbed by that time-out later."""
     seen: list[bool] = []
 
     def wait(first: threads.Event, second: threads.Event) -> None:
@@ -135,7 +135,7 @@ def test_timer_of_an_earlier_wait_is_void(seed: int) -> None:
 
 
 def test_run_for_and_limits() -> None:
-    """Virtual time and steps are limited; what is waited for may never come."""
+    """Virtual time and steps are limited, because a condition may never hold."""
 
     def spin(event: threads.Event) -> None:
         while not event.is_set():
@@ -177,7 +177,7 @@ def test_failure_of_the_driver_reaches_the_driver() -> None:
 
 
 def test_kill_lets_no_thread_go_on() -> None:
-    """Threads of a killed process do nothing more, wherever they stand, whatever their finally blocks try."""
+    """Threads of a killed process do nothing more, wherever they are and whatever their finally blocks do."""
     did: list[str] = []
 
     def busy(event: threads.Event, lock: threads.Lock) -> None:
@@ -250,7 +250,7 @@ def test_kill_from_inside() -> None:
 
 
 def test_kill_by_timer(seed: int) -> None:
-    """A timed action may kill whoever is running."""
+    """A timed action may kill the running process."""
 
     def spin() -> None:
         while True:
@@ -266,7 +266,7 @@ def test_kill_by_timer(seed: int) -> None:
 
 
 def test_pause_and_resume() -> None:
-    """A paused process does nothing; its time-outs have passed when it goes on."""
+    """A paused process does nothing; when it continues, its time-outs have passed."""
     ticks: list[float] = []
 
     def tick() -> None:
@@ -289,7 +289,7 @@ def test_pause_and_resume() -> None:
 
 
 def test_a_process_pauses_itself() -> None:
-    """Whoever stops the own process stands until somebody else resumes it."""
+    """A process that pauses itself waits until another one resumes it."""
     went_on: list[bool] = []
 
     def stop(scheduler: Scheduler) -> None:
@@ -307,7 +307,7 @@ def test_a_process_pauses_itself() -> None:
 
 
 def leave_nothing() -> None:
-    """Takes and gives back."""
+    """Takes everything and gives it back."""
     lock, slots = threads.lock(), threads.semaphore(2)
     with lock, slots:
         pass
@@ -325,7 +325,7 @@ def leave_a_slot() -> None:
 
 
 def leave_a_future() -> None:
-    """Waits for a future that nobody resolves."""
+    """Waits for a future that is never resolved."""
     threads.start("waiter", threads.future().result)
 
 
@@ -345,7 +345,7 @@ LEFT = [
 
 @pytest.mark.parametrize(("leave", "finding"), LEFT)
 def test_findings_at_rest(leave: Callable[[], None], finding: str) -> None:
-    """What is left over is named together with the line that made it."""
+    """Anything left over is named together with the line that made it."""
     with Scheduler(1) as scheduler:
         scheduler.process("p").start("main", leave)
         found = scheduler.rest()
@@ -357,7 +357,7 @@ def test_findings_at_rest(leave: Callable[[], None], finding: str) -> None:
 
 
 def test_threads_of_a_stopped_service() -> None:
-    """A thread that outlives the orderly end of its process is a finding; polling is not unrest."""
+    """A thread that outlives the orderly end of its process is a finding; polling does not prevent rest."""
 
     def poll(event: threads.Event) -> None:
         while not event.wait(5.0):
@@ -388,7 +388,7 @@ def test_no_rest_is_an_error() -> None:
 
 
 def test_each_process_has_its_own_seam() -> None:
-    """``seam.current()`` is that of the running process, and outside that of the test."""
+    """``seam.current()`` is the seam of the running process; outside of processes, that of the test."""
     seen: dict[str, object] = {}
 
     def look(name: str) -> None:
@@ -407,7 +407,7 @@ def test_each_process_has_its_own_seam() -> None:
 
 
 def test_wall_clock_can_be_off() -> None:
-    """Each process may have a wrong time of day; the monotonic clock is everybody's."""
+    """Each process may have a wrong time of day; all share the monotonic clock."""
     with Scheduler(1) as scheduler:
         right, wrong = scheduler.process("right"), scheduler.process("wrong")
         wrong.wall_offset_s = -3600.0

@@ -66,7 +66,7 @@ def test_partition_holds_back_and_heals(seed: int) -> None:
 
 
 def test_partition_blocks_a_writer_at_the_bound(seed: int) -> None:
-    """What a partition holds back is bounded: the writer waits, up to its time-out."""
+    """A partition holds back a bounded number of bytes; then the writer waits, up to its time-out."""
     with Pair(seed) as pair:
         pair.wires.cut(A, B)
         pair.client.settimeout(5.0)
@@ -90,7 +90,7 @@ def test_one_way_partition(seed: int) -> None:
 
 
 def test_half_open_after_a_lost_reset(seed: int) -> None:
-    """An end that resets during a partition is not heard; the other learns when it next sends."""
+    """A reset during a partition is lost; the other end learns of it when it next sends."""
     with Pair(seed) as pair:
         pair.scheduler.call(pair.b, pair.server.sendall, b"unread")
         pair.scheduler.run_for(1)
@@ -123,7 +123,7 @@ def test_kill_closes_what_the_process_had(seed: int) -> None:
 
 
 def test_kill_with_unread_bytes_resets(seed: int) -> None:
-    """What a killed process had not read resets its connections."""
+    """If a killed process has unread bytes, its connections are reset."""
     with Pair(seed) as pair:
         pair.scheduler.call(pair.a, pair.client.sendall, b"unread")
         got = pair.outcome(pair.a, lambda: pair.client.recv(10))
@@ -134,7 +134,7 @@ def test_kill_with_unread_bytes_resets(seed: int) -> None:
 
 
 def test_paused_process_keeps_its_connections(seed: int) -> None:
-    """The kernel of a stopped process still takes connections and bytes; it answers when it goes on."""
+    """The kernel of a stopped process still takes connections and bytes; it answers when it continues."""
     with Pair(seed) as pair:
         served: list[bytes] = []
 
@@ -155,7 +155,7 @@ def test_paused_process_keeps_its_connections(seed: int) -> None:
 
 
 def test_lost_power_is_silent(seed: int) -> None:
-    """A host that loses power says nothing; once it is back it knows nothing of its connections."""
+    """A host that loses power is silent; once it is back it knows nothing of its connections."""
     with Pair(seed) as pair:
         got = pair.outcome(pair.a, lambda: pair.client.recv(10))
         pair.wires.lose_power(B)
@@ -182,7 +182,7 @@ def test_connecting_through_a_partition(seed: int) -> None:
 
 
 def test_full_backlog_makes_wait(seed: int) -> None:
-    """Nobody accepts: some connections are taken in, the next one is not, until somebody does."""
+    """Without ``accept``, some connections are taken in; the next one waits until there is room."""
     with Scheduler(seed) as scheduler:
         process = equip(scheduler, A)
 
@@ -202,7 +202,7 @@ def test_full_backlog_makes_wait(seed: int) -> None:
 
 
 def test_accept_errors(seed: int) -> None:
-    """A process out of descriptors cannot accept; what waits is accepted later."""
+    """A process out of descriptors cannot accept; waiting connections are accepted later."""
     with Pair(seed) as pair:
         pair.scheduler.call(pair.a, network.dial_tcp, B, PORT, 1.0)
         pair.b.seam.network.accept_errors.append(errno.EMFILE)
@@ -212,7 +212,7 @@ def test_accept_errors(seed: int) -> None:
 
 
 def test_datagrams_over_bad_wires(seed: int) -> None:
-    """Datagrams are lost, doubled and overtaken, each share about as asked for."""
+    """Datagrams are lost, doubled and overtaken, each share about as requested."""
     with Scheduler(seed) as scheduler:
         wires = Wires(scheduler, quality=Quality(0.001, 0.2, loss=0.2, duplication=0.2))
         a, b = equip(scheduler, A, wires), equip(scheduler, B, wires)
@@ -242,7 +242,7 @@ def test_datagrams_over_bad_wires(seed: int) -> None:
 
 
 def test_datagram_in_a_partition_is_lost(seed: int) -> None:
-    """Nothing comes and nobody is told, even when nobody listens there."""
+    """It does not arrive and no one is told, even if no process listens there."""
     with Scheduler(seed) as scheduler:
         wires = Wires(scheduler)
         a = equip(scheduler, A, wires)
@@ -276,7 +276,7 @@ def secured(pair: Pair, client: SimTls, server: SimTls, name: str | None = "b") 
 
 
 def test_tls(seed: int) -> None:
-    """Both ends know each other's name; large data goes through; the plain sockets are used up."""
+    """Both ends know each other's name; large data goes through; the plain sockets can no longer be used."""
     with Pair(seed) as pair:
         client, server = secured(pair, SimTls("a"), SimTls("b"))
         assert client.getpeercert() == {"subjectAltName": (("DNS", "b"),)}
@@ -300,7 +300,7 @@ def test_tls(seed: int) -> None:
 
 
 def test_tls_hides_what_was_read(seed: int) -> None:
-    """A record that was read in part is no longer seen by ``wait``."""
+    """``wait`` no longer sees a record that was read in part."""
     with Pair(seed) as pair:
         client, server = secured(pair, SimTls("a"), SimTls("b"))
         pair.scheduler.call(pair.a, client.sendall, b"hello")
@@ -328,7 +328,7 @@ def test_tls_refuses(seed: int) -> None:
         client, server = secured(pair, SimTls("a"), SimTls("b", "another"))
         assert isinstance(client, ssl.SSLCertVerificationError)
     with Pair(seed) as pair:
-        # The client has finished when the server refuses it: its first read says so.
+        # The client has already finished when the server refuses it: its first read reports that.
         client, server = secured(pair, SimTls("a", "another", accepts="cluster"), SimTls("b"))
         assert isinstance(server, ssl.SSLCertVerificationError)
         with pytest.raises(ssl.SSLError, match="unknown authority"):
@@ -340,7 +340,7 @@ def test_tls_refuses(seed: int) -> None:
 
 
 def test_handshake_that_stalls_has_a_time_out(seed: int) -> None:
-    """A peer that connects and says nothing keeps the server's thread no longer than the time-out."""
+    """A silent peer holds the server's thread no longer than the time-out."""
     with Pair(seed) as pair:
         pair.server.settimeout(5.0)
         began = pair.scheduler.now

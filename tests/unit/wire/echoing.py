@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import pytest
 
 from agent.common.config import TlsConfig
 from agent.common.errors import (
@@ -104,3 +107,14 @@ class Place:
         self.server.listen_unix(self.unix)
         self.address = Address("127.0.0.1", self.port, "vm1")
         self.client = Client(auth.client_context(tls_of(folder, "vm2")))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A running server."""
+    found = Place(tmp_path)
+    HANG.clear()
+    yield found
+    HANG.set()
+    found.client.close()
+    found.server.stop()

@@ -231,7 +231,7 @@ class TaskLoop:
             Restore(command.epoch, assigned.done, assigned.positions, command.inside, *assigned.counts)
         )
         if self._source is not None:
-            self._source.restart_rate()
+            self._source.restart()
         self._running = True
         for peer in self._inputs:
             self._watch(peer)
@@ -315,6 +315,8 @@ class TaskLoop:
         if request is None:
             return
         data = self._source.read(request)
+        if data is None:
+            return
         before = self._core.records
         effects = self._core.handle(SourceRead(request, data))
         self._source.count(self._core.records - before, len(data))

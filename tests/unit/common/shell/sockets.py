@@ -1,4 +1,4 @@
-"""What the tests of sockets share: the machine that they run on, connections, and how long they wait."""
+"""Shared parts of the tests of sockets: the machine that they run on, connections, and waiting times."""
 
 from __future__ import annotations
 

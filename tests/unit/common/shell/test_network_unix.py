@@ -1,4 +1,4 @@
-"""The contract of Unix sockets, and of what travels through them, on both platforms."""
+"""The contract of Unix sockets, and of the descriptors that travel through them, on both platforms."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_descriptors_travel(run: Run) -> None:
 
 
 def test_descriptor_nobody_takes_is_closed(run: Run) -> None:
-    """What travels in a connection that ends, or is more than wanted, ends with it."""
+    """A socket in transit is closed together with the connection that carries it."""
 
     def body() -> None:
         ours, theirs = network.pair()

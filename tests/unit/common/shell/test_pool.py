@@ -40,7 +40,7 @@ def test_runs_calls_side_by_side(run: Run) -> None:
     run(body)
 
 
-def test_hung_call_holds_up_nobody(run: Run) -> None:
+def test_a_hung_call_delays_no_other(run: Run) -> None:
     """While one thread stalls, the others take the calls that come after it."""
 
     def body() -> None:

@@ -121,7 +121,7 @@ def test_drain_that_takes_too_long(run: Run) -> None:
     run(body)
 
 
-def test_who_waits_for_room_is_told_at_once(run: Run) -> None:
+def test_a_waiter_for_room_is_informed_at_once(run: Run) -> None:
     """During a long orderly end, no submitter waits for room that there will never be."""
 
     def body() -> None:

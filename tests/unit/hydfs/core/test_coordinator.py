@@ -202,7 +202,7 @@ def test_appends_wait_while_the_block_is_sealed_and_move_afterwards() -> None:
     assert moved.code == MOVED
 
 
-def test_a_seal_that_failed_is_told_to_all_clients() -> None:
+def test_a_seal_that_failed_is_reported_to_all_clients() -> None:
     core = coordinator()
     core.append(0.0, request(0))
     core.lose("c")

@@ -126,7 +126,7 @@ def test_a_put_is_invisible_until_published_and_can_be_given_up() -> None:
         filetable.publish("f", "p1", blocks)(taken)
 
 
-def test_a_file_is_told_as_its_put_left_it_whatever_came_behind() -> None:
+def test_a_file_is_described_as_its_put_left_it_whatever_was_appended() -> None:
     blocks = [BlockEntry(number, ("a", "b", "c"), 1, "sealed", 5, 7, "") for number in range(2)]
     value = filetable.publish("f", "p1", blocks)(filetable.create("f", "p1", "all", state="creating")(None))
     for change in (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -23,71 +22,15 @@ from agent.common.errors import (
 )
 from agent.common.message import Done
 from agent.hydfs.core import filetable
-from agent.hydfs.core.filetable import FileEntry
 from agent.hydfs.messages.block import AskPut, DropFile, PutLife, StorePiece
-from agent.hydfs.messages.file import AbortPut, BeginPut, CommitPut, PutPiece
+from agent.hydfs.messages.file import AbortPut, CommitPut
 from agent.hydfs.shell import put as module
-from agent.hydfs.shell.put import BUFFERED_BLOCKS, PIECE_BYTES, PUTS_MAX, Puts
+from agent.hydfs.shell.put import BUFFERED_BLOCKS, PIECE_BYTES, PUTS_MAX
 from tests.support import wait_until
-from tests.unit.hydfs.fakes import FakePeers, FakeRegisters, call
-from tests.unit.hydfs.stores import SettableView
+from tests.unit.hydfs import putting
+from tests.unit.hydfs.putting import BLOCK, NODES, Gateway, all_slots_free, in_thread
 
-BLOCK = 100
-NODES = ["n1", "n2", "n3"]
-
-
-class Gateway:
-    """The puts of one agent, its surroundings, and requests by their short names."""
-
-    def __init__(self) -> None:
-        self.peers = FakePeers()
-        self.registers = FakeRegisters()
-        self.views = SettableView(NODES)
-        surroundings: tuple[Any, ...] = (self, self.peers, self.registers, self.views)
-        self.puts = Puts(*surroundings, block_size_bytes=BLOCK, ack="all")
-        self._handlers = {each.request: each.handle for each in self.puts.endpoints()}
-
-    def choose(self, file_id: str, number: int, avoid: list[str]) -> list[str]:
-        return [node for node in NODES if node not in avoid] or NODES
-
-    def ask(self, request: Any, payload: bytes = b"", timeout_s: float = 10.0) -> Any:
-        return self._handlers[type(request)](request, call(payload, timeout_s=timeout_s))
-
-    def begin(self, name: str = "f") -> str:
-        return str(self.ask(BeginPut(name)).file_id)
-
-    def piece(self, file_id: str, offset: int, data: bytes, timeout_s: float = 10.0) -> None:
-        self.ask(PutPiece(file_id, offset), data, timeout_s)
-
-    def entry(self, name: str = "f") -> FileEntry:
-        found = filetable.from_value(self.registers.values[name])
-        assert found is not None
-        return found
-
-
-@pytest.fixture
-def gateway() -> Iterator[Gateway]:
-    made = Gateway()
-    yield made
-    made.puts.close()
-
-
-def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except RainStormError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, errors
-
-
-def all_slots_free(gateway: Gateway) -> None:
-    wait_until(lambda: gateway.puts.free_slots == BUFFERED_BLOCKS, 5.0, "all slots are free")
+gateway = putting.gateway
 
 
 def test_a_put_becomes_visible_with_its_commit(gateway: Gateway) -> None:
@@ -108,138 +51,6 @@ def test_a_put_becomes_visible_with_its_commit(gateway: Gateway) -> None:
         (0, 70, True),
     ]
     all_slots_free(gateway)
-
-
-def test_a_begin_whose_answer_was_lost_finds_the_put_again(gateway: Gateway) -> None:
-    begun = gateway.ask(BeginPut("f", "key"))
-    gateway.piece(begun.file_id, 0, b"abc")
-    assert gateway.ask(BeginPut("f", "key")) == begun
-    assert len(gateway.puts._puts) == 1
-    assert gateway.ask(BeginPut("g", "key")).file_id != begun.file_id, "a key is good for one name"
-    assert gateway.ask(CommitPut(begun.file_id, 3, "f")).stat.length == 3
-    with pytest.raises(Conflict, match="has ended already"):
-        gateway.ask(BeginPut("f", "key"))  # a first request that was late
-    assert gateway.entry().state == "live"
-    assert len(gateway.puts._puts) == 1
-
-
-def test_two_begins_of_one_put_reserve_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one comes while the first one still asks the voters."""
-    asked, go_on = threading.Event(), threading.Event()
-    times: list[float] = []
-
-    def slow(*args: Any, **options: Any) -> Any:
-        times.append(options["timeout_s"])
-        asked.set()
-        assert go_on.wait(10.0)
-        raise NoMajority("no voter answers")
-
-    monkeypatch.setattr(gateway.registers, "change", slow)
-    first, errors = in_thread(lambda: gateway.ask(BeginPut("f", "key")))
-    assert asked.wait(5.0)
-    second, more = in_thread(lambda: gateway.ask(BeginPut("f", "key")))
-    wait_until(lambda: next(iter(gateway.puts._puts.values())).requests == 2, 5.0, "both are there")
-    go_on.set()
-    first.join(5.0)
-    second.join(5.0)
-    assert [type(error) for error in errors + more] == [NoMajority, NoMajority]
-    assert len(times) == 1
-    assert not gateway.puts._puts
-
-
-def test_a_put_that_is_aborted_while_its_name_is_reserved_leaves_nothing(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    change = gateway.registers.change
-
-    def abort_first(*args: Any, **options: Any) -> Any:
-        monkeypatch.setattr(gateway.registers, "change", change)
-        gateway.ask(AbortPut(filetable.put_id("f", "key")))
-        return change(*args, **options)
-
-    monkeypatch.setattr(gateway.registers, "change", abort_first)
-    with pytest.raises(NotFound, match="was aborted"):
-        gateway.ask(BeginPut("f", "key"))
-    assert gateway.entry().state == "deleted"
-    assert not gateway.puts._puts
-
-
-@pytest.mark.parametrize("appended", [0, 5])
-def test_a_commit_whose_answer_was_lost_has_the_same_answer_again(gateway: Gateway, appended: int) -> None:
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"x" * 100)
-    gateway.piece(file_id, 100, b"x" * 40)
-    found = gateway.ask(CommitPut(file_id, 140, "f"))
-    if appended:
-        change = filetable.open_next("f", file_id, NODES, 1, "session")
-        gateway.registers.values["f"] = change(gateway.registers.values["f"])
-    assert gateway.ask(CommitPut(file_id, 140, "f")) == found
-    for wrong in (CommitPut(file_id, 140), CommitPut(file_id, 100 + 7, "f"), CommitPut(file_id, 140, "g")):
-        with pytest.raises(NotFound):
-            gateway.ask(wrong)
-    gateway.registers.values["f"] = filetable.create("f", "other", "all")(None)
-    with pytest.raises(NotFound):
-        gateway.ask(CommitPut(file_id, 140, "f"))
-
-
-def test_a_commit_that_is_repeated_tells_of_the_file_as_its_put_left_it(gateway: Gateway) -> None:
-    """The voters' answer was lost; others have appended since, and their block was sealed."""
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"x" * 140)
-    change = gateway.registers.change
-
-    def lose_answer(*args: Any, **options: Any) -> Any:
-        change(*args, **options)
-        raise NoMajority("no voter answers")
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(gateway.registers, "change", lose_answer)
-        with pytest.raises(NoMajority):
-            gateway.ask(CommitPut(file_id, 140, "f"))
-    number = gateway.entry().next_number
-    for later in (
-        filetable.open_next("f", file_id, NODES, 1, "session"),
-        filetable.seal("f", file_id, number, 10, 0, NODES, {}),
-        filetable.open_next("f", file_id, NODES, 1, "session"),
-    ):
-        gateway.registers.change("f", later)
-    stat = gateway.ask(CommitPut(file_id, 140, "f")).stat
-    assert (stat.length, [block.length for block in stat.blocks]) == (140, [100, 40])
-
-
-def test_two_commits_of_one_put_have_the_same_answer(gateway: Gateway) -> None:
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"x")
-    found: list[Any] = []
-    with gateway.puts._puts[file_id].lock:
-        threads = [in_thread(lambda: found.append(gateway.ask(CommitPut(file_id, 1, "f")))) for _ in range(2)]
-        wait_until(lambda: gateway.puts._puts[file_id].requests == 2, 5.0, "both wait")
-    for thread, _ in threads:
-        thread.join(5.0)
-    assert len(found) == 2
-    assert found[0] == found[1]
-
-
-def test_an_abort_does_not_remove_a_file_that_its_put_has_made(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The answer of the voters to the commit was lost; others may have appended since."""
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"abc")
-    change = gateway.registers.change
-
-    def lose_answer(*args: Any, **options: Any) -> Any:
-        change(*args, **options)
-        raise NoMajority("no voter answers")
-
-    monkeypatch.setattr(gateway.registers, "change", lose_answer)
-    with pytest.raises(NoMajority):
-        gateway.ask(CommitPut(file_id, 3, "f"))
-    monkeypatch.setattr(gateway.registers, "change", change)
-    gateway.ask(AbortPut(file_id))
-    assert gateway.entry().state == "live"
-    assert gateway.peers.told == []
-    assert not gateway.puts.is_alive(file_id)
 
 
 def test_an_empty_file_can_be_put(gateway: Gateway) -> None:
@@ -325,16 +136,6 @@ def test_pieces_come_in_order_and_one_that_is_sent_twice_counts_once(gateway: Ga
     for data in (b"", b"x" * (PIECE_BYTES + 1)):
         with pytest.raises(UsageError, match="piece of a put"):
             gateway.piece(file_id, 3, data)
-    assert gateway.ask(CommitPut(file_id, 3)).stat.length == 3
-
-
-def test_a_commit_that_may_be_repeated_keeps_the_put(gateway: Gateway) -> None:
-    file_id = gateway.begin()
-    gateway.piece(file_id, 0, b"abc")
-    gateway.registers.error = NoMajority("no voter answers")
-    with pytest.raises(NoMajority):
-        gateway.ask(CommitPut(file_id, 3))
-    gateway.registers.error = None
     assert gateway.ask(CommitPut(file_id, 3)).stat.length == 3
 
 

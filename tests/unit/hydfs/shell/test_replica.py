@@ -219,7 +219,7 @@ def test_a_full_queue_to_a_replica_counts_as_its_failure(node: Node) -> None:
     assert node.entry().blocks == ()
 
 
-def test_a_seal_that_finds_no_room_is_told_to_the_clients(
+def test_a_seal_that_finds_no_room_is_reported_to_the_clients(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*work: Any) -> None:
@@ -231,7 +231,7 @@ def test_a_seal_that_finds_no_room_is_told_to_the_clients(
         node.ask(append(), b"abc")
 
 
-def test_a_seal_that_fails_unexpectedly_is_told_to_the_clients(
+def test_a_seal_that_fails_unexpectedly_is_reported_to_the_clients(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(effect: Any) -> None:

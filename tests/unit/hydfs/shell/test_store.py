@@ -285,7 +285,7 @@ def test_an_entry_that_is_not_written_in_time_is_reported(machine: MachineDisk) 
     store.stop()
 
 
-def test_whoever_writes_after_the_end_is_told_so(machine: MachineDisk) -> None:
+def test_a_write_after_the_end_is_refused(machine: MachineDisk) -> None:
     store = opened()
     store.stop()
     with pytest.raises(Unavailable):

@@ -1,4 +1,4 @@
-"""The collector: random schedules of what happens to logs and to it, and what it does about one event."""
+"""The collector: random schedules of events of logs and of its process, and its reaction to single events."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_deleted_file_that_was_not_read_counts_as_lost() -> None:
     assert core.lost_bytes == len(data) - 5
 
 
-def test_targets_are_bounded_and_begin_anew_each_day() -> None:
+def test_targets_are_bounded_and_start_over_each_day() -> None:
     core = Collector(target_bytes_max=25, record_bytes_max=10)
     data = b"123456789\n" * 4
     records: list[Record] = []
@@ -148,9 +148,9 @@ def test_a_file_that_is_overlooked_once_is_not_read_twice() -> None:
     data = b"2026-11-20T10:00:00Z one line of a log\n"
     assert _collect(core, 0.0, data, _seen(data)) == data
     copy = Seen("a.log", 1, 1, 2, len(data) * 2, data * 2, True)
-    # What is missing may have been deleted: its copy goes on behind what was read.
+    # The missing file may have been deleted: its copy goes on behind the lines that were read.
     assert _look(core, 1.0, copy) == [ReadChunk((1, 2), 1, len(data), len(data))]
-    # It is back, under another name, and goes on itself.
+    # The file is back under another name, and goes on itself.
     assert _look(core, 2.0, _seen(data * 2, age=2), copy) == [ReadChunk((1, 1), 1, len(data), len(data))]
     assert _look(core, 3.0, copy) == [ReadChunk((1, 2), 1, len(data), len(data))]
 
@@ -170,7 +170,7 @@ def test_a_chunk_that_was_taken_is_not_taken_again() -> None:
 
 
 def test_a_chunk_of_a_file_that_was_truncated_after_the_scan_is_dropped() -> None:
-    """What is at its offset by now is the middle of other lines."""
+    """At the chunk's offset the file now has the middle of other lines."""
     core = Collector(target_bytes_max=1000)
     assert _collect(core, 0.0, b"one\n", _seen(b"one\n")) == b"one\n"
     (read,) = _look(core, 1.0, _seen(b"one\ntwo\n"))
@@ -201,7 +201,7 @@ def test_nothing_gets_into_the_middle_of_a_line(restarts: bool) -> None:
         core.restore(state)
     older = Seen("a.log", 1, 1, 2, 6, b"older\n")
     whole = LONG + b"\n"
-    # The line goes on before what is older; until then that waits.
+    # The line is completed first; older files wait for its end.
     first, second = _look(core, 1.0, older, _seen(whole))
     assert isinstance(first, ReadChunk)
     assert isinstance(second, ReadChunk)

@@ -1,4 +1,4 @@
-"""Which file of a scan goes on from which position, rule by rule."""
+"""How the files of a scan are matched with positions, rule by rule."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_copy_that_is_not_finished_is_not_read() -> None:
 
 
 def test_a_plain_file_goes_before_a_packed_one_whatever_inode_is_remembered() -> None:
-    """The position says inode 1, which its file has left; a crash forgot to where."""
+    """The position has inode 1, although its file moved to another inode: a crash lost that knowledge."""
     assert _found([A], _seen(FIRST, 2, 1), _seen(FIRST, 1, 1, packed=True)) == {2: (1, SIZE)}
     stale = replace(_read(OTHER, 1, 2), offset=100)
     assert _found([A, stale], _seen(OTHER, 2, 2), _seen(FIRST, 1, 1)) == {2: (2, 100), 1: (1, SIZE)}
@@ -85,7 +85,7 @@ def test_what_was_read_behind_a_short_copy_is_found_in_it() -> None:
     ((_, position),) = recognise([_read(FIRST[:100], 1, 1)], (copy, whole), 90)
     assert position.head_bytes == 100
     assert _found([replace(position, offset=150)], copy) == {}
-    # So it is when a scan sees the file and its copy for the first time.
+    # The same holds when a scan sees the file and its copy for the first time.
     ((_, position),) = recognise([], (copy, whole), 90)
     assert _found([replace(position, offset=150)], copy) == {}
 

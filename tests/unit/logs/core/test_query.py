@@ -69,7 +69,7 @@ def _read(query: Query, *chunks: bytes, skipped_lines: int = 0) -> tuple[bytes, 
     return shown, reader.matches, reader.lines
 
 
-def test_matches_are_told_from_context_and_separators() -> None:
+def test_matches_are_distinguished_from_context_and_separators() -> None:
     output = b"a.log-a.log:x\na.log:x\n--\na.log:\ra.log:y\n"
     assert _read(_query(context=1), output[:20], output[20:]) == (output, 2, 4)
     assert _read(_query(), output) == (output, 4, 4)

@@ -1,9 +1,9 @@
 """A world for the collector: a disk whose files rotate, a spool, HyDFS, and a process that dies.
 
-The disk uses inodes again, and its files may change between a scan and a read. What the spool stored
-survives; it may have no room. HyDFS counts an append once for each writer and sequence. At the end every
-line that was written is in HyDFS once. Only one kind of line may be lost: one that was written behind the
-copy of its file, and truncated away before a scan read it.
+The disk reuses inodes, and its files may change between a scan and a read. Records in the spool survive; the
+spool may have no room. HyDFS counts an append once for each writer and sequence. At the end every line that
+was written is in HyDFS once. Only one kind of line may be lost: one that was written after its file was
+copied, and truncated away before a scan read it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Crash(Exception):
 
 
 class Full(Exception):
-    """The spool has no room; what was to be stored is read again by a later scan."""
+    """The spool has no room; a later scan reads the lines again that were to be stored."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class File:
 
 
 class World:
-    """Disk, spool, HyDFS, and the collector between them; ``schedule`` decides all that happens."""
+    """Disk, spool, HyDFS, and the collector between them; ``schedule`` decides everything that happens."""
 
     def __init__(self, schedule: str, renames_only: bool) -> None:
         self.rng = random.Random(schedule)
@@ -63,11 +63,11 @@ class World:
         self.inodes = 0
         self.device = 1
         self.written: dict[str, list[bytes]] = {"a.log": [], "b.log": []}
-        # Lines of a file that will be truncated, which are not in its copy, and which no scan has read yet.
+        # Lines of a file that will be truncated that are not in its copy and that no scan has read yet.
         self.unread: list[bytes] = []
         # Lines of this kind whose file was truncated: the only ones that may be lost.
         self.may_be_lost: dict[str, list[bytes]] = {"a.log": [], "b.log": []}
-        # What the last scan saw: names, and what tells whether a file has changed since.
+        # The names that the last scan saw, and the marks that show whether a file has changed since.
         self.looking = False
         self.names: dict[Key, str] = {}
         self.versions: dict[Key, int] = {}
@@ -131,7 +131,7 @@ class World:
         file = self.files.pop(name)
         self.files.pop(to, None)
         if not self.renames_only and self.rng.random() < 0.1:
-            self.scan()  # a look at a folder may overlook a file that is being renamed
+            self.scan()  # the listing of a folder may miss a file that is being renamed
         self.files[to] = file
 
     def rename(self, log: str) -> None:
@@ -175,7 +175,7 @@ class World:
     # The collector
 
     def scan(self, safe: bool = False, changing: bool = False) -> None:
-        """Looks once; unless ``safe`` the process may die at any step, and starts again at once."""
+        """Scans once; unless ``safe`` the process may die at any step, and then restarts at once."""
         if self.looking:
             return
         self.looking = True
@@ -241,7 +241,7 @@ class World:
     def restart(self) -> None:
         self.core = self.fresh_core()
         if self.rng.random() < 0.1:
-            self.device += 1  # the machine was started, too
+            self.device += 1  # the machine was restarted, too
         if self.snapshot is not None:
             self.core.restore(self.snapshot)
         for record in self.stored:
@@ -271,10 +271,10 @@ class World:
             rotations = []  # the oldest is not dropped before it is collected
         self.rng.choice([self.write] * 5 + rotations)(log)
 
-    # What came of it
+    # The result
 
     def run(self) -> None:
-        """Does all that the schedule says, and asserts what must be true at the end."""
+        """Carries out the schedule, and asserts the rules that must hold at the end."""
         for _ in range(STEPS):
             self.step()
         self.wait_for_scans()
@@ -289,7 +289,7 @@ class World:
             assert not Counter(expected) - Counter(found), f"{log}: lines are missing"
             assert not Counter(found) - Counter(expected + parts), f"{log}: lines came twice, or mixed"
             assert len(parts) <= len(lost), f"{log}: parts of lines came twice"
-            # Lines overlooked, or left when a file was cut or packed, are found later, after newer ones.
+            # Lines that a scan missed, or that a cut or packed file left, are found after newer ones.
             assert found == lines or not self.renames_only, f"{log}: lines are out of order"
         assert self.core.lost_bytes == 0 or any(self.may_be_lost.values())
 

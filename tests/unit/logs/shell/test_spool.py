@@ -183,7 +183,7 @@ def test_a_spool_that_failed_is_opened_again_and_says_what_it_has(machine: Machi
 
 
 @pytest.mark.parametrize("luck", range(6))
-def test_a_record_whose_sync_failed_is_written_anew_before_its_position_counts(seed: int, luck: int) -> None:
+def test_a_record_whose_sync_failed_is_rewritten_before_its_position_counts(seed: int, luck: int) -> None:
     """The next process may read it from memory, and then its snapshot continues behind the record."""
     machine = MachineDisk(random.Random(f"{seed}/{luck}"))
     with seam.use(seam.Seam(disk=machine.process("first"))):

@@ -1,11 +1,11 @@
-"""The monitor around the detectors: start and end of a node, comparing tables, late timers, the view."""
+"""The monitor around the detectors: start and end of a node, late timers, the view."""
 
 from __future__ import annotations
 
 from agent.common.core import Tick
 from agent.membership.core import events
 from agent.membership.core.beliefs.health import STALL_S
-from agent.membership.core.monitor import COMPARE_INTERVAL_S, REFUSAL_INTERVAL_S
+from agent.membership.core.monitor import REFUSAL_INTERVAL_S
 from agent.membership.datagrams import Datagram, Kind, Update
 from agent.membership.member import State
 from agent.membership.settings import DetectorKind
@@ -19,7 +19,7 @@ def test_datagram_of_an_earlier_boot_is_ignored() -> None:
     assert bench.do(events.DatagramReceived("n3", 1, datagram)) == []
 
 
-def test_leaving_is_told_to_all_and_final() -> None:
+def test_leaving_is_announced_to_all_and_final() -> None:
     bench = Bench()
     effects = bench.do(events.LeaveRequested())
     for name in NAMES[1:]:
@@ -29,48 +29,13 @@ def test_leaving_is_told_to_all_and_final() -> None:
     assert bench.state("n1") is State.LEFT
 
 
-def test_tables_are_compared_when_digests_differ_once_gossip_is_quiet_and_now_and_then() -> None:
-    bench = Bench()
-    bench.run(10.0)
-    other = Datagram(Kind.PING, 5, "n1", 0, bench.monitor.table.digest ^ 1)
-    assert compared(bench.do(events.DatagramReceived("n2", 1, other))) == ["n2"]
-    assert not compared(bench.do(events.DatagramReceived("n2", 1, other))), "not again at once"
-    same = Datagram(Kind.PING, 6, "n1", 0, bench.monitor.table.digest)
-    bench.run(2.0)
-    assert not compared(bench.do(events.DatagramReceived("n2", 1, same)))
-    chosen = compared(bench.run(40 * COMPARE_INTERVAL_S))
-    assert 30 <= len(chosen) <= 50
-    assert set(chosen) == set(NAMES[1:])
-
-
-def test_joining_node_compares_tables_with_the_first_that_answers() -> None:
-    bench = Bench(known=["n1"])
-    reply = Datagram(Kind.HELLO_REPLY, 0, "", 0, 1, (Update(member("n2")),))
-    bench.run(2.0)
-    assert compared(bench.do(events.DatagramReceived("n2", 1, reply))) == ["n2"]
-
-
-def test_dead_member_is_told_and_not_compared_with() -> None:
-    bench = Bench()
-    bench.monitor.roster.put(bench.now, member("n3", State.DEAD), "n2")
-    bench.run(10.0, silent=["n3"])
-    other = Datagram(Kind.PING, 5, "n1", 0, bench.monitor.table.digest ^ 1)
-    effects = bench.do(events.DatagramReceived("n3", 1, other))
-    assert not compared(effects)
-    assert member("n3", State.DEAD) in [update.member for update in sent(effects, "n3", Kind.ACK)[0].updates]
-
-
-def compared(effects: list[events.Effect]) -> list[str]:
-    return [effect.target for effect in of(events.CompareTables, effects)]
-
-
 def test_what_comes_from_this_node_itself_is_ignored() -> None:
     """An echo on the network is not a sign of life."""
     bench = Bench()
     assert bench.hear("n1", Kind.PING, 5, "n1") == []
 
 
-def test_a_newer_view_is_told_to_a_few_at_once_and_an_older_one_to_nobody() -> None:
+def test_a_newer_view_is_sent_to_a_few_at_once_and_an_older_one_to_nobody() -> None:
     bench = Bench()
     told = of(events.SendDatagram, bench.monitor.spread_view(bench.now, 7))
     assert {effect.datagram.view_version for effect in told} == {7}
@@ -86,7 +51,7 @@ def test_members_that_only_the_view_names_are_added_and_known_ones_stay() -> Non
     assert found == {"n2": member("n2"), "n3": member("n3")}
 
 
-def test_a_change_of_services_is_a_new_incarnation_that_is_told_at_once() -> None:
+def test_a_change_of_services_is_a_new_incarnation_that_is_announced_at_once() -> None:
     bench = Bench()
     effects = bench.monitor.set_services(0b11)
     assert bench.monitor.me.services == 0b11
@@ -119,7 +84,7 @@ def test_the_cluster_switches_its_detector_with_one_datagram() -> None:
     assert bench.monitor.settings.detector is DetectorKind.SWIM, "the later version wins"
 
 
-def test_an_earlier_boot_of_a_name_is_told_so_now_and_then() -> None:
+def test_an_earlier_boot_of_a_name_is_informed_now_and_then() -> None:
     """Otherwise it would never learn why the others ignore it."""
     bench = Bench()
     bench.now += REFUSAL_INTERVAL_S

@@ -20,7 +20,7 @@ def changed(kind: ChangeKind) -> MemberChanged:
     return MemberChanged(kind, "n1", "n1:1", "dead" if kind == "dead" else "alive")
 
 
-def test_events_have_numbers_and_are_told_from_any_of_them() -> None:
+def test_events_have_numbers_and_are_reported_from_any_of_them() -> None:
     log = EventLog()
     log.add(changed("join"))
     log.add(ViewChanged(7, 2, "n1", ("n1", "n2")))
@@ -45,7 +45,7 @@ def test_every_kind_of_event_survives_the_wire() -> None:
     assert [event.sequence for event in found] == [1, 2, 3, 4]
 
 
-def test_follower_that_falls_behind_is_told_so() -> None:
+def test_a_follower_that_falls_behind_is_informed() -> None:
     log = EventLog()
     for _ in range(EVENTS_MAX + 5):
         log.add(changed("join"))
@@ -53,7 +53,7 @@ def test_follower_that_falls_behind_is_told_so() -> None:
     assert log.since(4, 0.0).missed is True
 
 
-def test_follower_of_an_earlier_life_begins_anew_at_once() -> None:
+def test_follower_of_an_earlier_life_starts_over_at_once() -> None:
     log = EventLog()
     log.add(changed("join"))
     log.add(changed("dead"))

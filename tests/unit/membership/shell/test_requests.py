@@ -168,7 +168,7 @@ def test_services_of_a_dead_member_are_down(desk: Desk) -> None:
     }
 
 
-def test_view_is_told_at_once_when_it_is_newer(desk: Desk) -> None:
+def test_a_view_is_answered_at_once_when_it_is_newer(desk: Desk) -> None:
     assert desk.ask(GetView()).view == VIEW
     assert desk.ask(WatchView(2, 60.0)).view == VIEW
     assert desk.ask(WatchView(3, 0.0)).view == VIEW
@@ -193,7 +193,7 @@ def test_watch_ends_with_the_agent_and_with_a_newer_view(desk: Desk) -> None:
     assert [view.version for view in found] == [4, 4]
 
 
-def test_events_are_told_from_any_number(desk: Desk) -> None:
+def test_events_are_reported_from_any_number(desk: Desk) -> None:
     for version in (1, 2):
         desk.event_log.add(ViewChanged(version, 1, "n1", NAMES))
     found = desk.ask(GetEvents(1))

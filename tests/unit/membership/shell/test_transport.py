@@ -237,7 +237,7 @@ def test_an_address_in_use_is_refused_by_name(place: Place) -> None:
     other.stop(1.0)
 
 
-def test_a_port_where_nobody_listens_is_told(place: Place) -> None:
+def test_a_port_where_nobody_listens_is_reported(place: Place) -> None:
     gone = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     gone.bind(("127.0.0.1", 0))
     address = gone.getsockname()

@@ -1,4 +1,4 @@
-"""A command whose output nobody reads any more ends quietly, with the status that it would have had."""
+"""A command whose output is no longer read ends quietly, with its usual status."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ except Exit as end:
 
 
 def ended(*command: str, both: bool = False) -> tuple[int, str]:
-    """Runs a program whose stdout, and with ``both`` its stderr, has no reader; its status and stderr."""
+    """Runs a program whose stdout (with ``both``, also stderr) has no reader; gives its status and stderr."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -56,7 +56,7 @@ def ended(*command: str, both: bool = False) -> tuple[int, str]:
 
 @pytest.mark.parametrize("lines", [0, 1, 100_000])
 def test_a_command_ends_quietly(lines: int) -> None:
-    """Few lines are still in the buffer when it ends; many are not."""
+    """A few lines are still in the buffer when it ends; many lines are not."""
     assert ended(sys.executable, "-c", PROGRAM, f"dict(lines={lines})") == (0, "")
 
 
@@ -90,6 +90,6 @@ def test_a_pipe_to_somewhere_else_is_no_reader() -> None:
     ["--list", *(pytest.param(each, marks=pytest.mark.slow) for each in ("--list fault", "--help put", ""))],
 )
 def test_fab_itself_ends_quietly(arguments: str) -> None:
-    """Not with --help alone, which Invoke prints before it loads our tasks."""
+    """This includes --help, which Invoke prints before it loads our tasks."""
     fab = str(Path(sys.executable).with_name("fab"))
     assert ended(fab, *arguments.split()) == (0, "")

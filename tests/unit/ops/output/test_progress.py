@@ -110,7 +110,7 @@ def _commits(*values: tuple[int, float]) -> JobStatus:
 
 
 def test_the_reason_of_an_end_names_the_code() -> None:
-    """People see what programs see."""
+    """People see the same code as programs."""
     assert progress.reason(job_status()) == "no reason given"
     assert progress.reason(job_status(error=Failure("JOB_FAILED", "why"))) == "[JOB_FAILED] why"
 

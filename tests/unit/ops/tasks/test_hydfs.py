@@ -1,4 +1,4 @@
-"""``fab list`` over a listing of many pages, and what it says of files whose entry is damaged."""
+"""``fab list`` over a listing of many pages, and its message about files with a damaged entry."""
 
 from __future__ import annotations
 

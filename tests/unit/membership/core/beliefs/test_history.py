@@ -11,7 +11,7 @@ from agent.membership.messages.members import HISTORY_MAX
 ALIVE = Member("n1", "a" * 32, 1, 0, State.ALIVE, "10.0.0.1", 7100)
 
 
-def test_history_of_one_member_is_told_in_order() -> None:
+def test_history_of_one_member_is_in_order() -> None:
     history = History()
     history.add(1.0, "join", ALIVE, "n2")
     history.add(2.0, "join", replace(ALIVE, name="n2"), "")

@@ -21,7 +21,7 @@ def sent(bench: Bench) -> list[tuple[str, Contact, Datagram]]:
     return [(each.target, each.contact, each.datagram) for each in found]
 
 
-def test_a_suspect_is_told_of_its_suspicion_with_the_ping_itself() -> None:
+def test_a_suspect_learns_of_its_suspicion_with_the_ping_itself() -> None:
     bench = Bench()
     bench.monitor.roster.put(bench.now, member("n3", State.SUSPECT), "n2")
     out = outbox(bench)

@@ -94,7 +94,7 @@ def test_a_job_that_waits_for_a_node_says_so() -> None:
     assert described(cluster).state == "waiting"
 
 
-def test_of_a_job_that_cannot_be_read_the_reason_is_told() -> None:
+def test_the_reason_why_a_job_cannot_be_read_is_reported() -> None:
     """Nothing else is known about the job."""
     failure = Failure.of(Corrupt("the log is damaged"))
     found = status.unreadable(JOB, 5.0, failure, "n2", 3)

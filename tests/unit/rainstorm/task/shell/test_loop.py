@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.common.deadline import Deadline
-from agent.common.errors import ConnectionLost
+from agent.common.errors import ConnectionLost, Unavailable
 from agent.common.shell import clock
 from agent.rainstorm.job.header import SourceHeader
 from agent.rainstorm.messages import control
@@ -130,6 +130,26 @@ def test_two_tasks_run_a_job_to_its_end(source: Process, sink: Process) -> None:
     assert decode_changes(state) == {b"k0": 34, b"k1": 33, b"k2": 33}
     assert output == b"k0,34\nk1,33\nk2,33\n"
     assert (counted.epoch, counted.done) == (1, True)
+
+
+def test_a_task_that_waits_for_the_store_ends_epochs_meanwhile(
+    store: MemoryStore, source: Process, sink: Process
+) -> None:
+    """Nothing was read in them; otherwise the leader would take the task for stalled and end its process."""
+    store.gives_up.set()
+    for process, task in ((source, "0.0"), (sink, "1.0")):
+        process.assign(task, survey=False)
+    store.fail("read", Unavailable("no replica answers"), times=1000)
+    start(source, sink)
+    for epoch in (1, 2):
+        source.tell(control.Trigger(1, epoch, epoch - 1))
+        said, _, _ = snapshot(source)
+        assert (said.epoch, said.done, said.records, said.positions) == (epoch, False, 0, {0: 4})
+        assert snapshot(sink)[0].epoch == epoch
+    store.work_again("read")
+    assert source.hear() == control.EpochWanted(1, True, "0.0")
+    source.tell(control.Trigger(1, 3, 2))
+    assert snapshot(source)[0].records == 100
 
 
 def run_to_the_end(source: Process, sink: Process, epoch: int, generation: int) -> bytes:

@@ -164,7 +164,7 @@ class SmallFile(SourceFile):
 
     data = b""
 
-    def _read(self, offset: int, size: int) -> bytearray:
+    def _read(self, offset: int, size: int, timeout_s: float) -> bytearray:
         assert 0 <= offset < offset + size <= len(self.data)
         return bytearray(self.data[offset : offset + size])
 
