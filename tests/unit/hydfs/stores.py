@@ -20,6 +20,7 @@ from agent.wire import auth
 from agent.wire.authority import Authority
 from agent.wire.client import Address, Client
 from tests.addresses import HYDFS_PORT, own_addresses
+from tests.support import PATIENCE_S, wait_until
 
 
 class SettableView(HeldView):
@@ -61,6 +62,14 @@ class Stores:
             service = Service(self.config(name), self.crashes.append, self.views[name])
             self.services[name] = service
             service.start()
+
+    def settle(self) -> None:
+        """Waits until no agent takes its disk for a new one any more: until then repair seals open blocks."""
+        wait_until(
+            lambda: all(self.hydfs(name).health().checked for name in self.services),
+            PATIENCE_S,
+            "all disks are settled",
+        )
 
     def stop(self, *names: str) -> None:
         """Stops agents."""

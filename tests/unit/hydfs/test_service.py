@@ -39,6 +39,7 @@ def test_a_file_is_put_read_appended_listed_and_deleted(tmp_path: Path) -> None:
 def test_what_was_acknowledged_is_there_after_a_restart_of_all(tmp_path: Path) -> None:
     with Stores(tmp_path) as stores:
         stores.start()
+        stores.settle()
         stores.hydfs().create("f")
         for number in range(5):
             stores.hydfs().append("f", b"%d" % number, writer="w", sequence=number)

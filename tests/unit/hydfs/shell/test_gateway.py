@@ -41,6 +41,7 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
 
 
 def test_appends_are_in_order_once_each_and_roll_to_new_blocks(stores: Stores) -> None:
+    stores.settle()
     one, other = stores.hydfs("n1"), stores.hydfs("n2")
     assert one.create("f").length == 0
     with pytest.raises(AlreadyExists):
@@ -112,6 +113,7 @@ def test_a_deleted_file_is_gone_even_while_it_took_appends(stores: Stores) -> No
 
 
 def test_a_local_process_maps_a_sealed_block(stores: Stores) -> None:
+    stores.settle()
     stores.hydfs().put("f", io.BytesIO(b"x" * BLOCK + b"y" * 10))
     local = stores.local()
     stat = local.stat("f")
