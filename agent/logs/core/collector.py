@@ -210,6 +210,7 @@ class Collector:
         gone = [number for number, each in self._positions.items() if self._numbers.get(each.key) != number]
         for number in gone[:-GONE_MAX]:
             del self._positions[number]
+            self._missing.pop(number, None)
         return CollectorState(
             self._next_number,
             tuple(each.fields for each in self._positions.values()),

@@ -117,7 +117,7 @@ class Voter:
             self._open(self._load_founders())
         else:
             self._disk = self._load_disk()
-        registers.ask_own(self.endpoints())
+        registers.ask_own(self.endpoints(), lambda: self.votes)
 
     @property
     def votes(self) -> bool:

@@ -178,11 +178,18 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_PROPOSER}::test_the_voter_of_this_node_holds_up_no_other_when_it_hangs",),
     ),
     Mutant(
-        "nobody shares a value with the voter of this node",
+        "nobody waits for the voter of this node before it votes",
+        PROPOSER,
+        "self._is_own(ask.voter) and self._own_votes():",
+        "self._is_own(ask.voter):",
+        (f"{OF_PROPOSER}::test_the_voter_of_this_node_holds_up_no_other_when_it_hangs",),
+    ),
+    Mutant(
+        "the voter of this node accepts nothing that the others cannot be told",
         PROPOSER,
         "return decode_header(encode_header(fields, 0)[PREFIX.size :])",
         "return fields",
-        (f"{OF_PROPOSER}::test_nobody_shares_a_value_with_the_voter_of_this_node",),
+        (f"{OF_PROPOSER}::test_the_voter_of_this_node_accepts_nothing_that_the_others_cannot_be_told",),
     ),
     Mutant(
         "a defect of the voter of this node is an answer",

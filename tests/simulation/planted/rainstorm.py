@@ -169,7 +169,7 @@ BUGS = (
         "epochs of a sink are published in order",
         RAINSTORM,
         ((Publication, "next", _publish_all),),
-        ("unsure_store", "cut_off_store", "slow_store", "break"),
+        ("cut_off_before_publication",),
     ),
     PlantedBug(
         "a node that returns is not told what to stop",

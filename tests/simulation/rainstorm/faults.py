@@ -68,7 +68,7 @@ EXTRA: dict[str, int | str] = {
     "strangers": 1,
 }
 # Kinds that aim at a moment which chance meets too rarely; used only in schedules that name them.
-AIMED: dict[str, int | str] = {"break_at_start": 0}
+AIMED: dict[str, int | str] = {"break_at_start": 0, "cut_off_before_publication": 0}
 
 
 class EngineFaults:
@@ -221,12 +221,13 @@ class EngineFaults:
         )
 
     def _crash_sink_before_publication(self, step: Step) -> None:
-        def homes() -> list[str]:
-            machines = self._world.machines()
-            found = [(m.state.placement, entry[1]) for m in machines for entry in m.state.unpublished]
-            return [placement[task] for placement, task in found if task in placement]
+        self._ambush(self._publishers, lambda: self._crash(self._publishers()[0], step))
 
-        self._ambush(homes, lambda: self._crash(homes()[0], step))
+    def _publishers(self) -> list[str]:
+        """Returns the nodes that have output to publish, of the oldest epoch first."""
+        machines = self._world.machines()
+        found = [(m.state.placement, entry[1]) for m in machines for entry in m.state.unpublished]
+        return [placement[task] for placement, task in found if task in placement]
 
     def _fail_in_recovery(self, step: Step) -> None:
         def recovering() -> list[str]:
@@ -302,7 +303,13 @@ class EngineFaults:
     # -- the store ------------------------------------------------------------------------------------
 
     def _cut_off_store(self, step: Step) -> None:
-        cut, [name] = self._world.store.cut, step.nodes
+        self._cut_off(step.nodes[0], step)
+
+    def _cut_off_before_publication(self, step: Step) -> None:
+        self._ambush(self._publishers, lambda: self._cut_off(self._publishers()[0], step))
+
+    def _cut_off(self, name: str, step: Step) -> None:
+        cut = self._world.store.cut
         cut[name] = True
         self.common.later(step, lambda: cut.update({name: False}))
 

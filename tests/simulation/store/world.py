@@ -47,7 +47,7 @@ PUTTERS, PUTTER_KINDS = (
     2,
     {"put": 5, "aborted_put": 2, "cut_put": 1, "get": 4, "delete": 2, "look": 1},
 )
-ACTIONS = 10
+ACTIONS = 8
 PAUSE_S = 0.25
 EXTRA: dict[str, int | str] = {"kill_client": 0, "stranger": 1, "rot": 1, "new_disk": 1, "lose_node": 1}
 # The faults that remove a copy for good: three copies tolerate only one of them at a time.

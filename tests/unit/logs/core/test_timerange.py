@@ -32,9 +32,10 @@ def test_times(line: bytes, at: float | None) -> None:
 
 
 def _log(rng: random.Random, lines: int) -> tuple[bytes, list[tuple[int, float]]]:
+    """Returns a log, with the offset and time of each line; the times are whole milliseconds."""
     data, times, at = b"", [], NOW
     for _ in range(lines):
-        at += rng.random() * 10
+        at = NOW + round(at - NOW + rng.uniform(0.002, 10), 3)
         times.append((len(data), at))
         stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds").encode()
         data += stamp + b" text\n" + b"  more of it\n" * rng.choice((0, 0, 3)) + b"x" * rng.choice((0, 900))
@@ -50,8 +51,11 @@ def test_a_time_is_found_by_bisection(seed: int) -> None:
         return data[offset : offset + length]
 
     assert len(data) > 1_000_000
-    for wanted in [0.0, 1e12, *(rng.uniform(NOW - 5, times[-1][1] + 5) for _ in range(20))]:
-        expected = next((offset for offset, at in times if at >= wanted - 1e-6), len(data))
+    last_ms = round((times[-1][1] - NOW) * 1000)
+    # Half a millisecond from every line, so that no rounding decides.
+    between = [NOW + (rng.randrange(-5000, last_ms + 5000) + 0.5) / 1000 for _ in range(20)]
+    for wanted in [0.0, 1e12, *between]:
+        expected = next((offset for offset, at in times if at >= wanted), len(data))
         assert find_time(read, len(data), wanted, NOW) == expected
 
 
@@ -60,7 +64,7 @@ def test_a_stream_is_limited_to_the_same_range(seed: int) -> None:
     data, times = _log(rng, 200)
     since, until = times[50][1], times[120][1]
     chunks = (data[begin : begin + 777] for begin in range(0, len(data), 777))
-    limited = RangeFilter(since - 1e-3, until - 1e-3, NOW)
+    limited = RangeFilter(since - 0.0005, until - 0.0005, NOW)
     assert b"".join(limited.feed(chunks)) == data[times[50][0] : times[120][0]]
     assert limited.skipped_lines == data[: times[50][0]].count(b"\n")
 

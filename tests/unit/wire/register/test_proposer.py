@@ -18,6 +18,7 @@ from agent.common.register import Answer as RegisterAnswer
 from agent.common.shell import network
 from agent.common.shell.pool import Pool
 from agent.wire.client import Client, Target
+from agent.wire.codec.framing import HEADER_BYTES_MAX
 from agent.wire.endpoint import endpoint
 from agent.wire.register import proposer as proposing
 from agent.wire.register.proposer import Registers, anything
@@ -220,7 +221,7 @@ def test_the_voter_of_this_node_is_asked_without_the_network(voters: Voters) -> 
     registers = Registers("v0", "view", voters.client, voters.targets)
     with pytest.raises(NoMajority):
         registers.change("r", lambda _: 0, timeout_s=1.0)
-    registers.ask_own(voters.voters[0].endpoints())
+    registers.ask_own(voters.voters[0].endpoints(), lambda: True)
     assert registers.change("r", lambda _: ["x"]) == ["x"], "v0 and v2 are a majority"
     assert registers.read("r") == ["x"]
     assert registers.keys() == ["r"]
@@ -229,12 +230,23 @@ def test_the_voter_of_this_node_is_asked_without_the_network(voters: Voters) -> 
 
 def test_nobody_shares_a_value_with_the_voter_of_this_node(voters: Voters) -> None:
     registers = Registers("v0", "view", voters.client, voters.targets)
-    registers.ask_own(voters.voters[0].endpoints())
+    registers.ask_own(voters.voters[0].endpoints(), lambda: True)
     chosen = registers.change("r", lambda _: {"names": ("a",)})
     chosen["names"] = ()
     registers.change("r", lambda value: {"names": [*value["names"], "b"]})
     store = voters.voters[0]._opened()
     wait_until(lambda: store.slot("r").value == {"names": ["a", "b"]}, 5.0, "v0 has the newest value")
+    registers.close()
+
+
+def test_the_voter_of_this_node_accepts_nothing_that_the_others_cannot_be_told(voters: Voters) -> None:
+    """Otherwise each later change would find the value, and could have it accepted by nobody else."""
+    registers = Registers("v0", "view", voters.client, voters.targets)
+    registers.ask_own(voters.voters[0].endpoints(), lambda: True)
+    with pytest.raises(NoMajority):
+        registers.change("r", lambda _: "x" * HEADER_BYTES_MAX, timeout_s=5.0)
+    assert voters.voters[0]._opened().slot("r").value is None
+    assert registers.change("r", lambda _: "y") == "y"
     registers.close()
 
 
@@ -244,10 +256,10 @@ def test_the_voter_of_this_node_holds_up_no_other_when_it_hangs(
     monkeypatch.setattr(proposing, "PROPOSER_THREADS", 2)
     gate = threading.Event()
     hanging = {
-        f"view.{kind.kind}": endpoint(kind, lambda request, call: gate.wait(30.0)) for kind in (Prepare, Read)
+        f"view.{kind.kind}": endpoint(kind, lambda request, call: gate.wait(10.0)) for kind in (Prepare, Read)
     }
     registers = Registers("v0", "view", voters.client, voters.targets)
-    registers.ask_own(hanging)
+    registers.ask_own(hanging, lambda: False)
     for _ in range(proposing.OWN_THREADS + 3):
         registers.change("r", lambda value: (value or 0) + 1, timeout_s=5.0)
     assert registers.read("r", timeout_s=5.0) == proposing.OWN_THREADS + 3
@@ -260,7 +272,7 @@ def test_a_defect_of_the_voter_of_this_node_is_an_answer(voters: Voters) -> None
         raise ZeroDivisionError
 
     registers = Registers("v0", "view", voters.client, voters.targets)
-    registers.ask_own({"view.read": endpoint(Read, fail)})
+    registers.ask_own({"view.read": endpoint(Read, fail)}, lambda: True)
     voters.servers[1].stop()
     with pytest.raises(NoMajority, match="only 1 of the 3 voters answer"):
         registers.read("r", timeout_s=5.0)
