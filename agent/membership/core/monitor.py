@@ -273,6 +273,7 @@ class Monitor:
         self.roster.leaving = False
         self.roster.me = replace(self.me, state=State.ALIVE, incarnation=self.me.incarnation + 1)
         self.roster.announce_me()
+        self.roster.restart_suspicions(now)
         self._start(now)
         self.roster.urgent = True
 

@@ -65,6 +65,13 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OF_SWIM}::test_who_missed_a_refutation_gets_it_again",),
     ),
     Mutant(
+        "a node that joins again gives its suspects their whole time",
+        MONITOR,
+        "        self.roster.restart_suspicions(now)\n",
+        "",
+        (f"{OF_MONITOR}::test_a_node_that_joins_again_calls_nobody_dead_whom_it_suspected_before",),
+    ),
+    Mutant(
         "an accusation by a suspect does not count",
         ROSTER,
         "if accuser is not None and accuser.state is not State.ALIVE:",

@@ -305,6 +305,12 @@ class Roster:
         for suspicion in self.suspicions.values():
             suspicion.not_before_at = max(suspicion.not_before_at, now + 2 * grace_s)
 
+    def restart_suspicions(self, now: float) -> None:
+        """Gives all suspects their whole time again: a node that has left does not hear refutations."""
+        for suspicion in self.suspicions.values():
+            suspicion.started_at = now
+            suspicion.accusers = suspicion.accusers[:1]
+
     def _report(self, now: float, member: Member, accuser: str) -> bool:
         """Counts a reporter; returns whether it is new."""
         known = self._reporters.setdefault(member.name, {})

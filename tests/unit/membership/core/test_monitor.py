@@ -101,3 +101,16 @@ def test_a_node_that_joins_again_has_a_higher_incarnation() -> None:
     assert (bench.monitor.me.state, bench.monitor.me.incarnation) == (State.ALIVE, 1)
     assert bench.monitor.next_deadline() is not None
     assert bench.do(events.JoinRequested()) == []
+
+
+def test_a_node_that_joins_again_calls_nobody_dead_whom_it_suspected_before() -> None:
+    """It has heard no refutation since it left: every suspect has its whole time again."""
+    bench = Bench()
+    for accuser in ("n2", "n4"):
+        bench.hear(accuser, Kind.GOSSIP, updates=[Update(member("n3", State.SUSPECT), accuser)])
+    waited = bench.monitor.roster.suspicions["n3"].deadline - bench.now
+    bench.do(events.LeaveRequested())
+    bench.now += 10.0
+    bench.do(events.JoinRequested())
+    assert bench.state("n3") is State.SUSPECT
+    assert bench.monitor.roster.suspicions["n3"].deadline - bench.now >= waited
