@@ -1,8 +1,8 @@
 """Simulated locks, conditions, events, semaphores, queues and futures.
 
 Each has the contract of its real counterpart, and no stronger one: a lock is not fair, and a thread that is
-woken may find that another one was quicker. Each call is a scheduling point, and each primitive remembers the
-line that made it.
+woken may find that another one was quicker. Each call is one scheduling point; if it has to wait, the wait is
+the point. Each primitive remembers the line that made it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Lock(Primitive):
             raise ValueError("can't specify a timeout for a non-blocking call")
         if timeout < 0 and timeout != -1:
             raise ValueError("timeout value must be a non-negative number")
-        self.scheduler.point()
+        if self.holder is None or not blocking:
+            self.scheduler.point()
         if self.holder is not None:
             if not blocking:
                 return False
@@ -94,7 +95,8 @@ class Lock(Primitive):
 
     def __enter__(self) -> bool:
         scheduler = self.scheduler
-        scheduler.point()
+        if self.holder is None:
+            scheduler.point()
         while self.holder is not None:
             self.wait_until(None)
         self.holder = scheduler.running or scheduler.driver
@@ -243,17 +245,21 @@ class Condition(Primitive):
 class Event(Primitive):
     """What ``threading.Event`` does."""
 
-    __slots__ = ("_flag",)
+    __slots__ = ("_flag", "_read_at")
 
     kind = "event"
 
     def __init__(self, process: Process) -> None:
         super().__init__(process)
         self._flag = False
+        self._read_at = -1
 
     def is_set(self) -> bool:
-        """Tells whether the event is set."""
-        self.scheduler.point()
+        """Tells whether the event is set; a scheduling point only for a loop that has no other."""
+        steps = self.scheduler.steps
+        if steps == self._read_at:
+            self.scheduler.point()
+        self._read_at = steps
         return self._flag
 
     def set(self) -> None:
@@ -269,10 +275,10 @@ class Event(Primitive):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the event is set; returns False when it was not in time."""
+        if not self._flag:
+            return self.scheduler.wait(self.waiters, timeout, self)
         self.scheduler.point()
-        if self._flag:
-            return True
-        return self.scheduler.wait(self.waiters, timeout, self)
+        return self._flag or self.scheduler.wait(self.waiters, timeout, self)
 
 
 class Semaphore(Primitive):
@@ -295,7 +301,8 @@ class Semaphore(Primitive):
         """Takes a slot; returns False when none is free in time."""
         if not blocking and timeout is not None:
             raise ValueError("can't specify timeout for non-blocking acquire")
-        self.scheduler.point()
+        if self._value or not blocking:
+            self.scheduler.point()
         if not self._value:
             if not blocking:
                 return False
@@ -395,7 +402,8 @@ class Queue(Primitive):
         if block and timeout is not None and timeout < 0:
             raise ValueError("'timeout' must be a non-negative number")
         scheduler = self.scheduler
-        scheduler.point()
+        if not block or ready():
+            scheduler.point()
         deadline = None if timeout is None else scheduler.now + timeout
         while not ready():
             if not block:

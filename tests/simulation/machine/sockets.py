@@ -82,7 +82,8 @@ class SimSocket:
 
     def enter(self, waiters: list[SimThread], is_ready: Callable[[], bool], timeout_s: float | None) -> None:
         """Begins a call: waits until the kernel object is ready. ``leave`` must follow, if this returns."""
-        self.scheduler.point()
+        if timeout_s == 0 or self._descriptor < 0 or is_ready():
+            self.scheduler.point()
         if self._descriptor < 0:
             raise failure(errno.EBADF)
         kernel = self.kernel

@@ -18,6 +18,8 @@ from tests.simulation.machine.schedule import Schedule
 from tests.simulation.store.clients import LOG
 from tests.simulation.store.world import StoreRun, small_sizes
 
+# A moment may lose any two nodes.
+VOTERS = 5
 APPENDED_S = 30.0
 SETTLED_S = 30.0
 # Long enough to stop waiting for a silent coordinator and have its block sealed.
@@ -28,7 +30,7 @@ class Moment(StoreRun):
     """A run whose faults and appends a moment makes itself."""
 
     def __init__(self, seed: int | str, ack: str, size: int) -> None:
-        super().__init__(Schedule(seed, size), ack=ack, with_clients=False)
+        super().__init__(Schedule(seed, size), ack=ack, voters=VOTERS, with_clients=False)
         self._processes: dict[str, Process] = {}
         self.cluster.start()
         self.authority.begin(self.cluster)

@@ -99,7 +99,9 @@ def small_sizes() -> Iterator[None]:
 class StoreRun:
     """A run in progress."""
 
-    def __init__(self, schedule: Schedule, *, ack: str = "", with_clients: bool = True) -> None:
+    def __init__(
+        self, schedule: Schedule, *, ack: str = "", voters: int = VOTERS, with_clients: bool = True
+    ) -> None:
         """``ack`` is drawn if it is not given."""
         self.schedule = schedule
         self.history = History()
@@ -117,7 +119,7 @@ class StoreRun:
             schedule.seed,
             schedule.size,
             self._factories(),
-            settings={"hydfs": knobs, "voters": tuple(schedule.names()[:VOTERS])},
+            settings={"hydfs": knobs, "voters": tuple(schedule.names()[:voters])},
             quality=schedule.quality,
             steps_max=STEPS_MAX,
         )
