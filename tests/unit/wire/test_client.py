@@ -184,17 +184,19 @@ def test_a_target_without_a_listener_is_unreachable(client: Client, tmp_path: Pa
 
 
 def test_a_peer_that_never_answers_costs_the_time_limit(stub: Stub, client: Client) -> None:
-    gate = threading.Event()
+    gate, has_closed = threading.Event(), threading.Event()
 
     def once(connection: Connection) -> None:
         connection.receive(None)
         connection.send({"ok": True, "value": 1}, b"", _later())
-        gate.wait(5.0)
+        gate.wait(10.0)
+        has_closed.set()
 
     stub.behave = once
     client.ask(stub.path, AskNumber())  # a handshake that is late would be another error
     with pytest.raises(DeadlineExceeded):
         client.ask(stub.path, AskNumber(), timeout_s=0.1)
+    assert not has_closed.is_set(), "it was the peer that ended the wait"
     gate.set()
     assert client.busy == 0
 
