@@ -280,7 +280,7 @@ def _explain(login: Login, error: Exception) -> RainStormError:
         )
     if isinstance(error, paramiko.AuthenticationException):
         shown = f"the key {login.key}" if login.key else "your keys"
-        return SshRefused(f"{who} does not accept {shown}", hint=f"see why with: {login.command()} true")
+        return SshRefused(f"{who} does not accept {shown}", hint=f"see why: {login.command()} true")
     return SshUnreachable(
         f"{who} cannot be reached by SSH: {_words(error)}", hint=f"is it up? try: {login.command()} true"
     )

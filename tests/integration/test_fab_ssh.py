@@ -135,7 +135,7 @@ def test_commands_need_nothing_but_ssh(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "error", "next_step"),
     [
-        ({"ansible_ssh_private_key_file": "{folder}/wrong"}, SshRefused, "next: see why with: ssh -i"),
+        ({"ansible_ssh_private_key_file": "{folder}/wrong"}, SshRefused, "next: see why: ssh -i"),
         ({"ansible_ssh_common_args": "-o UserKnownHostsFile=/none"}, HostKeyUnknown, "ssh-keyscan -p"),
         (
             {"ansible_ssh_common_args": "-o UserKnownHostsFile={folder}/other_known_hosts"},
