@@ -128,9 +128,12 @@ class LeakCheck:
             return []
         found = {process.pid: process for process in psutil.Process().children(recursive=True)}
         for pid in sorted(listed - self.strangers - found.keys()):
-            # We may not read it, or it has ended meanwhile: it is not a process of this run.
+            # We may not read it, it has ended meanwhile, or it is the kernel's: not a process of this run.
             with contextlib.suppress(OSError, psutil.NoSuchProcess):
-                if self.token.encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                environment = Path(f"/proc/{pid}/environ").read_bytes()
+                # It has none while it changes to another program: it counts until it is looked at again.
+                is_starting = not environment and bool(os.readlink(f"/proc/{pid}/exe"))
+                if is_starting or self.token.encode() in environment:
                     found[pid] = psutil.Process(pid)
         self.strangers = listed - found.keys()
         return list(found.values())

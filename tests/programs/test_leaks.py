@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import psutil
 import pytest
 
+from tests.leaks import RUN_TOKEN_VARIABLE, LeakCheck
 from tests.support import REPOSITORY, wait_until
 
 LEAKS = {
@@ -204,3 +205,22 @@ def test_leaked_process_is_ended(tmp_path: Path) -> None:
     assert "repeat with RAINSTORM_SEED=77" in output.split("FAILURES")[1]
     pid = int(pid_file.read_text())
     wait_until(lambda: not psutil.pid_exists(pid), timeout_s=5, what="the leaked process is gone")
+
+
+def test_a_process_that_changes_to_another_program_is_no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment it has no environment; it was taken for a stranger as long as it lived."""
+    check = LeakCheck(0.1)
+    command = "setsid sleep 33 >/dev/null 2>&1 & echo $!"
+    environment = {**os.environ, RUN_TOKEN_VARIABLE: f"{os.environ[RUN_TOKEN_VARIABLE]}:{check.token}"}
+    printed = subprocess.run(command, shell=True, check=True, capture_output=True, env=environment).stdout
+    process = psutil.Process(int(printed))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", lambda path: b"")
+            assert process in check.processes()
+        assert process in check.processes()
+        assert os.getppid() not in [each.pid for each in check.processes()]
+    finally:
+        process.kill()
+        check.folder.rmdir()
+        wait_until(lambda: not process.is_running(), timeout_s=5, what="it is gone")
