@@ -1,4 +1,4 @@
-"""Typed messages: everything that crosses a process, a socket or a disk is a frozen dataclass, checked first.
+"""Typed messages: everything that crosses a process, a socket or a disk is a frozen class, checked first.
 
 A message class is a ``@dataclass(frozen=True, slots=True)`` whose annotations say what is allowed: the types
 below carry the ranges and sizes. ``decode`` turns plain values (a msgpack map) into an instance or raises

@@ -31,7 +31,7 @@ FULL_SEEDS = 100
 MOMENTS_FROM_SEEDS = 300
 # The number of seeds within which a planted bug must be found.
 BUG_SEEDS_MAX = 300
-# Bugs that need so many seeds that only ``make simulate-power`` hunts them.
+# Bugs that need many seeds: only ``make simulate-power`` hunts them.
 RARE = ("no alignment blocking", "host obeys old terms", "a failed publication counts as made")
 # The full batch must reach each of these moments at least once; otherwise it proves less than it seems to.
 REACHED = (

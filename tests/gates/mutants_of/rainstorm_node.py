@@ -19,6 +19,7 @@ LINKS = "agent/rainstorm/io/links.py"
 LAUNCHER = "agent/rainstorm/host/shell/launcher.py"
 TASK = "agent/rainstorm/task/shell/task.py"
 LAUNCHERLINK = "agent/rainstorm/host/shell/launcherlink.py"
+LAUNCHER_MESSAGES = "agent/rainstorm/messages/launcher.py"
 
 OF_HOST = "tests/unit/rainstorm/host/core/test_host.py"
 OF_WRITERS = "tests/unit/rainstorm/host/shell/test_writers.py"
@@ -35,8 +36,37 @@ OF_LINKS = "tests/unit/rainstorm/io/test_links.py"
 OF_LAUNCHER = "tests/unit/rainstorm/host/shell/test_launcher.py"
 OF_TASK = "tests/unit/rainstorm/task/shell/test_task.py"
 OF_LAUNCHERLINK = "tests/unit/rainstorm/host/shell/test_launcherlink.py"
+OF_LAUNCHER_MESSAGES = "tests/unit/rainstorm/messages/test_launcher.py"
 
 MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "a number in the launcher's name is a whole one",
+        LAUNCHER_MESSAGES,
+        "type(value) is not int or not",
+        "not",
+        (f"{OF_LAUNCHER_MESSAGES}::test_a_number_is_a_whole_one_in_its_range",),
+    ),
+    Mutant(
+        "a text in the launcher's name can be encoded",
+        LAUNCHER_MESSAGES,
+        " or not value.isprintable()",
+        "",
+        (f"{OF_LAUNCHER_MESSAGES}::test_a_text_is_printable",),
+    ),
+    Mutant(
+        "a packet in the launcher's name is not nested deeply",
+        LAUNCHER_MESSAGES,
+        "except RecursionError:",
+        "except ZeroDivisionError:",
+        (f"{OF_LAUNCHER_MESSAGES}::test_a_hostile_packet_is_a_value_error_or_a_message",),
+    ),
+    Mutant(
+        "a packet that is no request ends the launcher without a traceback",
+        LAUNCHER,
+        "        except ValueError as error:\n            log_event",
+        "        except ZeroDivisionError as error:\n            log_event",
+        (f"{OF_LAUNCHER}::test_a_packet_that_is_no_request_ends_the_launcher",),
+    ),
     Mutant(
         "a task that waits for the store ends epochs meanwhile",
         SOURCE,

@@ -46,7 +46,7 @@ class Deadlock(AssertionError):
 
 
 class StepLimit(AssertionError):
-    """The run took so many steps that some loop must be spinning."""
+    """The run took more steps than any that ends: some loop spins."""
 
 
 class TimeLimit(AssertionError):

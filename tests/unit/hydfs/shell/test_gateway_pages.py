@@ -142,11 +142,11 @@ def test_a_client_that_knows_no_pages_of_blocks_gets_all(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_twenty_thousand_copies_on_a_node_come_page_by_page() -> None:
+def test_twenty_thousand_copies_on_a_node_come_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, encoded = Alone(), list[int]()
     metas = [BlockMeta((f"id{n:032d}", n % 3), f"{n // 2:06d}/".ljust(250, "x"), "s") for n in range(20_000)]
     store = SimpleNamespace(index={meta.key: meta for meta in reversed(metas)})
-    alone.gateway._replicas = SimpleNamespace(store=store)  # type: ignore[assignment]
+    monkeypatch.setattr(alone.gateway, "_replicas", SimpleNamespace(store=store))
     alone.peers.respond = lambda node, request, payload: alone.ask(request)
     found = client_of(alone, encoded).store("n2")
     assert [each.place for each in found] == [(meta.name, *meta.key) for meta in metas]

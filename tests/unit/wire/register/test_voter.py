@@ -95,7 +95,7 @@ def test_a_voter_that_lost_its_disk_cannot_undo_a_decision(cluster: Cluster) -> 
     cluster.stop("a", "b", "c")
     shutil.rmtree(cluster.folder / "a")
     cluster.start("a", "d", "e")
-    # a, d and e are a majority without anyone who knows the decision: a must not vote.
+    # a, d and e are a majority, but none of them knows the decision: a must not vote.
     with pytest.raises(NoMajority):
         cluster.proposer.read("r", timeout_s=3.0)
     cluster.start("b")
